@@ -1,0 +1,147 @@
+//! The scoreboard: one page of shared counters per worker process, and one page for all.
+//!
+//! A worker writes its own page (its *seat*), the master reads them all; everything is an atomic word. The master takes what
+//! it reads as numbers to compare and show, never as an index or a pointer: a worker that writes garbage harms its own
+//! place in the order of dispatch and nothing else. What the master must be able to trust it counts itself.
+
+use crate::sys::memory::{self, Page};
+use std::io;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
+
+/// All pages: the master's view.
+pub struct Scoreboard {
+    pages: &'static [Page],
+}
+
+/// The page that every process of a master sees.
+#[derive(Clone, Copy)]
+pub struct Common(&'static Page);
+
+/// One worker's page.
+#[derive(Clone, Copy)]
+pub struct Seat(&'static Page);
+
+/// Words of a [`Seat`]. All but [`Word::BusySince`] count up for as long as the seat is used.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub enum Word {
+    /// Connections read from the handoff channel.
+    Taken,
+    /// Connections that are no longer this worker's: closed or handed back.
+    Finished,
+    /// Requests answered; in blocking style, connections served.
+    Requests,
+    /// Requests refused or failed: 4xx and 5xx that prefork itself gave, panics, deadlines.
+    Errors,
+    /// Bytes read from clients.
+    BytesIn,
+    /// Bytes written to clients.
+    BytesOut,
+    /// Since when (monotonic, milliseconds) the handler has been running; 0 while it is not.
+    BusySince,
+}
+
+const WAITING: usize = 0;
+
+impl Scoreboard {
+    /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
+    pub fn new(seats: usize) -> io::Result<Self> {
+        memory::share_pages(seats + 1).map(|pages| Self { pages })
+    }
+
+    /// The common page.
+    pub fn common(&self) -> Common {
+        Common(&self.pages[0])
+    }
+
+    /// Seat `index`.
+    pub fn seat(&self, index: usize) -> Seat {
+        Seat(&self.pages[index + 1])
+    }
+
+    /// The pages below and above seat `index`, which its worker has no business with.
+    pub fn others(&self, index: usize) -> [&'static [Page]; 2] {
+        [&self.pages[1..=index], &self.pages[index + 2..]]
+    }
+}
+
+impl Common {
+    /// Master: says that it waits for room. Must be followed by another look for room before the master sleeps.
+    pub fn start_waiting(self) {
+        self.0[WAITING].store(1, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// Master: says that it no longer waits.
+    pub fn stop_waiting(self) {
+        self.0[WAITING].store(0, Relaxed);
+    }
+
+    /// Worker, after it made room: whether it is the one to wake the master.
+    ///
+    /// The fence pairs with the one in `start_waiting`: either the master's second look sees the room, or this sees the wait.
+    pub fn claim_wake(self) -> bool {
+        fence(SeqCst);
+        self.0[WAITING].load(Relaxed) != 0 && self.0[WAITING].swap(0, SeqCst) != 0
+    }
+}
+
+impl Seat {
+    fn word(self, word: Word) -> &'static AtomicU64 {
+        &self.0[word as usize]
+    }
+
+    /// Reads a word.
+    pub fn get(self, word: Word) -> u64 {
+        self.word(word).load(Relaxed)
+    }
+
+    /// Writes a word.
+    pub fn set(self, word: Word, value: u64) {
+        self.word(word).store(value, Relaxed);
+    }
+
+    /// Adds to a word. Only the seat's worker does, so a load and a store are enough.
+    pub fn add(self, word: Word, n: u64) {
+        self.set(word, self.get(word).wrapping_add(n));
+    }
+
+    /// Clears the seat for its next worker.
+    pub fn clear(self) {
+        self.0.iter().for_each(|w| w.store(0, Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wake_is_claimed_per_wait() {
+        let board = Scoreboard::new(1).unwrap();
+        let common = board.common();
+        assert!(!common.claim_wake());
+        common.start_waiting();
+        assert!(common.claim_wake());
+        assert!(!common.claim_wake());
+    }
+
+    #[test]
+    fn seats_are_apart_and_start_at_zero() {
+        let board = Scoreboard::new(3).unwrap();
+        board.seat(1).add(Word::Taken, 2);
+        assert_eq!(board.seat(0).get(Word::Taken), 0);
+        assert_eq!(board.seat(1).get(Word::Taken), 2);
+        assert_eq!(board.seat(2).get(Word::Taken), 0);
+        board.seat(1).clear();
+        assert_eq!(board.seat(1).get(Word::Taken), 0);
+    }
+
+    #[test]
+    fn others_leave_out_common_page_and_own_seat() {
+        let board = Scoreboard::new(4).unwrap();
+        let [below, above] = board.others(1);
+        assert_eq!((below.len(), above.len()), (1, 2));
+    }
+}

@@ -1,0 +1,91 @@
+//! Memory shared between the master and its workers, and files that live in memory.
+
+use super::{check, check_len, retry};
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+
+/// The unit in which a mapping is given back.
+pub const PAGE: usize = 4096;
+/// 64-bit words in a page.
+pub const PAGE_WORDS: usize = PAGE / 8;
+
+/// One page of shared words.
+pub type Page = [AtomicU64; PAGE_WORDS];
+
+/// Maps `pages` pages of zeroed words that are shared with every process forked from now on (mmap(2), `MAP_SHARED |
+/// MAP_ANONYMOUS`). A page takes memory when it is first touched. The mapping stays for the rest of the process's life.
+pub fn share_pages(pages: usize) -> io::Result<&'static [Page]> {
+    // SAFETY: asks for a new mapping at a place of the kernel's choice.
+    let at = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            pages * PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is page-aligned, readable, writable, zeroed (a valid AtomicU64) and `pages` pages long; it is never
+    // unmapped in the process that made it. Other processes change it, which atomics allow.
+    Ok(unsafe { std::slice::from_raw_parts(at.cast::<Page>(), pages) })
+}
+
+/// Gives pages back in this process (munmap(2)): for a worker, which needs its own page and no other worker's.
+///
+/// # Safety
+/// Nothing in this process touches `pages` afterwards.
+pub unsafe fn unshare(pages: &'static [Page]) {
+    if !pages.is_empty() {
+        // SAFETY: whole pages of a mapping made by `share_pages`, which the caller promises not to touch again.
+        unsafe { libc::munmap(pages.as_ptr().cast_mut().cast(), size_of_val(pages)) };
+    }
+}
+
+/// A new empty file in memory (memfd_create(2)); it is gone with its last descriptor and mapping.
+pub fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is a C string; the call returns a new descriptor.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: a new descriptor that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Copies `len` bytes from the start of one file to the position of another (sendfile(2)).
+///
+/// # Errors
+/// `UnexpectedEof` where the source is shorter.
+pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    let mut at: libc::off_t = 0;
+    while at.unsigned_abs() < len {
+        let left = usize::try_from(len - at.unsigned_abs()).unwrap_or(usize::MAX);
+        // SAFETY: `at` is a valid off_t through the call.
+        let n = retry(|| {
+            // SAFETY: as above.
+            check_len(unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut at, left) })
+        })?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+/// A counter that wakes whoever polls it (eventfd(2)). A write is an edge for an edge-triggered poll, so nobody need read it.
+pub fn wake_counter() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: a new descriptor that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds one to a counter of [`wake_counter`], waking its poller.
+pub fn wake(counter: BorrowedFd<'_>) -> io::Result<()> {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight readable bytes, as eventfd(2) asks for.
+    check_len(unsafe { libc::write(counter.as_raw_fd(), one.as_ptr().cast(), one.len()) }).map(drop)
+}

@@ -1,0 +1,36 @@
+//! The only place that calls the kernel: one file per mechanism, safe functions out.
+//!
+//! Everything here returns `io::Result`, retries `EINTR` itself, gives descriptors an owner at birth and
+//! sets `CLOEXEC` on them. Nothing here knows what prefork is. Runs in the master and in workers.
+#![allow(unsafe_code)]
+
+pub mod dl;
+pub mod fdpass;
+pub mod memory;
+pub mod poll;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod time;
+
+use std::io;
+
+/// Turns the return value of a system call into a result, reading `errno` on `-1`.
+fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+/// As [`check`], for the calls that return a length.
+fn check_len(ret: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(ret).map_err(|_| io::Error::last_os_error())
+}
+
+/// Calls `f` until it ends in anything but `EINTR` (signal(7)).
+fn retry<T>(mut f: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match f() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Sockets: making listeners, accepting, and reading and writing one connection.
+//!
+//! Reads and writes never block and never raise `SIGPIPE`, whatever the descriptor's own flags say: `O_NONBLOCK`
+//! belongs to the open file and travels with it from process to process, `MSG_DONTWAIT` belongs to the call.
+
+use super::{check, check_len, retry};
+use std::io::{self, IoSlice};
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+/// The address of one end of a socket, as far as a handler cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IPv4 or IPv6 address with its port.
+    Inet(SocketAddr),
+    /// A Unix socket, with its path; empty when the socket has no name.
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Inet(a) => a.fmt(f),
+            Self::Unix(p) => write!(f, "unix:{}", p.display()),
+        }
+    }
+}
+
+fn address_of(sock: &socket2::SockAddr) -> Address {
+    match sock.as_socket() {
+        Some(inet) => Address::Inet(inet),
+        None => Address::Unix(sock.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
+    }
+}
+
+/// The local address of a socket (getsockname(2)).
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
+    socket2::SockRef::from(&fd).local_addr().map(|a| address_of(&a))
+}
+
+/// The address of whoever is at the other end (getpeername(2)).
+pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
+    socket2::SockRef::from(&fd).peer_addr().map(|a| address_of(&a))
+}
+
+/// Binds and listens on an IPv4 or IPv6 address. Port 0 asks the kernel for a free one.
+pub fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    use socket2::{Domain, Socket, Type};
+    let s = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    s.set_reuse_address(true)?;
+    if addr.is_ipv6() && addr.ip() != std::net::Ipv6Addr::UNSPECIFIED {
+        s.set_only_v6(true)?;
+    }
+    s.bind(&addr.into())?;
+    s.listen(backlog)?;
+    Ok(s.into())
+}
+
+/// Binds and listens on a Unix socket path that must not exist yet, created with exactly the permission bits `mode`.
+pub fn listen_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let addr = SockAddr::unix(path)?;
+    // bind(2) creates the file with 0777 & ~umask; the file must never be more open than asked, not even for a moment.
+    // SAFETY: umask cannot fail and touches no memory of ours.
+    let before = unsafe { libc::umask(!mode & 0o777) };
+    let bound = s.bind(&addr);
+    // SAFETY: as above; puts the former mask back.
+    unsafe { libc::umask(before) };
+    bound?;
+    s.listen(backlog)?;
+    Ok(s.into())
+}
+
+/// Whether somebody accepts connections on a Unix socket path: `false` where the connection is refused or no file is there.
+pub fn unix_answers(path: &Path) -> io::Result<bool> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    s.set_nonblocking(true)?;
+    match s.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a descriptor is a listening stream socket (`SO_ACCEPTCONN`, socket(7)).
+pub fn is_listener(fd: BorrowedFd<'_>) -> bool {
+    let s = socket2::SockRef::from(&fd);
+    s.is_listener().unwrap_or(false) && s.r#type().is_ok_and(|t| t == socket2::Type::STREAM)
+}
+
+/// Sets `TCP_NODELAY` (tcp(7)); on a listener, what it accepts inherits it.
+pub fn set_nodelay(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    socket2::SockRef::from(&fd).set_tcp_nodelay(on)
+}
+
+/// Sets `TCP_DEFER_ACCEPT` (tcp(7)): the kernel hands a connection out when its first bytes are there, or after the time given.
+pub fn set_defer_accept(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(wait.as_secs()).unwrap_or(libc::c_int::MAX);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Makes a descriptor blocking or not (ioctl(2), `FIONBIO`), for every process that shares the open file.
+pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    socket2::SockRef::from(&fd).set_nonblocking(on)
+}
+
+fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` is a c_int that lives through the call and `len` is its size.
+    let ret = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    check(ret).map(drop)
+}
+
+/// Takes one connection off the backlog (accept4(2)): `CLOEXEC`, and blocking, so that a handler in blocking style
+/// may use the descriptor as it is.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    retry(|| {
+        // SAFETY: null address and length are allowed: the peer's address is not wanted here.
+        let ret = unsafe {
+            libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+        };
+        // SAFETY: accept4 returned a new descriptor that nobody else knows of.
+        check(ret).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    })
+}
+
+/// Reads what is there into `buf` (recv(2) with `MSG_DONTWAIT`): 0 at end of file, `WouldBlock` where nothing is there.
+pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: `buf` is writable for `buf.len()` bytes through the call.
+        check_len(unsafe {
+            libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT)
+        })
+    })
+}
+
+/// As [`recv`], appending to `buf` at most as many bytes as it has spare capacity for.
+pub fn recv_append(fd: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usize> {
+    let n = retry(|| {
+        let spare = buf.spare_capacity_mut();
+        // SAFETY: `spare` is writable for `spare.len()` bytes; recv only writes to it.
+        check_len(unsafe {
+            libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), libc::MSG_DONTWAIT)
+        })
+    })?;
+    // SAFETY: recv initialised exactly `n` bytes behind the length, within the capacity.
+    unsafe { buf.set_len(buf.len() + n) };
+    Ok(n)
+}
+
+/// Writes as much of `bytes` as the socket takes (send(2) with `MSG_DONTWAIT | MSG_NOSIGNAL`).
+pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: `bytes` is readable for its length through the call.
+        check_len(unsafe {
+            libc::send(
+                fd.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        })
+    })
+}
+
+/// As [`send`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
+pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
+    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+    // IoSlice is guaranteed to have the layout of iovec; sendmsg does not write through it.
+    msg.msg_iov = slices.as_ptr().cast_mut().cast();
+    msg.msg_iovlen = slices.len() as _;
+    retry(|| {
+        // SAFETY: `msg` points to `slices.len()` valid iovecs that live through the call.
+        check_len(unsafe {
+            libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        })
+    })
+}
+
+/// Sends up to `len` bytes of `file` from `offset` (sendfile(2)) without moving the file's own position.
+/// The socket must be non-blocking ([`set_nonblocking`]): sendfile has no flag of its own. 0 where the file ends early.
+/// `SIGPIPE` must be ignored, for the same reason.
+pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<usize> {
+    let count = usize::try_from(len).unwrap_or(usize::MAX).min(0x7fff_f000);
+    let start = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    retry(|| {
+        let mut at = start;
+        // SAFETY: `at` is a valid off_t through the call.
+        check_len(unsafe { libc::sendfile(fd.as_raw_fd(), file.as_raw_fd(), &raw mut at, count) })
+    })
+}
+
+/// Ends the sending side (shutdown(2), `SHUT_WR`): the peer reads the rest, then end of file.
+pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
+/// Waits until a descriptor is readable (or writable), its peer is gone, or `timeout` is over (poll(2)); `None` waits for ever.
+/// `false` when the time is over.
+pub fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io::Result<bool> {
+    let deadline = timeout.map(|t| std::time::Instant::now() + t);
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: if write { libc::POLLOUT } else { libc::POLLIN },
+        revents: 0,
+    };
+    loop {
+        let ms = match deadline {
+            None => -1,
+            // Rounded up, so as not to spin through the last millisecond.
+            Some(d) => {
+                let left = d.saturating_duration_since(std::time::Instant::now());
+                i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+            }
+        };
+        // SAFETY: one valid pollfd that lives through the call.
+        match check(unsafe { libc::poll(&raw mut entry, 1, ms) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|n| n > 0),
+        }
+    }
+}
