@@ -131,9 +131,11 @@ impl Config {
             Error::new(ErrorKind::Config, format!("{name} = {value:?}: expected {expected}"))
         };
         let number = |low: u64, high: u64| {
-            value.parse().ok().filter(|n| (low..=high).contains(n)).ok_or_else(|| {
-                bad(&format!("a whole number from {low} to {high}"))
-            })
+            value
+                .parse()
+                .ok()
+                .filter(|n| (low..=high).contains(n))
+                .ok_or_else(|| bad(&format!("a whole number from {low} to {high}")))
         };
         let size = || parse_size(value).map_err(|e| bad(&e));
         let time = || parse_duration(value).map_err(|e| bad(&e));
@@ -172,8 +174,14 @@ impl Config {
         };
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
-        rule(self.limits.line >= 64, "max-line: expected at least 64 bytes, the shortest request lines need them")?;
-        rule(self.limits.head >= self.limits.line, "max-head: expected at least max-line, which it includes")?;
+        rule(
+            self.limits.line >= 64,
+            "max-line: expected at least 64 bytes, the shortest request lines need them",
+        )?;
+        rule(
+            self.limits.head >= self.limits.line,
+            "max-head: expected at least max-line, which it includes",
+        )?;
         rule(self.limits.head <= 1 << 20, "max-head: expected at most 1M")?;
         rule((1..=1000).contains(&self.limits.headers), "max-headers: expected 1 to 1000")?;
         rule(self.limits.body <= 1 << 40, "max-body: expected at most 1024G")?;
@@ -195,7 +203,10 @@ pub fn parse_workers(s: &str) -> std::result::Result<usize, String> {
     if s == "auto" {
         return Ok(0);
     }
-    s.parse().ok().filter(|n| *n <= MAX_WORKERS).ok_or_else(|| "auto, or a whole number from 0 to 1024".into())
+    s.parse()
+        .ok()
+        .filter(|n| *n <= MAX_WORKERS)
+        .ok_or_else(|| "auto, or a whole number from 0 to 1024".into())
 }
 
 /// Parses bytes: `8192`, `8K`, `1M`, `2G`.

@@ -60,9 +60,10 @@ impl Scoreboard {
         Seat(&self.pages[index + 1])
     }
 
-    /// The pages below and above seat `index`, which its worker has no business with.
-    pub fn others(&self, index: usize) -> [&'static [Page]; 2] {
-        [&self.pages[1..=index], &self.pages[index + 2..]]
+    /// Worker: keeps the common page and seat `index`, and makes the others read-only in this process.
+    pub fn keep_only(&self, index: usize) -> io::Result<()> {
+        memory::protect(&self.pages[1..=index])?;
+        memory::protect(&self.pages[index + 2..])
     }
 }
 
@@ -136,12 +137,5 @@ mod tests {
         assert_eq!(board.seat(2).get(Word::Taken), 0);
         board.seat(1).clear();
         assert_eq!(board.seat(1).get(Word::Taken), 0);
-    }
-
-    #[test]
-    fn others_leave_out_common_page_and_own_seat() {
-        let board = Scoreboard::new(4).unwrap();
-        let [below, above] = board.others(1);
-        assert_eq!((below.len(), above.len()), (1, 2));
     }
 }

@@ -36,15 +36,15 @@ pub fn share_pages(pages: usize) -> io::Result<&'static [Page]> {
     Ok(unsafe { std::slice::from_raw_parts(at.cast::<Page>(), pages) })
 }
 
-/// Gives pages back in this process (munmap(2)): for a worker, which needs its own page and no other worker's.
-///
-/// # Safety
-/// Nothing in this process touches `pages` afterwards.
-pub unsafe fn unshare(pages: &'static [Page]) {
-    if !pages.is_empty() {
-        // SAFETY: whole pages of a mapping made by `share_pages`, which the caller promises not to touch again.
-        unsafe { libc::munmap(pages.as_ptr().cast_mut().cast(), size_of_val(pages)) };
+/// Makes pages read-only in this process (mprotect(2)): for a worker, which writes its own page and no other worker's. A write
+/// to them is then a fault that ends this process, whatever made it.
+pub fn protect(pages: &'static [Page]) -> io::Result<()> {
+    if pages.is_empty() {
+        return Ok(());
     }
+    let at = pages.as_ptr().cast_mut().cast();
+    // SAFETY: whole pages of a mapping that is never unmapped; they stay readable.
+    check(unsafe { libc::mprotect(at, size_of_val(pages), libc::PROT_READ) }).map(drop)
 }
 
 /// A new empty file in memory (memfd_create(2)); it is gone with its last descriptor and mapping.

@@ -123,7 +123,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     retry(|| {
         // SAFETY: null address and length are allowed: the peer's address is not wanted here.
         let ret = unsafe {
-            libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
         };
         // SAFETY: accept4 returned a new descriptor that nobody else knows of.
         check(ret).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
