@@ -19,10 +19,10 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
         "/204" => res.status(204),
         "/304" => res.status(304),
         "/inspect" => {
-            let mut text =
-                format!("method={}\ntarget={}\nhost={}\nx-test=[", req.method(), req.target(), req.host());
-            text.push_str(&String::from_utf8_lossy(req.header("x-test").unwrap_or_default()));
-            res.body(text + "]\n")
+            let text = format!("method={}\ntarget={}\nhost={}\n", req.method(), req.target(), req.host());
+            res.body(
+                [text.as_bytes(), b"x-test=[", req.header("x-test").unwrap_or_default(), b"]\n"].concat(),
+            )
         }
         "/close" => {
             res.close();
