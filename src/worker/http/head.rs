@@ -100,7 +100,7 @@ fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
     use httparse::Error;
     match error {
         Error::Version if names_http_version(head) => {
-            Fault::new(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+            Fault::new(505, "only versions 1.1 and 1.0 are spoken here")
         }
         Error::Version => Fault::bad("the request line does not end in an HTTP version"),
         Error::HeaderName => Fault::bad("a header line that does not start with a field name and a colon"),

@@ -8,6 +8,8 @@ mod chunked;
 mod date;
 mod encode;
 mod fault;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod head;
 mod input;
 mod output;

@@ -9,7 +9,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 mod cases;
+mod connections;
+mod responses;
 mod server;
+mod splits;
 
 /// The answers that the table of cases expects.
 fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
@@ -34,6 +37,13 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
             }
             Ok(())
         }
+        "/file" => {
+            let len = req.query().unwrap_or("20").parse().unwrap();
+            res.file(std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap(), 2, len)
+        }
+        "/peer" => res.body(format!("{} by {}", req.peer(), req.listener())),
+        "/flood" => (0..64).try_for_each(|_| res.write(&[b'y'; 50_000])),
+        "/fail" => Err(Refused::Gone),
         "/big" => res.body_owned(Box::new(vec![b'x'; 3_000_000])),
         "/panic" => panic!("as asked"),
         "/late-panic" => {
