@@ -16,3 +16,6 @@ pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};
 pub use worker::http::{Refused, Request, Response};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use worker::http::fuzzing;
