@@ -11,7 +11,6 @@ use std::os::unix::net::UnixStream;
 mod cases;
 mod connections;
 mod responses;
-mod server;
 mod splits;
 
 /// The answers that the table of cases expects.

@@ -1,6 +1,7 @@
 //! How a connection lives and ends: deadlines, drains, half-closed and lingering ones.
 
 use super::*;
+use crate::worker::http::closing::LINGER;
 use std::io::ErrorKind;
 
 const GET: &[u8] = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
