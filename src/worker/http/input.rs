@@ -125,7 +125,7 @@ impl Input {
     /// Reads what is there behind what is here. The room made for it follows what the client has sent, not what it promised.
     pub fn fill(&mut self, fd: BorrowedFd<'_>) -> io::Result<Fill> {
         self.compact();
-        self.buf.reserve(self.room());
+        self.make_room();
         let room = self.buf.capacity() - self.buf.len();
         match socket::recv_append(fd, &mut self.buf) {
             Ok(0) => Ok(Fill::End),
@@ -135,13 +135,17 @@ impl Input {
         }
     }
 
-    fn room(&self) -> usize {
+    fn make_room(&mut self) {
+        let len = self.buf.len();
+        let step = if self.due.is_some() { len.clamp(SMALL_READ, READ) } else { SMALL_READ };
         match self.due {
-            Some(Due { head_len, body: Body::Sized(n), .. }) => {
-                (head_len + n).saturating_sub(self.buf.len()).clamp(1, self.buf.len().clamp(SMALL_READ, READ))
+            // The end is in sight: what doubling would add to it is never used.
+            Some(Due { head_len, body: Body::Sized(n), .. })
+                if head_len + n <= (2 * self.buf.capacity()).max(len + step) =>
+            {
+                self.buf.reserve_exact((head_len + n).saturating_sub(len).max(1));
             }
-            Some(_) => self.buf.len().clamp(SMALL_READ, READ),
-            None => SMALL_READ,
+            _ => self.buf.reserve(step),
         }
     }
 }

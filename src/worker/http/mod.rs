@@ -5,6 +5,8 @@
 //! lives in pooled buffers; an idle connection owns none.
 
 mod chunked;
+mod closing;
+mod conn;
 mod date;
 mod encode;
 mod fault;
@@ -23,6 +25,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use conn::HttpConn;
 pub use request::Request;
 pub use response::{Refused, Response};
 
@@ -31,6 +34,7 @@ use crate::config::Config;
 use crate::scoreboard::Word;
 use crate::sys::socket;
 use chunked::Piece;
+use conn::{Phase, wait};
 use encode::After;
 use fault::Fault;
 use head::Head;
@@ -48,50 +52,6 @@ const READS: usize = 16;
 const BATCH: usize = 64 * 1024;
 /// Empty lines that may stand before a request (RFC 9112 section 2.2 wants at least one to be ignored).
 const EMPTY_LINES: u8 = 8;
-/// What is read and dropped, so that the last response is not lost to a reset, before the connection is given up.
-const LINGER: usize = 16 * 1024 * 1024;
-
-/// What one connection keeps between two calls. Between requests it owns no buffer.
-#[derive(Default)]
-pub(crate) struct HttpConn {
-    input: Option<Box<Input>>,
-    output: Option<Box<Output>>,
-    phase: Phase,
-    /// Whether the kernel may hold bytes that poll will not tell of again.
-    more: bool,
-    /// Whether the client has ended its side.
-    ended: bool,
-    /// Whether a request has been answered.
-    used: bool,
-    /// Whether the socket is non-blocking, as sendfile(2) wants it.
-    nonblocking: bool,
-    empty_lines: u8,
-    dropped: u32,
-    /// When the partial head began to come (monotonic, milliseconds).
-    head_since: u64,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Phase {
-    /// Requests are read and answered.
-    #[default]
-    Open,
-    /// Over, once everything is sent.
-    Closing,
-    /// Over, once everything is sent and the client has had time to read it (RFC 9112 section 9.6).
-    Staged,
-    /// Everything is sent; what comes is dropped.
-    Lingering,
-    /// Another protocol begins, once everything is sent.
-    Upgrading,
-}
-
-impl HttpConn {
-    /// Whether nothing is under way: the connection may be handed back, or closed without a word.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
-    }
-}
 
 /// What the connections of one worker share.
 pub(crate) struct HttpEngine {
@@ -173,6 +133,9 @@ impl HttpEngine {
         conn: &mut HttpConn,
         cx: &mut Context<'_>,
     ) -> Next {
+        if conn.output.is_some() {
+            cx.seat.add(Word::Errors, 1);
+        }
         if conn.phase != Phase::Open || conn.output.is_some() || conn.input.is_none() {
             return Next::Close;
         }
@@ -516,54 +479,6 @@ impl HttpEngine {
         }
         sent
     }
-
-    /// Everything is sent, and no further request is read.
-    fn leave(&mut self, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
-        match link.conn.phase {
-            Phase::Open => wait(link.conn),
-            Phase::Closing => Next::Close,
-            Phase::Staged => {
-                if socket::shutdown_write(link.fd).is_err() {
-                    return Next::Close;
-                }
-                link.conn.phase = Phase::Lingering;
-                link.conn.more = true;
-                self.linger(link, cx)
-            }
-            Phase::Lingering => self.linger(link, cx),
-            Phase::Upgrading => {
-                let input = link.conn.input.take();
-                let early = input.as_ref().map_or_else(Vec::new, |input| input.rest().to_vec());
-                if let Some(input) = input {
-                    self.inputs.put(input);
-                }
-                Next::Upgrade(early)
-            }
-        }
-    }
-
-    fn linger(&mut self, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
-        let Some(scratch) = &mut self.scratch else { return Next::Close };
-        for _ in 0..READS {
-            if !link.conn.more {
-                return wait(link.conn);
-            }
-            scratch.clear();
-            match scratch.fill(link.fd) {
-                Ok(Fill::Bytes(n, full)) => {
-                    cx.seat.add(Word::BytesIn, n as u64);
-                    link.conn.dropped = link.conn.dropped.saturating_add(n as u32);
-                    link.conn.more = full || link.conn.ended;
-                }
-                Ok(Fill::Empty) => link.conn.more = false,
-                Ok(Fill::End) | Err(_) => return Next::Close,
-            }
-            if link.conn.dropped as usize > LINGER {
-                return Next::Close;
-            }
-        }
-        Next::Again
-    }
 }
 
 /// Drops empty lines before a request.
@@ -584,17 +499,4 @@ fn offer(head: &Head<'_>, offer: &mut Vec<u8>) {
         offer.extend_from_slice(field.value);
         offer.push(b',');
     }
-}
-
-/// What a connection waits for, and under which deadline.
-fn wait(conn: &HttpConn) -> Next {
-    let deadline = match (conn.phase, &conn.output, &conn.input) {
-        (_, Some(_), _) => Deadline::Write,
-        (Phase::Open, None, Some(input)) if input.due.is_some() => Deadline::Body,
-        (Phase::Open, None, Some(_)) => Deadline::Header,
-        (Phase::Open, None, None) if conn.used => Deadline::Idle,
-        (Phase::Open, None, None) => Deadline::Header,
-        _ => Deadline::Linger,
-    };
-    Next::Wait { write: conn.output.is_some(), deadline }
 }

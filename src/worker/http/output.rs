@@ -5,9 +5,9 @@ use crate::sys::socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How much of a file one call sends before other connections have their turn.
+/// System calls before other connections have their turn, and how much of a file one of them sends.
+const STEPS: usize = 8;
 const FILE_STEP: u64 = 1024 * 1024;
-const FILE_STEPS: usize = 4;
 
 /// A body that goes out without being copied behind its head.
 #[derive(Default)]
@@ -87,22 +87,22 @@ impl Output {
 
     /// Sends what the client takes. An error means that nothing more can be sent on this connection.
     pub fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {
-        let mut steps = FILE_STEPS;
-        while !self.is_empty() {
-            let n = match self.send(fd, &mut steps) {
-                Ok(0) => return Ok(Sent::Again),
-                Ok(n) => n,
+        for _ in 0..STEPS {
+            if self.is_empty() {
+                self.clear();
+                return Ok(Sent::All);
+            }
+            match self.send(fd) {
+                Ok(n) => self.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
                 Err(e) => return Err(e),
-            };
-            self.advance(n);
+            }
         }
-        self.clear();
-        Ok(Sent::All)
+        Ok(Sent::Again)
     }
 
-    /// One system call. 0 where a file has had its turn.
-    fn send(&self, fd: BorrowedFd<'_>, steps: &mut usize) -> io::Result<usize> {
+    /// One system call.
+    fn send(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let head = &self.bytes[self.at..];
         if let Some(body) = self.body_bytes() {
             let body = self.left_of(body)?;
@@ -112,11 +112,7 @@ impl Output {
             };
         }
         match &self.body {
-            Body::File(file, offset) if head.is_empty() => {
-                let Some(left) = steps.checked_sub(1) else { return Ok(0) };
-                *steps = left;
-                self.send_file(fd, file.as_fd(), *offset)
-            }
+            Body::File(file, offset) if head.is_empty() => self.send_file(fd, file.as_fd(), *offset),
             Body::File(..) => socket::send_more(fd, head),
             _ => socket::send(fd, head),
         }

@@ -1,6 +1,7 @@
 //! Request targets and authorities (RFC 9112 section 3.2, RFC 9110 sections 4.2 and 7.2, RFC 3986 sections 3.2 and 3.3).
 
 use super::fault::Fault;
+use super::token;
 use std::net::Ipv6Addr;
 
 /// A request target taken apart.
@@ -100,6 +101,10 @@ fn is_ip_literal(bytes: &[u8]) -> bool {
 
 /// A registered name, or an IPv4 address, which looks like one: unreserved, sub-delims and escapes.
 fn is_name(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| is_name_byte(*b)) || is_escaped_name(bytes)
+}
+
+fn is_escaped_name(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some((byte, tail)) = rest.split_first() {
         rest = match tail {
@@ -115,9 +120,11 @@ fn is_name(bytes: &[u8]) -> bool {
     true
 }
 
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+const fn is_name_byte(byte: u8) -> bool {
+    NAME[byte as usize]
 }
+
+const NAME: [bool; 256] = token::alphanumeric_and(b"-._~!$&'()*+,;=");
 
 #[cfg(test)]
 mod tests {

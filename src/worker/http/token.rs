@@ -5,21 +5,23 @@ pub(super) const fn is_tchar(byte: u8) -> bool {
     TCHAR[byte as usize]
 }
 
-const TCHAR: [bool; 256] = {
+const TCHAR: [bool; 256] = alphanumeric_and(b"!#$%&'*+-.^_`|~");
+
+/// A table of the bytes that are ASCII letters, digits, or among `others`.
+pub(super) const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 128 {
         table[byte] = (byte as u8).is_ascii_alphanumeric();
         byte += 1;
     }
-    let others = b"!#$%&'*+-.^_`|~";
     let mut i = 0;
     while i < others.len() {
         table[others[i] as usize] = true;
         i += 1;
     }
     table
-};
+}
 
 /// Whether `bytes` are a token.
 pub(super) fn is_token(bytes: &[u8]) -> bool {

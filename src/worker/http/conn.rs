@@ -1,0 +1,60 @@
+//! What an HTTP connection keeps between two calls of the engine.
+
+use super::input::Input;
+use super::output::Output;
+use crate::worker::engine::{Deadline, Next};
+
+/// What one connection keeps between two calls. Between requests it owns no buffer.
+#[derive(Default)]
+pub(crate) struct HttpConn {
+    pub(super) input: Option<Box<Input>>,
+    pub(super) output: Option<Box<Output>>,
+    pub(super) phase: Phase,
+    /// Whether the kernel may hold bytes that poll will not tell of again.
+    pub(super) more: bool,
+    /// Whether the client has ended its side.
+    pub(super) ended: bool,
+    /// Whether a request has been answered.
+    pub(super) used: bool,
+    /// Whether the socket is non-blocking, as sendfile(2) wants it.
+    pub(super) nonblocking: bool,
+    pub(super) empty_lines: u8,
+    pub(super) dropped: u32,
+    /// When the partial head began to come (monotonic, milliseconds).
+    pub(super) head_since: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Requests are read and answered.
+    #[default]
+    Open,
+    /// Over, once everything is sent.
+    Closing,
+    /// Over, once everything is sent and the client has had time to read it (RFC 9112 section 9.6).
+    Staged,
+    /// Everything is sent; what comes is dropped.
+    Lingering,
+    /// Another protocol begins, once everything is sent.
+    Upgrading,
+}
+
+impl HttpConn {
+    /// Whether nothing is under way: the connection may be handed back, or closed without a word.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
+    }
+}
+
+/// What a connection waits for, and under which deadline.
+pub(super) fn wait(conn: &HttpConn) -> Next {
+    let deadline = match (conn.phase, &conn.output, &conn.input) {
+        (_, Some(_), _) => Deadline::Write,
+        (Phase::Open, None, Some(input)) if input.due.is_some() => Deadline::Body,
+        (Phase::Open, None, Some(_)) => Deadline::Header,
+        (Phase::Open, None, None) if conn.used => Deadline::Idle,
+        (Phase::Open, None, None) => Deadline::Header,
+        _ => Deadline::Linger,
+    };
+    Next::Wait { write: conn.output.is_some(), deadline }
+}
