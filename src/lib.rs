@@ -6,12 +6,15 @@ compile_error!(
 
 pub mod config;
 pub mod error;
+pub mod ffi;
 mod scoreboard;
+pub mod server;
 mod sys;
 mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
+pub use server::{Server, Started, Stopped};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};
