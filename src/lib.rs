@@ -7,6 +7,9 @@ compile_error!(
 pub mod config;
 pub mod error;
 pub mod ffi;
+mod handoff;
+mod log;
+mod message;
 mod scoreboard;
 pub mod server;
 mod sys;

@@ -15,6 +15,11 @@ pub mod time;
 
 use std::io;
 
+/// Error numbers that callers tell apart (errno(3)).
+pub mod errno {
+    pub use libc::{EADDRINUSE, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS};
+}
+
 /// Turns the return value of a system call into a result, reading `errno` on `-1`.
 fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }

@@ -3,6 +3,7 @@
 use super::Worker;
 use super::conn::Conn;
 use super::http::{Request, Response};
+use crate::log::log;
 use std::fmt::Display;
 
 /// How a handler wants its new connections.
@@ -116,7 +117,7 @@ where
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         if let Some(text) = (self.0)(req, res).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
             res.fail();
         }
     }
@@ -133,7 +134,7 @@ where
 
     fn on_connection(&mut self, conn: &mut Conn) {
         if let Some(text) = (self.0)(conn).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
         }
     }
 }
@@ -149,7 +150,7 @@ where
 
     fn on_data(&mut self, conn: &mut Conn) {
         if let Some(text) = (self.0)(conn).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
             conn.close();
         }
     }
