@@ -9,6 +9,7 @@ pub mod error;
 pub mod ffi;
 mod handoff;
 mod log;
+mod master;
 mod message;
 mod scoreboard;
 pub mod server;

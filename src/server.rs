@@ -1,7 +1,7 @@
 //! The embedding API: what to serve, where, with how many workers; then `run`.
 
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -161,15 +161,15 @@ impl Server {
     /// blocked and reads them itself (signalfd(2)); no signal handler is installed.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`], [`ErrorKind::Listen`] and [`ErrorKind::Handler`] before anything was served;
-    /// [`ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
-    /// [`ErrorKind::System`] where the kernel refuses what prefork cannot do without.
+    /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
+    /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
+    /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
     pub fn run(mut self) -> Result<Stopped> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
         self.config.check()?;
-        Err(Error::new(ErrorKind::State, "not yet"))
+        crate::master::run(self)
     }
 }
 

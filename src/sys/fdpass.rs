@@ -32,7 +32,7 @@ fn pair(kind: libc::c_int) -> io::Result<(OwnedFd, OwnedFd)> {
 struct Control([u8; CONTROL_LEN]);
 // SAFETY: CMSG_SPACE only computes.
 const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(FD_LEN) } as usize;
-const FD_LEN: u32 = mem::size_of::<libc::c_int>() as u32;
+const FD_LEN: u32 = size_of::<libc::c_int>() as u32;
 
 /// Sends `bytes` with a duplicate of `fd` as one message, without waiting. The caller's own copy stays open.
 ///

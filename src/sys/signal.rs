@@ -5,12 +5,12 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+pub use libc::{SIGINT, SIGKILL, SIGQUIT, SIGTERM};
 
 /// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
 pub struct Signals {
     fd: OwnedFd,
-    before: libc::sigset_t,
+    before: Option<libc::sigset_t>,
 }
 
 impl Signals {
@@ -25,14 +25,19 @@ impl Signals {
         let fd =
             check(unsafe { libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: a new descriptor that nobody else knows of.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before) })
+    }
+
+    /// In a forked child, whose mask is its own already: closes the descriptor and leaves the mask alone.
+    pub fn abandon(mut self) {
+        self.before = None;
     }
 
     /// The next signal that has come, if any.
     pub fn next(&self) -> io::Result<Option<i32>> {
         // SAFETY: signalfd_siginfo is plain data for which all zero bytes are a valid value.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
-        let want = mem::size_of_val(&info);
+        let want = size_of_val(&info);
         let got = retry(|| {
             // SAFETY: `info` is writable for `want` bytes.
             check_len(unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), want) })
@@ -54,7 +59,9 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        let _ = change_mask(libc::SIG_SETMASK, &self.before);
+        if let Some(before) = &self.before {
+            let _ = change_mask(libc::SIG_SETMASK, before);
+        }
     }
 }
 
@@ -87,20 +94,20 @@ pub(super) fn start_afresh() {
 pub fn name(signal: i32) -> String {
     let known = match signal {
         libc::SIGHUP => "SIGHUP",
-        libc::SIGINT => "SIGINT",
-        libc::SIGQUIT => "SIGQUIT",
+        SIGINT => "SIGINT",
+        SIGQUIT => "SIGQUIT",
         libc::SIGILL => "SIGILL",
         libc::SIGTRAP => "SIGTRAP",
         libc::SIGABRT => "SIGABRT",
         libc::SIGBUS => "SIGBUS",
         libc::SIGFPE => "SIGFPE",
-        libc::SIGKILL => "SIGKILL",
+        SIGKILL => "SIGKILL",
         libc::SIGUSR1 => "SIGUSR1",
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGUSR2 => "SIGUSR2",
         libc::SIGPIPE => "SIGPIPE",
         libc::SIGALRM => "SIGALRM",
-        libc::SIGTERM => "SIGTERM",
+        SIGTERM => "SIGTERM",
         libc::SIGXCPU => "SIGXCPU",
         libc::SIGSYS => "SIGSYS",
         other => return format!("signal {other}"),

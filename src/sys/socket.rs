@@ -111,7 +111,7 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is a c_int that lives through the call and `len` is its size.
     let ret = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     check(ret).map(drop)

@@ -18,6 +18,13 @@ pub enum Kind {
     Data = 3,
 }
 
+impl Kind {
+    /// The kind of a number, if it is one's.
+    pub(crate) fn from_number(n: u8) -> Option<Self> {
+        [Self::Request, Self::Connection, Self::Data].into_iter().find(|k| *k as u8 == n)
+    }
+}
+
 /// User code that serves connections in a worker. A closure given to [`crate::Server::http`] and its like is one; a type of
 /// your own may hold what it opened in its worker and implement as many of these as it needs.
 ///
