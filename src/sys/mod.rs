@@ -6,6 +6,7 @@
 
 pub mod dl;
 pub mod fdpass;
+pub mod kernel;
 pub mod memory;
 pub mod poll;
 pub mod process;
