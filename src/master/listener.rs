@@ -4,6 +4,7 @@ use crate::config::{Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{errno, poll, process, socket};
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -46,9 +47,7 @@ impl Listener {
     fn open(addr: &ListenAddr, config: &Config, token: mio::Token) -> Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         let (fd, made) = match addr {
-            ListenAddr::Tcp(inet) => {
-                (socket::listen_inet(*inet, backlog).map_err(|e| bind_error(addr, e))?, None)
-            }
+            ListenAddr::Tcp(inet) => (listen_inet(*inet, backlog).map_err(|e| bind_error(addr, e))?, None),
             ListenAddr::Unix(path) => {
                 remove_stale(path).map_err(|e| bind_error(addr, e))?;
                 let fd =
@@ -120,6 +119,16 @@ impl Drop for Listener {
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// All addresses means all that this machine has: where it has no IPv6, those of IPv4.
+fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    match socket::listen_inet(addr, backlog) {
+        Err(e) if e.raw_os_error() == Some(errno::EAFNOSUPPORT) && addr.ip().is_unspecified() => {
+            socket::listen_inet((Ipv4Addr::UNSPECIFIED, addr.port()).into(), backlog)
+        }
+        done => done,
+    }
 }
 
 /// Removes a socket file that nobody answers on. Anything else at that path stays, and binding will say so.

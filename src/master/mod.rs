@@ -89,8 +89,6 @@ pub struct Master {
     next_id: u32,
     generation: u32,
     kind: crate::Kind,
-    reclaimed: u64,
-    lost: u64,
     killed: u32,
 }
 
@@ -153,8 +151,6 @@ impl Master {
             next_id: 1,
             generation: 1,
             kind: crate::Kind::Request,
-            reclaimed: 0,
-            lost: 0,
             killed: 0,
             spare: spare::Spare::new(),
             config,

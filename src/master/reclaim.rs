@@ -30,7 +30,6 @@ impl Master {
         while let Some(orphan) = self.orphans.front() {
             match orphan.queue.take() {
                 Ok(Taken::Connection(fd, listener)) => {
-                    self.reclaimed += 1;
                     if let Some(worker) = owner(&mut self.slots, orphan) {
                         worker.given = worker.given.wrapping_sub(1);
                     }

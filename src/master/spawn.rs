@@ -157,18 +157,22 @@ impl Master {
         if worker.phase == Phase::Draining && exit == Exit::Code(0) {
             return Ok(());
         }
+        let why = worker.failure.unwrap_or_else(|| exit.to_string());
         if self.stopping.is_some() {
-            self.lost += lost;
+            if worker.phase == Phase::Draining {
+                log!(
+                    "worker {} (slot {slot}, pid {pid}) died while draining: {why}; {lost} connections lost",
+                    worker.id
+                );
+            }
             return Ok(());
         }
-        let why = worker.failure.unwrap_or_else(|| exit.to_string());
         if self.booting {
             return Err(Error::new(
                 ErrorKind::Handler,
                 if why.contains(self.source.name()) { why } else { format!("{}: {why}", self.source.name()) },
             ));
         }
-        self.lost += lost;
         let delay = self.backoff(slot, lived);
         let after = if delay == 0 { "at once".to_owned() } else { format!("in {delay} ms") };
         let when = if worker.phase == Phase::Starting { " before it was ready" } else { "" };

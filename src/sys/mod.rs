@@ -18,7 +18,9 @@ use std::io;
 
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
-    pub use libc::{EADDRINUSE, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS};
+    pub use libc::{
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
+    };
 }
 
 /// Turns the return value of a system call into a result, reading `errno` on `-1`.
