@@ -7,6 +7,7 @@
 pub mod dl;
 pub mod fdpass;
 pub mod kernel;
+pub mod lend;
 pub mod memory;
 pub mod poll;
 pub mod process;

@@ -175,6 +175,13 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     })
 }
 
+/// As [`send`], where more follows at once and may share a segment (`MSG_MORE`): the head before a file.
+pub fn send_more(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+    // SAFETY: `bytes` is readable for its length through the call.
+    retry(|| check_len(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) }))
+}
+
 /// As [`send`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
 pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     // SAFETY: msghdr is plain data for which all zero bytes are a valid value.

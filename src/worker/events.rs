@@ -155,7 +155,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             match self.kind {
                 Kind::Data => self.open_stream(fd, listener, &[]),
                 Kind::Request | Kind::Connection => {
-                    let index = self.table.insert(Protocol::Http(fd, HttpConn), listener);
+                    let index = self.table.insert(Protocol::Http(fd, HttpConn::default()), listener);
                     self.readable(index, false);
                 }
             }

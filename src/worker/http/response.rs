@@ -1,7 +1,28 @@
-//! The answer a handler builds, and how it becomes bytes.
+//! The answer a handler builds. How it becomes bytes stands in `encode.rs`.
 
+use super::date::Date;
+use super::encode::{self, Framing};
+use super::output::{Body, Output};
+use super::token;
+use crate::sys::lend::Lent;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+/// How many streamed bytes are gathered before they are sent.
+const GATHER: usize = 64 * 1024;
+/// What the fields of a response may take.
+const MAX_FIELDS: usize = 64 * 1024;
+/// Fields that frame the message, or rule the connection.
+const FRAMING: [&str; 7] = [
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "trailer",
+    "upgrade",
+];
 
 /// Why a response call was refused. The response is as it was before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,83 +61,274 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// The answer to one request. Without any call it is an empty 200.
+///
+/// prefork writes Date, Content-Length or Transfer-Encoding, and Connection; the rest of the head is the handler's. A body
+/// given for HEAD, or with status 204, 205 or 304, is not sent.
 pub struct Response {
-    _head: Vec<u8>,
+    pub(super) status: u16,
+    /// The handler's field lines.
+    pub(super) fields: Vec<u8>,
+    /// Whether a Date is among them.
+    pub(super) dated: bool,
+    pub(super) stage: Stage,
+    /// Whether the connection ends after this response.
+    pub(super) close: bool,
+    pub(super) to: Asker,
+    /// The protocols the request offers to change to, if it does.
+    pub(super) offer: Vec<u8>,
+    pub(super) protocol: Vec<u8>,
+    pub(super) out: Output,
+    /// Where in `out` this response starts.
+    pub(super) start: usize,
+    /// Whether a part of this response may have been sent.
+    pub(super) torn: bool,
+    gone: bool,
+    pub(super) date: Date,
+    pub(super) lent: Rc<Lent>,
+    pending: usize,
+}
+
+/// How far a response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Everything can still be set.
+    Open,
+    /// The head is written, parts of the body follow.
+    Stream(Framing),
+    /// The connection changes its protocol.
+    Upgrade,
+    /// The handler gave up.
+    Failed,
+}
+
+/// What the response has to know of its request.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asker {
+    /// HEAD: the answer has no body.
+    pub head: bool,
+    pub minor: u8,
+    /// Whether the client lets the connection live on.
+    pub keep_alive: bool,
 }
 
 impl Response {
+    pub(super) fn new(pending: usize) -> Self {
+        Self {
+            status: 200,
+            fields: Vec::new(),
+            dated: false,
+            stage: Stage::Open,
+            close: false,
+            to: Asker::default(),
+            offer: Vec::new(),
+            protocol: Vec::new(),
+            out: Output::default(),
+            start: 0,
+            torn: false,
+            gone: false,
+            date: Date::new(),
+            lent: Rc::new(Lent::new()),
+            pending,
+        }
+    }
+
+    /// Starts the answer to another request; it goes out behind what waits already.
+    pub(super) fn begin(&mut self, to: Asker, close: bool) {
+        self.status = 200;
+        self.fields.clear();
+        self.dated = false;
+        self.stage = Stage::Open;
+        self.close = close;
+        self.to = to;
+        self.offer.clear();
+        self.start = self.out.bytes.len();
+        self.torn = false;
+        self.gone = false;
+    }
+
     /// Sets the status code, 200 to 599 (default 200).
     ///
     /// # Errors
     /// [`Refused::Status`], [`Refused::Late`].
-    pub fn status(&mut self, _code: u16) -> Result<(), Refused> {
-        todo!()
+    pub fn status(&mut self, code: u16) -> Result<(), Refused> {
+        self.open()?;
+        if !(200..=599).contains(&code) {
+            return Err(Refused::Status);
+        }
+        self.status = code;
+        Ok(())
     }
 
-    /// Adds a header field; the bytes are copied. `Date`, `Server` and the like replace what prefork would have written.
+    /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would have written; `Content-Length`,
+    /// `Transfer-Encoding`, `Trailer`, `Connection`, `Keep-Alive`, `Proxy-Connection` and `Upgrade` are refused.
     ///
     /// # Errors
     /// [`Refused::Field`], [`Refused::Framing`], [`Refused::Late`], [`Refused::Full`].
-    pub fn header(&mut self, _name: &str, _value: impl AsRef<[u8]>) -> Result<(), Refused> {
-        todo!()
+    pub fn header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), Refused> {
+        let value = value.as_ref();
+        if !matches!(self.stage, Stage::Open | Stage::Upgrade) {
+            return Err(Refused::Late);
+        }
+        if !token::is_token(name.as_bytes()) || !token::is_field_value(value) {
+            return Err(Refused::Field);
+        }
+        if FRAMING.iter().any(|f| name.eq_ignore_ascii_case(f)) {
+            return Err(Refused::Framing);
+        }
+        if self.fields.len() + name.len() + value.len() + 4 > MAX_FIELDS {
+            return Err(Refused::Full);
+        }
+        self.dated |= name.eq_ignore_ascii_case("date");
+        encode::put_field(&mut self.fields, name.as_bytes(), value);
+        Ok(())
     }
 
     /// Sets the body; the bytes are copied, Content-Length is written. A second call replaces the first.
     ///
     /// # Errors
     /// [`Refused::Late`] after [`Response::write`].
-    pub fn body(&mut self, _bytes: impl AsRef<[u8]>) -> Result<(), Refused> {
-        todo!()
+    pub fn body(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Refused> {
+        let bytes = bytes.as_ref();
+        self.set_body(Body::Copied, bytes.len() as u64)?;
+        self.out.copied.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Sets the body without copying: bytes that live for ever.
     ///
     /// # Errors
     /// As [`Response::body`].
-    pub fn body_static(&mut self, _bytes: &'static [u8]) -> Result<(), Refused> {
-        todo!()
+    pub fn body_static(&mut self, bytes: &'static [u8]) -> Result<(), Refused> {
+        self.set_body(Body::Static(bytes), bytes.len() as u64)
     }
 
     /// Sets the body without copying: bytes that the response owns, and drops when they are sent or the client is gone.
     ///
     /// # Errors
     /// As [`Response::body`].
-    pub fn body_owned(&mut self, _bytes: Box<dyn AsRef<[u8]>>) -> Result<(), Refused> {
-        todo!()
+    pub fn body_owned(&mut self, bytes: Box<dyn AsRef<[u8]>>) -> Result<(), Refused> {
+        let len = (*bytes).as_ref().len() as u64;
+        self.set_body(Body::Owned(bytes), len)
     }
 
-    /// Sends `len` bytes of a file from `offset` as the body (sendfile(2)); the descriptor is taken.
+    /// Sends `len` bytes of a file from `offset` as the body (sendfile(2)); the descriptor is taken. Where the file turns out to
+    /// be shorter, the connection is cut.
     ///
     /// # Errors
     /// As [`Response::body`].
-    pub fn file(&mut self, _file: impl Into<OwnedFd>, _offset: u64, _len: u64) -> Result<(), Refused> {
-        todo!()
+    pub fn file(&mut self, file: impl Into<OwnedFd>, offset: u64, len: u64) -> Result<(), Refused> {
+        self.set_body(Body::File(file.into(), offset), len)
+    }
+
+    fn set_body(&mut self, body: Body, len: u64) -> Result<(), Refused> {
+        self.open()?;
+        self.out.drop_body();
+        self.out.body = body;
+        self.out.body_len = len;
+        Ok(())
+    }
+
+    fn open(&self) -> Result<(), Refused> {
+        if self.stage == Stage::Open { Ok(()) } else { Err(Refused::Late) }
     }
 
     /// Streams a part of the body: the head goes out with the first part, chunked for HTTP/1.1, ended by the close for HTTP/1.0.
+    /// Parts are gathered, and sent when they make 64 KiB or the handler returns.
     ///
     /// # Errors
     /// [`Refused::Late`] after [`Response::body`] and its like, [`Refused::Full`], [`Refused::Gone`].
-    pub fn write(&mut self, _part: &[u8]) -> Result<(), Refused> {
-        todo!()
+    pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
+        if !matches!(self.stage, Stage::Stream(_)) {
+            self.open()?;
+            if !matches!(self.out.body, Body::None) {
+                return Err(Refused::Late);
+            }
+        }
+        self.make_room(part.len())?;
+        let framing = match self.stage {
+            Stage::Stream(framing) => framing,
+            _ => self.start_stream(),
+        };
+        if !self.to.head {
+            framing.put(&mut self.out.bytes, part);
+        }
+        if self.out.waiting() >= GATHER {
+            self.send_gathered()?;
+        }
+        Ok(())
     }
 
-    /// Closes the connection after this response, which says so (`Connection: close`).
+    fn start_stream(&mut self) -> Framing {
+        let framing = Framing::of_stream(self.status, self.to.minor);
+        self.stage = Stage::Stream(framing);
+        self.close |= framing == Framing::UntilClose;
+        self.put_head(framing);
+        framing
+    }
+
+    fn make_room(&mut self, len: usize) -> Result<(), Refused> {
+        if self.gone {
+            return Err(Refused::Gone);
+        }
+        let fits = |out: &Output| out.waiting().saturating_add(len) <= self.pending;
+        if fits(&self.out) {
+            return Ok(());
+        }
+        self.send_gathered()?;
+        if self.out.waiting().saturating_add(len) <= self.pending { Ok(()) } else { Err(Refused::Full) }
+    }
+
+    fn send_gathered(&mut self) -> Result<(), Refused> {
+        let Self { out, lent, .. } = self;
+        let sent = lent.with(|fd| out.flush(fd));
+        match self.stage {
+            // Only responses before this one have gone.
+            Stage::Open => self.start = self.out.bytes.len(),
+            _ => self.torn = true,
+        }
+        if !matches!(sent, Some(Ok(_))) {
+            self.gone = true;
+            return Err(Refused::Gone);
+        }
+        Ok(())
+    }
+
+    /// Closes the connection after this response, which says so (`Connection: close`), if its head is not written yet.
     pub fn close(&mut self) {
-        todo!()
+        self.close = true;
     }
 
     /// Answers 101 and makes this connection a stream of bytes: [`crate::Handler::on_open`] and [`crate::Handler::on_data`]
-    /// are called for it from now on (RFC 9110 section 7.8).
+    /// are called for it from now on (RFC 9110 section 7.8). Fields can be added before and after.
     ///
     /// # Errors
     /// [`Refused::Upgrade`] where the request's Upgrade field does not name `protocol`; [`Refused::Late`].
-    pub fn upgrade(&mut self, _protocol: &str) -> Result<(), Refused> {
-        todo!()
+    pub fn upgrade(&mut self, protocol: &str) -> Result<(), Refused> {
+        self.open()?;
+        if !matches!(self.out.body, Body::None) {
+            return Err(Refused::Late);
+        }
+        let wanted = protocol.as_bytes();
+        if wanted.is_empty() || !token::list(&self.offer).any(|p| p.eq_ignore_ascii_case(wanted)) {
+            return Err(Refused::Upgrade);
+        }
+        self.protocol.clear();
+        self.protocol.extend_from_slice(wanted);
+        self.stage = Stage::Upgrade;
+        Ok(())
     }
 
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
     pub(crate) fn fail(&mut self) {
-        todo!()
+        if !self.torn {
+            self.out.bytes.truncate(self.start);
+        }
+        self.out.drop_body();
+        self.stage = Stage::Failed;
+    }
+
+    /// Whether the client is known to be gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
     }
 }

@@ -1,0 +1,346 @@
+//! What a complete head says: request line and fields by httparse, then the rules it leaves to us (RFC 9112 sections 3, 6 and
+//! 9.3, RFC 9110 sections 7.2, 7.8, 8.6 and 10.1.1).
+//!
+//! The head is borrowed from the bytes it was read from. What two readers could take in two ways is refused.
+
+use super::fault::Fault;
+use super::target::{self, Target};
+use super::token;
+use httparse::{Header, Status};
+use std::mem::MaybeUninit;
+
+/// The most header fields a request may have, whatever the settings say.
+pub(super) const MAX_FIELDS: usize = 1000;
+
+/// Room for httparse's table of fields; on the stack, and not initialised.
+pub(super) type Table<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+
+/// An empty table.
+pub(super) const fn table<'b>() -> Table<'b> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// How long the body is (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// That many bytes; 0 where neither field is there.
+    Sized(u64),
+    /// As the chunks say.
+    Chunked,
+}
+
+/// A request's head.
+pub(super) struct Head<'b> {
+    pub method: &'b str,
+    pub target: &'b str,
+    pub path: &'b str,
+    pub query: Option<&'b str>,
+    /// The effective host (RFC 9112 section 3.3).
+    pub host: &'b str,
+    pub minor: u8,
+    pub fields: &'b [Header<'b>],
+    pub length: Length,
+    /// Whether the client lets the connection live on.
+    pub keep_alive: bool,
+    /// Whether the client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
+    /// Whether the Upgrade field counts: Connection names it.
+    pub upgrade: bool,
+}
+
+impl<'b> Head<'b> {
+    /// Parses a head that [`super::scan::Scan`] has found complete.
+    pub fn parse(bytes: &'b [u8], table: &'b mut Table<'b>) -> Result<Self, Fault> {
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, table) {
+            Ok(Status::Complete(_)) => {}
+            Ok(Status::Partial) => return Err(Fault::bad("the head does not end where its lines do")),
+            Err(e) => return Err(fault_of(e, bytes)),
+        }
+        let (Some(method), Some(raw), Some(minor)) = (request.method, request.path, request.version) else {
+            return Err(Fault::bad("no request line"));
+        };
+        let target = target::parse(method, raw)?;
+        let fields: &'b [Header<'b>] = request.headers;
+        let rules = Rules::read(fields)?;
+        let host = rules.effective_host(&target, minor)?;
+        let Target { path, query, .. } = target;
+        Ok(Self {
+            method,
+            target: raw,
+            path,
+            query,
+            host,
+            minor,
+            fields,
+            length: rules.length(minor)?,
+            keep_alive: !rules.close && (minor == 1 || rules.keep_alive),
+            expects_continue: rules.expects_continue(minor)?,
+            upgrade: rules.upgrade && minor == 1,
+        })
+    }
+
+    /// The value of the first field of that name.
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+    }
+}
+
+/// Parses one line, with its CRLF, of a head that is not complete.
+pub(super) fn check_line(line: &[u8], first: bool) -> Result<(), Fault> {
+    let parsed = if first {
+        httparse::Request::new(&mut []).parse(line).map(drop)
+    } else {
+        httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]).map(drop)
+    };
+    parsed.map_err(|e| fault_of(e, line))
+}
+
+fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
+    use httparse::Error;
+    match error {
+        Error::Version if names_http_version(head) => {
+            Fault::new(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+        }
+        Error::Version => Fault::bad("the request line does not end in an HTTP version"),
+        Error::HeaderName => Fault::bad("a header line that does not start with a field name and a colon"),
+        Error::HeaderValue => Fault::bad("a byte that a field value may not have"),
+        Error::TooManyHeaders => Fault::new(431, "too many header fields"),
+        Error::Token => Fault::bad("the request line is no method, target and version"),
+        Error::NewLine | Error::Status => Fault::bad("a line that does not end in CRLF"),
+    }
+}
+
+/// Whether the request line ends in ` HTTP/`, a digit, a point and a digit.
+fn names_http_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let Some((_, version)) = line.split_last_chunk::<9>() else { return false };
+    version.starts_with(b" HTTP/")
+        && version[6].is_ascii_digit()
+        && version[7] == b'.'
+        && version[8].is_ascii_digit()
+}
+
+/// What the fields that rule the message say, gathered over all lines.
+#[derive(Default)]
+struct Rules<'b> {
+    host: Option<&'b [u8]>,
+    length: Option<&'b [u8]>,
+    coding: Option<&'b [u8]>,
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+    continues: bool,
+    expects_else: bool,
+}
+
+impl<'b> Rules<'b> {
+    fn read(fields: &'b [Header<'b>]) -> Result<Self, Fault> {
+        let mut rules = Self::default();
+        for field in fields {
+            rules.add(field)?;
+        }
+        Ok(rules)
+    }
+
+    fn add(&mut self, field: &Header<'b>) -> Result<(), Fault> {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        // The length of a name tells most fields apart at once.
+        match field.name.len() {
+            4 if is("host") => set_once(&mut self.host, field.value, "more than one Host field"),
+            6 if is("expect") => {
+                self.add_expectation(field.value);
+                Ok(())
+            }
+            10 if is("connection") => {
+                self.add_options(field.value);
+                Ok(())
+            }
+            14 if is("content-length") => {
+                set_once(&mut self.length, field.value, "more than one Content-Length field")
+            }
+            17 if is("transfer-encoding") => {
+                set_once(&mut self.coding, field.value, "more than one Transfer-Encoding field")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add_options(&mut self, value: &[u8]) {
+        for option in token::list(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+        }
+    }
+
+    fn add_expectation(&mut self, value: &[u8]) {
+        for expectation in token::list(value).filter(|e| !e.is_empty()) {
+            let known = expectation.eq_ignore_ascii_case(b"100-continue");
+            self.continues |= known;
+            self.expects_else |= !known;
+        }
+    }
+
+    /// RFC 9110 section 7.2, RFC 9112 sections 3.2 and 3.3.
+    fn effective_host(&self, target: &Target<'b>, minor: u8) -> Result<&'b str, Fault> {
+        let host = match self.host {
+            Some(value) => target::parse_host(value)?,
+            None if minor == 0 => "",
+            None => return Err(Fault::bad("no Host field")),
+        };
+        Ok(target.authority.unwrap_or(host))
+    }
+
+    /// RFC 9112 sections 6.1 to 6.3.
+    fn length(&self, minor: u8) -> Result<Length, Fault> {
+        match (self.coding, self.length) {
+            (None, None) => Ok(Length::Sized(0)),
+            (None, Some(digits)) => parse_length(digits).map(Length::Sized),
+            (Some(_), Some(_)) => Err(Fault::bad("both Transfer-Encoding and Content-Length")),
+            (Some(_), None) if minor == 0 => Err(Fault::bad("Transfer-Encoding in HTTP/1.0")),
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Length::Chunked),
+            (Some(coding), None) => Err(fault_of_coding(coding)),
+        }
+    }
+
+    /// RFC 9110 section 10.1.1.
+    fn expects_continue(&self, minor: u8) -> Result<bool, Fault> {
+        match minor {
+            0 => Ok(false),
+            _ if self.expects_else => Err(Fault::new(417, "100-continue is the only expectation known here")),
+            _ => Ok(self.continues),
+        }
+    }
+}
+
+fn set_once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8], text: &'static str) -> Result<(), Fault> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Fault::bad(text)),
+    }
+}
+
+/// Digits and nothing else; what is beyond 64 bits is beyond every limit too.
+fn parse_length(digits: &[u8]) -> Result<u64, Fault> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Fault::bad("Content-Length is not a number"));
+    }
+    Ok(digits.iter().fold(0, |n: u64, d| n.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
+}
+
+/// A coding before `chunked` is one we could have known (501); anything else leaves the length unknown (400).
+fn fault_of_coding(coding: &[u8]) -> Fault {
+    let chunked = |c: &[u8]| c.eq_ignore_ascii_case(b"chunked");
+    let before = token::list(coding).count() - 1;
+    let framed = token::list(coding).last().is_some_and(chunked);
+    if framed && token::list(coding).take(before).all(|c| token::is_token(c) && !chunked(c)) {
+        Fault::new(501, "chunked is the only transfer coding known here")
+    } else {
+        Fault::bad("Transfer-Encoding is not chunked")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn length_of(version: &str, fields: &str) -> Result<Length, u16> {
+        let head = format!("POST / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+        Head::parse(head.as_bytes(), &mut table()).map(|h| h.length).map_err(|f| f.status)
+    }
+
+    #[test]
+    fn lengths_are_digits_once() {
+        assert_eq!(length_of("1.1", ""), Ok(Length::Sized(0)));
+        assert_eq!(length_of("1.1", "content-length:\t007 \r\n"), Ok(Length::Sized(7)));
+        assert_eq!(
+            length_of("1.1", "Content-Length: 99999999999999999999999\r\n"),
+            Ok(Length::Sized(u64::MAX))
+        );
+        for bad in ["", "+1", "-1", "1,1", "1 1", "0x1", "1.0", "1_0", "\u{661}"] {
+            assert_eq!(length_of("1.1", &format!("Content-Length: {bad}\r\n")), Err(400), "{bad:?}");
+        }
+        assert_eq!(length_of("1.1", "Content-Length: 1\r\nContent-Length: 1\r\n"), Err(400));
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding() {
+        assert_eq!(length_of("1.1", "Transfer-Encoding: Chunked\r\n"), Ok(Length::Chunked));
+        for (coding, status) in [
+            ("gzip, chunked", 501),
+            ("chunked, chunked", 400),
+            ("chunked, gzip", 400),
+            ("chunked,", 400),
+            ("", 400),
+            ("xchunked", 400),
+            ("chunked;q=1", 400),
+            ("a b, chunked", 400),
+        ] {
+            assert_eq!(
+                length_of("1.1", &format!("Transfer-Encoding: {coding}\r\n")),
+                Err(status),
+                "{coding:?}"
+            );
+        }
+        assert_eq!(length_of("1.0", "Transfer-Encoding: chunked\r\n"), Err(400));
+        assert_eq!(length_of("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), Err(400));
+        assert_eq!(
+            length_of("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+            Err(400)
+        );
+    }
+
+    fn status_of(head: &str) -> Result<String, u16> {
+        Head::parse(head.as_bytes(), &mut table()).map(|h| h.host.to_owned()).map_err(|f| f.status)
+    }
+
+    #[test]
+    fn the_host_is_one_and_the_target_rules_it() {
+        assert_eq!(status_of("GET / HTTP/1.1\r\nHost: a:80\r\n\r\n"), Ok("a:80".into()));
+        assert_eq!(status_of("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n"), Ok("b".into()));
+        assert_eq!(status_of("GET / HTTP/1.0\r\n\r\n"), Ok(String::new()));
+        assert_eq!(status_of("GET / HTTP/1.1\r\n\r\n"), Err(400));
+        assert_eq!(status_of("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n"), Err(400));
+        assert_eq!(status_of("GET / HTTP/1.0\r\nHost: a b\r\n\r\n"), Err(400));
+    }
+
+    #[test]
+    fn versions_are_one_point_one_or_nought() {
+        let with = |version: &str| status_of(&format!("GET / {version}\r\nHost: a\r\n\r\n"));
+        assert_eq!(with("HTTP/1.1"), Ok("a".into()));
+        for other in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0"] {
+            assert_eq!(with(other), Err(505), "{other}");
+        }
+        for bad in ["HTTP/1.10", "HTTP/11", "http/1.1", "HTTP /1.1", "HTTP/1.1 ", "HTTP/1.", "", "HTTP/+1.1"]
+        {
+            assert_eq!(with(bad), Err(400), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn connection_options_count_on_every_line() {
+        let keeps = |version: &str, fields: &str| {
+            let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+            Head::parse(head.as_bytes(), &mut table()).map(|h| h.keep_alive).unwrap()
+        };
+        assert!(keeps("1.1", ""));
+        assert!(keeps("1.1", "Connection: x-close\r\n"));
+        assert!(!keeps("1.1", "Connection: keep-alive\r\nConnection: a ,CLOSE\r\n"));
+        assert!(!keeps("1.0", ""));
+        assert!(keeps("1.0", "Connection: Keep-Alive\r\n"));
+        assert!(!keeps("1.0", "Connection: keep-alive, close\r\n"));
+    }
+
+    #[test]
+    fn expectations_other_than_100_continue_fail() {
+        let expects = |version: &str, fields: &str| {
+            let head = format!("PUT / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+            Head::parse(head.as_bytes(), &mut table()).map(|h| h.expects_continue).map_err(|f| f.status)
+        };
+        assert_eq!(expects("1.1", "Expect: 100-Continue\r\n"), Ok(true));
+        assert_eq!(expects("1.1", "Expect:\r\n"), Ok(false));
+        assert_eq!(expects("1.1", "Expect: more\r\n"), Err(417));
+        assert_eq!(expects("1.0", "Expect: 100-continue\r\n"), Ok(false));
+    }
+}

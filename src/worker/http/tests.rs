@@ -1,0 +1,154 @@
+//! The engine over socket pairs, in one process: what a client sends, and what it gets.
+
+use super::*;
+use crate::scoreboard::Scoreboard;
+use crate::worker::Worker;
+use crate::worker::handler::{Handler, http};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+mod cases;
+mod server;
+
+/// The answers that the table of cases expects.
+fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
+    match req.path() {
+        "/hello" => res.body_static(b"hello\n"),
+        "/echo" => res.body(req.body()),
+        "/204" => res.status(204),
+        "/304" => res.status(304),
+        "/inspect" => {
+            let mut text =
+                format!("method={}\ntarget={}\nhost={}\nx-test=[", req.method(), req.target(), req.host());
+            text.push_str(&String::from_utf8_lossy(req.header("x-test").unwrap_or_default()));
+            res.body(text + "]\n")
+        }
+        "/close" => {
+            res.close();
+            res.body("bye\n")
+        }
+        "/stream" => {
+            for part in ["one ", "", "two ", "three\n"] {
+                res.write(part.as_bytes())?;
+            }
+            Ok(())
+        }
+        "/big" => res.body_owned(Box::new(vec![b'x'; 3_000_000])),
+        "/panic" => panic!("as asked"),
+        "/late-panic" => {
+            res.write(&[b'x'; 100_000])?;
+            panic!("as asked")
+        }
+        "/upgrade" => res.upgrade("echo"),
+        _ => Ok(()),
+    }
+}
+
+/// An engine, its surroundings and one connection.
+struct Bench {
+    config: Config,
+    worker: Worker,
+    seat: crate::scoreboard::Seat,
+    handler: Box<dyn Handler>,
+    engine: HttpEngine,
+    conn: HttpConn,
+    server: Option<UnixStream>,
+    client: UnixStream,
+    now: u64,
+    draining: bool,
+    upgraded: Option<Vec<u8>>,
+    deadline: Option<Deadline>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Config::default(), http(fixture))
+    }
+
+    fn with(config: Config, handler: impl Handler + 'static) -> Self {
+        let (server, client) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        Self {
+            engine: HttpEngine::new(&config),
+            config,
+            worker: Worker { id: 1, slot: 0, generation: 1, args: Vec::new() },
+            seat: Scoreboard::new(1).unwrap().seat(0),
+            handler: Box::new(handler),
+            conn: HttpConn::default(),
+            server: Some(server),
+            client,
+            now: 1,
+            draining: false,
+            upgraded: None,
+            deadline: None,
+        }
+    }
+
+    /// Calls the engine as the loop would, until it waits or closes.
+    fn call(
+        &mut self,
+        mut f: impl FnMut(&mut HttpEngine, BorrowedFd<'_>, &mut HttpConn, &mut Context<'_>) -> Next,
+    ) {
+        let Some(server) = &self.server else { return };
+        let mut cx = Context {
+            handler: &mut *self.handler,
+            worker: &self.worker,
+            config: &self.config,
+            seat: self.seat,
+            now: self.now,
+            draining: self.draining,
+        };
+        let mut next = f(&mut self.engine, server.as_fd(), &mut self.conn, &mut cx);
+        while matches!(next, Next::Again) {
+            next = self.engine.on_readable(server.as_fd(), 0, &mut self.conn, true, &mut cx);
+        }
+        match next {
+            Next::Wait { deadline, .. } => self.deadline = Some(deadline),
+            Next::Upgrade(early) => self.upgraded = Some(early),
+            Next::Close | Next::Again => {
+                self.engine.on_gone(&mut self.conn);
+                self.server = None;
+            }
+        }
+    }
+
+    fn readable(&mut self, at_end: bool) {
+        self.call(|engine, fd, conn, cx| engine.on_readable(fd, 3, conn, at_end, cx));
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        // An engine that has closed already is no failure here.
+        if self.client.write_all(bytes).is_ok() {
+            self.readable(false);
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.client.shutdown(std::net::Shutdown::Write);
+        self.readable(true);
+    }
+
+    /// Everything the client can read, and whether the connection has ended for it.
+    fn receive(&mut self) -> (Vec<u8>, bool) {
+        let (mut all, mut part) = (Vec::new(), [0; 65_536]);
+        loop {
+            match self.client.read(&mut part) {
+                Ok(0) => return (all, true),
+                Ok(n) => all.extend_from_slice(&part[..n]),
+                Err(_) if self.conn.output.is_some() => {
+                    self.call(|engine, fd, conn, cx| engine.on_writable(fd, 3, conn, cx));
+                }
+                Err(_) => return (all, false),
+            }
+        }
+    }
+
+    fn text(&mut self) -> String {
+        String::from_utf8_lossy(&self.receive().0).into_owned()
+    }
+}
+
+fn statuses(text: &str) -> Vec<&str> {
+    text.split("HTTP/1.1 ").skip(1).map(|r| &r[..3]).collect()
+}

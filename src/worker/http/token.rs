@@ -1,0 +1,69 @@
+//! The small words of HTTP: tokens, field values and comma lists (RFC 9110 sections 5.5 and 5.6).
+
+/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+pub(super) const fn is_tchar(byte: u8) -> bool {
+    TCHAR[byte as usize]
+}
+
+const TCHAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < others.len() {
+        table[others[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
+/// Whether `bytes` are a token.
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|b| is_tchar(*b))
+}
+
+/// Whether `bytes` may be a field's value (RFC 9110 section 5.5): no control byte but HTAB.
+pub(super) fn is_field_value(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| is_field_byte(*b))
+}
+
+/// Whether a byte may stand in a field's value.
+pub(super) const fn is_field_byte(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// The elements of a comma list without the white space around them; empty ones too.
+pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(trim)
+}
+
+/// Without spaces and tabs at both ends.
+pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_have_no_separators() {
+        assert!(is_token(b"X-a_1!#$%&'*+.^`|~"));
+        for bad in ["", "a b", "a:", "a@", "(", "\u{e9}", "a\0", "\"a\""] {
+            assert!(!is_token(bad.as_bytes()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_cut_at_commas_and_trimmed() {
+        assert!(list(b" a,\tb ,,c d").eq([&b"a"[..], b"b", b"", b"c d"]));
+        assert!(list(b"").eq([b""]));
+    }
+}
