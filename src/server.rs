@@ -7,6 +7,7 @@ use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::{Conn, ffi};
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Where workers get their handler from.
@@ -22,6 +23,11 @@ pub(crate) trait Source {
     /// # Errors
     /// Why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
+
+    /// A descriptor that [`Source::open`] needs, for a new worker to keep when it closes what it has inherited.
+    fn keep(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// What to call it in messages: a file name, or `built-in`.
     fn name(&self) -> &str;
