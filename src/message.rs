@@ -116,8 +116,7 @@ fn encode(message: &Message) -> Vec<u8> {
             b'R'
         }
         Message::Failed(text) => {
-            let end = text.floor_char_boundary(MAX_LEN);
-            frame.extend(&text.as_bytes()[..end]);
+            frame.extend(text.bytes().take(MAX_LEN));
             b'F'
         }
         Message::Drain => b'D',

@@ -7,7 +7,6 @@ use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::{Conn, ffi};
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Where workers get their handler from.
@@ -23,11 +22,6 @@ pub(crate) trait Source {
     /// # Errors
     /// Why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
-
-    /// A descriptor that [`Source::open`] needs, for a new worker to keep when it closes what it has inherited.
-    fn keep(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
 
     /// What to call it in messages: a file name, or `built-in`.
     fn name(&self) -> &str;
@@ -45,9 +39,12 @@ pub struct Server {
     pub(crate) config: Config,
     pub(crate) source: Box<dyn Source>,
     pub(crate) args: Vec<CString>,
-    pub(crate) on_start: Option<Box<dyn FnMut(&Started)>>,
+    pub(crate) on_start: Option<OnStart>,
     refused: Option<Error>,
 }
+
+/// What runs in the master when every worker is ready.
+pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
 
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
 #[derive(Clone, Debug)]

@@ -94,12 +94,9 @@ impl Source for ModuleSource {
     }
 
     fn open(&mut self, _worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
-        let image = self.image.as_ref().ok_or("the module was not prepared")?;
+        // The loaded object stays when the descriptor is closed.
+        let image = self.image.take().ok_or("the module was not prepared")?;
         Ok(Box::new(self.load(image.as_fd())?))
-    }
-
-    fn keep(&self) -> Option<BorrowedFd<'_>> {
-        self.image.as_ref().map(AsFd::as_fd)
     }
 
     fn name(&self) -> &str {

@@ -17,9 +17,9 @@ use crate::config::{Config, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
 use crate::scoreboard::Scoreboard;
-use crate::server::{Server, Source, Started, Stopped};
+use crate::server::{OnStart, Server, Source, Started, Stopped};
 use crate::sys::signal::{self, Signals};
-use crate::sys::{memory, process, time};
+use crate::sys::{kernel, memory, process, time};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slot::{Phase, Slot};
@@ -44,6 +44,8 @@ fn message_token(slot: usize) -> Token {
 
 /// The signals the master reads; every other keeps the disposition it had.
 const WATCHED: [i32; 3] = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT];
+/// Since then there is all that is used here: pidfd_open(2) and waitid(2) on it, close_range(2), EPOLLEXCLUSIVE.
+const NEEDED_KERNEL: (u32, u32) = (5, 10);
 /// Events read in one turn.
 const EVENTS: usize = 256;
 /// Later than any deadline.
@@ -54,7 +56,7 @@ pub struct Master {
     config: Config,
     source: Box<dyn Source>,
     args: Vec<CString>,
-    on_start: Option<Box<dyn FnMut(&Started)>>,
+    on_start: Option<OnStart>,
     poll: Poll,
     signals: Option<Signals>,
     /// Workers write it to say that there is room.
@@ -111,6 +113,7 @@ impl Master {
     fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
         let Server { config, mut source, args, on_start, .. } = server;
+        check_kernel()?;
         let threads = process::thread_count().map_err(system("read /proc/self/task"))?;
         if threads != 1 {
             return Err(Error::new(
@@ -300,6 +303,18 @@ impl Master {
             }
         }
     }
+}
+
+fn check_kernel() -> Result<()> {
+    let (major, minor) = kernel::release();
+    if (major, minor) >= NEEDED_KERNEL {
+        return Ok(());
+    }
+    let (a, b) = NEEDED_KERNEL;
+    Err(Error::new(
+        ErrorKind::System,
+        format!("expected Linux {a}.{b} or newer, found {major}.{minor}: update the kernel"),
+    ))
 }
 
 /// The slots whose tokens of one kind (0: exit, 1: message) are among the events.

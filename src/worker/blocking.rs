@@ -69,7 +69,6 @@ impl One<'_> {
         };
         let mut cx = Context {
             handler: self.handler,
-            worker: &inlet.worker,
             config: self.config,
             seat,
             now: time::monotonic_ms(),

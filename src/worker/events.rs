@@ -39,6 +39,7 @@ pub struct EventLoop<'a, 'b> {
     deadlines: Deadlines,
     http: HttpEngine,
     stream: StreamEngine,
+    #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
     spare: Vec<Box<Conn>>,
     /// Connections that can go on at once, in their order.
     again: Vec<Token>,
@@ -53,7 +54,6 @@ macro_rules! context {
     ($self:ident) => {
         &mut Context {
             handler: $self.handler,
-            worker: &$self.inlet.worker,
             config: $self.config,
             seat: $self.inlet.seat,
             now: $self.now,
