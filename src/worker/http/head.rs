@@ -100,7 +100,7 @@ fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
     use httparse::Error;
     match error {
         Error::Version if names_http_version(head) => {
-            Fault::new(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+            Fault::new(505, "only versions 1.1 and 1.0 are spoken here")
         }
         Error::Version => Fault::bad("the request line does not end in an HTTP version"),
         Error::HeaderName => Fault::bad("a header line that does not start with a field name and a colon"),
@@ -111,14 +111,12 @@ fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
     }
 }
 
-/// Whether the request line ends in ` HTTP/`, a digit, a point and a digit.
+/// Whether the request line has three parts, the last of them `HTTP/`, a digit, a point and a digit.
 fn names_http_version(head: &[u8]) -> bool {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-    let Some((_, version)) = line.split_last_chunk::<9>() else { return false };
-    version.starts_with(b" HTTP/")
-        && version[6].is_ascii_digit()
-        && version[7] == b'.'
-        && version[8].is_ascii_digit()
+    let mut parts = line.split(|b| *b == b' ').skip(2);
+    let (Some(version), None) = (parts.next(), parts.next()) else { return false };
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 /// What the fields that rule the message say, gathered over all lines.
@@ -312,8 +310,17 @@ mod tests {
         for other in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0"] {
             assert_eq!(with(other), Err(505), "{other}");
         }
-        for bad in ["HTTP/1.10", "HTTP/11", "http/1.1", "HTTP /1.1", "HTTP/1.1 ", "HTTP/1.", "", "HTTP/+1.1"]
-        {
+        for bad in [
+            "HTTP/1.10",
+            "HTTP/11",
+            "http/1.1",
+            "HTTP /1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.",
+            "",
+            "HTTP/+1.1",
+            " HTTP/1.1",
+        ] {
             assert_eq!(with(bad), Err(400), "{bad:?}");
         }
     }

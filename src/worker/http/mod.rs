@@ -8,6 +8,8 @@ mod chunked;
 mod date;
 mod encode;
 mod fault;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod head;
 mod input;
 mod output;
@@ -241,7 +243,7 @@ impl HttpEngine {
     /// Reads and answers requests until there is a reason to stop; responses wait in `self.response.out`.
     fn serve(&mut self, link: &mut Link<'_>, cx: &mut Context<'_>) -> Stop {
         let mut own = link.conn.input.is_some();
-        let Some(mut input) = link.conn.input.take().or_else(|| self.scratch.take()) else {
+        let Some(mut input) = link.conn.input.take().or_else(|| self.take_scratch()) else {
             return Stop::Gone;
         };
         let (mut requests, mut reads) = (0, 0);
@@ -438,11 +440,17 @@ impl HttpEngine {
         link.conn.phase = Phase::Staged;
     }
 
+    /// The worker's buffer, empty whatever it was used for before.
+    fn take_scratch(&mut self) -> Option<Box<Input>> {
+        let mut scratch = self.scratch.take()?;
+        scratch.clear();
+        Some(scratch)
+    }
+
     /// Moves what is partial from the worker's buffer to one of the connection's own.
-    fn adopt(&mut self, mut scratch: Box<Input>) -> Box<Input> {
+    fn adopt(&mut self, scratch: Box<Input>) -> Box<Input> {
         let mut own = self.inputs.take();
         own.copy_rest(&scratch);
-        scratch.clear();
         self.scratch = Some(scratch);
         own
     }
@@ -461,10 +469,7 @@ impl HttpEngine {
             }
             (true, false) => self.inputs.put(input),
             (false, true) => conn.input = Some(self.adopt(input)),
-            (false, false) => {
-                input.clear();
-                self.scratch = Some(input);
-            }
+            (false, false) => self.scratch = Some(input),
         }
     }
 

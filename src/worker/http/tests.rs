@@ -9,7 +9,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 mod cases;
+mod connections;
+mod responses;
 mod server;
+mod splits;
 
 /// The answers that the table of cases expects.
 fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
@@ -19,10 +22,10 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
         "/204" => res.status(204),
         "/304" => res.status(304),
         "/inspect" => {
-            let mut text =
-                format!("method={}\ntarget={}\nhost={}\nx-test=[", req.method(), req.target(), req.host());
-            text.push_str(&String::from_utf8_lossy(req.header("x-test").unwrap_or_default()));
-            res.body(text + "]\n")
+            let text = format!("method={}\ntarget={}\nhost={}\n", req.method(), req.target(), req.host());
+            res.body(
+                [text.as_bytes(), b"x-test=[", req.header("x-test").unwrap_or_default(), b"]\n"].concat(),
+            )
         }
         "/close" => {
             res.close();
@@ -34,6 +37,13 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
             }
             Ok(())
         }
+        "/file" => {
+            let len = req.query().unwrap_or("20").parse().unwrap();
+            res.file(std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap(), 2, len)
+        }
+        "/peer" => res.body(format!("{} by {}", req.peer(), req.listener())),
+        "/flood" => (0..64).try_for_each(|_| res.write(&[b'y'; 50_000])),
+        "/fail" => Err(Refused::Gone),
         "/big" => res.body_owned(Box::new(vec![b'x'; 3_000_000])),
         "/panic" => panic!("as asked"),
         "/late-panic" => {

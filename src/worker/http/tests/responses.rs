@@ -1,0 +1,254 @@
+//! What a handler's answers look like on the wire.
+
+use super::*;
+
+fn answer(path: &str) -> (Bench, String, bool) {
+    let mut b = Bench::new();
+    b.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+    let (bytes, closed) = b.receive();
+    (b, String::from_utf8(bytes).unwrap(), closed)
+}
+
+/// Head and body of the one response in `text`.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once("\r\n\r\n").unwrap()
+}
+
+/// Answers one GET with a handler of its own; the bytes without the Date line.
+fn wire(request: &str, handler: impl FnMut(&Request<'_>, &mut Response) + 'static) -> String {
+    let mut b = Bench::with(Config::default(), http(handler));
+    b.send(request.as_bytes());
+    without_date(&b.text())
+}
+
+pub(super) fn without_date(text: &str) -> String {
+    text.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_request_is_answered_and_leaves_nothing_behind() {
+    let (b, text, closed) = answer("/hello");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\nDate: "), "{text}");
+    assert!(text.ends_with("GMT\r\nContent-Length: 6\r\n\r\nhello\n"), "{text}");
+    assert!(!closed && b.conn.is_idle());
+    assert_eq!(b.deadline, Some(Deadline::Idle));
+    assert_eq!(b.seat.get(Word::Requests), 1);
+    assert_eq!(b.seat.get(Word::BytesIn), 32);
+    assert_eq!(b.seat.get(Word::BytesOut), text.len() as u64);
+}
+
+#[test]
+fn a_connection_between_requests_is_small() {
+    assert!(size_of::<HttpConn>() <= 64, "{}", size_of::<HttpConn>());
+}
+
+#[test]
+fn the_handler_sees_the_request() {
+    let (_, text, _) = answer("http://b:1/inspect?q=1");
+    assert!(text.ends_with("method=GET\ntarget=http://b:1/inspect?q=1\nhost=b:1\nx-test=[]\n"), "{text}");
+    let (_, text, _) = answer("/peer");
+    assert_eq!(split(&text).1, "unix: by 3");
+}
+
+#[test]
+fn fields_are_checked_and_dates_replaced() {
+    let text = wire(GET, |_, res| {
+        assert_eq!(res.status(199), Err(Refused::Status));
+        assert_eq!(res.status(600), Err(Refused::Status));
+        res.status(404).unwrap();
+        res.header("X-A", "b").unwrap();
+        res.header("Date", "never").unwrap();
+        for (name, value) in
+            [("", "a"), ("a b", "a"), ("a:", "a"), ("a", "b\r\nc: d"), ("a", "\0"), ("a", "\n")]
+        {
+            assert_eq!(res.header(name, value), Err(Refused::Field), "{name:?}: {value:?}");
+        }
+        for name in ["content-length", "Transfer-Encoding", "CONNECTION", "Keep-Alive", "Upgrade", "Trailer"]
+        {
+            assert_eq!(res.header(name, "1"), Err(Refused::Framing));
+        }
+        assert_eq!(res.header("X", [b'x'; 65_536]), Err(Refused::Full));
+        res.body("first").unwrap();
+        res.body("second").unwrap();
+        assert_eq!(res.write(b"third"), Err(Refused::Late));
+    });
+    assert_eq!(
+        text,
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\nX-A: b\r\nDate: never\r\n\r\nsecond"
+            .replace("Date: never\r\n", "")
+    );
+}
+
+#[test]
+fn statuses_without_content_have_none() {
+    for (status, head) in [
+        (204, "HTTP/1.1 204 No Content\r\n\r\n"),
+        (304, "HTTP/1.1 304 Not Modified\r\n\r\n"),
+        (205, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
+    ] {
+        let body = move |_: &Request<'_>, res: &mut Response| {
+            res.status(status).unwrap();
+            res.body("not sent").unwrap();
+        };
+        assert_eq!(wire(GET, body), head);
+        let stream = move |_: &Request<'_>, res: &mut Response| {
+            res.status(status).unwrap();
+            res.write(b"not sent").unwrap();
+        };
+        assert_eq!(wire(GET, stream), head);
+    }
+}
+
+#[test]
+fn head_says_what_get_would_and_sends_nothing() {
+    let body = |_: &Request<'_>, res: &mut Response| res.body([b'x'; 10_000]).unwrap();
+    assert_eq!(wire(HEAD, body), "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n");
+    let stream = |_: &Request<'_>, res: &mut Response| res.write(b"part").unwrap();
+    assert_eq!(wire(HEAD, stream), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut b = Bench::new();
+    b.send(b"HEAD /hello HTTP/1.1\r\n\r\n");
+    assert!(b.text().ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn streams_are_chunked_or_end_with_the_connection() {
+    let (b, text, closed) = answer("/stream");
+    assert_eq!(split(&text).1, "4\r\none \r\n4\r\ntwo \r\n6\r\nthree\n\r\n0\r\n\r\n");
+    assert!(!closed && b.conn.is_idle());
+    let mut b = Bench::new();
+    b.send(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let (bytes, closed) = b.receive();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.contains("Connection: close\r\n") && !text.contains("Transfer-Encoding"), "{text}");
+    assert_eq!(split(&text).1, "one two three\n");
+    assert!(closed);
+}
+
+#[test]
+fn http_1_0_is_told_that_the_connection_stays() {
+    let mut b = Bench::new();
+    b.send(b"GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert!(b.text().contains("\r\nConnection: keep-alive\r\n"));
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_a_large_body() {
+    let (b, text, closed) = answer("/big");
+    assert_eq!(split(&text).1.len(), 3_000_000);
+    assert!(!closed && b.conn.is_idle());
+    let (_, text, _) = answer("/flood");
+    assert_eq!(split(&text).1.matches('y').count(), 3_200_000);
+    assert!(text.ends_with("\r\n0\r\n\r\n"));
+}
+
+#[test]
+fn a_large_body_goes_before_the_next_response() {
+    let mut b = Bench::new();
+    b.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\nGET /file HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(b.deadline, Some(Deadline::Write));
+    let text = b.text();
+    assert_eq!(statuses(&text), ["200", "200", "200"]);
+    assert_eq!(text.matches('x').count(), 3_000_000);
+    assert!(b.conn.is_idle());
+}
+
+#[test]
+fn files_are_sent_from_an_offset() {
+    let manifest = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let (b, text, closed) = answer("/file?100");
+    assert_eq!(split(&text).1, &manifest[2..102]);
+    assert!(!closed && b.conn.is_idle());
+    let (_, text, closed) = answer("/file?0");
+    assert_eq!(split(&text).1, "");
+    assert!(!closed);
+}
+
+#[test]
+fn a_file_shorter_than_promised_cuts_the_connection() {
+    let (_, text, closed) = answer("/file?1000000");
+    assert!(text.contains("Content-Length: 1000000\r\n"));
+    assert!(closed);
+}
+
+#[test]
+fn a_panic_is_a_500_and_closes() {
+    let (b, text, closed) = answer("/panic");
+    assert_eq!(statuses(&text), ["500"]);
+    assert!(closed && text.contains("Connection: close\r\n"), "{text}");
+    assert_eq!(b.seat.get(Word::Errors), 1);
+    let (_, text, closed) = answer("/late-panic");
+    assert!(text.starts_with("HTTP/1.1 200 OK") && !text.ends_with("0\r\n\r\n"));
+    assert!(closed);
+}
+
+#[test]
+fn a_failure_is_a_500_and_the_connection_lives() {
+    let (_, text, closed) = answer("/fail");
+    assert_eq!(statuses(&text), ["500"]);
+    assert!(!closed);
+    let text = wire(GET, |_, res| {
+        res.header("X-Secret", "half done").unwrap();
+        res.write(b"part").unwrap();
+        res.fail();
+        assert_eq!(res.body("x"), Err(Refused::Late));
+    });
+    assert_eq!(statuses(&text), ["500"]);
+    assert!(!text.contains("part") && !text.contains("X-Secret"), "{text}");
+}
+
+#[test]
+fn what_a_slow_reader_may_leave_waiting_is_bounded() {
+    let mut config = Config::default();
+    config.limits.pending = 1_000_000;
+    let mut b = Bench::with(
+        config,
+        http(|_: &Request<'_>, res: &mut Response| {
+            let full = (0..1000).find_map(|_| res.write(&[b'z'; 10_000]).err());
+            assert_eq!(full, Some(Refused::Full));
+        }),
+    );
+    b.send(GET.as_bytes());
+    let text = b.text();
+    assert!(text.ends_with("0\r\n\r\n"));
+    assert_eq!(b.seat.get(Word::Errors), 0);
+}
+
+#[test]
+fn a_client_that_is_gone_is_noticed() {
+    let mut b = Bench::with(
+        Config::default(),
+        http(|_: &Request<'_>, res: &mut Response| {
+            let gone = (0..1000).find_map(|_| res.write(&[b'z'; 10_000]).err());
+            assert_eq!(gone, Some(Refused::Gone));
+        }),
+    );
+    b.client.write_all(GET.as_bytes()).unwrap();
+    b.client = UnixStream::pair().unwrap().0;
+    b.readable(true);
+    assert!(b.server.is_none());
+    assert_eq!(b.seat.get(Word::Errors), 0);
+}
+
+#[test]
+fn an_upgrade_hands_over_what_was_read_already() {
+    let mut b = Bench::new();
+    b.send(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x/1, Echo\r\n\r\nearly");
+    let text = without_date(&b.text());
+    assert_eq!(text, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(b.upgraded.as_deref(), Some(&b"early"[..]));
+}
+
+#[test]
+fn an_upgrade_nobody_asked_for_is_refused() {
+    for fields in
+        ["", "Upgrade: echo\r\n", "Connection: upgrade\r\n", "Connection: upgrade\r\nUpgrade: other\r\n"]
+    {
+        let mut b = Bench::new();
+        b.send(format!("GET /upgrade HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+        assert_eq!(statuses(&b.text()), ["500"], "{fields}");
+        assert_eq!(b.upgraded, None);
+    }
+}
