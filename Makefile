@@ -44,7 +44,7 @@ fuzz: ## one minute of random bytes against the HTTP parser
 
 .PHONY: header
 header: ## write include/prefork.h anew from src/ffi
-	$(CARGO) build --lib --features header --locked
+	PREFORK_HEADER=include/prefork.h $(CARGO) check --lib --no-default-features --features header --locked
 
 .PHONY: install
 install: INTO = $(DESTDIR)$(PREFIX)

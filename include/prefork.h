@@ -474,8 +474,9 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
  * as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
  * the setting `max-pending`.
  *
- * Returns `size`, or a negative status: PREFORK_TIMEOUT, PREFORK_FULL, PREFORK_GONE, PREFORK_SYSTEM,
- * PREFORK_INVALID, PREFORK_NULL. After one the client may have received a part.
+ * Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
+ * taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
+ * client may have received a part.
  * Process: worker.
  *
  * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
@@ -485,10 +486,11 @@ ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 /**
  * As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
  * spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
- * its next call, with more behind it.
+ * its next call, with more behind it. A client that sends more than the setting `max-body` without anything
+ * being consumed is cut off.
  *
- * Returns a slice that borrows from `conn` until the callback returns or another function that changes
- * `conn` is called; empty in blocking style.
+ * Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
+ * `prefork_conn_consume()` is called; empty in blocking style.
  * Process: worker.
  *
  * Pointers: Borrows `conn` until return.
@@ -506,8 +508,8 @@ prefork_slice prefork_conn_data(const prefork_conn *conn);
 int prefork_conn_consume(prefork_conn *conn, size_t size);
 
 /**
- * As a stream: whether the client has ended its side and all of its bytes have been read. It may still
- * read: answer, then `prefork_conn_close()`.
+ * As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+ * may still read: what is written now is sent, and then the connection closes by itself.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker.
@@ -597,8 +599,8 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * The worker process a callback runs in. Given to `worker_start`, `worker_stop` and `on_drain`; it lives
- * as long as the worker.
+ * The worker process a callback runs in, given to `worker_start`, `worker_stop` and `on_drain`. It is
+ * borrowed until that callback returns: keep what it says, not the pointer.
  */
 typedef struct prefork_worker prefork_worker;
 
