@@ -4,8 +4,8 @@
  *
  * WHAT IT IS
  *
- * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs your
- * code, a handler, in one of three styles:
+ * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
+ * your code, a handler, in one of three styles:
  *
  *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
  *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
@@ -38,27 +38,27 @@
  *         prefork_server_free(server);
  *     }
  *
- *     cc host.c $(pkg-config --cflags --libs prefork)                           with libprefork.so
- *     cc -static-pie host.c $(pkg-config --cflags --libs --static prefork)      with libprefork.a, libc and all
+ *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
+ *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callback of prefork_server_on_start(). Never a handler, and never a module's code.
- *     worker   worker_start, then the handler's callbacks, then worker_stop; prefork_request_*, prefork_response_*,
- *              prefork_conn_*, prefork_worker_*.
+ *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
+ *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
- * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of then. What is
- * written afterwards is seen by that process alone. A module is loaded in each worker, after the fork, from a private
- * copy of the file; so its $ORIGIN is not the file's folder.
+ * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
+ * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
+ * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may do nothing
- * but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what processes must not share:
- * database connections, epoll descriptors, random number generators. A worker calls its callbacks one at a time from its one
- * thread; it may start threads of its own, but only the first may call functions of this header.
- * A callback must return: no longjmp and no C++ exception may leave it. A crash costs the worker, which is replaced, and
- * the connections it had in progress.
+ * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
+ * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * processes must not share: database connections, epoll descriptors, random number generators. A worker
+ * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
+ * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
+ * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
  *
  * POINTERS
  *
@@ -67,14 +67,15 @@
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
  *     creates   gives you something new, to be freed as said
- * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that come out are a
- * prefork_slice, which does not end with NUL. NULL where something is needed is answered with PREFORK_NULL (or with
- * nothing: 0, an empty slice), never with a crash. `state` and other pointers of your own are handed through unseen.
+ * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
+ * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
+ * of your own are handed through unseen.
  *
  * STATUSES
  *
- * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move bytes return
- * a number of bytes, or such a status. prefork_strerror() has the text.
+ * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
+ * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
  */
 #ifndef PREFORK_H
 #define PREFORK_H
@@ -354,7 +355,8 @@ int prefork_response_header(prefork_response *res, const char *name, const char 
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 int prefork_response_body(prefork_response *res, const void *data, size_t size);
 
@@ -365,7 +367,8 @@ int prefork_response_body(prefork_response *res, const void *data, size_t size);
  * Returns as `prefork_response_body()`.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
+ * `size` is 0.
  */
 int prefork_response_body_static(prefork_response *res, const void *data, size_t size);
 
@@ -377,8 +380,8 @@ int prefork_response_body_static(prefork_response *res, const void *data, size_t
  * Returns as `prefork_response_body()`. PREFORK_NULL where `release` is NULL: then nothing was taken.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`; `data` may
- * be NULL where `size` is 0, `owner` may be NULL.
+ * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
+ * `data` may be NULL where `size` is 0, `owner` may be NULL.
  */
 int prefork_response_body_owned(prefork_response *res,
                                 const void *data,
@@ -395,7 +398,8 @@ int prefork_response_body_owned(prefork_response *res,
  * PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 int prefork_response_write(prefork_response *res, const void *data, size_t size);
 
@@ -406,8 +410,8 @@ int prefork_response_write(prefork_response *res, const void *data, size_t size)
  * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are sent, the
- * client is gone, or the call is refused.
+ * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
+ * sent, the client is gone, or the call is refused.
  */
 int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
 
@@ -479,7 +483,8 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
  * client may have received a part.
  * Process: worker.
  *
- * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 
@@ -589,8 +594,8 @@ void *prefork_conn_user(prefork_conn *conn);
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind it; it may
- * be NULL.
+ * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
+ * it; it may be NULL.
  */
 int prefork_conn_set_user(prefork_conn *conn, void *user);
 
@@ -832,8 +837,8 @@ int prefork_server_set(prefork_server *server, const char *name, const char *val
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
  * Process: master, before it runs.
  *
- * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args` may be NULL
- * where `count` is 0.
+ * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
+ * may be NULL where `count` is 0.
  */
 int prefork_server_args(prefork_server *server, size_t count, const char *const *args);
 
@@ -844,8 +849,8 @@ int prefork_server_args(prefork_server *server, size_t count, const char *const 
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
  * Process: master, before it runs; `on_request` is called in workers.
  *
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: workers have
- * their own copy of the memory behind it, as it is when they are forked.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
+ * workers have their own copy of the memory behind it, as it is when they are forked.
  */
 int prefork_server_on_request(prefork_server *server, void (*on_request)(prefork_request *req,
                                                                                 prefork_response *res,
@@ -884,16 +889,16 @@ int prefork_server_on_data(prefork_server *server,
  * PREFORK_NULL.
  * Process: master, before it runs; the callbacks are called in workers.
  *
- * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until `server` is
- * freed.
+ * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
+ * `server` is freed.
  */
 int prefork_server_module(prefork_server *server, const struct prefork_module *module, void *state);
 
 /**
- * Serves with a module from a file. It is read when the server runs: each worker loads a private copy. The
- * program must export the `prefork_*` functions to it: link with
- * `-Wl,--export-dynamic-symbol='prefork_*'`, which `pkg-config --libs --static prefork` has in it; a
- * program linked with libprefork.so need not.
+ * Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
+ * The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
+ * ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
+ * all static.
  *
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
  * `prefork_server_run()`.
@@ -911,8 +916,8 @@ int prefork_server_module_file(prefork_server *server, const char *path);
  * `server` is NULL.
  * Process: master, before it runs; `on_start` is called in the master.
  *
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `started`
- * and what it points to are borrowed until `on_start` returns.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ * `started` and what it points to are borrowed until `on_start` returns.
  */
 int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefork_started *started,
                                                                             void *state), void *state);

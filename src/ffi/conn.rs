@@ -53,7 +53,8 @@ pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_write(
     conn: *mut prefork_conn,
@@ -213,8 +214,8 @@ pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_vo
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind it; it may
-/// be NULL.
+/// Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
+/// it; it may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
     guard(|| {

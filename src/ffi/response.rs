@@ -65,7 +65,8 @@ pub unsafe extern "C" fn prefork_response_header(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body(
     res: *mut prefork_response,
@@ -87,7 +88,8 @@ pub unsafe extern "C" fn prefork_response_body(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where `size` is 0.
+/// Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
+/// `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_static(
     res: *mut prefork_response,
@@ -110,8 +112,8 @@ pub unsafe extern "C" fn prefork_response_body_static(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`; `data` may
-/// be NULL where `size` is 0, `owner` may be NULL.
+/// Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
+/// `data` may be NULL where `size` is 0, `owner` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_owned(
     res: *mut prefork_response,
@@ -165,7 +167,8 @@ impl AsRef<[u8]> for Owned {
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_write(
     res: *mut prefork_response,
@@ -187,8 +190,8 @@ pub unsafe extern "C" fn prefork_response_write(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are sent, the
-/// client is gone, or the call is refused.
+/// Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
+/// sent, the client is gone, or the call is refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_file(
     res: *mut prefork_response,
