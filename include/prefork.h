@@ -323,7 +323,8 @@ uint32_t prefork_request_listener(const prefork_request *req);
 
 /**
  * The answer to a request, given to `on_request`. Without any call it is a 200 with an empty body; it is
- * sent when the callback returns. Use it until then, not longer.
+ * sent when the callback returns, and lives until then. prefork writes Date, Connection, and
+ * Content-Length or Transfer-Encoding; the rest of the head is the handler's.
  */
 typedef struct prefork_response prefork_response;
 
@@ -338,7 +339,7 @@ typedef struct prefork_response prefork_response;
 int prefork_response_status(prefork_response *res, unsigned int code);
 
 /**
- * Adds a header field; the same name may be added several times. `Date` and `Server` replace what prefork
+ * Adds a header field; the same name may be added several times. A `Date` replaces the one that prefork
  * would have written. What could break the message's framing is refused, not repaired.
  *
  * Returns PREFORK_OK, PREFORK_FIELD (the name is no token, or the value has CR, LF or another control byte
@@ -350,7 +351,8 @@ int prefork_response_status(prefork_response *res, unsigned int code);
 int prefork_response_header(prefork_response *res, const char *name, const char *value);
 
 /**
- * Sets the body; Content-Length is written by prefork. A second body replaces the first.
+ * Sets the body; Content-Length is written by prefork. A second body replaces the first. What the answer
+ * may not have is not sent: a body for HEAD, or with status 204, 205 or 304 (RFC 9110 section 6.4.1).
  *
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
@@ -392,7 +394,8 @@ int prefork_response_body_owned(prefork_response *res,
 /**
  * Sends a part of a body whose length is not known yet. The head goes out with the first part, the end
  * with the return of `on_request`: chunked for HTTP/1.1, ended by the close for HTTP/1.0 (RFC 9112 section
- * 6.3). Never waits: what the client does not take yet is kept, up to the setting `max-pending`.
+ * 6.3). Parts are gathered, and sent when they make 64 KiB. Never waits: what the client does not take yet
+ * is kept, up to the setting `max-pending`.
  *
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_body()` and its like), PREFORK_FULL,
  * PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
@@ -416,8 +419,8 @@ int prefork_response_write(prefork_response *res, const void *data, size_t size)
 int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
 
 /**
- * Closes the connection after this response, which then says so (`Connection: close`, RFC 9112 section
- * 9.6).
+ * Closes the connection after this response, which says so (`Connection: close`, RFC 9112 section 9.6)
+ * where its head has not been written yet.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
@@ -439,7 +442,8 @@ int prefork_response_fail(prefork_response *res);
 
 /**
  * Answers 101 and makes this connection a stream of bytes: from now on `on_open`, `on_data` and `on_close`
- * are called for it. Header fields added to this response go out with the 101 (RFC 9110 section 7.8).
+ * are called for it. Header fields added to this response, before or after, go out with the 101 (RFC 9110
+ * section 7.8).
  *
  * Returns PREFORK_OK, PREFORK_UPGRADE where the request's Upgrade field does not name `protocol`,
  * PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
