@@ -44,14 +44,21 @@ fuzz: ## one minute of random bytes against the HTTP parser
 
 .PHONY: header
 header: ## write include/prefork.h anew from src/ffi
-	$(CARGO) build --lib --features header --locked
+	PREFORK_HEADER=include/prefork.h $(CARGO) check --lib --no-default-features --features header --locked
 
 .PHONY: install
 install: INTO = $(DESTDIR)$(PREFIX)
-install: build ## the program, its manual page and completions, under PREFIX
-	install -d $(INTO)/bin $(INTO)/share/man/man1 $(INTO)/share/bash-completion/completions \
+install: VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+install: build ## the program, the libraries, the header and what belongs to them, under PREFIX
+	install -d $(INTO)/bin $(INTO)/include $(INTO)/lib/pkgconfig $(INTO)/share/man/man1 $(INTO)/share/bash-completion/completions \
 	    $(INTO)/share/zsh/site-functions $(INTO)/share/fish/vendor_completions.d
 	install -m 755 $(BUILT)/prefork $(INTO)/bin/prefork
+	install -m 755 $(BUILT)/libprefork.so $(INTO)/lib/libprefork.so.$(VERSION)
+	ln -sfn libprefork.so.$(VERSION) $(INTO)/lib/libprefork.so.0
+	ln -sfn libprefork.so.0 $(INTO)/lib/libprefork.so
+	install -m 644 $(BUILT)/libprefork.a $(INTO)/lib/libprefork.a
+	install -m 644 include/prefork.h $(INTO)/include/prefork.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' prefork.pc.in >$(INTO)/lib/pkgconfig/prefork.pc
 	$(BUILT)/prefork man >$(INTO)/share/man/man1/prefork.1
 	$(BUILT)/prefork completions bash >$(INTO)/share/bash-completion/completions/prefork
 	$(BUILT)/prefork completions zsh >$(INTO)/share/zsh/site-functions/_prefork

@@ -13,6 +13,7 @@ fn main() {
 
 /// `include/prefork.h` is committed, so that nobody who uses it needs cbindgen; `make header` and a test run this.
 #[cfg(feature = "header")]
+#[allow(clippy::expect_used, reason = "a build script has nobody to hand an error to")]
 mod header {
     use std::fs;
     use std::path::PathBuf;

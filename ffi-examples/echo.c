@@ -5,20 +5,16 @@
  */
 #include <prefork.h>
 
-/* Called whenever bytes have arrived, and at the client's end. Nothing here waits: what the client does not
- * take yet is kept by prefork, up to the setting max-pending. */
+/* Called whenever bytes have arrived. Nothing here waits: what the client does not take yet is kept by prefork,
+ * up to the setting max-pending. */
 static void echo(prefork_conn *conn, void *state)
 {
     prefork_slice in = prefork_conn_data(conn);
 
     (void)state;
-    if (prefork_conn_write(conn, in.data, in.len) < 0) {
+    if (prefork_conn_write(conn, in.data, in.len) < 0)
         prefork_conn_close(conn);
-        return;
-    }
     prefork_conn_consume(conn, in.len);
-    if (prefork_conn_at_end(conn))
-        prefork_conn_close(conn);
 }
 
 PREFORK_MODULE(.on_data = echo)

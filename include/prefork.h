@@ -4,8 +4,8 @@
  *
  * WHAT IT IS
  *
- * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs your
- * code, a handler, in one of three styles:
+ * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
+ * your code, a handler, in one of three styles:
  *
  *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
  *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
@@ -38,27 +38,27 @@
  *         prefork_server_free(server);
  *     }
  *
- *     cc host.c $(pkg-config --cflags --libs prefork)                           with libprefork.so
- *     cc -static-pie host.c $(pkg-config --cflags --libs --static prefork)      with libprefork.a, libc and all
+ *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
+ *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callback of prefork_server_on_start(). Never a handler, and never a module's code.
- *     worker   worker_start, then the handler's callbacks, then worker_stop; prefork_request_*, prefork_response_*,
- *              prefork_conn_*, prefork_worker_*.
+ *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
+ *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
- * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of then. What is
- * written afterwards is seen by that process alone. A module is loaded in each worker, after the fork, from a private
- * copy of the file; so its $ORIGIN is not the file's folder.
+ * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
+ * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
+ * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may do nothing
- * but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what processes must not share:
- * database connections, epoll descriptors, random number generators. A worker calls its callbacks one at a time from its one
- * thread; it may start threads of its own, but only the first may call functions of this header.
- * A callback must return: no longjmp and no C++ exception may leave it. A crash costs the worker, which is replaced, and
- * the connections it had in progress.
+ * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
+ * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * processes must not share: database connections, epoll descriptors, random number generators. A worker
+ * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
+ * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
+ * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
  *
  * POINTERS
  *
@@ -67,14 +67,15 @@
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
  *     creates   gives you something new, to be freed as said
- * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that come out are a
- * prefork_slice, which does not end with NUL. NULL where something is needed is answered with PREFORK_NULL (or with
- * nothing: 0, an empty slice), never with a crash. `state` and other pointers of your own are handed through unseen.
+ * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
+ * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
+ * of your own are handed through unseen.
  *
  * STATUSES
  *
- * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move bytes return
- * a number of bytes, or such a status. prefork_strerror() has the text.
+ * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
+ * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
  */
 #ifndef PREFORK_H
 #define PREFORK_H
@@ -322,7 +323,8 @@ uint32_t prefork_request_listener(const prefork_request *req);
 
 /**
  * The answer to a request, given to `on_request`. Without any call it is a 200 with an empty body; it is
- * sent when the callback returns. Use it until then, not longer.
+ * sent when the callback returns, and lives until then. prefork writes Date, Connection, and
+ * Content-Length or Transfer-Encoding; the rest of the head is the handler's.
  */
 typedef struct prefork_response prefork_response;
 
@@ -337,7 +339,7 @@ typedef struct prefork_response prefork_response;
 int prefork_response_status(prefork_response *res, unsigned int code);
 
 /**
- * Adds a header field; the same name may be added several times. `Date` and `Server` replace what prefork
+ * Adds a header field; the same name may be added several times. A `Date` replaces the one that prefork
  * would have written. What could break the message's framing is refused, not repaired.
  *
  * Returns PREFORK_OK, PREFORK_FIELD (the name is no token, or the value has CR, LF or another control byte
@@ -349,12 +351,14 @@ int prefork_response_status(prefork_response *res, unsigned int code);
 int prefork_response_header(prefork_response *res, const char *name, const char *value);
 
 /**
- * Sets the body; Content-Length is written by prefork. A second body replaces the first.
+ * Sets the body; Content-Length is written by prefork. A second body replaces the first. What the answer
+ * may not have is not sent: a body for HEAD, or with status 204, 205 or 304 (RFC 9110 section 6.4.1).
  *
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 int prefork_response_body(prefork_response *res, const void *data, size_t size);
 
@@ -365,7 +369,8 @@ int prefork_response_body(prefork_response *res, const void *data, size_t size);
  * Returns as `prefork_response_body()`.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
+ * `size` is 0.
  */
 int prefork_response_body_static(prefork_response *res, const void *data, size_t size);
 
@@ -377,8 +382,8 @@ int prefork_response_body_static(prefork_response *res, const void *data, size_t
  * Returns as `prefork_response_body()`. PREFORK_NULL where `release` is NULL: then nothing was taken.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`; `data` may
- * be NULL where `size` is 0, `owner` may be NULL.
+ * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
+ * `data` may be NULL where `size` is 0, `owner` may be NULL.
  */
 int prefork_response_body_owned(prefork_response *res,
                                 const void *data,
@@ -389,13 +394,15 @@ int prefork_response_body_owned(prefork_response *res,
 /**
  * Sends a part of a body whose length is not known yet. The head goes out with the first part, the end
  * with the return of `on_request`: chunked for HTTP/1.1, ended by the close for HTTP/1.0 (RFC 9112 section
- * 6.3). Never waits: what the client does not take yet is kept, up to the setting `max-pending`.
+ * 6.3). Parts are gathered, and sent when they make 64 KiB. Never waits: what the client does not take yet
+ * is kept, up to the setting `max-pending`.
  *
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_body()` and its like), PREFORK_FULL,
  * PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 int prefork_response_write(prefork_response *res, const void *data, size_t size);
 
@@ -406,14 +413,14 @@ int prefork_response_write(prefork_response *res, const void *data, size_t size)
  * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative.
  * Process: worker.
  *
- * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are sent, the
- * client is gone, or the call is refused.
+ * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
+ * sent, the client is gone, or the call is refused.
  */
 int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
 
 /**
- * Closes the connection after this response, which then says so (`Connection: close`, RFC 9112 section
- * 9.6).
+ * Closes the connection after this response, which says so (`Connection: close`, RFC 9112 section 9.6)
+ * where its head has not been written yet.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
@@ -435,7 +442,8 @@ int prefork_response_fail(prefork_response *res);
 
 /**
  * Answers 101 and makes this connection a stream of bytes: from now on `on_open`, `on_data` and `on_close`
- * are called for it. Header fields added to this response go out with the 101 (RFC 9110 section 7.8).
+ * are called for it. Header fields added to this response, before or after, go out with the 101 (RFC 9110
+ * section 7.8).
  *
  * Returns PREFORK_OK, PREFORK_UPGRADE where the request's Upgrade field does not name `protocol`,
  * PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
@@ -474,21 +482,24 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
  * as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
  * the setting `max-pending`.
  *
- * Returns `size`, or a negative status: PREFORK_TIMEOUT, PREFORK_FULL, PREFORK_GONE, PREFORK_SYSTEM,
- * PREFORK_INVALID, PREFORK_NULL. After one the client may have received a part.
+ * Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
+ * taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
+ * client may have received a part.
  * Process: worker.
  *
- * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
  */
 ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 
 /**
  * As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
  * spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
- * its next call, with more behind it.
+ * its next call, with more behind it. A client that sends more than the setting `max-body` without anything
+ * being consumed is cut off.
  *
- * Returns a slice that borrows from `conn` until the callback returns or another function that changes
- * `conn` is called; empty in blocking style.
+ * Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
+ * `prefork_conn_consume()` is called; empty in blocking style.
  * Process: worker.
  *
  * Pointers: Borrows `conn` until return.
@@ -506,8 +517,8 @@ prefork_slice prefork_conn_data(const prefork_conn *conn);
 int prefork_conn_consume(prefork_conn *conn, size_t size);
 
 /**
- * As a stream: whether the client has ended its side and all of its bytes have been read. It may still
- * read: answer, then `prefork_conn_close()`.
+ * As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+ * may still read: what is written now is sent, and then the connection closes by itself.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker.
@@ -587,8 +598,8 @@ void *prefork_conn_user(prefork_conn *conn);
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
  *
- * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind it; it may
- * be NULL.
+ * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
+ * it; it may be NULL.
  */
 int prefork_conn_set_user(prefork_conn *conn, void *user);
 
@@ -597,8 +608,8 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * The worker process a callback runs in. Given to `worker_start`, `worker_stop` and `on_drain`; it lives
- * as long as the worker.
+ * The worker process a callback runs in, given to `worker_start`, `worker_stop` and `on_drain`. It is
+ * borrowed until that callback returns: keep what it says, not the pointer.
  */
 typedef struct prefork_worker prefork_worker;
 
@@ -830,8 +841,8 @@ int prefork_server_set(prefork_server *server, const char *name, const char *val
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
  * Process: master, before it runs.
  *
- * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args` may be NULL
- * where `count` is 0.
+ * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
+ * may be NULL where `count` is 0.
  */
 int prefork_server_args(prefork_server *server, size_t count, const char *const *args);
 
@@ -842,8 +853,8 @@ int prefork_server_args(prefork_server *server, size_t count, const char *const 
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
  * Process: master, before it runs; `on_request` is called in workers.
  *
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: workers have
- * their own copy of the memory behind it, as it is when they are forked.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
+ * workers have their own copy of the memory behind it, as it is when they are forked.
  */
 int prefork_server_on_request(prefork_server *server, void (*on_request)(prefork_request *req,
                                                                                 prefork_response *res,
@@ -882,16 +893,16 @@ int prefork_server_on_data(prefork_server *server,
  * PREFORK_NULL.
  * Process: master, before it runs; the callbacks are called in workers.
  *
- * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until `server` is
- * freed.
+ * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
+ * `server` is freed.
  */
 int prefork_server_module(prefork_server *server, const struct prefork_module *module, void *state);
 
 /**
- * Serves with a module from a file. It is read when the server runs: each worker loads a private copy. The
- * program must export the `prefork_*` functions to it: link with
- * `-Wl,--export-dynamic-symbol='prefork_*'`, which `pkg-config --libs --static prefork` has in it; a
- * program linked with libprefork.so need not.
+ * Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
+ * The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
+ * ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
+ * all static.
  *
  * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
  * `prefork_server_run()`.
@@ -909,8 +920,8 @@ int prefork_server_module_file(prefork_server *server, const char *path);
  * `server` is NULL.
  * Process: master, before it runs; `on_start` is called in the master.
  *
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `started`
- * and what it points to are borrowed until `on_start` returns.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ * `started` and what it points to are borrowed until `on_start` returns.
  */
 int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefork_started *started,
                                                                             void *state), void *state);

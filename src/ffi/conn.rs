@@ -47,12 +47,14 @@ pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_
 /// as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
 /// the setting `max-pending`.
 ///
-/// Returns `size`, or a negative status: PREFORK_TIMEOUT, PREFORK_FULL, PREFORK_GONE, PREFORK_SYSTEM,
-/// PREFORK_INVALID, PREFORK_NULL. After one the client may have received a part.
+/// Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
+/// taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
+/// client may have received a part.
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_write(
     conn: *mut prefork_conn,
@@ -71,10 +73,11 @@ pub unsafe extern "C" fn prefork_conn_write(
 
 /// As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
 /// spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
-/// its next call, with more behind it.
+/// its next call, with more behind it. A client that sends more than the setting `max-body` without anything
+/// being consumed is cut off.
 ///
-/// Returns a slice that borrows from `conn` until the callback returns or another function that changes
-/// `conn` is called; empty in blocking style.
+/// Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
+/// `prefork_conn_consume()` is called; empty in blocking style.
 /// Process: worker.
 ///
 /// # Safety
@@ -101,8 +104,8 @@ pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usi
     })
 }
 
-/// As a stream: whether the client has ended its side and all of its bytes have been read. It may still
-/// read: answer, then `prefork_conn_close()`.
+/// As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+/// may still read: what is written now is sent, and then the connection closes by itself.
 ///
 /// Returns 1 or 0, or PREFORK_NULL.
 /// Process: worker.
@@ -211,8 +214,8 @@ pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_vo
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind it; it may
-/// be NULL.
+/// Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
+/// it; it may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
     guard(|| {

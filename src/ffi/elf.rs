@@ -101,7 +101,7 @@ fn not_elf(head: &[u8]) -> String {
         _ if head.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) => "text",
         _ => "no ELF file",
     };
-    format!("found {found}: {BUILD}; a program of another kind goes behind --")
+    format!("found {found}: {BUILD}")
 }
 
 /// The first 16 bytes and the machine: read only after these are ours may the rest be.

@@ -4,8 +4,8 @@
  *
  * WHAT IT IS
  *
- * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs your
- * code, a handler, in one of three styles:
+ * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
+ * your code, a handler, in one of three styles:
  *
  *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
  *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
@@ -38,27 +38,27 @@
  *         prefork_server_free(server);
  *     }
  *
- *     cc host.c $(pkg-config --cflags --libs prefork)                           with libprefork.so
- *     cc -static-pie host.c $(pkg-config --cflags --libs --static prefork)      with libprefork.a, libc and all
+ *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
+ *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callback of prefork_server_on_start(). Never a handler, and never a module's code.
- *     worker   worker_start, then the handler's callbacks, then worker_stop; prefork_request_*, prefork_response_*,
- *              prefork_conn_*, prefork_worker_*.
+ *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
+ *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
- * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of then. What is
- * written afterwards is seen by that process alone. A module is loaded in each worker, after the fork, from a private
- * copy of the file; so its $ORIGIN is not the file's folder.
+ * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
+ * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
+ * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may do nothing
- * but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what processes must not share:
- * database connections, epoll descriptors, random number generators. A worker calls its callbacks one at a time from its one
- * thread; it may start threads of its own, but only the first may call functions of this header.
- * A callback must return: no longjmp and no C++ exception may leave it. A crash costs the worker, which is replaced, and
- * the connections it had in progress.
+ * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
+ * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * processes must not share: database connections, epoll descriptors, random number generators. A worker
+ * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
+ * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
+ * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
  *
  * POINTERS
  *
@@ -67,14 +67,15 @@
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
  *     creates   gives you something new, to be freed as said
- * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that come out are a
- * prefork_slice, which does not end with NUL. NULL where something is needed is answered with PREFORK_NULL (or with
- * nothing: 0, an empty slice), never with a crash. `state` and other pointers of your own are handed through unseen.
+ * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
+ * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
+ * of your own are handed through unseen.
  *
  * STATUSES
  *
- * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move bytes return
- * a number of bytes, or such a status. prefork_strerror() has the text.
+ * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
+ * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
  */
 #ifndef PREFORK_H
 #define PREFORK_H

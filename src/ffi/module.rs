@@ -90,6 +90,7 @@ impl prefork_module {
     /// What was found instead of a descriptor of this binary interface, and what to do.
     ///
     /// # Safety
+    ///
     /// `at` points to the head of a descriptor, and to as many bytes as it says where its major version is
     /// ours.
     pub(super) unsafe fn read(at: *const Self) -> Result<Self, String> {
@@ -141,6 +142,7 @@ impl Callbacks {
     /// As [`prefork_module::kind`].
     ///
     /// # Safety
+    ///
     /// The callbacks are what the header says they are, and may be called with `state` for the rest of this
     /// process's life.
     pub(super) unsafe fn new(module: prefork_module, state: *mut c_void) -> Result<Self, &'static str> {

@@ -7,7 +7,8 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 /// The answer to a request, given to `on_request`. Without any call it is a 200 with an empty body; it is
-/// sent when the callback returns. Use it until then, not longer.
+/// sent when the callback returns, and lives until then. prefork writes Date, Connection, and
+/// Content-Length or Transfer-Encoding; the rest of the head is the handler's.
 pub struct prefork_response {
     _behind: (),
 }
@@ -33,7 +34,7 @@ pub unsafe extern "C" fn prefork_response_status(res: *mut prefork_response, cod
     })
 }
 
-/// Adds a header field; the same name may be added several times. `Date` and `Server` replace what prefork
+/// Adds a header field; the same name may be added several times. A `Date` replaces the one that prefork
 /// would have written. What could break the message's framing is refused, not repaired.
 ///
 /// Returns PREFORK_OK, PREFORK_FIELD (the name is no token, or the value has CR, LF or another control byte
@@ -59,13 +60,15 @@ pub unsafe extern "C" fn prefork_response_header(
     })
 }
 
-/// Sets the body; Content-Length is written by prefork. A second body replaces the first.
+/// Sets the body; Content-Length is written by prefork. A second body replaces the first. What the answer
+/// may not have is not sent: a body for HEAD, or with status 204, 205 or 304 (RFC 9110 section 6.4.1).
 ///
 /// Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body(
     res: *mut prefork_response,
@@ -87,7 +90,8 @@ pub unsafe extern "C" fn prefork_response_body(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where `size` is 0.
+/// Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
+/// `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_static(
     res: *mut prefork_response,
@@ -110,8 +114,8 @@ pub unsafe extern "C" fn prefork_response_body_static(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`; `data` may
-/// be NULL where `size` is 0, `owner` may be NULL.
+/// Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
+/// `data` may be NULL where `size` is 0, `owner` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_owned(
     res: *mut prefork_response,
@@ -158,14 +162,16 @@ impl AsRef<[u8]> for Owned {
 
 /// Sends a part of a body whose length is not known yet. The head goes out with the first part, the end
 /// with the return of `on_request`: chunked for HTTP/1.1, ended by the close for HTTP/1.0 (RFC 9112 section
-/// 6.3). Never waits: what the client does not take yet is kept, up to the setting `max-pending`.
+/// 6.3). Parts are gathered, and sent when they make 64 KiB. Never waits: what the client does not take yet
+/// is kept, up to the setting `max-pending`.
 ///
 /// Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_body()` and its like), PREFORK_FULL,
 /// PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_write(
     res: *mut prefork_response,
@@ -187,8 +193,8 @@ pub unsafe extern "C" fn prefork_response_write(
 /// Process: worker.
 ///
 /// # Safety
-/// Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are sent, the
-/// client is gone, or the call is refused.
+/// Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
+/// sent, the client is gone, or the call is refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_file(
     res: *mut prefork_response,
@@ -215,8 +221,8 @@ unsafe fn take_fd(fd: c_int) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Closes the connection after this response, which then says so (`Connection: close`, RFC 9112 section
-/// 9.6).
+/// Closes the connection after this response, which says so (`Connection: close`, RFC 9112 section 9.6)
+/// where its head has not been written yet.
 ///
 /// Returns PREFORK_OK or PREFORK_NULL.
 /// Process: worker.
@@ -250,7 +256,8 @@ pub unsafe extern "C" fn prefork_response_fail(res: *mut prefork_response) -> c_
 }
 
 /// Answers 101 and makes this connection a stream of bytes: from now on `on_open`, `on_data` and `on_close`
-/// are called for it. Header fields added to this response go out with the 101 (RFC 9110 section 7.8).
+/// are called for it. Header fields added to this response, before or after, go out with the 101 (RFC 9110
+/// section 7.8).
 ///
 /// Returns PREFORK_OK, PREFORK_UPGRADE where the request's Upgrade field does not name `protocol`,
 /// PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.

@@ -202,8 +202,8 @@ pub unsafe extern "C" fn prefork_server_set(
 /// Process: master, before it runs.
 ///
 /// # Safety
-/// Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args` may be NULL
-/// where `count` is 0.
+/// Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
+/// may be NULL where `count` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_args(
     server: *mut prefork_server,
@@ -230,8 +230,8 @@ pub unsafe extern "C" fn prefork_server_args(
 /// Process: master, before it runs; `on_request` is called in workers.
 ///
 /// # Safety
-/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: workers have
-/// their own copy of the memory behind it, as it is when they are forked.
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
+/// workers have their own copy of the memory behind it, as it is when they are forked.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_request(
     server: *mut prefork_server,
@@ -290,8 +290,8 @@ pub unsafe extern "C" fn prefork_server_on_data(
 /// Process: master, before it runs; the callbacks are called in workers.
 ///
 /// # Safety
-/// Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until `server` is
-/// freed.
+/// Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
+/// `server` is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_module(
     server: *mut prefork_server,
@@ -313,10 +313,10 @@ pub unsafe extern "C" fn prefork_server_module(
     })
 }
 
-/// Serves with a module from a file. It is read when the server runs: each worker loads a private copy. The
-/// program must export the `prefork_*` functions to it: link with
-/// `-Wl,--export-dynamic-symbol='prefork_*'`, which `pkg-config --libs --static prefork` has in it; a
-/// program linked with libprefork.so need not.
+/// Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
+/// The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
+/// ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
+/// all static.
 ///
 /// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
 /// `prefork_server_run()`.
@@ -347,8 +347,8 @@ pub unsafe extern "C" fn prefork_server_module_file(
 /// Process: master, before it runs; `on_start` is called in the master.
 ///
 /// # Safety
-/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `started`
-/// and what it points to are borrowed until `on_start` returns.
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+/// `started` and what it points to are borrowed until `on_start` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_start(
     server: *mut prefork_server,

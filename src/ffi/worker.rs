@@ -4,8 +4,8 @@ use super::guard::{Opaque, borrow, guard};
 use crate::Worker;
 use std::ffi::c_char;
 
-/// The worker process a callback runs in. Given to `worker_start`, `worker_stop` and `on_drain`; it lives
-/// as long as the worker.
+/// The worker process a callback runs in, given to `worker_start`, `worker_stop` and `on_drain`. It is
+/// borrowed until that callback returns: keep what it says, not the pointer.
 pub struct prefork_worker {
     _behind: (),
 }
