@@ -164,12 +164,9 @@ fn perform(task: Task) -> Result<(), Failure> {
     match task {
         Task::Print(text) => tolerate_closed_pipe(io::stdout().write_all(&text)),
         Task::Serve { name, mut server } => {
-            let (dispatch, drain) = (server.config_mut().dispatch, server.config_mut().drain_timeout);
-            let stopped = server.on_start(move |s| banner::print(s, &name, dispatch)).run()?;
-            if stopped.killed > 0 {
-                let text = format!("{} workers had to be killed", stopped.killed);
-                let _ = writeln!(io::stderr(), "prefork: {text} (drain-timeout {})", settings::time(drain));
-            }
+            let dispatch = server.config_mut().dispatch;
+            // How many workers had to be killed in the end stands in the log already.
+            server.on_start(move |started| banner::print(started, &name, dispatch)).run()?;
             Ok(())
         }
     }

@@ -144,7 +144,12 @@ fn timeouts() -> [Arg; 6] {
         text("body-timeout", timeouts.body, "Between two reads of a request body", "Over it: 408; 0: none"),
         text("idle-timeout", timeouts.idle, "Between two requests of a connection", "0: none"),
         text("write-timeout", timeouts.write, "Until a slow client takes more of a response", "0: none"),
-        text("boot-timeout", boot_timeout, "Until a new worker is ready", "Over it: the worker is killed"),
+        text(
+            "boot-timeout",
+            boot_timeout,
+            "Until a new worker is ready",
+            "Over it: the worker is killed; 0: none",
+        ),
         text(
             "drain-timeout",
             drain_timeout,
