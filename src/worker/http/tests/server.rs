@@ -19,7 +19,6 @@ fn serve() {
     let mut events = Events::with_capacity(64);
     let mut engine = HttpEngine::new(&config);
     let mut handler = http(fixture);
-    let worker = Worker { id: 1, slot: 0, generation: 1, args: Vec::new() };
     let seat = Scoreboard::new(1).unwrap().seat(0);
     let mut conns: HashMap<usize, (OwnedFd, HttpConn)> = HashMap::new();
     let mut count = 0;
@@ -61,14 +60,7 @@ fn serve() {
         }
         for (t, _, end, late) in todo {
             let Some((fd, conn)) = conns.get_mut(&t) else { continue };
-            let mut cx = Context {
-                handler: &mut handler,
-                worker: &worker,
-                config: &config,
-                seat,
-                now,
-                draining: false,
-            };
+            let mut cx = Context { handler: &mut handler, config: &config, seat, now, draining: false };
             let next = match late {
                 true => engine.on_deadline(fd.as_fd(), conn, &mut cx),
                 false => engine.on_readable(fd.as_fd(), 0, conn, end, &mut cx),
