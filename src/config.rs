@@ -186,7 +186,15 @@ impl Config {
         rule((1..=1000).contains(&self.limits.headers), "max-headers: expected 1 to 1000")?;
         rule(self.limits.body <= 1 << 40, "max-body: expected at most 1024G")?;
         rule(self.unix_mode <= 0o777, "unix-mode: expected an octal mode from 0 to 777")?;
-        rule(self.listen.len() <= MAX_LISTENERS, "listen: expected at most 64 addresses")
+        rule(self.listen.len() <= MAX_LISTENERS, "listen: expected at most 64 addresses")?;
+        let twice = (1..self.listen.len()).find(|&i| self.listen[..i].contains(&self.listen[i]));
+        match twice.map(|i| &self.listen[i]) {
+            // Port 0 asks for a free port each time.
+            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) if a.port() == 0) => {
+                Err(Error::new(ErrorKind::Config, format!("listen {addr}: given twice")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,4 +1,72 @@
-//! prefork: worker processes behind one address, and no accepted connection lost.
+//! Worker processes behind one address, and no accepted connection lost.
+//!
+//! ```no_run
+//! # fn main() -> prefork::Result<()> {
+//! prefork::Server::http(|_req, res| res.body("hello world\n")).listen("127.0.0.1:8080").workers(8).run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The life of a connection
+//!
+//! [`Server::run`] makes the calling process the *master*: it binds the addresses, forks the *workers*, and from then on accepts
+//! connections and hands each to a worker, over a Unix socket. It reads nothing of what clients send and runs none of your
+//! code but [`Server::on_start`].
+//!
+//! A worker is a fork of the master with one thread. It makes its *handler*, says that it is ready, and serves what is handed
+//! to it. A handler has one of three styles:
+//!
+//! | style | is called | made by |
+//! |---|---|---|
+//! | requests | with a complete [`Request`], to fill in a [`Response`] | [`Server::http`] |
+//! | streams | when a [`Conn`] has bytes | [`Server::stream`] |
+//! | blocking | with a [`Conn`] to read and write until done | [`Server::blocking`] |
+//!
+//! Since a worker is a process of its own, closures are `FnMut` and hold what they like, without locks: what one worker changes,
+//! no other sees.
+//!
+//! ```no_run
+//! # fn main() -> prefork::Result<()> {
+//! let mut count = 0;
+//! prefork::Server::http(move |_req, res| {
+//!     count += 1;
+//!     res.body(format!("request {count} of this worker\n"))
+//! })
+//! .run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What must be opened after the fork (a database connection, a random number generator) is made by a factory, in the worker:
+//!
+//! ```no_run
+//! # fn main() -> prefork::Result<()> {
+//! prefork::Server::factory(|worker| {
+//!     let name = format!("worker {} in slot {}", worker.id(), worker.slot());
+//!     prefork::http(move |_req, res| res.body(&name))
+//! })
+//! .run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A type of your own that implements [`Handler`] can mix styles: an HTTP handler that [upgrades](Response::upgrade) a connection
+//! gets [`Handler::on_data`] for it from then on.
+//!
+//! # When things go wrong
+//!
+//! A panic in a handler costs the connection it was called for (an HTTP client gets 500) and the worker goes on. A crash costs
+//! the worker its connections in progress; what it had not taken yet goes to others, and a successor is started. While no
+//! worker has room, clients wait in the kernel's backlog. TERM ends the run: backlogs are emptied, workers finish, then
+//! [`Server::run`] returns.
+//!
+//! # Settings
+//!
+//! [`Config`] has them all, with their defaults; [`Server::set`] takes them by the names they have on the command line.
+//!
+//! # From C
+//!
+//! The same library is `libprefork`, with `include/prefork.h`; see [`ffi`].
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "prefork needs Linux 5.10 or newer: it is built on pidfd, signalfd and SCM_RIGHTS over SOCK_SEQPACKET"
@@ -6,12 +74,19 @@ compile_error!(
 
 pub mod config;
 pub mod error;
+pub mod ffi;
+mod handoff;
+mod log;
+mod master;
+mod message;
 mod scoreboard;
+pub mod server;
 mod sys;
 mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
+pub use server::{Server, Started, Stopped};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};

@@ -28,6 +28,8 @@ pub struct Seat(&'static Page);
 pub enum Word {
     /// Connections read from the handoff channel.
     Taken,
+    /// Probes read from the handoff channel: signs of life the master asked for.
+    Probed,
     /// Connections that are no longer this worker's: closed or handed back.
     Finished,
     /// Requests answered; in blocking style, connections served.

@@ -6,6 +6,7 @@
 
 pub mod dl;
 pub mod fdpass;
+pub mod kernel;
 pub mod lend;
 pub mod memory;
 pub mod poll;
@@ -15,6 +16,13 @@ pub mod socket;
 pub mod time;
 
 use std::io;
+
+/// Error numbers that callers tell apart (errno(3)).
+pub mod errno {
+    pub use libc::{
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
+    };
+}
 
 /// Turns the return value of a system call into a result, reading `errno` on `-1`.
 fn check(ret: libc::c_int) -> io::Result<libc::c_int> {

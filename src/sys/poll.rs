@@ -1,1 +1,26 @@
-//! Stub.
+//! What mio leaves out: level-triggered watching, in the same epoll instance that mio waits on (epoll(7)).
+//!
+//! mio registers everything edge-triggered, which asks for reading until `EAGAIN`; for a listener that means a third of the
+//! calls fail, and each failed accept4 makes and frees a socket. A level-triggered descriptor is simply reported again.
+
+use super::check;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Watches `fd` for readability, level-triggered: `poll` reports `token` as long as there is something to read.
+pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token.0 as u64 };
+    // SAFETY: `event` is valid through the call; the kernel copies it.
+    let ret =
+        unsafe { libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) };
+    check(ret).map(drop)
+}
+
+/// Stops watching `fd`.
+pub fn unwatch(poll: &mio::Poll, fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a null event is allowed for EPOLL_CTL_DEL since Linux 2.6.9.
+    let ret = unsafe {
+        libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
+    };
+    check(ret).map(drop)
+}

@@ -1,1 +1,137 @@
-//! Stub.
+//! Signals: read as data in the master (signalfd(2)), set back to their defaults in a forked worker.
+
+use super::{check, check_len, retry};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+pub use libc::{SIGINT, SIGKILL, SIGQUIT, SIGTERM};
+
+/// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
+pub struct Signals {
+    fd: OwnedFd,
+    before: Option<libc::sigset_t>,
+}
+
+impl Signals {
+    /// Blocks the given signals, and SIGPIPE, in the calling thread and opens a descriptor that tells of the former.
+    pub fn take(signals: &[i32]) -> io::Result<Self> {
+        let wanted = set_of(signals);
+        let mut blocked = wanted;
+        // SAFETY: `blocked` is an initialised set.
+        unsafe { libc::sigaddset(&raw mut blocked, libc::SIGPIPE) };
+        let before = change_mask(libc::SIG_BLOCK, &blocked)?;
+        // SAFETY: `wanted` is an initialised set; -1 asks for a new descriptor.
+        let fd =
+            check(unsafe { libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: a new descriptor that nobody else knows of.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before) })
+    }
+
+    /// In a forked child, whose mask is its own already: closes the descriptor and leaves the mask alone.
+    pub fn abandon(mut self) {
+        self.before = None;
+    }
+
+    /// The next signal that has come, if any.
+    pub fn next(&self) -> io::Result<Option<i32>> {
+        // SAFETY: signalfd_siginfo is plain data for which all zero bytes are a valid value.
+        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
+        let want = size_of_val(&info);
+        let got = retry(|| {
+            // SAFETY: `info` is writable for `want` bytes.
+            check_len(unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), want) })
+        });
+        match got {
+            Ok(n) if n == want => Ok(i32::try_from(info.ssi_signo).ok()),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = change_mask(libc::SIG_SETMASK, before);
+        }
+    }
+}
+
+/// Blocks every signal in the calling thread and returns the former mask.
+pub(super) fn block_all() -> io::Result<libc::sigset_t> {
+    let mut all = set_of(&[]);
+    // SAFETY: `all` is an initialised set.
+    unsafe { libc::sigfillset(&raw mut all) };
+    change_mask(libc::SIG_SETMASK, &all)
+}
+
+/// Puts a mask back that [`block_all`] returned.
+pub(super) fn restore(mask: &libc::sigset_t) {
+    let _ = change_mask(libc::SIG_SETMASK, mask);
+}
+
+/// In a forked child, all signals still blocked: default dispositions for all, SIGPIPE and SIGXFSZ ignored (a write to a
+/// client that left, or to a full log, is an error value and no death), then an empty mask.
+pub(super) fn start_afresh() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let action =
+            if matches!(signal, libc::SIGPIPE | libc::SIGXFSZ) { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: sets a disposition that runs no code. Fails for SIGKILL, SIGSTOP and libc's own signals, as it should.
+        unsafe { libc::signal(signal, action) };
+    }
+    let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+/// The name of a signal: `SIGSEGV`; its number where it has none here.
+pub fn name(signal: i32) -> String {
+    let known = match signal {
+        libc::SIGHUP => "SIGHUP",
+        SIGINT => "SIGINT",
+        SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGSYS => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    known.into()
+}
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; sigemptyset makes it a valid set.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is writable.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for &signal in signals {
+        // SAFETY: `set` is an initialised set.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = set_of(&[]);
+    // SAFETY: both sets are valid through the call.
+    match unsafe { libc::pthread_sigmask(how, set, &raw mut before) } {
+        0 => Ok(before),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}

@@ -46,13 +46,14 @@ pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
     socket2::SockRef::from(&fd).peer_addr().map(|a| address_of(&a))
 }
 
-/// Binds and listens on an IPv4 or IPv6 address. Port 0 asks the kernel for a free one.
+/// Binds and listens on an IPv4 or IPv6 address; `[::]` takes connections of both. Port 0 asks the kernel for a free one.
 pub fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     use socket2::{Domain, Socket, Type};
     let s = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     s.set_reuse_address(true)?;
-    if addr.is_ipv6() && addr.ip() != std::net::Ipv6Addr::UNSPECIFIED {
-        s.set_only_v6(true)?;
+    if addr.is_ipv6() {
+        // `[::]` takes IPv4 too, whatever the system's default for that is.
+        s.set_only_v6(!addr.ip().is_unspecified())?;
     }
     s.bind(&addr.into())?;
     s.listen(backlog)?;
@@ -111,7 +112,7 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is a c_int that lives through the call and `len` is its size.
     let ret = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     check(ret).map(drop)

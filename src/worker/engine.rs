@@ -1,6 +1,5 @@
 //! The seam between the worker's loop, which owns descriptors, deadlines and the poll, and what is spoken on a connection.
 
-use super::Worker;
 use super::handler::Handler;
 use crate::config::Config;
 use crate::scoreboard::{Seat, Word};
@@ -44,8 +43,6 @@ pub enum Deadline {
 pub struct Context<'a> {
     /// The user's code.
     pub handler: &'a mut dyn Handler,
-    /// The worker the code runs in.
-    pub worker: &'a Worker,
     /// The settings.
     pub config: &'a Config,
     /// The worker's counters.

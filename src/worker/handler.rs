@@ -3,6 +3,7 @@
 use super::Worker;
 use super::conn::Conn;
 use super::http::{Request, Response};
+use crate::log::log;
 use std::fmt::Display;
 
 /// How a handler wants its new connections.
@@ -15,6 +16,13 @@ pub enum Kind {
     Connection = 2,
     /// As a stream of bytes: [`Handler::on_open`], [`Handler::on_data`], [`Handler::on_close`].
     Data = 3,
+}
+
+impl Kind {
+    /// The kind of a number, if it is one's.
+    pub(crate) fn from_number(n: u8) -> Option<Self> {
+        [Self::Request, Self::Connection, Self::Data].into_iter().find(|k| *k as u8 == n)
+    }
 }
 
 /// User code that serves connections in a worker. A closure given to [`crate::Server::http`] and its like is one; a type of
@@ -116,7 +124,7 @@ where
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         if let Some(text) = (self.0)(req, res).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
             res.fail();
         }
     }
@@ -133,7 +141,7 @@ where
 
     fn on_connection(&mut self, conn: &mut Conn) {
         if let Some(text) = (self.0)(conn).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
         }
     }
 }
@@ -149,7 +157,7 @@ where
 
     fn on_data(&mut self, conn: &mut Conn) {
         if let Some(text) = (self.0)(conn).failure() {
-            eprintln!("prefork: handler: {text}");
+            log!("handler: {text}");
             conn.close();
         }
     }

@@ -1,9 +1,37 @@
 //! A worker: takes connections from the handoff channel, runs the handler on them, counts.
+//!
+//! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
 
+mod blocking;
 pub mod conn;
+mod deadlines;
 pub mod engine;
+mod events;
 pub mod handler;
 pub mod http;
+mod inlet;
+mod stream;
+mod table;
+
+use crate::config::Config;
+use crate::handoff::Taker;
+use crate::log::log;
+use crate::message::{Channel, Message};
+use crate::scoreboard::{Common, Seat};
+use crate::server::Source;
+use crate::sys::process;
+use handler::{Handler, Kind};
+use std::any::Any;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// Exit code of a worker that could not serve; its reason went to the master.
+pub const EXIT_FAILED: i32 = 70;
+/// How long a worker waits for room in its channel to the master.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
+pub const DESCRIPTOR_RESERVE: u64 = 32;
 
 /// The worker this code runs in, as its handler sees it.
 #[derive(Debug)]
@@ -34,4 +62,83 @@ impl Worker {
     pub fn args(&self) -> &[std::ffi::CString] {
         &self.args
     }
+}
+
+/// What a worker is born with.
+pub struct Birth<'a> {
+    /// Who it is.
+    pub worker: Worker,
+    /// Where connections come from.
+    pub queue: Taker,
+    /// Messages.
+    pub channel: Channel,
+    /// Its counters.
+    pub seat: Seat,
+    /// What it shares with all.
+    pub common: Common,
+    /// Wakes the master.
+    pub wake: BorrowedFd<'a>,
+}
+
+/// The life of a worker, right after the fork. Never returns.
+pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
+    process::set_name(&format!("prefork/{}", birth.worker.slot));
+    let started = guarded(|| start(source, &birth.worker));
+    let mut handler = match started {
+        Ok(handler) => handler,
+        Err(text) => fail(&birth, text),
+    };
+    let kind = handler.kind();
+    let limit = match kind {
+        Kind::Connection => 1,
+        Kind::Request | Kind::Data => descriptor_credit(config),
+    };
+    if let Err(e) = birth.channel.send(&Message::Ready { kind: kind as u8, limit }, Some(PATIENCE)) {
+        log!("worker {}: tell the master: {e}", birth.worker.id);
+        process::exit(EXIT_FAILED);
+    }
+    let mut inlet = inlet::Inlet::new(birth, poll, config.drain_timeout);
+    let ended = match kind {
+        Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
+        Kind::Request | Kind::Data => {
+            events::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll).serve()
+        }
+    };
+    if let Err(e) = ended {
+        log!("worker {}: {e}", inlet.worker.id);
+        process::exit(EXIT_FAILED);
+    }
+    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(&inlet.worker)));
+    process::exit(0)
+}
+
+fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {
+    let mut handler = source.open(worker)?;
+    handler.start(worker)?;
+    Ok(handler)
+}
+
+/// Runs user code before the worker is ready; a panic is a reason like any other.
+fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
+
+fn fail(birth: &Birth<'_>, text: String) -> ! {
+    if let Err(e) = birth.channel.send(&Message::Failed(text), Some(PATIENCE)) {
+        log!("worker {}: tell the master: {e}", birth.worker.id);
+    }
+    process::exit(EXIT_FAILED)
+}
+
+/// How many connections this worker has descriptors for, up to `max-conns`. The soft limit is raised as far as that needs.
+fn descriptor_credit(config: &Config) -> u32 {
+    let wanted = u64::from(config.max_conns);
+    // What is open already counts too; it is far less than the reserve again.
+    let have = process::raise_descriptor_limit(wanted + 2 * DESCRIPTOR_RESERVE).unwrap_or(0);
+    u32::try_from(have.saturating_sub(2 * DESCRIPTOR_RESERVE).min(wanted)).unwrap_or(u32::MAX).max(1)
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::scoreboard::Scoreboard;
-use crate::worker::Worker;
 use crate::worker::handler::{Handler, http};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -57,7 +56,6 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
 /// An engine, its surroundings and one connection.
 struct Bench {
     config: Config,
-    worker: Worker,
     seat: crate::scoreboard::Seat,
     handler: Box<dyn Handler>,
     engine: HttpEngine,
@@ -81,7 +79,6 @@ impl Bench {
         Self {
             engine: HttpEngine::new(&config),
             config,
-            worker: Worker { id: 1, slot: 0, generation: 1, args: Vec::new() },
             seat: Scoreboard::new(1).unwrap().seat(0),
             handler: Box::new(handler),
             conn: HttpConn::default(),
@@ -102,7 +99,6 @@ impl Bench {
         let Some(server) = &self.server else { return };
         let mut cx = Context {
             handler: &mut *self.handler,
-            worker: &self.worker,
             config: &self.config,
             seat: self.seat,
             now: self.now,

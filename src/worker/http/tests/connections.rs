@@ -140,7 +140,6 @@ fn a_pipelining_client_yields_to_others() {
         let Some(server) = &b.server else { panic!() };
         let mut cx = Context {
             handler: &mut *b.handler,
-            worker: &b.worker,
             config: &b.config,
             seat: b.seat,
             now: b.now,

@@ -1,0 +1,86 @@
+# What one does with a checkout. `make help` lists it.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+
+# nginx and ip are where an ordinary user does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# What the tests run, as command:Debian-package.
+NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
+        curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind
+
+STRICT = -Wall -Wextra -Werror -pedantic -fsyntax-only -Iinclude
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the program and the libraries, optimised, in target/release
+	$(CARGO) build --release --locked
+
+.PHONY: test
+test: deps ## everything that has to hold; installs what it needs where it may
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --lib --no-default-features --locked -- -D warnings
+	echo '#include <prefork.h>' | cc -std=c99 $(STRICT) -x c -
+	echo '#include <prefork.h>' | c++ -std=c++11 $(STRICT) -x c++ -
+	$(CARGO) test --locked
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --locked
+	@echo "make test: all passed"
+
+.PHONY: bench
+bench: build ## compare with other servers by wrk
+	python3 benches/run.py
+
+.PHONY: fuzz
+fuzz: ## one minute of random bytes against the HTTP parser
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
+	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run request -s none -- -max_total_time=60
+
+.PHONY: header
+header: ## write include/prefork.h anew from src/ffi
+	PREFORK_HEADER=include/prefork.h $(CARGO) check --lib --no-default-features --features header --locked
+
+.PHONY: install
+install: INTO = $(DESTDIR)$(PREFIX)
+install: VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+install: build ## the program, the libraries, the header and what belongs to them, under PREFIX
+	install -d $(INTO)/bin $(INTO)/include $(INTO)/lib/pkgconfig $(INTO)/share/man/man1 $(INTO)/share/bash-completion/completions \
+	    $(INTO)/share/zsh/site-functions $(INTO)/share/fish/vendor_completions.d
+	install -m 755 $(BUILT)/prefork $(INTO)/bin/prefork
+	install -m 755 $(BUILT)/libprefork.so $(INTO)/lib/libprefork.so.$(VERSION)
+	ln -sfn libprefork.so.$(VERSION) $(INTO)/lib/libprefork.so.0
+	ln -sfn libprefork.so.0 $(INTO)/lib/libprefork.so
+	install -m 644 $(BUILT)/libprefork.a $(INTO)/lib/libprefork.a
+	install -m 644 include/prefork.h $(INTO)/include/prefork.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' prefork.pc.in >$(INTO)/lib/pkgconfig/prefork.pc
+	$(BUILT)/prefork man >$(INTO)/share/man/man1/prefork.1
+	$(BUILT)/prefork completions bash >$(INTO)/share/bash-completion/completions/prefork
+	$(BUILT)/prefork completions zsh >$(INTO)/share/zsh/site-functions/_prefork
+	$(BUILT)/prefork completions fish >$(INTO)/share/fish/vendor_completions.d/prefork.fish
+
+.PHONY: deps
+deps: ## install what the tests need
+	@command -v $(CARGO) >/dev/null || { echo "make: Rust is missing; see https://rustup.rs" >&2; exit 1; }
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+	    rustup component add rustfmt clippy || \
+	    { echo "make: run: rustup component add rustfmt clippy" >&2; exit 1; }
+	@missing=; \
+	for need in $(NEEDS); do \
+	    command -v $${need%%:*} >/dev/null || missing="$$missing $${need#*:}"; \
+	done; \
+	test -z "$$missing" && exit 0; \
+	echo "make: missing:$$missing"; \
+	as_root=; test "$$(id -u)" = 0 || as_root="sudo -n"; \
+	command -v apt-get >/dev/null && $$as_root true 2>/dev/null && { $$as_root apt-get update; \
+	    $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing </dev/null; } || \
+	    { echo "make: run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }
+
+.PHONY: clean
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,1027 @@
+/* prefork.h: worker processes behind one address, and no accepted connection lost.
+ *
+ * Made by cbindgen from src/ffi of prefork: change it there, then run `make header`.
+ *
+ * WHAT IT IS
+ *
+ * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
+ * your code, a handler, in one of three styles:
+ *
+ *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
+ *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
+ *     on_connection   one connection at a time; read and write wait, as in the simplest of programs
+ *
+ * AS A MODULE: a shared object that the program `prefork` loads. A whole one:
+ *
+ *     #include <prefork.h>
+ *
+ *     static void hello(prefork_request *req, prefork_response *res, void *state)
+ *     {
+ *         prefork_response_body(res, "hello world\n", 12);
+ *     }
+ *
+ *     PREFORK_MODULE(.on_request = hello)
+ *
+ *     cc -shared -fPIC hello.c -o hello.so $(pkg-config --cflags prefork) && prefork --workers 8 ./hello.so
+ *
+ * There is nothing to link: the functions below are in the program that loads it.
+ *
+ * AS A PART OF YOUR PROGRAM: the same handler, and
+ *
+ *     int main(void)
+ *     {
+ *         prefork_server *server = prefork_server_new();
+ *         prefork_server_on_request(server, hello, NULL);
+ *         prefork_server_listen(server, "127.0.0.1:8080");
+ *         if (prefork_server_run(server) != PREFORK_OK)           // until a signal ends it
+ *             fprintf(stderr, "%s\n", prefork_server_error(server));
+ *         prefork_server_free(server);
+ *     }
+ *
+ *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
+ *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
+ *
+ * WHAT RUNS WHERE
+ *
+ *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
+ *              prefork_response_*, prefork_conn_*, prefork_worker_*
+ *
+ * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
+ * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
+ * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
+ *
+ * THREADS AND FORK
+ *
+ * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
+ * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * processes must not share: database connections, epoll descriptors, random number generators. A worker
+ * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
+ * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
+ * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
+ *
+ * POINTERS
+ *
+ * Four words say who owns what is behind a pointer. A function
+ *     borrows   uses it until the time named, and then has no copy of the pointer
+ *     copies    has its own copy when it returns
+ *     takes     owns it from the call on
+ *     creates   gives you something new, to be freed as said
+ * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
+ * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
+ * of your own are handed through unseen.
+ *
+ * STATUSES
+ *
+ * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
+ * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
+ */
+#ifndef PREFORK_H
+#define PREFORK_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+
+/* STATUSES
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * What a call may return. Done is 0, refusals are negative, and a number never gets another meaning.
+ *
+ * A call that was refused has changed nothing, unless its description says so.
+ */
+typedef enum prefork_status {
+    /** Done. */
+    PREFORK_OK = 0,
+    /** A pointer is NULL that must not be. */
+    PREFORK_NULL = -1,
+    /** An argument is outside its range, or text is not UTF-8. */
+    PREFORK_INVALID = -2,
+    /** A fault in prefork itself; please report what it printed on standard error. */
+    PREFORK_PANIC = -3,
+    /**
+     * The call is not possible now or in this process: `prefork_server_run()` with several threads, a
+     * server that runs already.
+     */
+    PREFORK_STATE = -4,
+    /** The kernel refused; `prefork_server_error()` says what. */
+    PREFORK_SYSTEM = -5,
+    /** A setting is unknown or cannot have this value; `prefork_server_error()` says what it can have. */
+    PREFORK_CONFIG = -6,
+    /** An address could not be listened on; `prefork_server_error()` says why. */
+    PREFORK_LISTEN = -7,
+    /**
+     * The handler could not be loaded, or no worker became ready with it; `prefork_server_error()` says
+     * why.
+     */
+    PREFORK_HANDLER = -8,
+    /**
+     * The name of a header field is not a token, or its value has a control byte in it (RFC 9110 section
+     * 5.5).
+     */
+    PREFORK_FIELD = -9,
+    /**
+     * A header field that frames the message (Content-Length, Transfer-Encoding, Connection and the like):
+     * prefork writes them.
+     */
+    PREFORK_FRAMING = -10,
+    /** Too late: the response has begun already. */
+    PREFORK_LATE = -11,
+    /**
+     * Too much waits for a slow client already (setting `max-pending`), or the response's head grew over
+     * 64 KiB.
+     */
+    PREFORK_FULL = -12,
+    /** The client is gone. */
+    PREFORK_GONE = -13,
+    /** The request did not ask for this upgrade (RFC 9110 section 7.8). */
+    PREFORK_UPGRADE = -14,
+    /** As a stream: nothing more has arrived; return from the handler and be called again. */
+    PREFORK_AGAIN = -15,
+    /** In blocking style: the client sent or took nothing before the deadline. */
+    PREFORK_TIMEOUT = -16,
+} prefork_status;
+
+/**
+ * The text of a status, for a message to a human.
+ *
+ * Returns a static string, never NULL: `unknown status` for a number that is none.
+ * Process: any.
+ */
+const char *prefork_strerror(int status);
+
+
+/* REQUESTS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** A complete HTTP request, given to `on_request`. What it gives is borrowed until that callback returns. */
+typedef struct prefork_request prefork_request;
+
+/**
+ * Bytes that belong to somebody else: not NUL-terminated, and borrowed for as long as the call that gave
+ * them says.
+ *
+ * `data` is NULL where there is nothing to give (no such header); it is not NULL where what there is has
+ * no bytes. Print one with `printf("%.*s", (int)s.len, s.data)`.
+ */
+typedef struct prefork_slice {
+    /** The first byte, or NULL. */
+    const char *data;
+    /** The number of bytes. */
+    size_t len;
+} prefork_slice;
+
+/**
+ * The method as sent, for instance `GET`. Case matters (RFC 9110 section 9.1).
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_method(const prefork_request *req);
+
+/**
+ * The request target as sent, for instance `/search?q=x` (RFC 9112 section 3.2).
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_target(const prefork_request *req);
+
+/**
+ * The path of the target, without the query and not percent-decoded: `/search`. `*` for `OPTIONS *`, empty
+ * for CONNECT (RFC 9112 section 3.2).
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_path(const prefork_request *req);
+
+/**
+ * The query of the target, without the `?` and not percent-decoded: `q=x` (RFC 3986 section 3.4).
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where the target has
+ * no `?`.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_query(const prefork_request *req);
+
+/**
+ * The authority the request is for, for instance `example.org:8080`: that of an absolute target, else the
+ * value of Host (RFC 9112 section 3.3). Empty where an HTTP/1.0 request has neither.
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_host(const prefork_request *req);
+
+/**
+ * The version of HTTP: 11 for HTTP/1.1, 10 for HTTP/1.0.
+ *
+ * Returns the version, or 0 where `req` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+uint32_t prefork_request_version(const prefork_request *req);
+
+/**
+ * The value of the first header field called `name`; case does not matter (RFC 9110 section 5.1). White
+ * space around the value is not part of it.
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where there is no
+ * such field.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_header(const prefork_request *req, const char *name);
+
+/**
+ * The number of header fields.
+ *
+ * Returns the number, or 0 where `req` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+size_t prefork_request_header_count(const prefork_request *req);
+
+/**
+ * The name of a header field, as sent; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
+ * `prefork_request_header_count()` on.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_header_name(const prefork_request *req, size_t index);
+
+/**
+ * The value of a header field, without the white space around it; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
+ * `prefork_request_header_count()` on.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_header_value(const prefork_request *req, size_t index);
+
+/**
+ * The body, complete and without its transfer coding; empty where there is none. It is never larger than
+ * the setting `max-body`.
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_body(const prefork_request *req);
+
+/**
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
+ * longer knows it. The first call for a request asks the kernel (getpeername(2)).
+ *
+ * Returns a slice that borrows from `req` until `on_request` returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_peer(const prefork_request *req);
+
+/**
+ * The listener the connection came through: its index, from 0, in the order in which they were given.
+ *
+ * Returns the index, or 0 where `req` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `req` until return.
+ */
+uint32_t prefork_request_listener(const prefork_request *req);
+
+
+/* RESPONSES
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * The answer to a request, given to `on_request`. Without any call it is a 200 with an empty body; it is
+ * sent when the callback returns, and lives until then. prefork writes Date, Connection, and
+ * Content-Length or Transfer-Encoding; the rest of the head is the handler's.
+ */
+typedef struct prefork_response prefork_response;
+
+/**
+ * Sets the status code, from 200 to 599 (RFC 9110 section 15). Without this call it is 200.
+ *
+ * Returns PREFORK_OK, PREFORK_INVALID, PREFORK_LATE or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return.
+ */
+int prefork_response_status(prefork_response *res, unsigned int code);
+
+/**
+ * Adds a header field; the same name may be added several times. A `Date` replaces the one that prefork
+ * would have written. What could break the message's framing is refused, not repaired.
+ *
+ * Returns PREFORK_OK, PREFORK_FIELD (the name is no token, or the value has CR, LF or another control byte
+ * in it; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Copies `name` and `value`, which are NUL-terminated.
+ */
+int prefork_response_header(prefork_response *res, const char *name, const char *value);
+
+/**
+ * Sets the body; Content-Length is written by prefork. A second body replaces the first. What the answer
+ * may not have is not sent: a body for HEAD, or with status 204, 205 or 304 (RFC 9110 section 6.4.1).
+ *
+ * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
+ */
+int prefork_response_body(prefork_response *res, const void *data, size_t size);
+
+/**
+ * Sets the body without copying it, from bytes that neither change nor go away as long as the worker
+ * lives: literals, tables, a file mapped at start.
+ *
+ * Returns as `prefork_response_body()`.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
+ * `size` is 0.
+ */
+int prefork_response_body_static(prefork_response *res, const void *data, size_t size);
+
+/**
+ * Sets the body without copying it, from bytes that are given away: `prefork_response_body_owned(res, p,
+ * n, free, p)`. `release(owner)` is called exactly once, in this worker: when the bytes have been sent or
+ * the client is gone, or before this call returns where it refuses them.
+ *
+ * Returns as `prefork_response_body()`. PREFORK_NULL where `release` is NULL: then nothing was taken.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
+ * `data` may be NULL where `size` is 0, `owner` may be NULL.
+ */
+int prefork_response_body_owned(prefork_response *res,
+                                const void *data,
+                                size_t size,
+                                void (*release)(void *owner),
+                                void *owner);
+
+/**
+ * Sends a part of a body whose length is not known yet. The head goes out with the first part, the end
+ * with the return of `on_request`: chunked for HTTP/1.1, ended by the close for HTTP/1.0 (RFC 9112 section
+ * 6.3). Parts are gathered, and sent when they make 64 KiB. Never waits: what the client does not take yet
+ * is kept, up to the setting `max-pending`.
+ *
+ * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_body()` and its like), PREFORK_FULL,
+ * PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
+ */
+int prefork_response_write(prefork_response *res, const void *data, size_t size);
+
+/**
+ * Sets the body to `size` bytes of a file from `offset` on (sendfile(2)). A file that turns out to be
+ * shorter cuts the connection, since its length was promised.
+ *
+ * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
+ * sent, the client is gone, or the call is refused.
+ */
+int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
+
+/**
+ * Closes the connection after this response, which says so (`Connection: close`, RFC 9112 section 9.6)
+ * where its head has not been written yet.
+ *
+ * Returns PREFORK_OK or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return.
+ */
+int prefork_response_close(prefork_response *res);
+
+/**
+ * Gives up: the response becomes a plain 500, or where a part of it was sent already the connection is
+ * cut, so that the client cannot take it for a complete one.
+ *
+ * Returns PREFORK_OK or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return.
+ */
+int prefork_response_fail(prefork_response *res);
+
+/**
+ * Answers 101 and makes this connection a stream of bytes: from now on `on_open`, `on_data` and `on_close`
+ * are called for it. Header fields added to this response, before or after, go out with the 101 (RFC 9110
+ * section 7.8).
+ *
+ * Returns PREFORK_OK, PREFORK_UPGRADE where the request's Upgrade field does not name `protocol`,
+ * PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `res` until return. Copies `protocol`, which is NUL-terminated.
+ */
+int prefork_response_upgrade(prefork_response *res, const char *protocol);
+
+
+/* CONNECTIONS: blocking style and streams
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), where
+ * reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), where they never do. It
+ * lives until `on_connection` or `on_close` returns, which also closes it.
+ */
+typedef struct prefork_conn prefork_conn;
+
+/**
+ * Reads at most `size` bytes, at least one. In blocking style it waits for them, as long as the settings
+ * `header-timeout` (the first read) and `body-timeout` say; as a stream it gives what has arrived.
+ *
+ * Returns the number of bytes; 0 where the client has ended its side; or a negative status: PREFORK_AGAIN
+ * (as a stream: nothing more has arrived), PREFORK_TIMEOUT (in blocking style: nothing came),
+ * PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID (`size` is 0), PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return. Borrows `size` writable bytes at `buf` until return.
+ */
+ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
+
+/**
+ * Writes all of `size` bytes. In blocking style it waits until the client's side has taken them, as long
+ * as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
+ * the setting `max-pending`.
+ *
+ * Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
+ * taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
+ * client may have received a part.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
+ */
+ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
+
+/**
+ * As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
+ * spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
+ * its next call, with more behind it. A client that sends more than the setting `max-body` without anything
+ * being consumed is cut off.
+ *
+ * Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
+ * `prefork_conn_consume()` is called; empty in blocking style.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+prefork_slice prefork_conn_data(const prefork_conn *conn);
+
+/**
+ * As a stream: drops the first `size` bytes of `prefork_conn_data()`; all where there are fewer.
+ *
+ * Returns PREFORK_OK or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return; ends what `prefork_conn_data()` has lent.
+ */
+int prefork_conn_consume(prefork_conn *conn, size_t size);
+
+/**
+ * As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+ * may still read: what is written now is sent, and then the connection closes by itself.
+ *
+ * Returns 1 or 0, or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_at_end(const prefork_conn *conn);
+
+/**
+ * As a stream: closes the connection when what was written has been sent. In blocking style it closes when
+ * `on_connection` returns, and this call does nothing.
+ *
+ * Returns PREFORK_OK or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return; it stays usable until the callback returns.
+ */
+int prefork_conn_close(prefork_conn *conn);
+
+/**
+ * A number that no other connection of this worker has had.
+ *
+ * Returns the number, or 0 where `conn` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+uint64_t prefork_conn_id(const prefork_conn *conn);
+
+/**
+ * The listener this connection came through: its index, from 0, in the order in which they were given.
+ *
+ * Returns the index, or 0 where `conn` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+uint32_t prefork_conn_listener(const prefork_conn *conn);
+
+/**
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
+ * longer knows it.
+ *
+ * Returns a slice that borrows from `conn` until the callback returns.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+prefork_slice prefork_conn_peer(const prefork_conn *conn);
+
+/**
+ * The connection's socket, for what this API has no call for: socket options, TLS in blocking style. In
+ * blocking style it is a blocking socket and may be read and written directly, then without prefork's
+ * deadlines. As a stream it may be looked at only.
+ *
+ * Returns the descriptor, which stays prefork's (do not close it), or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_fd(const prefork_conn *conn);
+
+/**
+ * A pointer of the handler's own for this connection, as set by `prefork_conn_set_user()`.
+ *
+ * Returns the pointer; NULL before it was set.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return.
+ */
+void *prefork_conn_user(prefork_conn *conn);
+
+/**
+ * Sets a pointer of the handler's own for this connection. prefork only keeps it: free what is behind it
+ * in `on_close`.
+ *
+ * Returns PREFORK_OK or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
+ * it; it may be NULL.
+ */
+int prefork_conn_set_user(prefork_conn *conn, void *user);
+
+
+/* THE WORKER
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * The worker process a callback runs in, given to `worker_start`, `worker_stop` and `on_drain`. It is
+ * borrowed until that callback returns: keep what it says, not the pointer.
+ */
+typedef struct prefork_worker prefork_worker;
+
+/**
+ * A number that no other worker of this master has had, from 1.
+ *
+ * Returns the number, or 0 where `worker` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+uint32_t prefork_worker_id(const prefork_worker *worker);
+
+/**
+ * The index of this worker's place, from 0 to the number of workers less one; a successor has the same.
+ *
+ * Returns the index, or 0 where `worker` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+uint32_t prefork_worker_slot(const prefork_worker *worker);
+
+/**
+ * The start or reload this worker belongs to, from 1.
+ *
+ * Returns the generation, or 0 where `worker` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+uint32_t prefork_worker_generation(const prefork_worker *worker);
+
+/**
+ * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
+ *
+ * Returns the number, or 0 where `worker` is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+size_t prefork_worker_arg_count(const prefork_worker *worker);
+
+/**
+ * One of those arguments.
+ *
+ * Returns a NUL-terminated string that is borrowed as long as the worker lives, or NULL from
+ * `prefork_worker_arg_count()` on.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+const char *prefork_worker_arg(const prefork_worker *worker, size_t index);
+
+
+/* HANDLERS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** The major version of the binary interface: a module loads where it is equal. */
+#define PREFORK_ABI_MAJOR 1
+
+/**
+ * The minor version of the binary interface: it counts what was added, and does not keep a module from
+ * loading.
+ */
+#define PREFORK_ABI_MINOR 0
+
+/**
+ * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
+ * `on_request`, `on_connection` and `on_data`; which one is set says how new connections are served.
+ *
+ * All run in the worker, which has one thread, one at a time. `state` is what `worker_start` left there.
+ * No callback may let a C++ exception or a longjmp out.
+ *
+ * The first three members are filled in by PREFORK_MODULE or `prefork_module_init()`. The struct grows at
+ * its end only, and each side reads no more of it than both know.
+ */
+struct prefork_module {
+    /** The size of this struct where the module was compiled. */
+    uint32_t size;
+    /** PREFORK_ABI_MAJOR where the module was compiled. */
+    uint16_t abi_major;
+    /** PREFORK_ABI_MINOR where the module was compiled. */
+    uint16_t abi_minor;
+    /**
+     * Called first, before the worker is ready: open here what must not be shared between processes.
+     * `*state` is the pointer given with the handler (NULL for a module from a file) and may be replaced.
+     * Returns 0, or anything else where this worker cannot serve.
+     */
+    int (*worker_start)(prefork_worker *worker, void **state);
+    /**
+     * Called last, when the worker has finished its last connection. A worker that is killed does not get
+     * here.
+     */
+    void (*worker_stop)(prefork_worker *worker, void *state);
+    /**
+     * Answers one complete HTTP request. `req`, `res` and all they give are borrowed until it returns. The
+     * worker serves many connections, but none of them while this runs.
+     */
+    void (*on_request)(prefork_request *req, prefork_response *res, void *state);
+    /**
+     * Serves one connection in blocking style and returns when done with it, which closes it. The worker
+     * has this one only.
+     */
+    void (*on_connection)(prefork_conn *conn, void *state);
+    /** A stream connection begins: a new one, or one that `prefork_response_upgrade()` has made. */
+    void (*on_open)(prefork_conn *conn, void *state);
+    /**
+     * A stream connection has bytes to read, or has reached its end. Beside `on_request` it serves
+     * upgraded connections.
+     */
+    void (*on_data)(prefork_conn *conn, void *state);
+    /** A stream connection is over; nothing can be read or written any more. */
+    void (*on_close)(prefork_conn *conn, void *state);
+    /** The worker was told to finish what it has and takes nothing new. */
+    void (*on_drain)(prefork_worker *worker, void *state);
+};
+
+
+/* THE SERVER: for programs that embed prefork
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * A server to be: a handler and its settings; `prefork_server_run()` makes the calling process its master.
+ * Made by `prefork_server_new()`, ended by `prefork_server_free()`.
+ */
+typedef struct prefork_server prefork_server;
+
+/** What has been started, given to the callback of `prefork_server_on_start()`. It may grow at its end. */
+typedef struct prefork_started {
+    /**
+     * The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080` or
+     * `unix:/path`, each NUL-terminated.
+     */
+    const char *const *addresses;
+    /** The number of addresses. */
+    size_t address_count;
+    /** The number of workers, all of which are ready. */
+    size_t workers;
+} prefork_started;
+
+/**
+ * The version of the library, for instance `0.1.0`.
+ *
+ * Returns a static string.
+ * Process: any.
+ */
+const char *prefork_version(void);
+
+/**
+ * The version of the binary interface this library has: `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`,
+ * where the constants of the same name are those a program was compiled with.
+ *
+ * Returns the version.
+ * Process: any.
+ */
+uint32_t prefork_abi_version(void);
+
+/**
+ * Makes a server with default settings and no handler. Nothing is opened or started.
+ *
+ * Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a fault in prefork
+ * itself.
+ * Process: any.
+ */
+prefork_server *prefork_server_new(void);
+
+/**
+ * Frees a server. Does nothing where `server` is NULL, or while it runs.
+ *
+ * Process: master.
+ *
+ * Pointers: Takes `server`: no other call with it after this one.
+ */
+void prefork_server_free(prefork_server *server);
+
+/**
+ * Why the last call with this server was refused: one line, `operation on what: cause`, for instance `bind
+ * 127.0.0.1:80: Permission denied (os error 13)`.
+ *
+ * Returns a NUL-terminated string that borrows from `server` until the next call with it; empty where
+ * nothing was refused, or where `server` is NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+const char *prefork_server_error(const prefork_server *server);
+
+/**
+ * Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
+ * `[::1]:8080`, `:8080` (every address), `unix:/path`, or `fd:3` (a listening socket this process has
+ * inherited). Port 0 takes a free one. Without any it is `127.0.0.1:8080`. The same as
+ * `prefork_server_set(server, "listen", address)`.
+ *
+ * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs.
+ *
+ * Pointers: Borrows `server` until return. Copies `address`, which is NUL-terminated.
+ */
+int prefork_server_listen(prefork_server *server, const char *address);
+
+/**
+ * Sets the number of workers, at most 1024; 0 (the default) takes one per CPU this process may use.
+ *
+ * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_workers(prefork_server *server, uint32_t count);
+
+/**
+ * Sets one setting by the name of its command-line option (`prefork --help` lists them), from text:
+ * `prefork_server_set(server, "max-body", "1M")`. Sizes are bytes and take the suffixes K, M and G (powers
+ * of 1024); times are seconds and take ms, s, m and h; switches are `on` or `off`. `listen` adds an
+ * address, the others replace.
+ *
+ * Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what would do), PREFORK_INVALID,
+ * PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs.
+ *
+ * Pointers: Borrows `server` until return. Copies `name` and `value`, which are NUL-terminated.
+ */
+int prefork_server_set(prefork_server *server, const char *name, const char *value);
+
+/**
+ * Sets the arguments that workers find with `prefork_worker_arg()`.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs.
+ *
+ * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
+ * may be NULL where `count` is 0.
+ */
+int prefork_server_args(prefork_server *server, size_t count, const char *const *args);
+
+/**
+ * Serves HTTP requests with one function. Each of the functions that set a handler replaces the handler
+ * set before; where several callbacks belong together, use `prefork_server_module()`.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs; `on_request` is called in workers.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
+ * workers have their own copy of the memory behind it, as it is when they are forked.
+ */
+int prefork_server_on_request(prefork_server *server, void (*on_request)(prefork_request *req,
+                                                                                prefork_response *res,
+                                                                                void *state), void *state);
+
+/**
+ * Serves connections in blocking style with one function; a worker has one connection at a time.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs; `on_connection` is called in workers.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ */
+int prefork_server_on_connection(prefork_server *server,
+                                 void (*on_connection)(prefork_conn *conn, void *state),
+                                 void *state);
+
+/**
+ * Serves streams of bytes with up to three functions; `on_open` and `on_close` may be NULL.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs; the functions are called in workers.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ */
+int prefork_server_on_data(prefork_server *server,
+                           void (*on_open)(prefork_conn *conn, void *state),
+                           void (*on_data)(prefork_conn *conn, void *state),
+                           void (*on_close)(prefork_conn *conn, void *state),
+                           void *state);
+
+/**
+ * Serves with the callbacks of a descriptor, which `prefork_module_init()` or PREFORK_MODULE has begun.
+ *
+ * Returns PREFORK_OK, PREFORK_HANDLER (another ABI, no handler in it, or more than one), PREFORK_STATE or
+ * PREFORK_NULL.
+ * Process: master, before it runs; the callbacks are called in workers.
+ *
+ * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
+ * `server` is freed.
+ */
+int prefork_server_module(prefork_server *server, const struct prefork_module *module, void *state);
+
+/**
+ * Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
+ * The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
+ * ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
+ * all static.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
+ * `prefork_server_run()`.
+ * Process: master, before it runs.
+ *
+ * Pointers: Borrows `server` until return. Copies `path`, which is NUL-terminated.
+ */
+int prefork_server_module_file(prefork_server *server, const char *path);
+
+/**
+ * Calls a function once, when every worker is ready for the first time and the addresses are known. It may
+ * not change the server, which runs.
+ *
+ * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_start` takes back what was set; PREFORK_NULL where
+ * `server` is NULL.
+ * Process: master, before it runs; `on_start` is called in the master.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ * `started` and what it points to are borrowed until `on_start` returns.
+ */
+int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefork_started *started,
+                                                                            void *state), void *state);
+
+/**
+ * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
+ * accepted, a second one stops at once. Workers are forked from here: in them this call never returns. It
+ * installs no signal handler; while it runs, the calling thread has those signals blocked and reads them
+ * itself (signalfd(2)). Afterwards it may be called again.
+ *
+ * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
+ * killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
+ * PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also where none was set) or PREFORK_SYSTEM, before
+ * anything was served; PREFORK_NULL. `prefork_server_error()` has the reason.
+ * Process: becomes the master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_run(prefork_server *server);
+
+/**
+ * The workers that had to be killed at the end of the last run, because they did not finish within the
+ * setting `drain-timeout`.
+ *
+ * Returns the number, or 0 where `server` is NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+uint32_t prefork_server_killed(const prefork_server *server);
+
+/* MACROS AND INLINE FUNCTIONS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * A descriptor without callbacks, to be filled in for `prefork_server_module()`: its size and versions are
+ * those this file has.
+ *
+ * Returns the descriptor, by value.
+ * Process: any.
+ */
+static inline struct prefork_module prefork_module_init(void)
+{
+    struct prefork_module module;
+    memset(&module, 0, sizeof module);
+    module.size = sizeof module;
+    module.abi_major = PREFORK_ABI_MAJOR;
+    module.abi_minor = PREFORK_ABI_MINOR;
+    return module;
+}
+
+/* Makes a symbol of a module visible to the program that loads it, whatever -fvisibility says. */
+#define PREFORK_EXPORT __attribute__((visibility("default")))
+
+/**
+ * Defines the one symbol of a module, `prefork_module`: at file scope, once, with no semicolon behind it.
+ *
+ *     PREFORK_MODULE(.on_request = hello)
+ *     PREFORK_MODULE(.worker_start = start, .on_data = data, .on_close = close)
+ *
+ * It is written the same way in C99 and in C++11, which has no designated initialisers: there each
+ * `.member = function` becomes an assignment that runs when the module is loaded.
+ */
+#ifndef __cplusplus
+#define PREFORK_MODULE(...)                                                                                \
+    extern PREFORK_EXPORT const struct prefork_module prefork_module;                                      \
+    const struct prefork_module prefork_module = {.size = sizeof(struct prefork_module),                   \
+                                                  .abi_major = PREFORK_ABI_MAJOR,                          \
+                                                  .abi_minor = PREFORK_ABI_MINOR,                          \
+                                                  __VA_ARGS__};
+#else
+#define PREFORK_MODULE(...)                                                                                \
+    extern "C" {                                                                                           \
+    extern PREFORK_EXPORT const struct prefork_module prefork_module;                                      \
+    }                                                                                                      \
+    static struct prefork_module prefork_module_make()                                                     \
+    {                                                                                                      \
+        struct prefork_module m = prefork_module_init();                                                   \
+        PREFORK_SET_(__VA_ARGS__)                                                                          \
+        return m;                                                                                          \
+    }                                                                                                      \
+    const struct prefork_module prefork_module = prefork_module_make();
+#define PREFORK_SET_(...)                                                                                  \
+    PREFORK_PICK_(__VA_ARGS__, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_, PREFORK_5_,    \
+                  PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
+#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, macro, ...) macro
+#define PREFORK_1_(a) m a;
+#define PREFORK_2_(a, ...) m a; PREFORK_1_(__VA_ARGS__)
+#define PREFORK_3_(a, ...) m a; PREFORK_2_(__VA_ARGS__)
+#define PREFORK_4_(a, ...) m a; PREFORK_3_(__VA_ARGS__)
+#define PREFORK_5_(a, ...) m a; PREFORK_4_(__VA_ARGS__)
+#define PREFORK_6_(a, ...) m a; PREFORK_5_(__VA_ARGS__)
+#define PREFORK_7_(a, ...) m a; PREFORK_6_(__VA_ARGS__)
+#define PREFORK_8_(a, ...) m a; PREFORK_7_(__VA_ARGS__)
+#define PREFORK_9_(a, ...) m a; PREFORK_8_(__VA_ARGS__)
+#define PREFORK_10_(a, ...) m a; PREFORK_9_(__VA_ARGS__)
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PREFORK_H */

@@ -1,0 +1,120 @@
+//! The three lines a server starts with: where it listens, who serves, what to try.
+
+use prefork::config::Dispatch;
+use prefork::{Kind, Started};
+use std::io::Write;
+
+/// Prints the banner. A closed standard output does not stop a server.
+pub fn print(started: &Started, handler: &str, dispatch: Dispatch) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text(started, handler, dispatch).as_bytes()).and_then(|()| out.flush());
+}
+
+fn text(started: &Started, handler: &str, dispatch: Dispatch) -> String {
+    let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
+    let some = if started.workers == 1 { "worker" } else { "workers" };
+    let lines = [
+        format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
+        format!("{} {some} ({handler}), dispatch {dispatch}", started.workers),
+        format!("try: {}", examples(started)),
+    ];
+    // A file name may hold a line break; the banner has three lines all the same.
+    lines.map(|line| line.replace(char::is_control, "?") + "\n").concat()
+}
+
+fn url(address: &str, kind: Kind) -> String {
+    match (address.starts_with("unix:"), kind) {
+        (true, _) => address.into(),
+        (false, Kind::Request) => format!("http://{address}"),
+        (false, _) => format!("tcp://{address}"),
+    }
+}
+
+/// Commands for the first TCP address, or else for the first Unix socket.
+fn examples(started: &Started) -> String {
+    let is_unix = |a: &&String| a.starts_with("unix:");
+    let address = started.addresses.iter().find(|a| !is_unix(a)).or(started.addresses.first());
+    let Some(address) = address else { return "nothing: there is no address".into() };
+    match (address.strip_prefix("unix:"), started.kind) {
+        (Some(path), Kind::Request) => format!("curl --unix-socket {} http://localhost/", quote(path)),
+        (Some(path), _) => format!("nc -U {}", quote(path)),
+        (None, Kind::Request) => {
+            let url = quote(&format!("http://{}/", reachable(address)));
+            format!("curl {url}   wrk -t2 -c64 {url}")
+        }
+        (None, _) => {
+            let address = reachable(address);
+            let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+            format!("nc {} {port}", host.trim_matches(['[', ']']))
+        }
+    }
+}
+
+/// An address a client can use: a wildcard is none.
+fn reachable(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some(("0.0.0.0" | "[::]", port)) => format!("localhost:{port}"),
+        _ => address.into(),
+    }
+}
+
+/// Quotes a word where a shell would read more into it.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+@%,=".contains(c);
+    if word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
+        let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
+        text(&Started { addresses, workers, kind }, "hello.so", Dispatch::RoundRobin)
+    }
+
+    #[test]
+    fn a_web_server_says_curl_and_wrk() {
+        assert_eq!(
+            banner(&["unix:/run/x", "127.0.0.1:8080"], 8, Kind::Request),
+            concat!(
+                "prefork ",
+                env!("CARGO_PKG_VERSION"),
+                " listening on unix:/run/x, http://127.0.0.1:8080\n",
+                "8 workers (hello.so), dispatch round-robin\n",
+                "try: curl http://127.0.0.1:8080/   wrk -t2 -c64 http://127.0.0.1:8080/\n",
+            )
+        );
+    }
+
+    #[test]
+    fn a_wildcard_is_shown_as_bound_and_tried_as_localhost() {
+        for wildcard in ["[::]:8080", "0.0.0.0:8080"] {
+            let text = banner(&[wildcard], 1, Kind::Request);
+            assert!(text.contains(&format!("listening on http://{wildcard}\n1 worker (")), "{text}");
+            assert!(text.contains("try: curl http://localhost:8080/   wrk"), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_and_sockets_name_the_tool_that_speaks_to_them() {
+        let last = |text: String| text.lines().last().unwrap().to_owned();
+        assert_eq!(last(banner(&["[::1]:7"], 2, Kind::Data)), "try: nc ::1 7");
+        assert_eq!(last(banner(&["127.0.0.1:7"], 2, Kind::Connection)), "try: nc 127.0.0.1 7");
+        assert_eq!(last(banner(&["unix:/run/a b"], 2, Kind::Data)), "try: nc -U '/run/a b'");
+        assert_eq!(
+            last(banner(&["unix:/run/x"], 2, Kind::Request)),
+            "try: curl --unix-socket /run/x http://localhost/"
+        );
+        assert!(
+            last(banner(&["[::1]:80"], 2, Kind::Request)).starts_with("try: curl 'http://[::1]:80/'   wrk")
+        );
+        assert!(banner(&["[::1]:7"], 2, Kind::Data).contains("listening on tcp://[::1]:7\n"));
+    }
+
+    #[test]
+    fn no_name_adds_a_line() {
+        let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Data };
+        assert_eq!(text(&started, "x\ny.so", Dispatch::RoundRobin).lines().count(), 3);
+    }
+}

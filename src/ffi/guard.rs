@@ -1,0 +1,215 @@
+//! What every export goes through: panics and refusals become statuses, and C's pointers become references, here and nowhere
+//! else. Runs in whatever process calls.
+
+use super::status::prefork_status;
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// A result as the exports have it inside.
+pub(super) type Result<T> = std::result::Result<T, prefork_status>;
+
+/// What an export returns where it cannot do what was asked.
+pub(super) trait Answer {
+    /// The answer for a refusal.
+    fn refused(status: prefork_status) -> Self;
+}
+
+impl Answer for c_int {
+    fn refused(status: prefork_status) -> Self {
+        status as Self
+    }
+}
+
+impl Answer for isize {
+    fn refused(status: prefork_status) -> Self {
+        status as Self
+    }
+}
+
+impl Answer for u32 {
+    fn refused(_: prefork_status) -> Self {
+        0
+    }
+}
+
+impl Answer for u64 {
+    fn refused(_: prefork_status) -> Self {
+        0
+    }
+}
+
+impl Answer for usize {
+    fn refused(_: prefork_status) -> Self {
+        0
+    }
+}
+
+impl<T> Answer for *const T {
+    fn refused(_: prefork_status) -> Self {
+        std::ptr::null()
+    }
+}
+
+impl<T> Answer for *mut T {
+    fn refused(_: prefork_status) -> Self {
+        std::ptr::null_mut()
+    }
+}
+
+/// Runs the body of an export. A panic must not reach C (it would abort the process), so it ends here as a status.
+pub(super) fn guard<T: Answer>(body: impl FnOnce() -> Result<T>) -> T {
+    // What a panic leaves half done belongs to prefork and is used on as it is: no worse than the status says.
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(status)) => T::refused(status),
+        Err(_) => T::refused(prefork_status::PREFORK_PANIC),
+    }
+}
+
+/// A type that C knows by name only, and what is behind that name.
+pub(super) trait Opaque {
+    /// The type a pointer to `Self` really points to.
+    type Inner<'a>;
+}
+
+/// Lends to C what is behind an opaque name.
+pub(super) fn lend<T: Opaque>(inner: &T::Inner<'_>) -> *mut T {
+    std::ptr::from_ref(inner).cast::<T>().cast_mut()
+}
+
+/// As [`lend`], for what C may change.
+pub(super) fn lend_mut<T: Opaque>(inner: &mut T::Inner<'_>) -> *mut T {
+    std::ptr::from_mut(inner).cast()
+}
+
+/// What is behind a pointer from C.
+///
+/// # Safety
+/// `p` is NULL or was made by [`lend`] or [`lend_mut`], and is still lent; nobody changes what is behind it meanwhile.
+pub(super) unsafe fn borrow<'a, T: Opaque>(p: *const T) -> Result<&'a T::Inner<'a>> {
+    // SAFETY: what the caller promises.
+    unsafe { p.cast::<T::Inner<'a>>().as_ref() }.ok_or(prefork_status::PREFORK_NULL)
+}
+
+/// What is behind a pointer from C, to be changed.
+///
+/// # Safety
+/// `p` is NULL or was made by [`lend_mut`], and is still lent; nobody else uses what is behind it meanwhile.
+pub(super) unsafe fn borrow_mut<'a, T: Opaque>(p: *mut T) -> Result<&'a mut T::Inner<'a>> {
+    // SAFETY: what the caller promises.
+    unsafe { p.cast::<T::Inner<'a>>().as_mut() }.ok_or(prefork_status::PREFORK_NULL)
+}
+
+/// A C string.
+///
+/// # Safety
+/// `p` is NULL or points to a NUL-terminated string that stays unchanged while the result is used.
+pub(super) unsafe fn c_str<'a>(p: *const c_char) -> Result<&'a CStr> {
+    if p.is_null() {
+        return Err(prefork_status::PREFORK_NULL);
+    }
+    // SAFETY: not NULL; the rest is what the caller promises.
+    Ok(unsafe { CStr::from_ptr(p) })
+}
+
+/// A C string that must be UTF-8.
+///
+/// # Safety
+/// As [`c_str`].
+pub(super) unsafe fn text<'a>(p: *const c_char) -> Result<&'a str> {
+    // SAFETY: what the caller promises.
+    unsafe { c_str(p) }?.to_str().map_err(|_| prefork_status::PREFORK_INVALID)
+}
+
+/// A C string that is a path.
+///
+/// # Safety
+/// As [`c_str`].
+pub(super) unsafe fn file_path<'a>(p: *const c_char) -> Result<&'a Path> {
+    // SAFETY: what the caller promises.
+    Ok(Path::new(OsStr::from_bytes(unsafe { c_str(p) }?.to_bytes())))
+}
+
+/// An array of pointers to C strings; NULL will do where there are none.
+///
+/// # Safety
+/// `p` is NULL or points to `count` pointers that stay unchanged while the result is used.
+pub(super) unsafe fn pointers<'a>(p: *const *const c_char, count: usize) -> Result<&'a [*const c_char]> {
+    check_size(p.cast(), count.saturating_mul(size_of::<*const c_char>()))?;
+    if count == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: not NULL and not longer than memory can be; the rest is what the caller promises.
+    Ok(unsafe { std::slice::from_raw_parts(p, count) })
+}
+
+/// Bytes from C; NULL will do where there are none.
+///
+/// # Safety
+/// `p` is NULL or points to `size` bytes that stay unchanged while the result is used.
+pub(super) unsafe fn bytes<'a>(p: *const c_void, size: usize) -> Result<&'a [u8]> {
+    check_size(p, size)?;
+    if size == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: not NULL and not longer than memory can be; the rest is what the caller promises.
+    Ok(unsafe { std::slice::from_raw_parts(p.cast(), size) })
+}
+
+/// Bytes of C's, to be written; NULL will do where there are none.
+///
+/// # Safety
+/// `p` is NULL or points to `size` writable bytes that nobody else uses while the result is used.
+pub(super) unsafe fn bytes_mut<'a>(p: *mut c_void, size: usize) -> Result<&'a mut [u8]> {
+    check_size(p, size)?;
+    if size == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: not NULL and not longer than memory can be; the rest is what the caller promises.
+    Ok(unsafe { std::slice::from_raw_parts_mut(p.cast(), size) })
+}
+
+fn check_size(p: *const c_void, size: usize) -> Result<()> {
+    if size > isize::MAX.unsigned_abs() {
+        return Err(prefork_status::PREFORK_INVALID);
+    }
+    if p.is_null() && size > 0 {
+        return Err(prefork_status::PREFORK_NULL);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        assert_eq!(guard::<c_int>(|| panic!("on purpose")), prefork_status::PREFORK_PANIC as c_int);
+        assert_eq!(guard::<isize>(|| panic!("on purpose")), prefork_status::PREFORK_PANIC as isize);
+        assert!(guard::<*const c_char>(|| panic!("on purpose")).is_null());
+    }
+
+    #[test]
+    fn null_is_a_status_and_no_bytes_may_be_null() {
+        let null = std::ptr::null::<c_void>();
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { c_str(null.cast()) }, Err(prefork_status::PREFORK_NULL));
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { bytes(null, 1) }, Err(prefork_status::PREFORK_NULL));
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { bytes(null, 0) }, Ok(&[][..]));
+        // SAFETY: the size is refused before the pointer is looked at.
+        assert_eq!(unsafe { bytes(null, usize::MAX) }, Err(prefork_status::PREFORK_INVALID));
+    }
+
+    #[test]
+    fn text_must_be_utf8() {
+        // SAFETY: C strings that live for ever.
+        assert_eq!(unsafe { text(c"caf\xe9".as_ptr()) }, Err(prefork_status::PREFORK_INVALID));
+        // SAFETY: as above.
+        assert_eq!(unsafe { text(c"plain".as_ptr()) }, Ok("plain"));
+    }
+}

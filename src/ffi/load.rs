@@ -1,0 +1,337 @@
+//! Handlers from a shared object: checked and copied in the master, loaded in the worker.
+//!
+//! The master never loads the file, so a broken one cannot harm it and a reload really reads the new one; the workers of one
+//! generation load one private copy, so a file that is overwritten in place cannot pull the code from under them.
+
+use super::elf;
+use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::Source;
+use crate::sys::dl::Library;
+use crate::sys::memory::{copy_file, memory_file};
+use crate::{Handler, Worker};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::result;
+
+/// The handler of a `.so`.
+pub(crate) struct ModuleSource {
+    path: PathBuf,
+    name: String,
+    image: Option<OwnedFd>,
+}
+
+impl ModuleSource {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), name: path.display().to_string(), image: None }
+    }
+
+    /// A private copy of the file, which has passed the check.
+    fn copy(&self) -> result::Result<OwnedFd, String> {
+        let about = fs::metadata(&self.path).map_err(|e| missing(&e))?;
+        if about.is_dir() {
+            return Err("found a directory: give the file in it".into());
+        }
+        if !about.is_file() {
+            // Opening a pipe would wait for its other end.
+            return Err("found no regular file: give the path of the .so itself".into());
+        }
+        let file = File::open(&self.path).map_err(|e| missing(&e))?;
+        let failed = |e: io::Error| format!("cannot copy it: {e}");
+        let len = file.metadata().map_err(failed)?.len();
+        elf::check(&file, len)?;
+        let image = memory_file(&self.image_name()).map_err(failed)?;
+        copy_file(file.as_fd(), image.as_fd(), len).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                "found it changing while it was read: wait until it is built".into()
+            }
+            _ => failed(e),
+        })?;
+        Ok(image)
+    }
+
+    /// What /proc/PID/maps and debuggers show. The kernel takes at most 249 bytes (memfd_create(2)).
+    fn image_name(&self) -> CString {
+        let name = self.path.file_name().unwrap_or_default().as_bytes();
+        CString::new(&name[..name.len().min(200)]).unwrap_or_default()
+    }
+
+    /// One line on why the file does not load: what was looked for, what was found, what to do.
+    fn refusal(&self, found: &str) -> String {
+        format!("load {}: expected a shared object, {found}", self.name)
+    }
+
+    fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {
+        let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+        let c_path = CString::new(path.as_str()).unwrap_or_default();
+        let library = Library::open(&c_path).map_err(|text| explain(&text, &path, &self.name))?;
+        let symbol = library.symbol(c"prefork_module").ok_or_else(|| {
+            self.module_refusal("found no symbol of that name: define it with PREFORK_MODULE")
+        })?;
+        // SAFETY: a symbol of this name is a descriptor, which says its version and size itself; the object stays loaded.
+        let module = unsafe { prefork_module::read(symbol.as_ptr().cast()) };
+        let module = module.map_err(|found| self.module_refusal(&found))?;
+        // SAFETY: the callbacks stay where they are, as the object stays loaded; `state` is NULL until worker_start sets it.
+        unsafe { Callbacks::new(module, std::ptr::null_mut()) }.map_err(|found| self.module_refusal(found))
+    }
+
+    fn module_refusal(&self, found: &str) -> String {
+        let ours =
+            format!("ABI {PREFORK_ABI_MAJOR}.{PREFORK_ABI_MINOR}, prefork {}", env!("CARGO_PKG_VERSION"));
+        format!("load {}: expected a prefork_module ({ours}), {found}", self.name)
+    }
+}
+
+impl Source for ModuleSource {
+    fn prepare(&mut self) -> Result<()> {
+        let image = self.copy().map_err(|found| Error::new(ErrorKind::Handler, self.refusal(&found)))?;
+        self.image = Some(image);
+        Ok(())
+    }
+
+    fn open(&mut self, _worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
+        // The loaded object stays when the descriptor is closed.
+        let image = self.image.take().ok_or("the module was not prepared")?;
+        Ok(Box::new(self.load(image.as_fd())?))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn missing(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::NotFound => "found no such file: check the path, or build it first".into(),
+        io::ErrorKind::PermissionDenied => {
+            "found one that may not be read: chmod +r it and its folder".into()
+        }
+        _ => format!("cannot open it: {e}"),
+    }
+}
+
+/// Turns what the loader said into our one line: the user's path for the copy's, and what to do.
+fn explain(text: &str, copy: &str, name: &str) -> String {
+    let text = text.strip_prefix(copy).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
+    let text = text.replace(copy, name);
+    let advice = if text.contains("undefined symbol: prefork_") {
+        "this prefork does not have it, or the program that embeds it does not export it \
+         (-Wl,--export-dynamic-symbol=prefork_*)"
+    } else if text.contains("undefined symbol") {
+        "check its spelling, or link the library that has it"
+    } else if text.contains("position-independent executable") || text.contains("dynamic section") {
+        elf::BUILD
+    } else if text.contains("cannot open shared object file") {
+        "install it, or set LD_LIBRARY_PATH"
+    } else {
+        "the loader's ld.so(8) variable LD_DEBUG=all tells more"
+    };
+    format!("load {name}: expected a shared object that loads, found {text}: {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A folder of its own that is gone afterwards.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("prefork-load-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        /// Compiles C into a file in this folder.
+        fn cc(&self, name: &str, code: &str, options: &[&str]) -> PathBuf {
+            let source = self.0.join(format!("{name}.c"));
+            fs::write(&source, format!("#include <prefork.h>\n{code}\n")).unwrap();
+            let include = concat!(env!("CARGO_MANIFEST_DIR"), "/include");
+            let out = self.0.join(name);
+            let mut cc = Command::new("cc");
+            cc.args(["-std=c99", "-I", include, "-o"]).arg(&out).arg(&source).args(options);
+            assert!(cc.status().unwrap().success(), "{cc:?}");
+            out
+        }
+
+        fn module(&self, name: &str, code: &str) -> PathBuf {
+            self.cc(name, code, &["-shared", "-fPIC"])
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const WORKER: Worker = Worker { id: 1, slot: 0, generation: 1, args: Vec::new() };
+    const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
+
+    /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
+    /// name for the same: so no descriptor's number may come again.
+    fn open(source: &mut ModuleSource) -> result::Result<Box<dyn Handler>, String> {
+        let opened = source.open(&WORKER);
+        let copy = source.image.as_ref().unwrap().try_clone().unwrap();
+        std::mem::forget(source.image.replace(copy));
+        opened
+    }
+
+    /// What is said of a file, in the master or in the worker.
+    fn said(path: &Path) -> String {
+        let mut source = ModuleSource::new(path);
+        let text = match source.prepare() {
+            Err(e) => e.to_string(),
+            Ok(()) => open(&mut source).err().unwrap(),
+        };
+        assert!(text.starts_with(&format!("load {}: expected ", path.display())), "{text}");
+        assert!(!text.contains('\n') && !text.contains("/proc/"), "{text}");
+        text
+    }
+
+    /// A module whose worker_start returns a number, to tell it from others.
+    fn numbered(folder: &Folder, name: &str, number: u8) -> PathBuf {
+        let start =
+            format!("static int start(prefork_worker *w, void **s) {{ (void)w; (void)s; return {number}; }}");
+        let code =
+            format!("{REQUEST}\n{start}\nPREFORK_MODULE(.worker_start = start, .on_request = on_request)");
+        folder.module(name, &code)
+    }
+
+    fn number(source: &mut ModuleSource) -> String {
+        open(source).unwrap().start(&WORKER).unwrap_err()
+    }
+
+    #[test]
+    fn a_module_loads() {
+        let folder = Folder::new("loads");
+        let path = folder.module("ok.so", &format!("{REQUEST}\nPREFORK_MODULE(.on_request = on_request)"));
+        let mut source = ModuleSource::new(&path);
+        source.prepare().unwrap();
+        let mut handler = open(&mut source).unwrap();
+        assert_eq!(handler.kind(), crate::Kind::Request);
+        assert_eq!(handler.start(&WORKER), Ok(()));
+    }
+
+    #[test]
+    fn files_that_are_none_are_told_apart() {
+        let folder = Folder::new("files");
+        assert!(said(&folder.0.join("missing.so")).contains("no such file: check the path"));
+        assert!(said(&folder.0).contains("found a directory"));
+        assert!(said(Path::new("/dev/null")).contains("no regular file"));
+        for (name, content, expected) in [
+            ("empty.so", &b""[..], "an empty file"),
+            ("text.so", b"int x;\n", "found text"),
+            ("script.so", b"#!/bin/sh\n", "a script"),
+        ] {
+            let path = folder.0.join(name);
+            fs::write(&path, content).unwrap();
+            assert!(said(&path).contains(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_module_cut_at_any_place_is_refused_in_the_master() {
+        let folder = Folder::new("cut");
+        let whole = fs::read(numbered(&folder, "whole.so", 1)).unwrap();
+        let path = folder.0.join("cut.so");
+        for len in (1..whole.len()).step_by(97).chain([whole.len() - 1]) {
+            fs::write(&path, &whole[..len]).unwrap();
+            let text = ModuleSource::new(&path).prepare().unwrap_err().to_string();
+            assert!(text.contains("truncated") || len < 4, "{len}: {text}");
+        }
+    }
+
+    #[test]
+    fn objects_and_programs_are_told_apart() {
+        let folder = Folder::new("kinds");
+        let main = "int main(void) { return 0; }";
+        assert!(said(&folder.cc("x.o", main, &["-c"])).contains("an object file: link it with cc -shared"));
+        assert!(said(&folder.cc("fixed", main, &["-no-pie"])).contains("an executable: build it with"));
+        let text = said(&folder.cc("pie", main, &["-pie", "-fPIE"]));
+        assert!(text.contains("position-independent executable: build it with cc -shared -fPIC"), "{text}");
+    }
+
+    #[test]
+    fn a_module_for_another_machine_is_refused_by_its_name() {
+        let folder = Folder::new("machine");
+        let path = numbered(&folder, "other.so", 1);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[18] ^= 0xff;
+        fs::write(&path, bytes).unwrap();
+        assert!(said(&path).contains("build it for this machine"));
+    }
+
+    #[test]
+    fn modules_without_what_it_takes_are_refused() {
+        let folder = Folder::new("refused");
+        let conn = "static void on_conn(prefork_conn *c, void *s) { (void)c; (void)s; }";
+        let lost = "void nowhere(void);\nvoid *keep(void);\nvoid *keep(void) { nowhere(); return 0; }";
+        for (name, code, expected) in [
+            ("bare", "int x;".to_owned(), "found no symbol of that name: define it with PREFORK_MODULE"),
+            ("none", "PREFORK_MODULE(.on_drain = 0)".into(), "found no handler"),
+            (
+                "both",
+                format!("{REQUEST}{conn} PREFORK_MODULE(.on_request = on_request, .on_connection = on_conn)"),
+                "found on_connection beside",
+            ),
+            (
+                "abi",
+                format!(
+                    "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"
+                ),
+                "(ABI 1.0, prefork 0.1.0), found ABI 7.0: compile it against",
+            ),
+            ("lost", lost.into(), "found undefined symbol: nowhere: check its spelling"),
+            ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),
+        ] {
+            let text = said(&folder.module(&format!("{name}.so"), &code));
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_library_that_is_missing_is_named() {
+        let folder = Folder::new("needs");
+        folder.module("libgone.so", "int gone(void); int gone(void) { return 1; }");
+        let link = format!("-L{}", folder.0.display());
+        let options = ["-shared", "-fPIC", &link, "-Wl,--no-as-needed", "-lgone"];
+        let path = folder.cc("needs.so", "int x;", &options);
+        fs::remove_file(folder.0.join("libgone.so")).unwrap();
+        let text = said(&path);
+        assert!(text.contains("libgone.so: cannot open shared object file"), "{text}");
+        assert!(text.ends_with("install it, or set LD_LIBRARY_PATH"), "{text}");
+    }
+
+    #[test]
+    fn workers_load_the_copy_whatever_becomes_of_the_file() {
+        let folder = Folder::new("copy");
+        let path = numbered(&folder, "module.so", 3);
+        let mut source = ModuleSource::new(&path);
+        source.prepare().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+        assert_eq!(number(&mut source), "worker_start returned 3");
+        // A copy that cannot be replaced stays.
+        source.prepare().unwrap_err();
+        assert_eq!(number(&mut source), "worker_start returned 3");
+    }
+
+    #[test]
+    fn a_new_copy_is_new_code() {
+        let folder = Folder::new("new");
+        let path = numbered(&folder, "module.so", 3);
+        let mut source = ModuleSource::new(&path);
+        source.prepare().unwrap();
+        assert_eq!(number(&mut source), "worker_start returned 3");
+        fs::rename(numbered(&folder, "next.so", 4), &path).unwrap();
+        assert_eq!(number(&mut source), "worker_start returned 3");
+        source.prepare().unwrap();
+        assert_eq!(number(&mut source), "worker_start returned 4");
+    }
+}

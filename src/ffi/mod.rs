@@ -1,0 +1,18 @@
+//! The C API: the only `extern "C"` of this crate. `include/prefork.h` is made from these files, documentation included, so
+//! names are C's names and comments are written for a C programmer.
+//!
+//! Each export runs inside `guard::guard`; guard.rs is also the one place that turns C's pointers into references.
+//! `server` runs in the master, the rest in workers.
+#![allow(unsafe_code)]
+#![allow(non_camel_case_types, reason = "one name per thing: what grep finds in the header it finds here")]
+
+pub mod conn;
+mod elf;
+mod guard;
+mod load;
+pub mod module;
+pub mod request;
+pub mod response;
+pub mod server;
+pub mod status;
+pub mod worker;

@@ -1,0 +1,489 @@
+//! The server, as a C program that embeds prefork sees it. Runs in the master-to-be and the master.
+
+use super::conn::prefork_conn;
+use super::guard::{Opaque, Result, borrow, borrow_mut, c_str, file_path, guard, pointers, text};
+use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
+use super::request::prefork_request;
+use super::response::prefork_response;
+use super::status::prefork_status;
+use crate::config::Config;
+use crate::{Error, ErrorKind, Server, Started, Stopped};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::PathBuf;
+
+/// A server to be: a handler and its settings; `prefork_server_run()` makes the calling process its master.
+/// Made by `prefork_server_new()`, ended by `prefork_server_free()`.
+pub struct prefork_server {
+    config: Config,
+    handler: Option<Given>,
+    args: Vec<CString>,
+    on_start: Option<OnStart>,
+    running: bool,
+    killed: u32,
+    error: CString,
+}
+
+/// The handler a program gave.
+#[derive(Clone)]
+enum Given {
+    Callbacks(Callbacks),
+    File(PathBuf),
+}
+
+type OnStart = (StartCallback, *mut c_void);
+type StartCallback = unsafe extern "C" fn(*const prefork_started, *mut c_void);
+
+impl Opaque for prefork_server {
+    type Inner<'a> = Self;
+}
+
+/// What has been started, given to the callback of `prefork_server_on_start()`. It may grow at its end.
+#[repr(C)]
+#[derive(Debug)]
+pub struct prefork_started {
+    /// The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080` or
+    /// `unix:/path`, each NUL-terminated.
+    pub addresses: *const *const c_char,
+    /// The number of addresses.
+    pub address_count: usize,
+    /// The number of workers, all of which are ready.
+    pub workers: usize,
+}
+
+/// The version of the library, for instance `0.1.0`.
+///
+/// Returns a static string.
+/// Process: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn prefork_version() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => c"",
+};
+
+/// The version of the binary interface this library has: `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`,
+/// where the constants of the same name are those a program was compiled with.
+///
+/// Returns the version.
+/// Process: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn prefork_abi_version() -> u32 {
+    u32::from(PREFORK_ABI_MAJOR) << 16 | u32::from(PREFORK_ABI_MINOR)
+}
+
+/// Makes a server with default settings and no handler. Nothing is opened or started.
+///
+/// Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a fault in prefork
+/// itself.
+/// Process: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn prefork_server_new() -> *mut prefork_server {
+    guard(|| {
+        Ok(Box::into_raw(Box::new(prefork_server {
+            config: Config::default(),
+            handler: None,
+            args: Vec::new(),
+            on_start: None,
+            running: false,
+            killed: 0,
+            error: CString::default(),
+        })))
+    })
+}
+
+/// Frees a server. Does nothing where `server` is NULL, or while it runs.
+///
+/// Process: master.
+///
+/// # Safety
+/// Takes `server`: no other call with it after this one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller.
+        if unsafe { borrow(server) }?.running {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        // SAFETY: not NULL, so made by `Box::into_raw` in `prefork_server_new`, and given back here.
+        drop(unsafe { Box::from_raw(server) });
+        Ok(prefork_status::PREFORK_OK as c_int)
+    });
+}
+
+/// Why the last call with this server was refused: one line, `operation on what: cause`, for instance `bind
+/// 127.0.0.1:80: Permission denied (os error 13)`.
+///
+/// Returns a NUL-terminated string that borrows from `server` until the next call with it; empty where
+/// nothing was refused, or where `server` is NULL.
+/// Process: master.
+///
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_error(server: *const prefork_server) -> *const c_char {
+    // SAFETY: `server` is NULL or lent to the caller.
+    unsafe { borrow(server) }.map_or(c"", |s| s.error.as_c_str()).as_ptr()
+}
+
+/// Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
+/// `[::1]:8080`, `:8080` (every address), `unix:/path`, or `fd:3` (a listening socket this process has
+/// inherited). Port 0 takes a free one. Without any it is `127.0.0.1:8080`. The same as
+/// `prefork_server_set(server, "listen", address)`.
+///
+/// Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `address`, which is NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_listen(server: *mut prefork_server, address: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        // SAFETY: `address` is NULL or a C string that lives until return.
+        let address = server.given("listen", unsafe { text(address) })?;
+        let done = server.config.set("listen", address);
+        server.say(done)
+    })
+}
+
+/// Sets the number of workers, at most 1024; 0 (the default) takes one per CPU this process may use.
+///
+/// Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs.
+///
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_workers(server: *mut prefork_server, count: u32) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        let done = server.config.set("workers", &count.to_string());
+        server.say(done)
+    })
+}
+
+/// Sets one setting by the name of its command-line option (`prefork --help` lists them), from text:
+/// `prefork_server_set(server, "max-body", "1M")`. Sizes are bytes and take the suffixes K, M and G (powers
+/// of 1024); times are seconds and take ms, s, m and h; switches are `on` or `off`. `listen` adds an
+/// address, the others replace.
+///
+/// Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what would do), PREFORK_INVALID,
+/// PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `name` and `value`, which are NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_set(
+    server: *mut prefork_server,
+    name: *const c_char,
+    value: *const c_char,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        // SAFETY: `name` is NULL or a C string that lives until return.
+        let name = server.given("set", unsafe { text(name) })?;
+        // SAFETY: `value` is NULL or a C string that lives until return.
+        let value = server.given(name, unsafe { text(value) })?;
+        let done = server.config.set(name, value);
+        server.say(done)
+    })
+}
+
+/// Sets the arguments that workers find with `prefork_worker_arg()`.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
+/// may be NULL where `count` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_args(
+    server: *mut prefork_server,
+    count: usize,
+    args: *const *const c_char,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        // SAFETY: `args` is NULL or has `count` pointers.
+        let args = unsafe { pointers(args, count) }?;
+        // SAFETY: `arg` is NULL or a C string that lives until return.
+        let copy = |arg: &*const c_char| unsafe { c_str(*arg) }.map(CStr::to_owned);
+        let args = args.iter().map(copy).collect::<Result<_>>();
+        server.args = server.given("args", args)?;
+        server.say(Ok(()))
+    })
+}
+
+/// Serves HTTP requests with one function. Each of the functions that set a handler replaces the handler
+/// set before; where several callbacks belong together, use `prefork_server_module()`.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs; `on_request` is called in workers.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
+/// workers have their own copy of the memory behind it, as it is when they are forked.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_request(
+    server: *mut prefork_server,
+    on_request: Option<
+        unsafe extern "C" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void),
+    >,
+    state: *mut c_void,
+) -> c_int {
+    let module = prefork_module { on_request, ..prefork_module::EMPTY };
+    // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
+    guard(|| unsafe { handle(server, module, state) })
+}
+
+/// Serves connections in blocking style with one function; a worker has one connection at a time.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs; `on_connection` is called in workers.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_connection(
+    server: *mut prefork_server,
+    on_connection: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    state: *mut c_void,
+) -> c_int {
+    let module = prefork_module { on_connection, ..prefork_module::EMPTY };
+    // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
+    guard(|| unsafe { handle(server, module, state) })
+}
+
+/// Serves streams of bytes with up to three functions; `on_open` and `on_close` may be NULL.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs; the functions are called in workers.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_data(
+    server: *mut prefork_server,
+    on_open: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    on_data: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    on_close: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    state: *mut c_void,
+) -> c_int {
+    let module = prefork_module { on_open, on_data, on_close, ..prefork_module::EMPTY };
+    // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
+    guard(|| unsafe { handle(server, module, state) })
+}
+
+/// Serves with the callbacks of a descriptor, which `prefork_module_init()` or PREFORK_MODULE has begun.
+///
+/// Returns PREFORK_OK, PREFORK_HANDLER (another ABI, no handler in it, or more than one), PREFORK_STATE or
+/// PREFORK_NULL.
+/// Process: master, before it runs; the callbacks are called in workers.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
+/// `server` is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_module(
+    server: *mut prefork_server,
+    module: *const prefork_module,
+    state: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        if module.is_null() {
+            return server.given("module", Err(prefork_status::PREFORK_NULL));
+        }
+        // SAFETY: as documented above, and not NULL.
+        let read = unsafe { prefork_module::read(module) };
+        // SAFETY: the callbacks and `state` may be used until the server is freed, and in workers for ever.
+        let callbacks = read.and_then(|module| Ok(unsafe { Callbacks::new(module, state) }?));
+        let done = callbacks.map(|callbacks| server.handler = Some(Given::Callbacks(callbacks)));
+        server.say(done.map_err(|found| Error::new(ErrorKind::Handler, format!("module: {found}"))))
+    })
+}
+
+/// Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
+/// The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
+/// ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
+/// all static.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
+/// `prefork_server_run()`.
+/// Process: master, before it runs.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `path`, which is NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_module_file(
+    server: *mut prefork_server,
+    path: *const c_char,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        // SAFETY: `path` is NULL or a C string that lives until return.
+        let path = server.given("module", unsafe { file_path(path) })?;
+        server.handler = Some(Given::File(path.to_path_buf()));
+        server.say(Ok(()))
+    })
+}
+
+/// Calls a function once, when every worker is ready for the first time and the addresses are known. It may
+/// not change the server, which runs.
+///
+/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_start` takes back what was set; PREFORK_NULL where
+/// `server` is NULL.
+/// Process: master, before it runs; `on_start` is called in the master.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+/// `started` and what it points to are borrowed until `on_start` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_start(
+    server: *mut prefork_server,
+    on_start: Option<unsafe extern "C" fn(started: *const prefork_started, state: *mut c_void)>,
+    state: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        server.on_start = on_start.map(|f| (f, state));
+        server.say(Ok(()))
+    })
+}
+
+/// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
+/// accepted, a second one stops at once. Workers are forked from here: in them this call never returns. It
+/// installs no signal handler; while it runs, the calling thread has those signals blocked and reads them
+/// itself (signalfd(2)). Afterwards it may be called again.
+///
+/// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
+/// killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
+/// PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also where none was set) or PREFORK_SYSTEM, before
+/// anything was served; PREFORK_NULL. `prefork_server_error()` has the reason.
+/// Process: becomes the master.
+///
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_int {
+    guard(|| {
+        let ready = {
+            // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+            let server = unsafe { idle(server) }?;
+            server.running = true;
+            server.ready()
+        };
+        // `server` is not borrowed here: callbacks of the program may ask it things meanwhile.
+        let ended = ready.and_then(Server::run);
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { borrow_mut(server) }?;
+        server.running = false;
+        let done = ended.map(|Stopped { killed }| server.killed = killed);
+        server.say(done)
+    })
+}
+
+/// The workers that had to be killed at the end of the last run, because they did not finish within the
+/// setting `drain-timeout`.
+///
+/// Returns the number, or 0 where `server` is NULL.
+/// Process: master.
+///
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_killed(server: *const prefork_server) -> u32 {
+    // SAFETY: `server` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(server) }?.killed))
+}
+
+impl prefork_server {
+    /// Keeps the reason of a refusal for `prefork_server_error`, or forgets the last one.
+    fn say(&mut self, done: crate::Result<()>) -> Result<c_int> {
+        let Err(e) = done else {
+            self.error = CString::default();
+            return Ok(prefork_status::PREFORK_OK as c_int);
+        };
+        self.error = CString::new(e.to_string().replace('\0', "\\0")).unwrap_or_default();
+        Err(e.kind().into())
+    }
+
+    /// Keeps the reason where an argument was refused.
+    fn given<T>(&mut self, what: &str, argument: Result<T>) -> Result<T> {
+        if let Err(status) = argument {
+            let _ = self.say(Err(Error::new(ErrorKind::Config, format!("{what}: {}", status.message()))));
+        }
+        argument
+    }
+
+    /// The Rust server with these settings. The settings stay, so that it may run again.
+    fn ready(&self) -> crate::Result<Server> {
+        let server = match self.handler.clone() {
+            None => return Err(Error::new(ErrorKind::Handler, NO_HANDLER)),
+            Some(Given::File(path)) => Server::module(path),
+            Some(Given::Callbacks(callbacks)) => Server::factory(move |_| callbacks.clone()),
+        };
+        let server = server.config(self.config.clone()).args(self.args.clone());
+        Ok(match self.on_start {
+            None => server,
+            Some(on_start) => server.on_start(move |started| tell(on_start, started)),
+        })
+    }
+}
+
+const NO_HANDLER: &str =
+    "run: expected a handler, none was set: call prefork_server_on_request() or its like first";
+
+/// The server behind a pointer, to be changed: not while it runs.
+///
+/// # Safety
+/// As [`borrow_mut`].
+unsafe fn idle<'a>(server: *mut prefork_server) -> Result<&'a mut prefork_server> {
+    // SAFETY: what the caller promises.
+    let server = unsafe { borrow_mut(server) }?;
+    if server.running {
+        return Err(prefork_status::PREFORK_STATE);
+    }
+    Ok(server)
+}
+
+/// Sets callbacks as the handler, where the one that matters is not NULL.
+///
+/// # Safety
+/// As [`Callbacks::new`] and [`borrow_mut`].
+unsafe fn handle(server: *mut prefork_server, module: prefork_module, state: *mut c_void) -> Result<c_int> {
+    // SAFETY: what the caller promises.
+    let server = unsafe { idle(server) }?;
+    // SAFETY: what the caller promises.
+    let Ok(callbacks) = (unsafe { Callbacks::new(module, state) }) else {
+        return server.given("handler", Err(prefork_status::PREFORK_NULL));
+    };
+    server.handler = Some(Given::Callbacks(callbacks));
+    server.say(Ok(()))
+}
+
+/// Calls the program's callback with what has been started.
+fn tell((call, state): OnStart, started: &Started) {
+    let clean = |text: &String| CString::new(text.as_str()).unwrap_or_default();
+    let texts: Vec<_> = started.addresses.iter().map(clean).collect();
+    let addresses: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
+    let told = prefork_started {
+        addresses: addresses.as_ptr(),
+        address_count: addresses.len(),
+        workers: started.workers,
+    };
+    // SAFETY: a callback and a state that were given for this; `told` and what it points to live until it returns.
+    unsafe { call(&raw const told, state) }
+}

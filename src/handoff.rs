@@ -1,0 +1,175 @@
+//! The handoff channel: one message, one connection, from the master to a worker.
+//!
+//! A `SOCK_SEQPACKET` pair per worker. What a worker has not taken yet lies in the receive queue of its end, and that queue
+//! lives as long as any copy of the end does: the master keeps one, and *reclaims* with it what a dead or stuck worker will
+//! not take. Each message is taken by exactly one reader, so no connection is served twice.
+
+use crate::sys::{errno, fdpass, socket};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The master's end.
+#[derive(Debug)]
+pub struct Giver(OwnedFd);
+
+/// The worker's end; the master has a copy for reclaiming.
+#[derive(Debug)]
+pub struct Taker(OwnedFd);
+
+/// What became of a connection that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// It is in the worker's queue; the giver's copy can be closed.
+    Done,
+    /// The queue is full, or too many descriptors are under way; it is still the giver's alone.
+    Full,
+    /// The worker's end is closed everywhere; it is still the giver's alone.
+    Gone,
+}
+
+/// What lay in the queue.
+#[derive(Debug)]
+pub enum Taken {
+    /// A connection, and the index of the listener it came through.
+    Connection(OwnedFd, u16),
+    /// Nothing to serve: the master asks for a sign of life.
+    Probe,
+    /// A connection came, but this process had no descriptor free for it: it is lost.
+    Lost,
+    /// Nothing there.
+    Nothing,
+    /// The master is gone, and the queue is empty.
+    End,
+}
+
+/// First byte of each message: what it is.
+const CONNECTION: u8 = b'C';
+const PROBE: u8 = b'P';
+const HEADER: usize = 4;
+
+/// A new channel.
+pub fn channel() -> io::Result<(Giver, Taker)> {
+    let (giver, taker) = fdpass::packet_pair()?;
+    Ok((Giver(giver), Taker(taker)))
+}
+
+impl Giver {
+    /// Puts a duplicate of `connection` into the worker's queue, without waiting.
+    ///
+    /// # Errors
+    /// What sendmsg(2) says beyond [`Given::Full`] and [`Given::Gone`].
+    pub fn give(&self, connection: BorrowedFd<'_>, listener: u16) -> io::Result<Given> {
+        let [low, high] = listener.to_le_bytes();
+        match fdpass::send(self.0.as_fd(), &[CONNECTION, 0, low, high], connection) {
+            Ok(()) => Ok(Given::Done),
+            Err(e) => match e.raw_os_error() {
+                Some(errno::EAGAIN | errno::ENOBUFS | errno::ENOMEM | errno::ETOOMANYREFS) => Ok(Given::Full),
+                Some(errno::EPIPE | errno::ECONNRESET) => Ok(Given::Gone),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Asks the worker for a sign of life. A full queue is no error: what fills it will wake the worker as well.
+    pub fn probe(&self) {
+        let _ = socket::send(self.0.as_fd(), &[PROBE, 0, 0, 0]);
+    }
+}
+
+impl Taker {
+    /// Takes the oldest message, without waiting.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says; a message that is none of ours is `InvalidData`.
+    pub fn take(&self) -> io::Result<Taken> {
+        let mut header = [0; HEADER];
+        let got = match fdpass::recv(self.0.as_fd(), &mut header) {
+            Ok(got) => got,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Taken::End),
+            Err(e) => return Err(e),
+        };
+        match (header, got.fd) {
+            _ if got.len == 0 => Ok(Taken::End),
+            _ if got.lost => Ok(Taken::Lost),
+            ([CONNECTION, _, low, high], Some(fd)) if got.len == HEADER => {
+                Ok(Taken::Connection(fd, u16::from_le_bytes([low, high])))
+            }
+            ([PROBE, ..], None) => Ok(Taken::Probe),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// A second owner of the same end.
+    ///
+    /// # Errors
+    /// What dup(2) says.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+}
+
+impl AsFd for Taker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn connection() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    #[test]
+    fn a_connection_arrives_with_its_listener() {
+        let (giver, taker) = channel().unwrap();
+        let (near, mut far) = connection();
+        assert_eq!(giver.give(near.as_fd(), 513).unwrap(), Given::Done);
+        drop(near);
+        let Taken::Connection(fd, listener) = taker.take().unwrap() else { panic!("no connection") };
+        assert_eq!(listener, 513);
+        UnixStream::from(fd).write_all(b"hello").unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn an_empty_queue_has_nothing_and_then_ends() {
+        let (giver, taker) = channel().unwrap();
+        assert!(matches!(taker.take().unwrap(), Taken::Nothing));
+        giver.probe();
+        assert!(matches!(taker.take().unwrap(), Taken::Probe));
+        drop(giver);
+        assert!(matches!(taker.take().unwrap(), Taken::End));
+    }
+
+    #[test]
+    fn what_was_not_taken_outlives_giver_and_worker() {
+        let (giver, taker) = channel().unwrap();
+        let kept = taker.duplicate().unwrap();
+        let (near, _far) = connection();
+        giver.give(near.as_fd(), 0).unwrap();
+        drop((taker, giver));
+        assert!(matches!(kept.take().unwrap(), Taken::Connection(..)));
+        assert!(matches!(kept.take().unwrap(), Taken::End));
+    }
+
+    #[test]
+    fn a_full_queue_and_a_closed_end_are_told_apart() {
+        let (giver, taker) = channel().unwrap();
+        let (near, _far) = connection();
+        let mut given = 0;
+        while giver.give(near.as_fd(), 0).unwrap() == Given::Done {
+            given += 1;
+        }
+        assert!(given > 100, "{given}");
+        drop(taker);
+        assert_eq!(giver.give(near.as_fd(), 0).unwrap(), Given::Gone);
+    }
+}

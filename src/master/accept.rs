@@ -1,0 +1,191 @@
+//! The hot path: a connection comes off a listener's backlog, a worker is picked, the descriptor goes to it.
+//!
+//! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
+//! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty.
+//! While no worker has room the listener is paused and the clients stay in the backlog; the first worker that makes room wakes
+//! the master, which then accepts as many as there is room for and only watches again when the backlog was found empty.
+
+use super::{Master, dispatch};
+use crate::handoff::Given;
+use crate::log::log;
+use crate::sys::{errno, socket};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// How long accepting rests when descriptors or memory ran out (milliseconds).
+const EXHAUSTED_REST: u64 = 250;
+/// Connections taken from one listener in one turn when it is not watched, so that signals and deaths get their turn.
+const BATCH: usize = 64;
+
+/// A connection the master has and no worker yet.
+pub struct InHand {
+    pub(super) fd: OwnedFd,
+    pub(super) listener: u16,
+}
+
+/// What an attempt to take a connection off a backlog came to.
+enum Accepted {
+    /// One was taken; it has a worker, or is in hand.
+    One,
+    /// The backlog is empty.
+    Empty,
+    /// The one at the head had failed already, or will not do; there may be another.
+    Failed,
+    /// No descriptor or memory is free.
+    Exhausted(io::Error),
+}
+
+impl Master {
+    /// A watched listener has a connection.
+    pub(super) fn accept_from(&mut self, index: usize) {
+        match self.pick() {
+            None => self.pause(index),
+            Some(slot) => {
+                if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
+                    self.rest(index, &e);
+                }
+            }
+        }
+    }
+
+    /// Gives workers what waits for room: the connection in hand, then what was reclaimed, then the backlogs of paused
+    /// listeners. Says to the workers that the master waits, where something is left and nobody has room.
+    pub(super) fn serve_waiting(&mut self) {
+        self.more_to_do = false;
+        loop {
+            self.serve_what_has_room();
+            if self.more_to_do || !self.waits_for_room() {
+                return self.board.common().stop_waiting();
+            }
+            self.board.common().start_waiting();
+            // A worker may have made room between the last look and the word: it has not seen that anybody waits.
+            if !self.has_room() {
+                return;
+            }
+        }
+    }
+
+    fn serve_what_has_room(&mut self) {
+        while self.in_hand.is_some() || !self.orphans.is_empty() {
+            let Some(slot) = self.pick() else { return };
+            match self.in_hand.take().or_else(|| self.reclaim_one()) {
+                Some(connection) => self.give(connection, slot),
+                None => break,
+            }
+        }
+        for index in 0..self.listeners.len() {
+            if self.is_paused(index) {
+                self.accept_paused(index);
+            }
+        }
+    }
+
+    fn accept_paused(&mut self, index: usize) {
+        for _ in 0..BATCH {
+            let Some(slot) = self.pick() else { return };
+            match self.accept_one(index, slot) {
+                Accepted::One if self.in_hand.is_some() => return,
+                Accepted::One | Accepted::Failed => {}
+                Accepted::Empty => return self.backlog_is_empty(index),
+                Accepted::Exhausted(e) => return self.rest(index, &e),
+            }
+        }
+        self.more_to_do = true;
+    }
+
+    fn backlog_is_empty(&mut self, index: usize) {
+        if self.stopping.is_some() {
+            self.emptied |= 1 << index;
+        } else if let Err(e) = self.listeners[index].resume(&self.poll) {
+            log!("watch listener {}: {e}", self.listeners[index].address);
+        }
+    }
+
+    fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
+        match socket::accept(self.listeners[index].as_fd()) {
+            Ok(fd) => {
+                self.give(InHand { fd, listener: index as u16 }, slot);
+                Accepted::One
+            }
+            Err(e) => match e.raw_os_error() {
+                Some(errno::EAGAIN) => Accepted::Empty,
+                Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
+                    Accepted::Exhausted(e)
+                }
+                // What accept(2) calls errors of the new connection: the next one may be well.
+                _ => Accepted::Failed,
+            },
+        }
+    }
+
+    /// Gives a connection to the worker in `slot`, or to the next one that takes it. Where none does, it stays in hand.
+    fn give(&mut self, connection: InHand, slot: usize) {
+        let mut choice = Some(slot);
+        while let Some(slot) = choice {
+            if self.give_to(slot, &connection) {
+                return;
+            }
+            choice = self.pick();
+        }
+        self.in_hand = Some(connection);
+    }
+
+    /// Where the worker does not take it, it is out of dispatch until it is seen taking again, so that `give` ends.
+    fn give_to(&mut self, slot: usize, connection: &InHand) -> bool {
+        let Some(worker) = &mut self.slots[slot].worker else { return false };
+        match worker.giver.give(connection.fd.as_fd(), connection.listener) {
+            Ok(Given::Done) => {
+                worker.given = worker.given.wrapping_add(1);
+                self.tick_soon();
+                return true;
+            }
+            Ok(Given::Full) => worker.giver.probe(),
+            Ok(Given::Gone) => {}
+            Err(e) => log!("hand a connection to worker {}: {e}", worker.id),
+        }
+        worker.stuck = true;
+        self.tick_soon();
+        false
+    }
+
+    /// The slot whose turn it is, among those with room.
+    fn pick(&mut self) -> Option<usize> {
+        let slots = &self.slots;
+        dispatch::pick(self.config.dispatch, &mut self.cursor, slots.len(), |i| slots[i].load())
+    }
+
+    fn has_room(&self) -> bool {
+        self.slots.iter().any(|s| s.load().is_some())
+    }
+
+    /// Whether something waits that could go on if a worker had room.
+    fn waits_for_room(&self) -> bool {
+        self.in_hand.is_some()
+            || !self.orphans.is_empty()
+            || (0..self.listeners.len()).any(|index| self.is_paused(index))
+    }
+
+    /// Whether a listener is left alone for want of room; not one that rests, waits for
+    /// the first workers, or was emptied by a stop.
+    fn is_paused(&self, index: usize) -> bool {
+        let rests = self.now < self.accept_at || self.booting || self.emptied & (1 << index) != 0;
+        !rests && !self.listeners[index].is_watched()
+    }
+
+    pub(super) fn pause(&mut self, index: usize) {
+        if let Err(e) = self.listeners[index].pause(&self.poll) {
+            log!("pause listener {}: {e}", self.listeners[index].address);
+        }
+    }
+
+    /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would only fail again.
+    fn rest(&mut self, index: usize, cause: &io::Error) {
+        self.pause(index);
+        if self.exhausted_since.is_none() {
+            self.exhausted_since = Some(self.now);
+            log!("accept: {cause}; clients wait in the backlog meanwhile");
+        }
+        self.accept_at = self.now + EXHAUSTED_REST;
+        self.arm(self.accept_at);
+    }
+}

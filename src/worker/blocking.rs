@@ -1,0 +1,82 @@
+//! The worker's loop for handlers in blocking style: one connection after the other.
+
+use super::conn::{Conn, Style};
+use super::engine::Context;
+use super::handler::Handler;
+use super::inlet::{CHANNEL, Inlet};
+use crate::config::Config;
+use crate::scoreboard::Word;
+use crate::sys::time;
+use mio::{Events, Poll};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How often a worker without a free descriptor looks for one.
+const STARVING: Duration = Duration::from_millis(100);
+
+/// Serves connections until the worker is told to leave.
+///
+/// # Errors
+/// Where the poll fails.
+pub fn serve(
+    handler: &mut dyn Handler,
+    config: &Config,
+    inlet: &mut Inlet<'_>,
+    poll: &mut Poll,
+) -> io::Result<()> {
+    let mut events = Events::with_capacity(4);
+    let mut one = One { handler, config, conn: None, count: 0 };
+    while inlet.draining.is_none() {
+        match poll.poll(&mut events, inlet.starves().then_some(STARVING)) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+            Err(_) => events.clear(),
+            Ok(()) => {}
+        }
+        if events.iter().any(|e| e.token() == CHANNEL) {
+            inlet.listen(poll);
+        }
+        // Also when only the master's word came: what lies in the queue was accepted and is to be served.
+        if let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
+            one.serve(fd, listener, inlet);
+        }
+    }
+    one.handler.on_drain(&inlet.worker);
+    while let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
+        one.serve(fd, listener, inlet);
+    }
+    Ok(())
+}
+
+struct One<'a> {
+    handler: &'a mut dyn Handler,
+    config: &'a Config,
+    conn: Option<Conn>,
+    count: u64,
+}
+
+impl One<'_> {
+    fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
+        self.count += 1;
+        let (id, seat) = (self.count, inlet.seat);
+        let style = Style::blocking(self.config);
+        let conn = match &mut self.conn {
+            Some(conn) => {
+                conn.renew(fd, id, listener);
+                conn
+            }
+            none => none.insert(Conn::new(fd, id, listener, style, seat)),
+        };
+        let mut cx = Context {
+            handler: self.handler,
+            config: self.config,
+            seat,
+            now: time::monotonic_ms(),
+            draining: inlet.draining.is_some(),
+        };
+        let result = cx.call(|handler| handler.on_connection(conn));
+        seat.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
+        conn.end();
+        inlet.finished(1);
+    }
+}

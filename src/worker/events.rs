@@ -1,0 +1,348 @@
+//! The worker's loop for handlers that hold many connections: HTTP requests and streams.
+//!
+//! A new connection is served before the poll ever hears of it: where its first request is already there and asks for the
+//! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
+
+use super::conn::{Conn, Style};
+use super::deadlines::Deadlines;
+use super::engine::{Context, Next};
+use super::handler::{Handler, Kind};
+use super::http::{HttpConn, HttpEngine};
+use super::inlet::{CHANNEL, Inlet, QUEUE};
+use super::stream::StreamEngine;
+use super::table::{Protocol, Table};
+use crate::config::Config;
+use crate::log::log;
+use crate::sys::time;
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Events read in one turn.
+const EVENTS: usize = 256;
+/// Stream connections kept for their memory.
+const SPARE: usize = 256;
+/// How often a worker without a free descriptor looks for one (milliseconds).
+const STARVING: u64 = 100;
+
+/// The loop's state.
+pub struct EventLoop<'a, 'b> {
+    handler: &'a mut dyn Handler,
+    kind: Kind,
+    config: &'a Config,
+    inlet: &'a mut Inlet<'b>,
+    poll: &'a mut Poll,
+    table: Table,
+    deadlines: Deadlines,
+    http: HttpEngine,
+    stream: StreamEngine,
+    #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
+    spare: Vec<Box<Conn>>,
+    /// Connections that can go on at once, in their order.
+    again: Vec<Token>,
+    turn: Vec<Token>,
+    now: u64,
+    count: u64,
+    drains: bool,
+}
+
+/// What user code and engines may use; a macro, since it borrows some fields and leaves the others free.
+macro_rules! context {
+    ($self:ident) => {
+        &mut Context {
+            handler: $self.handler,
+            config: $self.config,
+            seat: $self.inlet.seat,
+            now: $self.now,
+            draining: $self.drains,
+        }
+    };
+}
+
+impl<'a, 'b> EventLoop<'a, 'b> {
+    /// A loop for at most `limit` connections, whose new ones are of this kind.
+    pub fn new(
+        handler: &'a mut dyn Handler,
+        kind: Kind,
+        config: &'a Config,
+        limit: u32,
+        inlet: &'a mut Inlet<'b>,
+        poll: &'a mut Poll,
+    ) -> Self {
+        Self {
+            handler,
+            kind,
+            config,
+            inlet,
+            poll,
+            table: Table::new(limit),
+            deadlines: Deadlines::new(&config.timeouts),
+            http: HttpEngine::new(config),
+            stream: StreamEngine::new(),
+            spare: Vec::with_capacity(SPARE),
+            again: Vec::new(),
+            turn: Vec::new(),
+            now: time::monotonic_ms(),
+            count: 0,
+            drains: false,
+        }
+    }
+
+    /// Serves until the worker is told to leave and its last connection is over.
+    ///
+    /// # Errors
+    /// Where the poll fails.
+    pub fn serve(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_done() {
+            self.wait(&mut events)?;
+            let mut queue = false;
+            for event in &events {
+                match event.token() {
+                    QUEUE => queue = true,
+                    CHANNEL => self.inlet.listen(self.poll),
+                    token => self.ready(token, event),
+                }
+            }
+            self.go_on();
+            if self.inlet.draining.is_some() {
+                self.drain();
+            } else if queue {
+                self.take_one();
+            } else if self.inlet.starves() {
+                self.inlet.may_take(self.poll, self.now);
+            }
+            self.expire();
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        let Some(until) = self.inlet.draining else { return false };
+        (self.drains && self.table.len() == 0) || self.now >= until
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut due = self.deadlines.next(&mut self.table);
+        if self.inlet.starves() {
+            due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
+        }
+        if let Some(until) = self.inlet.draining {
+            due = Some(due.unwrap_or(u64::MAX).min(until));
+        }
+        let sleep = match due {
+            _ if !self.again.is_empty() => Some(Duration::ZERO),
+            None | Some(u64::MAX) => None,
+            Some(at) => Some(Duration::from_millis(at.saturating_sub(self.now))),
+        };
+        match self.poll.poll(events, sleep) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+            Err(_) => events.clear(),
+            Ok(()) => {}
+        }
+        self.now = time::monotonic_ms();
+        Ok(())
+    }
+
+    fn take_one(&mut self) -> bool {
+        let taken = self.inlet.take(self.poll, self.now);
+        let found = taken.is_some();
+        if let Some((fd, listener)) = taken {
+            self.count += 1;
+            match self.kind {
+                Kind::Data => self.open_stream(fd, listener, &[]),
+                Kind::Request | Kind::Connection => {
+                    let index = self.table.insert(Protocol::Http(fd, HttpConn::default()), listener);
+                    self.readable(index, false);
+                }
+            }
+        }
+        found
+    }
+
+    fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
+        let conn = self.stream_conn(fd, listener);
+        let index = self.table.insert(Protocol::Stream(conn), listener);
+        self.begin_stream(index, read_already);
+    }
+
+    fn stream_conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
+        match self.spare.pop() {
+            Some(mut conn) => {
+                conn.renew(fd, self.count, listener);
+                conn
+            }
+            None => {
+                let style = Style::stream(self.config);
+                Box::new(Conn::new(fd, self.count, listener, style, self.inlet.seat))
+            }
+        }
+    }
+
+    fn begin_stream(&mut self, index: u32, read_already: &[u8]) {
+        let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
+        match self.stream.open(conn, read_already, context!(self)) {
+            Next::Close => self.close(index),
+            _ => self.readable(index, false),
+        }
+    }
+
+    /// The poll has something to say about a connection.
+    fn ready(&mut self, token: Token, event: &Event) {
+        let Some(index) = self.table.find(token) else { return };
+        if event.is_writable() && self.table.row(index).watches_write {
+            self.writable(index);
+        }
+        let ended = event.is_read_closed() || event.is_error();
+        if (event.is_readable() || ended) && self.table.find(token).is_some() {
+            self.readable(index, ended);
+        }
+    }
+
+    fn readable(&mut self, index: u32, ended: bool) {
+        let row = self.table.row(index);
+        let next = match &mut row.protocol {
+            Protocol::Http(fd, conn) => {
+                self.http.on_readable(fd.as_fd(), row.listener, conn, ended, context!(self))
+            }
+            Protocol::Stream(conn) => self.stream.on_readable(conn, ended, context!(self)),
+            Protocol::Free(_) => return,
+        };
+        self.apply(index, next);
+    }
+
+    fn writable(&mut self, index: u32) {
+        let row = self.table.row(index);
+        let next = match &mut row.protocol {
+            Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
+            Protocol::Stream(conn) => self.stream.on_writable(conn),
+            Protocol::Free(_) => return,
+        };
+        self.apply(index, next);
+    }
+
+    fn apply(&mut self, index: u32, next: Next) {
+        match next {
+            Next::Wait { write, deadline } => {
+                if let Err(e) = self.watch(index, write) {
+                    log!("worker {}: watch a connection: {e}", self.inlet.worker.id);
+                    return self.close(index);
+                }
+                self.deadlines.set(&mut self.table, index, deadline, self.now);
+            }
+            Next::Again => {
+                if !std::mem::replace(&mut self.table.row(index).again, true) {
+                    self.again.push(self.table.token(index));
+                }
+            }
+            Next::Close => self.close(index),
+            Next::Upgrade(bytes) => self.upgrade(index, &bytes),
+        }
+    }
+
+    /// Has the poll report a connection, also when it can be written to where `write` is set.
+    fn watch(&mut self, index: u32, write: bool) -> io::Result<()> {
+        let token = self.table.token(index);
+        let row = self.table.row(index);
+        if row.registered && row.watches_write == write {
+            return Ok(());
+        }
+        let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let fd = match &row.protocol {
+            Protocol::Http(fd, _) => fd.as_fd(),
+            Protocol::Stream(conn) => conn.as_fd(),
+            Protocol::Free(_) => return Ok(()),
+        };
+        let registry = self.poll.registry();
+        let raw = raw(fd);
+        let mut source = SourceFd(&raw);
+        if row.registered {
+            registry.reregister(&mut source, token, interest)?;
+        } else {
+            registry.register(&mut source, token, interest)?;
+        }
+        (row.registered, row.watches_write) = (true, write);
+        Ok(())
+    }
+
+    /// An HTTP connection becomes a stream: same descriptor, same row, same registration.
+    fn upgrade(&mut self, index: u32, read_already: &[u8]) {
+        let row = self.table.row(index);
+        let (listener, free) = (row.listener, Protocol::Free(u32::MAX));
+        let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, free) else { return };
+        self.http.on_gone(&mut conn);
+        self.count += 1;
+        let conn = self.stream_conn(fd, listener);
+        self.table.row(index).protocol = Protocol::Stream(conn);
+        self.begin_stream(index, read_already);
+    }
+
+    /// Connections that had more to do than one turn.
+    fn go_on(&mut self) {
+        std::mem::swap(&mut self.again, &mut self.turn);
+        while let Some(token) = self.turn.pop() {
+            if let Some(index) = self.table.find(token) {
+                self.table.row(index).again = false;
+                self.readable(index, true);
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        while let Some(index) = self.deadlines.expired(&mut self.table, self.now) {
+            let row = self.table.row(index);
+            let next = match &mut row.protocol {
+                Protocol::Http(fd, conn) => self.http.on_deadline(fd.as_fd(), conn, context!(self)),
+                Protocol::Stream(_) | Protocol::Free(_) => Next::Close,
+            };
+            // Whatever comes next, this deadline has done its work.
+            self.deadlines.clear(&mut self.table, index);
+            self.apply(index, next);
+        }
+    }
+
+    /// The worker is told to leave: what lies in its queue was accepted and is served, what is idle gets a short grace.
+    fn drain(&mut self) {
+        while self.take_one() {}
+        if std::mem::replace(&mut self.drains, true) {
+            return;
+        }
+        self.deadlines.shorten_idle();
+        self.handler.on_drain(&self.inlet.worker);
+        for index in self.table.indexes() {
+            let row = self.table.row(index);
+            let next = match &mut row.protocol {
+                Protocol::Http(fd, conn) => self.http.on_drain(fd.as_fd(), conn, context!(self)),
+                Protocol::Stream(_) | Protocol::Free(_) => continue,
+            };
+            self.deadlines.clear(&mut self.table, index);
+            self.apply(index, next);
+        }
+    }
+
+    fn close(&mut self, index: u32) {
+        self.deadlines.clear(&mut self.table, index);
+        match self.table.remove(index) {
+            Protocol::Http(fd, mut conn) => {
+                self.http.on_gone(&mut conn);
+                drop(fd);
+            }
+            Protocol::Stream(mut conn) => {
+                self.stream.close(&mut conn, context!(self));
+                conn.end();
+                if self.spare.len() < SPARE {
+                    self.spare.push(conn);
+                }
+            }
+            Protocol::Free(_) => {}
+        }
+        self.inlet.finished(1);
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> std::os::fd::RawFd {
+    fd.as_raw_fd()
+}

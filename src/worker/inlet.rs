@@ -1,0 +1,176 @@
+//! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
+
+use super::{Birth, DESCRIPTOR_RESERVE, Worker};
+use crate::handoff::{Taken, Taker};
+use crate::log::log;
+use crate::message::{Channel, Message, Received};
+use crate::scoreboard::{Common, Seat, Word};
+use crate::sys::{memory, poll, process, time};
+use mio::Token;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// The handoff channel has something.
+pub const QUEUE: Token = Token(usize::MAX - 1);
+/// The message channel has something.
+pub const CHANNEL: Token = Token(usize::MAX - 2);
+
+/// How often the limit on descriptors is read again (milliseconds): somebody may lower it, see prlimit(1).
+const LIMIT_AGE: u64 = 100;
+
+/// A worker's side of its two channels.
+pub struct Inlet<'a> {
+    /// Who this worker is.
+    pub worker: Worker,
+    /// Its counters.
+    pub seat: Seat,
+    /// Set when the worker is to take what lies in its queue, finish, and leave; until this time (monotonic milliseconds) where
+    /// the master is gone, who would otherwise see to that.
+    pub draining: Option<u64>,
+    queue: Taker,
+    channel: Channel,
+    common: Common,
+    wake: BorrowedFd<'a>,
+    drain_timeout: Duration,
+    descriptor_limit: u64,
+    limit_read_at: u64,
+    highest: u64,
+    watching: bool,
+}
+
+impl<'a> Inlet<'a> {
+    /// Watches both channels, level-triggered.
+    pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
+        let Birth { worker, queue, channel, seat, common, wake } = birth;
+        let mut inlet = Self {
+            worker,
+            seat,
+            draining: None,
+            queue,
+            channel,
+            common,
+            wake,
+            drain_timeout,
+            descriptor_limit: 0,
+            limit_read_at: 0,
+            highest: 0,
+            watching: false,
+        };
+        inlet.watch(poll);
+        if let Err(e) = poll::watch_level(poll, inlet.channel.as_fd(), CHANNEL) {
+            log!("worker {}: watch the message channel: {e}", inlet.worker.id);
+            process::exit(super::EXIT_FAILED);
+        }
+        inlet
+    }
+
+    fn watch(&mut self, poll: &mio::Poll) {
+        if !self.watching {
+            match poll::watch_level(poll, self.queue.as_fd(), QUEUE) {
+                Ok(()) => self.watching = true,
+                Err(e) => log!("worker {}: watch the handoff channel: {e}", self.worker.id),
+            }
+        }
+    }
+
+    fn unwatch(&mut self, poll: &mio::Poll) {
+        if self.watching && poll::unwatch(poll, self.queue.as_fd()).is_ok() {
+            self.watching = false;
+        }
+    }
+
+    /// Takes the next connection, and the index of its listener. `None` where there is none, or no descriptor to spare for it:
+    /// then the queue is not watched until [`Inlet::may_take`] finds one.
+    pub fn take(&mut self, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
+        loop {
+            if !self.may_take(poll, now) {
+                return None;
+            }
+            match self.queue.take() {
+                Ok(Taken::Connection(fd, listener)) => {
+                    self.highest = fd.as_raw_fd().unsigned_abs().into();
+                    self.seat.add(Word::Taken, 1);
+                    self.made_room();
+                    return Some((fd, listener));
+                }
+                Ok(Taken::Probe) => self.seat.add(Word::Probed, 1),
+                Ok(Taken::Lost) => {
+                    log!("worker {}: no free descriptor, a connection is lost", self.worker.id);
+                    self.seat.add(Word::Taken, 1);
+                    self.finished(1);
+                }
+                Ok(Taken::Nothing) => return None,
+                Ok(Taken::End) => {
+                    self.unwatch(poll);
+                    self.master_is_gone();
+                    return None;
+                }
+                Err(e) => {
+                    log!("worker {}: read the handoff channel: {e}", self.worker.id);
+                    self.unwatch(poll);
+                    self.master_is_gone();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Whether a descriptor is to spare. The kernel gives the lowest free number, so the number of the last connection taken
+    /// tells how many are in use at least. Without one the queue is left alone: what lies in it goes to other workers.
+    pub fn may_take(&mut self, poll: &mio::Poll, now: u64) -> bool {
+        if now >= self.limit_read_at + LIMIT_AGE || self.limit_read_at == 0 {
+            self.limit_read_at = now.max(1);
+            self.descriptor_limit = process::descriptor_limit().unwrap_or(u64::MAX);
+        }
+        let enough = self.highest + DESCRIPTOR_RESERVE / 2 < self.descriptor_limit;
+        if !enough {
+            self.unwatch(poll);
+        } else if !self.watching && self.draining.is_none() {
+            self.watch(poll);
+        }
+        enough
+    }
+
+    /// A connection that was taken is over: its number is free again, and the next one will be at most as high.
+    pub fn finished(&mut self, n: u64) {
+        self.seat.add(Word::Finished, n);
+        self.highest = 0;
+        self.made_room();
+    }
+
+    /// Whether the queue is left alone for want of descriptors.
+    pub fn starves(&self) -> bool {
+        !self.watching && self.draining.is_none()
+    }
+
+    fn made_room(&self) {
+        if self.common.claim_wake() {
+            // A full counter has woken the master already.
+            let _ = memory::wake(self.wake);
+        }
+    }
+
+    /// Reads what the master has to say.
+    pub fn listen(&mut self, poll: &mio::Poll) {
+        loop {
+            match self.channel.receive() {
+                Ok(Received::Message(Message::Drain)) => {
+                    self.draining.get_or_insert(u64::MAX);
+                }
+                Ok(Received::Message(other)) => {
+                    log!("worker {}: unexpected message {other:?}; ignored", self.worker.id);
+                }
+                Ok(Received::Nothing) => return,
+                Ok(Received::End) | Err(_) => {
+                    let _ = poll::unwatch(poll, self.channel.as_fd());
+                    return self.master_is_gone();
+                }
+            }
+        }
+    }
+
+    fn master_is_gone(&mut self) {
+        let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
+        self.draining = Some(self.draining.unwrap_or(until).min(until));
+    }
+}

@@ -1,0 +1,89 @@
+//! Stream connections: bytes in, `on_data`, bytes out.
+
+use super::conn::Conn;
+use super::engine::{Context, Next};
+use crate::scoreboard::Word;
+
+/// Reads of one connection in one turn, so that a client that never stops sending does not stop the others.
+const READS: usize = 16;
+/// Buffers kept for connections that have bytes.
+const POOL: usize = 256;
+
+/// What all stream connections of a worker share.
+pub struct StreamEngine {
+    buffers: Vec<Vec<u8>>,
+}
+
+impl StreamEngine {
+    /// Nothing kept yet.
+    pub fn new() -> Self {
+        Self { buffers: Vec::with_capacity(POOL) }
+    }
+
+    /// A connection begins, with bytes that were read already.
+    pub fn open(&mut self, conn: &mut Conn, read_already: &[u8], cx: &mut Context<'_>) -> Next {
+        conn.borrow_buffers(&mut self.buffers);
+        conn.preload(read_already);
+        if cx.call(|h| h.on_open(conn)).is_none() {
+            return failed(cx);
+        }
+        if !read_already.is_empty() && cx.call(|h| h.on_data(conn)).is_none() {
+            return failed(cx);
+        }
+        self.after(conn)
+    }
+
+    /// Bytes may be there. `ended`: the poll says that the client has ended its side.
+    pub fn on_readable(&mut self, conn: &mut Conn, ended: bool, cx: &mut Context<'_>) -> Next {
+        conn.borrow_buffers(&mut self.buffers);
+        for _ in 0..READS {
+            if conn.is_closing() {
+                return self.after(conn);
+            }
+            let mut drained = false;
+            match conn.fill(&mut drained) {
+                Ok(false) => return self.after(conn),
+                Ok(true) => {}
+                Err(_) => return Next::Close,
+            }
+            cx.seat.add(Word::Requests, 1);
+            if cx.call(|h| h.on_data(conn)).is_none() {
+                return failed(cx);
+            }
+            if drained && (!ended || conn.at_end()) {
+                return self.after(conn);
+            }
+        }
+        match self.after(conn) {
+            Next::Close => Next::Close,
+            _ => Next::Again,
+        }
+    }
+
+    /// The client takes bytes again.
+    pub fn on_writable(&mut self, conn: &mut Conn) -> Next {
+        self.after(conn)
+    }
+
+    /// A connection is over.
+    pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
+        let _ = conn.flush();
+        let _ = cx.call(|h| h.on_close(conn));
+    }
+
+    fn after(&mut self, conn: &mut Conn) -> Next {
+        if conn.flush().is_err() || (conn.is_closing() && !conn.has_output()) {
+            return Next::Close;
+        }
+        if self.buffers.len() + 2 <= POOL {
+            conn.release_buffers(&mut self.buffers);
+        }
+        Next::Wait { write: conn.has_output(), deadline: conn.deadline() }
+    }
+}
+
+/// The handler panicked: that costs the connection.
+fn failed(cx: &Context<'_>) -> Next {
+    cx.seat.add(Word::Errors, 1);
+    Next::Close
+}

@@ -1,0 +1,197 @@
+//! What the program says and how it exits where no server comes up.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+
+fn prefork(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prefork"));
+    command.args(args).env("COLUMNS", "80").stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout_of(args: &[&str]) -> String {
+    let out = prefork(args);
+    assert_eq!(out.status.code(), Some(0), "{args:?}: {out:?}");
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{args:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The one line on stderr of a call that is wrong.
+fn refusal_of(args: &[&str]) -> String {
+    let out = prefork(args);
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{args:?}: {text}");
+    assert!(out.stdout.is_empty(), "{args:?}: stdout is not for errors");
+    assert!(
+        text.starts_with("prefork: ") && text.ends_with('\n') && text.lines().count() == 1,
+        "{args:?}: {text}"
+    );
+    text
+}
+
+#[test]
+fn version_names_program_and_version() {
+    assert_eq!(stdout_of(&["--version"]), concat!("prefork ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(stdout_of(&["-V"]), stdout_of(&["--version"]));
+}
+
+#[test]
+fn help_fits_the_terminal_and_shows_the_defaults() {
+    for columns in [80, 120] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prefork"));
+        let out = command.arg("--help").env("COLUMNS", columns.to_string()).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        for line in text.lines() {
+            assert!(line.chars().count() <= columns, "{columns}: {line}");
+        }
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for expected in [
+            "Usage: prefork [OPTIONS] HANDLER.so [ARGS...]",
+            "prefork demo [OPTIONS]",
+            "-w, --workers <N|auto>",
+            "[default: auto]",
+            "[default: 127.0.0.1:8080]",
+            "[default: round-robin]",
+            "Exit status:",
+        ] {
+            assert!(words.contains(expected), "{columns}: {expected}");
+        }
+        let config = prefork::Config::default();
+        assert!(words.contains(&format!("[default: {}]", config.backlog)));
+        assert!(words.contains(&format!("[default: {}s]", config.timeouts.idle.as_secs())));
+    }
+}
+
+#[test]
+fn short_help_is_short() {
+    let (short, long) = (stdout_of(&["-h"]), stdout_of(&["--help"]));
+    assert!(short.lines().count() <= 40, "{short}");
+    assert!(short.contains("--workers") && short.contains("--listen"), "{short}");
+    assert!(!short.contains("--idle-timeout"), "{short}");
+    assert!(long.contains("--idle-timeout"), "{long}");
+}
+
+#[test]
+fn demo_takes_the_same_settings() {
+    let settings = |text: String| -> Vec<String> {
+        let options =
+            text.lines().filter_map(|l| l.trim_start().split_once("--")).map(|(_, name)| name.to_owned());
+        options.filter(|name| name.contains('<')).collect()
+    };
+    assert_eq!(settings(stdout_of(&["--help"])), settings(stdout_of(&["demo", "--help"])));
+}
+
+#[test]
+fn without_a_handler_it_says_what_to_do() {
+    for args in [&[][..], &["--workers", "2"]] {
+        let text = refusal_of(args);
+        assert!(
+            text.contains("prefork demo") && text.contains("HANDLER.so") && text.contains("-h"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_would_do() {
+    for (args, expected) in [
+        (["--workers", "many"], "expected auto, or a whole number from 0 to 1024"),
+        (["-w", "1025"], "expected auto, or a whole number from 0 to 1024"),
+        (["--listen", "example.org"], "expected HOST:PORT"),
+        (["--max-body", "8 MB"], "expected bytes"),
+        (["--idle-timeout", "soon"], "expected a time"),
+        (["--unix-mode", "999"], "expected an octal mode"),
+        (["--nodelay", "maybe"], "on, off"),
+        (["--dispatch", "random"], "round-robin, least-connections"),
+        (["--max-line", "100K"], "max-head: expected at least max-line"),
+        (["--backlog", "0"], "expected a whole number from 1"),
+    ] {
+        let text = refusal_of(&[&args[..], &["handler.so"]].concat());
+        assert!(text.contains(expected), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn an_unknown_option_is_named_with_a_likely_one() {
+    let text = refusal_of(&["--worker", "2", "handler.so"]);
+    assert!(text.contains("'--worker'") && text.contains("'--workers'"), "{text}");
+    refusal_of(&["demo", "--colour", "blue"]);
+    refusal_of(&["demo", "more"]);
+    refusal_of(&["completions"]);
+    refusal_of(&["completions", "tcsh"]);
+    refusal_of(&["--workers"]);
+}
+
+#[test]
+fn a_program_in_place_of_a_handler_is_refused() {
+    for program in [&["--", "node", "app.js"][..], &["-w", "2", "--", "./handler.so"]] {
+        assert!(refusal_of(program).contains("only a handler"), "{program:?}");
+    }
+}
+
+#[test]
+fn completions_are_for_the_shell_asked_for() {
+    for (shell, sign) in [
+        ("bash", "complete -F _prefork"),
+        ("zsh", "#compdef prefork"),
+        ("fish", "complete -c prefork"),
+        ("elvish", "edit:completion"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let text = stdout_of(&["completions", shell]);
+        assert!(text.contains(sign) && text.contains("drain-timeout"), "{shell}: {text}");
+    }
+}
+
+#[test]
+fn the_bash_completion_completes() {
+    let script = format!(
+        "{}\nCOMP_WORDS=(prefork --dispatch r); COMP_CWORD=2; _prefork prefork r --dispatch; echo \"${{COMPREPLY[@]}}\"",
+        stdout_of(&["completions", "bash"])
+    );
+    let out = Command::new("bash").args(["--norc", "-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "round-robin\n", "{out:?}");
+}
+
+#[test]
+fn the_manual_page_has_every_option_explained() {
+    let page = stdout_of(&["man"]);
+    for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "SERVING", "LIMITS", "TIMEOUTS", "EXAMPLES", "SIGNALS"]
+    {
+        assert!(page.contains(&format!(".SH {section}\n")), "{section}");
+    }
+    // In the page a hyphen is written `\-`.
+    let page = page.replace("\\-", "-");
+    let help = stdout_of(&["--help"]);
+    let options: Vec<_> = help.split_whitespace().filter(|w| w.starts_with("--")).collect();
+    assert!(options.len() >= 20, "{options:?}");
+    for option in options {
+        assert!(page.contains(option.trim_end_matches(',')), "{option}");
+    }
+    assert!(page.contains("Until the head of a request is complete"), "{page}");
+}
+
+#[test]
+fn a_reader_that_had_enough_is_no_failure() {
+    for args in [&["--help"][..], &["completions", "bash"], &["man"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_prefork"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success() && text.is_empty(), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prefork"));
+    let out = command.args(["completions", "bash"]).stdout(full).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).starts_with("prefork: stdout: No space left"), "{out:?}");
+}
