@@ -294,12 +294,13 @@ impl Master {
     /// After a failed start: collects every worker that was started.
     fn wait_for_all(&mut self, events: &mut Events) {
         self.stopping = Some(stop::Stopping::Killing);
-        while !self.has_stopped() {
-            if self.wait(events).is_err() {
-                return;
-            }
+        loop {
+            // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
             for slot in 0..self.slots.len() {
                 let _ = self.reap(slot);
+            }
+            if self.has_stopped() || self.wait(events).is_err() {
+                return;
             }
         }
     }
