@@ -1,0 +1,127 @@
+"""Counts in place of times, which noise does not move: system calls per connection, instructions per request."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+from servers import HERE, compile_c, request, running, tool
+
+# Counted by name; whatever else is called shows up as "other".
+CALLS = ["accept4", "sendmsg", "recvmsg", "close", "epoll_wait", "epoll_pwait", "epoll_ctl", "recvfrom", "sendto",
+         "read", "readv", "write", "writev", "shutdown", "setsockopt", "getsockopt", "getsockname", "getpeername",
+         "accept", "epoll_pwait2"]
+
+
+# ---- system calls ----
+
+
+def syscalls(bench, names, workers, wrk):
+    """System calls of master and workers per connection under wrk with `Connection: close`, as Markdown.
+
+    `perf stat` counts in the kernel and hardly slows the server. Where it is not allowed, strace does it for the
+    master alone; under strace the master falls behind, so more connections share one epoll_wait.
+    """
+    lines = ["### System calls per new connection", "", "| server | of | in all | which |", "|---|---|--:|---|"]
+    for name in names:
+        with running(bench, name, workers) as server:
+            for role, counted in count_calls(server, wrk).items():
+                connections, calls = counted
+                named = sorted(((count, call) for call, count in calls.items() if count / connections >= 0.005),
+                               reverse=True)
+                which = ", ".join(f"{call} {count / connections:.2f}" for count, call in named)
+                lines.append(f"| {name} | {role} | {sum(calls.values()) / connections:.2f} | {which} |")
+    return "\n".join(lines)
+
+
+def count_calls(server, wrk):
+    """{role: (connections, {call: count})}"""
+    if perf_works():
+        roles = {"master": [server.master], "workers": server.workers}
+        command = perf_command
+        read = read_perf
+    else:
+        roles = {"master": [server.master]}
+        command = lambda pids: [tool("strace", "strace"), "-f", "-c", *(f"-p{pid}" for pid in pids)]  # noqa: E731
+        read = read_strace
+    counters = {role: subprocess.Popen(command(pids), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+                for role, pids in roles.items()}
+    try:
+        time.sleep(0.5)  # to attach
+        connections = wrk(server.url, 2, "close")["requests"]
+    finally:
+        for counter in counters.values():
+            counter.send_signal(signal.SIGINT)
+        texts = {role: counter.communicate(timeout=10)[1] for role, counter in counters.items()}
+    return {role: (connections, read(text)) for role, text in texts.items()}
+
+
+def perf_works():
+    perf = shutil.which("perf")
+    return perf is not None and subprocess.run([perf, "stat", "-e", "raw_syscalls:sys_enter", "true"],
+                                               capture_output=True).returncode == 0
+
+
+def perf_command(pids):
+    events = ["raw_syscalls:sys_enter"] + [f"syscalls:sys_enter_{call}" for call in CALLS]
+    return ["perf", "stat", "-x,", "-e", ",".join(events), "-p", ",".join(map(str, pids))]
+
+
+def read_perf(text):
+    counted = {}
+    for line in text.splitlines():
+        fields = line.split(",")
+        if len(fields) > 2:  # "<not counted>" is perf's word for a process that never ran
+            counted[fields[2].removeprefix("syscalls:sys_enter_")] = int(fields[0]) if fields[0].isdigit() else 0
+    total = counted.pop("raw_syscalls:sys_enter")
+    return {**counted, "other": total - sum(counted.values())}
+
+
+def read_strace(text):
+    rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", text, re.MULTILINE)
+    return {call: int(count) for count, call in rows if call != "total"}
+
+
+# ---- instructions ----
+
+
+def instructions(bench, names, requests=30):
+    """User-space instructions of master and worker per request, as Markdown.
+
+    One client sends the requests one after another, so each has its own turn of every loop; what the kernel executes
+    is not counted.
+    """
+    lines = ["### User-space instructions per request", "",
+             "| server | new connection, master | new connection, worker | keep-alive, worker |", "|---|--:|--:|--:|"]
+    for name in names:
+        with running(bench, name, workers=1) as server, socket.create_connection(server.address) as client:
+            new = count_steps(bench, server, requests, lambda: request_anew(server.address))
+            kept = count_steps(bench, server, requests, lambda: request(client))
+        lines.append(f"| {name} | {new[0]:,.0f} | {new[1]:,.0f} | {kept[1]:,.0f} |")
+    return "\n".join(lines)
+
+
+def count_steps(bench, server, requests, send):
+    """Instructions per request of the master and of its one worker."""
+    for _ in range(20):
+        send()  # what the first ones allocate and look up is not counted
+    pids = [server.master, *server.workers]
+    steps = compile_c(HERE / "steps.c", bench.out / "steps", "-std=c99")
+    counter = subprocess.Popen([steps, *map(str, pids)], stdout=subprocess.PIPE, text=True)
+    try:
+        if counter.stdout.readline() != "counting\n":
+            raise RuntimeError("the server's processes cannot be traced (root may, where an ordinary user may not)")
+        for _ in range(requests):
+            send()
+    finally:
+        counter.terminate()
+        counted, _ = counter.communicate(timeout=10)
+    counts = dict(line.split() for line in counted.splitlines())
+    return [int(counts[str(pid)]) / requests for pid in pids]
+
+
+def request_anew(address):
+    with socket.create_connection(address) as client:
+        request(client, close=True)
