@@ -107,14 +107,18 @@ impl Master {
                 self.give(InHand { fd, listener: index as u16 }, slot);
                 Accepted::One
             }
-            Err(e) => match e.raw_os_error() {
-                Some(errno::EAGAIN) => Accepted::Empty,
-                Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
-                    Accepted::Exhausted(e)
+            Err(e) => {
+                // Nothing was given, so it is still this slot's turn.
+                self.cursor = slot;
+                match e.raw_os_error() {
+                    Some(errno::EAGAIN) => Accepted::Empty,
+                    Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
+                        Accepted::Exhausted(e)
+                    }
+                    // What accept(2) calls errors of the new connection: the next one may be well.
+                    _ => Accepted::Failed,
                 }
-                // What accept(2) calls errors of the new connection: the next one may be well.
-                _ => Accepted::Failed,
-            },
+            }
         }
     }
 

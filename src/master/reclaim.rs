@@ -49,6 +49,20 @@ impl Master {
         None
     }
 
+    /// Closes what is still up for other workers, and returns how many connections that were. What lies in the queue of a
+    /// worker that lives is left to it.
+    pub(super) fn abandon_orphans(&mut self) -> u64 {
+        let mut closed = 0;
+        for orphan in std::mem::take(&mut self.orphans) {
+            while owner(&mut self.slots, &orphan).is_none()
+                && matches!(orphan.queue.take(), Ok(Taken::Connection(..)))
+            {
+                closed += 1;
+            }
+        }
+        closed
+    }
+
     /// Makes sure that a look for stuck workers follows.
     pub(super) fn tick_soon(&mut self) {
         if self.tick_at.is_none() {

@@ -70,10 +70,10 @@ impl Master {
         self.stopping = Some(Stopping::Draining { until });
         self.arm(until);
         self.listeners.clear();
-        if self.in_hand.take().is_some() || !self.orphans.is_empty() {
-            log!("stop: connections that no worker had room for are closed unanswered");
+        let unanswered = u64::from(self.in_hand.take().is_some()) + self.abandon_orphans();
+        if unanswered > 0 {
+            log!("stop: {unanswered} connections that no worker had room for are closed unanswered");
         }
-        self.orphans.clear();
         for slot in &mut self.slots {
             let Some(worker) = slot.worker.as_mut().filter(|w| w.phase == Phase::Ready) else { continue };
             worker.phase = Phase::Draining;

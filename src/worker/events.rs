@@ -316,7 +316,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             let row = self.table.row(index);
             let next = match &mut row.protocol {
                 Protocol::Http(fd, conn) => self.http.on_drain(fd.as_fd(), conn, context!(self)),
-                Protocol::Stream(_) | Protocol::Free(_) => continue,
+                Protocol::Stream(conn) => self.stream.on_drain(conn),
+                Protocol::Free(_) => continue,
             };
             self.deadlines.clear(&mut self.table, index);
             self.apply(index, next);

@@ -65,6 +65,11 @@ impl StreamEngine {
         self.after(conn)
     }
 
+    /// The worker is to leave: what is idle has but a short grace from now.
+    pub fn on_drain(&mut self, conn: &mut Conn) -> Next {
+        self.after(conn)
+    }
+
     /// A connection is over.
     pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
         let _ = conn.flush();

@@ -1,0 +1,180 @@
+//! Where a server listens: addresses of each kind, inherited sockets, and addresses that are taken.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use util::client::Address;
+use util::{Client, Dir, Start, Style};
+
+#[test]
+fn several_addresses_at_once_and_the_handler_sees_which() {
+    for style in Style::ALL {
+        let dir = Arc::new(Dir::new());
+        let path = dir.path().join("socket");
+        let server = Start::new(style)
+            .dir(&dir)
+            .listen("127.0.0.1:0")
+            .listen("[::1]:0")
+            .listen(format!("unix:{}", path.display()))
+            .start();
+        assert!(matches!(&server.addresses[1], Address::Tcp(a) if a.is_ipv6()));
+        assert_eq!(server.addresses[2], Address::Unix(path));
+        for _ in 0..3 {
+            for (index, address) in server.addresses.iter().enumerate() {
+                let client = Client::connect(address, style).unwrap();
+                assert_eq!(client.ask_last("listener"), Ok(index.to_string()), "{style:?}");
+            }
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn all_addresses_of_the_machine() {
+    let server = Start::new(Style::Request).listen(":0").start();
+    let port = server.port();
+    for host in ["127.0.0.1", "[::1]"] {
+        let address = Address::Tcp(format!("{host}:{port}").parse().unwrap());
+        assert!(Client::connect(&address, Style::Request).unwrap().ask_last("pid").is_ok(), "{host}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_unix_socket_has_the_mode_asked_for_and_is_removed_at_the_end() {
+    for (mode, option) in [(0o660, None), (0o600, Some("600")), (0o777, Some("0777"))] {
+        let dir = Arc::new(Dir::new());
+        let path = dir.path().join("socket");
+        let start = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display()));
+        let server = option.into_iter().fold(start, |s, mode| s.set("unix-mode", mode)).start();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, mode);
+        assert!(server.ask("pid").is_ok());
+        server.stop(); // finds no file left
+    }
+}
+
+#[test]
+fn a_stale_unix_socket_is_replaced() {
+    let dir = Arc::new(Dir::new());
+    let path = dir.path().join("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let server = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).start();
+    assert!(server.ask("pid").is_ok());
+    server.stop();
+}
+
+#[test]
+fn a_live_unix_socket_is_left_to_its_owner() {
+    let dir = Arc::new(Dir::new());
+    let address = format!("unix:{}", dir.path().join("socket").display());
+    let server = Start::new(Style::Data).dir(&dir).listen(&address).start();
+    let refused = Start::new(Style::Data).dir(&dir).listen(&address).refused();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    assert!(refused.stderr.contains(&address) && refused.stderr.contains("in use"), "{refused:?}");
+    assert!(server.ask("pid").is_ok());
+    server.stop();
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = Arc::new(Dir::new());
+    std::fs::write(dir.file("notes"), "mine").unwrap();
+    let path = dir.path().join("notes");
+    let refused = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).refused();
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "mine");
+}
+
+#[test]
+fn a_unix_socket_that_somebody_else_has_put_there_meanwhile_is_not_removed() {
+    let dir = Arc::new(Dir::new());
+    let path = dir.file("socket");
+    let server = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).start();
+    std::fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    server.stop();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_port_in_use_is_refused_with_the_pid_of_its_owner() {
+    let server = Start::new(Style::Request).start();
+    let refused = Start::new(Style::Request).listen(format!("127.0.0.1:{}", server.port())).refused();
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+    assert!(refused.stdout.is_empty(), "{refused:?}");
+    let owner = format!("process {} (prefork)", server.pid);
+    assert!(refused.stderr.contains(&owner) && refused.stderr.contains("in use"), "{refused:?}");
+    assert!(server.ask("pid").is_ok());
+    server.stop();
+}
+
+#[test]
+fn of_several_addresses_none_is_taken_where_one_is_refused() {
+    let dir = Arc::new(Dir::new());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = dir.path().join("socket");
+    let refused = Start::new(Style::Request)
+        .dir(&dir)
+        .listen(format!("unix:{}", path.display()))
+        .listen(taken.local_addr().unwrap().to_string())
+        .refused();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(!path.exists());
+}
+
+/// Moves the listening socket from descriptor 0 to 3, where it is expected.
+const PASS_ON: [&str; 4] =
+    ["sh", "-c", "LISTEN_PID=$$; export LISTEN_PID; exec \"$@\" 3<&0 </dev/null", "sh"];
+
+#[test]
+fn an_inherited_listener_is_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap());
+    let server = Start::new(Style::Request).listen("fd:3").through(&PASS_ON).stdin(listener).start();
+    assert_eq!(server.addresses, [address]);
+    for _ in 0..4 {
+        assert_eq!(server.ask("listener"), Ok("0".into()));
+    }
+    server.stop();
+}
+
+#[test]
+fn an_inherited_unix_socket_is_used_and_its_file_left_to_its_owner() {
+    let dir = Arc::new(Dir::new());
+    let path = dir.file("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let start = Start::new(Style::Data).dir(&dir).listen("fd:3").through(&PASS_ON).stdin(listener);
+    let server = start.start();
+    assert_eq!(server.addresses, [Address::Unix(path.clone())]);
+    assert!(server.ask("pid").is_ok());
+    server.stop();
+    assert!(path.exists());
+}
+
+#[test]
+fn listeners_passed_by_systemd_are_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap());
+    let mut pass_on = vec!["env", "LISTEN_FDS=1", "LISTEN_FDNAMES=web"];
+    pass_on.extend(PASS_ON);
+    let server = Start::new(Style::Request).listen("").through(&pass_on).stdin(listener).start();
+    assert_eq!(server.addresses, [address]);
+    assert_eq!(server.ask("listener"), Ok("0".into()));
+    server.stop();
+}
+
+#[test]
+fn an_inherited_descriptor_that_does_not_listen_is_refused() {
+    for (fd, found) in [("fd:3", "expected"), ("fd:77", "Bad file descriptor")] {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let refused = Start::new(Style::Request).listen(fd).through(&PASS_ON).stdin(file).refused();
+        assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+        assert!(refused.stderr.contains(fd) && refused.stderr.contains(found), "{refused:?}");
+    }
+}

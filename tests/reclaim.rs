@@ -1,0 +1,168 @@
+//! Nothing accepted is lost: what a dead or stopped worker had not taken is served by others, once.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::Duration;
+use util::load::at_once;
+use util::{Server, Start, Style, comes_true, proc, wait_until};
+
+/// Waits until `pid` is gone and its place is filled.
+fn replaced(server: &Server, pid: i32) {
+    wait_until("a successor", || !proc::children(server.pid).contains(&pid) && server.workers().len() == 2);
+}
+
+#[test]
+fn a_killed_idle_worker_is_replaced_at_once_and_nobody_notices() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        server.says("died: SIGKILL");
+        for slot in 0..2 {
+            let victim = server.worker_in(slot);
+            proc::signal(victim, libc::SIGKILL);
+            // The next of these may be given to it before its death is known.
+            for _ in 0..20 {
+                server.ask("pid").unwrap();
+            }
+            let soon = || !server.workers().contains(&victim) && server.workers().len() == 2;
+            assert!(comes_true(Duration::from_millis(500), soon), "{style:?}: {:?}", server.stderr());
+        }
+        server.stop();
+    }
+}
+
+/// 20 clients come while one of two workers stands still; `then` happens when the other has done its share.
+fn with_a_stopped_worker(style: Style, then: impl Fn(&Server, i32) + Sync) -> (Server, i32) {
+    let server = Start::new(style).start();
+    let stopped = server.worker_in(0);
+    proc::freeze(stopped);
+    let results = at_once(21, |i| {
+        if i < 20 {
+            return server.ask("count hits").map(drop);
+        }
+        wait_until("the other worker serves", || server.dir.count("hits") > 0);
+        then(&server, stopped);
+        Ok(())
+    });
+    assert_eq!(results, vec![Ok(()); 21], "{style:?}");
+    assert_eq!(server.dir.count("hits"), 20, "{style:?}: each is served once");
+    (server, stopped)
+}
+
+#[test]
+fn what_lies_in_the_queue_of_a_killed_worker_is_served_once() {
+    for style in Style::ALL {
+        let (mut server, killed) =
+            with_a_stopped_worker(style, |_, stopped| proc::signal(stopped, libc::SIGKILL));
+        server.says("died: SIGKILL; 0 connections in progress lost");
+        replaced(&server, killed);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_stopped_worker_holds_up_nobody_and_is_let_in_again_when_it_goes_on() {
+    for style in Style::ALL {
+        let (server, stopped) = with_a_stopped_worker(style, |_, _| {});
+        assert_eq!(proc::state(stopped), Some('T'), "all were served without it");
+        for _ in 0..10 {
+            assert_ne!(server.ask("pid"), Ok(stopped.to_string()), "{style:?}");
+        }
+        proc::signal(stopped, libc::SIGCONT);
+        wait_until("it serves again", || server.ask("pid") == Ok(stopped.to_string()));
+        assert_eq!(server.dir.count("hits"), 20, "{style:?}: it found nothing that others had served");
+        server.stop();
+    }
+}
+
+#[test]
+fn what_was_in_progress_in_a_stopped_worker_goes_on_with_it() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let mut client = server.connect();
+        let pid = client.ask("pid").unwrap().parse().unwrap();
+        client.send_command("gate g").unwrap();
+        wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+        proc::freeze(pid);
+        assert_eq!(server.ask_at_once(20, "pid").failed(), 0, "{style:?}");
+        server.dir.make("g");
+        proc::signal(pid, libc::SIGCONT);
+        assert_eq!(client.answer(), Ok("gate".into()), "{style:?}");
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_blocking_worker_that_is_killed_loses_the_one_in_progress() {
+    let mut server = Start::new(Style::Connection).start();
+    server.says("died: SIGKILL; 1 connections in progress lost");
+    let mut client = server.connect();
+    let pid = client.ask("pid").unwrap().parse().unwrap();
+    client.send_command("gate g").unwrap();
+    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+    let results = at_once(21, |i| {
+        if i < 20 {
+            return server.ask("count hits").map(drop);
+        }
+        proc::signal(pid, libc::SIGKILL);
+        Ok(())
+    });
+    assert_eq!(results, vec![Ok(()); 21]);
+    assert_eq!(server.dir.count("hits"), 20);
+    assert!(client.answer().is_err(), "its process is gone");
+    assert_eq!(server.dir.at_gate("g"), 1, "what was begun is not begun again elsewhere");
+    replaced(&server, pid);
+    server.stop();
+}
+
+#[test]
+fn kills_under_load_lose_one_connection_each_at_most() {
+    let mut server = Start::new(Style::Connection).start();
+    server.says("died: SIGKILL");
+    let load = server.load(6, "sleep 3");
+    const KILLS: u64 = 10;
+    for n in 0..KILLS {
+        load.go_on_for(40 + n % 7);
+        let victim = server.worker_in((n % 2) as u32);
+        proc::signal(victim, libc::SIGKILL);
+        replaced(&server, victim);
+    }
+    load.go_on_for(40);
+    let tally = load.stop();
+    assert!(tally.failed() <= KILLS, "{tally:?}");
+    assert!(tally.answered() > 400, "{tally:?}");
+    server.stop();
+}
+
+#[test]
+fn when_all_workers_are_killed_the_next_clients_wait_for_successors() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        server.says("died: SIGKILL");
+        server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+        let tally = server.ask_at_once(20, "count hits");
+        assert_eq!((tally.answered(), server.dir.count("hits")), (20, 20), "{style:?}: {tally:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn when_all_workers_are_killed_what_they_had_not_taken_is_served_by_successors() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        server.says("died: SIGKILL");
+        server.workers().into_iter().for_each(proc::freeze);
+        // 20 are in queues or in the backlog when the last worker dies.
+        let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+        server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+        for client in clients {
+            client.end().unwrap();
+            let mut client = client;
+            assert_eq!(client.answer(), Ok("count".into()), "{style:?}");
+        }
+        assert_eq!(server.dir.count("hits"), 20, "{style:?}");
+        server.stop();
+    }
+}

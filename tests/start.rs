@@ -1,0 +1,85 @@
+//! A server that has said "listening" is whole, and its workers are as clean as a new process.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use util::{Start, Style, proc, wait_until};
+
+#[test]
+fn all_workers_are_there_when_the_banner_prints() {
+    let server = Start::new(Style::Request).workers(8).start();
+    assert_eq!(server.workers().len(), 8);
+    server.stop();
+}
+
+#[test]
+fn every_style_answers_and_a_connection_stays_with_its_worker() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        assert_eq!(server.ask("listener"), Ok("0".into()), "{style:?}");
+        let mut client = server.connect();
+        let pid = client.ask("pid").unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.ask("pid").as_ref(), Ok(&pid), "{style:?}");
+        }
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_has_default_dispositions_and_an_empty_mask() {
+    // What whoever started the server ignores is no business of the handlers.
+    let server =
+        Start::new(Style::Request).through(&["sh", "-c", "trap '' HUP USR1 USR2; exec \"$@\"", "sh"]);
+    let server = server.start();
+    let bits = |signals: &[i32]| signals.iter().map(|s| 1u64 << (s - 1)).sum::<u64>();
+    // 32 and 33 belong to libc, which lets nobody change them.
+    let (ignored, of_libc) = (bits(&[libc::SIGPIPE, libc::SIGXFSZ]), bits(&[32, 33]));
+    for pid in server.workers() {
+        let mask = |field| u64::from_str_radix(&proc::status(pid, field), 16).unwrap();
+        assert_eq!((mask("SigBlk"), mask("SigCgt"), mask("SigIgn") & !of_libc), (0, 0, ignored));
+    }
+    server.stop();
+}
+
+/// What a worker without a connection has open, but for its handler's file and what this test's own process has inherited
+/// and passed on.
+fn idle_descriptors(pid: i32) -> Vec<String> {
+    let own = proc::descriptors(std::process::id() as i32);
+    let mut found = proc::descriptors(pid);
+    found.retain(|(n, kind)| !kind.starts_with("/memfd:") && (*n < 3 || !own.contains(&(*n, kind.clone()))));
+    let mut kinds: Vec<_> = found.into_iter().map(|(_, kind)| kind).collect();
+    kinds.sort();
+    kinds
+}
+
+#[test]
+fn a_worker_and_its_successor_have_nothing_open_that_is_not_theirs() {
+    let expected = [
+        "/dev/null",              // stdin
+        "anon_inode:[eventfd]",   // to wake the master
+        "anon_inode:[eventpoll]", // its poll
+        "pipe",                   // stdout
+        "pipe",                   // stderr
+        "socket",                 // the handoff channel
+        "socket",                 // the message channel
+    ];
+    let mut server = Start::new(Style::Request).workers(3).start();
+    server.says("died: SIGKILL");
+    for pid in server.workers() {
+        assert_eq!(idle_descriptors(pid), expected);
+    }
+    // The successor is forked while others hold connections.
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let pids: Vec<i32> = clients.iter_mut().map(|c| c.ask("pid").unwrap().parse().unwrap()).collect();
+    proc::signal(pids[0], libc::SIGKILL);
+    wait_until("a successor", || server.workers().len() == 3 && !server.workers().contains(&pids[0]));
+    let successor = *server.workers().last().unwrap();
+    wait_until("the successor has let go of all else", || idle_descriptors(successor) == expected);
+    // A copy elsewhere would hold the end of file back.
+    let last = clients.pop().unwrap();
+    assert!(last.ask_last("pid").is_ok());
+    drop(clients);
+    server.stop();
+}

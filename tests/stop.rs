@@ -1,0 +1,171 @@
+//! How a server ends: nothing accepted is dropped, nothing is left, and nobody is waited for in vain.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::{Duration, Instant};
+use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
+
+/// A client whose command stands at the handler's gate `g`.
+fn at_gate(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.send_command("gate g").unwrap();
+    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+    client
+}
+
+fn refuses(server: &Server) -> bool {
+    matches!(Client::connect(server.address(), server.style), Err(Fault::Refused))
+}
+
+#[test]
+fn the_request_in_progress_and_those_that_wait_are_answered() {
+    for style in Style::ALL {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
+            let server = Start::new(style).workers(1).start();
+            let mut first = at_gate(&server);
+            let mut queued: Vec<_> = (0..10).map(|_| server.connect()).collect();
+            queued.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+            queued.iter_mut().for_each(|c| c.end().unwrap());
+            server.signal(signal);
+            // A blocking worker takes one at a time: its master listens on until the backlog is empty.
+            if style != Style::Connection {
+                wait_until("new clients are refused", || refuses(&server));
+            }
+            server.dir.make("g");
+            assert_eq!(first.answer(), Ok("gate".into()), "{style:?}");
+            first.end().unwrap();
+            assert_eq!(first.rest(), Ok(vec![]), "{style:?}");
+            for mut client in queued {
+                assert_eq!(client.answer(), Ok("count".into()), "{style:?}");
+                assert_eq!(client.rest(), Ok(vec![]), "{style:?}");
+            }
+            assert_eq!(server.dir.count("hits"), 10);
+            server.ends();
+        }
+    }
+}
+
+#[test]
+fn under_load_what_was_accepted_is_answered() {
+    const CLIENTS: usize = 8;
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let load = server.load(CLIENTS, "pid");
+        load.go_on_for(200);
+        server.signal(libc::SIGTERM);
+        load.go_on_for(20);
+        let mut tally = load.stop();
+        tally.faults.remove(&Fault::Refused);
+        // Whoever was not accepted yet when the listener closed is reset by the kernel. What was accepted is not.
+        let resets = tally.faults.remove(&Fault::Reset).unwrap_or(0);
+        assert!(tally.faults.is_empty() && resets <= CLIENTS as u64, "{style:?}: {resets} resets, {tally:?}");
+        server.ends();
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        let mut client = at_gate(&server);
+        server.signal(libc::SIGTERM);
+        wait_until("new clients are refused", || refuses(&server));
+        server.signal(libc::SIGTERM);
+        assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
+        server.may_say("lost");
+        server.may_say("killed");
+        server.ends();
+    }
+}
+
+#[test]
+fn idle_connections_are_ended_and_do_not_hold_it_up() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let n = if style == Style::Connection { 2 } else { 20 };
+        let mut clients: Vec<_> = (0..n).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.ask("pid").unwrap();
+        }
+        if style == Style::Connection {
+            // Whether a blocking handler that waits for its client is idle, nobody can tell.
+            clients.clear();
+        }
+        let start = Instant::now();
+        server.signal(libc::SIGTERM);
+        for mut client in clients {
+            assert_eq!(client.rest(), Ok(vec![]), "{style:?}: an end of file, not a reset");
+        }
+        server.ends();
+        assert!(start.elapsed() < Duration::from_secs(4), "{style:?}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout_and_reported() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).set("drain-timeout", "300ms").start();
+        let mut client = at_gate(&server);
+        server.says("killed");
+        server.may_say("lost");
+        server.signal(libc::SIGTERM);
+        assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
+        server.ends();
+    }
+}
+
+#[test]
+fn a_server_whose_workers_cannot_start_again_stops_too() {
+    let mut server = Start::new(Style::Request).start();
+    server.dir.make("die");
+    server.says("died: SIGKILL");
+    server.says("before it was ready");
+    server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+    server.wait_for_line("before it was ready");
+    server.signal(libc::SIGTERM);
+    server.ends();
+}
+
+#[test]
+fn a_stopped_worker_does_not_keep_its_master_from_stopping() {
+    let mut server = Start::new(Style::Request).set("drain-timeout", "300ms").start();
+    proc::freeze(server.worker_in(1));
+    server.says("killed");
+    server.may_say("lost");
+    server.signal(libc::SIGTERM);
+    server.ends();
+}
+
+#[test]
+fn workers_of_a_killed_master_finish_and_leave_and_the_port_is_free() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let mut client = at_gate(&server);
+        server.signal(libc::SIGKILL);
+        wait_until("the listener is closed", || refuses(&server));
+        let next = Start::new(style).listen(format!("127.0.0.1:{}", server.port())).start();
+        assert!(next.ask("pid").is_ok(), "{style:?}");
+        server.dir.make("g");
+        assert_eq!(client.answer(), Ok("gate".into()), "{style:?}: it was in progress");
+        client.end().unwrap();
+        assert_eq!(client.rest(), Ok(vec![]), "{style:?}");
+        server.dies_out();
+        next.stop();
+    }
+}
+
+#[test]
+fn workers_of_a_killed_master_leave_at_the_drain_timeout_at_the_latest() {
+    for style in [Style::Request, Style::Data] {
+        let server = Start::new(style).set("drain-timeout", "300ms").start();
+        // Half a request: it will never be complete.
+        let mut client = server.connect();
+        client.ask("pid").unwrap();
+        client.send(b"GET /pi").unwrap();
+        server.signal(libc::SIGKILL);
+        assert!(comes_true(Duration::from_secs(5), || proc::group(server.pid).is_empty()), "{style:?}");
+        drop(client);
+        server.dies_out();
+    }
+}

@@ -1,0 +1,209 @@
+//! A client that keeps apart what went wrong: refused, reset, closed early and timed out are different bugs.
+
+use super::handler::Style;
+use socket2::SockRef;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a client waits for an answer, unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What became of a request that was not answered as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Refused,
+    Reset,
+    /// The server closed before the answer was complete.
+    Closed,
+    TimedOut,
+    Other(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Other(e.to_string()),
+        }
+    }
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// One connection that speaks to `tests/handler.c`.
+pub struct Client {
+    socket: Socket,
+    style: Style,
+    read: Vec<u8>,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Client {
+    pub fn connect(address: &Address, style: Style) -> Result<Self, Fault> {
+        let socket = match address {
+            Address::Tcp(a) => Socket::Tcp(TcpStream::connect_timeout(a, TIMEOUT)?),
+            Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+        };
+        let client = Self { socket, style, read: Vec::new() };
+        client.patience(TIMEOUT);
+        Ok(client)
+    }
+
+    /// Sets how long a read or write may take.
+    pub fn patience(&self, timeout: Duration) {
+        let socket = SockRef::from(&self.socket);
+        socket.set_read_timeout(Some(timeout)).unwrap();
+        socket.set_write_timeout(Some(timeout)).unwrap();
+    }
+
+    /// Sends a command and waits for its answer. The connection stays open.
+    pub fn ask(&mut self, command: &str) -> Result<String, Fault> {
+        self.send_command(command)?;
+        self.answer()
+    }
+
+    /// As [`Client::ask`], for the last time: the server is to close afterwards.
+    pub fn ask_last(mut self, command: &str) -> Result<String, Fault> {
+        match self.style {
+            Style::Request => {
+                let path = command.replace(' ', "/");
+                self.send(
+                    format!("GET /{path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes(),
+                )?;
+            }
+            Style::Connection | Style::Data => self.send_command(command)?,
+        }
+        let answer = self.answer()?;
+        if self.style != Style::Request {
+            self.end()?;
+        }
+        match self.rest()?.as_slice() {
+            [] => Ok(answer),
+            more => Err(Fault::Other(format!("behind the answer: {}", String::from_utf8_lossy(more)))),
+        }
+    }
+
+    /// Sends a command and does not wait.
+    pub fn send_command(&mut self, command: &str) -> Result<(), Fault> {
+        match self.style {
+            Style::Request => {
+                let path = command.replace(' ', "/");
+                self.send(format!("GET /{path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes())
+            }
+            Style::Connection | Style::Data => self.send(format!("{command}\n").as_bytes()),
+        }
+    }
+
+    /// Waits for the answer to a command that was sent.
+    pub fn answer(&mut self) -> Result<String, Fault> {
+        match self.style {
+            Style::Request => match self.http_answer()? {
+                Answer { status: 200, body, .. } => Ok(body),
+                other => Err(Fault::Other(format!("{other:?}"))),
+            },
+            Style::Connection | Style::Data => {
+                let mut line = self.take_until(b"\n")?;
+                line.pop();
+                Ok(line)
+            }
+        }
+    }
+
+    /// Waits for an HTTP answer, whatever it is.
+    pub fn http_answer(&mut self) -> Result<Answer, Fault> {
+        let head = self.take_until(b"\r\n\r\n")?;
+        let bad = || Fault::Other(format!("not understood: {head}"));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(bad)?;
+        let lower = head.to_ascii_lowercase();
+        let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")).ok_or_else(bad)?;
+        let length: usize = length.trim().parse().map_err(|_| bad())?;
+        while self.read.len() < length {
+            self.receive()?;
+        }
+        let body = String::from_utf8_lossy(&self.read[..length]).into_owned();
+        self.read.drain(..length);
+        Ok(Answer { status, head, body })
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        match &mut self.socket {
+            Socket::Tcp(s) => s.write_all(bytes)?,
+            Socket::Unix(s) => s.write_all(bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Everything up to the server's end of file.
+    pub fn rest(&mut self) -> Result<Vec<u8>, Fault> {
+        loop {
+            match self.receive() {
+                Ok(()) => {}
+                Err(Fault::Closed) => return Ok(std::mem::take(&mut self.read)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Ends this side.
+    pub fn end(&self) -> Result<(), Fault> {
+        SockRef::from(&self.socket).shutdown(Shutdown::Write)?;
+        Ok(())
+    }
+
+    /// Closes with a reset in place of an end of file.
+    pub fn reset(self) {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn receive(&mut self) -> Result<(), Fault> {
+        let mut buf = [0; 16 * 1024];
+        let n = match &mut self.socket {
+            Socket::Tcp(s) => s.read(&mut buf)?,
+            Socket::Unix(s) => s.read(&mut buf)?,
+        };
+        self.read.extend_from_slice(&buf[..n]);
+        if n == 0 { Err(Fault::Closed) } else { Ok(()) }
+    }
+
+    fn take_until(&mut self, mark: &[u8]) -> Result<String, Fault> {
+        loop {
+            if let Some(at) = self.read.windows(mark.len()).position(|w| w == mark) {
+                let taken: Vec<u8> = self.read.drain(..at + mark.len()).collect();
+                return Ok(String::from_utf8_lossy(&taken).into_owned());
+            }
+            self.receive()?;
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(s) => s.as_fd(),
+            Self::Unix(s) => s.as_fd(),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Handlers in C, compiled when first wanted and kept under their contents' name.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// How a handler takes its connections, and so what a client says to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Request,
+    Connection,
+    Data,
+}
+
+impl Style {
+    pub const ALL: [Self; 3] = [Self::Request, Self::Connection, Self::Data];
+
+    /// `tests/handler.c` in this style.
+    pub fn handler(self) -> PathBuf {
+        let define = match self {
+            Self::Request => "-DON_REQUEST",
+            Self::Connection => "-DON_CONNECTION",
+            Self::Data => "-DON_DATA",
+        };
+        compile(&fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(), &[define])
+    }
+}
+
+/// The shared object of a C source, given as its text.
+pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let include = Path::new(ROOT).join("include");
+    let mut hash = DefaultHasher::new();
+    (source, flags, fs::read_to_string(include.join("prefork.h")).unwrap()).hash(&mut hash);
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handlers");
+    fs::create_dir_all(&dir).unwrap();
+    let name = format!("{:016x}", hash.finish());
+    let object = dir.join(format!("{name}.so"));
+    if object.exists() {
+        return object;
+    }
+    // Another test may be doing the same: the file appears whole, under a name of its own until then.
+    let own = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let (text, built) = (dir.join(format!("{own}.c")), dir.join(format!("{own}.so")));
+    fs::write(&text, source).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-O1", "-g", "-Wall", "-shared", "-fPIC", "-I"]).arg(include);
+    let out = cc.args(flags).arg(&text).arg("-o").arg(&built).output().expect("run cc");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    fs::rename(built, &object).unwrap();
+    let _ = fs::remove_file(text);
+    object
+}

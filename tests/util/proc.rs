@@ -1,0 +1,85 @@
+//! Processes as `/proc` and signals show them (proc(5)).
+
+use std::fs;
+use std::time::Duration;
+
+/// Sends a signal. A process that has ended already is a failure of the test.
+#[allow(unsafe_code)]
+#[track_caller]
+pub fn signal(pid: i32, number: i32) {
+    // SAFETY: takes no pointers. The pid is a child's or grandchild's that the test has seen alive.
+    let ret = unsafe { libc::kill(pid, number) };
+    assert_eq!(ret, 0, "signal {number} to {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// Stops a process and waits until it stands still.
+#[track_caller]
+pub fn freeze(pid: i32) {
+    signal(pid, libc::SIGSTOP);
+    super::wait_until("the process stands still", || state(pid) == Some('T'));
+}
+
+/// The children of a process, dead ones included, oldest first.
+pub fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|p| p.parse().unwrap()).collect()
+}
+
+/// What a process has open, by descriptor: `socket`, `pipe`, `anon_inode:[eventpoll]`, `/dev/null`.
+pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+            let kind = match target.split_once(':') {
+                Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
+                _ => target,
+            };
+            Some((entry.file_name().to_str()?.parse().ok()?, kind))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The kinds of what a process has open, without their numbers.
+pub fn kinds(pid: i32) -> Vec<String> {
+    let mut kinds: Vec<_> = descriptors(pid).into_iter().map(|(_, kind)| kind).collect();
+    kinds.sort();
+    kinds
+}
+
+/// The fields of `/proc/PID/stat` behind the name: state, parent, group, ...
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// `R`, `S`, `T` (stopped), `Z` (zombie) ...; `None` where there is no such process.
+pub fn state(pid: i32) -> Option<char> {
+    stat(pid)?[0].chars().next()
+}
+
+/// The processes of a group that have not ended.
+pub fn group(leader: i32) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let mut members: Vec<i32> = pids
+        .filter(|&pid| stat(pid).is_some_and(|s| s[2] == leader.to_string() && s[0] != "Z" && s[0] != "X"))
+        .collect();
+    members.sort_unstable();
+    members
+}
+
+/// A field of `/proc/PID/status`.
+pub fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+}
+
+/// The CPU time a process has taken.
+pub fn cpu(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}

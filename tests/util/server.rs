@@ -1,0 +1,360 @@
+//! A server as the tests see it: started, watched, stopped, and at the end nothing of it left.
+
+use super::client::{Address, Client, Fault};
+use super::handler::Style;
+use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// A server to be started: by default `prefork` with `tests/handler.c`, 2 workers, on a free port.
+pub struct Start {
+    style: Style,
+    workers: usize,
+    listen: Vec<String>,
+    options: Vec<OsString>,
+    program: Option<Vec<OsString>>,
+    through: Vec<OsString>,
+    stdin: Option<OwnedFd>,
+    dir: Arc<Dir>,
+}
+
+/// Lines a process has written so far.
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A running server, in a process group of its own.
+pub struct Server {
+    pub style: Style,
+    pub dir: Arc<Dir>,
+    /// The addresses it says it listens on.
+    pub addresses: Vec<Address>,
+    /// The pid of its master.
+    pub pid: i32,
+    child: Child,
+    ended: Option<ExitStatus>,
+    workers: usize,
+    kinds_at_start: Vec<String>,
+    stderr: Lines,
+    readers: Vec<JoinHandle<()>>,
+    expected: Vec<String>,
+    tolerated: Vec<String>,
+}
+
+/// A server that did not come up.
+#[derive(Debug)]
+pub struct Refused {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Start {
+    pub fn new(style: Style) -> Self {
+        Self {
+            style,
+            workers: 2,
+            listen: Vec::new(),
+            options: Vec::new(),
+            program: None,
+            through: Vec::new(),
+            stdin: None,
+            dir: Arc::new(Dir::new()),
+        }
+    }
+
+    pub fn workers(mut self, n: usize) -> Self {
+        self.workers = n;
+        self
+    }
+
+    /// Adds an address; an empty one leaves the choice to the server.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
+    /// Adds an option with its value.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.options.extend([format!("--{name}").into(), value.into()]);
+        self
+    }
+
+    /// Runs another program in place of `prefork` and its handler. It must say "listening on" and its addresses.
+    pub fn program(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.program = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Starts it through another program, which must end in an exec of its arguments.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(Into::into).collect();
+        self
+    }
+
+    pub fn stdin(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.stdin = Some(fd.into());
+        self
+    }
+
+    pub fn dir(mut self, dir: &Arc<Dir>) -> Self {
+        self.dir = dir.clone();
+        self
+    }
+
+    fn spawn(&mut self) -> Child {
+        let mut words = self.through.clone();
+        match self.program.take() {
+            Some(program) => words.extend(program),
+            None => {
+                words.push(env!("CARGO_BIN_EXE_prefork").into());
+                words.extend(["--workers".into(), self.workers.to_string().into()]);
+                if self.listen.is_empty() {
+                    self.listen.push("127.0.0.1:0".into());
+                }
+                for address in self.listen.iter().filter(|a| !a.is_empty()) {
+                    words.extend(["--listen".into(), address.into()]);
+                }
+                words.append(&mut self.options);
+                words.extend([self.style.handler().into(), self.dir.path().into()]);
+            }
+        }
+        let stdin = self.stdin.take().map_or_else(Stdio::null, Stdio::from);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(self.dir.path()).process_group(0);
+        // What the machine sets for its own services is not meant for these.
+        command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env("RUST_BACKTRACE", "0");
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start")
+    }
+
+    /// Starts it and waits until it listens.
+    #[track_caller]
+    pub fn start(mut self) -> Server {
+        let mut child = self.spawn();
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        let readers = vec![
+            collect(child.stdout.take().unwrap(), stdout.clone()),
+            collect(child.stderr.take().unwrap(), stderr.clone()),
+        ];
+        let mut server = Server {
+            style: self.style,
+            dir: self.dir,
+            addresses: Vec::new(),
+            pid: child.id() as i32,
+            child,
+            ended: None,
+            workers: self.workers,
+            kinds_at_start: Vec::new(),
+            stderr,
+            readers,
+            expected: Vec::new(),
+            tolerated: Vec::new(),
+        };
+        let listening = || stdout.lock().unwrap().iter().find_map(|l| addresses(l));
+        let came = comes_true(PATIENCE, || listening().is_some() || server.has_exited());
+        let Some(found) = listening().filter(|_| came) else {
+            panic!("no server: {:?}, it said {:?}", server.ended, server.stderr());
+        };
+        server.addresses = found;
+        server.kinds_at_start = proc::kinds(server.pid);
+        server
+    }
+
+    /// Starts it where it cannot come up.
+    #[track_caller]
+    pub fn refused(mut self) -> Refused {
+        let mut child = self.spawn();
+        let (pid, mut exit) = (child.id() as i32, None);
+        wait_until("the server gives up", || {
+            exit = child.try_wait().unwrap();
+            exit.is_some()
+        });
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(proc::group(pid), [0; 0], "still running; it said {stderr}");
+        Refused { code: exit.unwrap().code(), stdout, stderr }
+    }
+}
+
+fn collect(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n') {
+            let Ok(line) = line else { return };
+            lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    })
+}
+
+/// The addresses in the line that says where a server listens.
+fn addresses(line: &str) -> Option<Vec<Address>> {
+    let (_, list) = line.split_once("listening on ")?;
+    let one = |text: &str| match text.strip_prefix("unix:") {
+        Some(path) => Address::Unix(path.into()),
+        None => {
+            Address::Tcp(text.trim_start_matches("http://").trim_start_matches("tcp://").parse().unwrap())
+        }
+    };
+    Some(list.split(", ").map(one).collect())
+}
+
+impl Server {
+    pub fn address(&self) -> &Address {
+        &self.addresses[0]
+    }
+
+    pub fn port(&self) -> u16 {
+        match self.address() {
+            Address::Tcp(a) => a.port(),
+            Address::Unix(_) => panic!("no port"),
+        }
+    }
+
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address(), self.style).expect("connect")
+    }
+
+    /// One connection, one command.
+    pub fn ask(&self, command: &str) -> Result<String, Fault> {
+        Client::connect(self.address(), self.style)?.ask_last(command)
+    }
+
+    /// `n` clients at once, each with one connection and one command.
+    pub fn ask_at_once(&self, n: usize, command: &str) -> load::Tally {
+        let mut tally = load::Tally::default();
+        load::at_once(n, |_| self.ask(command)).into_iter().for_each(|r| tally.add(r));
+        tally
+    }
+
+    pub fn load(&self, clients: usize, command: &str) -> super::Load {
+        super::Load::start(self.address(), self.style, clients, command)
+    }
+
+    /// The workers that have not ended, oldest first.
+    pub fn workers(&self) -> Vec<i32> {
+        let alive = |pid: &i32| !matches!(proc::state(*pid), None | Some('Z' | 'X'));
+        proc::children(self.pid).into_iter().filter(alive).collect()
+    }
+
+    /// The worker in a slot, as it says itself.
+    pub fn worker_in(&self, slot: u32) -> i32 {
+        self.workers().into_iter().find(|&pid| slot_of(pid) == Some(slot)).expect("a worker in the slot")
+    }
+
+    pub fn signal(&self, number: i32) {
+        proc::signal(self.pid, number);
+    }
+
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// A line with this text is to be on stderr at the end; others like it are no surprise.
+    pub fn says(&mut self, text: &str) {
+        self.expected.push(text.into());
+    }
+
+    /// Lines with this text may be on stderr.
+    pub fn may_say(&mut self, text: &str) {
+        self.tolerated.push(text.into());
+    }
+
+    #[track_caller]
+    pub fn wait_for_line(&self, text: &str) {
+        wait_until(&format!("a line with {text:?}"), || self.stderr().iter().any(|l| l.contains(text)));
+    }
+
+    /// Whether the master has ended.
+    pub fn has_exited(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap();
+        }
+        self.ended.is_some()
+    }
+
+    /// Waits until all is as it was at the start: every worker there, no zombie, the master's descriptors those it had.
+    #[track_caller]
+    pub fn settles(&self) {
+        let whole = || {
+            let children = proc::children(self.pid);
+            children.len() == self.workers && self.workers().len() == self.workers
+        };
+        if !comes_true(PATIENCE, whole) {
+            panic!("{} workers expected: {:?}; it said {:#?}", self.workers, self.states(), self.stderr());
+        }
+        if !comes_true(PATIENCE, || proc::kinds(self.pid) == self.kinds_at_start) {
+            panic!(
+                "the master's descriptors: {:#?} at the start, now {:#?}",
+                self.kinds_at_start,
+                proc::descriptors(self.pid)
+            );
+        }
+    }
+
+    fn states(&self) -> Vec<(i32, Option<char>)> {
+        proc::children(self.pid).into_iter().map(|p| (p, proc::state(p))).collect()
+    }
+
+    /// Ends an undisturbed test: all is as it was at the start; the server stops when told to, and nothing of it is left.
+    #[track_caller]
+    pub fn stop(self) {
+        self.settles();
+        self.signal(libc::SIGTERM);
+        self.ends();
+    }
+
+    /// The server ends with exit code 0 by itself or because it was told to, and nothing of it is left.
+    #[track_caller]
+    pub fn ends(mut self) {
+        if !comes_true(PATIENCE, || self.has_exited()) {
+            panic!("still running: {:?}; it said {:#?}", self.states(), self.stderr());
+        }
+        let code = self.ended.and_then(|e| e.code());
+        assert_eq!(code, Some(0), "{:?}; it said {:#?}", self.ended, self.stderr());
+        assert_eq!(proc::group(self.pid), [0; 0], "workers outlived the master");
+        self.leaves_nothing();
+    }
+
+    /// After the master was killed: the workers end by themselves.
+    #[track_caller]
+    pub fn dies_out(mut self) {
+        wait_until("the master is gone", || self.has_exited());
+        wait_until("every process is gone", || proc::group(self.pid).is_empty());
+        self.leaves_nothing();
+    }
+
+    #[track_caller]
+    fn leaves_nothing(&mut self) {
+        self.readers.drain(..).for_each(|r| r.join().unwrap());
+        let lines = self.stderr();
+        let known = |l: &&String| self.expected.iter().chain(&self.tolerated).any(|e| l.contains(e.as_str()));
+        let strange: Vec<_> = lines.iter().filter(|l| !l.is_empty() && !known(l)).collect();
+        assert!(strange.is_empty(), "unexpected: {strange:#?}");
+        for expected in &self.expected {
+            assert!(lines.iter().any(|l| l.contains(expected)), "{expected:?} is missing: {lines:#?}");
+        }
+        assert_eq!(self.dir.leftovers(), [""; 0]);
+    }
+}
+
+/// The slot in a worker's name.
+fn slot_of(pid: i32) -> Option<u32> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    name.trim().strip_prefix("prefork/")?.parse().ok()
+}
+
+impl Drop for Server {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if !proc::group(self.pid).is_empty() {
+            // SAFETY: takes no pointers. The group is ours: its leader was our child, and its number is not used again while
+            // a member of it lives.
+            unsafe { libc::kill(-self.pid, libc::SIGKILL) };
+        }
+        let _ = self.child.wait();
+    }
+}
