@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn every_day_follows_the_one_before() {
         let lengths = |y: u64| {
-            let leap = y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+            let leap = y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
             [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
         };
         let (mut year, mut month, mut day) = (1970, 1, 1);
