@@ -44,7 +44,8 @@ fuzz: ## one minute of random bytes against the HTTP parser
 
 .PHONY: header
 header: ## write include/prefork.h anew from src/ffi
-	PREFORK_HEADER=include/prefork.h $(CARGO) check --lib --no-default-features --features header --locked
+	new=$$(mktemp) && PREFORK_HEADER=$$new $(CARGO) check --lib --no-default-features --features header --locked && \
+	    cat $$new >include/prefork.h && rm $$new
 
 .PHONY: install
 install: INTO = $(DESTDIR)$(PREFIX)

@@ -9,9 +9,9 @@ use std::process::{Command, Output};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PREFORK: &str = env!("CARGO_BIN_EXE_prefork");
 
-/// Where cargo puts the libraries: beside the program.
+/// Where cargo puts the libraries when it builds them for tests.
 fn built(name: &str) -> PathBuf {
-    Path::new(PREFORK).with_file_name(name)
+    Path::new(PREFORK).with_file_name("deps").join(name)
 }
 
 fn scratch(name: &str) -> PathBuf {

@@ -14,7 +14,14 @@ impl Installed {
     fn new(name: &str) -> Self {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("install").join(name);
         let _ = fs::remove_dir_all(&place);
-        let built = Path::new(env!("CARGO_BIN_EXE_prefork")).parent().unwrap();
+        let built = place.join("built");
+        fs::create_dir_all(&built).unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_prefork"));
+        fs::copy(program, built.join("prefork")).unwrap();
+        // Building for tests leaves the libraries here and not beside the program.
+        for library in ["libprefork.so", "libprefork.a"] {
+            fs::copy(program.with_file_name("deps").join(library), built.join(library)).unwrap();
+        }
         let mut make = Command::new("make");
         // The build itself is left out: `true` takes its place.
         make.args(["install", "CARGO=true", "PREFIX=/opt/p"]);

@@ -177,9 +177,10 @@ mod tests {
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
     /// name for the same: so no descriptor's number may come again.
     fn open(source: &mut ModuleSource) -> result::Result<Box<dyn Handler>, String> {
-        let opened = source.open(&WORKER);
-        let copy = source.image.as_ref().unwrap().try_clone().unwrap();
-        std::mem::forget(source.image.replace(copy));
+        let image = source.image.take().unwrap();
+        source.image = Some(image.try_clone().unwrap());
+        let opened = source.load(image.as_fd()).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
+        std::mem::forget(image);
         opened
     }
 
