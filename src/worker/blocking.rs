@@ -41,7 +41,8 @@ pub fn serve(
             one.serve(fd, listener, inlet);
         }
     }
-    one.handler.on_drain(&inlet.worker);
+    // A panic there is the handler's affair; what was accepted is served all the same.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
     while let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, listener, inlet);
     }

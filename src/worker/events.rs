@@ -5,7 +5,7 @@
 
 use super::conn::{Conn, Style};
 use super::deadlines::Deadlines;
-use super::engine::{Context, Next};
+use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
 use super::http::{HttpConn, HttpEngine};
 use super::inlet::{CHANNEL, Inlet, QUEUE};
@@ -311,13 +311,17 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             return;
         }
         self.deadlines.shorten_idle();
-        self.handler.on_drain(&self.inlet.worker);
+        let worker = &self.inlet.worker;
+        let _ = context!(self).call(|handler| handler.on_drain(worker));
         for index in self.table.indexes() {
             let row = self.table.row(index);
             let next = match &mut row.protocol {
-                Protocol::Http(fd, conn) => self.http.on_drain(fd.as_fd(), conn, context!(self)),
+                Protocol::Http(_, conn) if conn.is_idle() => {
+                    Next::Wait { write: false, deadline: Deadline::Idle }
+                }
                 Protocol::Stream(conn) => self.stream.on_drain(conn),
-                Protocol::Free(_) => continue,
+                // What is under way goes on, and its response says that it is the last.
+                Protocol::Http(..) | Protocol::Free(_) => continue,
             };
             self.deadlines.clear(&mut self.table, index);
             self.apply(index, next);

@@ -157,16 +157,6 @@ impl HttpEngine {
         self.settle(Stop::Over, link, cx)
     }
 
-    /// The worker drains. The next response says that it is the last ([`Context::draining`]); until then all goes on as it was.
-    pub(crate) fn on_drain(
-        &mut self,
-        _fd: BorrowedFd<'_>,
-        conn: &mut HttpConn,
-        _cx: &mut Context<'_>,
-    ) -> Next {
-        wait(conn)
-    }
-
     /// The connection is dropped: takes its buffers back.
     pub(crate) fn on_gone(&mut self, conn: &mut HttpConn) {
         if let Some(input) = conn.input.take() {

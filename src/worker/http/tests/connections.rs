@@ -68,7 +68,6 @@ fn a_draining_worker_announces_the_end() {
     let mut b = Bench::new();
     b.send(b"PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na");
     b.draining = true;
-    b.call(|engine, fd, conn, cx| engine.on_drain(fd, conn, cx));
     assert_eq!(b.deadline, Some(Deadline::Body));
     b.send(b"b");
     let (bytes, closed) = b.receive();
