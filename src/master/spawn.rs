@@ -218,6 +218,8 @@ impl Master {
                 worker.limit = limit.clamp(1, self.config.max_conns);
                 self.kind = crate::Kind::from_number(kind).unwrap_or(self.kind);
             }
+            // It became ready while SIGKILL was on its way.
+            (message::Message::Ready { .. }, Phase::Killed) => {}
             (message::Message::Failed(text), _) => worker.failure = Some(text),
             (other, phase) => {
                 log!("worker {}: unexpected message {other:?} while {phase:?}; ignored", worker.id)
