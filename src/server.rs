@@ -101,7 +101,9 @@ impl Server {
         Self::with_source(Box::new(Factory(f)))
     }
 
-    /// A server whose handler is a shared object with a `prefork_module`; each worker opens its own private copy of it.
+    /// A server whose handler is a shared object with a `prefork_module`; each worker opens its own private copy of it. The
+    /// module calls back into this program, which has to be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
+    /// `cargo:rustc-link-arg-bins=`).
     pub fn module(path: impl AsRef<Path>) -> Self {
         Self::with_source(Box::new(ffi::module::ModuleSource::new(path.as_ref())))
     }
