@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub use libc::{SIGINT, SIGKILL, SIGQUIT, SIGTERM};
+pub use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM};
 
 /// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
 pub struct Signals {
@@ -88,6 +88,21 @@ pub(super) fn start_afresh() {
         unsafe { libc::signal(signal, action) };
     }
     let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+/// In a worker: signals that a terminal or a supervisor sends to the whole process group do nothing here; the master gets them
+/// too and sees to the workers. A handler that does nothing, since an ignored signal would stay ignored over an exec(2), and one
+/// at its default would cost the requests in progress. System calls are restarted.
+pub fn shrug_off(signals: &[i32]) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    for &signal in signals {
+        // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: `action` is valid through the call, and its handler touches nothing.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
 }
 
 /// The name of a signal: `SIGSEGV`; its number where it has none here.

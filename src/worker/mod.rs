@@ -19,7 +19,7 @@ use crate::log::log;
 use crate::message::{Channel, Message};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
-use crate::sys::process;
+use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use std::any::Any;
 use std::os::fd::BorrowedFd;
@@ -83,6 +83,7 @@ pub struct Birth<'a> {
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
+    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGTERM, signal::SIGHUP]);
     let started = guarded(|| start(source, &birth.worker));
     let mut handler = match started {
         Ok(handler) => handler,
