@@ -90,7 +90,7 @@ pub use server::{Server, Started, Stopped};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};
-pub use worker::http::{Refused, Request, Response};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use worker::http::fuzzing;
+pub use worker::http::{Refused, Request, Response};
