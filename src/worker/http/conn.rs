@@ -40,8 +40,9 @@ pub(super) enum Phase {
 }
 
 impl HttpConn {
-    /// Whether nothing is under way: the connection may be handed back, or closed without a word.
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether nothing is under way.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
     }
 }
