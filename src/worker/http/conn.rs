@@ -41,8 +41,7 @@ pub(super) enum Phase {
 
 impl HttpConn {
     /// Whether nothing is under way.
-    #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
     }
 }
