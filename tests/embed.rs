@@ -19,7 +19,8 @@ enum Link {
 }
 
 fn built(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name(name)
+    // Where cargo puts the libraries when it builds them for tests.
+    Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps").join(name)
 }
 
 fn scratch(name: &str) -> PathBuf {

@@ -114,7 +114,7 @@ const WHOSE: &str = "#include <dlfcn.h>\n#include <prefork.h>\n#include <string.
 fn modules_use_the_copy_in_the_program_linked_or_not() {
     let libraries = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linked");
     fs::create_dir_all(&libraries).unwrap();
-    let library = Path::new(PREFORK).with_file_name("libprefork.so");
+    let library = Path::new(PREFORK).with_file_name("deps").join("libprefork.so");
     fs::copy(&library, libraries.join("libprefork.so.0")).unwrap();
     let search = format!("LD_LIBRARY_PATH={}", libraries.display());
     let link = library.to_str().unwrap();
