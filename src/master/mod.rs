@@ -251,6 +251,7 @@ impl Master {
         }
         if self.exhausted_since.is_some() && self.accept_at + 1000 < self.now {
             self.exhausted_since = None;
+            self.spare.refill();
         }
         self.kill_late_starters();
         self.spawn_missing_workers()?;

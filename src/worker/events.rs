@@ -337,7 +337,6 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             }
             Protocol::Stream(mut conn) => {
                 self.stream.close(&mut conn, context!(self));
-                conn.end();
                 if self.spare.len() < SPARE {
                     self.spare.push(conn);
                 }
