@@ -3,20 +3,9 @@
 
 mod util;
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 use util::load::at_once;
-use util::{Client, Dir, Start, Style, comes_true, proc, wait_until};
-
-/// Sets the soft limit on open descriptors of a running process.
-fn limit(pid: i32, descriptors: u32) {
-    let arg = format!("--nofile={descriptors}:");
-    let out = Command::new("prlimit").args(["--pid", &pid.to_string(), &arg]).output().unwrap();
-    assert!(out.status.success(), "{out:?}");
-}
+use util::{Client, Start, Style, comes_true, proc, wait_until};
 
 #[test]
 fn none_leaks_in_100_000_connections() {
@@ -48,7 +37,7 @@ fn none_leaks_in_the_other_styles_and_when_clients_reset_or_workers_die() {
             }
             let pid = server.worker_in(slot);
             proc::signal(pid, libc::SIGKILL);
-            wait_until("a successor", || server.workers().len() == 2 && !server.workers().contains(&pid));
+            server.replaces(pid);
         }
         load.stop();
         let workers = server.workers();
@@ -64,7 +53,7 @@ fn a_master_without_a_free_descriptor_rests_and_serves_again_when_it_has_one() {
     server.says("accept: Too many open files");
     let open = proc::descriptors(server.pid);
     let free = (0..).find(|n| open.iter().all(|(number, _)| number != n)).unwrap();
-    limit(server.pid, free);
+    proc::limit(server.pid, "nofile", free);
     let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|c| c.send_command("pid").unwrap());
     server.wait_for_line("accept: Too many open files");
@@ -76,8 +65,8 @@ fn a_master_without_a_free_descriptor_rests_and_serves_again_when_it_has_one() {
     let victim = server.worker_in(0);
     server.says("died: SIGKILL");
     proc::signal(victim, libc::SIGKILL);
-    wait_until("a successor", || server.workers().len() == 2 && !server.workers().contains(&victim));
-    limit(server.pid, 1024);
+    server.replaces(victim);
+    proc::limit(server.pid, "nofile", 1024);
     for client in &mut clients {
         assert!(client.answer().is_ok());
     }
@@ -90,7 +79,7 @@ fn a_worker_that_runs_out_of_descriptors_leaves_connections_to_others() {
     for style in [Style::Request, Style::Data] {
         let server = Start::new(style).start();
         let poor = server.worker_in(0);
-        limit(poor, 48);
+        proc::limit(poor, "nofile", 48);
         // Each stays open, so that the worker never gets a descriptor back.
         let mut clients: Vec<_> = (0..200).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
@@ -101,7 +90,7 @@ fn a_worker_that_runs_out_of_descriptors_leaves_connections_to_others() {
         assert!(proc::descriptors(poor).len() < 48);
         // With room again it takes its part again.
         clients.clear();
-        limit(poor, 1024);
+        proc::limit(poor, "nofile", 1024);
         wait_until("it serves again", || server.ask("pid") == Ok(poor.to_string()));
         server.stop();
     }
@@ -111,38 +100,19 @@ fn a_worker_that_runs_out_of_descriptors_leaves_connections_to_others() {
 fn a_blocking_worker_without_descriptors_leaves_connections_to_others() {
     let server = Start::new(Style::Connection).start();
     let poor = server.worker_in(0);
-    limit(poor, 8);
+    proc::limit(poor, "nofile", 8);
     let tally = server.ask_at_once(20, "count hits");
     assert_eq!((tally.answered(), server.dir.count("hits")), (20, 20), "{tally:?}");
-    limit(poor, 1024);
+    proc::limit(poor, "nofile", 1024);
     wait_until("it serves again", || server.ask("pid") == Ok(poor.to_string()));
     server.stop();
 }
 
-/// A server run by an ordinary user, whose descriptors under way the kernel counts (`ETOOMANYREFS`, unix(7)).
-fn as_ordinary_user(style: Style) -> util::Server {
-    let dir = Arc::new(Dir::new());
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // Where this user may read them.
-    let copy = |from: &std::path::Path, name: &str| {
-        fs::copy(from, dir.file(name)).unwrap();
-        dir.path().join(name)
-    };
-    let program = copy(env!("CARGO_BIN_EXE_prefork").as_ref(), "prefork");
-    let handler = copy(&style.handler(), "handler.so");
-    let nofile = ["prlimit", "--nofile=64:2048"];
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let through: Vec<&str> = nofile.iter().chain(nobody.iter().filter(|_| root)).copied().collect();
-    let words = [program.into_os_string(), "-w".into(), "2".into(), "-l".into(), "127.0.0.1:0".into()];
-    let words = words.into_iter().chain([handler.into_os_string(), dir.path().into()]);
-    Start::new(style).dir(&dir).program(words).through(&through).start()
-}
-
+// As the kernel counts the descriptors under way of each user (`ETOOMANYREFS`, unix(7)).
 #[test]
 fn an_ordinary_user_s_limit_on_descriptors_under_way_loses_nothing() {
     for style in Style::ALL {
-        let server = as_ordinary_user(style);
+        let server = Start::new(style).by_ordinary_user().start();
         server.workers().into_iter().for_each(proc::freeze);
         let results = at_once(150, |i| {
             let mut client = Client::connect(server.address(), style)?;

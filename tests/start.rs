@@ -75,7 +75,7 @@ fn a_worker_and_its_successor_have_nothing_open_that_is_not_theirs() {
     let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
     let pids: Vec<i32> = clients.iter_mut().map(|c| c.ask("pid").unwrap().parse().unwrap()).collect();
     proc::signal(pids[0], libc::SIGKILL);
-    wait_until("a successor", || server.workers().len() == 3 && !server.workers().contains(&pids[0]));
+    server.replaces(pids[0]);
     let successor = *server.workers().last().unwrap();
     wait_until("the successor has let go of all else", || idle_descriptors(successor) == expected);
     // A copy elsewhere would hold the end of file back.
