@@ -86,7 +86,7 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
-pub use server::{Server, Started, Stopped};
+pub use server::{Event, Exit, Reason, Server, Started, Stopped, WorkerInfo};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};

@@ -11,6 +11,8 @@ use std::time::Duration;
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
+    /// Worker: it runs.
+    Online,
     /// Worker: it can serve, in the style of this number ([`crate::Kind`]), at most so many connections at a time.
     Ready {
         /// The style's number.
@@ -20,8 +22,14 @@ pub enum Message {
     },
     /// Worker: it cannot serve, and why; it exits next.
     Failed(String),
+    /// Worker: it leaves on its own account and waits to be drained.
+    Leaving,
     /// Master: finish what you have, take nothing new, exit.
-    Drain,
+    Drain {
+        /// Idle connections go back to the master, for workers that stay; what lies in the handoff queue too. Otherwise all of it
+        /// is served here first.
+        hand_back: bool,
+    },
 }
 
 /// One end of a channel.
@@ -119,7 +127,12 @@ fn encode(message: &Message) -> Vec<u8> {
             frame.extend(text.bytes().take(MAX_LEN));
             b'F'
         }
-        Message::Drain => b'D',
+        Message::Online => b'O',
+        Message::Leaving => b'L',
+        Message::Drain { hand_back } => {
+            frame.push((*hand_back).into());
+            b'D'
+        }
     };
     let len = (frame.len() - HEADER) as u32;
     frame[..4].copy_from_slice(&len.to_le_bytes());
@@ -139,7 +152,9 @@ fn decode(bytes: &[u8]) -> io::Result<Option<(Message, usize)>> {
     let message = match (verb, body) {
         (b'R', &[kind, a, b, c, d]) => Message::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
         (b'F', text) => Message::Failed(String::from_utf8_lossy(text).into_owned()),
-        (b'D', []) => Message::Drain,
+        (b'O', []) => Message::Online,
+        (b'L', []) => Message::Leaving,
+        (b'D', &[hand_back]) => Message::Drain { hand_back: hand_back != 0 },
         _ => return Err(invalid()),
     };
     Ok(Some((message, HEADER + len)))
@@ -155,7 +170,8 @@ mod tests {
         let sent = [
             Message::Ready { kind: 2, limit: 70_000 },
             Message::Failed("no such file: handler.so".into()),
-            Message::Drain,
+            Message::Leaving,
+            Message::Drain { hand_back: true },
         ];
         for m in &sent {
             master.send(m, None).unwrap();

@@ -2,6 +2,8 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+pub use crate::master::lifecycle::Reason;
+pub use crate::sys::process::Exit;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -15,7 +17,12 @@ pub(crate) trait Source {
     ///
     /// # Errors
     /// Why no worker could serve with it.
-    fn prepare(&mut self) -> Result<()>;
+    fn prepare(&mut self, _generation: u32) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs in the master: no other generation will start workers any more.
+    fn keep_only(&mut self, _generation: u32) {}
 
     /// Runs in the worker, once.
     ///
@@ -40,11 +47,63 @@ pub struct Server {
     pub(crate) source: Box<dyn Source>,
     pub(crate) args: Vec<CString>,
     pub(crate) on_start: Option<OnStart>,
+    pub(crate) on_event: Option<OnEvent>,
     refused: Option<Error>,
 }
 
 /// What runs in the master when every worker is ready.
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
+
+/// What runs in the master when something happens to a worker.
+pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+
+/// Who a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its number; no other worker has it.
+    pub id: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// Something that happened, told in the master ([`Server::on_event`]). The names are those of Node's `cluster`, where it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker was forked.
+    Fork(WorkerInfo),
+    /// A worker runs.
+    Online(WorkerInfo),
+    /// A worker serves connections of this address.
+    Listening(WorkerInfo, String),
+    /// A worker can serve.
+    Ready(WorkerInfo),
+    /// A worker gets no more connections, on purpose, and finishes what it has.
+    Disconnect(WorkerInfo),
+    /// A worker has ended and was reaped.
+    Exit {
+        /// Which.
+        worker: WorkerInfo,
+        /// How.
+        exit: Exit,
+        /// Why.
+        reason: Reason,
+    },
+    /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
+    Hang(WorkerInfo),
+    /// Something went wrong that cost no connection.
+    Error(String),
+    /// A reload to this generation began.
+    ReloadStarted(u32),
+    /// Every worker is of this generation.
+    ReloadCommitted(u32),
+    /// Every worker is of the generation before this one; why.
+    ReloadRolledBack(u32, String),
+}
 
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
 #[derive(Clone, Debug)]
@@ -109,7 +168,14 @@ impl Server {
     }
 
     pub(crate) fn with_source(source: Box<dyn Source>) -> Self {
-        Self { config: Config::default(), source, args: Vec::new(), on_start: None, refused: None }
+        Self {
+            config: Config::default(),
+            source,
+            args: Vec::new(),
+            on_start: None,
+            on_event: None,
+            refused: None,
+        }
     }
 
     /// Replaces all settings.
@@ -160,6 +226,13 @@ impl Server {
         self
     }
 
+    /// Calls `f` in the master whenever something happens to a worker.
+    #[must_use]
+    pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
+        self.on_event = Some(Box::new(f));
+        self
+    }
+
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
     ///
     /// Workers are forked from here and never return from this call. For its duration the calling thread has these signals
@@ -182,10 +255,6 @@ impl Server {
 struct Inherited(Option<Box<dyn Handler>>);
 
 impl Source for Inherited {
-    fn prepare(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn open(&mut self, _worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
         self.0.take().ok_or_else(|| "the handler was taken already".into())
     }
@@ -202,10 +271,6 @@ where
     F: FnMut(&Worker) -> H,
     H: Handler + 'static,
 {
-    fn prepare(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
         Ok(Box::new((self.0)(worker)))
     }

@@ -60,6 +60,7 @@ fn a_worker_and_its_successor_have_nothing_open_that_is_not_theirs() {
     let expected = [
         "/dev/null",              // stdin
         "anon_inode:[eventfd]",   // to wake the master
+        "anon_inode:[eventfd]",   // to be asked to leave
         "anon_inode:[eventpoll]", // its poll
         "pipe",                   // stdout
         "pipe",                   // stderr

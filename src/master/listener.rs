@@ -16,6 +16,10 @@ pub struct Listener {
     watched: bool,
     /// The address really bound.
     pub address: socket::Address,
+    /// Connections that are still to be taken in a stop; `None` where there will be no more than the backlog has.
+    left: Option<u32>,
+    /// Made here, and so nobody else's.
+    ours: bool,
     /// The file of a Unix socket that was made here, to be removed at the end: path, device, inode.
     made: Option<(PathBuf, u64, u64)>,
 }
@@ -69,7 +73,8 @@ impl Listener {
         // The flag belongs to the open file: accept4 must not wait when a client left the backlog before it was accepted.
         socket::set_nonblocking(fd.as_fd(), true)
             .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: O_NONBLOCK"), e))?;
-        Ok(Self { fd, token, watched: false, address, made })
+        let ours = !matches!(addr, ListenAddr::Fd(_));
+        Ok(Self { fd, token, watched: false, address, left: Some(config.backlog), ours, made })
     }
 
     /// Whether the poll reports this listener.
@@ -93,6 +98,26 @@ impl Listener {
             poll::unwatch(poll, self.fd.as_fd())?;
         }
         Ok(())
+    }
+
+    /// For a stop: as far as the kernel lets us, nothing is added to the backlog any more. An inherited socket is somebody
+    /// else's too, and a Unix socket has no such switch: of those so many are taken as the backlog can hold, and no more.
+    pub fn stop_intake(&mut self) {
+        let is_tcp = matches!(self.address, socket::Address::Inet(_));
+        if self.ours && is_tcp && socket::stop_intake(self.fd.as_fd()).is_ok() {
+            self.left = None;
+        }
+    }
+
+    /// In a stop, after one was taken: whether there may be more to take.
+    pub fn one_less(&mut self) -> bool {
+        match &mut self.left {
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                *left > 0
+            }
+            None => true,
+        }
     }
 
     /// In a worker: forgets that the file is this process's to remove.

@@ -1,13 +1,14 @@
-//! Spawning a worker and collecting it: channels, fork, pidfd, registration; death, and what follows from it.
+//! Spawning a worker and collecting it: channels, fork, pidfd, registration; messages; death.
 
-use super::slot::{Phase, Record};
+use super::crew::Record;
+use super::lifecycle::Input;
 use super::{Master, exit_token, message_token};
-use crate::error::{Error, ErrorKind, Result};
 use crate::handoff;
 use crate::log::log;
-use crate::message;
-use crate::sys::process::{self, Exit, Fork};
-use crate::sys::signal;
+use crate::message::{self, Message, Received};
+use crate::scoreboard::Word;
+use crate::sys::process::{self, Fork};
+use crate::sys::{memory, signal};
 use crate::worker::{self, Birth, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -15,233 +16,219 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 impl Master {
-    /// Starts a worker in every empty slot whose time has come.
-    pub(super) fn spawn_missing_workers(&mut self) -> Result<()> {
-        if self.stopping.is_some() {
-            return Ok(());
-        }
-        for slot in 0..self.slots.len() {
-            let due = self.slots[slot].worker.is_none()
-                && self.slots[slot].start_at.is_some_and(|at| at <= self.now);
-            if !due {
-                continue;
-            }
-            self.slots[slot].start_at = None;
-            if let Err(e) = self.spawn(slot) {
-                if self.booting {
-                    return Err(Error::io(ErrorKind::System, format!("start worker in slot {slot}"), e));
-                }
-                let delay = self.backoff(slot, 0);
-                log!(
-                    "start worker in slot {slot}: {e}; tried again in {delay} ms, {} others serve",
-                    self.ready()
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn spawn(&mut self, slot: usize) -> io::Result<()> {
+    /// Forks a worker.
+    pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
         self.spare.release();
-        let result = self.spawn_with(slot);
-        self.spare.refill();
+        let result = self.spawn_with(id, slot, generation);
+        // Where a shortage was seen, the numbers set free are for the next start.
+        if self.shortage.is_none() {
+            self.spare.refill();
+        }
         result
     }
 
-    fn spawn_with(&mut self, slot: usize) -> io::Result<()> {
+    fn spawn_with(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
+        let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
         let (giver, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel()?;
-        let seat = self.slots[slot].seat;
-        seat.clear();
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
+        let page = self.board.seat(seat);
+        page.clear();
         let process = match process::fork()? {
             Fork::Parent(process) => process,
             Fork::Child => {
                 drop((giver, channel));
-                self.become_worker(slot, id, queue, theirs)
+                self.become_worker(
+                    seat,
+                    Worker { id, slot: slot as u32, generation, args: self.args.clone() },
+                    queue,
+                    theirs,
+                )
             }
         };
-        let registry = self.poll.registry();
-        let watched = registry
-            .register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit_token(slot), Interest::READABLE)
-            .and_then(|()| {
-                registry.register(
-                    &mut SourceFd(&channel.as_fd().as_raw_fd()),
-                    message_token(slot),
-                    Interest::READABLE,
-                )
-            });
-        if let Err(e) = watched {
-            let _ = process.kill(signal::SIGKILL);
-            return Err(e);
-        }
-        self.slots[slot].worker = Some(Record {
+        let record = Record {
             id,
+            slot,
+            generation,
             process,
             giver,
             queue,
             channel,
-            phase: Phase::Starting,
+            page,
             since: self.now,
             failure: None,
+            kind: None,
             given: 0,
             limit: 0,
+            admitted: false,
             stuck: false,
             last_progress: 0,
-        });
-        self.arm(self.now.saturating_add(self.config.boot_timeout.as_millis() as u64));
-        Ok(())
+            max_requests: self.jittered_max_requests(id),
+            busy_told: 0,
+        };
+        let watched = self.watch(seat, &record);
+        if watched.is_err() {
+            let _ = record.process.kill(signal::SIGKILL);
+            let _ = record.process.wait();
+        } else {
+            self.crew.sit(seat, record);
+        }
+        watched
+    }
+
+    fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
+        let registry = self.poll.registry();
+        let register = |fd: i32, token| registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
+        register(record.process.as_fd().as_raw_fd(), exit_token(seat))?;
+        register(record.channel.as_fd().as_raw_fd(), message_token(seat))
+    }
+
+    /// Spread over a tenth above the setting, so that workers that started together are not replaced together.
+    fn jittered_max_requests(&self, id: u32) -> u64 {
+        let n = self.config.max_requests;
+        let spread = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        n + spread % (n / 10 + 1)
     }
 
     /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
     /// goes to work. What user code opened before the fork stays open: it may be the handler's.
-    fn become_worker(&mut self, slot: usize, id: u32, queue: handoff::Taker, channel: message::Channel) -> ! {
+    fn become_worker(
+        &mut self,
+        seat: usize,
+        worker: Worker,
+        queue: handoff::Taker,
+        channel: message::Channel,
+    ) -> ! {
         self.listeners.iter_mut().for_each(super::listener::Listener::disown);
         self.listeners.clear();
-        let seat = self.slots[slot].seat;
-        self.slots.clear();
-        self.orphans.clear();
+        self.crew.clear();
+        self.returns.clear();
         self.in_hand = None;
         self.spare.release();
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
-        let worker = Worker { id, slot: slot as u32, generation: self.generation, args: self.args.clone() };
-        if let Err(e) = self.board.keep_only(slot) {
-            log!("worker {id}: protect the scoreboard: {e}");
+        if let Err(e) = self.board.keep_only(seat) {
+            log!("worker {}: protect the scoreboard: {e}", worker.id);
         }
-        // The new poll replaces the master's, which is thereby closed here.
-        match mio::Poll::new() {
-            Ok(poll) => self.poll = poll,
+        let made = mio::Poll::new().and_then(|poll| memory::wake_counter().map(|leave| (poll, leave)));
+        let leave = match made {
+            Ok((poll, leave)) => {
+                // The new poll replaces the master's, which is thereby closed here.
+                self.poll = poll;
+                leave
+            }
             Err(e) => {
-                let _ = channel.send(&message::Message::Failed(format!("epoll_create: {e}")), None);
+                let _ = channel.send(&Message::Failed(format!("epoll_create, eventfd: {e}")), None);
                 process::exit(worker::EXIT_FAILED)
             }
-        }
-        worker::run(
-            &mut *self.source,
-            &self.config,
-            Birth { worker, queue, channel, seat, common: self.board.common(), wake: self.wake.as_fd() },
-            &mut self.poll,
-        )
+        };
+        let (seat, common) = (self.board.seat(seat), self.board.common());
+        let birth = Birth { worker, queue, channel, seat, common, wake: self.wake.as_fd(), leave };
+        worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
     }
 
-    /// Collects the worker of a slot if it has ended, and puts what it had not taken up for the others.
-    ///
-    /// # Errors
-    /// While the first workers start: why they cannot.
-    pub(super) fn reap(&mut self, slot: usize) -> Result<()> {
-        let Some(worker) = &self.slots[slot].worker else { return Ok(()) };
+    /// Collects the worker in a seat if it has ended, and puts what it had not taken up for the others.
+    pub(super) fn reap(&mut self, seat: usize) {
+        let Some(worker) = self.crew.at(seat) else { return };
         let exit = match worker.process.reap() {
             Ok(Some(exit)) => exit,
-            Ok(None) => return Ok(()),
-            Err(e) => {
-                log!("wait for worker {}: {e}", worker.id);
-                return Ok(());
-            }
+            Ok(None) => return,
+            Err(e) => return log!("wait for worker {}: {e}", worker.id),
         };
         // What it said last may still lie in the channel.
-        self.read_messages(slot);
-        let Some(worker) = self.slots[slot].worker.take() else { return Ok(()) };
-        self.buried(slot, worker, exit)
+        self.read_messages(seat);
+        let Some(mut worker) = self.crew.leave(seat) else { return };
+        let said = worker.failure.take();
+        self.departed = Some(Departed {
+            id: worker.id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: worker.process.pid(),
+            was_ready: worker.kind.is_some(),
+            queued: worker.queued(),
+            lost: u64::from(worker.in_flight()).saturating_sub(worker.queued()),
+        });
+        let id = worker.id;
+        self.orphan_all(worker);
+        self.happened(Input::Died(id, exit, said));
     }
 
-    fn buried(&mut self, slot: usize, worker: Record, exit: Exit) -> Result<()> {
-        let seat = self.slots[slot].seat;
-        let queued = worker.queued(seat);
-        let lost = u64::from(worker.in_flight(seat)).saturating_sub(queued);
-        let lived = self.now.saturating_sub(worker.since);
-        let pid = worker.process.pid();
-        self.orphan(worker.queue, slot, worker.id);
-        if worker.phase == Phase::Draining && exit == Exit::Code(0) {
-            return Ok(());
-        }
-        let why = worker.failure.unwrap_or_else(|| exit.to_string());
-        if self.stopping.is_some() {
-            if worker.phase == Phase::Draining {
-                log!(
-                    "worker {} (slot {slot}, pid {pid}) died while draining: {why}; {lost} connections lost",
-                    worker.id
-                );
-            }
-            return Ok(());
-        }
-        if self.booting {
-            return Err(Error::new(
-                ErrorKind::Handler,
-                if why.contains(self.source.name()) { why } else { format!("{}: {why}", self.source.name()) },
-            ));
-        }
-        let delay = self.backoff(slot, lived);
-        let after = if delay == 0 { "at once".to_owned() } else { format!("in {delay} ms") };
-        let when = if worker.phase == Phase::Starting { " before it was ready" } else { "" };
-        log!(
-            "worker {} (slot {slot}, pid {pid}) died{when}: {why}; {lost} connections in progress lost, {queued} kept; \
-             its successor starts {after}",
-            worker.id
-        );
-        Ok(())
-    }
-
-    /// Sets when the next worker of a slot starts and returns the delay.
-    fn backoff(&mut self, slot: usize, lived: u64) -> u64 {
-        let random = crate::sys::time::monotonic_ns().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 17;
-        let delay = self.slots[slot].backoff.died(lived, random);
-        self.slots[slot].start_at = Some(self.now + delay);
-        self.arm(self.now + delay);
-        delay
-    }
-
-    /// Reads what the worker of a slot has to say.
-    pub(super) fn read_messages(&mut self, slot: usize) {
+    /// Reads what the worker in a seat has to say.
+    pub(super) fn read_messages(&mut self, seat: usize) {
         loop {
-            let Some(worker) = &mut self.slots[slot].worker else { return };
+            let Some(worker) = self.crew.at(seat) else { return };
             match worker.channel.receive() {
-                Ok(message::Received::Message(message)) => self.heard(slot, message),
-                Ok(message::Received::Nothing | message::Received::End) => return,
+                Ok(Received::Message(message)) => self.heard(seat, message),
+                Ok(Received::Nothing | Received::End) => return,
                 Err(e) => {
-                    log!("worker {}: unreadable message ({e}); killing it", worker.id);
+                    worker.failure = Some(format!("unreadable message ({e})"));
                     let _ = worker.process.kill(signal::SIGKILL);
-                    worker.phase = Phase::Killed;
                     return;
                 }
             }
         }
     }
 
-    fn heard(&mut self, slot: usize, message: message::Message) {
-        let Some(worker) = &mut self.slots[slot].worker else { return };
-        match (message, worker.phase) {
-            (message::Message::Ready { kind, limit }, Phase::Starting) => {
-                worker.phase = Phase::Ready;
-                worker.limit = limit.clamp(1, self.config.max_conns);
-                self.kind = crate::Kind::from_number(kind).unwrap_or(self.kind);
+    fn heard(&mut self, seat: usize, message: Message) {
+        let Some(worker) = self.crew.at(seat) else { return };
+        let id = worker.id;
+        match message {
+            Message::Ready { kind, limit } if worker.kind.is_none() => {
+                let kind = crate::Kind::from_number(kind).unwrap_or(crate::Kind::Request);
+                worker.kind = Some(kind);
+                worker.limit =
+                    if kind == crate::Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
+                self.kind = kind;
+                self.happened(Input::Ready(id));
             }
-            // It became ready while SIGKILL was on its way.
-            (message::Message::Ready { .. }, Phase::Killed) => {}
-            (message::Message::Failed(text), _) => worker.failure = Some(text),
-            (other, phase) => {
-                log!("worker {}: unexpected message {other:?} while {phase:?}; ignored", worker.id)
+            Message::Online => self.tell_online(id),
+            Message::Failed(text) => worker.failure = Some(text),
+            Message::Leaving => self.happened(Input::Leaving(id)),
+            other => log!("worker {id}: unexpected message {other:?}; ignored"),
+        }
+    }
+
+    /// Tells the lifecycle who is busy, and since when; who has served enough.
+    pub(super) fn look_at_work(&mut self) {
+        for seat in self.crew.seats() {
+            let Some(worker) = self.crew.at(seat) else { continue };
+            let (id, since) = (worker.id, worker.page.get(Word::BusySince));
+            let worn = worker.max_requests > 0 && worker.page.get(Word::Requests) >= worker.max_requests;
+            let news = since != worker.busy_told;
+            worker.busy_told = since;
+            if worn {
+                worker.max_requests = 0;
+                self.happened(Input::Worn(id));
+            }
+            if news && self.config.timeout > std::time::Duration::ZERO {
+                // A worker's own word: not later than now, whatever it says.
+                self.happened(Input::Busy(id, since.min(self.now)));
             }
         }
     }
 
-    /// Kills workers that are not ready in time.
-    pub(super) fn kill_late_starters(&mut self) {
-        let limit = self.config.boot_timeout.as_millis() as u64;
-        for slot in &mut self.slots {
-            let Some(worker) = slot.worker.as_mut().filter(|w| w.phase == Phase::Starting) else { continue };
-            if limit > 0 && self.now >= worker.since + limit {
-                worker.failure = Some(format!("not ready within {limit} ms (boot-timeout)"));
-                worker.phase = Phase::Killed;
-                let _ = worker.process.kill(signal::SIGKILL);
+    /// Finds workers that have grown too large.
+    pub(super) fn look_at_memory(&mut self) {
+        let limit = self.config.max_memory;
+        for seat in self.crew.seats() {
+            let Some(worker) = self.crew.at(seat).filter(|w| w.admitted) else { continue };
+            let id = worker.id;
+            if process::resident_bytes(worker.process.pid()).is_some_and(|bytes| bytes > limit) {
+                self.happened(Input::Worn(id));
             }
         }
     }
+}
 
-    /// The number of workers that serve.
-    pub(super) fn ready(&self) -> usize {
-        self.slots.iter().filter(|s| s.is(Phase::Ready)).count()
-    }
+/// What is to be told of a worker that has just been reaped.
+pub struct Departed {
+    pub(super) id: u32,
+    pub(super) slot: usize,
+    pub(super) generation: u32,
+    pub(super) pid: i32,
+    pub(super) was_ready: bool,
+    /// Connections that others get.
+    pub(super) queued: u64,
+    /// Connections it had in progress.
+    pub(super) lost: u64,
 }

@@ -141,6 +141,14 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Waits until the process has ended, and collects it.
+    pub fn wait(&self) -> io::Result<()> {
+        super::socket::wait_ready(self.fd.as_fd(), false, None)?;
+        self.reap().map(drop)
+    }
+}
+
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -169,6 +177,20 @@ pub fn thread_count() -> io::Result<usize> {
 pub fn own_pid() -> i32 {
     // SAFETY: cannot fail, takes no pointers.
     unsafe { libc::getpid() }
+}
+
+/// Bytes of memory a process has in RAM (proc(5), `statm`); `None` where it is no more.
+pub fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * super::memory::PAGE as u64)
+}
+
+/// Sets a variable of this process's environment, for what it executes and what its handlers ask for. Only for a process with
+/// one thread ([`thread_count`]).
+pub fn set_environment(name: &str, value: &str) {
+    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// How many CPUs this process may use: its affinity and its cgroup's quota, at least 1.

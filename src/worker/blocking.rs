@@ -3,7 +3,7 @@
 use super::conn::{Conn, Style};
 use super::engine::Context;
 use super::handler::Handler;
-use super::inlet::{CHANNEL, Inlet};
+use super::inlet::{CHANNEL, Inlet, LEAVE};
 use crate::config::Config;
 use crate::scoreboard::Word;
 use crate::sys::time;
@@ -28,23 +28,30 @@ pub fn serve(
     let mut events = Events::with_capacity(4);
     let mut one = One { handler, config, conn: None, count: 0 };
     while inlet.draining.is_none() {
-        match poll.poll(&mut events, inlet.starves().then_some(STARVING)) {
+        let nap = inlet.starves() || inlet.leave_at.is_some();
+        match poll.poll(&mut events, nap.then_some(STARVING)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
         }
-        if events.iter().any(|e| e.token() == CHANNEL) {
-            inlet.listen(poll);
+        let now = time::monotonic_ms();
+        for event in &events {
+            match event.token() {
+                CHANNEL => inlet.listen(poll),
+                LEAVE => inlet.asked_to_leave(poll, now),
+                _ => {}
+            }
         }
+        inlet.leave_if_due(now);
         // Also when only the master's word came: what lies in the queue was accepted and is to be served.
-        if let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
-            one.serve(fd, listener, inlet);
+        if let Some((fd, origin)) = inlet.take(poll, now) {
+            one.serve(fd, origin.listener, inlet);
         }
     }
     // A panic there is the handler's affair; what was accepted is served all the same.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
-    while let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
-        one.serve(fd, listener, inlet);
+    while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
+        one.serve(fd, origin.listener, inlet);
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::server::Source;
 use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use std::any::Any;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -78,12 +78,17 @@ pub struct Birth<'a> {
     pub common: Common,
     /// Wakes the master.
     pub wake: BorrowedFd<'a>,
+    /// A signal asks this worker to leave.
+    pub leave: OwnedFd,
 }
 
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
-    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGTERM, signal::SIGHUP]);
+    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGHUP]);
+    signal::count(signal::SIGTERM, &birth.leave);
+    introduce(&birth.worker);
+    let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
     let started = guarded(|| start(source, &birth.worker));
     let mut handler = match started {
         Ok(handler) => handler,
@@ -111,6 +116,13 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     }
     let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(&inlet.worker)));
     process::exit(0)
+}
+
+/// Tells the handler, and what it executes, who this worker is.
+fn introduce(worker: &Worker) {
+    process::set_environment("PREFORK_WORKER_ID", &worker.id.to_string());
+    process::set_environment("PREFORK_SLOT", &worker.slot.to_string());
+    process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
 fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {
