@@ -73,11 +73,10 @@ impl Master {
     /// Tells a worker to finish. What is idle with it goes to those that stay, if any do.
     fn drain(&mut self, id: u32) {
         let hand_back = !self.life.is_stopping();
-        let Some(seat) = self.crew.seat_of(id) else { return };
         if hand_back {
-            self.watch_for_returns(seat);
+            self.watch_for_returns(id);
         }
-        let Some(worker) = self.crew.at(seat) else { return };
+        let Some(worker) = self.crew.find(id) else { return };
         if let Err(e) = worker.channel.send(&Message::Drain { hand_back }, None) {
             log!("tell worker {id} to drain: {e}; killing it");
             let _ = worker.process.kill(SIGKILL);

@@ -24,8 +24,13 @@ pub enum Return {
         /// The worker.
         id: u32,
     },
-    /// What a worker that drains has handed back; it lives in this seat.
-    Living(usize),
+    /// What a worker that drains has handed back.
+    Living {
+        /// Its seat.
+        seat: usize,
+        /// The worker.
+        id: u32,
+    },
     /// What a worker handed back that is no more.
     Left(Giver),
 }
@@ -56,14 +61,15 @@ impl Master {
         let Some(worker) = self.crew.at(seat) else { return };
         // Not watched again until the queue was found empty: without room it would be reported without end.
         let _ = poll::unwatch(&self.poll, worker.giver.as_fd());
-        self.returns.push_back(Return::Living(seat));
+        self.returns.push_back(Return::Living { seat, id: worker.id });
     }
 
     /// Has the poll report what a worker hands back.
-    pub(super) fn watch_for_returns(&mut self, seat: usize) {
+    pub(super) fn watch_for_returns(&mut self, id: u32) {
+        let Some(seat) = self.crew.seat_of(id) else { return };
         let Some(worker) = self.crew.at(seat) else { return };
         if let Err(e) = poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
-            log!("watch what worker {} hands back: {e}", worker.id);
+            log!("watch what worker {id} hands back: {e}");
         }
     }
 
@@ -78,7 +84,7 @@ impl Master {
             let taken = match source {
                 Return::Orphan { queue, .. } => queue.take(),
                 Return::Left(giver) => giver.take_back(),
-                Return::Living(seat) => match self.crew.at(*seat) {
+                Return::Living { seat, id } => match self.crew.at(*seat).filter(|w| w.id == *id) {
                     Some(worker) => worker.giver.take_back(),
                     None => Ok(Taken::End),
                 },
@@ -107,7 +113,7 @@ impl Master {
                         worker.giver.probe();
                     }
                 }
-                Some(Return::Living(seat)) => self.watch_for_returns(seat),
+                Some(Return::Living { id, .. }) => self.watch_for_returns(id),
                 Some(Return::Left(_)) | None => {}
             }
         }
@@ -122,7 +128,7 @@ impl Master {
             let take = || match &source {
                 Return::Orphan { queue, id } if self.crew.seat_of(*id).is_none() => queue.take(),
                 Return::Left(giver) => giver.take_back(),
-                Return::Orphan { .. } | Return::Living(_) => Ok(Taken::Nothing),
+                Return::Orphan { .. } | Return::Living { .. } => Ok(Taken::Nothing),
             };
             while matches!(take(), Ok(Taken::Connection(..))) {
                 closed += 1;
