@@ -34,8 +34,6 @@ pub struct Record {
     pub channel: Channel,
     /// Its counters.
     pub page: Seat,
-    /// When it was forked (monotonic milliseconds).
-    pub since: u64,
     /// Why it said it cannot serve.
     pub failure: Option<String>,
     /// How its handler takes connections; `None` until it is ready.
@@ -52,6 +50,8 @@ pub struct Record {
     pub last_progress: u64,
     /// Requests after which it is replaced; 0 is never.
     pub max_requests: u64,
+    /// The poll reports what it hands back.
+    pub watched: bool,
     /// The last time in its handler that the lifecycle was told of.
     pub busy_told: u64,
 }

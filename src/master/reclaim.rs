@@ -58,7 +58,9 @@ impl Master {
 
     /// Something may have been handed back by the worker in this seat.
     pub(super) fn handed_back(&mut self, seat: usize) {
-        let Some(worker) = self.crew.at(seat) else { return };
+        // The event may be one about the former worker of this seat.
+        let Some(worker) = self.crew.at(seat).filter(|w| w.watched) else { return };
+        worker.watched = false;
         // Not watched again until the queue was found empty: without room it would be reported without end.
         let _ = poll::unwatch(&self.poll, worker.giver.as_fd());
         self.returns.push_back(Return::Living { seat, id: worker.id });
@@ -68,8 +70,9 @@ impl Master {
     pub(super) fn watch_for_returns(&mut self, id: u32) {
         let Some(seat) = self.crew.seat_of(id) else { return };
         let Some(worker) = self.crew.at(seat) else { return };
-        if let Err(e) = poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
-            log!("watch what worker {id} hands back: {e}");
+        match poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
+            Ok(()) => worker.watched = true,
+            Err(e) => log!("watch what worker {id} hands back: {e}"),
         }
     }
 

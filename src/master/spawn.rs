@@ -54,7 +54,6 @@ impl Master {
             queue,
             channel,
             page,
-            since: self.now,
             failure: None,
             kind: None,
             given: 0,
@@ -63,6 +62,7 @@ impl Master {
             stuck: false,
             last_progress: 0,
             max_requests: self.jittered_max_requests(id),
+            watched: false,
             busy_told: 0,
         };
         let watched = self.watch(seat, &record);
