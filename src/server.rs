@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::master::Master;
 pub use crate::master::lifecycle::Reason;
 pub use crate::sys::process::Exit;
 use crate::worker::Worker;
@@ -9,7 +10,9 @@ use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::{Conn, ffi};
 use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Where workers get their handler from.
 pub(crate) trait Source {
@@ -242,13 +245,173 @@ impl Server {
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
     /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
-    pub fn run(mut self) -> Result<Stopped> {
+    pub fn run(self) -> Result<Stopped> {
+        self.start()?.run()
+    }
+
+    /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through.
+    ///
+    /// # Errors
+    /// As [`Server::run`], but for what comes of the workers, which the first step starts.
+    pub fn start(mut self) -> Result<Running> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
         self.config.check()?;
-        crate::master::run(self)
+        Ok(Running(Master::new(self)?))
     }
+}
+
+/// A running master. Dropping it ends its workers at once.
+pub struct Running(Master);
+
+impl Running {
+    /// Serves until it is told to stop.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn run(mut self) -> Result<Stopped> {
+        loop {
+            if let Some(stopped) = self.step(None)? {
+                return Ok(stopped);
+            }
+        }
+    }
+
+    /// Does what there is to do, after waiting for it for `patience` at the most (`None`: as long as it takes). Returns how the
+    /// run ended, once it has; then it is not to be called again.
+    ///
+    /// # Errors
+    /// As [`Server::run`]. Every worker has ended then.
+    pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        self.0.step(patience)
+    }
+
+    /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
+    /// not ask for it; `None`: as late as that.
+    pub fn due(&self) -> Option<Duration> {
+        self.0.patience()
+    }
+
+    /// Replaces all workers by a new generation, one after the other. What comes of it is told as an [`Event`].
+    pub fn reload(&mut self) {
+        self.0.reload();
+    }
+
+    /// Runs so many workers from now on, 1 to 1024; those in the highest slots go first.
+    pub fn scale(&mut self, workers: usize) {
+        self.0.scale(workers);
+    }
+
+    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`). Another one takes
+    /// its place.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: there is no such worker.
+    pub fn drain(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
+        self.0.drain_worker(id, patience)
+    }
+
+    /// Sends a signal to a worker (kill(2)).
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.
+    pub fn kill(&mut self, id: u32, signal: i32) -> Result<()> {
+        self.0.signal_worker(id, signal)
+    }
+
+    /// Begins an orderly stop; a second call ends it at once. Go on stepping until it has ended.
+    pub fn stop(&mut self) {
+        self.0.stop();
+    }
+
+    /// What runs, as of now.
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+}
+
+impl AsFd for Running {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
+    }
+}
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The handler's file, or `built-in`.
+    pub name: String,
+    /// The generation that serves, or is being replaced.
+    pub generation: u32,
+    /// The addresses bound.
+    pub addresses: Vec<String>,
+    /// Whether a reload is under way.
+    pub reloading: bool,
+    /// Whether a stop is.
+    pub stopping: bool,
+    /// Workers there are to be.
+    pub slots: usize,
+    /// What all workers have counted since the start.
+    pub totals: Totals,
+    /// Those there are, until they are reaped.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// What workers have counted, those that are no more included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections taken.
+    pub taken: u64,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Forked, not ready.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// SIGKILL is on its way.
+    Killed,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Who.
+    pub worker: WorkerInfo,
+    /// How far it has come.
+    pub state: State,
+    /// Since its fork.
+    pub age: Duration,
+    /// Connections given to it and not finished.
+    pub in_flight: u32,
+    /// Of those, connections it has not taken yet.
+    pub queued: u64,
+    /// Whether it is left out because it takes nothing.
+    pub stuck: bool,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
 }
 
 /// A handler made before the fork; every worker has its copy of the process's memory and so its own.

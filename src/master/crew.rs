@@ -8,6 +8,7 @@ use crate::config::MAX_WORKERS;
 use crate::handoff::{Giver, Taker};
 use crate::message::Channel;
 use crate::scoreboard::{Scoreboard, Seat, Word};
+use crate::server::Totals;
 use crate::sys::process::Process;
 
 /// Connections a worker may leave lying in its queue: enough to keep it going, few enough that one that stands still holds up
@@ -85,40 +86,13 @@ impl Record {
     }
 }
 
-/// Counters of a slot, over all workers it has had.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    /// Connections taken.
-    pub taken: u64,
-    /// Requests answered.
-    pub requests: u64,
-    /// Requests refused or failed.
-    pub errors: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-}
-
-impl Totals {
-    /// Adds what a worker has counted.
-    pub fn add(&mut self, page: Seat) {
-        let sum = |a: &mut u64, word| *a = a.wrapping_add(page.get(word));
-        sum(&mut self.taken, Word::Taken);
-        sum(&mut self.requests, Word::Requests);
-        sum(&mut self.errors, Word::Errors);
-        sum(&mut self.bytes_in, Word::BytesIn);
-        sum(&mut self.bytes_out, Word::BytesOut);
-    }
-}
-
 /// All running workers.
 pub struct Crew {
     seats: Vec<Option<Record>>,
     /// By slot: the seat of the worker that is let in.
     doors: Vec<Option<usize>>,
-    /// By slot: what its former workers have counted.
-    totals: Vec<Totals>,
+    /// What former workers have counted.
+    totals: Totals,
     /// Seats below this one have been used.
     used: usize,
 }
@@ -128,7 +102,7 @@ impl Crew {
     pub fn new() -> Self {
         let mut seats = Vec::new();
         seats.resize_with(SEATS, || None);
-        Self { seats, doors: Vec::new(), totals: Vec::new(), used: 0 }
+        Self { seats, doors: Vec::new(), totals: Totals::default(), used: 0 }
     }
 
     /// A free seat; `None` where there is none.
@@ -139,17 +113,14 @@ impl Crew {
     /// Gives a seat to a worker.
     pub fn sit(&mut self, seat: usize, record: Record) {
         self.used = self.used.max(seat + 1);
-        if self.totals.len() <= record.slot {
-            self.totals.resize(record.slot + 1, Totals::default());
-        }
         self.seats[seat] = Some(record);
     }
 
-    /// Takes a worker that was reaped out of its seat, and adds what it counted to its slot's.
+    /// Takes a worker that was reaped out of its seat, and adds what it counted to the totals.
     pub fn leave(&mut self, seat: usize) -> Option<Record> {
         let record = self.seats.get_mut(seat)?.take()?;
         self.shut(record.slot, seat);
-        self.totals[record.slot].add(record.page);
+        add(&mut self.totals, record.page);
         while self.used > 0 && self.seats[self.used - 1].is_none() {
             self.used -= 1;
         }
@@ -229,10 +200,10 @@ impl Crew {
         self.at(seat)
     }
 
-    /// What all workers of a slot have counted, those that run included.
-    pub fn totals(&self, slot: usize) -> Totals {
-        let mut totals = self.totals.get(slot).copied().unwrap_or_default();
-        self.iter().filter(|r| r.slot == slot).for_each(|r| totals.add(r.page));
+    /// What all workers have counted, those that are no more included.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.totals;
+        self.iter().for_each(|r| add(&mut totals, r.page));
         totals
     }
 
@@ -241,6 +212,15 @@ impl Crew {
         self.seats.clear();
         self.used = 0;
     }
+}
+
+fn add(totals: &mut Totals, page: Seat) {
+    let sum = |a: &mut u64, word| *a = a.wrapping_add(page.get(word));
+    sum(&mut totals.taken, Word::Taken);
+    sum(&mut totals.requests, Word::Requests);
+    sum(&mut totals.errors, Word::Errors);
+    sum(&mut totals.bytes_in, Word::BytesIn);
+    sum(&mut totals.bytes_out, Word::BytesOut);
 }
 
 /// The scoreboard for all seats.

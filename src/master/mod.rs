@@ -13,21 +13,23 @@ mod reclaim;
 mod restart;
 mod spare;
 mod spawn;
+mod steer;
 
 use crate::config::{Config, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
+use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::{OnEvent, OnStart, Server, Source, Stopped};
 use crate::sys::signal::{self, Signals};
-use crate::sys::{kernel, memory, process, time};
+use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 const SIGNALS: Token = Token(0);
@@ -66,6 +68,8 @@ pub struct Master {
     on_start: Option<OnStart>,
     on_event: Option<OnEvent>,
     poll: Poll,
+    /// `None` while a step is under way.
+    events: Option<Events>,
     signals: Option<Signals>,
     /// Workers write it to say that there is room.
     wake: OwnedFd,
@@ -111,23 +115,12 @@ pub struct Master {
     kind: crate::Kind,
 }
 
-/// Runs a server's master in this process until it is told to stop.
-///
-/// # Errors
-/// As [`Server::run`].
-pub fn run(server: Server) -> Result<Stopped> {
-    let mut master = Master::new(server)?;
-    let mut events = Events::with_capacity(EVENTS);
-    let result = master.serve(&mut events);
-    if result.is_err() {
-        master.kill_all();
-        master.wait_for_all(&mut events);
-    }
-    result
-}
-
 impl Master {
-    fn new(server: Server) -> Result<Self> {
+    /// Binds the addresses and reads the handler; the first step starts the workers.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
         let Server { config, mut source, args, on_start, on_event, .. } = server;
         check_kernel()?;
@@ -154,7 +147,10 @@ impl Master {
                 .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
+        role::set(Role::Master);
+        let now = time::monotonic_ms();
         Ok(Self {
+            events: Some(Events::with_capacity(EVENTS)),
             life: Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
             inputs: VecDeque::new(),
             actions: Vec::new(),
@@ -166,10 +162,10 @@ impl Master {
             cursor: 0,
             in_hand: None,
             returns: VecDeque::with_capacity(workers),
-            now: time::monotonic_ms(),
+            now,
             timer_at: 0,
             tick_at: None,
-            memory_at: NEVER,
+            memory_at: if config.max_memory > 0 { now + MEMORY_TICK } else { NEVER },
             accept_at: 0,
             shortage: None,
             more_to_do: false,
@@ -190,19 +186,40 @@ impl Master {
         })
     }
 
-    fn serve(&mut self, events: &mut Events) -> Result<Stopped> {
-        if self.config.max_memory > 0 {
-            self.memory_at = self.now + MEMORY_TICK;
+    /// One turn of the loop, which waits for something to do for `patience` at the most; `None` waits as long as it takes.
+    /// Returns how the run ended, once it has.
+    ///
+    /// # Errors
+    /// As [`Server::run`]; every worker that was started is ended then.
+    pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        let Some(mut events) = self.events.take() else { return Ok(None) };
+        let result = self.turn(&mut events, patience);
+        if result.is_err() {
+            self.kill_all();
+            self.wait_for_all(&mut events);
         }
-        while !self.life.has_stopped() {
-            self.turn(events)?;
+        self.events = Some(events);
+        result?;
+        Ok(self.life.has_stopped().then(|| Stopped { killed: self.life.killed() }))
+    }
+
+    /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.timer_at.min(self.life.due()) {
+            _ if self.more_to_do => Some(Duration::ZERO),
+            NEVER => None,
+            at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
         }
-        Ok(Stopped { killed: self.life.killed() })
+    }
+
+    /// Readable when there is something to do.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        poll::descriptor(&self.poll)
     }
 
     /// One turn of the loop.
-    fn turn(&mut self, events: &mut Events) -> Result<()> {
-        self.wait(events)?;
+    fn turn(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
+        self.wait(events, patience)?;
         let mut acceptable = 0u64;
         for event in events.iter() {
             match event.token() {
@@ -229,14 +246,16 @@ impl Master {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn wait(&mut self, events: &mut Events) -> Result<()> {
-        let due = self.timer_at.min(self.life.due());
-        let sleep = match due {
+    fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
+        self.timer_at = self.timer_at.min(self.life.due());
+        let sleep = match self.timer_at {
             _ if self.more_to_do => Some(Duration::ZERO),
-            NEVER => None,
-            at => Some(Duration::from_millis(at.saturating_sub(self.now))),
+            NEVER => patience,
+            at => {
+                let due = Duration::from_millis(at.saturating_sub(self.now));
+                Some(patience.map_or(due, |p| p.min(due)))
+            }
         };
-        self.timer_at = due;
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
                 return Err(Error::io(ErrorKind::System, "epoll_wait", e));
@@ -306,7 +325,7 @@ impl Master {
                     self.crew.leave(seat);
                 }
             }
-            if self.crew.seats().is_empty() || self.wait(events).is_err() {
+            if self.crew.seats().is_empty() || self.wait(events, None).is_err() {
                 return;
             }
         }
@@ -316,6 +335,15 @@ impl Master {
         for worker in self.crew.iter() {
             let _ = worker.process.kill(signal::SIGKILL);
         }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // Nobody would reap them.
+        self.kill_all();
+        self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        role::set(Role::None);
     }
 }
 

@@ -14,6 +14,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Master {
     /// Forks a worker.
@@ -124,7 +125,11 @@ impl Master {
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
         let birth = Birth { worker, queue, channel, seat, common, wake: self.wake.as_fd(), leave };
-        worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
+        // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
+        }));
+        process::exit(worker::EXIT_FAILED)
     }
 
     /// Collects the worker in a seat if it has ended, and puts what it had not taken up for the others.

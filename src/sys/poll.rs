@@ -16,6 +16,12 @@ pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> i
     check(ret).map(drop)
 }
 
+/// The descriptor of a poll: readable when the poll has something to report, so that another poll can watch it.
+pub fn descriptor(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `poll` lives, which the result borrows.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+}
+
 /// Stops watching `fd`.
 pub fn unwatch(poll: &mio::Poll, fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a null event is allowed for EPOLL_CTL_DEL since Linux 2.6.9.

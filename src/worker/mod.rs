@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Channel, Message};
+use crate::role::{self, Role};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
 use crate::sys::{process, signal};
@@ -120,6 +121,8 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
 
 /// Tells the handler, and what it executes, who this worker is.
 fn introduce(worker: &Worker) {
+    let Worker { id, slot, generation, .. } = *worker;
+    role::set(Role::Worker { id, slot, generation });
     process::set_environment("PREFORK_WORKER_ID", &worker.id.to_string());
     process::set_environment("PREFORK_SLOT", &worker.slot.to_string());
     process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
