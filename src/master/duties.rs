@@ -153,10 +153,11 @@ impl Master {
             workers: self.life.slots().len(),
             kind: self.kind,
         };
-        if !self.life.is_booting() && !std::mem::replace(&mut self.started, true) {
-            if let Some(f) = &mut self.on_start {
-                f(&started);
-            }
+        if self.life.is_booting() || std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        if let Some(f) = &mut self.on_start {
+            f(&started);
         }
     }
 

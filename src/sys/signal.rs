@@ -109,13 +109,14 @@ static COUNTER: AtomicI32 = AtomicI32::new(-1);
 pub fn count(signal: i32, counter: &OwnedFd) {
     extern "C" fn add(_: libc::c_int) {
         let one = 1u64.to_ne_bytes();
-        // SAFETY: write(2) may be called in a signal handler (signal-safety(7)); the bytes live through the call. `errno`, which
-        // the interrupted code may be about to read, is put back.
-        unsafe {
-            let errno = *libc::__errno_location();
-            libc::write(COUNTER.load(Ordering::Relaxed), one.as_ptr().cast(), one.len());
-            *libc::__errno_location() = errno;
-        }
+        // SAFETY: the calling thread's own `errno`, which the interrupted code may be about to read.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: points to a c_int of this thread.
+        let before = unsafe { errno.read() };
+        // SAFETY: write(2) may be called in a signal handler (signal-safety(7)); the bytes live through the call.
+        unsafe { libc::write(COUNTER.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
     }
     COUNTER.store(counter.as_raw_fd(), Ordering::Relaxed);
     set_handler(signal, add);
