@@ -92,6 +92,18 @@ impl Giver {
     }
 }
 
+impl From<OwnedFd> for Giver {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<OwnedFd> for Taker {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Giver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

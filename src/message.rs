@@ -65,6 +65,16 @@ impl Channel {
         Self { socket, inbox: Vec::new() }
     }
 
+    /// A channel that a former program in this process had, with what it had read and not understood yet.
+    pub fn resume(socket: OwnedFd, inbox: Vec<u8>) -> Self {
+        Self { socket, inbox }
+    }
+
+    /// What was read and is not a whole frame yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.inbox
+    }
+
     /// Sends a message: without waiting where `patience` is `None`, else waiting so long for room.
     ///
     /// # Errors

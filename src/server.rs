@@ -10,7 +10,7 @@ use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::{Conn, ffi};
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,6 +32,14 @@ pub(crate) trait Source {
     /// # Errors
     /// Why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
+
+    /// Runs in the master: files that hold the handlers, by generation, for a program that takes this one's place.
+    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        Vec::new()
+    }
+
+    /// Runs in the master: goes on with the files of [`Source::images`] of a former program.
+    fn adopt_images(&mut self, _images: Vec<(u32, OwnedFd)>) {}
 
     /// What to call it in messages: a file name, or `built-in`.
     fn name(&self) -> &str;
@@ -246,7 +254,18 @@ impl Server {
     /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
     pub fn run(self) -> Result<Stopped> {
+        if Master::is_trial()? {
+            return self.try_out();
+        }
         self.start()?.run()
+    }
+
+    /// A master that this program is to take the place of asks whether it could.
+    fn try_out(mut self) -> Result<Stopped> {
+        self.refused.take().map_or(Ok(()), Err)?;
+        self.config.check()?;
+        self.source.prepare(1)?;
+        Ok(Stopped { killed: 0 })
     }
 
     /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through.

@@ -94,6 +94,14 @@ impl Source for ModuleSource {
         Ok(())
     }
 
+    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        self.images.iter().map(|(generation, fd)| (*generation, fd.as_fd())).collect()
+    }
+
+    fn adopt_images(&mut self, images: Vec<(u32, OwnedFd)>) {
+        self.images = images;
+    }
+
     fn keep_only(&mut self, generation: u32) {
         self.images.retain(|(g, _)| *g == generation);
     }

@@ -7,7 +7,7 @@ use crate::Kind;
 use crate::config::MAX_WORKERS;
 use crate::handoff::{Giver, Taker};
 use crate::message::Channel;
-use crate::scoreboard::{Scoreboard, Seat, Word};
+use crate::scoreboard::{Seat, Word};
 use crate::server::Totals;
 use crate::sys::process::Process;
 
@@ -221,12 +221,4 @@ fn add(totals: &mut Totals, page: Seat) {
     sum(&mut totals.errors, Word::Errors);
     sum(&mut totals.bytes_in, Word::BytesIn);
     sum(&mut totals.bytes_out, Word::BytesOut);
-}
-
-/// The scoreboard for all seats.
-///
-/// # Errors
-/// What mmap(2) says.
-pub fn scoreboard() -> std::io::Result<Scoreboard> {
-    Scoreboard::new(SEATS)
 }

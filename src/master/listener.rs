@@ -47,7 +47,42 @@ fn passed_by_systemd() -> u32 {
     }
 }
 
+/// Goes on with the listeners of a former program in this process.
+///
+/// # Errors
+/// [`ErrorKind::Listen`].
+pub fn resume_all(
+    config: &Config,
+    heritage: Vec<(OwnedFd, String)>,
+    token: impl Fn(usize) -> mio::Token,
+) -> Result<Vec<Listener>> {
+    let resume = |(i, (fd, ownership)): (usize, (OwnedFd, String))| {
+        let address = socket::local_address(fd.as_fd())
+            .map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
+        // As `ownership` wrote it: whether it is ours; device and inode of the file, where there is one.
+        let words: Vec<_> = ownership.split(':').collect();
+        let made = match (words.as_slice(), &address) {
+            ([_, dev, ino], socket::Address::Unix(path)) => {
+                dev.parse().ok().zip(ino.parse().ok()).map(|(dev, ino)| (path.clone(), dev, ino))
+            }
+            _ => None,
+        };
+        let (ours, left) = (words.first() == Some(&"1"), Some(config.backlog));
+        Ok(Listener { fd, token: token(i), watched: false, address, left, ours, made })
+    };
+    heritage.into_iter().enumerate().map(resume).collect()
+}
+
 impl Listener {
+    /// For the next program in this process: whose the socket and its file are.
+    pub fn ownership(&self) -> String {
+        let ours = u8::from(self.ours);
+        match &self.made {
+            Some((_, dev, ino)) => format!("{ours}:{dev}:{ino}"),
+            None => ours.to_string(),
+        }
+    }
+
     fn open(addr: &ListenAddr, config: &Config, token: mio::Token) -> Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         let (fd, made) = match addr {

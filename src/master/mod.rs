@@ -14,6 +14,7 @@ mod restart;
 mod spare;
 mod spawn;
 mod steer;
+mod upgrade;
 
 use crate::config::{Config, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +35,8 @@ use std::time::Duration;
 
 const SIGNALS: Token = Token(0);
 const WAKE: Token = Token(1);
-const LISTENER: usize = 2;
+const TRIAL: Token = Token(2);
+const LISTENER: usize = 3;
 /// Three tokens a seat, from here on: exit, messages, connections handed back.
 const SEAT: usize = LISTENER + MAX_LISTENERS;
 
@@ -51,8 +53,15 @@ fn back_token(seat: usize) -> Token {
 }
 
 /// The signals the master reads; every other keeps the disposition it had.
-const WATCHED: [i32; 6] =
-    [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGHUP, signal::SIGTTIN, signal::SIGTTOU];
+const WATCHED: [i32; 7] = [
+    signal::SIGTERM,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGHUP,
+    signal::SIGUSR2,
+    signal::SIGTTIN,
+    signal::SIGTTOU,
+];
 /// Since then there is all that is used here: pidfd_open(2) and waitid(2) on it, EPOLLEXCLUSIVE.
 const NEEDED_KERNEL: (u32, u32) = (5, 10);
 /// Events read in one turn.
@@ -86,6 +95,8 @@ pub struct Master {
     failed: Option<Error>,
     /// `on_start` was called.
     started: bool,
+    program: upgrade::Program,
+    upgrade: upgrade::Upgrade,
 
     listeners: Vec<listener::Listener>,
     crew: crew::Crew,
@@ -134,13 +145,35 @@ impl Master {
                 ),
             ));
         }
-        source.prepare(FIRST_GENERATION)?;
+        let mut heritage = upgrade::inheritance()?;
+        match &mut heritage {
+            None => source.prepare(FIRST_GENERATION)?,
+            Some(h) => source.adopt_images(std::mem::take(&mut h.images)),
+        }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
         let poll = Poll::new().map_err(system("epoll_create"))?;
         let signals = Signals::take(&WATCHED).map_err(system("signalfd"))?;
-        let wake = memory::wake_counter().map_err(system("eventfd"))?;
-        let board = crew::scoreboard().map_err(system("map the scoreboard"))?;
-        let listeners = listener::open_all(&config, |i| Token(LISTENER + i))?;
+        let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
+        let token = |i| Token(LISTENER + i);
+        let now = time::monotonic_ms();
+        let (wake, board, listeners, life) = match &mut heritage {
+            None => (
+                memory::wake_counter().map_err(system("eventfd"))?,
+                Scoreboard::new(crew::SEATS).map_err(system("map the scoreboard"))?,
+                listener::open_all(&config, token)?,
+                Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
+            ),
+            Some(h) => {
+                let nothing = || memory::wake_counter().map_err(system("eventfd"));
+                let board = std::mem::replace(&mut h.board, nothing()?);
+                (
+                    std::mem::replace(&mut h.wake, nothing()?),
+                    Scoreboard::resume(board, crew::SEATS).map_err(system("map the scoreboard"))?,
+                    listener::resume_all(&config, std::mem::take(&mut h.listeners), token)?,
+                    Lifecycle::resume(rules(&config), &h.snapshot, now, time::monotonic_ns()),
+                )
+            }
+        };
         let registry = poll.registry();
         for (fd, token) in [(signals.as_fd(), SIGNALS), (wake.as_fd(), WAKE)] {
             registry
@@ -148,10 +181,11 @@ impl Master {
                 .map_err(system("epoll_ctl"))?;
         }
         role::set(Role::Master);
-        let now = time::monotonic_ms();
-        Ok(Self {
+        let mut master = Self {
             events: Some(Events::with_capacity(EVENTS)),
-            life: Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
+            life,
+            program,
+            upgrade: upgrade::Upgrade::No,
             inputs: VecDeque::new(),
             actions: Vec::new(),
             in_step: false,
@@ -183,7 +217,19 @@ impl Master {
             wake,
             board,
             listeners,
-        })
+        };
+        if let Some(heritage) = heritage {
+            master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
+        }
+        Ok(master)
+    }
+
+    /// Whether this program was only started to see whether it could take a master's place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: it could not.
+    pub fn is_trial() -> Result<bool> {
+        upgrade::is_trial()
     }
 
     /// One turn of the loop, which waits for something to do for `patience` at the most; `None` waits as long as it takes.
@@ -243,6 +289,7 @@ impl Master {
         }
         self.serve_waiting();
         self.look_whether_empty();
+        self.go_on_upgrading();
         self.failed.take().map_or(Ok(()), Err)
     }
 
@@ -270,6 +317,7 @@ impl Master {
     fn take_signals(&mut self) {
         while let Some(signals) = &self.signals {
             match signals.next() {
+                Ok(Some(signal::SIGUSR2)) => self.upgrade(),
                 Ok(Some(signal::SIGHUP)) => self.happened(Input::Reload),
                 Ok(Some(signal::SIGTTIN)) => self.happened(Input::Scale(self.life.slots().len() + 1)),
                 Ok(Some(signal::SIGTTOU)) => {

@@ -76,7 +76,7 @@ impl Master {
         watched
     }
 
-    fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
+    pub(super) fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
         let registry = self.poll.registry();
         let register = |fd: i32, token| registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
         register(record.process.as_fd().as_raw_fd(), exit_token(seat))?;

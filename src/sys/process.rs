@@ -1,9 +1,12 @@
 //! Processes: fork, watch by pidfd, signal, reap, leave.
 
 use super::{check, retry, signal};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A child process, held by a pidfd: no other process can ever be meant by it.
 #[derive(Debug)]
@@ -90,6 +93,11 @@ fn watch(pid: i32) -> io::Result<OwnedFd> {
 }
 
 impl Process {
+    /// A child that a former program in this process has started.
+    pub fn adopt(pid: i32, fd: OwnedFd) -> Self {
+        Self { pid, fd }
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -166,6 +174,35 @@ fn flush_output() {
     let _ = io::stdout().flush();
     // SAFETY: null flushes all of C's output streams.
     unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// Executes another program in this process (execv(2)), with the environment and the signal mask as they are. Comes back only
+/// where that fails.
+pub fn execute(path: &Path, args: &[OsString]) -> io::Error {
+    let text = |s: &OsStr| CString::new(s.as_bytes());
+    let strings: Result<Vec<_>, _> = args.iter().map(|a| text(a)).collect();
+    let (Ok(path), Ok(strings)) = (text(path.as_os_str()), strings) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    flush_output();
+    // SAFETY: a path and an array of strings that ends with NULL, all of which live through the call.
+    unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Whether a descriptor stays open over [`execute`].
+pub fn keep_over_exec(fd: BorrowedFd<'_>, keep: bool) {
+    let flags = if keep { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: takes no pointers; cannot fail for an open descriptor.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) };
+}
+
+/// Takes a variable out of this process's environment. Only for a process with one thread ([`thread_count`]).
+pub fn remove_environment(name: &str) {
+    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    unsafe { std::env::remove_var(name) };
 }
 
 /// The number of threads of this process (`/proc/self/task`, proc(5)).
