@@ -6,6 +6,7 @@ mod util;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use util::dir::Dir;
 use util::{Server, Start, Style, proc, wait_until};
@@ -13,14 +14,20 @@ use util::{Server, Start, Style, proc, wait_until};
 /// A copy of the program that can be replaced.
 fn program(dir: &Dir) -> PathBuf {
     let path = dir.file("prefork");
-    fs::copy(env!("CARGO_BIN_EXE_prefork"), &path).unwrap();
+    copy(Path::new(env!("CARGO_BIN_EXE_prefork")), &path);
     path
+}
+
+/// Another process writes the file: one that this process has open for writing while another test starts a program is open
+/// there too, and cannot be executed (ETXTBSY).
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
 /// Puts another program in its place, as an installation does: whole, by rename.
 fn replace(path: &Path, with: &Path) {
     let new = path.with_extension("new");
-    fs::copy(with, &new).unwrap();
+    copy(with, &new);
     fs::rename(new, path).unwrap();
 }
 
