@@ -122,7 +122,7 @@ impl Default for Config {
                 head: 32 * 1024,
                 headers: 100,
                 body: 8 * 1024 * 1024,
-                pending: 64 * 1024 * 1024,
+                pending: 16 * 1024 * 1024,
             },
             timeouts: Timeouts {
                 header: Duration::from_secs(10),

@@ -44,7 +44,7 @@ impl Master {
             None => self.pause(index),
             Some(slot) => {
                 if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
-                    self.rest(index, &e);
+                    self.rest_from(index, &e);
                 }
             }
         }
@@ -68,22 +68,30 @@ impl Master {
     }
 
     fn serve_what_has_room(&mut self) {
-        for _ in 0..BATCH {
-            if self.in_hand.is_none() && !self.has_returns() {
-                break;
-            }
-            let Some(slot) = self.pick() else { return };
-            match self.in_hand.take().or_else(|| self.next_return()) {
-                Some(connection) => self.give(connection, slot),
-                None => break,
-            }
-        }
-        self.more_to_do |= self.has_returns() && self.has_room();
+        self.place_returns();
         for index in 0..self.listeners.len() {
             if self.is_paused(index) {
                 self.accept_paused(index);
             }
         }
+    }
+
+    fn place_returns(&mut self) {
+        let some = self.has_returns();
+        for _ in 0..BATCH {
+            if self.in_hand.is_none() && !self.has_returns() {
+                break;
+            }
+            let Some(slot) = self.pick() else { break };
+            match self.in_hand.take().or_else(|| self.next_return()) {
+                Some(connection) => self.give(connection, slot),
+                None => break,
+            }
+        }
+        if some && self.shortage.is_none() {
+            self.spare.refill();
+        }
+        self.more_to_do |= self.has_returns() && self.has_room();
     }
 
     fn accept_paused(&mut self, index: usize) {
@@ -96,7 +104,7 @@ impl Master {
                 Accepted::One if self.in_hand.is_some() => return,
                 Accepted::One | Accepted::Failed => {}
                 Accepted::Empty => return self.backlog_is_empty(index),
-                Accepted::Exhausted(e) => return self.rest(index, &e),
+                Accepted::Exhausted(e) => return self.rest_from(index, &e),
             }
         }
         self.more_to_do = true;
@@ -121,11 +129,10 @@ impl Master {
                 self.cursor = slot;
                 match e.raw_os_error() {
                     Some(errno::EAGAIN) => Accepted::Empty,
-                    Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
-                        Accepted::Exhausted(e)
-                    }
                     // What accept(2) calls errors of the new connection: the next one may be well.
-                    _ => Accepted::Failed,
+                    Some(code) if errno::OF_ONE_CONNECTION.contains(&code) => Accepted::Failed,
+                    // No descriptor, no memory, or a listener that somebody has ended: trying again at once is of no use.
+                    _ => Accepted::Exhausted(e),
                 }
             }
         }
@@ -156,7 +163,7 @@ impl Master {
             Ok(Given::Gone) => {}
             Err(e) => log!("hand a connection to worker {}: {e}", worker.id),
         }
-        worker.stuck = true;
+        worker.is_stuck();
         self.tick_soon();
         false
     }
@@ -192,8 +199,13 @@ impl Master {
     }
 
     /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would only fail again.
-    fn rest(&mut self, index: usize, cause: &io::Error) {
+    fn rest_from(&mut self, index: usize, cause: &io::Error) {
         self.pause(index);
+        self.rest(cause);
+    }
+
+    /// As [`Master::rest_from`], where it is not a listener that needs a descriptor.
+    pub(super) fn rest(&mut self, cause: &io::Error) {
         if self.shortage.is_none() {
             log!("accept: {cause}; clients wait in the backlog meanwhile");
         }

@@ -63,8 +63,15 @@ impl Record {
     /// The count is what was given less what the worker says it finished. A worker that says nonsense gets too many or too few.
     pub fn load(&self) -> Option<u32> {
         let in_flight = self.in_flight();
-        let has_room = self.admitted && !self.stuck && in_flight < self.limit && self.queued() < MAX_QUEUED;
+        let stuck = self.stuck && self.progress() == self.last_progress;
+        let has_room = self.admitted && !stuck && in_flight < self.limit && self.queued() < MAX_QUEUED;
         has_room.then_some(in_flight)
+    }
+
+    /// It did not take what it was given, or could not: it gets no more until it is seen taking something.
+    pub fn is_stuck(&mut self) {
+        self.stuck = true;
+        self.last_progress = self.progress();
     }
 
     /// Connections given and not finished yet.

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::log::log;
 use crate::message::Message;
 use crate::server::{Event, Started, WorkerInfo};
+use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 
 impl Master {
@@ -97,8 +98,10 @@ impl Master {
         if !self.emptying {
             return;
         }
-        let all = (1u64 << self.listeners.len()).wrapping_sub(1);
-        if self.emptied & all == all && self.in_hand.is_none() && self.returns.is_empty() {
+        let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
+        // What lies in a queue is taken by its worker; or the next look finds that it is not, and others get it.
+        let taken = self.crew.iter().all(|w| !w.admitted || w.queued() == 0);
+        if empty && taken && self.in_hand.is_none() && self.returns.is_empty() {
             self.emptying = false;
             self.happened(Input::Emptied);
         }
@@ -184,12 +187,13 @@ impl Master {
                         "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; \
                          {lost} connections lost"
                     ),
-                    _ if *exit != crate::sys::process::Exit::Code(0)
+                    _ if *exit != Exit::Code(0)
                         && *was_ready
-                        && *reason != Reason::Stop =>
+                        && (*reason != Reason::Stop || lost + queued > 0) =>
                     {
                         log!(
-                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {lost} connections lost"
+                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} connections lost",
+                            lost + queued
                         );
                     }
                     _ => {}

@@ -633,7 +633,7 @@ impl Lifecycle {
             } else {
                 self.random = next_random(self.random);
                 let lived = if unasked { self.now - w.since } else { NEVER };
-                slot.restart.delay(self.now, lived, self.random)
+                slot.restart.delay(self.now, lived, w.phase != Phase::Starting, self.random)
             };
             slot.start_at = self.now.saturating_add(delay);
             restart = (slot.current.is_none() && delay < NEVER).then_some(delay);
@@ -650,7 +650,7 @@ impl Lifecycle {
     fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
         self.random = next_random(self.random);
         let slot = &mut self.slots[w.slot];
-        let delay = slot.restart.delay(self.now, self.now - w.since, self.random);
+        let delay = slot.restart.delay(self.now, self.now - w.since, false, self.random);
         if self.recycling.is_some() {
             // The old one serves on; it is tried again when another would be started in that slot.
             self.recycling = None;

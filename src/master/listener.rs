@@ -193,8 +193,11 @@ fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
 
 /// Removes a socket file that nobody answers on. Anything else at that path stays, and binding will say so.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket && !socket::unix_answers(path)? {
+    let Ok(about) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !about.file_type().is_socket() {
+        return Err(io::Error::other("expected no file or a socket nobody answers on, found another file"));
+    }
+    if !socket::unix_answers(path)? {
         std::fs::remove_file(path)?;
     }
     Ok(())

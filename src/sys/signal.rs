@@ -12,6 +12,8 @@ pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGT
 pub struct Signals {
     fd: OwnedFd,
     before: Option<libc::sigset_t>,
+    /// What SIGCHLD did before, where that would have kept the kernel from keeping a child's status.
+    on_child: Option<libc::sigaction>,
 }
 
 impl Signals {
@@ -26,7 +28,7 @@ impl Signals {
         let fd =
             check(unsafe { libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: a new descriptor that nobody else knows of.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before) })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before), on_child: keep_statuses()? })
     }
 
     /// In a forked child, whose mask is its own already: closes the descriptor and leaves the mask alone.
@@ -60,10 +62,28 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = change_mask(libc::SIG_SETMASK, before);
+        let Some(before) = &self.before else { return };
+        if let Some(action) = &self.on_child {
+            // SAFETY: `action` is what the kernel gave for this signal.
+            unsafe { libc::sigaction(libc::SIGCHLD, action, std::ptr::null_mut()) };
         }
+        let _ = change_mask(libc::SIG_SETMASK, before);
     }
+}
+
+/// Where SIGCHLD is ignored, or its handler asks for no zombies, the kernel throws the status of a child away (sigaction(2)):
+/// sets it to its default, and returns what it was. A handler of the program's own stays.
+fn keep_statuses() -> io::Result<Option<libc::sigaction>> {
+    // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: `action` is writable; a null new action only asks.
+    check(unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) })?;
+    if action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0 {
+        return Ok(None);
+    }
+    // SAFETY: sets a disposition that runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    Ok(Some(action))
 }
 
 /// Blocks every signal in the calling thread and returns the former mask.
@@ -79,10 +99,14 @@ pub(super) fn restore(mask: &libc::sigset_t) {
     let _ = change_mask(libc::SIG_SETMASK, mask);
 }
 
-/// In a forked child, all signals still blocked: default dispositions for all, SIGPIPE and SIGXFSZ ignored (a write to a
+/// In a forked child, all signals still blocked: default dispositions for all, but SIGPIPE and SIGXFSZ ignored (a write to a
 /// client that left, or to a full log, is an error value and no death), then an empty mask.
 pub(super) fn start_afresh() {
     for signal in 1..=libc::SIGRTMAX() {
+        if TO_GROUPS.contains(&signal) {
+            set_handler(signal, nothing);
+            continue;
+        }
         let action =
             if matches!(signal, libc::SIGPIPE | libc::SIGXFSZ) { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: sets a disposition that runs no code. Fails for SIGKILL, SIGSTOP and libc's own signals, as it should.
@@ -94,13 +118,12 @@ pub(super) fn start_afresh() {
 /// What the kernel calls.
 type Function = extern "C" fn(libc::c_int);
 
-/// In a worker: signals that a terminal or a supervisor sends to the whole process group do nothing here; the master gets them
-/// too and sees to the workers. A handler that does nothing, since an ignored signal would stay ignored over an exec(2), and one
-/// at its default would cost the requests in progress. System calls are restarted.
-pub fn shrug_off(signals: &[i32]) {
-    extern "C" fn nothing(_: libc::c_int) {}
-    signals.iter().for_each(|&signal| set_handler(signal, nothing));
-}
+/// Signals that a terminal or a supervisor sends to a whole process group. In a worker they do nothing: the master gets them too and
+/// sees to the workers. They have a handler that does nothing, since an ignored signal would stay ignored over an exec(2), and
+/// one at its default would cost the requests in progress. System calls are restarted.
+const TO_GROUPS: [i32; 4] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP];
+
+extern "C" fn nothing(_: libc::c_int) {}
 
 /// The counter that [`count`] adds to.
 static COUNTER: AtomicI32 = AtomicI32::new(-1);

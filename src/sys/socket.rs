@@ -102,7 +102,8 @@ pub fn set_nodelay(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 
 /// Sets `TCP_DEFER_ACCEPT` (tcp(7)): the kernel hands a connection out when its first bytes are there, or after the time given.
 pub fn set_defer_accept(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
-    let seconds = libc::c_int::try_from(wait.as_secs()).unwrap_or(libc::c_int::MAX);
+    // Rounded up: a part of a second would be no wait at all.
+    let seconds = libc::c_int::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(libc::c_int::MAX);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
@@ -197,15 +198,17 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     })
 }
 
-/// As [`send`], where more follows at once and may share a segment (`MSG_MORE`): the head before a file.
+/// As [`send`], where more follows at once and may share a segment (`MSG_MORE`): the head before a file, the end of the
+/// connection after the last response.
 pub fn send_more(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
     // SAFETY: `bytes` is readable for its length through the call.
     retry(|| check_len(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) }))
 }
 
-/// As [`send`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
-pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+/// As [`send`], or [`send_more`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
+pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
     let mut msg: libc::msghdr = unsafe { mem::zeroed() };
     // IoSlice is guaranteed to have the layout of iovec; sendmsg does not write through it.
@@ -213,9 +216,7 @@ pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usi
     msg.msg_iovlen = slices.len() as _;
     retry(|| {
         // SAFETY: `msg` points to `slices.len()` valid iovecs that live through the call.
-        check_len(unsafe {
-            libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-        })
+        check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) })
     })
 }
 
@@ -230,6 +231,12 @@ pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: u64
         // SAFETY: `at` is a valid off_t through the call.
         check_len(unsafe { libc::sendfile(fd.as_raw_fd(), file.as_raw_fd(), &raw mut at, count) })
     })
+}
+
+/// Has close(2) reset the connection instead of ending it in order (socket(7), `SO_LINGER` of 0): the only way to tell a client
+/// that what it got was not all, where the end of the connection is the end of the message.
+pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO))
 }
 
 /// Ends the sending side (shutdown(2), `SHUT_WR`): the peer reads the rest, then end of file.

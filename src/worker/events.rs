@@ -14,6 +14,7 @@ use super::table::{Protocol, Table};
 use crate::config::Config;
 use crate::handoff::Origin;
 use crate::log::log;
+use crate::scoreboard::Word;
 use crate::sys::time;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -215,6 +216,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn readable(&mut self, index: u32, ended: bool) {
+        let before = self.inlet.seat.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => {
@@ -223,17 +225,27 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             Protocol::Stream(conn) => self.stream.on_readable(conn, ended, context!(self)),
             Protocol::Free(_) => return,
         };
+        self.note_progress(index, before);
         self.apply(index, next);
     }
 
     fn writable(&mut self, index: u32) {
+        let before = self.inlet.seat.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
             Protocol::Stream(conn) => self.stream.on_writable(conn),
             Protocol::Free(_) => return,
         };
+        self.note_progress(index, before);
         self.apply(index, next);
+    }
+
+    /// A client that took something has `write-timeout` anew for the rest.
+    fn note_progress(&mut self, index: u32, bytes_before: u64) {
+        if self.inlet.seat.get(Word::BytesOut) != bytes_before {
+            self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
+        }
     }
 
     fn apply(&mut self, index: u32, next: Next) {
@@ -247,6 +259,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.deadlines.set(&mut self.table, index, deadline, self.now);
             }
             Next::Again => {
+                self.deadlines.clear(&mut self.table, index);
                 if !std::mem::replace(&mut self.table.row(index).again, true) {
                     self.again.push(self.table.token(index));
                 }

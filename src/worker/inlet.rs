@@ -107,7 +107,10 @@ impl<'a> Inlet<'a> {
                     self.made_room();
                     return Some((fd, origin));
                 }
-                Ok(Taken::Probe) => self.seat.add(Word::Probed, 1),
+                Ok(Taken::Probe) => {
+                    self.seat.add(Word::Probed, 1);
+                    self.made_room();
+                }
                 Ok(Taken::Lost) => {
                     log!("worker {}: no free descriptor, a connection is lost", self.worker.id);
                     self.seat.add(Word::Taken, 1);

@@ -86,7 +86,6 @@ pub struct Birth<'a> {
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
-    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGHUP]);
     signal::count(signal::SIGTERM, &birth.leave);
     introduce(&birth.worker);
     let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
