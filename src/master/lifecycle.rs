@@ -605,7 +605,13 @@ impl Lifecycle {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
         });
-        let why = said.clone().unwrap_or_else(|| exit.to_string());
+        let why = match &said {
+            Some(text) => text.clone(),
+            None if w.leaving == Some(Reason::BootFailure) => {
+                format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
+            }
+            None => exit.to_string(),
+        };
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
@@ -835,8 +841,10 @@ impl Lifecycle {
             Stage::Rolling => (new, self.rules.surge.max(1)),
             Stage::Back => (self.generation, self.rules.surge.max(1)),
         };
-        let mut starting =
-            self.workers.iter().filter(|w| w.generation == to && w.phase == Phase::Starting).count();
+        // One that was killed for not being ready still counts: it is about to end the reload.
+        let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
+        let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
+        let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
         let mut left = false;
         for i in 0..self.slots.len() {
             let Slot { current, successor, .. } = self.slots[i];
