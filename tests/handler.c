@@ -65,7 +65,8 @@ static void wait_at_gate(const char *name)
 /* Memory that is really there, and stays. */
 static void allocate(size_t mb)
 {
-    char *p = malloc(mb << 20);
+    static char *volatile kept;
+    char *p = kept = malloc(mb << 20);
 
     if (p == NULL)
         abort();
@@ -77,6 +78,13 @@ static void loop(void)
 {
     for (volatile unsigned n = 0;; n++)
         ;
+}
+
+/* The same, and SIGABRT does not end it. */
+static void deaf_loop(void)
+{
+    signal(SIGABRT, SIG_IGN);
+    loop();
 }
 
 /* A text so often that mixing it with another shows. */
@@ -123,6 +131,8 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         allocate(strtoul(rest, NULL, 10));
     else if (!strcmp(word, "loop"))
         loop();
+    else if (!strcmp(word, "deaf"))
+        deaf_loop();
     else if (!strcmp(word, "listener"))
         snprintf(answer, size, "%u", listener);
     else if (!strcmp(word, "sleep"))

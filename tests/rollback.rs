@@ -228,17 +228,14 @@ fn a_worker_killed_while_the_reload_rolls_does_not_keep_it_from_its_end() {
     let mut server = two().workers(4).start();
     server.may_say(RELOAD);
     server.may_say("SIGKILL");
+    server.may_say("to drain: Broken pipe");
     for n in 0..20usize {
         let ends = || server.lines_with("is complete") + server.lines_with("rolled back");
         let before = ends();
         server.signal(libc::SIGHUP);
         std::thread::sleep(Duration::from_millis((n % 10) as u64));
         let pids = server.workers();
-        if let Some(&pid) = pids.get((n * 7) % pids.len().max(1))
-            && proc::state(pid).is_some()
-        {
-            proc::signal(pid, libc::SIGKILL);
-        }
+        proc::signal_if_there(pids[(n * 7) % pids.len()], libc::SIGKILL);
         wait_until("the reload ends, one way or the other", || ends() > before);
     }
     server.rests();
