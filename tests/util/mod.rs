@@ -9,6 +9,7 @@ pub mod dir;
 pub mod handler;
 pub mod load;
 pub mod proc;
+pub mod random;
 pub mod server;
 pub mod wrk;
 

@@ -54,6 +54,7 @@ pub struct Server {
     workers: usize,
     workers_at_start: usize,
     kinds_at_start: Vec<String>,
+    stdout: Lines,
     stderr: Lines,
     readers: Vec<JoinHandle<()>>,
     expected: Vec<String>,
@@ -156,7 +157,13 @@ impl Start {
         self
     }
 
-    pub fn dir(mut self, dir: &Arc<Dir>) -> Self {
+    /// The directory of the test.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Uses a directory that others use too.
+    pub fn within(mut self, dir: &Arc<Dir>) -> Self {
         self.dir = dir.clone();
         self
     }
@@ -189,12 +196,19 @@ impl Start {
 
     /// Starts it and waits until it listens.
     #[track_caller]
-    pub fn start(mut self) -> Server {
+    pub fn start(self) -> Server {
+        let mut server = self.launch();
+        server.comes_up();
+        server
+    }
+
+    /// Starts it and does not wait; see [`Server::comes_up`].
+    pub fn launch(mut self) -> Server {
         let mut child = self.spawn();
         let (stdout, stderr) = (Lines::default(), Lines::default());
         let mut readers = vec![collect(child.stdout.take().unwrap(), stdout.clone())];
         readers.extend(child.stderr.take().map(|pipe| collect(pipe, stderr.clone())));
-        let mut server = Server {
+        Server {
             style: self.style,
             dir: self.dir,
             addresses: Vec::new(),
@@ -204,19 +218,12 @@ impl Start {
             workers: self.workers,
             workers_at_start: self.workers,
             kinds_at_start: Vec::new(),
+            stdout,
             stderr,
             readers,
             expected: Vec::new(),
             tolerated: Vec::new(),
-        };
-        let listening = || stdout.lock().unwrap().iter().find_map(|l| addresses(l));
-        let came = comes_true(PATIENCE, || listening().is_some() || server.has_exited());
-        let Some(found) = listening().filter(|_| came) else {
-            panic!("no server: {:?}, it said {:?}", server.ended, server.stderr());
-        };
-        server.addresses = found;
-        server.kinds_at_start = proc::kinds(server.pid);
-        server
+        }
     }
 
     /// Starts it where it cannot come up.
@@ -258,6 +265,19 @@ fn addresses(line: &str) -> Option<Vec<Address>> {
 }
 
 impl Server {
+    /// Waits until it listens.
+    #[track_caller]
+    pub fn comes_up(&mut self) {
+        let stdout = self.stdout.clone();
+        let listening = || stdout.lock().unwrap().iter().find_map(|l| addresses(l));
+        let came = comes_true(PATIENCE, || listening().is_some() || self.has_exited());
+        let Some(found) = listening().filter(|_| came) else {
+            panic!("no server: {:?}, it said {:?}", self.ended, self.stderr());
+        };
+        self.addresses = found;
+        self.kinds_at_start = proc::kinds(self.pid);
+    }
+
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
