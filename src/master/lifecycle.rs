@@ -17,6 +17,10 @@ pub const EX_CONFIG: i32 = 78;
 const HANG_GRACE: u64 = 1000;
 /// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
 const LATE: u64 = 500;
+/// What a worker has left at the least after such a pause, once: it may have stood still for longer than the master.
+const RESPITE: u64 = 1000;
+/// The master looks at what workers do at least so often (milliseconds).
+const NEWS: u64 = 200;
 
 /// What the machine is told once. Times are milliseconds; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +223,8 @@ pub struct Worker {
     busy_since: u64,
     hang: Hang,
     worn: bool,
+    /// It had its respite.
+    forgiven: bool,
     leaving: Option<Reason>,
 }
 
@@ -369,6 +375,7 @@ impl Lifecycle {
                 busy_since: 0,
                 hang: Hang::No,
                 worn: false,
+                forgiven: false,
                 leaving: w.draining.then_some(Reason::Drain),
             });
             if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
@@ -453,6 +460,11 @@ impl Lifecycle {
         self.booting
     }
 
+    /// Whether this worker is not ready yet, and may become so.
+    pub fn is_starting(&self, id: u32) -> bool {
+        self.workers.iter().any(|w| w.id == id && w.phase == Phase::Starting)
+    }
+
     /// Whether a reload is under way, or asked for.
     pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.reload_wanted
@@ -485,9 +497,10 @@ impl Lifecycle {
             return;
         }
         for w in &mut self.workers {
-            w.deadline = w.deadline.saturating_add(late);
+            let respite = if std::mem::replace(&mut w.forgiven, true) { 0 } else { RESPITE };
+            w.deadline = w.deadline.saturating_add(late + respite);
             if w.busy_since > 0 {
-                w.busy_since = w.busy_since.saturating_add(late).min(now);
+                w.busy_since = w.busy_since.saturating_add(late + respite).min(now);
             }
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
@@ -517,6 +530,7 @@ impl Lifecycle {
             busy_since: 0,
             hang: Hang::No,
             worn: false,
+            forgiven: false,
             leaving: None,
         });
         out.push(Action::Spawn { id, slot, generation });
@@ -605,7 +619,13 @@ impl Lifecycle {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
         });
-        let why = said.clone().unwrap_or_else(|| exit.to_string());
+        let why = match &said {
+            Some(text) => text.clone(),
+            None if w.leaving == Some(Reason::BootFailure) => {
+                format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
+            }
+            None => exit.to_string(),
+        };
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
@@ -692,7 +712,8 @@ impl Lifecycle {
     fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
         let Some(w) = self.workers.iter_mut().find(|w| w.id == id) else { return };
         let moved = w.busy_since != since;
-        w.busy_since = since;
+        // News is younger than two looks: where it is not, the master stood still, and so may the worker have.
+        w.busy_since = if since > 0 { since.max(self.now.saturating_sub(NEWS)) } else { 0 };
         if moved && w.hang == Hang::Noticed {
             w.hang = Hang::No;
             let (phase, id) = (w.phase, w.id);
@@ -733,9 +754,10 @@ impl Lifecycle {
 
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
         let Some(at) = self.hang_at(&self.workers[i]).filter(|&at| at <= self.now) else { return };
-        let _ = at;
         let w = &mut self.workers[i];
         let id = w.id;
+        // The next step is due a whole grace from now, however late this one is.
+        w.busy_since = w.busy_since.saturating_add(self.now - at);
         match w.hang {
             Hang::No => {
                 w.hang = Hang::Noticed;
@@ -835,8 +857,10 @@ impl Lifecycle {
             Stage::Rolling => (new, self.rules.surge.max(1)),
             Stage::Back => (self.generation, self.rules.surge.max(1)),
         };
-        let mut starting =
-            self.workers.iter().filter(|w| w.generation == to && w.phase == Phase::Starting).count();
+        // One that was killed for not being ready still counts: it is about to end the reload.
+        let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
+        let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
+        let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
         let mut left = false;
         for i in 0..self.slots.len() {
             let Slot { current, successor, .. } = self.slots[i];

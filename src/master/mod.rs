@@ -351,7 +351,7 @@ impl Master {
         if self.life.due() <= self.now {
             self.happened(Input::Tick);
         }
-        if self.watches_calls() {
+        if self.watches_work() {
             self.tick_soon();
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
@@ -360,8 +360,9 @@ impl Master {
     }
 
     /// Whether somebody must look at the workers even if nothing is given to them.
-    fn watches_calls(&self) -> bool {
-        !self.config.timeout.is_zero() && self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0)
+    fn watches_work(&self) -> bool {
+        let watches = !self.config.timeout.is_zero() || self.config.max_requests > 0;
+        watches && self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0)
     }
 
     /// After a failed start: collects every worker that was started.

@@ -178,7 +178,9 @@ impl Master {
         let Some(worker) = self.crew.at(seat) else { return };
         let id = worker.id;
         match message {
-            Message::Ready { kind, limit } if worker.kind.is_none() => {
+            // Too late where SIGKILL is on its way.
+            Message::Ready { .. } if !self.life.is_starting(id) => {}
+            Message::Ready { kind, limit } => {
                 let kind = crate::Kind::from_number(kind).unwrap_or(crate::Kind::Request);
                 worker.kind = Some(kind);
                 worker.limit =

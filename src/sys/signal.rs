@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR2};
 
+/// What a write to a pipe without a reader, or beyond the limit on the size of files, brings beside its error.
+const OF_WRITES: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
 pub struct Signals {
     fd: OwnedFd,
@@ -17,12 +20,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks the given signals, and SIGPIPE, in the calling thread and opens a descriptor that tells of the former.
+    /// Blocks the given signals, and those of failed writes, in the calling thread and opens a descriptor that tells of the
+    /// former.
     pub fn take(signals: &[i32]) -> io::Result<Self> {
         let wanted = set_of(signals);
-        let mut blocked = wanted;
-        // SAFETY: `blocked` is an initialised set.
-        unsafe { libc::sigaddset(&raw mut blocked, libc::SIGPIPE) };
+        let blocked = set_of(&[signals, &OF_WRITES].concat());
         let before = change_mask(libc::SIG_BLOCK, &blocked)?;
         // SAFETY: `wanted` is an initialised set; -1 asks for a new descriptor.
         let fd =
@@ -67,6 +69,7 @@ impl Drop for Signals {
             // SAFETY: `action` is what the kernel gave for this signal.
             unsafe { libc::sigaction(libc::SIGCHLD, action, std::ptr::null_mut()) };
         }
+        OF_WRITES.into_iter().for_each(|signal| forget_pending(signal, before));
         let _ = change_mask(libc::SIG_SETMASK, before);
     }
 }
@@ -84,6 +87,17 @@ fn keep_statuses() -> io::Result<Option<libc::sigaction>> {
     // SAFETY: sets a disposition that runs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     Ok(Some(action))
+}
+
+/// Takes a signal that came while it was blocked, unless it was so before: unblocked, it would end the process.
+fn forget_pending(signal: i32, before: &libc::sigset_t) {
+    let (set, at_once) = (set_of(&[signal]), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: `before` is an initialised set.
+    let was_blocked = unsafe { libc::sigismember(before, signal) } == 1;
+    // SAFETY: the set and the time are valid through the call, which may leave out what it found.
+    while !was_blocked
+        && unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } > 0
+    {}
 }
 
 /// Blocks every signal in the calling thread and returns the former mask.

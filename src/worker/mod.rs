@@ -24,7 +24,7 @@ use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use std::any::Any;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Exit code of a worker that could not serve; its reason went to the master.
@@ -88,6 +88,13 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     process::set_name(&format!("prefork/{}", birth.worker.slot));
     signal::count(signal::SIGTERM, &birth.leave);
     introduce(&birth.worker);
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |about| {
+        // The usual hook waits for whoever reads standard error; the client of this request need not.
+        if crate::log::is_read() {
+            tell(about);
+        }
+    }));
     let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
     let started = guarded(|| start(source, &birth.worker));
     let mut handler = match started {

@@ -22,12 +22,25 @@ impl Style {
 
     /// `tests/handler.c` in this style.
     pub fn handler(self) -> PathBuf {
+        self.handler_with(&[])
+    }
+
+    /// As [`Style::handler`], of another version.
+    pub fn version(self, version: &str) -> PathBuf {
+        self.handler_with(&[&format!("-DVERSION=\"{version}\"")])
+    }
+
+    /// As [`Style::handler`], built with other flags too.
+    pub fn handler_with(self, flags: &[&str]) -> PathBuf {
         let define = match self {
             Self::Request => "-DON_REQUEST",
             Self::Connection => "-DON_CONNECTION",
             Self::Data => "-DON_DATA",
         };
-        compile(&fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(), &[define])
+        compile(
+            &fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(),
+            &[&[define], flags].concat(),
+        )
     }
 }
 
