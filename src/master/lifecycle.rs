@@ -389,20 +389,22 @@ impl Lifecycle {
         &self.slots
     }
 
-    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile.
+    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile. Since
+    /// when it stood still nobody knows, so each gets what it had left at the last step.
     fn forgive_lateness(&mut self, now: u64) {
         let late = now.saturating_sub(self.due.max(self.now));
         if self.due == NEVER || self.due == 0 || late < LATE {
             return;
         }
+        let stood = now - self.now;
         for w in &mut self.workers {
-            w.deadline = w.deadline.saturating_add(late);
+            w.deadline = w.deadline.saturating_add(stood);
             if w.busy_since > 0 {
-                w.busy_since = w.busy_since.saturating_add(late).min(now);
+                w.busy_since = w.busy_since.saturating_add(stood).min(now);
             }
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
-            *until = until.saturating_add(late);
+            *until = until.saturating_add(stood);
         }
     }
 
