@@ -216,10 +216,20 @@ pub struct Worker {
     pub since: u64,
     /// When something is done about it: it is not ready, or not drained.
     deadline: u64,
+    /// Since when it has been in one call of its handler, as last told.
     busy_since: u64,
+    /// When the next step against it is due, if it stays in that call.
+    hang_at: u64,
     hang: Hang,
     worn: bool,
     leaving: Option<Reason>,
+}
+
+impl Worker {
+    /// When the next step against it is due, should it not come back from its handler.
+    fn next_hang_step(&self) -> u64 {
+        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
+    }
 }
 
 /// Steps against a worker that hangs.
@@ -399,9 +409,7 @@ impl Lifecycle {
         let stood = now - self.now;
         for w in &mut self.workers {
             w.deadline = w.deadline.saturating_add(stood);
-            if w.busy_since > 0 {
-                w.busy_since = w.busy_since.saturating_add(stood).min(now);
-            }
+            w.hang_at = w.hang_at.saturating_add(stood);
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
             *until = until.saturating_add(stood);
@@ -428,6 +436,7 @@ impl Lifecycle {
             since: self.now,
             deadline,
             busy_since: 0,
+            hang_at: NEVER,
             hang: Hang::No,
             worn: false,
             leaving: None,
@@ -603,16 +612,19 @@ impl Lifecycle {
     }
 
     fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
-        let Some(w) = self.workers.iter_mut().find(|w| w.id == id) else { return };
-        let moved = w.busy_since != since;
+        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
+        let w = &mut self.workers[at];
+        // After SIGABRT it is too late to come back: it may have been cut short anywhere.
+        if w.busy_since == since || w.hang == Hang::Aborted {
+            return;
+        }
         w.busy_since = since;
-        if moved && w.hang == Hang::Noticed {
-            w.hang = Hang::No;
-            let (phase, id) = (w.phase, w.id);
-            let w = self.workers.iter().find(|w| w.id == id);
-            if phase == Phase::Ready && w.is_some_and(|w| self.is_current(w)) {
-                out.push(Action::Admit(id));
-            }
+        // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
+        let seen = since.max(self.now.saturating_sub(LATE));
+        w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
+        let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
+        if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
+            out.push(Action::Admit(id));
         }
     }
 
@@ -645,10 +657,12 @@ impl Lifecycle {
     }
 
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
-        let Some(at) = self.hang_at(&self.workers[i]).filter(|&at| at <= self.now) else { return };
-        let _ = at;
         let w = &mut self.workers[i];
+        if w.next_hang_step() > self.now {
+            return;
+        }
         let id = w.id;
+        w.hang_at = self.now + HANG_GRACE;
         match w.hang {
             Hang::No => {
                 w.hang = Hang::Noticed;
@@ -662,19 +676,6 @@ impl Lifecycle {
             }
             Hang::Aborted => self.kill(id, Reason::Hang, out),
         }
-    }
-
-    /// When the next step against a worker that hangs is due.
-    fn hang_at(&self, w: &Worker) -> Option<u64> {
-        let watched = matches!(w.phase, Phase::Ready | Phase::Draining) && w.busy_since > 0;
-        (watched && self.rules.hang_timeout > 0).then(|| {
-            let steps = match w.hang {
-                Hang::No => 0,
-                Hang::Noticed => 1,
-                Hang::Aborted => 2,
-            };
-            w.busy_since + self.rules.hang_timeout + steps * HANG_GRACE
-        })
     }
 
     fn advance(&mut self, out: &mut Vec<Action>) {
@@ -847,10 +848,7 @@ impl Lifecycle {
     }
 
     fn next_due(&self) -> u64 {
-        let workers = self.workers.iter().flat_map(|w| {
-            let hang = self.hang_at(w).unwrap_or(NEVER);
-            [w.deadline, hang]
-        });
+        let workers = self.workers.iter().flat_map(|w| [w.deadline, w.next_hang_step()]);
         let slots =
             self.slots.iter().filter(|s| s.current.is_none() && s.successor.is_none()).map(|s| s.start_at);
         let until = match self.stopping {
