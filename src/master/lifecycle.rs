@@ -543,8 +543,7 @@ impl Lifecycle {
         if self.stopping.is_some() {
             return None;
         }
-        let is_new =
-            self.reload.as_ref().is_some_and(|r| r.generation == w.generation && r.stage != Stage::Back);
+        let is_new = self.is_on_trial(w.generation);
         let unasked = w.leaving.is_none_or(|r| !r.is_intended());
         let slot = self.slots.get_mut(w.slot)?;
         let mut restart = None;
@@ -635,7 +634,7 @@ impl Lifecycle {
             let (id, phase) = (w.id, w.phase);
             if w.deadline <= self.now {
                 match phase {
-                    Phase::Starting => self.kill(id, Reason::BootFailure, out),
+                    Phase::Starting => self.start_is_overdue(i, out),
                     Phase::Draining => {
                         self.killed += 1;
                         self.kill(id, Reason::DrainTimeout, out);
@@ -654,6 +653,20 @@ impl Lifecycle {
         {
             self.emptied(out);
         }
+    }
+
+    fn start_is_overdue(&mut self, i: usize, out: &mut Vec<Action>) {
+        let Worker { id, slot, generation, .. } = self.workers[i];
+        self.kill(id, Reason::BootFailure, out);
+        if self.is_on_trial(generation) {
+            let timeout = self.rules.boot_timeout;
+            self.roll_back(format!("worker {id} (slot {slot}): not ready within {timeout} ms"), out);
+        }
+    }
+
+    /// Whether this generation is the new one of a reload that may still fail.
+    fn is_on_trial(&self, generation: u32) -> bool {
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.stage != Stage::Back)
     }
 
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
@@ -724,7 +737,7 @@ impl Lifecycle {
         let new = reload.generation;
         for i in 0..self.slots.len() {
             let fails = |id: &u32| {
-                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase == Phase::Starting)
+                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
             };
             let successor = self.slots[i].successor.filter(&fails);
             let current = self.slots[i].current.filter(&fails);
