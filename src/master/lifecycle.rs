@@ -549,7 +549,9 @@ impl Lifecycle {
         let mut restart = None;
         if slot.current == Some(w.id) {
             slot.current = slot.successor.take();
-            let delay = if exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting {
+            // The code speaks of its own generation, not of the one that a roll-back brings back.
+            let gives_up = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting && !is_new;
+            let delay = if gives_up {
                 NEVER
             } else {
                 self.random = next_random(self.random);
