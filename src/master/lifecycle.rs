@@ -333,8 +333,8 @@ impl Lifecycle {
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
             Input::Scale(n) => self.scale(n.max(1), out),
-            Input::Drain(id, patience) => self.leave(id, Reason::Drain, patience, out),
-            Input::Leaving(id) => self.leave(id, Reason::Left, self.rules.drain_timeout, out),
+            Input::Drain(id, patience) => self.drain(id, patience, out),
+            Input::Leaving(id) => self.leaves(id, out),
             Input::Signalled(id) => {
                 if let Some(w) = self.find(id) {
                     w.leaving.get_or_insert(Reason::Killed);
@@ -587,11 +587,38 @@ impl Lifecycle {
         }
     }
 
-    fn leave(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
-        self.retire(id, reason, patience, out);
+    /// Somebody wants this worker replaced.
+    fn drain(&mut self, id: u32, patience: u64, out: &mut Vec<Action>) {
+        if self.find(id).is_some_and(|w| matches!(w.phase, Phase::Starting | Phase::Ready)) {
+            self.retire(id, Reason::Drain, patience, out);
+            self.leave_slot(id, 0);
+        }
+    }
+
+    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload.
+    fn leaves(&mut self, id: u32, out: &mut Vec<Action>) {
+        let Some(w) = self.find(id) else { return };
+        let Worker { slot, generation, phase, since, .. } = *w;
+        match phase {
+            Phase::Starting => return self.kill(id, Reason::BootFailure, out),
+            Phase::Ready => {}
+            Phase::Draining | Phase::Killed => return,
+        }
+        self.retire(id, Reason::Left, self.rules.drain_timeout, out);
+        self.random = next_random(self.random);
+        let (now, random) = (self.now, self.random);
+        let delay = self.slots.get_mut(slot).map_or(0, |s| s.restart.delay(now, now - since, random));
+        self.leave_slot(id, delay);
+        if self.is_on_trial(generation) {
+            self.roll_back(format!("worker {id} (slot {slot}): it left"), out);
+        }
+    }
+
+    /// A worker's place is free, and is filled again after `delay`.
+    fn leave_slot(&mut self, id: u32, delay: u64) {
         if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
             slot.current = slot.successor.take();
-            slot.start_at = self.now;
+            slot.start_at = self.now.saturating_add(delay);
         }
     }
 
