@@ -678,7 +678,7 @@ impl Lifecycle {
             self.expire_call(i, out);
         }
         if let Some(Stopping::Emptying { until }) = self.stopping
-            && until <= self.now
+            && (until <= self.now || !self.any_ready())
         {
             self.emptied(out);
         }
@@ -862,16 +862,18 @@ impl Lifecycle {
         }
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
-        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout / 2) });
+        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout.div_ceil(2)) });
         let starting: Vec<u32> =
             self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
         for id in starting {
             self.kill(id, Reason::Stop, out);
         }
+        // Without a worker that serves, the look at what is overdue ends this at once.
         out.push(Action::EmptyBacklogs);
-        if self.workers.iter().all(|w| w.phase != Phase::Ready) {
-            self.emptied(out);
-        }
+    }
+
+    fn any_ready(&self) -> bool {
+        self.workers.iter().any(|w| w.phase == Phase::Ready)
     }
 
     fn emptied(&mut self, out: &mut Vec<Action>) {
