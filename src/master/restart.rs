@@ -29,6 +29,10 @@ impl Restart {
     /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles,
     /// and `random` (any number) spreads it over the upper half, so that slots that died together do not start together.
     pub fn delay(&mut self, now: u64, lived: u64, random: u64) -> u64 {
+        // A start that was planned for later has been overtaken by another, which somebody asked for.
+        while self.starts.back().is_some_and(|&start| start > now) {
+            self.starts.pop_back();
+        }
         let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
         if lived < u64::MAX {
             if self.starts.len() == BUDGET {
@@ -60,6 +64,14 @@ impl Restart {
             Some(&oldest) if self.starts.len() == BUDGET => oldest + WINDOW,
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+impl Restart {
+    /// For the simulator's mutation that has no budget.
+    pub fn forget_starts(&mut self) {
+        self.starts.clear();
     }
 }
 
