@@ -600,7 +600,7 @@ impl Lifecycle {
         let Some(w) = self.find(id) else { return };
         let Worker { slot, generation, phase, since, .. } = *w;
         match phase {
-            Phase::Starting => return self.kill(id, Reason::BootFailure, out),
+            Phase::Starting => return self.give_up_start(id, "it left before it was ready", out),
             Phase::Ready => {}
             Phase::Draining | Phase::Killed => return,
         }
@@ -663,7 +663,10 @@ impl Lifecycle {
             let (id, phase) = (w.id, w.phase);
             if w.deadline <= self.now {
                 match phase {
-                    Phase::Starting => self.start_is_overdue(i, out),
+                    Phase::Starting => {
+                        let why = format!("not ready within {} ms", self.rules.boot_timeout);
+                        self.give_up_start(id, &why, out);
+                    }
                     Phase::Draining => {
                         self.killed += 1;
                         self.kill(id, Reason::DrainTimeout, out);
@@ -684,12 +687,12 @@ impl Lifecycle {
         }
     }
 
-    fn start_is_overdue(&mut self, i: usize, out: &mut Vec<Action>) {
-        let Worker { id, slot, generation, .. } = self.workers[i];
+    /// A worker that is starting will not be waited for.
+    fn give_up_start(&mut self, id: u32, why: &str, out: &mut Vec<Action>) {
+        let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
         self.kill(id, Reason::BootFailure, out);
         if self.is_on_trial(generation) {
-            let timeout = self.rules.boot_timeout;
-            self.roll_back(format!("worker {id} (slot {slot}): not ready within {timeout} ms"), out);
+            self.roll_back(format!("worker {id} (slot {slot}): {why}"), out);
         }
     }
 
@@ -917,3 +920,6 @@ fn next_random(mut x: u64) -> u64 {
     x ^= x >> 7;
     x ^ (x << 17)
 }
+
+#[cfg(test)]
+mod simulate;
