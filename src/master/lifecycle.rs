@@ -17,10 +17,6 @@ pub const EX_CONFIG: i32 = 78;
 const HANG_GRACE: u64 = 1000;
 /// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
 const LATE: u64 = 500;
-/// What a worker has left at the least after such a pause, once: it may have stood still for longer than the master.
-const RESPITE: u64 = 1000;
-/// The master looks at what workers do at least so often (milliseconds).
-const NEWS: u64 = 200;
 
 /// What the machine is told once. Times are milliseconds; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -220,12 +216,20 @@ pub struct Worker {
     pub since: u64,
     /// When something is done about it: it is not ready, or not drained.
     deadline: u64,
+    /// Since when it has been in one call of its handler, as last told.
     busy_since: u64,
+    /// When the next step against it is due, if it stays in that call.
+    hang_at: u64,
     hang: Hang,
     worn: bool,
-    /// It had its respite.
-    forgiven: bool,
     leaving: Option<Reason>,
+}
+
+impl Worker {
+    /// When the next step against it is due, should it not come back from its handler.
+    fn next_hang_step(&self) -> u64 {
+        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
+    }
 }
 
 /// Steps against a worker that hangs.
@@ -375,7 +379,7 @@ impl Lifecycle {
                 busy_since: 0,
                 hang: Hang::No,
                 worn: false,
-                forgiven: false,
+                hang_at: NEVER,
                 leaving: w.draining.then_some(Reason::Drain),
             });
             if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
@@ -419,8 +423,8 @@ impl Lifecycle {
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
             Input::Scale(n) => self.scale(n.max(1), out),
-            Input::Drain(id, patience) => self.leave(id, Reason::Drain, patience, out),
-            Input::Leaving(id) => self.leave(id, Reason::Left, self.rules.drain_timeout, out),
+            Input::Drain(id, patience) => self.drain(id, patience, out),
+            Input::Leaving(id) => self.leaves(id, out),
             Input::Signalled(id) => {
                 if let Some(w) = self.find(id) {
                     w.leaving.get_or_insert(Reason::Killed);
@@ -490,21 +494,20 @@ impl Lifecycle {
         &self.slots
     }
 
-    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile.
+    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile. Since
+    /// when it stood still nobody knows, so each gets what it had left at the last step.
     fn forgive_lateness(&mut self, now: u64) {
         let late = now.saturating_sub(self.due.max(self.now));
         if self.due == NEVER || self.due == 0 || late < LATE {
             return;
         }
+        let stood = now - self.now;
         for w in &mut self.workers {
-            let respite = if std::mem::replace(&mut w.forgiven, true) { 0 } else { RESPITE };
-            w.deadline = w.deadline.saturating_add(late + respite);
-            if w.busy_since > 0 {
-                w.busy_since = w.busy_since.saturating_add(late + respite).min(now);
-            }
+            w.deadline = w.deadline.saturating_add(stood);
+            w.hang_at = w.hang_at.saturating_add(stood);
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
-            *until = until.saturating_add(late);
+            *until = until.saturating_add(stood);
         }
     }
 
@@ -528,9 +531,9 @@ impl Lifecycle {
             since: self.now,
             deadline,
             busy_since: 0,
+            hang_at: NEVER,
             hang: Hang::No,
             worn: false,
-            forgiven: false,
             leaving: None,
         });
         out.push(Action::Spawn { id, slot, generation });
@@ -641,14 +644,15 @@ impl Lifecycle {
         if self.stopping.is_some() {
             return None;
         }
-        let is_new =
-            self.reload.as_ref().is_some_and(|r| r.generation == w.generation && r.stage != Stage::Back);
+        let is_new = self.is_on_trial(w.generation);
         let unasked = w.leaving.is_none_or(|r| !r.is_intended());
         let slot = self.slots.get_mut(w.slot)?;
         let mut restart = None;
         if slot.current == Some(w.id) {
             slot.current = slot.successor.take();
-            let delay = if exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting {
+            // The code speaks of its own generation, not of the one that a roll-back brings back.
+            let gives_up = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting && !is_new;
+            let delay = if gives_up {
                 NEVER
             } else {
                 self.random = next_random(self.random);
@@ -684,11 +688,38 @@ impl Lifecycle {
         }
     }
 
-    fn leave(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
-        self.retire(id, reason, patience, out);
+    /// Somebody wants this worker replaced.
+    fn drain(&mut self, id: u32, patience: u64, out: &mut Vec<Action>) {
+        if self.find(id).is_some_and(|w| matches!(w.phase, Phase::Starting | Phase::Ready)) {
+            self.retire(id, Reason::Drain, patience, out);
+            self.leave_slot(id, 0);
+        }
+    }
+
+    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload.
+    fn leaves(&mut self, id: u32, out: &mut Vec<Action>) {
+        let Some(w) = self.find(id) else { return };
+        let Worker { slot, generation, phase, since, .. } = *w;
+        match phase {
+            Phase::Starting => return self.give_up_start(id, "it left before it was ready", out),
+            Phase::Ready => {}
+            Phase::Draining | Phase::Killed => return,
+        }
+        self.retire(id, Reason::Left, self.rules.drain_timeout, out);
+        self.random = next_random(self.random);
+        let (now, random) = (self.now, self.random);
+        let delay = self.slots.get_mut(slot).map_or(0, |s| s.restart.delay(now, now - since, true, random));
+        self.leave_slot(id, delay);
+        if self.is_on_trial(generation) {
+            self.roll_back(format!("worker {id} (slot {slot}): it left"), out);
+        }
+    }
+
+    /// A worker's place is free, and is filled again after `delay`.
+    fn leave_slot(&mut self, id: u32, delay: u64) {
         if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
             slot.current = slot.successor.take();
-            slot.start_at = self.now;
+            slot.start_at = self.now.saturating_add(delay);
         }
     }
 
@@ -710,17 +741,19 @@ impl Lifecycle {
     }
 
     fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
-        let Some(w) = self.workers.iter_mut().find(|w| w.id == id) else { return };
-        let moved = w.busy_since != since;
-        // News is younger than two looks: where it is not, the master stood still, and so may the worker have.
-        w.busy_since = if since > 0 { since.max(self.now.saturating_sub(NEWS)) } else { 0 };
-        if moved && w.hang == Hang::Noticed {
-            w.hang = Hang::No;
-            let (phase, id) = (w.phase, w.id);
-            let w = self.workers.iter().find(|w| w.id == id);
-            if phase == Phase::Ready && w.is_some_and(|w| self.is_current(w)) {
-                out.push(Action::Admit(id));
-            }
+        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
+        let w = &mut self.workers[at];
+        // After SIGABRT it is too late to come back: it may have been cut short anywhere.
+        if w.busy_since == since || w.hang == Hang::Aborted {
+            return;
+        }
+        w.busy_since = since;
+        // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
+        let seen = since.max(self.now.saturating_sub(LATE));
+        w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
+        let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
+        if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
+            out.push(Action::Admit(id));
         }
     }
 
@@ -731,7 +764,10 @@ impl Lifecycle {
             let (id, phase) = (w.id, w.phase);
             if w.deadline <= self.now {
                 match phase {
-                    Phase::Starting => self.kill(id, Reason::BootFailure, out),
+                    Phase::Starting => {
+                        let why = format!("not ready within {} ms", self.rules.boot_timeout);
+                        self.give_up_start(id, &why, out);
+                    }
                     Phase::Draining => {
                         self.killed += 1;
                         self.kill(id, Reason::DrainTimeout, out);
@@ -746,18 +782,33 @@ impl Lifecycle {
             self.expire_call(i, out);
         }
         if let Some(Stopping::Emptying { until }) = self.stopping
-            && until <= self.now
+            && (until <= self.now || !self.any_ready())
         {
             self.emptied(out);
         }
     }
 
+    /// A worker that is starting will not be waited for.
+    fn give_up_start(&mut self, id: u32, why: &str, out: &mut Vec<Action>) {
+        let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
+        self.kill(id, Reason::BootFailure, out);
+        if self.is_on_trial(generation) {
+            self.roll_back(format!("worker {id} (slot {slot}): {why}"), out);
+        }
+    }
+
+    /// Whether this generation is the new one of a reload that may still fail.
+    fn is_on_trial(&self, generation: u32) -> bool {
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.stage != Stage::Back)
+    }
+
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
-        let Some(at) = self.hang_at(&self.workers[i]).filter(|&at| at <= self.now) else { return };
         let w = &mut self.workers[i];
+        if w.next_hang_step() > self.now {
+            return;
+        }
         let id = w.id;
-        // The next step is due a whole grace from now, however late this one is.
-        w.busy_since = w.busy_since.saturating_add(self.now - at);
+        w.hang_at = self.now + HANG_GRACE;
         match w.hang {
             Hang::No => {
                 w.hang = Hang::Noticed;
@@ -771,19 +822,6 @@ impl Lifecycle {
             }
             Hang::Aborted => self.kill(id, Reason::Hang, out),
         }
-    }
-
-    /// When the next step against a worker that hangs is due.
-    fn hang_at(&self, w: &Worker) -> Option<u64> {
-        let watched = matches!(w.phase, Phase::Ready | Phase::Draining) && w.busy_since > 0;
-        (watched && self.rules.hang_timeout > 0).then(|| {
-            let steps = match w.hang {
-                Hang::No => 0,
-                Hang::Noticed => 1,
-                Hang::Aborted => 2,
-            };
-            w.busy_since + self.rules.hang_timeout + steps * HANG_GRACE
-        })
     }
 
     fn advance(&mut self, out: &mut Vec<Action>) {
@@ -832,7 +870,7 @@ impl Lifecycle {
         let new = reload.generation;
         for i in 0..self.slots.len() {
             let fails = |id: &u32| {
-                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase == Phase::Starting)
+                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
             };
             let successor = self.slots[i].successor.filter(&fails);
             let current = self.slots[i].current.filter(&fails);
@@ -930,16 +968,19 @@ impl Lifecycle {
         }
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
-        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout / 2) });
+        self.stopping =
+            Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout.div_ceil(2)) });
         let starting: Vec<u32> =
             self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
         for id in starting {
             self.kill(id, Reason::Stop, out);
         }
+        // Without a worker that serves, the look at what is overdue ends this at once.
         out.push(Action::EmptyBacklogs);
-        if self.workers.iter().all(|w| w.phase != Phase::Ready) {
-            self.emptied(out);
-        }
+    }
+
+    fn any_ready(&self) -> bool {
+        self.workers.iter().any(|w| w.phase == Phase::Ready)
     }
 
     fn emptied(&mut self, out: &mut Vec<Action>) {
@@ -958,10 +999,7 @@ impl Lifecycle {
     }
 
     fn next_due(&self) -> u64 {
-        let workers = self.workers.iter().flat_map(|w| {
-            let hang = self.hang_at(w).unwrap_or(NEVER);
-            [w.deadline, hang]
-        });
+        let workers = self.workers.iter().flat_map(|w| [w.deadline, w.next_hang_step()]);
         let slots =
             self.slots.iter().filter(|s| s.current.is_none() && s.successor.is_none()).map(|s| s.start_at);
         let until = match self.stopping {

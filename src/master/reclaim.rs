@@ -43,6 +43,10 @@ impl Master {
             return self.tick_soon();
         }
         let Some(worker) = self.crew.find(id) else { return };
+        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
+        if self.returns.iter().any(is_up) {
+            return self.tick_soon();
+        }
         match worker.queue.duplicate() {
             Ok(queue) => self.returns.push_back(Return::Orphan { queue, id }),
             Err(e) => {

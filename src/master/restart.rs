@@ -34,6 +34,10 @@ impl Restart {
         if was_ready {
             return self.after_deaths(lived, random).min(READY_DELAY);
         }
+        // A start that was planned for later has been overtaken by another, which somebody asked for.
+        while self.starts.back().is_some_and(|&start| start > now) {
+            self.starts.pop_back();
+        }
         let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
         if lived < u64::MAX {
             if self.starts.len() == BUDGET {
@@ -65,6 +69,14 @@ impl Restart {
             Some(&oldest) if self.starts.len() == BUDGET => oldest + WINDOW,
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+impl Restart {
+    /// For the simulator's mutation that has no budget.
+    pub fn forget_starts(&mut self) {
+        self.starts.clear();
     }
 }
 
