@@ -58,6 +58,9 @@ pub enum Dispatch {
     RoundRobin,
     /// The worker with the fewest connections in flight; in turn among equals.
     LeastConnections,
+    /// The worker that the client's IP address falls to, the same one each time; where that one has no room (or is being
+    /// replaced), the next in an order that is the address's own. Clients of Unix sockets have no address: in turn.
+    SourceHash,
 }
 
 /// What a request may weigh. What is over is refused with the status named, and the connection closed.
@@ -299,7 +302,8 @@ impl FromStr for Dispatch {
         match s {
             "round-robin" => Ok(Self::RoundRobin),
             "least-connections" => Ok(Self::LeastConnections),
-            _ => Err("round-robin or least-connections".into()),
+            "source-hash" => Ok(Self::SourceHash),
+            _ => Err("round-robin, least-connections or source-hash".into()),
         }
     }
 }
@@ -309,6 +313,7 @@ impl std::fmt::Display for Dispatch {
         f.write_str(match self {
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",
+            Self::SourceHash => "source-hash",
         })
     }
 }

@@ -52,8 +52,9 @@ fn serving() -> [Arg; 8] {
         name: "dispatch",
         value: "POLICY",
         default: d.dispatch.to_string(),
-        help: "How to choose a worker: round-robin, least-connections",
-        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight",
+        help: "How to choose a worker: round-robin, least-connections, source-hash",
+        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight, \
+               source-hash always the same one for a client's IP address (while that one has room)",
     });
     let max_conns = option(Text {
         name: "max-conns",
@@ -91,7 +92,7 @@ fn serving() -> [Arg; 8] {
         help: "Permissions of Unix sockets made here, in octal",
         more: "",
     });
-    let policies = PossibleValuesParser::new(["round-robin", "least-connections"]);
+    let policies = PossibleValuesParser::new(["round-robin", "least-connections", "source-hash"]);
     [
         workers.short('w'),
         listen.short('l').action(ArgAction::Append),

@@ -437,7 +437,10 @@ impl Master {
         for worker in &snapshot.workers {
             if worker.draining { self.watch_for_returns(worker.id) } else { self.crew.admit(worker.id) }
         }
-        self.in_hand = in_hand.map(|(fd, origin)| super::accept::InHand { fd, origin });
+        self.in_hand = in_hand.map(|(fd, origin)| {
+            let client = self.client_of(fd.as_fd());
+            super::accept::InHand { fd, origin, client }
+        });
         self.returns.extend(returns);
         self.started = true;
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);

@@ -3,7 +3,7 @@
 use super::handler::Style;
 use socket2::SockRef;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -67,9 +67,22 @@ impl Client {
             Address::Tcp(a) => Socket::Tcp(TcpStream::connect_timeout(a, TIMEOUT)?),
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
         };
+        Ok(Self::with(socket, style))
+    }
+
+    /// As [`Client::connect`], from an address of this machine's own choosing.
+    pub fn connect_from(source: IpAddr, address: SocketAddr, style: Style) -> Result<Self, Fault> {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        Ok(Self::with(Socket::Tcp(socket.into()), style))
+    }
+
+    fn with(socket: Socket, style: Style) -> Self {
         let client = Self { socket, style, read: Vec::new() };
         client.patience(TIMEOUT);
-        Ok(client)
+        client
     }
 
     /// Sets how long a read or write may take.

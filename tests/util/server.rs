@@ -231,9 +231,13 @@ impl Server {
     }
 
     pub fn port(&self) -> u16 {
+        self.tcp().port()
+    }
+
+    pub fn tcp(&self) -> std::net::SocketAddr {
         match self.address() {
-            Address::Tcp(a) => a.port(),
-            Address::Unix(_) => panic!("no port"),
+            Address::Tcp(a) => *a,
+            Address::Unix(_) => panic!("no TCP address"),
         }
     }
 
