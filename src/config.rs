@@ -18,6 +18,8 @@ pub struct Config {
     pub listen: Vec<ListenAddr>,
     /// How a worker is chosen for a connection.
     pub dispatch: Dispatch,
+    /// Who takes connections off the backlog.
+    pub accept: Accept,
     /// Connections the kernel holds per listener until they are accepted (listen(2)); it caps this at `net.core.somaxconn`.
     pub backlog: u32,
     /// Whether accepted TCP connections have `TCP_NODELAY` (tcp(7)).
@@ -61,6 +63,21 @@ pub enum Dispatch {
     /// The worker that the client's IP address falls to, the same one each time; where that one has no room (or is being
     /// replaced), the next in an order that is the address's own. Clients of Unix sockets have no address: in turn.
     SourceHash,
+}
+
+/// Who takes connections off the backlog. Only the master can take back what a worker does not come to; the other two spare its
+/// part of the work, for short connections on many cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// The master, which hands each to a worker.
+    #[default]
+    Master,
+    /// The workers, from one backlog: whoever is free. [`Config::dispatch`] has no say in it.
+    Shared,
+    /// The workers, each from a backlog of its slot's own, among which the kernel spreads the clients (`SO_REUSEPORT`,
+    /// socket(7)). The master keeps the backlogs: a dead worker's goes on to its successor. Addresses that cannot be bound
+    /// several times, Unix sockets and inherited ones, have one backlog for all as with [`Accept::Shared`].
+    ReusePort,
 }
 
 /// What a request may weigh. What is over is refused with the status named, and the connection closed.
@@ -108,6 +125,7 @@ impl Default for Config {
             workers: 0,
             listen: Vec::new(),
             dispatch: Dispatch::default(),
+            accept: Accept::default(),
             backlog: 4096,
             nodelay: true,
             defer_accept: Duration::ZERO,
@@ -162,6 +180,7 @@ impl Config {
             "workers" => self.workers = parse_workers(value).map_err(|e| bad(&e))?,
             "listen" => self.listen.push(value.parse().map_err(|e: String| bad(&e))?),
             "dispatch" => self.dispatch = value.parse().map_err(|e: String| bad(&e))?,
+            "accept" => self.accept = value.parse().map_err(|e: String| bad(&e))?,
             "backlog" => self.backlog = number(1, 1 << 20)? as u32,
             "nodelay" => self.nodelay = parse_switch(value).map_err(|e| bad(&e))?,
             "defer-accept" => self.defer_accept = time()?,
@@ -198,6 +217,10 @@ impl Config {
         };
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
         rule((1..=MAX_WORKERS).contains(&self.surge), "surge: expected 1 to 1024")?;
+        rule(
+            self.accept == Accept::Master || self.dispatch != Dispatch::SourceHash,
+            "dispatch source-hash: expected accept master; otherwise the kernel spreads the clients",
+        )?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
         rule(
             self.limits.line >= 64,
@@ -318,6 +341,29 @@ impl std::fmt::Display for Dispatch {
     }
 }
 
+impl FromStr for Accept {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "master" => Ok(Self::Master),
+            "shared" => Ok(Self::Shared),
+            "reuseport" => Ok(Self::ReusePort),
+            _ => Err("master, shared or reuseport".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Master => "master",
+            Self::Shared => "shared",
+            Self::ReusePort => "reuseport",
+        })
+    }
+}
+
 impl FromStr for ListenAddr {
     type Err = String;
 
@@ -393,6 +439,17 @@ mod tests {
         let text = c.set("max-headers", "many").unwrap_err().to_string();
         assert_eq!(text, "max-headers = \"many\": expected a whole number from 1 to 1000");
         assert!(c.set("colour", "red").unwrap_err().to_string().contains("no such setting"));
+    }
+
+    #[test]
+    fn a_client_cannot_keep_its_worker_where_workers_accept() {
+        let mut c = Config::default();
+        c.set("dispatch", "source-hash").unwrap();
+        c.check().unwrap();
+        for accept in ["shared", "reuseport"] {
+            c.set("accept", accept).unwrap();
+            assert!(c.check().unwrap_err().to_string().contains("expected accept master"));
+        }
     }
 
     #[test]

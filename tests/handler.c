@@ -111,6 +111,8 @@ static int start(prefork_worker *worker, void **state)
         return 1;
     if (exists("die"))
         abort();
+    if (slot == 1 && exists("late"))
+        wait_at_gate("ready");
     return 0;
 }
 

@@ -1,21 +1,29 @@
 //! The three lines a server starts with: where it listens, who serves, what to try.
 
-use prefork::config::Dispatch;
-use prefork::{Kind, Started};
+use prefork::config::Accept;
+use prefork::{Config, Kind, Started};
 use std::io::Write;
 
-/// Prints the banner. A closed standard output does not stop a server.
-pub fn print(started: &Started, handler: &str, dispatch: Dispatch) {
+/// Prints the banner; `spread` is what [`spread`] says. A closed standard output does not stop a server.
+pub fn print(started: &Started, handler: &str, spread: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text(started, handler, dispatch).as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text(started, handler, spread).as_bytes()).and_then(|()| out.flush());
 }
 
-fn text(started: &Started, handler: &str, dispatch: Dispatch) -> String {
+/// How connections come to the workers.
+pub fn spread(config: &Config) -> String {
+    match config.accept {
+        Accept::Master => format!("dispatch {}", config.dispatch),
+        workers => format!("accept {workers}"),
+    }
+}
+
+fn text(started: &Started, handler: &str, spread: &str) -> String {
     let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
     let lines = [
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
-        format!("{} {some} ({handler}), dispatch {dispatch}", started.workers),
+        format!("{} {some} ({handler}), {spread}", started.workers),
         format!("try: {}", examples(started)),
     ];
     // A file name may hold a line break; the banner has three lines all the same.
@@ -70,7 +78,7 @@ mod tests {
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
         let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind }, "hello.so", Dispatch::RoundRobin)
+        text(&Started { addresses, workers, kind }, "hello.so", &spread(&Config::default()))
     }
 
     #[test]
@@ -115,6 +123,6 @@ mod tests {
     #[test]
     fn no_name_adds_a_line() {
         let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Data };
-        assert_eq!(text(&started, "x\ny.so", Dispatch::RoundRobin).lines().count(), 3);
+        assert_eq!(text(&started, "x\ny.so", "").lines().count(), 3);
     }
 }

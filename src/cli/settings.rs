@@ -31,7 +31,7 @@ fn options() -> Vec<Arg> {
     serving().into_iter().chain(lifecycle()).chain(limits()).chain(timeouts()).collect()
 }
 
-fn serving() -> [Arg; 8] {
+fn serving() -> [Arg; 9] {
     let d = Config::default();
     let listen = option(Text {
         name: "listen",
@@ -55,6 +55,14 @@ fn serving() -> [Arg; 8] {
         help: "How to choose a worker: round-robin, least-connections, source-hash",
         more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight, \
                source-hash always the same one for a client's IP address (while that one has room)",
+    });
+    let accept = option(Text {
+        name: "accept",
+        value: "WHO",
+        default: d.accept.to_string(),
+        help: "Who accepts connections: master, shared, reuseport",
+        more: "master accepts and hands each to a worker by --dispatch; shared lets the workers accept from one backlog, \
+               reuseport each from one of its own, among which the kernel spreads the clients",
     });
     let max_conns = option(Text {
         name: "max-conns",
@@ -92,11 +100,13 @@ fn serving() -> [Arg; 8] {
         help: "Permissions of Unix sockets made here, in octal",
         more: "",
     });
+    let who = PossibleValuesParser::new(["master", "shared", "reuseport"]);
     let policies = PossibleValuesParser::new(["round-robin", "least-connections", "source-hash"]);
     [
         workers.short('w'),
         listen.short('l').action(ArgAction::Append),
         dispatch.value_parser(policies).hide_possible_values(true),
+        accept.value_parser(who).hide_possible_values(true).hide_short_help(true),
         max_conns,
         backlog.hide_short_help(true),
         nodelay.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),

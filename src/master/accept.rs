@@ -109,12 +109,13 @@ impl Master {
         if self.emptying {
             self.emptied |= 1 << index;
         } else if let Err(e) = self.listeners[index].resume(&self.poll) {
-            log!("watch listener {}: {e}", self.listeners[index].address);
+            log!("watch listener {}: {e}", self.listeners[index]);
         }
     }
 
     fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
-        match accept(self.config.dispatch, self.listeners[index].as_fd()) {
+        let policy = self.config.dispatch;
+        match self.listeners[index].accept(|listener| accept(policy, listener)) {
             Ok((fd, client)) => {
                 self.give(InHand { fd, origin: Origin::listener(index as u16), client }, slot);
                 Accepted::One
@@ -196,16 +197,16 @@ impl Master {
             || (0..self.listeners.len()).any(|index| self.is_paused(index))
     }
 
-    /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, or was emptied by a
-    /// stop.
+    /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, was emptied by a stop,
+    /// or is for the workers to accept from.
     fn is_paused(&self, index: usize) -> bool {
         let rests = self.now < self.accept_at || self.life.is_booting() || self.emptied & (1 << index) != 0;
-        !rests && !self.listeners[index].is_watched()
+        !rests && self.listeners[index].is_paused()
     }
 
     pub(super) fn pause(&mut self, index: usize) {
         if let Err(e) = self.listeners[index].pause(&self.poll) {
-            log!("pause listener {}: {e}", self.listeners[index].address);
+            log!("pause listener {}: {e}", self.listeners[index]);
         }
     }
 

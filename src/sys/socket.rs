@@ -52,18 +52,28 @@ pub fn peer_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
     peer.as_socket().map(|addr| addr.ip().to_canonical())
 }
 
-/// Binds and listens on an IPv4 or IPv6 address; `[::]` takes connections of both. Port 0 asks the kernel for a free one.
-pub fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
-    use socket2::{Domain, Socket, Type};
-    let s = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    s.set_reuse_address(true)?;
+/// Binds a socket for connections to an IPv4 or IPv6 address; `[::]` takes both. Port 0 asks the kernel for a free one.
+/// With `again` the address may be bound several times, by sockets of this user that all say so (`SO_REUSEPORT`).
+pub fn bind_stream(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
+    bind_inet(addr, socket2::Type::STREAM, again)
+}
+
+fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
+    let s = socket2::Socket::new(socket2::Domain::for_address(addr), kind, None)?;
+    // For UDP it would let others bind the same address and take its datagrams.
+    s.set_reuse_address(kind == socket2::Type::STREAM)?;
+    s.set_reuse_port(again)?;
     if addr.is_ipv6() {
         // `[::]` takes IPv4 too, whatever the system's default for that is.
         s.set_only_v6(!addr.ip().is_unspecified())?;
     }
     s.bind(&addr.into())?;
-    s.listen(backlog)?;
     Ok(s.into())
+}
+
+/// Has a bound socket take connections (listen(2)).
+pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    socket2::SockRef::from(&fd).listen(backlog)
 }
 
 /// Binds and listens on a Unix socket path that must not exist yet, created with exactly the permission bits `mode`.

@@ -29,6 +29,7 @@ pub fn serve(
     let mut one = One { handler, config, conn: None, count: 0 };
     while inlet.draining.is_none() {
         let nap = inlet.starves() || inlet.leave_at.is_some();
+        inlet.mind_doors(true, poll, time::monotonic_ms());
         match poll.poll(&mut events, nap.then_some(STARVING)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
@@ -42,6 +43,11 @@ pub fn serve(
                 _ => {}
             }
         }
+        for event in &events {
+            if let Some(door) = inlet.door(event.token()) {
+                one.accept(door, inlet, poll);
+            }
+        }
         inlet.leave_if_due(now);
         // Also when only the master's word came: what lies in the queue was accepted and is to be served.
         if let Some((fd, origin)) = inlet.take(poll, now) {
@@ -53,6 +59,12 @@ pub fn serve(
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }
+    if inlet.is_last() {
+        for door in inlet.doors() {
+            (0..config.backlog).take_while(|_| one.accept(door, inlet, poll)).for_each(drop);
+        }
+    }
+    inlet.leave_doors(poll, time::monotonic_ms());
     Ok(())
 }
 
@@ -64,6 +76,15 @@ struct One<'a> {
 }
 
 impl One<'_> {
+    fn accept(&mut self, door: usize, inlet: &mut Inlet<'_>, poll: &Poll) -> bool {
+        let accepted = inlet.accept(door, poll, time::monotonic_ms());
+        let found = accepted.is_some();
+        if let Some((fd, listener)) = accepted {
+            self.serve(fd, listener, inlet);
+        }
+        found
+    }
+
     fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
         self.count += 1;
         let (id, seat) = (self.count, inlet.seat);

@@ -38,6 +38,7 @@ pub struct EventLoop<'a, 'b> {
     config: &'a Config,
     inlet: &'a mut Inlet<'b>,
     poll: &'a mut Poll,
+    limit: u32,
     table: Table,
     deadlines: Deadlines,
     http: HttpEngine,
@@ -85,6 +86,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             config,
             inlet,
             poll,
+            limit,
             table: Table::new(limit),
             deadlines: Deadlines::new(&config.timeouts),
             http: HttpEngine::new(config),
@@ -107,7 +109,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
+            self.inlet.mind_doors(self.table.len() < self.limit, self.poll, self.now);
             self.wait(&mut events)?;
+            self.answer_doors(&events);
             let mut queue = false;
             for event in &events {
                 match event.token() {
@@ -162,17 +166,39 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     fn take_one(&mut self) -> bool {
         let taken = self.inlet.take(self.poll, self.now);
         let found = taken.is_some();
-        if let Some((fd, Origin { listener, used })) = taken {
-            self.count += 1;
-            match self.kind {
-                Kind::Data => self.open_stream(fd, listener, &[]),
-                Kind::Request | Kind::Connection => {
-                    let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
-                    self.readable(index, false);
-                }
-            }
+        if let Some((fd, origin)) = taken {
+            self.begin(fd, origin);
         }
         found
+    }
+
+    /// Takes what this worker was woken for at its own doors, before anything else: no other worker was told of it.
+    fn answer_doors(&mut self, events: &Events) {
+        for event in events {
+            if let Some(door) = self.inlet.door(event.token()) {
+                self.accept(door);
+            }
+        }
+    }
+
+    fn accept(&mut self, door: usize) -> bool {
+        let accepted = self.inlet.accept(door, self.poll, self.now);
+        let found = accepted.is_some();
+        if let Some((fd, listener)) = accepted {
+            self.begin(fd, Origin::listener(listener));
+        }
+        found
+    }
+
+    fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
+        self.count += 1;
+        match self.kind {
+            Kind::Data => self.open_stream(fd, listener, &[]),
+            Kind::Request | Kind::Connection => {
+                let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
+                self.readable(index, false);
+            }
+        }
     }
 
     fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
@@ -332,6 +358,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if std::mem::replace(&mut self.drains, true) {
             return;
         }
+        self.leave_doors();
         let worker = &self.inlet.worker;
         let _ = context!(self).call(|handler| handler.on_drain(worker));
         self.settle_idle();
@@ -376,6 +403,17 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         }
         self.close(index);
         true
+    }
+
+    /// What waits at a door is for the next worker; where none comes, it was accepted by the kernel in our name and is served.
+    fn leave_doors(&mut self) {
+        if self.inlet.is_last() {
+            for door in self.inlet.doors() {
+                let most = self.config.backlog;
+                (0..most).take_while(|_| self.accept(door)).for_each(drop);
+            }
+        }
+        self.inlet.leave_doors(self.poll, self.now);
     }
 
     fn close(&mut self, index: u32) {

@@ -1,5 +1,7 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
+use super::acceptor::Acceptor;
+use super::handler::Kind;
 use super::{Birth, DESCRIPTOR_RESERVE, PATIENCE, Worker};
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
@@ -38,7 +40,9 @@ pub struct Inlet<'a> {
     pub leave_at: Option<u64>,
     leave: OwnedFd,
     queue: Taker,
+    acceptor: Acceptor,
     channel: Channel,
+    master_is_gone: bool,
     common: Common,
     wake: BorrowedFd<'a>,
     drain_timeout: Duration,
@@ -50,8 +54,8 @@ pub struct Inlet<'a> {
 
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
-    pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, channel, seat, common, wake, leave } = birth;
+    pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
+        let Birth { worker, queue, doors, channel, seat, common, wake, leave } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -60,7 +64,9 @@ impl<'a> Inlet<'a> {
             leave_at: None,
             leave,
             queue,
+            acceptor: Acceptor::new(doors, kind == Kind::Connection),
             channel,
+            master_is_gone: false,
             common,
             wake,
             drain_timeout,
@@ -129,6 +135,45 @@ impl<'a> Inlet<'a> {
         }
     }
 
+    /// The door that a token of the poll stands for.
+    pub fn door(&self, token: Token) -> Option<usize> {
+        self.acceptor.find(token)
+    }
+
+    /// The indexes of this worker's doors.
+    pub fn doors(&self) -> std::ops::Range<usize> {
+        self.acceptor.doors()
+    }
+
+    /// Accepts a connection at a door. `None` where there is none, or no descriptor to spare for it.
+    pub fn accept(&mut self, door: usize, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
+        if !self.may_take(poll, now) {
+            return None;
+        }
+        let (fd, listener) = self.acceptor.accept(door, poll, now)?;
+        self.highest = fd.as_raw_fd().unsigned_abs().into();
+        // In this order: the master must not see more taken than there were to take.
+        self.seat.add(Word::Accepted, 1);
+        self.seat.add(Word::Taken, 1);
+        Some((fd, listener))
+    }
+
+    /// Has the poll report this worker's doors as long as it may and can take what comes.
+    pub fn mind_doors(&mut self, has_room: bool, poll: &mio::Poll, now: u64) {
+        let open = has_room && self.watching && self.draining.is_none() && self.common.doors_are_open();
+        self.acceptor.set_open(open, poll, now);
+    }
+
+    /// Lets go of this worker's doors.
+    pub fn leave_doors(&mut self, poll: &mio::Poll, now: u64) {
+        self.acceptor.leave(poll, now);
+    }
+
+    /// Whether nobody comes after this worker, so that what waits at its doors is its own to serve, or lost.
+    pub fn is_last(&self) -> bool {
+        self.master_is_gone || self.common.is_last_call()
+    }
+
     /// Whether a descriptor is to spare. The kernel gives the lowest free number, so the number of the last connection taken
     /// tells how many are in use at least. Without one the queue is left alone: what lies in it goes to other workers.
     pub fn may_take(&mut self, poll: &mio::Poll, now: u64) -> bool {
@@ -152,9 +197,9 @@ impl<'a> Inlet<'a> {
         self.made_room();
     }
 
-    /// Whether the queue is left alone for want of descriptors.
+    /// Whether the queue, or the doors, are left alone for want of descriptors.
     pub fn starves(&self) -> bool {
-        !self.watching && self.draining.is_none()
+        (!self.watching || self.acceptor.rests()) && self.draining.is_none()
     }
 
     /// Gives an idle connection back to the master. `false` where it stays here for now.
@@ -211,6 +256,7 @@ impl<'a> Inlet<'a> {
     }
 
     fn master_is_gone(&mut self) {
+        self.master_is_gone = true;
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));

@@ -2,6 +2,7 @@
 //!
 //! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
 
+pub mod acceptor;
 mod blocking;
 pub mod conn;
 mod deadlines;
@@ -71,6 +72,8 @@ pub struct Birth<'a> {
     pub worker: Worker,
     /// Where connections come from.
     pub queue: Taker,
+    /// Where it takes them from the kernel itself.
+    pub doors: Vec<acceptor::Door>,
     /// Messages.
     pub channel: Channel,
     /// Its counters.
@@ -104,7 +107,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         log!("worker {}: tell the master: {e}", birth.worker.id);
         process::exit(EXIT_FAILED);
     }
-    let mut inlet = inlet::Inlet::new(birth, poll, config.drain_timeout);
+    let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
         Kind::Request | Kind::Data => {

@@ -31,6 +31,26 @@ impl Style {
     }
 }
 
+/// Who accepts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Master,
+    Shared,
+    ReusePort,
+}
+
+impl Mode {
+    pub const ALL: [Self; 3] = [Self::Master, Self::Shared, Self::ReusePort];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Shared => "shared",
+            Self::ReusePort => "reuseport",
+        }
+    }
+}
+
 /// The shared object of a C source, given as its text.
 pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -13,7 +13,7 @@ pub mod server;
 
 pub use client::{Client, Fault};
 pub use dir::Dir;
-pub use handler::Style;
+pub use handler::{Mode, Style};
 pub use load::Load;
 pub use server::{Server, Start};
 

@@ -1,7 +1,7 @@
 //! A server as the tests see it: started, watched, stopped, and at the end nothing of it left.
 
 use super::client::{Address, Client, Fault};
-use super::handler::Style;
+use super::handler::{Mode, Style};
 use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
 use std::ffi::OsString;
 use std::fs;
@@ -88,6 +88,11 @@ impl Start {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.options.extend([format!("--{name}").into(), value.into()]);
         self
+    }
+
+    /// Sets who accepts.
+    pub fn accept(self, mode: Mode) -> Self {
+        self.set("accept", mode.name())
     }
 
     /// Runs another program in place of `prefork` and its handler. It must say "listening on" and its addresses.
