@@ -113,6 +113,9 @@ pub struct Timeouts {
 pub enum ListenAddr {
     /// TCP. Port 0 takes a free one.
     Tcp(SocketAddr),
+    /// UDP, for a handler that takes datagrams. The workers read from one socket, or from one per slot where
+    /// [`Config::accept`] is [`Accept::ReusePort`].
+    Udp(SocketAddr),
     /// A Unix stream socket.
     Unix(PathBuf),
     /// A descriptor that is a listening socket already, inherited from whoever started this process.
@@ -238,7 +241,7 @@ impl Config {
         let twice = (1..self.listen.len()).find(|&i| self.listen[..i].contains(&self.listen[i]));
         match twice.map(|i| &self.listen[i]) {
             // Port 0 asks for a free port each time.
-            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) if a.port() == 0) => {
+            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0) => {
                 Err(Error::new(ErrorKind::Config, format!("listen {addr}: given twice")))
             }
             _ => Ok(()),
@@ -368,7 +371,13 @@ impl FromStr for ListenAddr {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let expected = || "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, unix:/path or fd:N".to_owned();
+        let expected = || {
+            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
+                .to_owned()
+        };
+        if let Some(rest) = s.strip_prefix("udp:") {
+            return parse_inet(rest).map(Self::Udp).ok_or_else(expected);
+        }
         if let Some(path) = s.strip_prefix("unix:") {
             // sun_path holds 108 bytes with the final NUL (unix(7)).
             return match path.len() {
@@ -380,19 +389,24 @@ impl FromStr for ListenAddr {
         if let Some(n) = s.strip_prefix("fd:") {
             return n.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd).ok_or_else(expected);
         }
-        if let Some(port) = s.strip_prefix(':') {
-            let port: u16 = port.parse().map_err(|_| expected())?;
-            return Ok(Self::Tcp((std::net::Ipv6Addr::UNSPECIFIED, port).into()));
-        }
-        let text = s.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-        text.as_deref().unwrap_or(s).parse().map(Self::Tcp).map_err(|_| expected())
+        parse_inet(s).map(Self::Tcp).ok_or_else(expected)
     }
+}
+
+/// `HOST:PORT` with a numeric host, or `localhost`, or none for all addresses.
+fn parse_inet(s: &str) -> Option<SocketAddr> {
+    if let Some(port) = s.strip_prefix(':') {
+        return Some((std::net::Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into());
+    }
+    let text = s.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    text.as_deref().unwrap_or(s).parse().ok()
 }
 
 impl std::fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(a) => a.fmt(f),
+            Self::Udp(a) => write!(f, "udp:{a}"),
             Self::Unix(p) => write!(f, "unix:{}", p.display()),
             Self::Fd(n) => write!(f, "fd:{n}"),
         }
@@ -426,9 +440,22 @@ mod tests {
     fn listen_addresses_are_numeric_or_paths_or_descriptors() {
         assert_eq!("127.0.0.1:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
         assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((std::net::Ipv6Addr::UNSPECIFIED, 80).into())));
+        assert_eq!("udp:[::1]:53".parse(), Ok(ListenAddr::Udp("[::1]:53".parse().unwrap())));
+        assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((std::net::Ipv6Addr::UNSPECIFIED, 53).into())));
         assert_eq!("unix:/run/x".parse(), Ok(ListenAddr::Unix("/run/x".into())));
         assert_eq!("fd:3".parse(), Ok(ListenAddr::Fd(3)));
-        for bad in ["", "80", "example.org:80", "unix:", "fd:", "fd:-1", "[::1]", "127.0.0.1:70000"] {
+        for bad in [
+            "",
+            "80",
+            "example.org:80",
+            "unix:",
+            "fd:",
+            "fd:-1",
+            "[::1]",
+            "127.0.0.1:70000",
+            "udp:",
+            "udp:unix:/x",
+        ] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
     }

@@ -45,8 +45,9 @@ fn connections_spread_over_the_workers() {
         for _ in 0..150 {
             *slots.entry(server.ask("slot").unwrap()).or_insert(0) += 1;
         }
-        let least = slots.values().min().copied().unwrap_or_default();
-        assert!(slots.len() == 3 && least >= 10, "{style:?} {mode:?}: {slots:?}");
+        // Of workers at one backlog those that are awake may leave little for the others.
+        let least = if mode == Mode::Shared { 1 } else { 25 };
+        assert!(slots.len() == 3 && slots.values().all(|&n| n >= least), "{style:?} {mode:?}: {slots:?}");
         server.stop();
     }
 }

@@ -37,9 +37,9 @@ fn serving() -> [Arg; 9] {
         name: "listen",
         value: "ADDR",
         default: "127.0.0.1:8080".into(),
-        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, unix:/path, fd:3",
-        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; unix:/path makes a socket \
-               there; fd:3 is a listening socket inherited under that number",
+        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
+        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; udp: is for handlers that \
+               take datagrams; unix:/path makes a socket there; fd:3 is a listening socket inherited under that number",
     });
     let workers = option(Text {
         name: "workers",

@@ -8,6 +8,7 @@ use super::Master;
 use crate::config::Accept;
 use crate::log::log;
 use crate::sys::{errno, poll};
+use crate::worker::Addresses;
 use crate::worker::acceptor::Door as WorkerDoor;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -72,6 +73,11 @@ impl Doors {
     /// Adds a door, for the next slot.
     pub fn add(&mut self, fd: OwnedFd) {
         self.doors.push(Door { fd, ours: false, watched: false });
+    }
+
+    /// Takes the doors of the slots from `slots` on.
+    pub fn split_off(&mut self, slots: usize) -> impl Iterator<Item = OwnedFd> + use<> {
+        self.doors.split_off(slots.min(self.doors.len())).into_iter().map(|door| door.fd)
     }
 
     /// In a worker: the door it accepts at. The others are closed.
@@ -151,7 +157,7 @@ impl Master {
     pub(super) fn mind_doors(&mut self) {
         let ours = self.config.accept == Accept::Master || self.life.is_stopping();
         let crew = &self.crew;
-        for listener in &mut self.listeners {
+        for listener in self.listeners.iter_mut().filter(|l| !l.takes_datagrams()) {
             listener.claim(&self.poll, |whose| match whose {
                 Whose::All => ours,
                 Whose::Slot(slot) => ours || !crew.is_attended(slot),
@@ -175,6 +181,15 @@ impl Master {
         if self.listeners.iter().any(|l| l.is_for_workers(self.config.accept)) {
             // Wakes them, so that they look.
             self.crew.iter().for_each(|w| w.giver.probe());
+        }
+    }
+
+    /// The first address for connections, and the first for datagrams: for the worker to say what its handler cannot serve.
+    pub(super) fn addresses_by_kind(&self) -> Addresses {
+        let first = |datagrams| self.listeners.iter().find(|l| l.takes_datagrams() == datagrams);
+        Addresses {
+            connections: first(false).map(ToString::to_string),
+            datagrams: first(true).map(ToString::to_string),
         }
     }
 

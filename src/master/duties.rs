@@ -59,6 +59,8 @@ impl Master {
                 for index in 0..self.listeners.len() {
                     self.pause(index);
                     self.listeners[index].stop_intake();
+                    // What lies in sockets for datagrams is the workers' to read.
+                    self.emptied |= u64::from(self.listeners[index].takes_datagrams()) << index;
                 }
             }
             Action::CloseListeners => self.close_listeners(),

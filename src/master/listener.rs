@@ -5,7 +5,7 @@ use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
 use crate::sys::socket::Address;
-use crate::sys::{errno, process, socket};
+use crate::sys::{datagram, errno, process, socket};
 use crate::worker::acceptor::Door;
 use std::fmt;
 use std::io;
@@ -91,6 +91,7 @@ impl Listener {
         let words: Vec<_> = ownership.split(':').collect();
         let (bound, made) = match (words.as_slice(), &address) {
             (["tcp"], Address::Inet(inet)) => (ListenAddr::Tcp(*inet), None),
+            (["udp"], Address::Inet(inet)) => (ListenAddr::Udp(*inet), None),
             (["unix", dev, ino], Address::Unix(path)) => {
                 let file = dev.parse().ok().zip(ino.parse().ok());
                 (ListenAddr::Unix(path.clone()), file.map(|(dev, ino)| (path.clone(), dev, ino)))
@@ -106,6 +107,7 @@ impl Listener {
     pub fn ownership(&self) -> String {
         match (&self.bound, &self.made) {
             (ListenAddr::Tcp(_), _) => "tcp".to_owned(),
+            (ListenAddr::Udp(_), _) => "udp".to_owned(),
             (ListenAddr::Unix(_), Some((_, dev, ino))) => format!("unix:{dev}:{ino}"),
             (ListenAddr::Unix(_), None) => "unix".to_owned(),
             (ListenAddr::Fd(_), _) => "fd".to_owned(),
@@ -124,7 +126,10 @@ impl Listener {
 
     fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
         let (fd, made) = match addr {
-            ListenAddr::Tcp(inet) => (bind_inet(*inet, false).map_err(|e| bind_error(addr, e))?, None),
+            ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => {
+                let datagrams = matches!(addr, ListenAddr::Udp(_));
+                (bind_inet(*inet, datagrams, false).map_err(|e| bind_error(addr, e))?, None)
+            }
             ListenAddr::Unix(path) => {
                 remove_stale(path).map_err(|e| bind_error(addr, e))?;
                 let fd = socket::listen_unix(path, config.unix_mode, backlog(config))
@@ -137,6 +142,7 @@ impl Listener {
             .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?;
         let bound = match (addr, &address) {
             (ListenAddr::Tcp(_), Address::Inet(inet)) => ListenAddr::Tcp(*inet),
+            (ListenAddr::Udp(_), Address::Inet(inet)) => ListenAddr::Udp(*inet),
             _ => addr.clone(),
         };
         let left = Some(config.backlog);
@@ -152,17 +158,24 @@ impl Listener {
         Ok(listener)
     }
 
-    /// With a socket per slot: makes those that are missing for so many slots. A surplus one is kept: it cannot be closed without
-    /// a client in it, so the master accepts there.
+    /// With a socket per slot: makes those that are missing for so many slots. A surplus one for connections is kept: it cannot be
+    /// closed without a client in it, so the master accepts there. A surplus one for datagrams gets no more, and whoever has
+    /// it reads the rest.
     ///
     /// # Errors
     /// As [`open_all`].
     pub fn fit(&mut self, slots: usize, config: &Config) -> Result<()> {
         let Some(inet) = self.inet().filter(|_| self.doors.are_per_slot()) else { return Ok(()) };
         while self.doors.len() < slots {
-            let fd = bind_inet(inet, true).map_err(|e| bind_error(&self.bound, e))?;
+            let fd = bind_inet(inet, self.takes_datagrams(), true).map_err(|e| bind_error(&self.bound, e))?;
             self.prepare(fd.as_fd(), config)?;
             self.doors.add(fd);
+        }
+        if self.takes_datagrams() {
+            for fd in self.doors.split_off(slots) {
+                datagram::retire(fd.as_fd())
+                    .map_err(|e| Error::io(ErrorKind::System, format!("retire {}", self.bound), e))?;
+            }
         }
         Ok(())
     }
@@ -173,6 +186,9 @@ impl Listener {
             |what: &str, e| Error::io(ErrorKind::Listen, format!("listen {}: {what}", self.bound), e);
         // The flag belongs to the open file: accept4 must not wait when a client left the backlog before it was accepted.
         socket::set_nonblocking(fd, true).map_err(|e| option("O_NONBLOCK", e))?;
+        if self.takes_datagrams() {
+            return Ok(());
+        }
         if matches!(self.address, Address::Inet(_)) {
             socket::set_nodelay(fd, config.nodelay).map_err(|e| option("TCP_NODELAY", e))?;
             if !config.defer_accept.is_zero() {
@@ -190,9 +206,14 @@ impl Listener {
     /// The address, where it is one that was bound here and could be bound again.
     fn inet(&self) -> Option<SocketAddr> {
         match self.bound {
-            ListenAddr::Tcp(inet) => Some(inet),
+            ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => Some(inet),
             ListenAddr::Unix(_) | ListenAddr::Fd(_) => None,
         }
+    }
+
+    /// Whether it is UDP: workers read from it, whoever accepts connections.
+    pub fn takes_datagrams(&self) -> bool {
+        matches!(self.bound, ListenAddr::Udp(_))
     }
 
     /// Sets where it is the master's to accept; see [`Doors::claim`].
@@ -248,17 +269,17 @@ impl Listener {
 
     /// Whether workers take what comes here from the kernel themselves.
     pub fn is_for_workers(&self, accept: Accept) -> bool {
-        accept != Accept::Master
+        accept != Accept::Master || self.takes_datagrams()
     }
 
     /// In a worker: its door here, where it has one.
     pub fn into_door_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<Door> {
         self.made = None;
-        let for_workers = self.is_for_workers(accept);
+        let (for_workers, datagrams) = (self.is_for_workers(accept), self.takes_datagrams());
         let doors = std::mem::replace(&mut self.doors, Doors::per_slot());
         let alone = doors.are_per_slot();
         let fd = doors.into_door_of(slot).filter(|_| for_workers)?;
-        Some(Door { fd, listener, alone })
+        Some(Door { fd, listener, alone, datagrams })
     }
 }
 
@@ -292,10 +313,11 @@ fn backlog(config: &Config) -> i32 {
 }
 
 /// All addresses means all that this machine has: where it has no IPv6, those of IPv4.
-fn bind_inet(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
-    match socket::bind_stream(addr, again) {
+fn bind_inet(addr: SocketAddr, datagrams: bool, again: bool) -> io::Result<OwnedFd> {
+    let bind = if datagrams { datagram::bind } else { socket::bind_stream };
+    match bind(addr, again) {
         Err(e) if e.raw_os_error() == Some(errno::EAFNOSUPPORT) && addr.ip().is_unspecified() => {
-            socket::bind_stream((Ipv4Addr::UNSPECIFIED, addr.port()).into(), again)
+            bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), again)
         }
         done => done,
     }
@@ -329,7 +351,8 @@ fn bind_error(addr: &ListenAddr, cause: io::Error) -> Error {
     let mut what = format!("bind {addr}");
     if cause.raw_os_error() == Some(errno::EADDRINUSE) {
         let owner = match addr {
-            ListenAddr::Tcp(inet) => super::owner::of_tcp_port(inet.port()),
+            ListenAddr::Tcp(inet) => super::owner::of_port("tcp", inet.port()),
+            ListenAddr::Udp(inet) => super::owner::of_port("udp", inet.port()),
             ListenAddr::Unix(_) | ListenAddr::Fd(_) => None,
         };
         if let Some((pid, name)) = owner {
@@ -342,7 +365,7 @@ fn bind_error(addr: &ListenAddr, cause: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream;
+    use std::net::{TcpStream, UdpSocket};
 
     fn open(listen: &str, accept: Accept, workers: usize) -> Listener {
         let config = Config { accept, ..Config::default() };
@@ -360,6 +383,7 @@ mod tests {
     #[test]
     fn addresses_bound_here_have_a_socket_per_slot_where_asked_and_others_one() {
         assert_eq!(open("127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
+        assert_eq!(open("udp:127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
         assert_eq!(open("127.0.0.1:0", Accept::Shared, 3).doors.len(), 1);
         let path = std::env::temp_dir().join(format!("prefork-listener-{}", std::process::id()));
         let mut unix = open(&format!("unix:{}", path.display()), Accept::ReusePort, 3);
@@ -394,5 +418,27 @@ mod tests {
         assert!(listener.is_paused() && !listener.is_watched());
         listener.claim(&poll, |_| false);
         assert!(!listener.is_paused() && !listener.is_watched());
+    }
+
+    #[test]
+    fn datagrams_go_to_the_slots_there_are() {
+        let mut listener = open("udp:127.0.0.1:0", Accept::ReusePort, 4);
+        let worker = listener.doors.split_off(3).next().unwrap();
+        listener.doors.add(worker.try_clone().unwrap());
+        let send = |listener: &Listener| {
+            for _ in 0..40 {
+                UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", inet(listener)).unwrap();
+            }
+        };
+        let read = |fd: &OwnedFd| {
+            let mut origin = datagram::Origin::new();
+            std::iter::from_fn(|| datagram::recv(fd.as_fd(), &mut [0; 8], &mut origin).ok()).count()
+        };
+        send(&listener);
+        fit(&mut listener, 1);
+        send(&listener);
+        let (kept, left) = (read(&worker), listener.doors.split_off(0).next().unwrap());
+        assert!((1..40).contains(&kept), "{kept}");
+        assert!((40..80).contains(&read(&left)));
     }
 }

@@ -100,6 +100,7 @@ impl Master {
         queue: handoff::Taker,
         channel: message::Channel,
     ) -> ! {
+        let addresses = self.addresses_by_kind();
         let doors = self.doors_of(worker.slot as usize);
         self.crew.clear();
         self.returns.clear();
@@ -124,7 +125,8 @@ impl Master {
             }
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
-        let birth = Birth { worker, queue, doors, channel, seat, common, wake: self.wake.as_fd(), leave };
+        let wake = self.wake.as_fd();
+        let birth = Birth { worker, queue, doors, addresses, channel, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)

@@ -58,7 +58,7 @@ pub fn bind_stream(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
     bind_inet(addr, socket2::Type::STREAM, again)
 }
 
-fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
+pub(super) fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
     let s = socket2::Socket::new(socket2::Domain::for_address(addr), kind, None)?;
     // For UDP it would let others bind the same address and take its datagrams.
     s.set_reuse_address(kind == socket2::Type::STREAM)?;
@@ -149,7 +149,7 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     socket2::SockRef::from(&fd).set_nonblocking(on)
 }
 
-fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is a c_int that lives through the call and `len` is its size.
     let ret = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };

@@ -1,4 +1,5 @@
-//! The acceptor: the sockets of the master's at which a worker takes what comes itself (`--accept shared`, `reuseport`).
+//! The acceptor: the sockets of the master's at which a worker takes what comes itself: connections with `--accept shared` and
+//! `reuseport`, datagrams always.
 //!
 //! Watched level-triggered, so that one connection is taken per report. Where all workers watch the same socket the kernel wakes
 //! one of them for each client, and that one must look at once: nobody else is told. Having accepted, a worker goes to the back
@@ -24,6 +25,8 @@ pub struct Door {
     pub listener: u16,
     /// Whether it is this worker's alone.
     pub alone: bool,
+    /// Whether it has datagrams, and not connections.
+    pub datagrams: bool,
 }
 
 /// The doors of a worker.
@@ -31,8 +34,25 @@ pub struct Acceptor {
     doors: Vec<Door>,
     /// Whether the kernel may wake this worker alone for what comes to a shared door.
     exclusive: bool,
-    open: bool,
+    open: Open,
     rest_until: u64,
+}
+
+/// Which doors the poll reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Those with connections.
+    pub connections: bool,
+    /// Those with datagrams.
+    pub datagrams: bool,
+}
+
+impl Open {
+    const NONE: Self = Self { connections: false, datagrams: false };
+
+    fn has(self, door: &Door) -> bool {
+        if door.datagrams { self.datagrams } else { self.connections }
+    }
 }
 
 impl Acceptor {
@@ -40,12 +60,17 @@ impl Acceptor {
     /// several: what it finds at the first would keep it from the second, which nobody else was told of.
     pub fn new(doors: Vec<Door>, one_at_a_time: bool) -> Self {
         let exclusive = !one_at_a_time || doors.len() == 1;
-        Self { doors, exclusive, open: false, rest_until: 0 }
+        Self { doors, exclusive, open: Open::NONE, rest_until: 0 }
     }
 
     /// The doors' indexes.
     pub fn doors(&self) -> std::ops::Range<usize> {
         0..self.doors.len()
+    }
+
+    /// A door by its index, where it has datagrams.
+    pub fn datagrams(&self, door: usize) -> Option<&Door> {
+        self.doors.get(door).filter(|door| door.datagrams)
     }
 
     /// The door a token stands for.
@@ -58,20 +83,24 @@ impl Acceptor {
         self.rest_until > 0
     }
 
-    /// Has the poll report the doors, or not.
-    pub fn set_open(&mut self, open: bool, poll: &mio::Poll, now: u64) {
+    /// Sets which doors the poll reports.
+    pub fn set_open(&mut self, mut open: Open, poll: &mio::Poll, now: u64) {
         if now >= self.rest_until {
             self.rest_until = 0;
         }
-        let open = open && self.rest_until == 0;
+        open.connections &= self.rest_until == 0;
         if open == self.open {
             return;
         }
-        self.open = open;
-        for door in 0..self.doors.len() {
-            let done = if open { self.watch(door, poll) } else { self.unwatch(door, poll) };
+        let before = std::mem::replace(&mut self.open, open);
+        for (index, door) in self.doors.iter().enumerate() {
+            let done = match (before.has(door), open.has(door)) {
+                (false, true) => self.watch(index, poll),
+                (true, false) => self.unwatch(index, poll),
+                _ => Ok(()),
+            };
             if let Err(e) = done {
-                log!("watch listener {}: {e}", self.doors[door].listener);
+                log!("watch listener {}: {e}", door.listener);
             }
         }
     }
@@ -113,9 +142,9 @@ impl Acceptor {
     }
 
     /// Goes to the back of the line of those that wait at a shared door.
-    fn step_back(&mut self, door: usize, poll: &mio::Poll) {
-        if self.open
-            && self.is_exclusive(door)
+    pub fn step_back(&self, door: usize, poll: &mio::Poll) {
+        if self.is_exclusive(door)
+            && self.open.has(&self.doors[door])
             && let Err(e) = self.unwatch(door, poll).and_then(|()| self.watch(door, poll))
         {
             log!("watch listener {}: {e}", self.doors[door].listener);
@@ -125,12 +154,12 @@ impl Acceptor {
     fn rest(&mut self, cause: &io::Error, poll: &mio::Poll, now: u64) {
         log!("accept: {cause}; clients wait in the backlog meanwhile");
         self.rest_until = now + EXHAUSTED_REST;
-        self.set_open(false, poll, now);
+        self.set_open(Open { connections: false, ..self.open }, poll, now);
     }
 
     /// Lets go of the doors: what comes is for others.
     pub fn leave(&mut self, poll: &mio::Poll, now: u64) {
-        self.set_open(false, poll, now);
+        self.set_open(Open::NONE, poll, now);
         self.doors.clear();
     }
 }

@@ -1,7 +1,9 @@
 //! The worker's loop for handlers in blocking style: one connection after the other.
 
 use super::conn::{Conn, Style};
+use super::datagram::DatagramEngine;
 use super::engine::Context;
+use super::events::{DATAGRAMS, LAST_DATAGRAMS};
 use super::handler::Handler;
 use super::inlet::{CHANNEL, Inlet, LEAVE};
 use crate::config::Config;
@@ -26,7 +28,7 @@ pub fn serve(
     poll: &mut Poll,
 ) -> io::Result<()> {
     let mut events = Events::with_capacity(4);
-    let mut one = One { handler, config, conn: None, count: 0 };
+    let mut one = One { handler, config, conn: None, datagrams: DatagramEngine::new(), count: 0 };
     while inlet.draining.is_none() {
         let nap = inlet.starves() || inlet.leave_at.is_some();
         inlet.mind_doors(true, poll, time::monotonic_ms());
@@ -44,7 +46,9 @@ pub fn serve(
             }
         }
         for event in &events {
-            if let Some(door) = inlet.door(event.token()) {
+            if let Some(door) = inlet.door(event.token())
+                && !one.read(door, DATAGRAMS, inlet, poll)
+            {
                 one.accept(door, inlet, poll);
             }
         }
@@ -59,8 +63,8 @@ pub fn serve(
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }
-    if inlet.is_last() {
-        for door in inlet.doors() {
+    for door in inlet.doors() {
+        if inlet.is_last_at(door) && !one.read(door, LAST_DATAGRAMS, inlet, poll) {
             (0..config.backlog).take_while(|_| one.accept(door, inlet, poll)).for_each(drop);
         }
     }
@@ -72,6 +76,7 @@ struct One<'a> {
     handler: &'a mut dyn Handler,
     config: &'a Config,
     conn: Option<Conn>,
+    datagrams: DatagramEngine,
     count: u64,
 }
 
@@ -85,6 +90,15 @@ impl One<'_> {
         found
     }
 
+    /// Serves datagrams, where the door has them.
+    fn read(&mut self, index: usize, most: u32, inlet: &Inlet<'_>, poll: &Poll) -> bool {
+        let Some(door) = inlet.datagrams(index) else { return false };
+        let mut cx = context(self.handler, self.config, inlet);
+        self.datagrams.serve(door, &inlet.worker, most, &mut cx);
+        inlet.step_back(index, poll);
+        true
+    }
+
     fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
         self.count += 1;
         let (id, seat) = (self.count, inlet.seat);
@@ -96,16 +110,15 @@ impl One<'_> {
             }
             none => none.insert(Conn::new(fd, id, listener, style, seat)),
         };
-        let mut cx = Context {
-            handler: self.handler,
-            config: self.config,
-            seat,
-            now: time::monotonic_ms(),
-            draining: inlet.draining.is_some(),
-        };
+        let mut cx = context(self.handler, self.config, inlet);
         let result = cx.call(|handler| handler.on_connection(conn));
         seat.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
         conn.end();
         inlet.finished(1);
     }
+}
+
+fn context<'a>(handler: &'a mut dyn Handler, config: &'a Config, inlet: &Inlet<'_>) -> Context<'a> {
+    let (now, draining) = (time::monotonic_ms(), inlet.draining.is_some());
+    Context { handler, config, seat: inlet.seat, now, draining }
 }

@@ -4,6 +4,7 @@
 //! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
 
 use super::conn::{Conn, Style};
+use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
@@ -28,6 +29,10 @@ const EVENTS: usize = 256;
 const SPARE: usize = 256;
 /// When the channel to the master is full, it is tried again after so long (milliseconds).
 const HAND_BACK_AGAIN: u64 = 5;
+/// Datagrams served in one turn, so that connections get theirs.
+pub const DATAGRAMS: u32 = 16;
+/// Datagrams served at the end, when what a socket still holds would be lost.
+pub const LAST_DATAGRAMS: u32 = 1 << 16;
 /// How often a worker without a free descriptor looks for one (milliseconds).
 const STARVING: u64 = 100;
 
@@ -43,6 +48,7 @@ pub struct EventLoop<'a, 'b> {
     deadlines: Deadlines,
     http: HttpEngine,
     stream: StreamEngine,
+    datagrams: DatagramEngine,
     #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
     spare: Vec<Box<Conn>>,
     /// Connections that can go on at once, in their order.
@@ -91,6 +97,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             deadlines: Deadlines::new(&config.timeouts),
             http: HttpEngine::new(config),
             stream: StreamEngine::new(),
+            datagrams: DatagramEngine::new(),
             spare: Vec::with_capacity(SPARE),
             again: Vec::new(),
             turn: Vec::new(),
@@ -175,10 +182,20 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     /// Takes what this worker was woken for at its own doors, before anything else: no other worker was told of it.
     fn answer_doors(&mut self, events: &Events) {
         for event in events {
-            if let Some(door) = self.inlet.door(event.token()) {
+            if let Some(door) = self.inlet.door(event.token())
+                && !self.read(door, DATAGRAMS)
+            {
                 self.accept(door);
             }
         }
+    }
+
+    /// Serves datagrams, where the door has them.
+    fn read(&mut self, index: usize, most: u32) -> bool {
+        let Some(door) = self.inlet.datagrams(index) else { return false };
+        self.datagrams.serve(door, &self.inlet.worker, most, context!(self));
+        self.inlet.step_back(index, self.poll);
+        true
     }
 
     fn accept(&mut self, door: usize) -> bool {
@@ -194,6 +211,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         self.count += 1;
         match self.kind {
             Kind::Data => self.open_stream(fd, listener, &[]),
+            // There is no address such a connection could come from.
+            Kind::Datagram => self.inlet.finished(1),
             Kind::Request | Kind::Connection => {
                 let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
                 self.readable(index, false);
@@ -407,8 +426,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
 
     /// What waits at a door is for the next worker; where none comes, it was accepted by the kernel in our name and is served.
     fn leave_doors(&mut self) {
-        if self.inlet.is_last() {
-            for door in self.inlet.doors() {
+        for door in self.inlet.doors() {
+            if self.inlet.is_last_at(door) && !self.read(door, LAST_DATAGRAMS) {
                 let most = self.config.backlog;
                 (0..most).take_while(|_| self.accept(door)).for_each(drop);
             }

@@ -1,13 +1,13 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
-use super::acceptor::Acceptor;
+use super::acceptor::{Acceptor, Door, Open};
 use super::handler::Kind;
 use super::{Birth, DESCRIPTOR_RESERVE, PATIENCE, Worker};
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Channel, Message, Received};
 use crate::scoreboard::{Common, Seat, Word};
-use crate::sys::{memory, poll, process, time};
+use crate::sys::{datagram, memory, poll, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, doors, channel, seat, common, wake, leave } = birth;
+        let Birth { worker, queue, doors, channel, seat, common, wake, leave, .. } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -145,6 +145,16 @@ impl<'a> Inlet<'a> {
         self.acceptor.doors()
     }
 
+    /// A door by its index, where it has datagrams.
+    pub fn datagrams(&self, door: usize) -> Option<&Door> {
+        self.acceptor.datagrams(door)
+    }
+
+    /// Goes to the back of the line of those that wait at a shared door.
+    pub fn step_back(&self, door: usize, poll: &mio::Poll) {
+        self.acceptor.step_back(door, poll);
+    }
+
     /// Accepts a connection at a door. `None` where there is none, or no descriptor to spare for it.
     pub fn accept(&mut self, door: usize, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
         if !self.may_take(poll, now) {
@@ -160,7 +170,8 @@ impl<'a> Inlet<'a> {
 
     /// Has the poll report this worker's doors as long as it may and can take what comes.
     pub fn mind_doors(&mut self, has_room: bool, poll: &mio::Poll, now: u64) {
-        let open = has_room && self.watching && self.draining.is_none() && self.common.doors_are_open();
+        let datagrams = self.draining.is_none() && self.common.doors_are_open();
+        let open = Open { connections: datagrams && has_room && self.watching, datagrams };
         self.acceptor.set_open(open, poll, now);
     }
 
@@ -169,9 +180,11 @@ impl<'a> Inlet<'a> {
         self.acceptor.leave(poll, now);
     }
 
-    /// Whether nobody comes after this worker, so that what waits at its doors is its own to serve, or lost.
-    pub fn is_last(&self) -> bool {
-        self.master_is_gone || self.common.is_last_call()
+    /// Whether nobody comes after this worker to a door, so that what waits there is its own to serve, or lost.
+    pub fn is_last_at(&self, door: usize) -> bool {
+        self.master_is_gone
+            || self.common.is_last_call()
+            || self.datagrams(door).is_some_and(|door| datagram::is_retired(door.fd.as_fd()))
     }
 
     /// Whether a descriptor is to spare. The kernel gives the lowest free number, so the number of the last connection taken

@@ -5,6 +5,7 @@
 pub mod acceptor;
 mod blocking;
 pub mod conn;
+pub mod datagram;
 mod deadlines;
 pub mod engine;
 mod events;
@@ -74,6 +75,8 @@ pub struct Birth<'a> {
     pub queue: Taker,
     /// Where it takes them from the kernel itself.
     pub doors: Vec<acceptor::Door>,
+    /// What the handler must be able to serve.
+    pub addresses: Addresses,
     /// Messages.
     pub channel: Channel,
     /// Its counters.
@@ -86,6 +89,14 @@ pub struct Birth<'a> {
     pub leave: OwnedFd,
 }
 
+/// The first address of each kind that is listened on.
+pub struct Addresses {
+    /// For connections.
+    pub connections: Option<String>,
+    /// For datagrams.
+    pub datagrams: Option<String>,
+}
+
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
@@ -93,14 +104,14 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     signal::count(signal::SIGTERM, &birth.leave);
     introduce(&birth.worker);
     let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
-    let started = guarded(|| start(source, &birth.worker));
+    let started = guarded(|| start(source, &birth));
     let mut handler = match started {
         Ok(handler) => handler,
         Err(text) => fail(&birth, text),
     };
     let kind = handler.kind();
     let limit = match kind {
-        Kind::Connection => 1,
+        Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
     if let Err(e) = birth.channel.send(&Message::Ready { kind: kind as u8, limit }, Some(PATIENCE)) {
@@ -110,7 +121,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
-        Kind::Request | Kind::Data => {
+        Kind::Request | Kind::Data | Kind::Datagram => {
             events::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll).serve()
         }
     };
@@ -131,10 +142,26 @@ fn introduce(worker: &Worker) {
     process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
-fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(worker)?;
-    handler.start(worker)?;
+fn start(source: &mut dyn Source, birth: &Birth<'_>) -> Result<Box<dyn Handler>, String> {
+    let mut handler = source.open(&birth.worker)?;
+    handler.start(&birth.worker)?;
+    birth.addresses.are_served_by(&*handler)?;
     Ok(handler)
+}
+
+impl Addresses {
+    fn are_served_by(&self, handler: &dyn Handler) -> Result<(), String> {
+        match (&self.datagrams, &self.connections) {
+            (Some(address), _) if !handler.takes_datagrams() => {
+                Err(format!("listen {address}: expected a handler with on_datagram, this one has none"))
+            }
+            (_, Some(address)) if handler.kind() == Kind::Datagram => Err(format!(
+                "listen {address}: expected a handler for connections, this one has on_datagram only: \
+                 listen on udp:HOST:PORT"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs user code before the worker is ready; a panic is a reason like any other.

@@ -16,6 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    Udp(SocketAddr),
 }
 
 /// What became of a request that was not answered as it should be.
@@ -66,6 +67,7 @@ impl Client {
         let socket = match address {
             Address::Tcp(a) => Socket::Tcp(TcpStream::connect_timeout(a, TIMEOUT)?),
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            Address::Udp(_) => panic!("no connections there"),
         };
         Ok(Self::with(socket, style))
     }
@@ -107,7 +109,7 @@ impl Client {
                     format!("GET /{path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes(),
                 )?;
             }
-            Style::Connection | Style::Data => self.send_command(command)?,
+            Style::Connection | Style::Data | Style::Datagram => self.send_command(command)?,
         }
         let answer = self.answer()?;
         if self.style != Style::Request {
@@ -126,7 +128,7 @@ impl Client {
                 let path = command.replace(' ', "/");
                 self.send(format!("GET /{path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes())
             }
-            Style::Connection | Style::Data => self.send(format!("{command}\n").as_bytes()),
+            Style::Connection | Style::Data | Style::Datagram => self.send(format!("{command}\n").as_bytes()),
         }
     }
 
@@ -137,7 +139,7 @@ impl Client {
                 Answer { status: 200, body, .. } => Ok(body),
                 other => Err(Fault::Other(format!("{other:?}"))),
             },
-            Style::Connection | Style::Data => {
+            Style::Connection | Style::Data | Style::Datagram => {
                 let mut line = self.take_until(b"\n")?;
                 line.pop();
                 Ok(line)

@@ -221,11 +221,11 @@ fn collect(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
 /// The addresses in the line that says where a server listens.
 fn addresses(line: &str) -> Option<Vec<Address>> {
     let (_, list) = line.split_once("listening on ")?;
-    let one = |text: &str| match text.strip_prefix("unix:") {
-        Some(path) => Address::Unix(path.into()),
-        None => {
-            Address::Tcp(text.trim_start_matches("http://").trim_start_matches("tcp://").parse().unwrap())
-        }
+    let one = |text: &str| match (text.strip_prefix("unix:"), text.split_once("://")) {
+        (Some(path), _) => Address::Unix(path.into()),
+        (None, Some(("udp", address))) => Address::Udp(address.parse().unwrap()),
+        (None, Some((_, address))) => Address::Tcp(address.parse().unwrap()),
+        (None, None) => Address::Tcp(text.parse().unwrap()),
     };
     Some(list.split(", ").map(one).collect())
 }
@@ -242,7 +242,7 @@ impl Server {
     pub fn tcp(&self) -> std::net::SocketAddr {
         match self.address() {
             Address::Tcp(a) => *a,
-            Address::Unix(_) => panic!("no TCP address"),
+            Address::Unix(_) | Address::Udp(_) => panic!("no TCP address"),
         }
     }
 
