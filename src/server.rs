@@ -8,7 +8,7 @@ pub use crate::sys::process::Exit;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
-use crate::{Conn, ffi};
+use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -119,11 +119,11 @@ pub enum Event {
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub addresses: Vec<String>,
     /// The number of workers.
     pub workers: usize,
-    /// What the workers' handler takes: HTTP requests, connections in blocking style, or streams.
+    /// What the workers' handler takes: HTTP requests, connections in blocking style, streams, or datagrams only.
     pub kind: crate::Kind,
 }
 
@@ -160,6 +160,22 @@ impl Server {
         R: Outcome + 'static,
     {
         Self::with_source(Box::new(Inherited(Some(Box::new(handler::stream(f))))))
+    }
+
+    /// A server whose closure is called with each datagram, for addresses `udp:HOST:PORT`.
+    ///
+    /// ```no_run
+    /// # fn main() -> prefork::Result<()> {
+    /// prefork::Server::datagram(|datagram| datagram.reply(datagram.data())).listen("udp:127.0.0.1:7").run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn datagram<F, R>(f: F) -> Self
+    where
+        F: FnMut(&Datagram<'_>) -> R + 'static,
+        R: Outcome + 'static,
+    {
+        Self::with_source(Box::new(Inherited(Some(Box::new(handler::datagram(f))))))
     }
 
     /// A server whose workers each make their own handler, after the fork: the place to open what must not be shared.

@@ -148,7 +148,7 @@ fn nulls(parameters: &str) -> String {
             '(' => depth += 1,
             ')' => depth -= 1,
             ',' if depth == 0 => {
-                values.push(if parameters[start..i].contains("size_t") { "1" } else { "0" });
+                values.push(if parameters[start..i].trim_start().starts_with("size_t") { "1" } else { "0" });
                 start = i + 1;
             }
             _ => {}

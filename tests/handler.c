@@ -1,7 +1,7 @@
-/* The handler of the tests: does what a client tells it to, in each of the three styles.
+/* The handler of the tests: does what a client tells it to, in each of the three styles, and by datagrams.
  *
- * A command is a line, or the path of a request: "sleep 300" is GET /sleep/300. Built with -DON_REQUEST, -DON_CONNECTION
- * or -DON_DATA. Its argument is the directory of the test, in which effects are counted and gates stand.
+ * A command is a line, or the path of a request: "sleep 300" is GET /sleep/300. Built with -DON_REQUEST, -DON_CONNECTION,
+ * -DON_DATA or -DON_DATAGRAM; a datagram is answered with "ANSWER COMMAND", by each of them. Its argument is the directory of the test, in which effects are counted and gates stand.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -185,10 +186,32 @@ static int start(prefork_worker *worker, void **state)
 
         setitimer(ITIMER_REAL, &soon, NULL);
     }
+    if (slot == 1 && told_to("late"))
+        wait_at_gate("ready");
     return 0;
 }
 
-#if defined ON_REQUEST
+static void on_datagram(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t size, void *state)
+{
+    char command[256], answer[520];
+    size_t len;
+
+    (void)state;
+    if (peer->sa_family != AF_INET && peer->sa_family != AF_INET6)
+        abort();
+    snprintf(command, sizeof command, "%.*s", (int)size, (const char *)data);
+    act(command, 0, answer, 256);
+    len = strlen(answer);
+    snprintf(answer + len, sizeof answer - len, " %s", command);
+    if (prefork_datagram_reply(worker, answer, strlen(answer)) != PREFORK_OK)
+        count("unsent");
+}
+
+#if defined ON_DATAGRAM
+
+PREFORK_MODULE(.worker_start = start, .on_datagram = on_datagram)
+
+#elif defined ON_REQUEST
 
 static void on_request(prefork_request *req, prefork_response *res, void *state)
 {
@@ -201,7 +224,7 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
     prefork_response_body(res, answer, strlen(answer));
 }
 
-PREFORK_MODULE(.worker_start = start, .on_request = on_request)
+PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_datagram = on_datagram)
 
 #elif defined ON_CONNECTION
 
@@ -226,7 +249,7 @@ static void on_connection(prefork_conn *conn, void *state)
     }
 }
 
-PREFORK_MODULE(.worker_start = start, .on_connection = on_connection)
+PREFORK_MODULE(.worker_start = start, .on_connection = on_connection, .on_datagram = on_datagram)
 
 #else
 
@@ -249,6 +272,6 @@ static void on_data(prefork_conn *conn, void *state)
         prefork_conn_close(conn);
 }
 
-PREFORK_MODULE(.worker_start = start, .on_data = on_data)
+PREFORK_MODULE(.worker_start = start, .on_data = on_data, .on_datagram = on_datagram)
 
 #endif

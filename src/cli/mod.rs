@@ -166,9 +166,9 @@ fn perform(task: Task) -> Result<(), Failure> {
     match task {
         Task::Print(text) => tolerate_closed_pipe(io::stdout().write_all(&text)),
         Task::Serve { name, mut server } => {
-            let dispatch = server.config_mut().dispatch;
+            let spread = banner::spread(server.config_mut());
             // How many workers had to be killed in the end stands in the log already.
-            server.on_start(move |started| banner::print(started, &name, dispatch)).run()?;
+            server.on_start(move |started| banner::print(started, &name, &spread)).run()?;
             Ok(())
         }
     }

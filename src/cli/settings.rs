@@ -31,15 +31,15 @@ fn options() -> Vec<Arg> {
     serving().into_iter().chain(lifecycle()).chain(limits()).chain(timeouts()).collect()
 }
 
-fn serving() -> [Arg; 8] {
+fn serving() -> [Arg; 9] {
     let d = Config::default();
     let listen = option(Text {
         name: "listen",
         value: "ADDR",
         default: "127.0.0.1:8080".into(),
-        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, unix:/path, fd:3",
-        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; unix:/path makes a socket \
-               there; fd:3 is a listening socket inherited under that number",
+        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
+        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; udp: is for handlers that \
+               take datagrams; unix:/path makes a socket there; fd:3 is a listening socket inherited under that number",
     });
     let workers = option(Text {
         name: "workers",
@@ -52,8 +52,17 @@ fn serving() -> [Arg; 8] {
         name: "dispatch",
         value: "POLICY",
         default: d.dispatch.to_string(),
-        help: "How to choose a worker: round-robin, least-connections",
-        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight",
+        help: "How to choose a worker: round-robin, least-connections, source-hash",
+        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight, \
+               source-hash always the same one for a client's IP address (while that one has room)",
+    });
+    let accept = option(Text {
+        name: "accept",
+        value: "WHO",
+        default: d.accept.to_string(),
+        help: "Who accepts connections: master, shared, reuseport",
+        more: "master accepts and hands each to a worker by --dispatch; shared lets the workers accept from one backlog, \
+               reuseport each from one of its own, among which the kernel spreads the clients",
     });
     let max_conns = option(Text {
         name: "max-conns",
@@ -91,11 +100,13 @@ fn serving() -> [Arg; 8] {
         help: "Permissions of Unix sockets made here, in octal",
         more: "",
     });
-    let policies = PossibleValuesParser::new(["round-robin", "least-connections"]);
+    let who = PossibleValuesParser::new(["master", "shared", "reuseport"]);
+    let policies = PossibleValuesParser::new(["round-robin", "least-connections", "source-hash"]);
     [
         workers.short('w'),
         listen.short('l').action(ArgAction::Append),
         dispatch.value_parser(policies).hide_possible_values(true),
+        accept.value_parser(who).hide_possible_values(true).hide_short_help(true),
         max_conns,
         backlog.hide_short_help(true),
         nodelay.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),

@@ -4,8 +4,8 @@ use super::guard::{Opaque, borrow, guard};
 use crate::Worker;
 use std::ffi::c_char;
 
-/// The worker process a callback runs in, given to `worker_start`, `worker_stop` and `on_drain`. It is
-/// borrowed until that callback returns: keep what it says, not the pointer.
+/// The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain` and
+/// `on_datagram`. It is borrowed until that callback returns: keep what it says, not the pointer.
 pub struct prefork_worker {
     _behind: (),
 }

@@ -74,17 +74,21 @@ impl Record {
         self.last_progress = self.progress();
     }
 
-    /// Connections given and not finished yet.
+    /// Connections given to it, or accepted by it, and not finished yet.
     pub fn in_flight(&self) -> u32 {
-        let n = self.given.wrapping_sub(self.page.get(Word::Finished));
+        let n = self.had().wrapping_sub(self.page.get(Word::Finished));
         // A negative count is nonsense from the worker's page; it must not look like four thousand million connections.
         if n > u64::from(u32::MAX) { 0 } else { n as u32 }
     }
 
     /// Connections given and not taken yet.
     pub fn queued(&self) -> u64 {
-        let n = self.given.wrapping_sub(self.page.get(Word::Taken));
+        let n = self.had().wrapping_sub(self.page.get(Word::Taken));
         if n > u64::from(u32::MAX) { 0 } else { n }
+    }
+
+    fn had(&self) -> u64 {
+        self.given.wrapping_add(self.page.get(Word::Accepted))
     }
 
     /// A number that changes whenever the worker looks at its queue and finds something.
@@ -199,6 +203,11 @@ impl Crew {
     /// What the worker that is let in at a slot has in flight; `None` where nobody there has room.
     pub fn load(&self, slot: usize) -> Option<u32> {
         self.seats[self.doors[slot]?].as_ref()?.load()
+    }
+
+    /// Whether a worker is let in at a slot.
+    pub fn is_attended(&self, slot: usize) -> bool {
+        self.doors.get(slot).is_some_and(Option::is_some)
     }
 
     /// The worker that is let in at a slot.

@@ -56,9 +56,12 @@ impl Master {
             Action::Commit | Action::Revert => self.source.keep_only(self.life.generation()),
             Action::EmptyBacklogs => {
                 self.emptying = true;
+                self.board.common().last_call();
                 for index in 0..self.listeners.len() {
                     self.pause(index);
                     self.listeners[index].stop_intake();
+                    // What lies in sockets for datagrams is the workers' to read.
+                    self.emptied |= u64::from(self.listeners[index].takes_datagrams()) << index;
                 }
             }
             Action::CloseListeners => self.close_listeners(),
@@ -77,6 +80,8 @@ impl Master {
         if hand_back {
             self.watch_for_returns(id);
         }
+        // Before it hears of it: what is its slot's only, it reads to the end where the slot is no more.
+        self.fit_doors();
         let Some(worker) = self.crew.find(id) else { return };
         if let Err(e) = worker.channel.send(&Message::Drain { hand_back }, None) {
             log!("tell worker {id} to drain: {e}; killing it");
@@ -129,7 +134,7 @@ impl Master {
 
     fn tell_listening(&mut self, id: u32) {
         let Some(worker) = self.info(id) else { return };
-        let addresses: Vec<_> = self.listeners.iter().map(|l| l.address.to_string()).collect();
+        let addresses: Vec<_> = self.listeners.iter().map(ToString::to_string).collect();
         for address in addresses {
             self.publish(&Event::Listening(worker, address));
         }
@@ -152,13 +157,14 @@ impl Master {
 
     fn look_whether_started(&mut self) {
         let started = Started {
-            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
+            addresses: self.listeners.iter().map(ToString::to_string).collect(),
             workers: self.life.slots().len(),
             kind: self.kind,
         };
         if self.life.is_booting() || std::mem::replace(&mut self.started, true) {
             return;
         }
+        self.open_doors();
         if let Some(f) = &mut self.on_start {
             f(&started);
         }

@@ -5,6 +5,7 @@
 mod accept;
 mod crew;
 mod dispatch;
+mod doors;
 mod duties;
 pub mod lifecycle;
 mod listener;
@@ -160,7 +161,7 @@ impl Master {
             None => (
                 memory::wake_counter().map_err(system("eventfd"))?,
                 Scoreboard::new(crew::SEATS).map_err(system("map the scoreboard"))?,
-                listener::open_all(&config, token)?,
+                listener::open_all(&config, workers, token)?,
                 Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
             ),
             Some(h) => {
@@ -280,6 +281,7 @@ impl Master {
         if self.now >= self.timer_at {
             self.run_timers();
         }
+        self.mind_doors();
         while acceptable != 0 {
             let index = acceptable.trailing_zeros() as usize;
             acceptable &= acceptable - 1;
@@ -361,8 +363,11 @@ impl Master {
 
     /// Whether somebody must look at the workers even if nothing is given to them.
     fn watches_work(&self) -> bool {
-        let watches = !self.config.timeout.is_zero() || self.config.max_requests > 0;
-        watches && self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0)
+        let (times, counts) = (!self.config.timeout.is_zero(), self.config.max_requests > 0);
+        let busy = || self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
+        // What workers take from the kernel themselves wakes nobody here.
+        let unseen = || self.listeners.iter().any(|l| l.is_for_workers(self.config.accept));
+        (times && busy()) || ((times || counts) && unseen())
     }
 
     /// After a failed start: collects every worker that was started.

@@ -113,7 +113,8 @@ impl Master {
                     {
                         worker.given = worker.given.wrapping_sub(1);
                     }
-                    return Some(InHand { fd, origin });
+                    let client = self.client_of(fd.as_fd());
+                    return Some(InHand { fd, origin, client });
                 }
                 Ok(Taken::Probe) => continue,
                 Ok(Taken::Lost) => {

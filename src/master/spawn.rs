@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Master {
     /// Forks a worker.
     pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
+        self.fit_doors();
         self.spare.release();
         let result = self.spawn_with(id, slot, generation);
         // Where a shortage was seen, the numbers set free are for the next start.
@@ -99,8 +100,8 @@ impl Master {
         queue: handoff::Taker,
         channel: message::Channel,
     ) -> ! {
-        self.listeners.iter_mut().for_each(super::listener::Listener::disown);
-        self.listeners.clear();
+        let addresses = self.addresses_by_kind();
+        let doors = self.doors_of(worker.slot as usize);
         self.crew.clear();
         self.returns.clear();
         self.in_hand = None;
@@ -124,7 +125,8 @@ impl Master {
             }
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
-        let birth = Birth { worker, queue, channel, seat, common, wake: self.wake.as_fd(), leave };
+        let wake = self.wake.as_fd();
+        let birth = Birth { worker, queue, doors, addresses, channel, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)

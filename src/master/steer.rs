@@ -63,7 +63,7 @@ impl Master {
         Status {
             name: self.source.name().to_owned(),
             generation: self.life.generation(),
-            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
+            addresses: self.listeners.iter().map(ToString::to_string).collect(),
             reloading: self.life.is_reloading(),
             stopping: self.life.is_stopping(),
             slots: self.life.slots().len(),

@@ -4,6 +4,7 @@
 //! sets `CLOEXEC` on them. Nothing here knows what prefork is. Runs in the master and in workers.
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod dl;
 pub mod fdpass;
 pub mod kernel;
@@ -20,7 +21,7 @@ use std::io;
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
     pub use libc::{
-        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
     };
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM,

@@ -9,7 +9,17 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Watches `fd` for readability, level-triggered: `poll` reports `token` as long as there is something to read.
 pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token.0 as u64 };
+    add(poll, fd, token, libc::EPOLLIN)
+}
+
+/// As [`watch_level`], where several processes watch the same open file: of those that wait, one is woken (`EPOLLEXCLUSIVE`),
+/// the one that has watched longest. It must look at once: nobody else is told.
+pub fn watch_level_exclusive(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
+    add(poll, fd, token, libc::EPOLLIN | libc::EPOLLEXCLUSIVE)
+}
+
+fn add(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token, events: libc::c_int) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: events as u32, u64: token.0 as u64 };
     // SAFETY: `event` is valid through the call; the kernel copies it.
     let ret =
         unsafe { libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) };

@@ -1,11 +1,13 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
+use super::acceptor::{Acceptor, Door, Open};
+use super::handler::Kind;
 use super::{Birth, DESCRIPTOR_RESERVE, PATIENCE, Worker};
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Channel, Message, Received};
 use crate::scoreboard::{Common, Seat, Word};
-use crate::sys::{memory, poll, process, time};
+use crate::sys::{datagram, memory, poll, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -38,7 +40,9 @@ pub struct Inlet<'a> {
     pub leave_at: Option<u64>,
     leave: OwnedFd,
     queue: Taker,
+    acceptor: Acceptor,
     channel: Channel,
+    master_is_gone: bool,
     common: Common,
     wake: BorrowedFd<'a>,
     drain_timeout: Duration,
@@ -50,8 +54,8 @@ pub struct Inlet<'a> {
 
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
-    pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, channel, seat, common, wake, leave } = birth;
+    pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
+        let Birth { worker, queue, doors, channel, seat, common, wake, leave, .. } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -60,7 +64,9 @@ impl<'a> Inlet<'a> {
             leave_at: None,
             leave,
             queue,
+            acceptor: Acceptor::new(doors, kind == Kind::Connection),
             channel,
+            master_is_gone: false,
             common,
             wake,
             drain_timeout,
@@ -132,6 +138,58 @@ impl<'a> Inlet<'a> {
         }
     }
 
+    /// The door that a token of the poll stands for.
+    pub fn door(&self, token: Token) -> Option<usize> {
+        self.acceptor.find(token)
+    }
+
+    /// The indexes of this worker's doors.
+    pub fn doors(&self) -> std::ops::Range<usize> {
+        self.acceptor.doors()
+    }
+
+    /// A door by its index, where it has datagrams.
+    pub fn datagrams(&self, door: usize) -> Option<&Door> {
+        self.acceptor.datagrams(door)
+    }
+
+    /// Goes to the back of the line of those that wait at a shared door.
+    pub fn step_back(&self, door: usize, poll: &mio::Poll) {
+        self.acceptor.step_back(door, poll);
+    }
+
+    /// Accepts a connection at a door. `None` where there is none, or no descriptor to spare for it.
+    pub fn accept(&mut self, door: usize, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
+        if !self.may_take(poll, now) {
+            return None;
+        }
+        let (fd, listener) = self.acceptor.accept(door, poll, now)?;
+        self.highest = fd.as_raw_fd().unsigned_abs().into();
+        // In this order: the master must not see more taken than there were to take.
+        self.seat.add(Word::Accepted, 1);
+        self.seat.add(Word::Taken, 1);
+        Some((fd, listener))
+    }
+
+    /// Has the poll report this worker's doors as long as it may and can take what comes.
+    pub fn mind_doors(&mut self, has_room: bool, poll: &mio::Poll, now: u64) {
+        let datagrams = self.draining.is_none() && self.common.doors_are_open();
+        let open = Open { connections: datagrams && has_room && self.watching, datagrams };
+        self.acceptor.set_open(open, poll, now);
+    }
+
+    /// Lets go of this worker's doors.
+    pub fn leave_doors(&mut self, poll: &mio::Poll, now: u64) {
+        self.acceptor.leave(poll, now);
+    }
+
+    /// Whether nobody comes after this worker to a door, so that what waits there is its own to serve, or lost.
+    pub fn is_last_at(&self, door: usize) -> bool {
+        self.master_is_gone
+            || self.common.is_last_call()
+            || self.datagrams(door).is_some_and(|door| datagram::is_retired(door.fd.as_fd()))
+    }
+
     /// Whether a descriptor is to spare. The kernel gives the lowest free number, so the number of the last connection taken
     /// tells how many are in use at least. Without one the queue is left alone: what lies in it goes to other workers.
     pub fn may_take(&mut self, poll: &mio::Poll, now: u64) -> bool {
@@ -155,9 +213,9 @@ impl<'a> Inlet<'a> {
         self.made_room();
     }
 
-    /// Whether the queue is left alone for want of descriptors.
+    /// Whether the queue, or the doors, are left alone for want of descriptors.
     pub fn starves(&self) -> bool {
-        !self.watching && self.draining.is_none()
+        (!self.watching || self.acceptor.rests()) && self.draining.is_none()
     }
 
     /// Gives an idle connection back to the master. `false` where it stays here for now.
@@ -214,6 +272,7 @@ impl<'a> Inlet<'a> {
     }
 
     fn master_is_gone(&mut self) {
+        self.master_is_gone = true;
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));

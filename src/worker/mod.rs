@@ -2,8 +2,10 @@
 //!
 //! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
 
+pub mod acceptor;
 mod blocking;
 pub mod conn;
+pub mod datagram;
 mod deadlines;
 pub mod engine;
 mod events;
@@ -71,6 +73,10 @@ pub struct Birth<'a> {
     pub worker: Worker,
     /// Where connections come from.
     pub queue: Taker,
+    /// Where it takes them from the kernel itself.
+    pub doors: Vec<acceptor::Door>,
+    /// What the handler must be able to serve.
+    pub addresses: Addresses,
     /// Messages.
     pub channel: Channel,
     /// Its counters.
@@ -81,6 +87,14 @@ pub struct Birth<'a> {
     pub wake: BorrowedFd<'a>,
     /// A signal asks this worker to leave.
     pub leave: OwnedFd,
+}
+
+/// The first address of each kind that is listened on.
+pub struct Addresses {
+    /// For connections.
+    pub connections: Option<String>,
+    /// For datagrams.
+    pub datagrams: Option<String>,
 }
 
 /// The life of a worker, right after the fork. Never returns.
@@ -96,24 +110,24 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         }
     }));
     let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
-    let started = guarded(|| start(source, &birth.worker));
+    let started = guarded(|| start(source, &birth));
     let mut handler = match started {
         Ok(handler) => handler,
         Err(text) => fail(&birth, text),
     };
     let kind = handler.kind();
     let limit = match kind {
-        Kind::Connection => 1,
+        Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
     if let Err(e) = birth.channel.send(&Message::Ready { kind: kind as u8, limit }, Some(PATIENCE)) {
         log!("worker {}: tell the master: {e}", birth.worker.id);
         process::exit(EXIT_FAILED);
     }
-    let mut inlet = inlet::Inlet::new(birth, poll, config.drain_timeout);
+    let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
-        Kind::Request | Kind::Data => {
+        Kind::Request | Kind::Data | Kind::Datagram => {
             events::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll).serve()
         }
     };
@@ -134,10 +148,26 @@ fn introduce(worker: &Worker) {
     process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
-fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(worker)?;
-    handler.start(worker)?;
+fn start(source: &mut dyn Source, birth: &Birth<'_>) -> Result<Box<dyn Handler>, String> {
+    let mut handler = source.open(&birth.worker)?;
+    handler.start(&birth.worker)?;
+    birth.addresses.are_served_by(&*handler)?;
     Ok(handler)
+}
+
+impl Addresses {
+    fn are_served_by(&self, handler: &dyn Handler) -> Result<(), String> {
+        match (&self.datagrams, &self.connections) {
+            (Some(address), _) if !handler.takes_datagrams() => {
+                Err(format!("listen {address}: expected a handler with on_datagram, this one has none"))
+            }
+            (_, Some(address)) if handler.kind() == Kind::Datagram => Err(format!(
+                "listen {address}: expected a handler for connections, this one has on_datagram only: \
+                 listen on udp:HOST:PORT"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs user code before the worker is ready; a panic is a reason like any other.

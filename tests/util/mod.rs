@@ -15,7 +15,7 @@ pub mod wrk;
 
 pub use client::{Client, Fault};
 pub use dir::Dir;
-pub use handler::Style;
+pub use handler::{Mode, Style};
 pub use load::Load;
 pub use server::{RELOAD, Server, Start};
 pub use wrk::Wrk;

@@ -1,7 +1,7 @@
 //! A server as the tests see it: started, watched, stopped, and at the end nothing of it left.
 
 use super::client::{Address, Client, Fault};
-use super::handler::Style;
+use super::handler::{Mode, Style};
 use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
 use std::ffi::OsString;
 use std::fs;
@@ -101,6 +101,11 @@ impl Start {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.options.extend([format!("--{name}").into(), value.into()]);
         self
+    }
+
+    /// Sets who accepts.
+    pub fn accept(self, mode: Mode) -> Self {
+        self.set("accept", mode.name())
     }
 
     /// Runs another program in place of `prefork` and its handler. It must say "listening on" and its addresses.
@@ -255,11 +260,11 @@ fn collect(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
 /// The addresses in the line that says where a server listens.
 fn addresses(line: &str) -> Option<Vec<Address>> {
     let (_, list) = line.split_once("listening on ")?;
-    let one = |text: &str| match text.strip_prefix("unix:") {
-        Some(path) => Address::Unix(path.into()),
-        None => {
-            Address::Tcp(text.trim_start_matches("http://").trim_start_matches("tcp://").parse().unwrap())
-        }
+    let one = |text: &str| match (text.strip_prefix("unix:"), text.split_once("://")) {
+        (Some(path), _) => Address::Unix(path.into()),
+        (None, Some(("udp", address))) => Address::Udp(address.parse().unwrap()),
+        (None, Some((_, address))) => Address::Tcp(address.parse().unwrap()),
+        (None, None) => Address::Tcp(text.parse().unwrap()),
     };
     Some(list.split(", ").map(one).collect())
 }
@@ -283,9 +288,13 @@ impl Server {
     }
 
     pub fn port(&self) -> u16 {
+        self.tcp().port()
+    }
+
+    pub fn tcp(&self) -> std::net::SocketAddr {
         match self.address() {
-            Address::Tcp(a) => a.port(),
-            Address::Unix(_) => panic!("no port"),
+            Address::Tcp(a) => *a,
+            Address::Unix(_) | Address::Udp(_) => panic!("no TCP address"),
         }
     }
 
