@@ -123,7 +123,7 @@ fn with_source_hash_clients_of_a_unix_socket_go_in_turn() {
     let dir = std::sync::Arc::new(util::Dir::new());
     let listen = format!("unix:{}", dir.path().join("socket").display());
     let server =
-        Start::new(Style::Data).workers(3).dir(&dir).listen(listen).set("dispatch", "source-hash").start();
+        Start::new(Style::Data).workers(3).within(&dir).listen(listen).set("dispatch", "source-hash").start();
     let slots: Vec<String> = (0..9).map(|_| server.ask("slot").unwrap()).collect();
     assert_eq!(slots, ["0", "1", "2", "0", "1", "2", "0", "1", "2"]);
     server.stop();

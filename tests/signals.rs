@@ -93,7 +93,7 @@ fn a_client_that_is_slow_is_read_through_a_storm_of_signals() {
         let mut client = server.connect();
         let bytes: &[u8] = match style {
             Style::Request => b"GET /repeat/x HTTP/1.1\r\nHost: t\r\n\r\n",
-            Style::Connection | Style::Data => b"repeat x\n",
+            Style::Connection | Style::Data | Style::Datagram => b"repeat x\n",
         };
         for byte in bytes {
             client.send(&[*byte]).unwrap();
