@@ -4,7 +4,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,6 +12,11 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
+    /// What `prefork ls` and `prefork -n` call this server; empty means the handler's file name, or `built-in`.
+    pub name: String,
+    /// Whether there is a control socket, in builds that have the feature `control`; in others there is none. See
+    /// `prefork::control`.
+    pub control: bool,
     /// Worker processes, 1 to 1024; 0 takes as many as there are CPUs this process may use.
     pub workers: usize,
     /// Addresses to listen on; empty means `127.0.0.1:8080`.
@@ -125,6 +130,8 @@ pub enum ListenAddr {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: String::new(),
+            control: true,
             workers: 0,
             listen: Vec::new(),
             dispatch: Dispatch::default(),
@@ -180,6 +187,8 @@ impl Config {
         let size = || parse_size(value).map_err(|e| bad(&e));
         let time = || parse_duration(value).map_err(|e| bad(&e));
         match name {
+            "name" => self.name = parse_name(value).map_err(|e| bad(&e))?,
+            "control" => self.control = parse_switch(value).map_err(|e| bad(&e))?,
             "workers" => self.workers = parse_workers(value).map_err(|e| bad(&e))?,
             "listen" => self.listen.push(value.parse().map_err(|e: String| bad(&e))?),
             "dispatch" => self.dispatch = value.parse().map_err(|e: String| bad(&e))?,
@@ -218,6 +227,10 @@ impl Config {
         let rule = |holds: bool, text: &str| {
             if holds { Ok(()) } else { Err(Error::new(ErrorKind::Config, text)) }
         };
+        rule(
+            self.name.is_empty() || parse_name(&self.name).is_ok(),
+            "name: expected 1 to 64 letters, digits, or any of . _ - + @, and neither a number nor \"all\"",
+        )?;
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
         rule((1..=MAX_WORKERS).contains(&self.surge), "surge: expected 1 to 1024")?;
         rule(
@@ -253,6 +266,28 @@ impl Config {
 pub const MAX_WORKERS: usize = 1024;
 /// The most addresses one master listens on.
 pub const MAX_LISTENERS: usize = 64;
+
+/// Parses what a server is called: 1 to 64 letters, digits, or any of `. _ - + @`, not all of them digits, for that would be a
+/// process id; and not `all`. Nothing at all leaves the choice to the handler.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_name(s: &str) -> std::result::Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
+    let is_number = !s.is_empty() && s.chars().all(|c| c.is_ascii_digit());
+    if s.len() <= 64 && s.chars().all(fits) && !is_number && s != "all" && !s.starts_with(['-', '+', '.']) {
+        return Ok(s.to_owned());
+    }
+    Err("1 to 64 letters, digits, or any of . _ - + @, beginning with a letter or digit; not a number, and not \"all\"".into())
+}
+
+/// What a server is called that was given no name: after its handler's file, with what a name cannot have replaced.
+pub(crate) fn name_after(handler: &str) -> String {
+    let file = Path::new(handler).file_name().unwrap_or_default().to_string_lossy();
+    let fit = |c: char| if c.is_ascii_alphanumeric() || "._-+@".contains(c) { c } else { '_' };
+    let name: String = file.chars().map(fit).take(63).collect();
+    parse_name(&name).ok().filter(|n| !n.is_empty()).unwrap_or_else(|| format!("_{name}"))
+}
 
 /// Parses a worker count: `auto` and `0` are 0.
 ///
@@ -458,6 +493,35 @@ mod tests {
         ] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_can_be_told_from_a_pid_a_worker_and_an_option() {
+        for good in ["", "web", "hello.so", "web-2", "2nd", "a@b_c+d"] {
+            assert_eq!(parse_name(good).as_deref(), Ok(good));
+        }
+        let long = "x".repeat(65);
+        for bad in ["7", "all", "a/b", "../x", "-w", "+1", ".hidden", "a b", "a\n", "é", &long] {
+            assert!(parse_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_handlers_file_gives_a_name_that_a_name_may_be() {
+        for (handler, name) in [
+            ("/srv/web/hello.so", "hello.so"),
+            ("built-in", "built-in"),
+            ("x/a b\n\u{1b}.so", "a_b__.so"),
+            ("x/42", "_42"),
+            ("all", "_all"),
+            ("../-w", "_-w"),
+            (".hidden.so", "_.hidden.so"),
+            ("", "_"),
+        ] {
+            assert_eq!(name_after(handler), name);
+            assert!(parse_name(name).is_ok(), "{name}");
+        }
+        assert_eq!(name_after(&"é".repeat(200)).len(), 63);
     }
 
     #[test]

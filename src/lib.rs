@@ -75,6 +75,8 @@ compile_error!(
 );
 
 pub mod config;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod error;
 pub mod ffi;
 mod handoff;

@@ -376,8 +376,14 @@ impl AsFd for Running {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The handler's file, or `built-in`.
+    /// What it is called: [`Config::name`], or after the handler's file.
     pub name: String,
+    /// The handler's file, or `built-in`.
+    pub handler: String,
+    /// Since the start.
+    pub uptime: Duration,
+    /// Whether the first workers are not all ready yet.
+    pub starting: bool,
     /// The generation that serves, or is being replaced.
     pub generation: u32,
     /// The addresses bound.

@@ -27,7 +27,7 @@ fn every_kind_of_address_is_served_in_every_mode() {
     for (style, mode) in all() {
         let dir = Arc::new(Dir::new());
         let unix = format!("unix:{}", dir.path().join("socket").display());
-        let start = Start::new(style).dir(&dir).accept(mode);
+        let start = Start::new(style).within(&dir).accept(mode);
         let server = start.listen("127.0.0.1:0").listen("[::1]:0").listen(unix).start();
         for (index, address) in server.addresses.iter().enumerate().cycle().take(12) {
             let client = Client::connect(address, style).unwrap();
@@ -114,7 +114,8 @@ fn nothing_is_served_before_all_first_workers_are_ready() {
         let dir = Arc::new(Dir::new());
         dir.make("late");
         let path = dir.path().join("socket");
-        let start = Start::new(Style::Data).dir(&dir).accept(mode).listen(format!("unix:{}", path.display()));
+        let start =
+            Start::new(Style::Data).within(&dir).accept(mode).listen(format!("unix:{}", path.display()));
         let starting = std::thread::spawn(|| start.start());
         wait_until("one worker is late", || dir.at_gate("ready") == 1 && path.exists());
         let mut client = Client::connect(&Address::Unix(path), Style::Data).unwrap();

@@ -16,6 +16,11 @@ impl Settings {
         self.0.iter().try_for_each(|(name, value)| config.set(name, value))?;
         config.check()
     }
+
+    /// The value of a setting, where it was given.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// What one option is and how help tells of it. `more` is for `--help` and the manual page.
@@ -31,7 +36,7 @@ fn options() -> Vec<Arg> {
     serving().into_iter().chain(lifecycle()).chain(limits()).chain(timeouts()).collect()
 }
 
-fn serving() -> [Arg; 9] {
+fn serving() -> [Arg; 11] {
     let d = Config::default();
     let listen = option(Text {
         name: "listen",
@@ -102,9 +107,24 @@ fn serving() -> [Arg; 9] {
     });
     let who = PossibleValuesParser::new(["master", "shared", "reuseport"]);
     let policies = PossibleValuesParser::new(["round-robin", "least-connections", "source-hash"]);
+    let name = option(Text {
+        name: "name",
+        value: "NAME",
+        default: d.name.clone(),
+        help: "What to call it; without, it is called after the handler's file",
+        more: "So `prefork ls` lists it and -n names it. Letters, digits and any of . _ - + @",
+    });
+    let control = option(Text {
+        name: "control",
+        value: "on|off",
+        default: if d.control { "on".into() } else { "off".into() },
+        help: "A socket through which `prefork ls`, `reload` and the like find it and speak to it",
+        more: "Only for its own user and root",
+    });
     [
         workers.short('w'),
         listen.short('l').action(ArgAction::Append),
+        name.short('n'),
         dispatch.value_parser(policies).hide_possible_values(true),
         accept.value_parser(who).hide_possible_values(true).hide_short_help(true),
         max_conns,
@@ -112,6 +132,7 @@ fn serving() -> [Arg; 9] {
         nodelay.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),
         defer_accept.hide_short_help(true),
         unix_mode.hide_short_help(true),
+        control.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),
     ]
     .map(|o| o.help_heading("Serving"))
 }
@@ -212,12 +233,13 @@ fn timeouts() -> [Arg; 6] {
 fn option(text: Text) -> Arg {
     let Text { name, value, default, help, more } = text;
     let long = if more.is_empty() { help.to_owned() } else { format!("{help}. {more}") };
+    let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
     Arg::new(name)
         .long(name)
         .value_name(value)
         .action(ArgAction::Set)
-        .help(format!("{help} [default: {default}]"))
-        .long_help(format!("{long} [default: {default}]"))
+        .help(format!("{help}{default}"))
+        .long_help(format!("{long}{default}"))
 }
 
 /// A time as [`Config::set`] reads it.
@@ -272,7 +294,7 @@ mod tests {
     fn every_option_is_a_setting_and_the_default_it_shows_is_accepted() {
         for option in options() {
             let help = option.get_help().unwrap().to_string();
-            let default = help.rsplit_once("[default: ").unwrap().1.trim_end_matches(']');
+            let default = help.rsplit_once("[default: ").map_or("", |(_, d)| d.trim_end_matches(']'));
             Config::default().set(option.get_id().as_str(), default).unwrap();
         }
     }

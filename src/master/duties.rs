@@ -141,6 +141,7 @@ impl Master {
     }
 
     fn publish(&mut self, event: &Event) {
+        self.control_hears(event);
         if let Some(f) = &mut self.on_event {
             f(event);
         }

@@ -474,6 +474,12 @@ impl Lifecycle {
         self.reload.is_some() || self.reload_wanted
     }
 
+    /// Whether every slot has a worker that can serve, and no worker is left of a slot there is no more.
+    #[cfg(feature = "control")]
+    pub fn is_complete(&self) -> bool {
+        self.slots.iter().all(|s| self.serves(s)) && self.workers.iter().all(|w| w.slot < self.slots.len())
+    }
+
     /// Workers that had to be killed because they did not finish in time.
     pub fn killed(&self) -> u32 {
         self.killed

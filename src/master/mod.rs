@@ -3,6 +3,11 @@
 //! Each turn takes signals first, then deaths, then messages, then what is due, then connections.
 
 mod accept;
+#[cfg(feature = "control")]
+mod control;
+#[cfg(not(feature = "control"))]
+#[path = "uncontrolled.rs"]
+mod control;
 mod crew;
 mod dispatch;
 mod doors;
@@ -17,7 +22,7 @@ mod spawn;
 mod steer;
 mod upgrade;
 
-use crate::config::{Config, MAX_LISTENERS};
+use crate::config::{Config, MAX_LISTENERS, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
 use crate::role::{self, Role};
@@ -37,7 +42,11 @@ use std::time::Duration;
 const SIGNALS: Token = Token(0);
 const WAKE: Token = Token(1);
 const TRIAL: Token = Token(2);
-const LISTENER: usize = 3;
+#[cfg(feature = "control")]
+const CONTROL: Token = Token(3);
+/// The control socket's clients.
+const CLIENT: usize = 4;
+const LISTENER: usize = CLIENT + control::CLIENTS;
 /// Three tokens a seat, from here on: exit, messages, connections handed back.
 const SEAT: usize = LISTENER + MAX_LISTENERS;
 
@@ -74,6 +83,8 @@ const MEMORY_TICK: u64 = 1000;
 pub struct Master {
     config: Config,
     source: Box<dyn Source>,
+    /// What it is called by who asks after it.
+    name: String,
     args: Vec<CString>,
     on_start: Option<OnStart>,
     on_event: Option<OnEvent>,
@@ -105,10 +116,13 @@ pub struct Master {
     cursor: usize,
     /// The one connection that was accepted when no queue would take it.
     in_hand: Option<accept::InHand>,
+    control: control::Control,
     returns: VecDeque<reclaim::Return>,
 
     /// The monotonic clock (milliseconds), read once a turn.
     now: u64,
+    /// When this master was made.
+    born: u64,
     /// When something is due next.
     timer_at: u64,
     tick_at: Option<u64>,
@@ -181,6 +195,9 @@ impl Master {
                 .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
+        let name =
+            Some(config.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| name_after(source.name()));
+        let control = control::Control::open(&config, &name, &poll);
         role::set(Role::Master);
         let mut master = Self {
             events: Some(Events::with_capacity(EVENTS)),
@@ -196,8 +213,11 @@ impl Master {
             crew: crew::Crew::new(),
             cursor: 0,
             in_hand: None,
+            control,
+            name,
             returns: VecDeque::with_capacity(workers),
             now,
+            born: now,
             timer_at: 0,
             tick_at: None,
             memory_at: if config.max_memory > 0 { now + MEMORY_TICK } else { NEVER },
@@ -247,6 +267,9 @@ impl Master {
         }
         self.events = Some(events);
         result?;
+        if self.life.has_stopped() {
+            self.control_ends();
+        }
         Ok(self.life.has_stopped().then(|| Stopped { killed: self.life.killed() }))
     }
 
@@ -278,6 +301,7 @@ impl Master {
         seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
         seats_of(events, message_token(0)).for_each(|seat| self.read_messages(seat));
         seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
+        self.serve_control(events);
         if self.now >= self.timer_at {
             self.run_timers();
         }
@@ -357,7 +381,9 @@ impl Master {
             self.tick_soon();
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, self.shortage.unwrap_or(NEVER)];
+        let control = self.control_timers();
+        let shortage = self.shortage.unwrap_or(NEVER);
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
         next.into_iter().for_each(|at| self.arm(at));
     }
 

@@ -105,6 +105,7 @@ impl Master {
         self.crew.clear();
         self.returns.clear();
         self.in_hand = None;
+        self.control.disown();
         self.spare.release();
         if let Some(signals) = self.signals.take() {
             signals.abandon();

@@ -10,6 +10,8 @@ pub mod fdpass;
 pub mod kernel;
 pub mod lend;
 pub mod memory;
+#[cfg(feature = "control")]
+pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod signal;

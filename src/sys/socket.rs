@@ -94,15 +94,22 @@ pub fn listen_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> 
 
 /// Whether somebody accepts connections on a Unix socket path: `false` where the connection is refused or no file is there.
 pub fn unix_answers(path: &Path) -> io::Result<bool> {
-    use socket2::{Domain, SockAddr, Socket, Type};
-    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    s.set_nonblocking(true)?;
-    match s.connect(&SockAddr::unix(path)?) {
-        Ok(()) => Ok(true),
+    match connect_unix(path) {
+        Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Connects to a Unix socket path without waiting: `WouldBlock` where its backlog is full. The connection itself is blocking.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    s.set_nonblocking(true)?;
+    s.connect(&SockAddr::unix(path)?)?;
+    s.set_nonblocking(false)?;
+    Ok(s.into())
 }
 
 /// Whether a descriptor is a listening stream socket (`SO_ACCEPTCONN`, socket(7)).
