@@ -4,7 +4,6 @@ use crate::sys::socket;
 use std::fmt::Arguments;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 /// Bytes of a line.
 const LONGEST: usize = 4000;
@@ -20,8 +19,8 @@ pub fn line(text: Arguments<'_>) {
     out.truncate(end);
     out.push('\n');
     let stderr = std::io::stderr();
-    // A reader that does not read must not stop the one who has something to say.
-    if matches!(socket::wait_ready(stderr.as_fd(), true, Some(Duration::ZERO)), Ok(true)) {
+    // A reader that does not read must not stop the one who has something to say, and one that is gone must not end it.
+    if socket::takes_a_line(stderr.as_fd()) {
         let _ = stderr.lock().write_all(out.as_bytes());
     }
 }
