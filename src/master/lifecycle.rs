@@ -666,9 +666,14 @@ impl Lifecycle {
 
     fn leave(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
         self.retire(id, reason, patience, out);
+        let since = self.workers.iter().find(|w| w.id == id).map_or(self.now, |w| w.since);
+        let (now, random) = (self.now, next_random(self.random));
         if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
+            self.random = random;
             slot.current = slot.successor.take();
-            slot.start_at = self.now;
+            // One that leaves by itself as soon as it has come would come back as soon without a brake.
+            let lived = if reason == Reason::Left { now - since } else { NEVER };
+            slot.start_at = now.saturating_add(slot.restart.delay(now, lived, true, random));
         }
     }
 

@@ -28,8 +28,11 @@ pub fn serve(
     let mut events = Events::with_capacity(4);
     let mut one = One { handler, config, conn: None, count: 0 };
     while inlet.draining.is_none() {
-        let nap = inlet.starves() || inlet.leave_at.is_some();
-        match poll.poll(&mut events, nap.then_some(STARVING)) {
+        let nap = match inlet.leave_due() {
+            Some(0) => Some(Duration::ZERO),
+            due => (inlet.starves() || due.is_some()).then_some(STARVING),
+        };
+        match poll.poll(&mut events, nap) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
@@ -49,7 +52,7 @@ pub fn serve(
         }
     }
     // A panic there is the handler's affair; what was accepted is served all the same.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(inlet.worker)));
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }
