@@ -19,14 +19,16 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 7] = [
+    const SECTIONS: [(&str, &str); 9] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
         ("module", "HANDLERS"),
+        ("event", "EVENTS: for programs that embed prefork"),
         ("server", "THE SERVER: for programs that embed prefork"),
+        ("steer", "THE RUNNING SERVER: for programs that step through it, steer it or look at it"),
     ];
 
     pub fn write() {

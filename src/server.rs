@@ -6,7 +6,7 @@ pub use crate::master::lifecycle::Reason;
 use crate::master::{Master, News};
 use crate::role::{Role, role};
 pub use crate::sys::process::Exit;
-use crate::sys::socket;
+use crate::sys::{process, socket};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -345,20 +345,27 @@ impl Server {
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
     /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
-    pub fn run(mut self) -> Result<Stopped> {
+    pub fn run(self) -> Result<Stopped> {
+        match self.begin()? {
+            Some(running) => running.run(),
+            None => Ok(Stopped { killed: 0 }),
+        }
+    }
+
+    /// The beginning of a run; `None` where it was only to be seen whether it could begin.
+    pub(crate) fn begin(mut self) -> Result<Option<Running>> {
         if Master::is_trial()? {
-            return self.try_out();
+            return self.try_out().map(|()| None);
         }
         self.config.signals.get_or_insert(true);
-        self.start()?.run()
+        self.start().map(Some)
     }
 
     /// A master that this program is to take the place of asks whether it could.
-    fn try_out(mut self) -> Result<Stopped> {
+    fn try_out(&mut self) -> Result<()> {
         self.refused.take().map_or(Ok(()), Err)?;
         self.config.check()?;
-        self.source.prepare(1)?;
-        Ok(Stopped { killed: 0 })
+        self.source.prepare(1)
     }
 
     /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through. Signals stay
@@ -367,6 +374,11 @@ impl Server {
     /// # Errors
     /// As [`Server::run`], but for what comes of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
+        if Master::is_trial()? {
+            // This process is there for nothing else, and its exit code is the answer.
+            self.try_out()?;
+            process::exit(0);
+        }
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
@@ -399,7 +411,7 @@ impl Running {
     pub fn run(mut self) -> Result<Stopped> {
         self.here()?;
         loop {
-            let done = self.master.step(None);
+            let done = self.turn(None);
             self.tell_news();
             if let Some(stopped) = done? {
                 return Ok(stopped);
@@ -413,7 +425,7 @@ impl Running {
     /// # Errors
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        let done = self.turn(patience);
+        let done = self.here()?.step(patience);
         self.tell_news();
         done
     }
@@ -428,9 +440,9 @@ impl Running {
         }
     }
 
-    /// As [`Running::step`], but calls nobody back.
+    /// As [`Running::step`], but calls nobody back, and does not look in which process this is.
     pub(crate) fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        self.here()?.step(patience)
+        self.master.step(patience)
     }
 
     /// What has happened and has not been told yet.
