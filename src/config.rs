@@ -51,6 +51,9 @@ pub struct Config {
     pub max_memory: u64,
     /// The life of a worker after which it is replaced; zero is never.
     pub max_age: Duration,
+    /// Whether the master takes the signals that steer it, through signalfd(2) with those signals blocked in its thread. `None`:
+    /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them, and SIGPIPE, to its host.
+    pub signals: Option<bool>,
     /// What a request may weigh.
     pub limits: Limits,
     /// How long a client may take.
@@ -148,6 +151,7 @@ impl Default for Config {
             max_requests: 0,
             max_memory: 0,
             max_age: Duration::ZERO,
+            signals: None,
             limits: Limits {
                 line: 8 * 1024,
                 head: 32 * 1024,
@@ -205,6 +209,7 @@ impl Config {
             "max-requests" => self.max_requests = number(0, u64::MAX)?,
             "max-memory" => self.max_memory = size()?,
             "max-age" => self.max_age = time()?,
+            "signals" => self.signals = Some(parse_switch(value).map_err(|e| bad(&e))?),
             "max-line" => self.limits.line = size()? as usize,
             "max-head" => self.limits.head = size()? as usize,
             "max-headers" => self.limits.headers = number(1, 1000)? as usize,

@@ -93,7 +93,8 @@ pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use role::{Role, role};
 pub use server::{
-    Event, Exit, Reason, Running, Server, Started, State, Status, Stopped, Totals, WorkerInfo, WorkerStatus,
+    Bound, Event, Exit, Family, LastExit, Reason, Running, Server, Started, State, Status, Stopped, Totals,
+    WorkerInfo, WorkerStatus,
 };
 pub use worker::Worker;
 pub use worker::conn::Conn;

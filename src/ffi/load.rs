@@ -186,7 +186,10 @@ mod tests {
         }
     }
 
-    const WORKER: Worker = Worker { id: 1, slot: 0, generation: 1, args: Vec::new() };
+    fn worker() -> Worker {
+        Worker { id: 1, slot: 0, generation: 1, args: Vec::new(), leaves: std::cell::Cell::new(false) }
+    }
+
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
@@ -220,7 +223,7 @@ mod tests {
     }
 
     fn number(source: &mut ModuleSource) -> String {
-        open(source).unwrap().start(&WORKER).unwrap_err()
+        open(source).unwrap().start(&worker()).unwrap_err()
     }
 
     #[test]
@@ -231,7 +234,7 @@ mod tests {
         source.prepare(1).unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
-        assert_eq!(handler.start(&WORKER), Ok(()));
+        assert_eq!(handler.start(&worker()), Ok(()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::sys::{memory, signal};
 use crate::worker::{self, Birth, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,12 @@ impl Master {
     }
 
     fn spawn_with(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
+        match process::thread_count()? {
+            1 => {}
+            threads => {
+                return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
+            }
+        }
         let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
         let (giver, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel()?;
@@ -41,7 +48,13 @@ impl Master {
                 drop((giver, channel));
                 self.become_worker(
                     seat,
-                    Worker { id, slot: slot as u32, generation, args: self.args.clone() },
+                    Worker {
+                        id,
+                        slot: slot as u32,
+                        generation,
+                        args: self.args.clone(),
+                        leaves: Cell::new(false),
+                    },
                     queue,
                     theirs,
                 )
@@ -107,6 +120,9 @@ impl Master {
         self.in_hand = None;
         self.control.disown();
         self.spare.release();
+        for (name, value) in self.environments.get(&(worker.slot as usize)).into_iter().flatten() {
+            process::set_environment(name, value);
+        }
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
@@ -127,6 +143,7 @@ impl Master {
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
         let wake = self.wake.as_fd();
+        let worker = Box::leak(Box::new(worker));
         let birth = Birth { worker, queue, doors, addresses, channel, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {

@@ -30,9 +30,12 @@ pub fn serve(
     let mut events = Events::with_capacity(4);
     let mut one = One { handler, config, conn: None, datagrams: DatagramEngine::new(), count: 0 };
     while inlet.draining.is_none() {
-        let nap = inlet.starves() || inlet.leave_at.is_some();
+        let nap = match inlet.leave_due() {
+            Some(0) => Some(Duration::ZERO),
+            due => (inlet.starves() || due.is_some()).then_some(STARVING),
+        };
         inlet.mind_doors(true, poll, time::monotonic_ms());
-        match poll.poll(&mut events, nap.then_some(STARVING)) {
+        match poll.poll(&mut events, nap) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
@@ -59,7 +62,7 @@ pub fn serve(
         }
     }
     // A panic there is the handler's affair; what was accepted is served all the same.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(inlet.worker)));
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }

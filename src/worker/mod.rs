@@ -25,6 +25,7 @@ use crate::server::Source;
 use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use std::any::Any;
+use std::cell::Cell;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -43,9 +44,25 @@ pub struct Worker {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) args: Vec<std::ffi::CString>,
+    pub(crate) leaves: Cell<bool>,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
 
 impl Worker {
+    /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
+    pub fn current() -> Option<&'static Self> {
+        CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
+    }
+
+    /// Has this worker leave on its own account: it gets no more connections, another one takes its place, and when it has
+    /// finished what it has it exits with code 0. Returns at once.
+    pub fn leave(&self) {
+        self.leaves.set(true);
+    }
+
     /// A number no other worker of this master has had, from 1.
     pub fn id(&self) -> u32 {
         self.id
@@ -69,8 +86,8 @@ impl Worker {
 
 /// What a worker is born with.
 pub struct Birth<'a> {
-    /// Who it is.
-    pub worker: Worker,
+    /// Who it is. It lives as long as the process: a handler may keep its address.
+    pub worker: &'static Worker,
     /// Where connections come from.
     pub queue: Taker,
     /// Where it takes them from the kernel itself.
@@ -99,9 +116,10 @@ pub struct Addresses {
 
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
+    CURRENT.set(Some(birth.worker));
     process::set_name(&format!("prefork/{}", birth.worker.slot));
     signal::count(signal::SIGTERM, &birth.leave);
-    introduce(&birth.worker);
+    introduce(birth.worker);
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits for whoever reads standard error; the client of this request need not.
@@ -135,7 +153,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         log!("worker {}: {e}", inlet.worker.id);
         process::exit(EXIT_FAILED);
     }
-    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(&inlet.worker)));
+    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(inlet.worker)));
     process::exit(0)
 }
 
