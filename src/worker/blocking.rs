@@ -97,7 +97,7 @@ impl One<'_> {
     fn read(&mut self, index: usize, most: u32, inlet: &Inlet<'_>, poll: &Poll) -> bool {
         let Some(door) = inlet.datagrams(index) else { return false };
         let mut cx = context(self.handler, self.config, inlet);
-        self.datagrams.serve(door, &inlet.worker, most, &mut cx);
+        self.datagrams.serve(door, inlet.worker, most, &mut cx);
         inlet.step_back(index, poll);
         true
     }

@@ -194,7 +194,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     /// Serves datagrams, where the door has them.
     fn read(&mut self, index: usize, most: u32) -> bool {
         let Some(door) = self.inlet.datagrams(index) else { return false };
-        self.datagrams.serve(door, &self.inlet.worker, most, context!(self));
+        self.datagrams.serve(door, self.inlet.worker, most, context!(self));
         self.inlet.step_back(index, self.poll);
         true
     }

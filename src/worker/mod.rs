@@ -167,8 +167,8 @@ fn introduce(worker: &Worker) {
 }
 
 fn start(source: &mut dyn Source, birth: &Birth<'_>) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(&birth.worker)?;
-    handler.start(&birth.worker)?;
+    let mut handler = source.open(birth.worker)?;
+    handler.start(birth.worker)?;
     birth.addresses.are_served_by(&*handler)?;
     Ok(handler)
 }
