@@ -33,6 +33,10 @@ test: deps ## everything that has to hold; installs what it needs where it may
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --locked
 	@echo "make test: all passed"
 
+.PHONY: soak
+soak: deps ## reloads, deaths, scaling and load at random, for ten minutes or SOAK_SECONDS=
+	$(CARGO) test --locked --test soak -- --ignored --nocapture
+
 .PHONY: bench
 bench: build ## compare with other servers by wrk
 	python3 benches/run.py

@@ -115,3 +115,21 @@ fn a_slot_whose_workers_die_again_and_again_does_not_touch_the_others() {
     });
     server.stop();
 }
+
+#[test]
+fn a_worker_that_runs_out_of_memory_costs_itself_only() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGABRT");
+    let pids = server.workers();
+    let mut client = server.connect();
+    let pid: i32 = client.ask("pid").unwrap().parse().unwrap();
+    proc::limit(pid, "as", 512 << 20);
+    let load = server.load(2, "pid");
+    // The handler aborts where it gets no memory.
+    assert!(client.ask("alloc 1024").is_err());
+    server.replaces(pid);
+    let tally = load.stop();
+    assert!(tally.failed() <= 2, "{tally:?}");
+    assert!(server.workers().iter().any(|p| pids.contains(p)));
+    server.stop();
+}

@@ -26,7 +26,7 @@ impl Loaded {
 
     /// No client has noticed anything, and the old code is still what answers.
     #[track_caller]
-    fn is_unharmed(self) -> Server {
+    fn ends_unharmed(self) -> Server {
         self.kept.go_on_for(10);
         self.fresh.go_on_for(10);
         for tally in [self.kept.stop(), self.fresh.stop()] {
@@ -92,7 +92,7 @@ fn a_file_that_does_not_load_is_refused_with_the_reason() {
         assert!(why.contains(expected), "{what}: {why}");
         wait_until("nobody new is left", || loaded.server.workers() == pids);
     }
-    let mut server = loaded.is_unharmed();
+    let mut server = loaded.ends_unharmed();
     // A file that will do is taken after all of that.
     server.install(&Style::Request.version("v2"));
     server.reload();
@@ -116,7 +116,7 @@ fn a_worker_that_does_not_start_is_refused_with_the_reason() {
         assert!(why.contains(expected), "{file}: {why}");
         wait_until("nobody new is left", || loaded.server.workers() == pids);
         loaded.server.dir.remove(file);
-        let mut server = loaded.is_unharmed();
+        let mut server = loaded.ends_unharmed();
         server.reload();
         server.stop();
     }
@@ -199,7 +199,7 @@ fn a_canary_that_is_killed_ends_the_reload_and_harms_nobody() {
     loaded.server.wait_for_line("rolled back");
     wait_until("it is gone", || loaded.server.workers() == pids);
     loaded.server.dir.remove("wait");
-    loaded.is_unharmed().stop();
+    loaded.ends_unharmed().stop();
 }
 
 #[test]
@@ -267,7 +267,29 @@ fn a_fork_that_fails_in_mid_reload_rolls_it_back_and_costs_nobody_anything() {
     loaded.server.dir.remove("wait.1");
     wait_until("the reload is rolled back", || loaded.server.lines_with("rolled back") > failed);
     loaded.server.rests();
-    let mut server = loaded.is_unharmed();
+    let mut server = loaded.ends_unharmed();
+    server.reload();
+    server.stop();
+}
+
+#[test]
+fn a_master_without_a_free_descriptor_reloads_or_rolls_back() {
+    let mut loaded = Loaded::start(two());
+    loaded.server.may_say(RELOAD);
+    loaded.server.may_say("Too many open files");
+    loaded.server.may_say("before it was ready");
+    let own = proc::descriptors(loaded.server.pid).len() as u32;
+    // From none at all to enough.
+    for spare in 0..8 {
+        proc::limit(loaded.server.pid, "nofile", own + spare);
+        let ends = || loaded.server.lines_with("is complete") + loaded.server.lines_with("is rolled back");
+        let before = ends();
+        loaded.server.signal(libc::SIGHUP);
+        wait_until("the reload ends", || ends() > before);
+        proc::limit(loaded.server.pid, "nofile", 1024);
+        loaded.server.rests();
+    }
+    let mut server = loaded.ends_unharmed();
     server.reload();
     server.stop();
 }

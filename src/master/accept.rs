@@ -164,11 +164,12 @@ impl Master {
                 self.tick_soon();
                 return true;
             }
-            Ok(Given::Full) => worker.giver.probe(),
-            Ok(Given::Gone) => {}
+            Ok(Given::Full | Given::Gone) => {}
             Err(e) => log!("hand a connection to worker {}: {e}", worker.id),
         }
+        // In this order: a worker that takes the probe at once has moved since.
         worker.is_stuck();
+        worker.giver.probe();
         self.tick_soon();
         false
     }

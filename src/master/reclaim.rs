@@ -182,6 +182,9 @@ impl Master {
             let (watch_on, id) = (queued || worker.stuck, worker.id);
             if queued && !moved {
                 self.orphan(id);
+            } else if worker.stuck {
+                // The probe sent to it may not have found room: nothing else would show that it is back.
+                worker.giver.probe();
             }
             if watch_on {
                 self.tick_soon();

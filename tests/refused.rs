@@ -1,0 +1,114 @@
+//! System calls that fail for a moment: strace(1) has the kernel refuse them.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::process::{Child, Command, Stdio};
+use util::{Start, Style, proc, wait_until};
+
+/// Whoever traces a process has its calls fail, until dropped.
+struct Refusing(Child);
+
+impl Refusing {
+    /// `every` so many calls of `call` fail with `error`.
+    fn start(pid: i32, call: &str, error: &str, every: u32) -> Self {
+        let fault = format!("inject={call}:error={error}:when={every}+{every}");
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-e", &fault, "-p", &pid.to_string()]);
+        let child = strace.stderr(Stdio::null()).spawn().unwrap();
+        wait_until("it is traced", || proc::status(pid, "TracerPid") != "0");
+        Self(child)
+    }
+
+    fn stop(mut self, pid: i32) {
+        proc::signal(self.0.id() as i32, libc::SIGINT);
+        self.0.wait().unwrap();
+        wait_until("it is no longer traced", || proc::status(pid, "TracerPid") == "0");
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_for_a_moment_costs_nobody_anything() {
+    for (call, error) in [
+        ("accept4", "ENFILE"),
+        ("accept4", "ENOBUFS"),
+        ("accept4", "ENOMEM"),
+        ("accept4", "ECONNABORTED"),
+        ("accept4", "EPROTO"),
+        ("accept4", "EINTR"),
+        ("sendmsg", "EAGAIN"),
+        ("sendmsg", "ENOBUFS"),
+        ("sendmsg", "ETOOMANYREFS"),
+        ("sendmsg", "EINTR"),
+        ("epoll_wait", "EINTR"),
+    ] {
+        let mut server = Start::new(Style::Request).start();
+        server.may_say("clients wait in the backlog meanwhile");
+        let pids = server.workers();
+        let load = server.load(4, "pid");
+        load.go_on_for(4);
+        let refusing = Refusing::start(server.pid, call, error, 4);
+        load.go_on_for(40);
+        refusing.stop(server.pid);
+        load.go_on_for(20);
+        let tally = load.stop();
+        assert!(tally.faults.is_empty(), "{call} {error}: {tally:?}");
+        assert_eq!(server.workers(), pids);
+        server.stop();
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_a_worker_for_a_moment_costs_nobody_anything() {
+    for (call, error) in
+        [("recvmsg", "EINTR"), ("recvfrom", "EINTR"), ("sendto", "EINTR"), ("epoll_wait", "EINTR")]
+    {
+        let server = Start::new(Style::Request).workers(1).start();
+        let pid = server.workers()[0];
+        let load = server.load(4, "pid");
+        load.go_on_for(4);
+        let refusing = Refusing::start(pid, call, error, 3);
+        load.go_on_for(40);
+        refusing.stop(pid);
+        load.go_on_for(20);
+        let tally = load.stop();
+        assert!(tally.faults.is_empty(), "{call} {error}: {tally:?}");
+        assert_eq!(server.workers(), [pid]);
+        server.stop();
+    }
+}
+
+#[test]
+fn forks_and_channels_that_are_refused_in_mid_reload_cost_nobody_anything() {
+    for (call, error) in
+        [("clone", "EAGAIN"), ("socketpair", "EMFILE"), ("memfd_create", "ENOMEM"), ("pidfd_open", "EMFILE")]
+    {
+        let mut server = Start::new(Style::Request).workers(3).start();
+        server.may_say(util::RELOAD);
+        server.may_say("start worker in slot");
+        server.may_say("before it was ready");
+        server.may_say("SIGKILL");
+        let load = server.load(4, "pid");
+        load.go_on_for(4);
+        let refusing = Refusing::start(server.pid, call, error, 3);
+        for _ in 0..3 {
+            let ends = || server.lines_with("is complete") + server.lines_with("is rolled back");
+            let before = ends();
+            server.signal(libc::SIGHUP);
+            wait_until("the reload ends, one way or the other", || ends() > before);
+        }
+        refusing.stop(server.pid);
+        server.reload();
+        load.go_on_for(20);
+        let tally = load.stop();
+        assert!(tally.faults.is_empty(), "{call} {error}: {tally:?}");
+        server.stop();
+    }
+}
