@@ -164,7 +164,7 @@ impl Master {
                 self.tick_soon();
                 return true;
             }
-            Ok(Given::Full) => worker.giver.probe(),
+            Ok(Given::Full) => worker.probe(),
             Ok(Given::Gone) => {}
             Err(e) => log!("hand a connection to worker {}: {e}", worker.id),
         }
