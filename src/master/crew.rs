@@ -180,6 +180,8 @@ impl Crew {
         let Some(seat) = self.seat_of(id) else { return };
         let Some(record) = &mut self.seats[seat] else { return };
         record.admitted = true;
+        // One that hung was found stuck before, and has now shown that it is back.
+        record.stuck = false;
         let slot = record.slot;
         if self.doors.len() <= slot {
             self.doors.resize(slot + 1, None);
