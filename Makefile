@@ -46,6 +46,10 @@ fuzz: ## one minute of random bytes against the HTTP parser
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
 	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run request -s none -- -max_total_time=60 -dict=fuzz/http.dict
 
+.PHONY: simulate
+simulate: ## one minute of random schedules against the lifecycle; PREFORK_SEED=N runs one and shows it
+	$(CARGO) test --release --locked --lib simulate:: -- --include-ignored --nocapture --test-threads=1
+
 .PHONY: header
 header: ## write include/prefork.h anew from src/ffi
 	new=$$(mktemp) && PREFORK_HEADER=$$new $(CARGO) check --lib --no-default-features --features header --locked && \

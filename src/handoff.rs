@@ -86,9 +86,10 @@ impl Giver {
         receive(self.0.as_fd())
     }
 
-    /// Asks the worker for a sign of life. A full queue is no error: what fills it will wake the worker as well.
-    pub fn probe(&self) {
-        let _ = socket::send(self.0.as_fd(), &[PROBE, 0, 0, 0]);
+    /// Asks the worker for a sign of life. Returns whether the question is in its queue; a full queue is no error, since what
+    /// fills it wakes the worker as well.
+    pub fn probe(&self) -> bool {
+        socket::send(self.0.as_fd(), &[PROBE, 0, 0, 0]).is_ok()
     }
 }
 

@@ -44,6 +44,8 @@ impl Master {
     /// A watched listener has a connection.
     pub(super) fn accept_from(&mut self, index: usize) {
         match self.pick() {
+            // The one in hand comes first: there is no place for a second.
+            _ if self.in_hand.is_some() => self.pause(index),
             None => self.pause(index),
             Some(slot) => {
                 if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
@@ -99,12 +101,11 @@ impl Master {
 
     fn accept_paused(&mut self, index: usize) {
         for _ in 0..BATCH {
-            let Some(slot) = self.pick() else { return };
+            let Some(slot) = self.pick().filter(|_| self.in_hand.is_none()) else { return };
             match self.accept_one(index, slot) {
                 Accepted::One | Accepted::Failed if self.emptying && !self.listeners[index].one_less() => {
                     return self.backlog_is_empty(index);
                 }
-                Accepted::One if self.in_hand.is_some() => return,
                 Accepted::One | Accepted::Failed => {}
                 Accepted::Empty => return self.backlog_is_empty(index),
                 Accepted::Exhausted(e) => return self.rest_from(index, &e),
@@ -169,7 +170,7 @@ impl Master {
         }
         // In this order: a worker that takes the probe at once has moved since.
         worker.is_stuck();
-        worker.giver.probe();
+        worker.probe();
         self.tick_soon();
         false
     }

@@ -47,6 +47,8 @@ pub struct Record {
     pub admitted: bool,
     /// It had connections waiting and took none for a whole tick: it gets no more until it takes the probe sent to it.
     pub stuck: bool,
+    /// The probe lies in its queue.
+    pub probed: bool,
     /// What [`Record::progress`] was at the last tick.
     pub last_progress: u64,
     /// Requests after which it is replaced; 0 is never.
@@ -72,6 +74,11 @@ impl Record {
     pub fn is_stuck(&mut self) {
         self.stuck = true;
         self.last_progress = self.progress();
+    }
+
+    /// Asks it for a sign of life, once.
+    pub fn probe(&mut self) {
+        self.probed = self.probed || self.giver.probe();
     }
 
     /// Connections given to it, or accepted by it, and not finished yet.
@@ -173,6 +180,8 @@ impl Crew {
         let Some(seat) = self.seat_of(id) else { return };
         let Some(record) = &mut self.seats[seat] else { return };
         record.admitted = true;
+        // One that hung was found stuck before, and has now shown that it is back.
+        record.stuck = false;
         let slot = record.slot;
         if self.doors.len() <= slot {
             self.doors.resize(slot + 1, None);

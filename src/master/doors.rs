@@ -180,7 +180,9 @@ impl Master {
         self.board.common().open_doors();
         if self.listeners.iter().any(|l| l.is_for_workers(self.config.accept)) {
             // Wakes them, so that they look.
-            self.crew.iter().for_each(|w| w.giver.probe());
+            for worker in self.crew.iter() {
+                worker.giver.probe();
+            }
         }
     }
 

@@ -788,7 +788,7 @@ impl Lifecycle {
             self.expire_call(i, out);
         }
         if let Some(Stopping::Emptying { until }) = self.stopping
-            && (until <= self.now || !self.any_ready())
+            && (until <= self.now || !self.accepts())
         {
             self.emptied(out);
         }
@@ -981,12 +981,13 @@ impl Lifecycle {
         for id in starting {
             self.kill(id, Reason::Stop, out);
         }
-        // Without a worker that serves, the look at what is overdue ends this at once.
+        // Where nobody accepts, the look at what is overdue ends this at once.
         out.push(Action::EmptyBacklogs);
     }
 
-    fn any_ready(&self) -> bool {
-        self.workers.iter().any(|w| w.phase == Phase::Ready)
+    /// Whether connections are accepted at all: there is a worker for them, and all have been ready.
+    fn accepts(&self) -> bool {
+        !self.booting && self.workers.iter().any(|w| w.phase == Phase::Ready)
     }
 
     fn emptied(&mut self, out: &mut Vec<Action>) {

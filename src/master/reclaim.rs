@@ -43,10 +43,6 @@ impl Master {
             return self.tick_soon();
         }
         let Some(worker) = self.crew.find(id) else { return };
-        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
-        if self.returns.iter().any(is_up) {
-            return self.tick_soon();
-        }
         match worker.queue.duplicate() {
             Ok(queue) => self.returns.push_back(Return::Orphan { queue, id }),
             Err(e) => {
@@ -116,7 +112,14 @@ impl Master {
                     let client = self.client_of(fd.as_fd());
                     return Some(InHand { fd, origin, client });
                 }
-                Ok(Taken::Probe) => continue,
+                Ok(Taken::Probe) => {
+                    if let Some(Return::Orphan { id, .. }) = self.returns.front()
+                        && let Some(worker) = self.crew.find(*id)
+                    {
+                        worker.probed = false;
+                    }
+                    continue;
+                }
                 Ok(Taken::Lost) => {
                     log!("reclaim: no free descriptor, a connection is lost");
                     continue;
@@ -130,7 +133,7 @@ impl Master {
                 // If the worker lives, the next thing it finds is the probe, and taking it shows that it is back.
                 Some(Return::Orphan { id, .. }) => {
                     if let Some(worker) = self.crew.find(id).filter(|w| w.admitted) {
-                        worker.giver.probe();
+                        worker.probe();
                     }
                 }
                 Some(Return::Living { id, .. }) => self.watch_for_returns(id),
@@ -176,8 +179,12 @@ impl Master {
             let queued = worker.queued() > 0;
             if moved {
                 worker.stuck = false;
+                worker.probed = false;
             } else if queued {
                 worker.stuck = true;
+            } else if worker.stuck {
+                // Whatever it could take was reclaimed: without a probe it would never show that it is back.
+                worker.probe();
             }
             let (watch_on, id) = (queued || worker.stuck, worker.id);
             if queued && !moved {

@@ -75,6 +75,7 @@ impl Master {
             limit: 0,
             admitted: false,
             stuck: false,
+            probed: false,
             last_progress: 0,
             max_requests: self.jittered_max_requests(id),
             watched: false,

@@ -1,0 +1,660 @@
+//! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
+//! machine by what it says and by its public tables, and the workers as they are.
+
+use super::super::{Action, HANG_GRACE, Happening, Input, Reason};
+use super::desk::Return;
+use super::process::{Call, Item, KILL_TAKES, Mark, Process};
+use super::world::{LATE, World};
+use crate::master::restart;
+use crate::sys::process::Exit;
+use crate::sys::signal::SIGKILL;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// What a deadline may be missed by: lateness that is not forgiven, and a look at the workers.
+const SLACK: u64 = LATE + 120;
+/// Restarts of a slot in a second: at once after a long life, at once after the first quick death, then after 25, 50, 100, 200 and
+/// 400 ms at the least.
+const RESTARTS_IN_A_SECOND: usize = 7;
+/// A worker that answers to everything for so long must be let in (milliseconds).
+const LET_IN: u64 = 1500;
+/// Ticks at one time without anything else.
+const TICKS: u32 = 40;
+
+/// The memory of a slot.
+#[derive(Default)]
+pub struct SlotSeen {
+    /// Spawns nobody asked for.
+    restarts: VecDeque<u64>,
+    /// Those since somebody asked for one.
+    recent: VecDeque<u64>,
+    /// Spawns somebody asked for that have not come yet.
+    asked: u32,
+    /// Its worker said that its configuration is wrong.
+    pub gave_up: bool,
+}
+
+struct Reloading {
+    generation: u32,
+    since: Mark,
+    /// A worker of the new generation has been ready.
+    proved: bool,
+    failed: bool,
+}
+
+/// What the checks remember.
+pub struct Watch {
+    pub stillborn: Vec<u32>,
+    pub slots: Vec<SlotSeen>,
+    pub departed: Option<Process>,
+    pub commits: u32,
+    pub rollbacks: u32,
+    pub last_id: u32,
+    reload: Option<Reloading>,
+    wanted: Option<Mark>,
+    stop: Option<Mark>,
+    stop_again: Option<Mark>,
+    ticks: (u64, u32),
+    patience: u64,
+    born: u32,
+    gone: u32,
+    drain_timeouts: u32,
+}
+
+impl Watch {
+    pub fn new(slots: usize, _now: u64) -> Self {
+        let mut watch = Self {
+            stillborn: Vec::new(),
+            slots: Vec::new(),
+            departed: None,
+            commits: 0,
+            rollbacks: 0,
+            last_id: 0,
+            reload: None,
+            wanted: None,
+            stop: None,
+            stop_again: None,
+            ticks: (0, 0),
+            patience: 0,
+            born: 0,
+            gone: 0,
+            drain_timeouts: 0,
+        };
+        watch.fit(slots);
+        watch
+    }
+
+    pub fn is_gone(&mut self, process: Process) {
+        self.departed = Some(process);
+    }
+
+    fn fit(&mut self, slots: usize) {
+        self.slots.truncate(slots);
+        self.slots.resize_with(slots, || SlotSeen { asked: 1, ..SlotSeen::default() });
+    }
+
+    /// One more spawn of this slot is wanted by somebody, and the count of quick deaths begins anew.
+    fn expects_spawn(&mut self, slot: usize) {
+        if let Some(seen) = self.slots.get_mut(slot) {
+            seen.asked = (seen.asked + 1).min(4);
+            seen.recent.clear();
+        }
+    }
+}
+
+impl World {
+    /// How long ago that was, without what the master stood still.
+    fn elapsed(&self, mark: Mark) -> u64 {
+        (self.now - mark.at).saturating_sub(self.stood - mark.stood)
+    }
+
+    fn disturbed(&mut self) {
+        let now = self.mark(0);
+        if let Some(reload) = &mut self.watch.reload {
+            reload.since = now;
+        }
+        if let Some(wanted) = &mut self.watch.wanted {
+            *wanted = now;
+        }
+    }
+
+    fn is_placed(&self, p: &Process) -> bool {
+        let slot = self.machine.life.slots().get(p.slot);
+        slot.is_some_and(|s| s.current == Some(p.id) || s.successor == Some(p.id))
+    }
+
+    pub fn check_input(&mut self, input: &Input) {
+        match input {
+            Input::Tick => self.check_tick(),
+            Input::Drain(id, patience) => self.check_asked(*id, Some(*patience)),
+            Input::Signalled(id) => self.check_asked(*id, None),
+            Input::Scale(_) => self.disturbed(),
+            Input::Leaving(_) => {
+                self.count(if self.watch.reload.is_some() { "left during a reload" } else { "left" })
+            }
+            Input::Reload => {
+                let mark = self.mark(0);
+                self.watch.wanted.get_or_insert(mark);
+            }
+            Input::Stop => {
+                let mark = self.mark(0);
+                match self.watch.stop {
+                    None => self.watch.stop = Some(mark),
+                    Some(_) => self.watch.stop_again = self.watch.stop_again.or(Some(mark)),
+                }
+                if self.watch.reload.is_some() {
+                    self.count("stop during a reload");
+                }
+            }
+            Input::Worn(id) => {
+                if let Some(p) = self.find(*id) {
+                    p.seen.worn = true;
+                }
+            }
+            Input::Died(id, exit, _) => self.check_death(*id, *exit),
+            _ => {}
+        }
+    }
+
+    fn check_tick(&mut self) {
+        let (at, n) = self.watch.ticks;
+        self.watch.ticks = if at == self.now { (at, n + 1) } else { (self.now, 1) };
+        self.must(n < TICKS || at != self.now, || "ticks are asked for without end at one time".into());
+    }
+
+    fn check_asked(&mut self, id: u32, patience: Option<u64>) {
+        self.disturbed();
+        if let Some(patience) = patience {
+            self.watch.patience = self.watch.patience.max(patience);
+        }
+        let Some(p) = self.processes.iter_mut().find(|p| p.id == id) else { return };
+        p.seen.asked = true;
+        if p.seen.drain.is_none() && patience.is_some() {
+            p.seen.patience = patience;
+        }
+        let slot = p.slot;
+        self.watch.expects_spawn(slot);
+    }
+
+    fn check_death(&mut self, id: u32, exit: Exit) {
+        self.watch.ticks = (0, 0);
+        let committed = self.machine.life.generation();
+        let Some(p) = &self.watch.departed else { return };
+        let gives_up = exit == Exit::Code(78) && !p.seen.ready && p.generation == committed;
+        let current = self.machine.life.slots().get(p.slot).is_some_and(|s| s.current == Some(id));
+        let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
+        let (slot, wanted) = (p.slot, p.seen.drain.is_none() && p.seen.killed.is_none() && !p.seen.asked);
+        if is_new
+            && wanted
+            && let Some(reload) = &mut self.watch.reload
+        {
+            reload.failed = true;
+        }
+        if let Some(seen) = self.watch.slots.get_mut(slot) {
+            seen.gave_up |= gives_up && current;
+        }
+    }
+
+    pub fn check_action(&mut self, action: &Action) {
+        match action {
+            Action::Spawn { id, slot, generation } => self.check_spawn(*id, *slot, *generation),
+            Action::Admit(id) => self.check_admit(*id),
+            Action::Withdraw(id) => self.check_known(*id, "withdraw"),
+            Action::Drain(id) => self.check_drain(*id),
+            Action::Signal(id, SIGKILL) => self.check_kill(*id),
+            Action::Signal(id, _) => self.check_abort(*id),
+            Action::Prepare(_) => {}
+            Action::Commit => self.check_commit(),
+            Action::Revert => self.check_revert(),
+            Action::EmptyBacklogs | Action::CloseListeners => {
+                self.must(self.watch.stop.is_some(), || "intake ends without a stop".into());
+            }
+            Action::Tell(happening) => self.check_told(happening),
+            Action::Fail(_) => {
+                self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
+            }
+        }
+    }
+
+    fn check_known(&mut self, id: u32, what: &str) {
+        let known = self.get(id).is_some() || self.watch.stillborn.contains(&id);
+        self.must(known, || format!("{what} worker {id}, which is unknown"));
+    }
+
+    fn check_spawn(&mut self, id: u32, slot: usize, generation: u32) {
+        self.watch.born += 1;
+        self.must(id > self.watch.last_id, || format!("id {id} is used again"));
+        self.watch.last_id = self.watch.last_id.max(id);
+        self.must(self.handlers.contains(&generation), || format!("no handler for generation {generation}"));
+        self.must(self.watch.stop.is_none(), || format!("worker {id} is started while stopping"));
+        let slots = self.machine.life.slots().len();
+        self.must(slot < slots, || format!("worker {id} for slot {slot} of {slots}"));
+        self.watch.fit(slots);
+        let stays = |p: &&mut Process| p.slot == slot && p.seen.drain.is_none() && p.seen.killed.is_none();
+        let there = self.processes.iter_mut().filter(stays);
+        let mut n = 0;
+        let mut replaced = None;
+        for p in there {
+            n += 1;
+            replaced = Some(p);
+        }
+        let mut first_replacement = false;
+        let mut worn = true;
+        if let Some(p) = replaced
+            && self.watch.reload.is_none()
+        {
+            first_replacement = !std::mem::replace(&mut p.seen.recycling, true);
+            let age = self.now - p.born.at;
+            worn = p.seen.worn || self.rules.max_age > 0 && age >= self.rules.max_age;
+        }
+        self.must(n < 2, || format!("slot {slot} gets a third worker, {id}"));
+        self.must(worn, || format!("worker {id} replaces one in slot {slot} that is not worn"));
+        if first_replacement {
+            self.count("recycled");
+            self.watch.expects_spawn(slot);
+        }
+        self.check_canary(id, generation);
+        self.check_budget(slot);
+    }
+
+    /// Before a worker of the new generation has been ready, there is one of it at a time.
+    fn check_canary(&mut self, id: u32, generation: u32) {
+        let Some(reload) = self.watch.reload.as_ref().filter(|r| r.generation == generation) else { return };
+        let others =
+            self.processes.iter().filter(|p| p.generation == generation && p.seen.killed.is_none()).count();
+        let proved = reload.proved;
+        self.must(proved || others == 0, || format!("worker {id} is a second canary"));
+    }
+
+    fn check_budget(&mut self, slot: usize) {
+        let now = self.now;
+        let Some(seen) = self.watch.slots.get_mut(slot) else { return };
+        seen.gave_up = false;
+        if seen.asked > 0 {
+            seen.asked -= 1;
+            return;
+        }
+        for (list, window) in [(&mut seen.restarts, restart::WINDOW), (&mut seen.recent, 1000)] {
+            list.push_back(now);
+            while list.front().is_some_and(|&at| at + window <= now) {
+                list.pop_front();
+            }
+        }
+        let (minute, second) = (seen.restarts.len(), seen.recent.len());
+        self.must(minute <= restart::BUDGET, || format!("{minute} restarts in slot {slot} in a minute"));
+        self.must(second <= RESTARTS_IN_A_SECOND, || format!("{second} restarts in slot {slot} in a second"));
+    }
+
+    fn check_admit(&mut self, id: u32) {
+        self.check_known(id, "admit");
+        let Some(p) = self.processes.iter_mut().find(|p| p.id == id) else { return };
+        p.seen.hangs = false;
+        let (ready, leaves) = (p.seen.ready, p.seen.drain.is_some() || p.seen.killed.is_some());
+        self.must(ready, || format!("worker {id} is admitted and not ready"));
+        self.must(!leaves, || format!("worker {id} is admitted and leaves"));
+    }
+
+    fn check_drain(&mut self, id: u32) {
+        self.check_known(id, "drain");
+        let timeout = self.rules.drain_timeout;
+        let Some(p) = self.get(id) else { return };
+        let mark = self.mark(p.still);
+        let patience = p.seen.patience.unwrap_or(timeout);
+        let slot = self.machine.life.slots().get(p.slot);
+        let replaced = slot.and_then(|s| self.get(s.current?)).is_some_and(|p| p.seen.ready && p.id != id);
+        let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
+        let in_reload = self.watch.reload.is_some() && (replaced || is_new);
+        let wanted = p.seen.asked || slot.is_none() || self.watch.stop.is_some();
+        let allowed = wanted || in_reload || p.seen.recycling && replaced;
+        let (admitted, ready, again) = (p.record.admitted, p.seen.ready, p.seen.drain.is_some());
+        let (scaled, reloads) = (slot.is_none(), self.watch.reload.is_some());
+        self.must(!admitted, || format!("worker {id} drains before it is withdrawn"));
+        self.must(ready && !again, || format!("worker {id} drains before it is ready, or twice"));
+        self.must(allowed, || format!("worker {id} drains, for no reason"));
+        if let Some(p) = self.find(id) {
+            p.seen.drain = Some((mark, patience));
+            p.seen.asked |= scaled;
+            p.seen.recycling &= !reloads;
+        }
+        let recycled =
+            self.processes.iter().filter(|p| p.seen.recycling && p.seen.drain.is_some() && !p.seen.asked);
+        let recycled = recycled.filter(|p| p.slot < self.machine.life.slots().len()).count();
+        let stops = self.watch.stop.is_some() || self.watch.reload.is_some();
+        self.must(recycled <= 1 || stops, || format!("{recycled} workers are recycled at once"));
+    }
+
+    fn check_kill(&mut self, id: u32) {
+        self.check_known(id, "kill");
+        let Some(p) = self.get(id) else { return };
+        let own = |mark: Mark| self.now - mark.at - (p.still - mark.still);
+        let late = match (p.seen.drain, p.seen.ready) {
+            (Some((mark, patience)), _) => patience > 0 && own(mark) >= patience,
+            (None, true) => false,
+            (None, false) => {
+                let timeout = self.rules.boot_timeout;
+                let late = timeout > 0 && own(p.born) >= timeout;
+                late || p.seen.asked || !self.is_placed(p) || self.watch.stop.is_some()
+            }
+        };
+        let reason = late || p.seen.aborted.is_some() || self.watch.stop_again.is_some();
+        let (admitted, mark) = (p.record.admitted, self.mark(p.still));
+        self.must(reason, || format!("worker {id} is killed, for no reason"));
+        self.must(!admitted, || format!("worker {id} is killed before it is withdrawn"));
+        if let Some(p) = self.find(id) {
+            p.seen.killed = Some(mark);
+        }
+    }
+
+    fn check_abort(&mut self, id: u32) {
+        self.check_known(id, "abort");
+        let (now, timeout) = (self.now, self.rules.hang_timeout);
+        let Some(p) = self.get(id) else { return };
+        let lasted = |call: Call, end: u64| end - call.since - call.still.min(end - call.since);
+        let hangs = p.call.is_some_and(|call| lasted(call, now) >= timeout)
+            || p.seen.last_call.is_some_and(|(call, end)| lasted(call, end) >= timeout && now - end <= SLACK);
+        let mark = self.mark(p.still);
+        self.must(timeout > 0 && hangs, || format!("worker {id} is aborted and does not hang"));
+        if let Some(p) = self.find(id) {
+            p.seen.aborted = Some(mark);
+        }
+    }
+
+    fn check_commit(&mut self) {
+        let generation = self.machine.life.generation();
+        let serves = |id: Option<u32>| {
+            let p = id.and_then(|id| self.get(id));
+            p.is_some_and(|p| p.generation == generation && p.seen.ready && p.seen.killed.is_none())
+        };
+        let all = self.machine.life.slots().iter().all(|s| serves(s.current));
+        self.must(all, || format!("generation {generation} is committed before all of it serve"));
+    }
+
+    fn check_revert(&mut self) {
+        if self.watch.stop.is_some() {
+            return;
+        }
+        let generation = self.machine.life.generation();
+        let stays =
+            |p: &Process| p.generation != generation && p.seen.drain.is_none() && p.seen.killed.is_none();
+        let left = self.processes.iter().find(|p| stays(p)).map(|p| p.id);
+        self.must(left.is_none(), || format!("rolled back, and worker {left:?} stays"));
+    }
+
+    fn check_told(&mut self, happening: &Happening) {
+        match happening {
+            Happening::ReloadStarted(generation) => {
+                let old = self.processes.iter().any(|p| p.generation != self.machine.life.generation());
+                self.must(!old, || "a reload begins while an older generation is there".into());
+                self.must(self.watch.reload.is_none(), || "two reloads at a time".into());
+                self.watch.wanted = None;
+                let (since, generation) = (self.mark(0), *generation);
+                self.watch.reload = Some(Reloading { generation, since, proved: false, failed: false });
+                for slot in 0..self.watch.slots.len() {
+                    self.watch.expects_spawn(slot);
+                    self.watch.expects_spawn(slot);
+                }
+            }
+            Happening::ReloadCommitted(generation) => {
+                let same = self.watch.reload.take().is_some_and(|r| r.generation == *generation);
+                self.must(same, || format!("commit of {generation}, which is not being loaded"));
+                self.watch.commits += 1;
+            }
+            Happening::ReloadRolledBack(generation, _) => self.check_rolled_back(*generation),
+            Happening::Ready(id) => {
+                let generation = self.get(*id).map(|p| p.generation);
+                if let Some(reload) = &mut self.watch.reload {
+                    reload.proved |= Some(reload.generation) == generation;
+                }
+            }
+            Happening::Hang(id) => {
+                if let Some(p) = self.find(*id) {
+                    p.seen.hangs = true;
+                }
+            }
+            Happening::Exit { id, reason, .. } => self.check_exit(*id, *reason),
+            Happening::Error(_) | Happening::Fork(_) | Happening::Disconnect(_) => {}
+        }
+    }
+
+    fn check_rolled_back(&mut self, generation: u32) {
+        let reload = self.watch.reload.take();
+        let same = reload.as_ref().is_some_and(|r| r.generation == generation);
+        self.must(same, || format!("roll-back of {generation}, which is not being loaded"));
+        self.watch.rollbacks += 1;
+        let proved = reload.is_some_and(|r| r.proved);
+        self.count(if proved { "rolled back while rolling" } else { "rolled back before anything" });
+    }
+
+    fn check_exit(&mut self, id: u32, reason: Reason) {
+        self.watch.gone += 1;
+        self.watch.drain_timeouts += u32::from(reason == Reason::DrainTimeout);
+        let Some(p) = self.watch.departed.take() else { return };
+        self.must(p.id == id, || format!("the exit of {id} is told, {} is gone", p.id));
+        if reason.is_intended()
+            && reason != Reason::Left
+            && let Some(seen) = self.watch.slots.get_mut(p.slot)
+        {
+            seen.recent.clear();
+        }
+    }
+
+    /// After each input.
+    pub fn check_step(&mut self) {
+        if self.violation.is_some() || self.failed {
+            return;
+        }
+        let slots = self.machine.life.slots().len();
+        self.watch.fit(slots);
+        self.forget_stillborn();
+        self.check_generations();
+        self.check_places();
+        self.check_replacements();
+        for i in 0..self.processes.len() {
+            self.check_worker(i);
+        }
+        self.check_long_things();
+    }
+
+    fn forget_stillborn(&mut self) {
+        let life = &self.machine.life;
+        self.watch.stillborn.retain(|id| life.workers().iter().any(|w| w.id == *id));
+    }
+
+    fn check_generations(&mut self) {
+        let alive: BTreeSet<u32> = self.processes.iter().map(|p| p.generation).collect();
+        self.must(alive.len() <= 2, || format!("generations {alive:?} are alive"));
+        let known = self.machine.life.workers().len();
+        let real = self.processes.len() + self.watch.stillborn.len();
+        self.must(known == real, || format!("{known} workers are known, {real} are there"));
+    }
+
+    fn check_places(&mut self) {
+        if self.watch.stop.is_some() {
+            return;
+        }
+        let mut ids = BTreeSet::new();
+        for (slot, s) in self.machine.life.slots().iter().enumerate() {
+            for id in [s.current, s.successor].into_iter().flatten() {
+                let there =
+                    self.get(id).is_some_and(|p| p.slot == slot) || self.watch.stillborn.contains(&id);
+                if !there || !ids.insert(id) {
+                    return self
+                        .must(false, || format!("slot {slot} has worker {id}, which is gone or elsewhere"));
+                }
+            }
+        }
+    }
+
+    /// Nobody is replaced but in a reload, or one at a time because he is worn.
+    fn check_replacements(&mut self) {
+        if self.watch.stop.is_some() {
+            return;
+        }
+        let slots = self.machine.life.slots();
+        let lives = |id: u32| self.get(id).is_some_and(|p| p.seen.killed.is_none());
+        let successors = slots.iter().filter(|s| s.successor.is_some_and(lives)).count();
+        let recycled = |p: &&Process| {
+            p.seen.recycling && p.seen.drain.is_some() && !p.seen.asked && p.slot < slots.len()
+        };
+        let recycled = self.processes.iter().filter(recycled).count();
+        match self.watch.reload {
+            Some(_) => {
+                self.must(successors <= self.rules.surge, || format!("{successors} successors at once"))
+            }
+            None => self.must(successors + recycled <= 1, || {
+                format!("{recycled} workers are recycled and {successors} have a successor")
+            }),
+        }
+    }
+
+    fn check_worker(&mut self, i: usize) {
+        let p = &self.processes[i];
+        let id = p.id;
+        let leaves = p.seen.drain.is_some() || p.seen.killed.is_some();
+        let placed = self.is_placed(p);
+        let out = p.seen.hangs || p.seen.aborted.is_some();
+        let stops = self.watch.stop.is_some();
+        let (admitted, ready) = (p.record.admitted, p.seen.ready);
+        self.must(!admitted || ready && !leaves, || {
+            format!("worker {id} is let in and not ready, or leaves")
+        });
+        self.must(!ready || leaves || out || admitted, || format!("worker {id} is ready and left out"));
+        self.must(leaves || placed || stops, || format!("worker {id} is forgotten"));
+        self.check_deadlines(i);
+    }
+
+    fn check_deadlines(&mut self, i: usize) {
+        let p = &self.processes[i];
+        if p.ended.is_some() || p.seen.killed.is_some() {
+            return;
+        }
+        let (id, rules) = (p.id, self.rules);
+        let boots = !p.seen.ready && p.outbox.is_empty() && rules.boot_timeout > 0;
+        let boots = boots && self.elapsed(p.born) > rules.boot_timeout + SLACK;
+        let drains = p
+            .seen
+            .drain
+            .is_some_and(|(mark, patience)| patience > 0 && self.elapsed(mark) > patience + SLACK);
+        let aborted = p.seen.aborted.is_some_and(|mark| self.elapsed(mark) > HANG_GRACE + SLACK);
+        let hangs = p.seen.busy.is_some_and(|told| {
+            let bound = rules.hang_timeout + HANG_GRACE + SLACK;
+            rules.hang_timeout > 0
+                && p.call.is_some()
+                && p.seen.aborted.is_none()
+                && self.elapsed(told) > bound
+        });
+        self.must(!boots, || format!("worker {id} is not ready in time and lives"));
+        self.must(!drains, || format!("worker {id} drains for too long and lives"));
+        self.must(!aborted, || format!("worker {id} was aborted and lives"));
+        self.must(!hangs, || format!("worker {id} hangs and nothing is done"));
+    }
+
+    fn check_long_things(&mut self) {
+        let slots = self.machine.life.slots().len() as u64;
+        let drain = self.drain_bound(self.rules.drain_timeout).max(self.drain_bound(self.watch.patience));
+        let boot = self.boot_bound();
+        if let Some(reload) = &self.watch.reload {
+            let bound = (2 * slots + 2) * (boot + SLACK);
+            let (took, generation) = (self.elapsed(reload.since), reload.generation);
+            self.must(took <= bound, || format!("the reload to generation {generation} takes {took} ms"));
+        }
+        if let Some(wanted) =
+            self.watch.wanted.filter(|_| self.watch.reload.is_none() && self.watch.stop.is_none())
+        {
+            let took = self.elapsed(wanted);
+            self.must(took <= 3 * (boot + drain) + SLACK, || format!("a reload is put off for {took} ms"));
+        }
+        if let Some(stop) = self.watch.stop {
+            let took = self.elapsed(stop);
+            let bound = drain + drain / 2 + SLACK;
+            self.must(took <= bound, || format!("the stop takes {took} ms"));
+        }
+        if let Some(stop) = self.watch.stop_again {
+            let took = self.elapsed(stop);
+            self.must(took <= KILL_TAKES + SLACK, || format!("the immediate stop takes {took} ms"));
+        }
+    }
+
+    /// After each turn: where connections are, and whether more are taken.
+    pub fn check_turn(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        self.check_connections();
+        let (room, more) = (self.has_room(), self.desk.more_to_do);
+        let paused = (0..self.desk.listeners.len()).any(|i| self.is_paused(i));
+        let waits = self.desk.in_hand.is_some() || !self.desk.returns.is_empty();
+        self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
+        self.must(!waits || !room || more, || "a worker has room and a connection waits".into());
+        let word = self.desk.waiting;
+        self.must(word || more || !self.waits_for_room(), || {
+            "the master waits for room and does not say so".into()
+        });
+        for i in 0..self.processes.len() {
+            self.check_let_in(i);
+        }
+    }
+
+    /// A worker that answers to everything is not left out for long.
+    fn check_let_in(&mut self, i: usize) {
+        let mark = self.mark(0);
+        let p = &mut self.processes[i];
+        let serves =
+            p.seen.ready && p.seen.drain.is_none() && p.seen.killed.is_none() && p.seen.aborted.is_none();
+        let well = p.ended.is_none() && p.takes(self.now);
+        let shut = p.record.stuck || !p.record.admitted;
+        p.seen.shut = p.seen.shut.or(Some(mark)).filter(|_| serves && well && shut);
+        let (id, since) = (p.id, p.seen.shut);
+        let long = since.is_some_and(|since| self.elapsed(since) > LET_IN);
+        self.must(!long, || format!("worker {id} is well and left out"));
+    }
+
+    fn check_connections(&mut self) {
+        let mut found: Vec<u32> = self.desk.in_hand.into_iter().collect();
+        let mut queues = Vec::new();
+        for p in &self.processes {
+            found.extend(p.held());
+            queues.push(&p.queue);
+            queues.push(&p.back);
+        }
+        let mut orphans = BTreeSet::new();
+        let mut twice = None;
+        for source in &self.desk.returns {
+            match source {
+                Return::Orphan { queue, id } => {
+                    twice = if orphans.insert(*id) || self.get(*id).is_none() { twice } else { Some(*id) };
+                    queues.push(queue);
+                }
+                Return::Left(queue) => queues.push(queue),
+                Return::Living { .. } => {}
+            }
+        }
+        queues.sort_by_key(|q| Rc::as_ptr(q));
+        queues.dedup_by_key(|q| Rc::as_ptr(q));
+        for queue in queues {
+            let connection = |item: &Item| if let Item::Connection(c) = item { Some(*c) } else { None };
+            found.extend(queue.borrow().iter().filter_map(connection));
+        }
+        let n = found.len() as u32;
+        found.sort_unstable();
+        found.dedup();
+        let d = &self.desk;
+        let (over, accepted) = (d.finished + d.lost + d.unanswered, d.accepted);
+        self.must(found.len() as u32 == n, || "a connection is in two places".into());
+        self.must(n + over == accepted, || {
+            format!("{accepted} connections accepted, {over} over, {n} there")
+        });
+        self.must(twice.is_none(), || format!("the queue of worker {twice:?} is read back by two copies"));
+    }
+
+    /// After the last pid is reaped.
+    pub fn check_end(&mut self) {
+        if self.violation.is_some() || self.failed {
+            return;
+        }
+        let left = self.processes.len();
+        self.must(left == 0, || format!("stopped, and {left} workers are there"));
+        let (told, real) = (self.machine.life.killed(), self.watch.drain_timeouts);
+        self.must(told == real, || format!("{told} are said to have been killed, {real} were"));
+    }
+}

@@ -1,0 +1,536 @@
+//! A worker as the simulator has it: when it becomes ready, what it does with connections, how it ends, and what the master
+//! holds of it (the counterpart of `crew::Record`).
+
+use super::super::NEVER;
+use super::random::Random;
+use crate::sys::process::Exit;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// What a handoff queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A connection, by its number.
+    Connection(u32),
+    /// The master asks for a sign of life.
+    Probe,
+}
+
+/// A socket's queue: it lives as long as somebody has a copy of the descriptor.
+pub type Queue = Rc<RefCell<VecDeque<Item>>>;
+
+/// Entries a handoff queue takes.
+pub const QUEUE_ROOM: usize = 6;
+/// Connections that wait to be taken back before the worker has to try again.
+const BACK_ROOM: usize = 3;
+/// The longest that a worker which is well takes for anything (milliseconds).
+pub const LONGEST: u64 = 3000;
+/// SIGKILL takes at most so long (milliseconds).
+pub const KILL_TAKES: u64 = 400;
+
+/// How the workers of a generation are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temper {
+    Good,
+    SlowToStart,
+    DiesAtStart,
+    NeverReady,
+    WrongConfiguration,
+    LeavesAtStart,
+    DiesSoon,
+    LeavesSoon,
+    Flaky,
+    Hangs,
+    Stays,
+}
+
+pub const TEMPERS: [Temper; 11] = [
+    Temper::Good,
+    Temper::SlowToStart,
+    Temper::DiesAtStart,
+    Temper::NeverReady,
+    Temper::WrongConfiguration,
+    Temper::LeavesAtStart,
+    Temper::DiesSoon,
+    Temper::LeavesSoon,
+    Temper::Flaky,
+    Temper::Hangs,
+    Temper::Stays,
+];
+
+/// Which of the things without end a worker may do: only those that the rules put an end to.
+#[derive(Clone, Copy, Debug)]
+pub struct Endless {
+    pub boot: bool,
+    pub drain: bool,
+    pub call: bool,
+}
+
+/// What a worker says to the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    Ready,
+    Leaving,
+}
+
+/// One call of a handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The stamp on the page.
+    pub since: u64,
+    /// When it returns.
+    pub until: u64,
+    /// How long the worker has stood still meanwhile.
+    pub still: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    connection: u32,
+    idle_from: u64,
+    until: u64,
+}
+
+/// What the master holds of it.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    pub given: u64,
+    pub limit: u64,
+    pub admitted: bool,
+    pub stuck: bool,
+    pub probed: bool,
+    pub last_progress: u64,
+    pub watched: bool,
+    pub busy_told: u64,
+}
+
+/// A point in time, and how long the master had stood still until then.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    pub at: u64,
+    pub stood: u64,
+    /// How long the worker itself had.
+    pub still: u64,
+}
+
+/// What the checks remember of it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The master has read that it is ready.
+    pub ready: bool,
+    /// Told to drain, with so much patience.
+    pub drain: Option<(Mark, u64)>,
+    pub aborted: Option<Mark>,
+    pub killed: Option<Mark>,
+    /// Somebody outside wanted it to end, or it did.
+    pub asked: bool,
+    /// Patience of the one who asked.
+    pub patience: Option<u64>,
+    pub hangs: bool,
+    /// The machine knows of its call since then.
+    pub busy: Option<Mark>,
+    pub worn: bool,
+    /// Its replacement was begun because it is worn.
+    pub recycling: bool,
+    pub last_call: Option<(Call, u64)>,
+    /// Well and left out since then.
+    pub shut: Option<Mark>,
+}
+
+/// A worker.
+#[derive(Debug)]
+pub struct Process {
+    pub id: u32,
+    pub slot: usize,
+    pub generation: u32,
+    pub born: Mark,
+    /// How it ended; it is a zombie then.
+    pub ended: Option<Exit>,
+    pub outbox: VecDeque<Word>,
+    pub call: Option<Call>,
+    pub queue: Queue,
+    pub back: Queue,
+    pub record: Record,
+    pub seen: Seen,
+    pub taken: u64,
+    pub finished: u64,
+    pub probed: u64,
+    pub worn_at: u64,
+    /// Told to drain; whether to hand back.
+    pub draining: Option<bool>,
+    /// How long it has been stopped together with the master, as far as that can be seen.
+    pub still: u64,
+    ready_at: u64,
+    said_ready: bool,
+    leaves_at: u64,
+    dies: (u64, Exit),
+    killed_at: u64,
+    frozen_until: u64,
+    looks_at: u64,
+    lingers: u64,
+    gone_at: u64,
+    dies_of_abort: bool,
+    blocking: bool,
+    hangs: bool,
+    endless: Endless,
+    holds: Vec<Held>,
+}
+
+/// What a run of a worker came to.
+#[derive(Default)]
+pub struct Ran {
+    /// Connections answered.
+    pub finished: u32,
+    /// Connections that ended with it.
+    pub lost: u32,
+    /// It made room.
+    pub made_room: bool,
+}
+
+impl Process {
+    pub fn new(
+        id: u32,
+        slot: usize,
+        generation: u32,
+        born: Mark,
+        temper: Temper,
+        endless: Endless,
+        r: &mut Random,
+    ) -> Self {
+        let now = born.at;
+        let quick = now + r.between(0, 60);
+        let mut p = Self {
+            id,
+            slot,
+            generation,
+            born,
+            ended: None,
+            outbox: VecDeque::new(),
+            call: None,
+            queue: Queue::default(),
+            back: Queue::default(),
+            record: Record::default(),
+            seen: Seen::default(),
+            taken: 0,
+            finished: 0,
+            probed: 0,
+            worn_at: NEVER,
+            draining: None,
+            still: 0,
+            ready_at: quick,
+            said_ready: false,
+            leaves_at: NEVER,
+            dies: (NEVER, Exit::Code(0)),
+            killed_at: NEVER,
+            frozen_until: 0,
+            looks_at: NEVER,
+            lingers: r.between(0, 40),
+            gone_at: NEVER,
+            dies_of_abort: r.chance(50),
+            blocking: r.chance(30),
+            hangs: false,
+            endless,
+            holds: Vec::new(),
+        };
+        p.record.limit = if p.blocking { 1 } else { r.between(2, 8) };
+        p.take_temper(temper, quick, r);
+        p
+    }
+
+    fn take_temper(&mut self, temper: Temper, quick: u64, r: &mut Random) {
+        let exit = r.one_of(&[Exit::Code(1), Exit::Code(0), Exit::Signal { number: 11, core: false }]);
+        let soon = quick + r.between(0, 300);
+        match temper {
+            Temper::Good => {}
+            Temper::SlowToStart => self.ready_at = quick + r.between(0, LONGEST),
+            Temper::DiesAtStart => (self.ready_at, self.dies) = (NEVER, (quick, exit)),
+            Temper::NeverReady => {
+                self.ready_at = if self.endless.boot { NEVER } else { quick + LONGEST };
+            }
+            Temper::WrongConfiguration => (self.ready_at, self.dies) = (NEVER, (quick, Exit::Code(78))),
+            Temper::LeavesAtStart => (self.ready_at, self.leaves_at) = (quick + LONGEST, quick),
+            Temper::DiesSoon => self.dies = (soon, exit),
+            Temper::LeavesSoon => self.leaves_at = soon,
+            Temper::Flaky => {
+                let life = if r.chance(70) { r.between(0, 200) } else { r.between(4_500, 6_000) };
+                self.dies = (quick + life, exit);
+            }
+            Temper::Hangs => self.hangs = true,
+            Temper::Stays => self.lingers = if self.endless.drain { NEVER } else { LONGEST },
+        }
+    }
+
+    /// Connections in flight, as the master sees it, where it has room for one more (`crew::Record::load`).
+    pub fn load(&self, max_queued: u64) -> Option<u32> {
+        let r = &self.record;
+        let has_room = r.admitted && !r.stuck && self.in_flight() < r.limit && self.queued() < max_queued;
+        has_room.then_some(self.in_flight() as u32)
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.record.given.wrapping_sub(self.finished)
+    }
+
+    pub fn queued(&self) -> u64 {
+        self.record.given.wrapping_sub(self.taken)
+    }
+
+    pub fn progress(&self) -> u64 {
+        self.taken + self.probed
+    }
+
+    pub fn busy_since(&self) -> u64 {
+        self.call.map_or(0, |c| c.since)
+    }
+
+    pub fn held(&self) -> impl Iterator<Item = u32> + '_ {
+        self.holds.iter().map(|h| h.connection)
+    }
+
+    /// For the reader of a violation.
+    pub fn line(&self) -> String {
+        let Self { id, slot, generation, record: r, seen: s, .. } = self;
+        format!(
+            "worker {id}, slot {slot}, generation {generation}: ready {} drain {:?} killed {:?} ended {:?}; let in {} stuck {} \
+             given {} taken {} finished {} limit {}; holds {}, call {:?}, queue {:?}",
+            s.ready,
+            s.drain.map(|(mark, patience)| (mark.at, patience)),
+            s.killed.map(|mark| mark.at),
+            self.ended,
+            r.admitted,
+            r.stuck,
+            r.given,
+            self.taken,
+            self.finished,
+            r.limit,
+            self.holds.len(),
+            self.call,
+            self.queue.borrow(),
+        )
+    }
+
+    /// Whether it takes what comes.
+    pub fn takes(&self, now: u64) -> bool {
+        let occupied = self.blocking && !self.holds.is_empty();
+        self.frozen_until <= now && self.call.is_none() && !occupied
+    }
+
+    /// Something came into its queue.
+    pub fn nudge(&mut self, now: u64, r: &mut Random) {
+        if self.looks_at == NEVER {
+            self.looks_at = now + r.between(0, 5);
+        }
+    }
+
+    pub fn drain(&mut self, now: u64, hands_back: bool) {
+        self.draining.get_or_insert(hands_back);
+        self.gone_at = now.saturating_add(self.lingers);
+        self.looks_at = self.looks_at.min(now);
+    }
+
+    pub fn kill(&mut self, now: u64, r: &mut Random) {
+        let takes = if r.chance(80) { r.between(0, 5) } else { r.between(0, KILL_TAKES) };
+        self.killed_at = self.killed_at.min(now + takes);
+    }
+
+    pub fn abort(&mut self, now: u64) {
+        if self.dies_of_abort {
+            self.dies = (now, Exit::Signal { number: 6, core: true });
+        }
+    }
+
+    /// A signal from outside that it dies of.
+    pub fn strike(&mut self, at: u64) {
+        self.dies = (self.dies.0.min(at), Exit::Signal { number: 15, core: false });
+    }
+
+    pub fn freeze(&mut self, until: u64) {
+        self.frozen_until = self.frozen_until.max(until);
+    }
+
+    /// From now on it takes everything as a good worker does.
+    pub fn calm_down(&mut self, now: u64) {
+        self.hangs = false;
+        if self.frozen_until > now {
+            self.frozen_until = now;
+        }
+    }
+
+    /// It stood still for so long, with everything else.
+    pub fn shift(&mut self, by: u64, seen: bool) {
+        let times = [
+            &mut self.ready_at,
+            &mut self.leaves_at,
+            &mut self.dies.0,
+            &mut self.killed_at,
+            &mut self.looks_at,
+            &mut self.gone_at,
+            &mut self.worn_at,
+        ];
+        for t in times {
+            *t = t.saturating_add(by);
+        }
+        if self.frozen_until > 0 {
+            self.frozen_until += by;
+        }
+        if let Some(call) = &mut self.call {
+            call.until = call.until.saturating_add(by);
+            call.still += if seen { by } else { 0 };
+        }
+        for held in &mut self.holds {
+            held.idle_from = held.idle_from.saturating_add(by);
+            held.until = held.until.saturating_add(by);
+        }
+        self.still += if seen { by } else { 0 };
+    }
+
+    /// When it does something next.
+    pub fn next(&self, now: u64) -> u64 {
+        if self.ended.is_some() {
+            return NEVER;
+        }
+        if self.frozen_until > now {
+            return self.frozen_until.min(self.killed_at).max(now + 1);
+        }
+        let acts = match self.call {
+            Some(call) => call.until.min(self.dies.0),
+            None => {
+                let held = self.holds.iter().map(|h| h.until).min().unwrap_or(NEVER);
+                let ready_at = if self.said_ready { NEVER } else { self.ready_at };
+                let gone_at = if self.gone_at > now { self.gone_at } else { NEVER };
+                let looks_at = if self.said_ready { self.looks_at } else { NEVER };
+                [ready_at, self.leaves_at, self.dies.0, looks_at, held, gone_at]
+                    .into_iter()
+                    .min()
+                    .unwrap_or(NEVER)
+            }
+        };
+        acts.min(self.killed_at).max(now + 1)
+    }
+
+    /// Does what is due.
+    pub fn run(&mut self, now: u64, r: &mut Random) -> Ran {
+        let mut ran = Ran::default();
+        if self.ended.is_some() {
+            return ran;
+        }
+        if self.killed_at <= now {
+            self.end(Exit::Signal { number: 9, core: false }, &mut ran);
+        } else if self.frozen_until > now {
+            // Only SIGKILL reaches it.
+        } else if self.dies.0 <= now {
+            self.end(self.dies.1, &mut ran);
+        } else {
+            self.act(now, r, &mut ran);
+        }
+        ran
+    }
+
+    fn end(&mut self, exit: Exit, ran: &mut Ran) {
+        self.ended = Some(exit);
+        ran.lost = self.holds.len() as u32;
+        self.holds.clear();
+    }
+
+    fn act(&mut self, now: u64, r: &mut Random, ran: &mut Ran) {
+        if let Some(call) = self.call {
+            if call.until > now {
+                return;
+            }
+            self.seen.last_call = Some((call, now));
+            self.call = None;
+        }
+        if !self.said_ready && self.ready_at <= now && self.draining.is_none() {
+            self.said_ready = true;
+            self.outbox.push_back(Word::Ready);
+            self.looks_at = now;
+        }
+        if self.leaves_at <= now {
+            self.leaves_at = NEVER;
+            self.outbox.push_back(Word::Leaving);
+        }
+        self.finish(now, ran);
+        self.hand_back(now, ran);
+        self.look(now, r, ran);
+        let empty = self.holds.is_empty() && (self.draining == Some(true) || self.queue.borrow().is_empty());
+        if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
+            self.end(Exit::Code(0), ran);
+        }
+    }
+
+    fn finish(&mut self, now: u64, ran: &mut Ran) {
+        let before = self.holds.len();
+        self.holds.retain(|h| h.until > now);
+        let n = before - self.holds.len();
+        self.finished += n as u64;
+        ran.finished += n as u32;
+        ran.made_room |= n > 0;
+        // A blocking worker has waited for this one.
+        if n > 0 && self.looks_at == NEVER {
+            self.looks_at = now;
+        }
+    }
+
+    fn hand_back(&mut self, now: u64, ran: &mut Ran) {
+        while self.draining == Some(true) && self.back.borrow().len() < BACK_ROOM {
+            let Some(at) = self.holds.iter().position(|h| h.idle_from <= now) else { return };
+            let held = self.holds.swap_remove(at);
+            self.back.borrow_mut().push_back(Item::Connection(held.connection));
+            self.finished += 1;
+            ran.made_room = true;
+        }
+    }
+
+    fn look(&mut self, now: u64, r: &mut Random, ran: &mut Ran) {
+        if self.looks_at > now || !self.said_ready {
+            return;
+        }
+        self.looks_at = NEVER;
+        for _ in 0..4 {
+            if self.draining == Some(true) {
+                self.looks_at = if self.holds.is_empty() { NEVER } else { now + 10 };
+                return;
+            }
+            if self.call.is_some() || self.blocking && !self.holds.is_empty() {
+                break;
+            }
+            let item = self.queue.borrow_mut().pop_front();
+            match item {
+                Some(Item::Connection(connection)) => self.take(connection, now, r, ran),
+                Some(Item::Probe) => self.probed += 1,
+                None => return,
+            }
+        }
+        let waits = self.blocking && !self.holds.is_empty();
+        self.looks_at = if waits { NEVER } else { now + r.between(1, 5) };
+    }
+
+    fn take(&mut self, connection: u32, now: u64, r: &mut Random, ran: &mut Ran) {
+        self.taken += 1;
+        ran.made_room = true;
+        let works = match r.below(20) {
+            0..12 => r.between(0, 20),
+            12..19 => r.between(20, 300),
+            _ => r.between(300, LONGEST),
+        };
+        let idles = if r.chance(40) { r.between(0, LONGEST) } else { 0 };
+        let idle_from = if idles > 0 { now + works } else { NEVER };
+        self.holds.push(Held { connection, idle_from, until: now + works + idles });
+        if r.chance(if self.hangs { 40 } else { 5 }) {
+            self.begin_call(now, r);
+        }
+    }
+
+    fn begin_call(&mut self, now: u64, r: &mut Random) {
+        let lasts = match r.below(10) {
+            0..5 => r.between(1, 300),
+            5..9 => r.between(300, LONGEST),
+            _ if self.endless.call => NEVER,
+            _ => LONGEST,
+        };
+        let lasts = if self.hangs { lasts } else { lasts.min(r.between(1, 400)) };
+        // Stamps are never 0, which stands for no call.
+        self.call = Some(Call { since: now.max(1), until: now.saturating_add(lasts), still: 0 });
+    }
+}
