@@ -316,3 +316,126 @@ fn workers_without_descriptors_leave_the_backlog_to_others() {
         server.stop();
     }
 }
+
+#[test]
+fn reloads_under_load_lose_nothing() {
+    for (style, mode) in all() {
+        let mut server = Start::new(style).accept(mode).start();
+        server.says("reload to generation");
+        let load = server.load(6, "pid");
+        for generation in 2..6 {
+            load.go_on_for(40);
+            server.signal(libc::SIGHUP);
+            server.wait_for_line(&format!("reload to generation {generation} is complete"));
+        }
+        load.go_on_for(40);
+        let tally = load.stop();
+        assert_eq!(tally.failed(), 0, "{style:?} {mode:?}: {tally:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_reload_moves_idle_connections_to_the_new_workers() {
+    for mode in Mode::ALL {
+        let mut server = Start::new(Style::Request).accept(mode).start();
+        server.says("reload to generation");
+        let old = server.workers();
+        let mut idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
+        idle.iter_mut().for_each(|c| assert!(c.ask("pid").is_ok()));
+        server.signal(libc::SIGHUP);
+        wait_until("the old workers are gone", || server.workers().iter().all(|pid| !old.contains(pid)));
+        for client in &mut idle {
+            let pid = client.ask("pid").unwrap().parse().unwrap();
+            assert!(!old.contains(&pid), "{mode:?}");
+        }
+        drop(idle);
+        server.stop();
+    }
+}
+
+#[test]
+fn more_and_fewer_workers_under_load_lose_nothing() {
+    for (style, mode) in all() {
+        let mut server = Start::new(style).accept(mode).start();
+        // One that became ready while its SIGKILL was on the way.
+        server.may_say("died while draining: SIGKILL; 0 connections lost");
+        let load = server.load(6, "pid");
+        for (signal, workers) in [
+            (libc::SIGTTIN, 3),
+            (libc::SIGTTIN, 4),
+            (libc::SIGTTOU, 3),
+            (libc::SIGTTOU, 2),
+            (libc::SIGTTOU, 1),
+        ] {
+            server.signal(signal);
+            wait_until("the workers are as many", || server.workers().len() == workers);
+            load.go_on_for(100);
+        }
+        server.signal(libc::SIGTTIN);
+        wait_until("two workers serve", || server.workers().len() == 2);
+        load.go_on_for(100);
+        let tally = load.stop();
+        assert_eq!(tally.failed(), 0, "{style:?} {mode:?}: {tally:?}");
+        if mode == Mode::Master {
+            server.stop();
+        } else {
+            // The doors of the slots that are no more are kept.
+            server.signal(libc::SIGTERM);
+            server.ends();
+        }
+    }
+}
+
+#[test]
+fn another_program_takes_over_the_doors() {
+    for (style, mode) in all() {
+        let mut server = Start::new(style).accept(mode).start();
+        server.says("upgrade: version");
+        server.says("reload to generation");
+        let load = server.load(4, "pid");
+        for generation in 2..4 {
+            load.go_on_for(50);
+            server.signal(libc::SIGUSR2);
+            server.wait_for_line(&format!("reload to generation {generation} is complete"));
+        }
+        load.go_on_for(50);
+        let tally = load.stop();
+        assert_eq!(tally.failed(), 0, "{style:?} {mode:?}: {tally:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_that_hangs_is_seen_whoever_accepts() {
+    for mode in Mode::ALL {
+        let mut server = Start::new(Style::Request).accept(mode).set("timeout", "300ms").start();
+        server.says("hangs in its handler");
+        server.says("died: SIG");
+        let mut client = server.connect();
+        client.send_command("gate never").unwrap();
+        wait_until("the handler runs", || server.dir.at_gate("never") == 1);
+        server.wait_for_line("hangs in its handler");
+        // With a backlog per slot too, what waits behind it goes to the other.
+        for _ in 0..20 {
+            server.ask("pid").unwrap();
+        }
+        assert!(client.answer().is_err(), "{mode:?}");
+        server.wait_for_line("died: SIG");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_is_replaced_after_max_requests_whoever_accepts() {
+    for mode in Mode::ALL {
+        let server = Start::new(Style::Request).workers(1).accept(mode).set("max-requests", "20").start();
+        let before = server.workers();
+        let load = server.load(2, "pid");
+        wait_until("another worker serves", || server.workers().iter().all(|pid| !before.contains(pid)));
+        let tally = load.stop();
+        assert_eq!(tally.failed(), 0, "{mode:?}: {tally:?}");
+        server.signal(libc::SIGTERM);
+        server.ends();
+    }
+}

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use util::client::Address;
 use util::handler::compile;
@@ -276,4 +277,83 @@ fn large_datagrams_come_whole_and_a_handler_may_answer_none_or_many() {
         (0..n).for_each(|_| assert_eq!(client.recv(&mut back).unwrap(), n));
     }
     server.stop();
+}
+
+/// Sends datagrams from several clients while something is done to the server, and counts what is not answered.
+fn unanswered(server: &Server, during: impl Fn(&Server)) -> usize {
+    let clients: Vec<_> = (0..16).map(|_| client(server)).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = clients
+            .iter()
+            .map(|client| {
+                scope.spawn(|| {
+                    let mut sent = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        // Two at a time: the second lies in the socket while the first is answered.
+                        client.send(b"slot").unwrap();
+                        client.send(b"slot").unwrap();
+                        sent += 2;
+                        let _ = answer(client).and_then(|_| answer(client)).map(|_| sent -= 2);
+                    }
+                    sent
+                })
+            })
+            .collect();
+        during(server);
+        stop.store(true, Ordering::Relaxed);
+        senders.into_iter().map(|s| s.join().unwrap()).sum()
+    })
+}
+
+#[test]
+fn reloads_lose_no_datagram() {
+    for mode in MODES {
+        let mut server = start(Style::Datagram, mode).start();
+        server.says("reload to generation");
+        let lost = unanswered(&server, |server| {
+            for generation in 2..12 {
+                server.signal(libc::SIGHUP);
+                server.wait_for_line(&format!("reload to generation {generation} is complete"));
+            }
+        });
+        assert_eq!(lost, 0, "{mode:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn more_and_fewer_workers_lose_no_datagram() {
+    for mode in MODES {
+        let mut server = start(Style::Datagram, mode).start();
+        // One that became ready while its SIGKILL was on the way.
+        server.may_say("died while draining: SIGKILL; 0 connections lost");
+        let lost = unanswered(&server, |server| {
+            for _ in 0..5 {
+                for (signal, workers) in
+                    [(libc::SIGTTIN, 3), (libc::SIGTTIN, 4), (libc::SIGTTOU, 3), (libc::SIGTTOU, 2)]
+                {
+                    server.signal(signal);
+                    wait_until("the workers are as many", || server.workers().len() == workers);
+                }
+            }
+        });
+        assert_eq!(lost, 0, "{mode:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn another_program_takes_over_and_loses_no_datagram() {
+    for mode in MODES {
+        let mut server = start(Style::Datagram, mode).start();
+        server.says("upgrade: version");
+        server.says("reload to generation");
+        let lost = unanswered(&server, |server| {
+            server.signal(libc::SIGUSR2);
+            server.wait_for_line("reload to generation 2 is complete");
+        });
+        assert_eq!(lost, 0, "{mode:?}");
+        server.stop();
+    }
 }

@@ -7,10 +7,12 @@
 use super::Master;
 use crate::config::Accept;
 use crate::log::log;
+use crate::sys::socket::{Address, bind, local_address};
 use crate::sys::{errno, poll};
 use crate::worker::Addresses;
 use crate::worker::acceptor::Door as WorkerDoor;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The sockets of one address.
@@ -27,6 +29,8 @@ struct Door {
     ours: bool,
     /// The master's poll reports it.
     watched: bool,
+    /// It has its address. One for datagrams waits for that until somebody is there to read them.
+    bound: bool,
 }
 
 /// Whom a door is for.
@@ -41,12 +45,15 @@ pub enum Whose {
 impl Doors {
     /// One socket for all.
     pub fn one(fd: OwnedFd) -> Self {
-        Self { doors: vec![Door { fd, ours: false, watched: false }], per_slot: false, turn: 0 }
+        Self { doors: vec![Door::new(fd, true)], per_slot: false, turn: 0 }
     }
 
     /// Those that a former program in this process had.
     pub fn resumed(fds: Vec<OwnedFd>, per_slot: bool) -> Self {
-        let doors = fds.into_iter().map(|fd| Door { fd, ours: false, watched: false }).collect();
+        let is_bound =
+            |fd: &OwnedFd| !matches!(local_address(fd.as_fd()), Ok(Address::Inet(a)) if a.port() == 0);
+        let doors =
+            fds.into_iter().map(|fd| (is_bound(&fd), fd)).map(|(bound, fd)| Door::new(fd, bound)).collect();
         Self { doors, per_slot, turn: 0 }
     }
 
@@ -70,14 +77,26 @@ impl Doors {
         self.doors.len()
     }
 
-    /// Adds a door, for the next slot.
-    pub fn add(&mut self, fd: OwnedFd) {
-        self.doors.push(Door { fd, ours: false, watched: false });
+    /// Adds a door, for the next slot; without an address where it is not `bound`.
+    pub fn add(&mut self, fd: OwnedFd, bound: bool) {
+        self.doors.push(Door::new(fd, bound));
     }
 
-    /// Takes the doors of the slots from `slots` on.
+    /// Binds those that have no address yet and whose slot is attended.
+    pub fn bind(&mut self, addr: SocketAddr, attended: impl Fn(usize) -> bool) -> io::Result<()> {
+        let unbound = |(slot, door): &(usize, &mut Door)| !door.bound && attended(*slot);
+        for (_, door) in self.doors.iter_mut().enumerate().filter(unbound) {
+            // Tried once: it does not get better by itself, and others have doors.
+            door.bound = true;
+            bind(door.fd.as_fd(), addr)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the doors of the slots from `slots` on, those that have an address.
     pub fn split_off(&mut self, slots: usize) -> impl Iterator<Item = OwnedFd> + use<> {
-        self.doors.split_off(slots.min(self.doors.len())).into_iter().map(|door| door.fd)
+        let doors = self.doors.split_off(slots.min(self.doors.len()));
+        doors.into_iter().filter(|door| door.bound).map(|door| door.fd)
     }
 
     /// In a worker: the door it accepts at. The others are closed.
@@ -143,6 +162,10 @@ impl Doors {
 }
 
 impl Door {
+    fn new(fd: OwnedFd, bound: bool) -> Self {
+        Self { fd, ours: false, watched: false, bound }
+    }
+
     fn unwatch(&mut self, poll: &mio::Poll) -> io::Result<()> {
         if std::mem::replace(&mut self.watched, false) {
             poll::unwatch(poll, self.fd.as_fd())
@@ -156,8 +179,12 @@ impl Master {
     /// Takes over the doors that no worker is there to attend, and leaves the others to the workers.
     pub(super) fn mind_doors(&mut self) {
         let ours = self.config.accept == Accept::Master || self.life.is_stopping();
-        let crew = &self.crew;
-        for listener in self.listeners.iter_mut().filter(|l| !l.takes_datagrams()) {
+        let (crew, slots) = (&self.crew, self.life.slots().len());
+        for listener in &mut self.listeners {
+            if listener.takes_datagrams() {
+                listener.settle(slots, |slot| crew.is_attended(slot));
+                continue;
+            }
             listener.claim(&self.poll, |whose| match whose {
                 Whose::All => ours,
                 Whose::Slot(slot) => ours || !crew.is_attended(slot),
@@ -165,11 +192,11 @@ impl Master {
         }
     }
 
-    /// Makes the doors that new slots need, and deals with those of slots that are no more.
-    pub(super) fn fit_doors(&mut self) {
+    /// Makes the doors that a new worker needs and that are not there yet.
+    pub(super) fn make_doors(&mut self) {
         let slots = self.life.slots().len();
         for listener in &mut self.listeners {
-            if let Err(e) = listener.fit(slots, &self.config) {
+            if let Err(e) = listener.make_doors(slots, &self.config, false) {
                 log!("{e}; a worker without a door of its own uses another's");
             }
         }

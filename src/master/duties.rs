@@ -83,8 +83,8 @@ impl Master {
         if hand_back {
             self.watch_for_returns(id);
         }
-        // Before it hears of it: what is its slot's only, it reads to the end where the slot is no more.
-        self.fit_doors();
+        // Before it hears of it: it reads its door to the end where the slot is no more.
+        self.mind_doors();
         let Some(worker) = self.crew.find(id) else { return };
         if let Err(e) = worker.channel.send(&Message::Drain { hand_back }, None) {
             log!("tell worker {id} to drain: {e}; killing it");

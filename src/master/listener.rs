@@ -128,7 +128,7 @@ impl Listener {
         let (fd, made) = match addr {
             ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => {
                 let datagrams = matches!(addr, ListenAddr::Udp(_));
-                (bind_inet(*inet, datagrams, false).map_err(|e| bind_error(addr, e))?, None)
+                (bind_inet(*inet, datagrams).map_err(|e| bind_error(addr, e))?, None)
             }
             ListenAddr::Unix(path) => {
                 remove_stale(path).map_err(|e| bind_error(addr, e))?;
@@ -150,7 +150,7 @@ impl Listener {
         if config.accept == Accept::ReusePort && listener.inet().is_some() {
             // That socket has shown that nobody else is there: the next ones would not, they can be bound beside others.
             drop(fd);
-            listener.fit(workers, config)?;
+            listener.make_doors(workers, config, true)?;
         } else {
             listener.prepare(fd.as_fd(), config)?;
             listener.doors = Doors::one(fd);
@@ -158,26 +158,40 @@ impl Listener {
         Ok(listener)
     }
 
-    /// With a socket per slot: makes those that are missing for so many slots. A surplus one for connections is kept: it cannot be
-    /// closed without a client in it, so the master accepts there. A surplus one for datagrams gets no more, and whoever has
-    /// it reads the rest.
+    /// With a socket per slot: makes those that are missing for so many slots. One for datagrams is bound by [`Listener::settle`], when
+    /// there is somebody to read them, unless `at_once` is set.
     ///
     /// # Errors
     /// As [`open_all`].
-    pub fn fit(&mut self, slots: usize, config: &Config) -> Result<()> {
+    pub fn make_doors(&mut self, slots: usize, config: &Config, at_once: bool) -> Result<()> {
         let Some(inet) = self.inet().filter(|_| self.doors.are_per_slot()) else { return Ok(()) };
         while self.doors.len() < slots {
-            let fd = bind_inet(inet, self.takes_datagrams(), true).map_err(|e| bind_error(&self.bound, e))?;
-            self.prepare(fd.as_fd(), config)?;
-            self.doors.add(fd);
-        }
-        if self.takes_datagrams() {
-            for fd in self.doors.split_off(slots) {
-                datagram::retire(fd.as_fd())
-                    .map_err(|e| Error::io(ErrorKind::System, format!("retire {}", self.bound), e))?;
+            let fd = new_inet(inet, self.takes_datagrams(), true).map_err(|e| bind_error(&self.bound, e))?;
+            let bound = at_once || !self.takes_datagrams();
+            if bound {
+                socket::bind(fd.as_fd(), inet).map_err(|e| bind_error(&self.bound, e))?;
             }
+            self.prepare(fd.as_fd(), config)?;
+            self.doors.add(fd, bound);
         }
         Ok(())
+    }
+
+    /// With a socket per slot for datagrams: has the kernel put some into those that are new and now attended, and no more into
+    /// those of slots that are no more; whoever has one of these reads the rest. (One for connections cannot be given up
+    /// without a client in it, so the master goes on accepting there.)
+    pub fn settle(&mut self, slots: usize, attended: impl Fn(usize) -> bool) {
+        let Some(inet) = self.inet().filter(|_| self.takes_datagrams() && self.doors.are_per_slot()) else {
+            return;
+        };
+        if let Err(e) = self.doors.bind(inet, attended) {
+            log!("{}", bind_error(&self.bound, e));
+        }
+        for fd in self.doors.split_off(slots) {
+            if let Err(e) = datagram::retire(fd.as_fd()) {
+                log!("retire {}: {e}", self.bound);
+            }
+        }
     }
 
     /// Sets what a socket needs, and has it listen where it does not yet.
@@ -322,12 +336,19 @@ fn backlog(config: &Config) -> i32 {
     i32::try_from(config.backlog).unwrap_or(i32::MAX)
 }
 
+fn new_inet(addr: SocketAddr, datagrams: bool, again: bool) -> io::Result<OwnedFd> {
+    if datagrams { datagram::new(addr, again) } else { socket::new_stream(addr, again) }
+}
+
 /// All addresses means all that this machine has: where it has no IPv6, those of IPv4.
-fn bind_inet(addr: SocketAddr, datagrams: bool, again: bool) -> io::Result<OwnedFd> {
-    let bind = if datagrams { datagram::bind } else { socket::bind_stream };
-    match bind(addr, again) {
+fn bind_inet(addr: SocketAddr, datagrams: bool) -> io::Result<OwnedFd> {
+    let bind = |addr| {
+        let fd = new_inet(addr, datagrams, false)?;
+        socket::bind(fd.as_fd(), addr).map(|()| fd)
+    };
+    match bind(addr) {
         Err(e) if e.raw_os_error() == Some(errno::EAFNOSUPPORT) && addr.ip().is_unspecified() => {
-            bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), again)
+            bind((Ipv4Addr::UNSPECIFIED, addr.port()).into())
         }
         done => done,
     }
@@ -386,7 +407,8 @@ mod tests {
     }
 
     fn fit(listener: &mut Listener, slots: usize) {
-        listener.fit(slots, &Config::default()).unwrap();
+        listener.make_doors(slots, &Config::default(), false).unwrap();
+        listener.settle(slots, |_| true);
     }
 
     fn inet(listener: &Listener) -> SocketAddr {
@@ -437,7 +459,7 @@ mod tests {
     fn datagrams_go_to_the_slots_there_are() {
         let mut listener = open("udp:127.0.0.1:0", Accept::ReusePort, 4);
         let worker = listener.doors.split_off(3).next().unwrap();
-        listener.doors.add(worker.try_clone().unwrap());
+        listener.doors.add(worker.try_clone().unwrap(), true);
         let send = |listener: &Listener| {
             for _ in 0..40 {
                 UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", inet(listener)).unwrap();

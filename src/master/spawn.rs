@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Master {
     /// Forks a worker.
     pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
-        self.fit_doors();
+        self.make_doors();
         self.spare.release();
         let result = self.spawn_with(id, slot, generation);
         // Where a shortage was seen, the numbers set free are for the next start.

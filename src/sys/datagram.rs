@@ -3,7 +3,7 @@
 //! A socket bound to all addresses has to be told which of them an answer is from: the one that was asked. The kernel says it
 //! with each datagram, and takes it back with the answer.
 
-use super::socket::{bind_inet, inet_of, set_option};
+use super::socket::{inet_of, new_inet, set_option};
 use super::{check_len, retry};
 use std::io;
 use std::mem;
@@ -30,10 +30,10 @@ struct Control([u8; CONTROL_LEN]);
 // SAFETY: CMSG_SPACE only computes.
 const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) } as usize;
 
-/// Binds a socket for datagrams to an IPv4 or IPv6 address; `[::]` takes both. Port 0 asks the kernel for a free one. With `again`
-/// the address may be bound several times (`SO_REUSEPORT`).
-pub fn bind(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
-    let fd = bind_inet(addr, socket2::Type::DGRAM, again)?;
+/// A socket for datagrams, to be bound to an IPv4 or IPv6 address; `[::]` takes both. With `again` the address may be bound several
+/// times (`SO_REUSEPORT`).
+pub fn new(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
+    let fd = new_inet(addr, socket2::Type::DGRAM, again)?;
     if addr.ip().is_unspecified() {
         let (level, name) = match addr {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -150,6 +150,12 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr, UdpSocket};
     use std::time::Duration;
+
+    fn bind(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
+        let fd = new(addr, again)?;
+        crate::sys::socket::bind(fd.as_fd(), addr)?;
+        Ok(fd)
+    }
 
     fn port(fd: &OwnedFd) -> u16 {
         UdpSocket::from(fd.try_clone().unwrap()).local_addr().unwrap().port()

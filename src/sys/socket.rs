@@ -52,13 +52,13 @@ pub fn peer_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
     peer.as_socket().map(|addr| addr.ip().to_canonical())
 }
 
-/// Binds a socket for connections to an IPv4 or IPv6 address; `[::]` takes both. Port 0 asks the kernel for a free one.
-/// With `again` the address may be bound several times, by sockets of this user that all say so (`SO_REUSEPORT`).
-pub fn bind_stream(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
-    bind_inet(addr, socket2::Type::STREAM, again)
+/// A socket for connections, to be bound to an IPv4 or IPv6 address; `[::]` takes both. With `again` the address may be bound
+/// several times, by sockets of this user that all say so (`SO_REUSEPORT`).
+pub fn new_stream(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
+    new_inet(addr, socket2::Type::STREAM, again)
 }
 
-pub(super) fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
+pub(super) fn new_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
     let s = socket2::Socket::new(socket2::Domain::for_address(addr), kind, None)?;
     // For UDP it would let others bind the same address and take its datagrams.
     s.set_reuse_address(kind == socket2::Type::STREAM)?;
@@ -67,8 +67,12 @@ pub(super) fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> i
         // `[::]` takes IPv4 too, whatever the system's default for that is.
         s.set_only_v6(!addr.ip().is_unspecified())?;
     }
-    s.bind(&addr.into())?;
     Ok(s.into())
+}
+
+/// Binds a socket (bind(2)). Port 0 asks the kernel for a free one.
+pub fn bind(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
+    socket2::SockRef::from(&fd).bind(&addr.into())
 }
 
 /// Has a bound socket take connections (listen(2)).
