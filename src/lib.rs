@@ -96,6 +96,10 @@ pub use server::{
     Bound, Event, Exit, Family, LastExit, Reason, Running, Server, Started, State, Status, Stopped, Totals,
     WorkerInfo, WorkerStatus,
 };
+/// For the binary alone.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use sys::code::give_back as give_back_code;
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::datagram::Datagram;

@@ -188,7 +188,12 @@ fn perform(task: Task) -> Result<(), Failure> {
         Task::Serve { name, mut server } => {
             let spread = banner::spread(server.config_mut());
             // How many workers had to be killed in the end stands in the log already.
-            server.on_start(move |started| banner::print(started, &name, &spread)).run()?;
+            let started = move |started: &prefork::Started| {
+                banner::print(started, &name, &spread);
+                // The parser's code is not needed any more. Where it stays, that costs nothing but memory.
+                let _ = prefork::give_back_code();
+            };
+            server.on_start(started).run()?;
             Ok(())
         }
     }

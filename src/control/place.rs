@@ -25,8 +25,12 @@ pub fn directories() -> Vec<PathBuf> {
         return vec![only];
     }
     let own = given("XDG_RUNTIME_DIR").filter(|d| d.is_absolute()).map(|d| d.join("prefork"));
-    let last = PathBuf::from(format!("/tmp/prefork-{}", peer::own_user()));
-    own.into_iter().chain(["/run/prefork".into(), last]).collect()
+    own.into_iter().chain(["/run/prefork".into(), last_resort()]).collect()
+}
+
+/// Where there is nothing better.
+fn last_resort() -> PathBuf {
+    format!("/tmp/prefork-{}", peer::own_user()).into()
 }
 
 /// The sockets found.
@@ -55,9 +59,9 @@ pub fn find() -> Found {
 }
 
 fn sockets_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    // Anybody may make a directory in /tmp and wait for who looks there.
-    if directory.starts_with("/tmp") {
-        check(directory).map_err(io::Error::other)?;
+    // Anybody may make it and wait for who looks there.
+    if directory == last_resort() && directory.exists() {
+        check(directory).map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
     }
     let entries = fs::read_dir(directory)?.flatten();
     let shown = |name: &OsString| name.as_bytes().ends_with(SUFFIX.as_bytes()) && name.as_bytes()[0] != b'.';

@@ -473,7 +473,7 @@ pub enum Event {
         /// The port, where it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
-        /// `4`, `6` or `unix`.
+        /// `4`, `6`, `udp4`, `udp6` or `unix`.
         r#type: String,
     },
     /// A worker can serve.
@@ -534,19 +534,17 @@ pub enum ReloadState {
     RolledBack,
 }
 
-impl From<&server::Event> for Event {
-    fn from(event: &server::Event) -> Self {
+impl Event {
+    /// As it is told; `None` where the master has it to itself: a stream begins with its own setup and ends with the master.
+    pub(crate) fn of(event: &server::Event) -> Option<Self> {
         use server::Event as E;
         let reload = |state, &generation: &u32, reason: Option<&String>| Self::Reload {
             state,
             generation,
             reason: reason.cloned(),
         };
-        match event {
-            // The master has these to itself: a stream begins with its own setup, and ends with the master.
-            E::Setup | E::Stopped(_) => {
-                Self::Setup { name: String::new(), generation: 0, workers: 0, addresses: Vec::new() }
-            }
+        Some(match event {
+            E::Setup | E::Stopped(_) => return None,
             E::Fork(w) => Self::Fork { worker: (*w).into() },
             E::Online(w) => Self::Online { worker: (*w).into() },
             E::Listening(w, at) => {
@@ -566,7 +564,7 @@ impl From<&server::Event> for Event {
             E::ReloadStarted(g) => reload(ReloadState::Started, g, None),
             E::ReloadCommitted(g) => reload(ReloadState::Committed, g, None),
             E::ReloadRolledBack(g, why) => reload(ReloadState::RolledBack, g, Some(why)),
-        }
+        })
     }
 }
 
@@ -647,6 +645,10 @@ mod tests {
                 server::Event::Listening(w, bound("unix:/run/x", None, server::Family::Unix)),
                 format!(r#"{{"event":"listening",{who},"address":"/run/x","type":"unix"}}"#),
             ),
+            (
+                server::Event::Listening(w, bound("udp:127.0.0.1:53", Some(53), server::Family::Udp4)),
+                format!(r#"{{"event":"listening",{who},"address":"127.0.0.1","port":53,"type":"udp4"}}"#),
+            ),
             (server::Event::Ready(w), format!(r#"{{"event":"ready",{who}}}"#)),
             (server::Event::Disconnect(w), format!(r#"{{"event":"disconnect",{who}}}"#)),
             (
@@ -677,7 +679,7 @@ mod tests {
                 r#"{"event":"reload","state":"rolled-back","generation":3,"reason":"why"}"#.into(),
             ),
         ] {
-            let event = Event::from(&event);
+            let event = Event::of(&event).unwrap();
             assert_eq!(text(&event), line + "\n");
             let reply = Reply::Event(Stamped { time_ms: 1, event });
             assert_eq!(serde_json::from_str::<Reply>(&text(&reply)).unwrap(), reply);

@@ -842,8 +842,7 @@ impl Lifecycle {
 
     /// A reload begins when no other is under way and no generation before this one has workers left.
     fn begin_reload(&mut self, out: &mut Vec<Action>) {
-        let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
-        if !self.reload_wanted || busy || self.workers.iter().any(|w| w.generation != self.generation) {
+        if !self.reload_wanted || self.keeps_a_reload_waiting() {
             return;
         }
         self.reload_wanted = false;
@@ -852,6 +851,12 @@ impl Lifecycle {
         self.reload = Some(Reload { generation, stage: Stage::Preparing, why: String::new() });
         out.push(Action::Tell(Happening::ReloadStarted(generation)));
         out.push(Action::Prepare(generation));
+    }
+
+    /// Whether a reload that is asked for now cannot begin at once.
+    pub fn keeps_a_reload_waiting(&self) -> bool {
+        let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
+        busy || self.workers.iter().any(|w| w.generation != self.generation)
     }
 
     fn prepared(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {

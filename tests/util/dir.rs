@@ -29,6 +29,11 @@ impl Dir {
         self.path.join(name)
     }
 
+    /// Where control sockets of the test's servers are.
+    pub fn runtime(&self) -> PathBuf {
+        self.file("run")
+    }
+
     /// Makes an empty file, which opens the handler's gate of that name.
     pub fn make(&self, name: &str) {
         fs::write(self.file(name), "").unwrap();

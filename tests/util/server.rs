@@ -3,7 +3,7 @@
 use super::client::{Address, Client, Fault};
 use super::handler::{Mode, Style};
 use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -26,6 +26,7 @@ pub struct Start {
     through: Vec<OsString>,
     stdin: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
+    environment: Vec<(String, Option<OsString>)>,
     dir: Arc<Dir>,
 }
 
@@ -82,6 +83,7 @@ impl Start {
             through: Vec::new(),
             stdin: None,
             stderr: None,
+            environment: Vec::new(),
             dir: Arc::new(Dir::new()),
         }
     }
@@ -122,6 +124,12 @@ impl Start {
 
     pub fn stdin(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.stdin = Some(fd.into());
+        self
+    }
+
+    /// Sets a variable of its environment, or takes it away.
+    pub fn env(mut self, name: &str, value: Option<&OsStr>) -> Self {
+        self.environment.push((name.into(), value.map(Into::into)));
         self
     }
 
@@ -196,6 +204,14 @@ impl Start {
         // What the machine sets for its own services is not meant for these.
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env("RUST_BACKTRACE", "0");
         let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
+        // Masters of other tests are not to be found here.
+        command.env("PREFORK_RUNTIME_DIR", self.dir.runtime());
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().expect("start")
     }
 
@@ -502,12 +518,23 @@ impl Server {
     #[track_caller]
     pub fn dies_out(mut self) {
         wait_until("the master is gone", || self.has_exited());
+        // Nobody was left to do it.
+        self.control_files().iter().for_each(|file| fs::remove_file(file).unwrap());
         wait_until("every process is gone", || proc::group(self.pid).is_empty());
         self.leaves_nothing();
     }
 
+    /// The files of its control socket.
+    pub fn control_files(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.dir.runtime()) else { return Vec::new() };
+        let end = format!(".{}.sock", self.pid);
+        let own = |path: &PathBuf| path.to_str().unwrap().ends_with(&end);
+        entries.map(|e| e.unwrap().path()).filter(own).collect()
+    }
+
     #[track_caller]
     fn leaves_nothing(&mut self) {
+        assert!(self.control_files().is_empty(), "{:?}", self.control_files());
         self.readers.drain(..).for_each(|r| r.join().unwrap());
         let lines = self.stderr();
         let known = |l: &&String| self.expected.iter().chain(&self.tolerated).any(|e| l.contains(e.as_str()));

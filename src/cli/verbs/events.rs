@@ -1,7 +1,7 @@
 //! `prefork events`: what happens, a line each, until the master ends or the reader has enough.
 
 use super::find::{self, App};
-use super::{print, print_json};
+use super::print_some;
 use crate::cli::{FAILED, Failure};
 use prefork::control::Request;
 use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
@@ -49,9 +49,12 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(find::unreachable(&title, &e)),
         };
-        match json {
-            true => print_json(&Line { app: &name, pid, stamped: &stamped })?,
-            false => print(&format!("{prefix}{}\n", line(&stamped).replace(char::is_control, "?")))?,
+        let text = match json {
+            true => super::json(&Line { app: &name, pid, stamped: &stamped })?,
+            false => format!("{prefix}{}\n", line(&stamped).replace(char::is_control, "?")),
+        };
+        if !print_some(&text)? {
+            return Ok(());
         }
     }
 }

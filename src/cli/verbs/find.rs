@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a master may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A master that was found.
 pub struct App {
@@ -81,7 +81,13 @@ pub fn unexpected(title: &str, reply: &Reply) -> Failure {
 
 /// Every master that runs, by name and pid. What nobody answers on any more is removed.
 pub fn all() -> Vec<App> {
-    let mut apps: Vec<App> = place::find().sockets.iter().filter_map(|path| meet(path)).collect();
+    let sockets = place::find().sockets;
+    // All at once: one that does not answer takes its time.
+    let met = std::thread::scope(|s| {
+        let threads: Vec<_> = sockets.iter().map(|path| s.spawn(|| meet(path))).collect();
+        threads.into_iter().map(|t| t.join().ok().flatten()).collect::<Vec<_>>()
+    });
+    let mut apps: Vec<App> = met.into_iter().flatten().collect();
     apps.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
     apps
 }

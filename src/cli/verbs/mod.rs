@@ -10,7 +10,7 @@ use super::Failure;
 use clap::{Args, Subcommand};
 use prefork::config::parse_duration;
 use serde::Serialize;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 /// What to do with masters that run.
@@ -135,13 +135,27 @@ pub fn run(verb: Verb, name: Option<String>) -> Result<(), Failure> {
     }
 }
 
-/// Writes to standard output; a reader that had enough is no failure.
+/// Writes to standard output. A reader that had enough is no failure.
 fn print(text: &str) -> Result<(), Failure> {
+    print_some(text).map(drop)
+}
+
+/// As [`print`]; whether more is wanted.
+fn print_some(text: &str) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
-    super::tolerate_closed_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure(super::FAILED, format!("stdout: {e}"))),
+    }
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|e| Failure(super::FAILED, format!("JSON: {e}")))?;
-    print(&(text + "\n"))
+    print(&json(value)?)
+}
+
+/// One line of JSON.
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value);
+    text.map(|t| t + "\n").map_err(|e| Failure(super::FAILED, format!("JSON: {e}")))
 }

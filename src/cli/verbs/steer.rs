@@ -50,7 +50,10 @@ pub fn parse_count(text: &str) -> Result<Count, String> {
     let bad = |_| "expected a number of workers, such as 4, +1 or -1".to_owned();
     match text.as_bytes().first() {
         Some(b'+' | b'-') => text.parse().map(Count::By).map_err(bad),
-        _ => text.parse().map(Count::To).map_err(bad),
+        _ => match text.parse().map_err(bad)? {
+            0 => Err("expected at least 1; `prefork stop` ends all of them".into()),
+            n => Ok(Count::To(n)),
+        },
     }
 }
 
@@ -238,7 +241,7 @@ mod tests {
         for (text, count) in [("4", Count::To(4)), ("+2", Count::By(2)), ("-1", Count::By(-1))] {
             assert_eq!(parse_count(text), Ok(count));
         }
-        for bad in ["", "+", "-", "four", "1.5", "--1", "99999999999"] {
+        for bad in ["", "0", "+", "-", "four", "1.5", "--1", "99999999999"] {
             assert!(parse_count(bad).is_err(), "{bad}");
         }
     }

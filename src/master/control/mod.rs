@@ -106,8 +106,10 @@ impl Desk {
     /// Tells those who listen, and those who wait for this.
     fn hear(&mut self, event: &Event, life: &Lifecycle, now: u64) {
         let verdict = self.witness.hear(event);
-        if self.clients().any(|(_, c)| c.waits == Waits::Events) {
-            self.tell(&Reply::Event(Stamped::now(event.into())), now);
+        if self.clients().any(|(_, c)| c.waits == Waits::Events)
+            && let Some(told) = Told::of(event)
+        {
+            self.tell(&Reply::Event(Stamped::now(told)), now);
         }
         for (i, client) in self.clients.iter_mut().enumerate() {
             let Some(client) = client else { continue };
@@ -308,7 +310,7 @@ impl Master {
             Request::Events {} => self.begin_events(index),
             Request::Reload {} => {
                 self.refuse_when_stopping()?;
-                let queued = self.life.is_reloading() || self.life.is_booting();
+                let queued = self.life.keeps_a_reload_waiting();
                 self.accept_command(index, "reload", Waits::Reload(None), queued);
                 self.reload().map_err(|e| failed(e.to_string()))
             }
@@ -393,10 +395,6 @@ impl Master {
 
     /// Something happened.
     pub(super) fn control_hears(&mut self, event: &Event) {
-        if matches!(event, Event::Setup | Event::Stopped(_)) {
-            // Nobody listens yet, or any more.
-            return;
-        }
         if let Some(desk) = &mut self.control.0 {
             desk.hear(event, &self.life, self.now);
             self.attend_soon();
