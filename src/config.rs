@@ -33,6 +33,8 @@ pub struct Config {
     pub boot_timeout: Duration,
     /// How long a draining worker may take to finish what it has before it is killed.
     pub drain_timeout: Duration,
+    /// Bytes of one message between processes, 1 KiB to 1 GiB. Four of that size, and 64 KiB, may wait for each process.
+    pub max_message: usize,
     /// What a request may weigh.
     pub limits: Limits,
     /// How long a client may take.
@@ -101,6 +103,7 @@ impl Default for Config {
             max_conns: 10_240,
             boot_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            max_message: 16 * 1024 * 1024,
             limits: Limits {
                 line: 8 * 1024,
                 head: 32 * 1024,
@@ -150,6 +153,7 @@ impl Config {
             "max-conns" => self.max_conns = number(1, 1_000_000)? as u32,
             "boot-timeout" => self.boot_timeout = time()?,
             "drain-timeout" => self.drain_timeout = time()?,
+            "max-message" => self.max_message = size()? as usize,
             "max-line" => self.limits.line = size()? as usize,
             "max-head" => self.limits.head = size()? as usize,
             "max-headers" => self.limits.headers = number(1, 1000)? as usize,
@@ -174,6 +178,7 @@ impl Config {
         };
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
+        rule((1 << 10..=1 << 30).contains(&self.max_message), "max-message: expected 1K to 1G")?;
         rule(
             self.limits.line >= 64,
             "max-line: expected at least 64 bytes, the shortest request lines need them",

@@ -86,11 +86,17 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
+pub use master::post::Post;
+pub use message::{ALL, MASTER, Undelivered};
 pub use server::{Server, Started, Stopped};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use worker::http::fuzzing;
+pub mod fuzzing {
+    pub use crate::message::fuzzing::frames;
+    pub use crate::worker::http::fuzzing::request;
+}
 pub use worker::http::{Refused, Request, Response};
+pub use worker::mailbox::Message;

@@ -2,9 +2,11 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::master::post::{OnMessage, Post};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
+use crate::worker::mailbox::Message;
 use crate::{Conn, ffi};
 use std::ffi::CString;
 use std::path::Path;
@@ -40,6 +42,8 @@ pub struct Server {
     pub(crate) source: Box<dyn Source>,
     pub(crate) args: Vec<CString>,
     pub(crate) on_start: Option<OnStart>,
+    pub(crate) on_message: Option<OnMessage>,
+    pub(crate) post: Post,
     refused: Option<Error>,
 }
 
@@ -107,7 +111,15 @@ impl Server {
     }
 
     pub(crate) fn with_source(source: Box<dyn Source>) -> Self {
-        Self { config: Config::default(), source, args: Vec::new(), on_start: None, refused: None }
+        Self {
+            config: Config::default(),
+            source,
+            args: Vec::new(),
+            on_start: None,
+            on_message: None,
+            post: Post::default(),
+            refused: None,
+        }
     }
 
     /// Replaces all settings.
@@ -156,6 +168,19 @@ impl Server {
     pub fn on_start(mut self, f: impl FnMut(&Started) + 'static) -> Self {
         self.on_start = Some(Box::new(f));
         self
+    }
+
+    /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`]. The [`Post`] is the way to answer it,
+    /// and to write to workers. Without it messages to the master are dropped, and requests unanswered.
+    #[must_use]
+    pub fn on_message(mut self, f: impl FnMut(&Post, &Message<'_>) + 'static) -> Self {
+        self.on_message = Some(Box::new(f));
+        self
+    }
+
+    /// The host's way to write to workers, of use in the master while the server runs, and refused before and after.
+    pub fn post(&self) -> Post {
+        self.post.clone()
     }
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.

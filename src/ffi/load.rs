@@ -171,7 +171,11 @@ mod tests {
         }
     }
 
-    const WORKER: Worker = Worker { id: 1, slot: 0, generation: 1, args: Vec::new() };
+    fn worker() -> Worker {
+        let (channel, _) = crate::message::channel(1024).unwrap();
+        let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
+        Worker::new(1, 0, 1, &[], mailbox)
+    }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
@@ -206,7 +210,7 @@ mod tests {
     }
 
     fn number(source: &mut ModuleSource) -> String {
-        open(source).unwrap().start(&WORKER).unwrap_err()
+        open(source).unwrap().start(&worker()).unwrap_err()
     }
 
     #[test]
@@ -217,7 +221,7 @@ mod tests {
         source.prepare().unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
-        assert_eq!(handler.start(&WORKER), Ok(()));
+        assert_eq!(handler.start(&worker()), Ok(()));
     }
 
     #[test]

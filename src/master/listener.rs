@@ -80,7 +80,7 @@ impl Listener {
     /// Has the poll report this listener as long as a connection waits in its backlog.
     pub fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
         if !self.watched {
-            poll::watch_level(poll, self.fd.as_fd(), self.token)?;
+            poll::watch_level(poll, self.fd.as_fd(), self.token, poll::Interest::READ)?;
             self.watched = true;
         }
         Ok(())

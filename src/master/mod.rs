@@ -3,10 +3,13 @@
 //! Each turn takes signals first, then deaths, then messages, then what is due, then connections.
 
 mod accept;
+mod courier;
 mod dispatch;
 mod lifecycle;
 mod listener;
+mod messages;
 mod owner;
+pub mod post;
 mod reclaim;
 mod slot;
 mod spare;
@@ -22,6 +25,7 @@ use crate::sys::signal::{self, Signals};
 use crate::sys::{kernel, memory, process, time};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use post::{OnMessage, Post};
 use slot::{Phase, Slot};
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -57,6 +61,8 @@ pub struct Master {
     source: Box<dyn Source>,
     args: Vec<CString>,
     on_start: Option<OnStart>,
+    on_message: Option<OnMessage>,
+    post: Post,
     poll: Poll,
     signals: Option<Signals>,
     /// Workers write it to say that there is room.
@@ -101,18 +107,20 @@ pub struct Master {
 pub fn run(server: Server) -> Result<Stopped> {
     let mut master = Master::new(server)?;
     let mut events = Events::with_capacity(EVENTS);
+    master.post.open();
     let result = master.serve(&mut events);
     if result.is_err() {
         master.kill_workers(|_| true);
         master.wait_for_all(&mut events);
     }
+    master.post.close();
     result
 }
 
 impl Master {
     fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, on_start, .. } = server;
+        let Server { config, mut source, args, on_start, on_message, post, .. } = server;
         check_kernel()?;
         let threads = process::thread_count().map_err(system("read /proc/self/task"))?;
         if threads != 1 {
@@ -160,6 +168,8 @@ impl Master {
             source,
             args,
             on_start,
+            on_message,
+            post,
             poll,
             signals: Some(signals),
             wake,
@@ -191,8 +201,9 @@ impl Master {
             self.reap(slot)?;
         }
         for slot in slots_of(events, 1) {
-            self.read_messages(slot);
+            self.mark_channel(slot);
         }
+        self.carry_messages(acceptable != 0);
         if self.now >= self.timer_at {
             self.run_timers()?;
         }
@@ -212,8 +223,13 @@ impl Master {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<()> {
-        let sleep = match self.timer_at {
-            _ if self.more_to_do => Some(Duration::ZERO),
+        self.settle_channels();
+        let messages = self.post.borrow();
+        let more_to_do = self.more_to_do || messages.is_busy();
+        let due = messages.due().unwrap_or(NEVER).min(self.timer_at);
+        drop(messages);
+        let sleep = match due {
+            _ if more_to_do => Some(Duration::ZERO),
             NEVER => None,
             at => Some(Duration::from_millis(at.saturating_sub(self.now))),
         };

@@ -2,7 +2,6 @@
 
 use super::lifecycle::Backoff;
 use crate::handoff::{Giver, Taker};
-use crate::message::Channel;
 use crate::scoreboard::{Seat, Word};
 use crate::sys::process::Process;
 
@@ -32,8 +31,6 @@ pub struct Record {
     pub giver: Giver,
     /// The master's copy of where it takes them, to reclaim what it does not take.
     pub queue: Taker,
-    /// Messages.
-    pub channel: Channel,
     /// How far it has come.
     pub phase: Phase,
     /// When it was forked (monotonic milliseconds).

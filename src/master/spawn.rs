@@ -1,13 +1,14 @@
 //! Spawning a worker and collecting it: channels, fork, pidfd, registration; death, and what follows from it.
 
 use super::slot::{Phase, Record};
-use super::{Master, exit_token, message_token};
+use super::{Master, exit_token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff;
 use crate::log::log;
 use crate::message;
 use crate::sys::process::{self, Exit, Fork};
 use crate::sys::signal;
+use crate::worker::mailbox::Mailbox;
 use crate::worker::{self, Birth, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -50,7 +51,7 @@ impl Master {
 
     fn spawn_with(&mut self, slot: usize) -> io::Result<()> {
         let (giver, queue) = handoff::channel()?;
-        let (channel, theirs) = message::channel()?;
+        let (channel, theirs) = message::channel(self.config.max_message)?;
         let seat = self.slots[slot].seat;
         seat.clear();
         let id = self.next_id;
@@ -62,26 +63,21 @@ impl Master {
                 self.become_worker(slot, id, queue, theirs)
             }
         };
-        let registry = self.poll.registry();
-        let watched = registry
-            .register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit_token(slot), Interest::READABLE)
-            .and_then(|()| {
-                registry.register(
-                    &mut SourceFd(&channel.as_fd().as_raw_fd()),
-                    message_token(slot),
-                    Interest::READABLE,
-                )
-            });
+        let watched = self.poll.registry().register(
+            &mut SourceFd(&process.as_fd().as_raw_fd()),
+            exit_token(slot),
+            Interest::READABLE,
+        );
         if let Err(e) = watched {
             let _ = process.kill(signal::SIGKILL);
             return Err(e);
         }
+        self.post.borrow().join(id, channel);
         self.slots[slot].worker = Some(Record {
             id,
             process,
             giver,
             queue,
-            channel,
             phase: Phase::Starting,
             since: self.now,
             failure: None,
@@ -107,22 +103,29 @@ impl Master {
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
-        let worker = Worker { id, slot: slot as u32, generation: self.generation, args: self.args.clone() };
+        self.post.close();
+        let message::Channel { socket, inbox, outbox } = channel;
+        let mailbox = Mailbox::new(id, socket, outbox);
+        let worker = Worker::new(id, slot as u32, self.generation, &self.args, mailbox);
         if let Err(e) = self.board.keep_only(slot) {
             log!("worker {id}: protect the scoreboard: {e}");
         }
         // The new poll replaces the master's, which is thereby closed here.
         match mio::Poll::new() {
             Ok(poll) => self.poll = poll,
-            Err(e) => {
-                let _ = channel.send(&message::Message::Failed(format!("epoll_create: {e}")), None);
-                process::exit(worker::EXIT_FAILED)
-            }
+            Err(e) => worker::fail(&worker, format!("epoll_create: {e}")),
         }
         worker::run(
             &mut *self.source,
             &self.config,
-            Birth { worker, queue, channel, seat, common: self.board.common(), wake: self.wake.as_fd() },
+            Birth {
+                worker: Box::new(worker),
+                queue,
+                inbox,
+                seat,
+                common: self.board.common(),
+                wake: self.wake.as_fd(),
+            },
             &mut self.poll,
         )
     }
@@ -141,8 +144,8 @@ impl Master {
                 return Ok(());
             }
         };
-        // What it said last may still lie in the channel.
-        self.read_messages(slot);
+        let id = worker.id;
+        self.close_channel(id);
         let Some(worker) = self.slots[slot].worker.take() else { return Ok(()) };
         self.buried(slot, worker, exit)
     }
@@ -191,40 +194,6 @@ impl Master {
         self.slots[slot].start_at = Some(self.now + delay);
         self.arm(self.now + delay);
         delay
-    }
-
-    /// Reads what the worker of a slot has to say.
-    pub(super) fn read_messages(&mut self, slot: usize) {
-        loop {
-            let Some(worker) = &mut self.slots[slot].worker else { return };
-            match worker.channel.receive() {
-                Ok(message::Received::Message(message)) => self.heard(slot, message),
-                Ok(message::Received::Nothing | message::Received::End) => return,
-                Err(e) => {
-                    log!("worker {}: unreadable message ({e}); killing it", worker.id);
-                    let _ = worker.process.kill(signal::SIGKILL);
-                    worker.phase = Phase::Killed;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn heard(&mut self, slot: usize, message: message::Message) {
-        let Some(worker) = &mut self.slots[slot].worker else { return };
-        match (message, worker.phase) {
-            (message::Message::Ready { kind, limit }, Phase::Starting) => {
-                worker.phase = Phase::Ready;
-                worker.limit = limit.clamp(1, self.config.max_conns);
-                self.kind = crate::Kind::from_number(kind).unwrap_or(self.kind);
-            }
-            // It became ready while SIGKILL was on its way.
-            (message::Message::Ready { .. }, Phase::Killed) => {}
-            (message::Message::Failed(text), _) => worker.failure = Some(text),
-            (other, phase) => {
-                log!("worker {}: unexpected message {other:?} while {phase:?}; ignored", worker.id)
-            }
-        }
     }
 
     /// Kills workers that are not ready in time.

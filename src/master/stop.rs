@@ -3,7 +3,7 @@
 use super::Master;
 use super::slot::Phase;
 use crate::log::log;
-use crate::message::Message;
+use crate::message::Verb;
 use crate::sys::signal;
 
 /// How far a stop has come.
@@ -77,7 +77,7 @@ impl Master {
         for slot in &mut self.slots {
             let Some(worker) = slot.worker.as_mut().filter(|w| w.phase == Phase::Ready) else { continue };
             worker.phase = Phase::Draining;
-            if let Err(e) = worker.channel.send(&Message::Drain, None) {
+            if let Err(e) = self.post.borrow().say(worker.id, &Verb::Drain) {
                 log!("tell worker {} to drain: {e}; killing it", worker.id);
                 worker.phase = Phase::Killed;
                 let _ = worker.process.kill(signal::SIGKILL);

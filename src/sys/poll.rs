@@ -7,12 +7,56 @@ use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Watches `fd` for readability, level-triggered: `poll` reports `token` as long as there is something to read.
-pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token.0 as u64 };
+/// What a descriptor is watched for. Its end is reported in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// Something to read.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+}
+
+impl Interest {
+    /// Something to read.
+    pub const READ: Self = Self { read: true, write: false };
+
+    fn event(self, token: mio::Token) -> libc::epoll_event {
+        let bit = |wanted: bool, bit: libc::c_int| if wanted { bit as u32 } else { 0 };
+        let events = bit(self.read, libc::EPOLLIN) | bit(self.write, libc::EPOLLOUT);
+        libc::epoll_event { events, u64: token.0 as u64 }
+    }
+}
+
+/// Watches `fd` level-triggered: `poll` reports `token` as long as there is something to read, or room to write.
+pub fn watch_level(
+    poll: &mio::Poll,
+    fd: BorrowedFd<'_>,
+    token: mio::Token,
+    interest: Interest,
+) -> io::Result<()> {
+    control(poll, libc::EPOLL_CTL_ADD, fd, token, interest)
+}
+
+/// Watches a descriptor that is watched already for something else.
+pub fn rewatch_level(
+    poll: &mio::Poll,
+    fd: BorrowedFd<'_>,
+    token: mio::Token,
+    interest: Interest,
+) -> io::Result<()> {
+    control(poll, libc::EPOLL_CTL_MOD, fd, token, interest)
+}
+
+fn control(
+    poll: &mio::Poll,
+    what: libc::c_int,
+    fd: BorrowedFd<'_>,
+    token: mio::Token,
+    interest: Interest,
+) -> io::Result<()> {
+    let mut event = interest.event(token);
     // SAFETY: `event` is valid through the call; the kernel copies it.
-    let ret =
-        unsafe { libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) };
+    let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) };
     check(ret).map(drop)
 }
 

@@ -28,13 +28,14 @@ pub fn serve(
     let mut events = Events::with_capacity(4);
     let mut one = One { handler, config, conn: None, count: 0 };
     while inlet.draining.is_none() {
-        match poll.poll(&mut events, inlet.starves().then_some(STARVING)) {
+        inlet.settle(poll, &mut one.context(inlet));
+        match poll.poll(&mut events, sleep(inlet)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
         }
-        if events.iter().any(|e| e.token() == CHANNEL) {
-            inlet.listen(poll);
+        if inlet.has_more() || events.iter().any(|e| e.token() == CHANNEL) {
+            inlet.listen(poll, &mut one.context(inlet));
         }
         // Also when only the master's word came: what lies in the queue was accepted and is to be served.
         if let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
@@ -49,6 +50,13 @@ pub fn serve(
     Ok(())
 }
 
+/// How long nothing is to be done unless the poll says so.
+fn sleep(inlet: &Inlet<'_>) -> Option<Duration> {
+    let due = inlet.due().map(|at| Duration::from_millis(at.saturating_sub(time::monotonic_ms())));
+    let starving = inlet.starves().then_some(STARVING);
+    due.into_iter().chain(starving).min()
+}
+
 struct One<'a> {
     handler: &'a mut dyn Handler,
     config: &'a Config,
@@ -57,6 +65,16 @@ struct One<'a> {
 }
 
 impl One<'_> {
+    fn context(&mut self, inlet: &Inlet<'_>) -> Context<'_> {
+        Context {
+            handler: self.handler,
+            config: self.config,
+            seat: inlet.seat,
+            now: time::monotonic_ms(),
+            draining: inlet.draining.is_some(),
+        }
+    }
+
     fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
         self.count += 1;
         let (id, seat) = (self.count, inlet.seat);

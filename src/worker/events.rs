@@ -99,13 +99,16 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
             self.wait(&mut events)?;
-            let mut queue = false;
+            let (mut queue, mut channel) = (false, self.inlet.has_more());
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
-                    CHANNEL => self.inlet.listen(self.poll),
+                    CHANNEL => channel = true,
                     token => self.ready(token, event),
                 }
+            }
+            if channel {
+                self.inlet.listen(self.poll, context!(self));
             }
             self.go_on();
             if self.inlet.draining.is_some() {
@@ -116,6 +119,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.inlet.may_take(self.poll, self.now);
             }
             self.expire();
+            self.inlet.settle(self.poll, context!(self));
         }
         Ok(())
     }
@@ -129,6 +133,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         let mut due = self.deadlines.next(&mut self.table);
         if self.inlet.starves() {
             due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
+        }
+        if let Some(at) = self.inlet.due() {
+            due = Some(due.unwrap_or(u64::MAX).min(at));
         }
         if let Some(until) = self.inlet.draining {
             due = Some(due.unwrap_or(u64::MAX).min(until));

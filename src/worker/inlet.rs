@@ -1,11 +1,16 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
+use super::engine::Context;
+use super::handler::Handler;
+use super::mailbox::deliver;
 use super::{Birth, DESCRIPTOR_RESERVE, Worker};
+use crate::config::Config;
 use crate::handoff::{Taken, Taker};
 use crate::log::log;
-use crate::message::{Channel, Message, Received};
+use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
-use crate::sys::{memory, poll, process, time};
+use crate::sys::poll::{self, Interest};
+use crate::sys::{memory, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -17,18 +22,24 @@ pub const CHANNEL: Token = Token(usize::MAX - 2);
 
 /// How often the limit on descriptors is read again (milliseconds): somebody may lower it, see prlimit(1).
 const LIMIT_AGE: u64 = 100;
+/// What is read of messages before connections have their turn.
+const MESSAGES: Budget = Budget { bytes: 1 << 20, frames: 256 };
 
 /// A worker's side of its two channels.
 pub struct Inlet<'a> {
     /// Who this worker is.
-    pub worker: Worker,
+    pub worker: Box<Worker>,
     /// Its counters.
     pub seat: Seat,
     /// Set when the worker is to take what lies in its queue, finish, and leave; until this time (monotonic milliseconds) where
     /// the master is gone, who would otherwise see to that.
     pub draining: Option<u64>,
     queue: Taker,
-    channel: Channel,
+    inbox: Inbox,
+    /// There are messages that the poll does not report any more.
+    more: bool,
+    /// What the poll watches the message channel for.
+    interest: Option<Interest>,
     common: Common,
     wake: BorrowedFd<'a>,
     drain_timeout: Duration,
@@ -41,13 +52,15 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, channel, seat, common, wake } = birth;
+        let Birth { worker, queue, inbox, seat, common, wake } = birth;
         let mut inlet = Self {
             worker,
             seat,
             draining: None,
             queue,
-            channel,
+            inbox,
+            more: false,
+            interest: Some(Interest::READ),
             common,
             wake,
             drain_timeout,
@@ -57,7 +70,7 @@ impl<'a> Inlet<'a> {
             watching: false,
         };
         inlet.watch(poll);
-        if let Err(e) = poll::watch_level(poll, inlet.channel.as_fd(), CHANNEL) {
+        if let Err(e) = poll::watch_level(poll, inlet.worker.mailbox.as_fd(), CHANNEL, Interest::READ) {
             log!("worker {}: watch the message channel: {e}", inlet.worker.id);
             process::exit(super::EXIT_FAILED);
         }
@@ -66,7 +79,7 @@ impl<'a> Inlet<'a> {
 
     fn watch(&mut self, poll: &mio::Poll) {
         if !self.watching {
-            match poll::watch_level(poll, self.queue.as_fd(), QUEUE) {
+            match poll::watch_level(poll, self.queue.as_fd(), QUEUE, Interest::READ) {
                 Ok(()) => self.watching = true,
                 Err(e) => log!("worker {}: watch the handoff channel: {e}", self.worker.id),
             }
@@ -150,23 +163,72 @@ impl<'a> Inlet<'a> {
         }
     }
 
-    /// Reads what the master has to say.
-    pub fn listen(&mut self, poll: &mio::Poll) {
+    /// Hears the master and hands messages to the handler, as many as one turn allows; sends what waits.
+    pub fn listen(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+        let mut budget = MESSAGES;
+        self.more = false;
+        // An error here is one of the next read as well.
+        let _ = self.worker.mailbox.flush();
         loop {
-            match self.channel.receive() {
-                Ok(Received::Message(Message::Drain)) => {
-                    self.draining.get_or_insert(u64::MAX);
-                }
-                Ok(Received::Message(other)) => {
-                    log!("worker {}: unexpected message {other:?}; ignored", self.worker.id);
-                }
+            match self.inbox.receive(self.worker.mailbox.as_fd(), &mut budget) {
+                Ok(Received::Letter(letter)) => deliver(&self.worker, &letter, cx),
+                Ok(Received::Verb(verb)) => self.heard(verb, cx),
                 Ok(Received::Nothing) => return,
+                Ok(Received::Later) => {
+                    self.more = true;
+                    return;
+                }
                 Ok(Received::End) | Err(_) => {
-                    let _ = poll::unwatch(poll, self.channel.as_fd());
+                    self.interest = None;
+                    let _ = poll::unwatch(poll, self.worker.mailbox.as_fd());
+                    self.worker.mailbox.gone(MASTER, cx);
                     return self.master_is_gone();
                 }
             }
         }
+    }
+
+    fn heard(&mut self, verb: Verb, cx: &mut Context<'_>) {
+        match verb {
+            Verb::Drain => {
+                self.draining.get_or_insert(u64::MAX);
+            }
+            Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
+            Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
+            Verb::Open(id) => self.worker.mailbox.set_shut(id, false),
+            other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id),
+        }
+    }
+
+    /// What messages ask for at the end of a turn: deadlines that have come, and that the poll says when there is room to send.
+    pub fn settle(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+        self.worker.mailbox.expire(cx);
+        let Some(watched) = self.interest else { return };
+        let wanted = Interest { read: true, write: self.worker.mailbox.waits() };
+        if watched == wanted {
+            return;
+        }
+        match poll::rewatch_level(poll, self.worker.mailbox.as_fd(), CHANNEL, wanted) {
+            Ok(()) => self.interest = Some(wanted),
+            Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id),
+        }
+    }
+
+    /// When messages have something to do next (monotonic milliseconds; 0: at once).
+    pub fn due(&self) -> Option<u64> {
+        if self.has_more() { Some(0) } else { self.worker.mailbox.due() }
+    }
+
+    /// Whether [`Inlet::listen`] has more to do than the poll reports.
+    pub fn has_more(&self) -> bool {
+        self.more && self.interest.is_some()
+    }
+
+    /// At the worker's end: nobody waits for replies any more.
+    pub fn close(&self, handler: &mut dyn Handler, config: &Config) {
+        let now = time::monotonic_ms();
+        let mut cx = Context { handler, config, seat: self.seat, now, draining: true };
+        self.worker.mailbox.gone(MASTER, &mut cx);
     }
 
     fn master_is_gone(&mut self) {
