@@ -18,10 +18,12 @@ use std::rc::Rc;
 
 /// How long a full queue may stand still before it is shut (milliseconds).
 const PATIENCE: u64 = 3_000;
+/// A letter up to this size is sent at once and copied where that does not work; a longer one is sent in shares.
+const SHORT: usize = 16 * 1024;
 /// What one channel gets of a turn before the next has its share.
-const SHARE: Budget = Budget { bytes: 64 * 1024, frames: 64 };
+const SHARE: Budget = Budget::new(64 * 1024, 64);
 /// What is read of a worker that has ended: more than a socket holds, and an end where somebody else still writes to it.
-const LAST_WORDS: Budget = Budget { bytes: 4 << 20, frames: 64 * 1024 };
+const LAST_WORDS: Budget = Budget::new(4 << 20, 64 * 1024);
 
 /// What is called with the answer to a request of the host's.
 pub type OnReply = Box<dyn FnOnce(Result<&[u8], Undelivered>)>;
@@ -540,18 +542,24 @@ impl Outlet {
     /// Puts a letter into its queue. Where the worker is gone, its death is on its way.
     fn put(&mut self, label: &Label, bytes: Bytes<'_>) {
         let _ = match bytes {
-            Bytes::Lent(bytes) => self.outbox.send(self.socket.as_fd(), label, bytes, Room::Ignored),
-            Bytes::Shared(bytes) => self.outbox.send_shared(label, &bytes, Room::Ignored),
+            Bytes::Shared(bytes) if bytes.len() > SHORT => {
+                self.outbox.send_shared(label, &bytes, Room::Ignored)
+            }
+            bytes => self.outbox.send(self.socket.as_fd(), label, bytes.as_slice(), Room::Ignored),
         };
     }
 }
 
 impl Bytes<'_> {
-    fn len(&self) -> usize {
+    fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Lent(bytes) => bytes.len(),
-            Self::Shared(bytes) => bytes.len(),
+            Self::Lent(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
         }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
     }
 
     fn into_shared(self) -> Rc<Vec<u8>> {
@@ -579,3 +587,6 @@ impl<'a> From<Cow<'a, [u8]>> for Bytes<'a> {
 fn answer(request: &Label, purpose: Purpose) -> Label {
     Label { purpose, from: request.to, to: request.from, kind: 0, request: request.request }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,9 @@ use crate::sys::signal;
 use std::io;
 
 /// What is carried in a turn in which no connection waits.
-const AT_EASE: Budget = Budget { bytes: 512 * 1024, frames: 256 };
+const AT_EASE: Budget = Budget::new(512 * 1024, 256);
 /// What is carried in a turn in which one does: about as much work as the connection.
-const IN_HASTE: Budget = Budget { bytes: 16 * 1024, frames: 4 };
+const IN_HASTE: Budget = Budget::new(16 * 1024, 4);
 
 impl Master {
     /// Carries messages, and hears what workers have to say.

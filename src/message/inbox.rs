@@ -27,12 +27,19 @@ pub struct Budget {
     pub bytes: usize,
     /// Frames to hand out.
     pub frames: usize,
+    /// The last read found less than there was room for: the poll will say when there is more.
+    drained: bool,
 }
 
 impl Budget {
+    /// So many bytes and frames.
+    pub const fn new(bytes: usize, frames: usize) -> Self {
+        Self { bytes, frames, drained: false }
+    }
+
     /// The smaller one in each respect.
     pub fn min(self, other: Self) -> Self {
-        Self { bytes: self.bytes.min(other.bytes), frames: self.frames.min(other.frames) }
+        Self::new(self.bytes.min(other.bytes), self.frames.min(other.frames))
     }
 
     /// Takes off what became of a part of it.
@@ -55,8 +62,6 @@ pub struct Inbox {
     /// How much of `bytes` was handed out.
     taken: usize,
     long: Option<Long>,
-    /// The last read found less than it had room for: there is nothing more, until the poll says so.
-    drained: bool,
 }
 
 /// A letter that is on its way in.
@@ -110,7 +115,7 @@ impl Inbox {
                     return self.take(found);
                 }
             }
-            if std::mem::take(&mut self.drained) {
+            if budget.drained {
                 return Ok(Received::Nothing);
             }
             if budget.bytes == 0 {
@@ -122,7 +127,7 @@ impl Inbox {
                 Ok(0) => return Ok(Received::End),
                 Ok(n) => {
                     budget.bytes -= n;
-                    self.drained = n < room;
+                    budget.drained = n < room;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),

@@ -20,11 +20,7 @@ fn say(channel: &mut Channel, verb: &Verb) -> Result<(), Undelivered> {
 
 /// The next frame of a channel, owned; `None` where there is none now.
 fn receive(channel: &mut Channel) -> Option<Frame> {
-    match channel
-        .inbox
-        .receive(channel.socket.as_fd(), &mut Budget { bytes: usize::MAX, frames: usize::MAX })
-        .unwrap()
-    {
+    match channel.inbox.receive(channel.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX)).unwrap() {
         Received::Verb(verb) => Some(Frame::Verb(verb)),
         Received::Letter(l) => Some(Frame::Letter(l.label, l.bytes.into_owned())),
         _ => None,
@@ -122,8 +118,7 @@ fn verbs_arrive_as_said_and_then_the_end() {
     }
     assert_eq!(receive(&mut worker), None);
     drop(master);
-    let end =
-        worker.inbox.receive(worker.socket.as_fd(), &mut Budget { bytes: usize::MAX, frames: usize::MAX });
+    let end = worker.inbox.receive(worker.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX));
     assert_eq!(end.unwrap(), Received::End);
     assert_eq!(say(&mut worker, &Verb::Drain), Err(Undelivered::Gone));
 }
@@ -186,7 +181,7 @@ fn a_budget_bounds_what_is_read_and_handed_out() {
     for kind in 0..10 {
         send(&mut one, kind, b"short").unwrap();
     }
-    let mut budget = Budget { bytes: 1 << 20, frames: 3 };
+    let mut budget = Budget::new(1 << 20, 3);
     let mut take = |budget: &mut Budget| {
         let found = other.inbox.receive(other.socket.as_fd(), budget).unwrap();
         matches!(found, Received::Letter(_)).then_some(()).ok_or(found == Received::Later)
@@ -197,7 +192,7 @@ fn a_budget_bounds_what_is_read_and_handed_out() {
     assert_eq!((0..20).filter(|_| take(&mut budget).is_ok()).count(), 7);
     send(&mut one, 0, &[1; 50_000]).unwrap();
     let mut turns = 0;
-    while take(&mut Budget { bytes: 10_000, frames: 9 }).is_err() {
+    while take(&mut Budget::new(10_000, 9)).is_err() {
         turns += 1;
     }
     assert_eq!(turns, 5);
