@@ -40,7 +40,7 @@ bench: build ## compare with other servers by wrk
 .PHONY: fuzz
 fuzz: ## one minute of random bytes against the HTTP parser
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
-	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run request -s none -- -max_total_time=60
+	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run request -s none -- -max_total_time=60 -dict=fuzz/http.dict
 
 .PHONY: header
 header: ## write include/prefork.h anew from src/ffi

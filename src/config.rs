@@ -33,6 +33,17 @@ pub struct Config {
     pub boot_timeout: Duration,
     /// How long a draining worker may take to finish what it has before it is killed.
     pub drain_timeout: Duration,
+    /// How long one call of a handler may take before its worker counts as hanging: it gets no more, and what waits for it goes to
+    /// others; a second later it gets SIGABRT, another second later SIGKILL. Zero is for ever.
+    pub timeout: Duration,
+    /// Workers that may start at one time in a reload, 1 to 1024.
+    pub surge: usize,
+    /// Requests (in blocking style: connections) after which a worker is replaced, spread over a tenth more; 0 is never.
+    pub max_requests: u64,
+    /// Bytes of memory in RAM above which a worker is replaced, looked at once a second; 0 is never.
+    pub max_memory: u64,
+    /// The life of a worker after which it is replaced; zero is never.
+    pub max_age: Duration,
     /// Bytes of one message between processes, 1 KiB to 1 GiB. Four of that size, and 64 KiB, may wait for each process.
     pub max_message: usize,
     /// What a request may weigh.
@@ -103,6 +114,11 @@ impl Default for Config {
             max_conns: 10_240,
             boot_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            timeout: Duration::ZERO,
+            surge: 1,
+            max_requests: 0,
+            max_memory: 0,
+            max_age: Duration::ZERO,
             max_message: 16 * 1024 * 1024,
             limits: Limits {
                 line: 8 * 1024,
@@ -153,6 +169,11 @@ impl Config {
             "max-conns" => self.max_conns = number(1, 1_000_000)? as u32,
             "boot-timeout" => self.boot_timeout = time()?,
             "drain-timeout" => self.drain_timeout = time()?,
+            "timeout" => self.timeout = time()?,
+            "surge" => self.surge = number(1, MAX_WORKERS as u64)? as usize,
+            "max-requests" => self.max_requests = number(0, u64::MAX)?,
+            "max-memory" => self.max_memory = size()?,
+            "max-age" => self.max_age = time()?,
             "max-message" => self.max_message = size()? as usize,
             "max-line" => self.limits.line = size()? as usize,
             "max-head" => self.limits.head = size()? as usize,
@@ -177,6 +198,7 @@ impl Config {
             if holds { Ok(()) } else { Err(Error::new(ErrorKind::Config, text)) }
         };
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
+        rule((1..=MAX_WORKERS).contains(&self.surge), "surge: expected 1 to 1024")?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
         rule((1 << 10..=1 << 30).contains(&self.max_message), "max-message: expected 1K to 1G")?;
         rule(

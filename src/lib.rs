@@ -79,6 +79,7 @@ mod handoff;
 mod log;
 mod master;
 mod message;
+mod role;
 mod scoreboard;
 pub mod server;
 mod sys;
@@ -88,7 +89,10 @@ pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use master::post::Post;
 pub use message::{ALL, MASTER, Undelivered};
-pub use server::{Server, Started, Stopped};
+pub use role::{Role, role};
+pub use server::{
+    Event, Exit, Reason, Running, Server, Started, State, Status, Stopped, Totals, WorkerInfo, WorkerStatus,
+};
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};

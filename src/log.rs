@@ -1,7 +1,13 @@
 //! One line at a time on standard error. A line that cannot be written is dropped: no log is worth a connection.
 
+use crate::sys::socket;
 use std::fmt::Arguments;
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Bytes of a line.
+const LONGEST: usize = 4000;
 
 /// Writes `prefork: ` and the line, with control bytes of what it quotes escaped, in one write(2).
 pub fn line(text: Arguments<'_>) {
@@ -9,8 +15,15 @@ pub fn line(text: Arguments<'_>) {
     for c in text.to_string().chars() {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
+    // A pipe takes a line of this length whole or not at all (pipe(7), PIPE_BUF).
+    let end = (0..=LONGEST.min(out.len())).rev().find(|&i| out.is_char_boundary(i)).unwrap_or(0);
+    out.truncate(end);
     out.push('\n');
-    let _ = std::io::stderr().write_all(out.as_bytes());
+    let stderr = std::io::stderr();
+    // A reader that does not read must not stop the one who has something to say.
+    if matches!(socket::wait_ready(stderr.as_fd(), true, Some(Duration::ZERO)), Ok(true)) {
+        let _ = stderr.lock().write_all(out.as_bytes());
+    }
 }
 
 /// Writes a line to standard error, formatted as `format!` does.

@@ -28,6 +28,8 @@ pub const ALL: u32 = u32::MAX;
 /// What the master and a worker say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
+    /// Worker: it runs.
+    Online,
     /// Worker: it can serve, in the style of this number ([`crate::Kind`]), at most so many connections at a time.
     Ready {
         /// The style's number.
@@ -37,8 +39,14 @@ pub enum Verb {
     },
     /// Worker: it cannot serve, and why; it exits next.
     Failed(String),
+    /// Worker: it leaves on its own account and waits to be drained.
+    Leaving,
     /// Master: finish what you have, take nothing new, exit.
-    Drain,
+    Drain {
+        /// Idle connections go back to the master, for workers that stay; what lies in the handoff queue too. Otherwise all of it
+        /// is served here first.
+        hand_back: bool,
+    },
     /// Master: the worker of this id has ended; what was asked of it stays unanswered.
     Gone(u32),
     /// Master: a letter to the worker of this id was dropped, its queue has been full for too long.
@@ -50,7 +58,7 @@ pub enum Verb {
 impl Verb {
     /// Whether it is for workers to say.
     pub fn is_a_workers(&self) -> bool {
-        matches!(self, Self::Ready { .. } | Self::Failed(_))
+        matches!(self, Self::Online | Self::Ready { .. } | Self::Failed(_) | Self::Leaving)
     }
 }
 
@@ -171,6 +179,11 @@ impl Channel {
     }
 }
 
+/// The frame of a letter.
+pub fn encode_letter(label: &Label, bytes: &[u8]) -> Vec<u8> {
+    [&encode_label(label, bytes.len()), bytes].concat()
+}
+
 /// Sends what is left in an outbox, waiting at most so long between two steps.
 ///
 /// # Errors
@@ -212,7 +225,12 @@ fn encode_verb(verb: &Verb) -> Vec<u8> {
             body.extend(text.bytes().take(MAX_VERB));
             b'F'
         }
-        Verb::Drain => b'D',
+        Verb::Online => b'U',
+        Verb::Leaving => b'L',
+        Verb::Drain { hand_back } => {
+            body.push(u8::from(*hand_back));
+            b'D'
+        }
         Verb::Gone(id) => about(&mut body, *id, b'G'),
         Verb::Shut(id) => about(&mut body, *id, b'S'),
         Verb::Open(id) => about(&mut body, *id, b'O'),
@@ -230,7 +248,9 @@ fn decode_verb(tag: u8, body: &[u8]) -> Option<Verb> {
     Some(match (tag, body) {
         (b'R', &[kind, a, b, c, d]) => Verb::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
         (b'F', text) => Verb::Failed(String::from_utf8_lossy(text).into_owned()),
-        (b'D', []) => Verb::Drain,
+        (b'U', []) => Verb::Online,
+        (b'L', []) => Verb::Leaving,
+        (b'D', &[hand_back @ (0 | 1)]) => Verb::Drain { hand_back: hand_back == 1 },
         (b'G', &[a, b, c, d]) => Verb::Gone(u32::from_le_bytes([a, b, c, d])),
         (b'S', &[a, b, c, d]) => Verb::Shut(u32::from_le_bytes([a, b, c, d])),
         (b'O', &[a, b, c, d]) => Verb::Open(u32::from_le_bytes([a, b, c, d])),
@@ -243,7 +263,8 @@ fn verb_fits(tag: u8, len: usize) -> bool {
     match tag {
         b'R' => len == 5,
         b'F' => len <= MAX_VERB,
-        b'D' => len == 0,
+        b'U' | b'L' => len == 0,
+        b'D' => len == 1,
         b'G' | b'S' | b'O' => len == 4,
         _ => false,
     }

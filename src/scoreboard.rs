@@ -6,12 +6,15 @@
 
 use crate::sys::memory::{self, Page};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 
 /// All pages: the master's view.
 pub struct Scoreboard {
     pages: &'static [Page],
+    /// What is mapped, for a program that takes this one's place; a worker lets go of it.
+    file: Option<OwnedFd>,
 }
 
 /// The page that every process of a master sees.
@@ -49,7 +52,12 @@ const WAITING: usize = 0;
 impl Scoreboard {
     /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
     pub fn new(seats: usize) -> io::Result<Self> {
-        memory::share_pages(seats + 1).map(|pages| Self { pages })
+        Self::resume(memory::page_file(c"prefork-scoreboard", seats + 1)?, seats)
+    }
+
+    /// Maps the scoreboard of the program that was in this process before.
+    pub fn resume(file: OwnedFd, seats: usize) -> io::Result<Self> {
+        Ok(Self { pages: memory::map_pages(file.as_fd(), seats + 1)?, file: Some(file) })
     }
 
     /// The common page.
@@ -63,9 +71,17 @@ impl Scoreboard {
     }
 
     /// Worker: keeps the common page and seat `index`, and makes the others read-only in this process.
-    pub fn keep_only(&self, index: usize) -> io::Result<()> {
+    pub fn keep_only(&mut self, index: usize) -> io::Result<()> {
+        self.file = None;
         memory::protect(&self.pages[1..=index])?;
         memory::protect(&self.pages[index + 2..])
+    }
+}
+
+impl AsFd for Scoreboard {
+    #[expect(clippy::expect_used, reason = "only a worker has let go of it, and a worker hands nothing over")]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_ref().expect("the master has the scoreboard's file").as_fd()
     }
 }
 

@@ -2,14 +2,19 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::master::Master;
+pub use crate::master::lifecycle::Reason;
 use crate::master::post::{OnMessage, Post};
+pub use crate::sys::process::Exit;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::worker::mailbox::Message;
 use crate::{Conn, ffi};
 use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Where workers get their handler from.
 pub(crate) trait Source {
@@ -17,13 +22,26 @@ pub(crate) trait Source {
     ///
     /// # Errors
     /// Why no worker could serve with it.
-    fn prepare(&mut self) -> Result<()>;
+    fn prepare(&mut self, _generation: u32) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs in the master: no other generation will start workers any more.
+    fn keep_only(&mut self, _generation: u32) {}
 
     /// Runs in the worker, once.
     ///
     /// # Errors
     /// Why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
+
+    /// Runs in the master: files that hold the handlers, by generation, for a program that takes this one's place.
+    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        Vec::new()
+    }
+
+    /// Runs in the master: goes on with the files of [`Source::images`] of a former program.
+    fn adopt_images(&mut self, _images: Vec<(u32, OwnedFd)>) {}
 
     /// What to call it in messages: a file name, or `built-in`.
     fn name(&self) -> &str;
@@ -42,6 +60,7 @@ pub struct Server {
     pub(crate) source: Box<dyn Source>,
     pub(crate) args: Vec<CString>,
     pub(crate) on_start: Option<OnStart>,
+    pub(crate) on_event: Option<OnEvent>,
     pub(crate) on_message: Option<OnMessage>,
     pub(crate) post: Post,
     refused: Option<Error>,
@@ -49,6 +68,57 @@ pub struct Server {
 
 /// What runs in the master when every worker is ready.
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
+
+/// What runs in the master when something happens to a worker.
+pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+
+/// Who a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its number; no other worker has it.
+    pub id: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// Something that happened, told in the master ([`Server::on_event`]). The names are those of Node's `cluster`, where it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker was forked.
+    Fork(WorkerInfo),
+    /// A worker runs.
+    Online(WorkerInfo),
+    /// A worker serves connections of this address.
+    Listening(WorkerInfo, String),
+    /// A worker can serve.
+    Ready(WorkerInfo),
+    /// A worker gets no more connections, on purpose, and finishes what it has.
+    Disconnect(WorkerInfo),
+    /// A worker has ended and was reaped.
+    Exit {
+        /// Which.
+        worker: WorkerInfo,
+        /// How.
+        exit: Exit,
+        /// Why.
+        reason: Reason,
+    },
+    /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
+    Hang(WorkerInfo),
+    /// Something went wrong that cost no connection.
+    Error(String),
+    /// A reload to this generation began.
+    ReloadStarted(u32),
+    /// Every worker is of this generation.
+    ReloadCommitted(u32),
+    /// Every worker is of the generation before this one; why.
+    ReloadRolledBack(u32, String),
+}
 
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
 #[derive(Clone, Debug)]
@@ -105,7 +175,9 @@ impl Server {
         Self::with_source(Box::new(Factory(f)))
     }
 
-    /// A server whose handler is a shared object with a `prefork_module`; each worker opens its own private copy of it.
+    /// A server whose handler is a shared object with a `prefork_module`; each worker opens its own private copy of it. The
+    /// module calls back into this program, which has to be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
+    /// `cargo:rustc-link-arg-bins=`).
     pub fn module(path: impl AsRef<Path>) -> Self {
         Self::with_source(Box::new(ffi::module::ModuleSource::new(path.as_ref())))
     }
@@ -116,6 +188,7 @@ impl Server {
             source,
             args: Vec::new(),
             on_start: None,
+            on_event: None,
             on_message: None,
             post: Post::default(),
             refused: None,
@@ -170,6 +243,13 @@ impl Server {
         self
     }
 
+    /// Calls `f` in the master whenever something happens to a worker.
+    #[must_use]
+    pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
+        self.on_event = Some(Box::new(f));
+        self
+    }
+
     /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`]. The [`Post`] is the way to answer it,
     /// and to write to workers. Without it messages to the master are dropped, and requests unanswered.
     #[must_use]
@@ -192,23 +272,190 @@ impl Server {
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
     /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
-    pub fn run(mut self) -> Result<Stopped> {
+    pub fn run(self) -> Result<Stopped> {
+        if Master::is_trial()? {
+            return self.try_out();
+        }
+        self.start()?.run()
+    }
+
+    /// A master that this program is to take the place of asks whether it could.
+    fn try_out(mut self) -> Result<Stopped> {
+        self.refused.take().map_or(Ok(()), Err)?;
+        self.config.check()?;
+        self.source.prepare(1)?;
+        Ok(Stopped { killed: 0 })
+    }
+
+    /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through.
+    ///
+    /// # Errors
+    /// As [`Server::run`], but for what comes of the workers, which the first step starts.
+    pub fn start(mut self) -> Result<Running> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
         self.config.check()?;
-        crate::master::run(self)
+        Ok(Running(Master::new(self)?))
     }
+}
+
+/// A running master. Dropping it ends its workers at once.
+pub struct Running(Master);
+
+impl Running {
+    /// Serves until it is told to stop.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn run(mut self) -> Result<Stopped> {
+        loop {
+            if let Some(stopped) = self.step(None)? {
+                return Ok(stopped);
+            }
+        }
+    }
+
+    /// Does what there is to do, after waiting for it for `patience` at the most (`None`: as long as it takes). Returns how the
+    /// run ended, once it has; then it is not to be called again.
+    ///
+    /// # Errors
+    /// As [`Server::run`]. Every worker has ended then.
+    pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        self.0.step(patience)
+    }
+
+    /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
+    /// not ask for it; `None`: as late as that.
+    pub fn due(&self) -> Option<Duration> {
+        self.0.patience()
+    }
+
+    /// Replaces all workers by a new generation, one after the other. What comes of it is told as an [`Event`].
+    pub fn reload(&mut self) {
+        self.0.reload();
+    }
+
+    /// Runs so many workers from now on, 1 to 1024; those in the highest slots go first.
+    pub fn scale(&mut self, workers: usize) {
+        self.0.scale(workers);
+    }
+
+    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`). Another one takes
+    /// its place.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: there is no such worker.
+    pub fn drain(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
+        self.0.drain_worker(id, patience)
+    }
+
+    /// Sends a signal to a worker (kill(2)).
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.
+    pub fn kill(&mut self, id: u32, signal: i32) -> Result<()> {
+        self.0.signal_worker(id, signal)
+    }
+
+    /// Begins an orderly stop; a second call ends it at once. Go on stepping until it has ended.
+    pub fn stop(&mut self) {
+        self.0.stop();
+    }
+
+    /// What runs, as of now.
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+}
+
+impl AsFd for Running {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
+    }
+}
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The handler's file, or `built-in`.
+    pub name: String,
+    /// The generation that serves, or is being replaced.
+    pub generation: u32,
+    /// The addresses bound.
+    pub addresses: Vec<String>,
+    /// Whether a reload is under way.
+    pub reloading: bool,
+    /// Whether a stop is.
+    pub stopping: bool,
+    /// Workers there are to be.
+    pub slots: usize,
+    /// What all workers have counted since the start.
+    pub totals: Totals,
+    /// Those there are, until they are reaped.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// What workers have counted, those that are no more included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections taken.
+    pub taken: u64,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Forked, not ready.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// SIGKILL is on its way.
+    Killed,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Who.
+    pub worker: WorkerInfo,
+    /// How far it has come.
+    pub state: State,
+    /// Since its fork.
+    pub age: Duration,
+    /// Connections given to it and not finished.
+    pub in_flight: u32,
+    /// Of those, connections it has not taken yet.
+    pub queued: u64,
+    /// Whether it is left out because it takes nothing.
+    pub stuck: bool,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
 }
 
 /// A handler made before the fork; every worker has its copy of the process's memory and so its own.
 struct Inherited(Option<Box<dyn Handler>>);
 
 impl Source for Inherited {
-    fn prepare(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn open(&mut self, _worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
         self.0.take().ok_or_else(|| "the handler was taken already".into())
     }
@@ -225,10 +472,6 @@ where
     F: FnMut(&Worker) -> H,
     H: Handler + 'static,
 {
-    fn prepare(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
         Ok(Box::new((self.0)(worker)))
     }

@@ -81,6 +81,22 @@ fn a_worker_that_cannot_start_again_is_tried_at_growing_intervals_while_the_othe
 }
 
 #[test]
+fn a_worker_that_cannot_be_forked_is_tried_again_while_the_others_serve() {
+    let mut server = Start::new(Style::Request).by_ordinary_user().start();
+    server.says("died: SIGKILL");
+    server.says("start worker in slot 0: ");
+    let victim = server.worker_in(0);
+    proc::limit(server.pid, "nproc", 1);
+    proc::signal(victim, libc::SIGKILL);
+    server.wait_for_line("start worker in slot 0: ");
+    for _ in 0..20 {
+        assert_eq!(server.ask("slot"), Ok("1".into()));
+    }
+    proc::limit(server.pid, "nproc", 1000);
+    server.stop();
+}
+
+#[test]
 fn requests_that_crash_do_not_starve_the_others() {
     let mut server = Start::new(Style::Connection).workers(3).start();
     server.says("died: SIGSEGV");

@@ -3,14 +3,9 @@
 
 mod util;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use util::load::at_once;
-use util::{Server, Start, Style, comes_true, proc, wait_until};
-
-/// Waits until `pid` is gone and its place is filled.
-fn replaced(server: &Server, pid: i32) {
-    wait_until("a successor", || !proc::children(server.pid).contains(&pid) && server.workers().len() == 2);
-}
+use util::{Fault, Server, Start, Style, comes_true, proc, wait_until};
 
 #[test]
 fn a_killed_idle_worker_is_replaced_at_once_and_nobody_notices() {
@@ -24,8 +19,8 @@ fn a_killed_idle_worker_is_replaced_at_once_and_nobody_notices() {
             for _ in 0..20 {
                 server.ask("pid").unwrap();
             }
-            let soon = || !server.workers().contains(&victim) && server.workers().len() == 2;
-            assert!(comes_true(Duration::from_millis(500), soon), "{style:?}: {:?}", server.stderr());
+            let soon = comes_true(Duration::from_millis(500), || server.has_replaced(victim));
+            assert!(soon, "{style:?}: {:?}", server.stderr());
         }
         server.stop();
     }
@@ -36,6 +31,7 @@ fn with_a_stopped_worker(style: Style, then: impl Fn(&Server, i32) + Sync) -> (S
     let server = Start::new(style).start();
     let stopped = server.worker_in(0);
     proc::freeze(stopped);
+    let start = Instant::now();
     let results = at_once(21, |i| {
         if i < 20 {
             return server.ask("count hits").map(drop);
@@ -46,6 +42,7 @@ fn with_a_stopped_worker(style: Style, then: impl Fn(&Server, i32) + Sync) -> (S
     });
     assert_eq!(results, vec![Ok(()); 21], "{style:?}");
     assert_eq!(server.dir.count("hits"), 20, "{style:?}: each is served once");
+    assert!(start.elapsed() < Duration::from_secs(3), "{style:?}: {:?}", start.elapsed());
     (server, stopped)
 }
 
@@ -55,7 +52,7 @@ fn what_lies_in_the_queue_of_a_killed_worker_is_served_once() {
         let (mut server, killed) =
             with_a_stopped_worker(style, |_, stopped| proc::signal(stopped, libc::SIGKILL));
         server.says("died: SIGKILL; 0 connections in progress lost");
-        replaced(&server, killed);
+        server.replaces(killed);
         server.stop();
     }
 }
@@ -112,27 +109,51 @@ fn a_blocking_worker_that_is_killed_loses_the_one_in_progress() {
     assert_eq!(server.dir.count("hits"), 20);
     assert!(client.answer().is_err(), "its process is gone");
     assert_eq!(server.dir.at_gate("g"), 1, "what was begun is not begun again elsewhere");
-    replaced(&server, pid);
+    server.replaces(pid);
     server.stop();
 }
 
 #[test]
-fn kills_under_load_lose_one_connection_each_at_most() {
-    let mut server = Start::new(Style::Connection).start();
-    server.says("died: SIGKILL");
-    let load = server.load(6, "sleep 3");
+fn kills_under_load_lose_what_was_in_progress_at_most() {
     const KILLS: u64 = 10;
-    for n in 0..KILLS {
-        load.go_on_for(40 + n % 7);
-        let victim = server.worker_in((n % 2) as u32);
-        proc::signal(victim, libc::SIGKILL);
-        replaced(&server, victim);
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        server.says("died: SIGKILL");
+        const CLIENTS: u64 = 6;
+        let load = server.load(CLIENTS as usize, "sleep 3");
+        for n in 0..KILLS {
+            load.go_on_for(40 + n % 7);
+            let victim = server.worker_in((n % 2) as u32);
+            proc::signal(victim, libc::SIGKILL);
+            server.replaces(victim);
+        }
+        load.go_on_for(40);
+        let tally = load.stop();
+        let each = if style == Style::Connection { 1 } else { CLIENTS };
+        assert!(tally.failed() <= KILLS * each && tally.answered() > 400, "{style:?}: {tally:?}");
+        let cut = |f: &Fault| matches!(f, Fault::Reset | Fault::Closed);
+        assert!(tally.faults.keys().all(cut), "{style:?}: {tally:?}");
+        server.stop();
     }
-    load.go_on_for(40);
-    let tally = load.stop();
-    assert!(tally.failed() <= KILLS, "{tally:?}");
-    assert!(tally.answered() > 400, "{tally:?}");
-    server.stop();
+}
+
+#[test]
+fn a_pause_of_all_processes_costs_nothing() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let pids = server.workers();
+        let load = server.load(4, "pid");
+        load.go_on_for(20);
+        let all: Vec<i32> = pids.iter().copied().chain([server.pid]).collect();
+        all.iter().for_each(|&pid| proc::freeze(pid));
+        comes_true(Duration::from_secs(1), || false);
+        all.iter().rev().for_each(|&pid| proc::signal(pid, libc::SIGCONT));
+        load.go_on_for(100);
+        let tally = load.stop();
+        assert!(tally.faults.is_empty(), "{style:?}: {tally:?}");
+        assert_eq!(server.workers(), pids, "{style:?}");
+        server.stop();
+    }
 }
 
 #[test]

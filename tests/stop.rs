@@ -169,3 +169,17 @@ fn workers_of_a_killed_master_leave_at_the_drain_timeout_at_the_latest() {
         server.dies_out();
     }
 }
+
+#[test]
+fn a_signal_to_the_whole_process_group_finishes_requests_too() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {
+        let server = Start::new(Style::Request).workers(1).start();
+        let mut client = at_gate(&server);
+        // As a terminal does at Ctrl-C, and a supervisor that stops a whole group.
+        proc::signal(-server.pid, signal);
+        wait_until("new clients are refused", || refuses(&server));
+        server.dir.make("g");
+        assert_eq!(client.answer(), Ok("gate".into()), "signal {signal}");
+        server.ends();
+    }
+}

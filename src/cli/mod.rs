@@ -37,7 +37,9 @@ const NOTES: [(&str, &str); 4] = [
     (
         "Signals",
         "TERM, INT, QUIT    drain and stop: finish what is in progress\n\
-         a second of these  stop at once",
+         a second of these  stop at once\n\
+         HUP                reload: a new generation of workers, one after the other\n\
+         TTIN, TTOU         one worker more, one less",
     ),
     ("Exit status", "0 done, 1 failed, 2 usage"),
 ];

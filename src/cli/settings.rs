@@ -28,7 +28,7 @@ struct Text {
 }
 
 fn options() -> Vec<Arg> {
-    serving().into_iter().chain(limits()).chain(timeouts()).collect()
+    serving().into_iter().chain(lifecycle()).chain(limits()).chain(timeouts()).collect()
 }
 
 fn serving() -> [Arg; 8] {
@@ -103,6 +103,44 @@ fn serving() -> [Arg; 8] {
         unix_mode.hide_short_help(true),
     ]
     .map(|o| o.help_heading("Serving"))
+}
+
+fn lifecycle() -> [Arg; 5] {
+    let d = Config::default();
+    let text = |name, value, default, help, more| option(Text { name, value, default, help, more });
+    [
+        text(
+            "timeout",
+            "TIME",
+            time(d.timeout),
+            "How long one call of a handler may take",
+            "Over it the worker gets no more connections and those that wait for it go to others; a second later it gets \
+             SIGABRT, another second later SIGKILL; 0: for ever",
+        ),
+        text(
+            "surge",
+            "N",
+            d.surge.to_string(),
+            "New workers that may start at one time in a reload",
+            "The first one always starts alone",
+        ),
+        text(
+            "max-requests",
+            "N",
+            d.max_requests.to_string(),
+            "Requests after which a worker is replaced",
+            "Spread over a tenth more, one worker at a time, the new one first; 0: never",
+        ),
+        text(
+            "max-memory",
+            "SIZE",
+            size(d.max_memory),
+            "Memory in RAM above which a worker is replaced",
+            "Looked at once a second; 0: never",
+        ),
+        text("max-age", "TIME", time(d.max_age), "Life after which a worker is replaced", "0: never"),
+    ]
+    .map(|o| o.hide_short_help(true).help_heading("Workers"))
 }
 
 fn limits() -> [Arg; 6] {

@@ -22,12 +22,13 @@ use std::result;
 pub(crate) struct ModuleSource {
     path: PathBuf,
     name: String,
-    image: Option<OwnedFd>,
+    /// By generation: at most the one that serves and the one that is to.
+    images: Vec<(u32, OwnedFd)>,
 }
 
 impl ModuleSource {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), name: path.display().to_string(), image: None }
+        Self { path: path.to_path_buf(), name: path.display().to_string(), images: Vec::new() }
     }
 
     /// A private copy of the file, which has passed the check.
@@ -87,15 +88,29 @@ impl ModuleSource {
 }
 
 impl Source for ModuleSource {
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self, generation: u32) -> Result<()> {
         let image = self.copy().map_err(|found| Error::new(ErrorKind::Handler, self.refusal(&found)))?;
-        self.image = Some(image);
+        self.images.push((generation, image));
         Ok(())
     }
 
-    fn open(&mut self, _worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
+    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        self.images.iter().map(|(generation, fd)| (*generation, fd.as_fd())).collect()
+    }
+
+    fn adopt_images(&mut self, images: Vec<(u32, OwnedFd)>) {
+        self.images = images;
+    }
+
+    fn keep_only(&mut self, generation: u32) {
+        self.images.retain(|(g, _)| *g == generation);
+    }
+
+    fn open(&mut self, worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
         // The loaded object stays when the descriptor is closed.
-        let image = self.image.take().ok_or("the module was not prepared")?;
+        let mut images = std::mem::take(&mut self.images).into_iter();
+        let (_, image) =
+            images.find(|(g, _)| *g == worker.generation()).ok_or("the module was not prepared")?;
         Ok(Box::new(self.load(image.as_fd())?))
     }
 
@@ -181,8 +196,7 @@ mod tests {
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
     /// name for the same: so no descriptor's number may come again.
     fn open(source: &mut ModuleSource) -> result::Result<Box<dyn Handler>, String> {
-        let image = source.image.take().unwrap();
-        source.image = Some(image.try_clone().unwrap());
+        let image = source.images.last().unwrap().1.try_clone().unwrap();
         let opened = source.load(image.as_fd()).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
         std::mem::forget(image);
         opened
@@ -191,7 +205,7 @@ mod tests {
     /// What is said of a file, in the master or in the worker.
     fn said(path: &Path) -> String {
         let mut source = ModuleSource::new(path);
-        let text = match source.prepare() {
+        let text = match source.prepare(1) {
             Err(e) => e.to_string(),
             Ok(()) => open(&mut source).err().unwrap(),
         };
@@ -218,7 +232,7 @@ mod tests {
         let folder = Folder::new("loads");
         let path = folder.module("ok.so", &format!("{REQUEST}\nPREFORK_MODULE(.on_request = on_request)"));
         let mut source = ModuleSource::new(&path);
-        source.prepare().unwrap();
+        source.prepare(1).unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
         assert_eq!(handler.start(&worker()), Ok(()));
@@ -248,7 +262,7 @@ mod tests {
         let path = folder.0.join("cut.so");
         for len in (1..whole.len()).step_by(97).chain([whole.len() - 1]) {
             fs::write(&path, &whole[..len]).unwrap();
-            let text = ModuleSource::new(&path).prepare().unwrap_err().to_string();
+            let text = ModuleSource::new(&path).prepare(1).unwrap_err().to_string();
             assert!(text.contains("truncated") || len < 4, "{len}: {text}");
         }
     }
@@ -319,11 +333,11 @@ mod tests {
         let folder = Folder::new("copy");
         let path = numbered(&folder, "module.so", 3);
         let mut source = ModuleSource::new(&path);
-        source.prepare().unwrap();
+        source.prepare(1).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         // A copy that cannot be replaced stays.
-        source.prepare().unwrap_err();
+        source.prepare(2).unwrap_err();
         assert_eq!(number(&mut source), "worker_start returned 3");
     }
 
@@ -332,11 +346,13 @@ mod tests {
         let folder = Folder::new("new");
         let path = numbered(&folder, "module.so", 3);
         let mut source = ModuleSource::new(&path);
-        source.prepare().unwrap();
+        source.prepare(1).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         fs::rename(numbered(&folder, "next.so", 4), &path).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
-        source.prepare().unwrap();
+        source.prepare(2).unwrap();
+        source.keep_only(2);
+        assert_eq!(source.images.len(), 1);
         assert_eq!(number(&mut source), "worker_start returned 4");
     }
 }

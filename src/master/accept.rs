@@ -6,7 +6,7 @@
 //! the master, which then accepts as many as there is room for and only watches again when the backlog was found empty.
 
 use super::{Master, dispatch};
-use crate::handoff::Given;
+use crate::handoff::{Given, Origin};
 use crate::log::log;
 use crate::sys::{errno, socket};
 use std::io;
@@ -14,13 +14,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// How long accepting rests when descriptors or memory ran out (milliseconds).
 const EXHAUSTED_REST: u64 = 250;
+/// After so long without another shortage it is over, and the next one is told again (milliseconds).
+const SHORTAGE_OVER: u64 = 1000;
 /// Connections taken from one listener in one turn when it is not watched, so that signals and deaths get their turn.
 const BATCH: usize = 64;
 
 /// A connection the master has and no worker yet.
 pub struct InHand {
     pub(super) fd: OwnedFd,
-    pub(super) listener: u16,
+    pub(super) origin: Origin,
 }
 
 /// What an attempt to take a connection off a backlog came to.
@@ -48,8 +50,8 @@ impl Master {
         }
     }
 
-    /// Gives workers what waits for room: the connection in hand, then what was reclaimed, then the backlogs of paused
-    /// listeners. Says to the workers that the master waits, where something is left and nobody has room.
+    /// Gives workers what waits for room: the connection in hand, then what comes back from other workers, then the backlogs of
+    /// paused listeners. Says to the workers that the master waits, where something is left and nobody has room.
     pub(super) fn serve_waiting(&mut self) {
         self.more_to_do = false;
         loop {
@@ -66,13 +68,17 @@ impl Master {
     }
 
     fn serve_what_has_room(&mut self) {
-        while self.in_hand.is_some() || !self.orphans.is_empty() {
+        for _ in 0..BATCH {
+            if self.in_hand.is_none() && !self.has_returns() {
+                break;
+            }
             let Some(slot) = self.pick() else { return };
-            match self.in_hand.take().or_else(|| self.reclaim_one()) {
+            match self.in_hand.take().or_else(|| self.next_return()) {
                 Some(connection) => self.give(connection, slot),
                 None => break,
             }
         }
+        self.more_to_do |= self.has_returns() && self.has_room();
         for index in 0..self.listeners.len() {
             if self.is_paused(index) {
                 self.accept_paused(index);
@@ -84,6 +90,9 @@ impl Master {
         for _ in 0..BATCH {
             let Some(slot) = self.pick() else { return };
             match self.accept_one(index, slot) {
+                Accepted::One | Accepted::Failed if self.emptying && !self.listeners[index].one_less() => {
+                    return self.backlog_is_empty(index);
+                }
                 Accepted::One if self.in_hand.is_some() => return,
                 Accepted::One | Accepted::Failed => {}
                 Accepted::Empty => return self.backlog_is_empty(index),
@@ -94,7 +103,7 @@ impl Master {
     }
 
     fn backlog_is_empty(&mut self, index: usize) {
-        if self.stopping.is_some() {
+        if self.emptying {
             self.emptied |= 1 << index;
         } else if let Err(e) = self.listeners[index].resume(&self.poll) {
             log!("watch listener {}: {e}", self.listeners[index].address);
@@ -104,7 +113,7 @@ impl Master {
     fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
         match socket::accept(self.listeners[index].as_fd()) {
             Ok(fd) => {
-                self.give(InHand { fd, listener: index as u16 }, slot);
+                self.give(InHand { fd, origin: Origin::listener(index as u16) }, slot);
                 Accepted::One
             }
             Err(e) => {
@@ -136,8 +145,8 @@ impl Master {
 
     /// Where the worker does not take it, it is out of dispatch until it is seen taking again, so that `give` ends.
     fn give_to(&mut self, slot: usize, connection: &InHand) -> bool {
-        let Some(worker) = &mut self.slots[slot].worker else { return false };
-        match worker.giver.give(connection.fd.as_fd(), connection.listener) {
+        let Some(worker) = self.crew.behind(slot) else { return false };
+        match worker.giver.give(connection.fd.as_fd(), connection.origin) {
             Ok(Given::Done) => {
                 worker.given = worker.given.wrapping_add(1);
                 self.tick_soon();
@@ -154,25 +163,25 @@ impl Master {
 
     /// The slot whose turn it is, among those with room.
     fn pick(&mut self) -> Option<usize> {
-        let slots = &self.slots;
-        dispatch::pick(self.config.dispatch, &mut self.cursor, slots.len(), |i| slots[i].load())
+        let crew = &self.crew;
+        dispatch::pick(self.config.dispatch, &mut self.cursor, crew.slots(), |slot| crew.load(slot))
     }
 
     fn has_room(&self) -> bool {
-        self.slots.iter().any(|s| s.load().is_some())
+        (0..self.crew.slots()).any(|slot| self.crew.load(slot).is_some())
     }
 
     /// Whether something waits that could go on if a worker had room.
     fn waits_for_room(&self) -> bool {
         self.in_hand.is_some()
-            || !self.orphans.is_empty()
+            || self.has_returns()
             || (0..self.listeners.len()).any(|index| self.is_paused(index))
     }
 
-    /// Whether a listener is left alone for want of room; not one that rests, waits for
-    /// the first workers, or was emptied by a stop.
+    /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, or was emptied by a
+    /// stop.
     fn is_paused(&self, index: usize) -> bool {
-        let rests = self.now < self.accept_at || self.booting || self.emptied & (1 << index) != 0;
+        let rests = self.now < self.accept_at || self.life.is_booting() || self.emptied & (1 << index) != 0;
         !rests && !self.listeners[index].is_watched()
     }
 
@@ -185,11 +194,19 @@ impl Master {
     /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would only fail again.
     fn rest(&mut self, index: usize, cause: &io::Error) {
         self.pause(index);
-        if self.exhausted_since.is_none() {
-            self.exhausted_since = Some(self.now);
+        if self.shortage.is_none() {
             log!("accept: {cause}; clients wait in the backlog meanwhile");
         }
         self.accept_at = self.now + EXHAUSTED_REST;
+        self.shortage = Some(self.accept_at + SHORTAGE_OVER);
         self.arm(self.accept_at);
+    }
+
+    /// A shortage that has not come back is over.
+    pub(super) fn look_at_shortage(&mut self) {
+        if self.shortage.is_some_and(|until| until <= self.now) {
+            self.shortage = None;
+            self.spare.refill();
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 use crate::message::{
     ALL, Budget, Channel, Inbox, Label, MASTER, Outbox, Purpose, Received, Requests, Room, Undelivered, Verb,
+    encode_letter,
 };
 use crate::sys::poll::Interest;
 use std::borrow::Cow;
@@ -40,6 +41,8 @@ pub enum Heard {
     Broken(u32, io::Error),
     /// A worker has closed its end.
     End(u32),
+    /// Letters to a worker are dropped from now on, until it takes some.
+    Shut(u32),
 }
 
 /// A message for the host.
@@ -148,9 +151,61 @@ impl Courier {
         self.wake_held();
     }
 
+    /// Has the host's requests numbered from here: in a process that another program has had, no late reply to one of its requests
+    /// may be taken for another.
+    pub fn number_from(&mut self, number: u64) {
+        self.office.requests = Requests::numbered_from(number);
+    }
+
     /// Forgets everything, in a process that is not the master.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// A worker's channel.
+    pub fn channel(&self, id: u32) -> Option<BorrowedFd<'_>> {
+        self.inlets.get(&id).map(|inlet| inlet.socket.as_fd())
+    }
+
+    /// What a program that takes this one's place in this process must know of a channel.
+    pub fn hand_over(&self, id: u32) -> Vec<u8> {
+        let (Some(inlet), Some(outlet)) = (self.inlets.get(&id), self.office.outlets.get(&id)) else {
+            return Vec::new();
+        };
+        let mut unread = Vec::new();
+        if let Some((label, bytes)) = &inlet.held {
+            unread = encode_letter(label, bytes);
+        }
+        unread.extend(inlet.inbox.unread());
+        let askers: Vec<u32> = outlet.askers.iter().flat_map(|(id, n)| [*id, *n]).collect();
+        let told: Vec<u32> = outlet.told.iter().copied().collect();
+        let mut all = vec![u8::from(outlet.shut)];
+        for numbers in [askers, told] {
+            all.extend((numbers.len() as u32).to_le_bytes());
+            all.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+        }
+        all.extend((unread.len() as u32).to_le_bytes());
+        all.extend(unread);
+        all.extend(outlet.outbox.unsent());
+        all
+    }
+
+    /// Goes on with a channel that a former program in this process has handed over; `None` where that cannot be read.
+    pub fn take_over(&mut self, id: u32, socket: OwnedFd, max_message: usize, state: &[u8]) -> Option<()> {
+        let (shut, rest) = state.split_first()?;
+        let (askers, rest) = split_numbers(rest)?;
+        let (told, rest) = split_numbers(rest)?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (unread, unsent) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        let inbox = Inbox::resume(max_message, unread.to_vec());
+        let outbox = Outbox::resume(max_message, unsent);
+        self.join(id, Channel { socket, inbox, outbox });
+        let outlet = self.office.outlets.get_mut(&id)?;
+        outlet.shut = *shut == 1;
+        outlet.told.extend(told);
+        outlet.askers.extend(askers.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+        self.mark(id);
+        Some(())
     }
 
     /// Says a verb to a worker.
@@ -251,10 +306,14 @@ impl Courier {
         while let Some(call) = self.office.requests.expired(now) {
             self.office.heard.push_back(Heard::Reply(call, Err(Undelivered::TimedOut)));
         }
-        let late = |o: &&mut Outlet| !o.shut && o.full_since.is_some_and(|since| now >= since + PATIENCE);
+        if self.held.is_empty() {
+            return;
+        }
+        let late = |o: &Outlet| !o.shut && o.full_since.is_some_and(|since| now >= since + PATIENCE);
         let mut shut = false;
-        for outlet in self.office.outlets.values_mut().filter(late) {
+        for (id, outlet) in self.office.outlets.iter_mut().filter(|(_, o)| late(o)) {
             (outlet.shut, shut) = (true, true);
+            self.office.heard.push_back(Heard::Shut(*id));
         }
         if shut {
             self.wake_held();
@@ -581,6 +640,14 @@ impl<'a> From<Cow<'a, [u8]>> for Bytes<'a> {
             Cow::Owned(bytes) => Self::Shared(Rc::new(bytes)),
         }
     }
+}
+
+/// The numbers at the start of what was handed over, and the rest.
+fn split_numbers(bytes: &[u8]) -> Option<(Vec<u32>, &[u8])> {
+    let (count, rest) = bytes.split_first_chunk()?;
+    let (numbers, rest) = rest.split_at_checked(u32::from_le_bytes(*count) as usize * 4)?;
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+    Some((numbers.chunks_exact(4).map(number).collect(), rest))
 }
 
 /// The label of what answers a request.

@@ -1,63 +1,964 @@
-//! When a dead worker's place is filled again. Pure: no clock and no calls of its own.
+//! The lifecycle of all workers: a pure state machine. What happened and the time go in, what to do comes out.
+//!
+//! No system call, no clock, no chance of its own: the master's loop feeds it and carries out what it says, and so does a
+//! simulator with virtual time. It must hold that a slot has at most one current worker and one successor, that at most
+//! two generations live, that each reload ends, committed or rolled back, and that each stop ends.
 
-/// A worker that lived so long (milliseconds) died of something else than its start.
-const LONG_LIFE: u64 = 5_000;
-/// The first delay after the second quick death in a row, doubled by each further one.
-const FIRST_DELAY: u64 = 50;
-/// The longest delay.
-const LAST_DELAY: u64 = 10_000;
+use super::restart::Restart;
+use crate::sys::process::Exit;
+use crate::sys::signal::{SIGABRT, SIGKILL};
+use std::fmt;
 
-/// The memory of one slot for how its workers have died.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Backoff {
-    quick_deaths: u32,
+/// Later than any time.
+pub const NEVER: u64 = u64::MAX;
+/// The exit code by which a worker says that its configuration is wrong and starting it again of no use (sysexits(3)).
+pub const EX_CONFIG: i32 = 78;
+/// How long a worker that hangs has from one step against it to the next (milliseconds).
+const HANG_GRACE: u64 = 1000;
+/// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
+const LATE: u64 = 500;
+
+/// What the machine is told once. Times are milliseconds; 0 is never.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// From the fork to ready.
+    pub boot_timeout: u64,
+    /// From being told to drain to SIGKILL.
+    pub drain_timeout: u64,
+    /// One call of a handler.
+    pub hang_timeout: u64,
+    /// The life of a worker.
+    pub max_age: u64,
+    /// New workers that may start at one time in a reload, at least 1.
+    pub surge: usize,
 }
 
-impl Backoff {
-    /// A worker of the slot has died after `lived` milliseconds; returns after how many to start its successor.
-    ///
-    /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles,
-    /// and `random` (any number) spreads it over the upper half, so that slots that died together do not start together.
-    pub fn died(&mut self, lived: u64, random: u64) -> u64 {
-        if lived >= LONG_LIFE {
-            self.quick_deaths = 0;
-            return 0;
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// The fork of this worker failed.
+    SpawnFailed(u32, String),
+    /// The worker can serve.
+    Ready(u32),
+    /// The worker was reaped; what it said of it, if anything.
+    Died(u32, Exit, Option<String>),
+    /// The handler for the next generation was read, or why not.
+    Prepared(Result<(), String>),
+    /// A reload is asked for.
+    Reload,
+    /// So many workers are asked for.
+    Scale(usize),
+    /// This worker is to be replaced; it has so many milliseconds to finish.
+    Drain(u32, u64),
+    /// This worker leaves on its own account.
+    Leaving(u32),
+    /// Somebody sent the worker a signal through the master.
+    Signalled(u32),
+    /// Since when the worker has been in one call of its handler; 0: in none.
+    Busy(u32, u64),
+    /// The worker has served enough, or grown too large.
+    Worn(u32),
+    /// An orderly stop is asked for; a second time: an immediate one.
+    Stop,
+    /// All backlogs are empty and everything accepted is with a worker.
+    Emptied,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fork a worker.
+    Spawn {
+        /// Its number.
+        id: u32,
+        /// Its slot.
+        slot: usize,
+        /// Which generation's handler it runs.
+        generation: u32,
+    },
+    /// Let dispatch give connections to the worker, as the one of its slot.
+    Admit(u32),
+    /// Give it no more, and reclaim what it has not taken.
+    Withdraw(u32),
+    /// Tell it to finish and to hand back what is idle.
+    Drain(u32),
+    /// Send it a signal.
+    Signal(u32, i32),
+    /// Read the handler for a new generation, then say [`Input::Prepared`].
+    Prepare(u32),
+    /// The generation last prepared is the one from now on: forget the one before.
+    Commit,
+    /// The generation last prepared will not be: forget it.
+    Revert,
+    /// Accept what waits in the backlogs, then say [`Input::Emptied`].
+    EmptyBacklogs,
+    /// Close the listeners.
+    CloseListeners,
+    /// Tell whoever listens.
+    Tell(Happening),
+    /// The first workers could not start, and why; all are killed.
+    Fail(String),
+}
+
+/// What is told to listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// A worker was started.
+    Fork(u32),
+    /// It can serve.
+    Ready(u32),
+    /// It gets no more connections, on purpose.
+    Disconnect(u32),
+    /// It has ended.
+    Exit {
+        /// The worker.
+        id: u32,
+        /// How.
+        exit: Exit,
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        said: Option<String>,
+        /// When its successor starts, in milliseconds from now; `None` where it has one, or gets none.
+        restart: Option<u64>,
+    },
+    /// A worker has been in one call of its handler for longer than allowed.
+    Hang(u32),
+    /// A reload to this generation began.
+    ReloadStarted(u32),
+    /// All workers are of this generation.
+    ReloadCommitted(u32),
+    /// All workers are of the generation before; why.
+    ReloadRolledBack(u32, String),
+    /// Something went wrong that costs nobody anything yet.
+    Error(String),
+}
+
+/// Why a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It crashed, or exited unasked.
+    Crash,
+    /// It was not ready in time, or died before.
+    BootFailure,
+    /// A new generation took its place, or its generation was rolled back.
+    Reload,
+    /// There are to be fewer.
+    Scale,
+    /// It was to be drained.
+    Drain,
+    /// It left on its own account.
+    Left,
+    /// It had not finished in time and was killed.
+    DrainTimeout,
+    /// It hung in its handler and was killed.
+    Hang,
+    /// It had served enough.
+    Recycle,
+    /// A signal was sent to it through the master.
+    Killed,
+    /// All stop.
+    Stop,
+}
+
+impl Reason {
+    /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
+    pub fn is_intended(self) -> bool {
+        !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Crash => "crash",
+            Self::BootFailure => "boot failure",
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+            Self::Drain => "drain",
+            Self::Left => "left",
+            Self::DrainTimeout => "drain timeout",
+            Self::Hang => "hang",
+            Self::Recycle => "recycle",
+            Self::Killed => "killed",
+            Self::Stop => "stop",
+        })
+    }
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Forked, not ready yet.
+    Starting,
+    /// It can serve.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// SIGKILL is on its way.
+    Killed,
+}
+
+/// A worker, from its fork until it is reaped.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// A number no other worker has.
+    pub id: u32,
+    /// The slot it was started for.
+    pub slot: usize,
+    /// The generation of its handler.
+    pub generation: u32,
+    /// How far it has come.
+    pub phase: Phase,
+    /// When it was forked.
+    pub since: u64,
+    /// When something is done about it: it is not ready, or not drained.
+    deadline: u64,
+    busy_since: u64,
+    hang: Hang,
+    worn: bool,
+    leaving: Option<Reason>,
+}
+
+/// Steps against a worker that hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hang {
+    No,
+    /// Told to the host, out of dispatch.
+    Noticed,
+    /// SIGABRT sent.
+    Aborted,
+}
+
+/// A place for a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Slot {
+    /// The worker there; it may still be starting.
+    pub current: Option<u32>,
+    /// The one that is to take its place.
+    pub successor: Option<u32>,
+    start_at: u64,
+    restart: Restart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Preparing,
+    /// The first new worker has not been ready yet.
+    Canary,
+    Rolling,
+    /// Old workers come back.
+    Back,
+}
+
+#[derive(Clone, Debug)]
+struct Reload {
+    generation: u32,
+    stage: Stage,
+    why: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    Emptying { until: u64 },
+    Draining,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    rules: Rules,
+    workers: Vec<Worker>,
+    slots: Vec<Slot>,
+    generation: u32,
+    last_generation: u32,
+    last_id: u32,
+    now: u64,
+    due: u64,
+    booting: bool,
+    reload: Option<Reload>,
+    reload_wanted: bool,
+    /// The worker that is being recycled, until it is gone.
+    recycling: Option<u32>,
+    recycle_at: u64,
+    stopping: Option<Stopping>,
+    killed: u32,
+    random: u64,
+}
+
+/// What the machine of the next program in this process must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The generation that serves.
+    pub generation: u32,
+    /// The last one that was tried.
+    pub last_generation: u32,
+    /// The last worker's number.
+    pub last_id: u32,
+    /// The number of slots.
+    pub slots: usize,
+    /// The workers, ready or draining.
+    pub workers: Vec<SnapshotWorker>,
+}
+
+/// A worker in a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotWorker {
+    /// Its number.
+    pub id: u32,
+    /// Its slot.
+    pub slot: usize,
+    /// Its generation.
+    pub generation: u32,
+    /// When it was forked.
+    pub since: u64,
+    /// Whether it finishes what it has.
+    pub draining: bool,
+}
+
+impl Lifecycle {
+    /// Whether nothing is under way that another program could not go on with.
+    pub fn is_at_rest(&self) -> bool {
+        let settled = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
+        !self.booting
+            && self.stopping.is_none()
+            && self.reload.is_none()
+            && self.recycling.is_none()
+            && self.workers.iter().all(settled)
+    }
+
+    /// What another machine is to go on with.
+    pub fn snapshot(&self) -> Snapshot {
+        let worker = |w: &Worker| SnapshotWorker {
+            id: w.id,
+            slot: w.slot,
+            generation: w.generation,
+            since: w.since,
+            draining: w.phase != Phase::Ready,
+        };
+        Snapshot {
+            generation: self.generation,
+            last_generation: self.last_generation,
+            last_id: self.last_id,
+            slots: self.slots.len(),
+            workers: self.workers.iter().map(worker).collect(),
         }
-        self.quick_deaths = self.quick_deaths.saturating_add(1);
-        match self.quick_deaths {
-            1 => 0,
-            n => {
-                let delay = FIRST_DELAY.saturating_mul(1 << (n - 2).min(16)).min(LAST_DELAY);
-                delay / 2 + random % (delay / 2 + 1)
+    }
+
+    /// Goes on where another machine stopped.
+    pub fn resume(rules: Rules, from: &Snapshot, now: u64, seed: u64) -> Self {
+        let mut life = Self::new(rules, from.slots, seed);
+        (life.generation, life.last_generation, life.last_id) =
+            (from.generation, from.last_generation, from.last_id);
+        (life.booting, life.now, life.due) = (false, now, now);
+        for w in &from.workers {
+            let (phase, wait) = if w.draining {
+                (Phase::Draining, after(now, rules.drain_timeout))
+            } else {
+                (Phase::Ready, after(w.since, rules.max_age))
+            };
+            life.workers.push(Worker {
+                id: w.id,
+                slot: w.slot,
+                generation: w.generation,
+                phase,
+                since: w.since,
+                deadline: wait,
+                busy_since: 0,
+                hang: Hang::No,
+                worn: false,
+                leaving: w.draining.then_some(Reason::Drain),
+            });
+            if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
+                slot.current = Some(w.id);
+            }
+        }
+        life
+    }
+
+    /// `slots` empty slots to be filled at the first tick. `seed` spreads the delays of restarts.
+    pub fn new(rules: Rules, slots: usize, seed: u64) -> Self {
+        Self {
+            rules,
+            workers: Vec::with_capacity(2 * slots),
+            slots: vec![Slot::default(); slots],
+            generation: 1,
+            last_generation: 1,
+            last_id: 0,
+            now: 0,
+            due: 0,
+            booting: true,
+            reload: None,
+            reload_wanted: false,
+            recycling: None,
+            recycle_at: 0,
+            stopping: None,
+            killed: 0,
+            random: seed | 1,
+        }
+    }
+
+    /// Takes one thing that happened at `now` (milliseconds, never less than before) and says what to do, in this order.
+    pub fn step(&mut self, now: u64, input: Input, out: &mut Vec<Action>) {
+        self.forgive_lateness(now);
+        self.now = now;
+        match input {
+            Input::Tick => {}
+            Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
+            Input::Ready(id) => self.is_ready(id, out),
+            Input::Died(id, exit, said) => self.died(id, exit, said, out),
+            Input::Prepared(result) => self.prepared(result, out),
+            Input::Reload => self.reload_wanted = self.stopping.is_none(),
+            Input::Scale(n) => self.scale(n.max(1), out),
+            Input::Drain(id, patience) => self.leave(id, Reason::Drain, patience, out),
+            Input::Leaving(id) => self.leave(id, Reason::Left, self.rules.drain_timeout, out),
+            Input::Signalled(id) => {
+                if let Some(w) = self.find(id) {
+                    w.leaving.get_or_insert(Reason::Killed);
+                }
+            }
+            Input::Busy(id, since) => self.busy(id, since, out),
+            Input::Worn(id) => {
+                if let Some(w) = self.find(id) {
+                    w.worn = true;
+                }
+            }
+            Input::Stop => self.stop(out),
+            Input::Emptied => self.emptied(out),
+        }
+        self.expire(out);
+        self.advance(out);
+        self.due = self.next_due();
+    }
+
+    /// When [`Input::Tick`] must come at the latest.
+    pub fn due(&self) -> u64 {
+        self.due
+    }
+
+    /// Whether a stop is complete: every worker was reaped.
+    pub fn has_stopped(&self) -> bool {
+        self.stopping == Some(Stopping::Draining) && self.workers.is_empty()
+    }
+
+    /// Whether a stop has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether the first workers are not all ready yet.
+    pub fn is_booting(&self) -> bool {
+        self.booting
+    }
+
+    /// Whether a reload is under way, or asked for.
+    pub fn is_reloading(&self) -> bool {
+        self.reload.is_some() || self.reload_wanted
+    }
+
+    /// Workers that had to be killed because they did not finish in time.
+    pub fn killed(&self) -> u32 {
+        self.killed
+    }
+
+    /// The generation that serves, or is being replaced.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// All workers that have not been reaped.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// All slots.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile.
+    fn forgive_lateness(&mut self, now: u64) {
+        let late = now.saturating_sub(self.due.max(self.now));
+        if self.due == NEVER || self.due == 0 || late < LATE {
+            return;
+        }
+        for w in &mut self.workers {
+            w.deadline = w.deadline.saturating_add(late);
+            if w.busy_since > 0 {
+                w.busy_since = w.busy_since.saturating_add(late).min(now);
+            }
+        }
+        if let Some(Stopping::Emptying { until }) = &mut self.stopping {
+            *until = until.saturating_add(late);
+        }
+    }
+
+    fn find(&mut self, id: u32) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|w| w.id == id)
+    }
+
+    fn is_current(&self, w: &Worker) -> bool {
+        self.slots.get(w.slot).is_some_and(|s| s.current == Some(w.id))
+    }
+
+    fn spawn(&mut self, slot: usize, generation: u32, out: &mut Vec<Action>) -> u32 {
+        self.last_id += 1;
+        let id = self.last_id;
+        let deadline = after(self.now, self.rules.boot_timeout);
+        self.workers.push(Worker {
+            id,
+            slot,
+            generation,
+            phase: Phase::Starting,
+            since: self.now,
+            deadline,
+            busy_since: 0,
+            hang: Hang::No,
+            worn: false,
+            leaving: None,
+        });
+        out.push(Action::Spawn { id, slot, generation });
+        out.push(Action::Tell(Happening::Fork(id)));
+        id
+    }
+
+    fn kill(&mut self, id: u32, reason: Reason, out: &mut Vec<Action>) {
+        if let Some(w) = self.find(id).filter(|w| w.phase != Phase::Killed) {
+            w.phase = Phase::Killed;
+            w.deadline = NEVER;
+            w.leaving = Some(reason);
+            out.push(Action::Withdraw(id));
+            out.push(Action::Signal(id, SIGKILL));
+        }
+    }
+
+    /// Takes a worker out of dispatch and has it finish; one that has not started to serve is killed.
+    fn retire(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
+        let deadline = after(self.now, patience);
+        let Some(w) = self.find(id) else { return };
+        match w.phase {
+            Phase::Starting => self.kill(id, reason, out),
+            Phase::Ready => {
+                w.phase = Phase::Draining;
+                w.deadline = deadline;
+                w.leaving = Some(reason);
+                out.push(Action::Withdraw(id));
+                out.push(Action::Drain(id));
+                out.push(Action::Tell(Happening::Disconnect(id)));
+            }
+            Phase::Draining | Phase::Killed => {}
+        }
+    }
+
+    fn is_ready(&mut self, id: u32, out: &mut Vec<Action>) {
+        let max_age = self.rules.max_age;
+        let Some(w) = self.find(id).filter(|w| w.phase == Phase::Starting) else { return };
+        w.phase = Phase::Ready;
+        let slot = w.slot;
+        w.deadline = after(w.since, max_age);
+        out.push(Action::Tell(Happening::Ready(id)));
+        out.push(Action::Admit(id));
+        if self.slots[slot].successor == Some(id) {
+            self.slots[slot].successor = None;
+            let before = self.slots[slot].current.replace(id);
+            let reason = if self.recycling.is_some() && self.recycling == before {
+                Reason::Recycle
+            } else {
+                Reason::Reload
+            };
+            if let Some(before) = before {
+                self.retire(before, reason, self.rules.drain_timeout, out);
+            }
+        }
+        if let Some(reload) = &mut self.reload
+            && reload.stage == Stage::Canary
+            && self.workers.iter().any(|w| w.id == id && w.generation == reload.generation)
+        {
+            reload.stage = Stage::Rolling;
+        }
+        self.booting &= self.slots.iter().any(|s| !self.serves(s));
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        self.workers.iter().any(|w| Some(w.id) == slot.current && w.phase == Phase::Ready)
+    }
+
+    fn spawn_failed(&mut self, id: u32, why: String, out: &mut Vec<Action>) {
+        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
+        let w = self.workers.swap_remove(at);
+        if self.booting && self.stopping.is_none() {
+            return out.push(Action::Fail(why));
+        }
+        let text = match self.vacate(&w, None, &why, out) {
+            Some(ms) => format!("{why}; tried again in {ms} ms"),
+            None => why,
+        };
+        out.push(Action::Tell(Happening::Error(text)));
+    }
+
+    fn died(&mut self, id: u32, exit: Exit, said: Option<String>, out: &mut Vec<Action>) {
+        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
+        let w = self.workers.swap_remove(at);
+        let reason = w.leaving.unwrap_or(match w.phase {
+            Phase::Starting => Reason::BootFailure,
+            _ => Reason::Crash,
+        });
+        let why = said.clone().unwrap_or_else(|| exit.to_string());
+        if self.booting && self.stopping.is_none() && !reason.is_intended() {
+            return out.push(Action::Fail(why));
+        }
+        let restart = self.vacate(&w, Some(exit), &why, out);
+        if self.recycling == Some(id) {
+            self.recycling = None;
+        }
+        out.push(Action::Tell(Happening::Exit { id, exit, reason, said, restart }));
+    }
+
+    /// A worker is no more: frees its place, and says when the next one starts there.
+    fn vacate(&mut self, w: &Worker, exit: Option<Exit>, why: &str, out: &mut Vec<Action>) -> Option<u64> {
+        if self.stopping.is_some() {
+            return None;
+        }
+        let is_new =
+            self.reload.as_ref().is_some_and(|r| r.generation == w.generation && r.stage != Stage::Back);
+        let unasked = w.leaving.is_none_or(|r| !r.is_intended());
+        let slot = self.slots.get_mut(w.slot)?;
+        let mut restart = None;
+        if slot.current == Some(w.id) {
+            slot.current = slot.successor.take();
+            let delay = if exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting {
+                NEVER
+            } else {
+                self.random = next_random(self.random);
+                let lived = if unasked { self.now - w.since } else { NEVER };
+                slot.restart.delay(self.now, lived, self.random)
+            };
+            slot.start_at = self.now.saturating_add(delay);
+            restart = (slot.current.is_none() && delay < NEVER).then_some(delay);
+        } else if slot.successor == Some(w.id) {
+            slot.successor = None;
+            self.successor_failed(w, out);
+        }
+        if is_new && unasked {
+            self.roll_back(format!("worker {} (slot {}): {why}", w.id, w.slot), out);
+        }
+        restart
+    }
+
+    fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
+        self.random = next_random(self.random);
+        let slot = &mut self.slots[w.slot];
+        let delay = slot.restart.delay(self.now, self.now - w.since, self.random);
+        if self.recycling.is_some() {
+            // The old one serves on; it is tried again when another would be started in that slot.
+            self.recycling = None;
+            self.recycle_at = self.now.saturating_add(delay.max(1000));
+        } else if self.reload.as_ref().is_some_and(|r| r.stage == Stage::Back) {
+            // Not even the old generation starts: the slot is left to the ordinary restarts, so that the reload ends.
+            slot.start_at = self.now.saturating_add(delay);
+            if let Some(new) = slot.current.take() {
+                self.retire(new, Reason::Reload, self.rules.drain_timeout, out);
             }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_first_death_and_a_long_life_are_repaired_at_once() {
-        let mut b = Backoff::default();
-        assert_eq!(b.died(10, 0), 0);
-        assert!(b.died(10, 0) > 0);
-        assert_eq!(b.died(LONG_LIFE, 0), 0);
-        assert_eq!(b.died(10, 0), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn quick_deaths_in_ten_seconds_are_few(randoms in proptest::collection::vec(any::<u64>(), 200)) {
-            let mut b = Backoff::default();
-            let (mut now, mut spawns) = (0, 0);
-            for r in randoms {
-                now += b.died(1, r) + 1;
-                spawns += u32::from(now <= 10_000);
-            }
-            prop_assert!(spawns <= 11, "{} spawns", spawns);
+    fn leave(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
+        self.retire(id, reason, patience, out);
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
+            slot.current = slot.successor.take();
+            slot.start_at = self.now;
         }
     }
+
+    fn scale(&mut self, n: usize, out: &mut Vec<Action>) {
+        if self.stopping.is_some() || self.booting {
+            return;
+        }
+        while self.slots.len() > n {
+            let Some(slot) = self.slots.pop() else { break };
+            for id in [slot.successor, slot.current].into_iter().flatten() {
+                self.retire(id, Reason::Scale, self.rules.drain_timeout, out);
+                if self.recycling == Some(id) {
+                    self.recycling = None;
+                }
+            }
+        }
+        let fresh = Slot { start_at: self.now, ..Slot::default() };
+        self.slots.resize(n.max(self.slots.len()), fresh);
+    }
+
+    fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
+        let Some(w) = self.workers.iter_mut().find(|w| w.id == id) else { return };
+        let moved = w.busy_since != since;
+        w.busy_since = since;
+        if moved && w.hang == Hang::Noticed {
+            w.hang = Hang::No;
+            let (phase, id) = (w.phase, w.id);
+            let w = self.workers.iter().find(|w| w.id == id);
+            if phase == Phase::Ready && w.is_some_and(|w| self.is_current(w)) {
+                out.push(Action::Admit(id));
+            }
+        }
+    }
+
+    /// What is overdue.
+    fn expire(&mut self, out: &mut Vec<Action>) {
+        for i in 0..self.workers.len() {
+            let w = &self.workers[i];
+            let (id, phase) = (w.id, w.phase);
+            if w.deadline <= self.now {
+                match phase {
+                    Phase::Starting => self.kill(id, Reason::BootFailure, out),
+                    Phase::Draining => {
+                        self.killed += 1;
+                        self.kill(id, Reason::DrainTimeout, out);
+                    }
+                    Phase::Ready => {
+                        self.workers[i].worn = true;
+                        self.workers[i].deadline = NEVER;
+                    }
+                    Phase::Killed => {}
+                }
+            }
+            self.expire_call(i, out);
+        }
+        if let Some(Stopping::Emptying { until }) = self.stopping
+            && until <= self.now
+        {
+            self.emptied(out);
+        }
+    }
+
+    fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
+        let Some(at) = self.hang_at(&self.workers[i]).filter(|&at| at <= self.now) else { return };
+        let _ = at;
+        let w = &mut self.workers[i];
+        let id = w.id;
+        match w.hang {
+            Hang::No => {
+                w.hang = Hang::Noticed;
+                out.push(Action::Withdraw(id));
+                out.push(Action::Tell(Happening::Hang(id)));
+            }
+            Hang::Noticed => {
+                w.hang = Hang::Aborted;
+                w.leaving = Some(Reason::Hang);
+                out.push(Action::Signal(id, SIGABRT));
+            }
+            Hang::Aborted => self.kill(id, Reason::Hang, out),
+        }
+    }
+
+    /// When the next step against a worker that hangs is due.
+    fn hang_at(&self, w: &Worker) -> Option<u64> {
+        let watched = matches!(w.phase, Phase::Ready | Phase::Draining) && w.busy_since > 0;
+        (watched && self.rules.hang_timeout > 0).then(|| {
+            let steps = match w.hang {
+                Hang::No => 0,
+                Hang::Noticed => 1,
+                Hang::Aborted => 2,
+            };
+            w.busy_since + self.rules.hang_timeout + steps * HANG_GRACE
+        })
+    }
+
+    fn advance(&mut self, out: &mut Vec<Action>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.begin_reload(out);
+        self.roll(out);
+        self.recycle(out);
+        self.fill_slots(out);
+    }
+
+    /// A reload begins when no other is under way and no generation before this one has workers left.
+    fn begin_reload(&mut self, out: &mut Vec<Action>) {
+        let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
+        if !self.reload_wanted || busy || self.workers.iter().any(|w| w.generation != self.generation) {
+            return;
+        }
+        self.reload_wanted = false;
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        self.reload = Some(Reload { generation, stage: Stage::Preparing, why: String::new() });
+        out.push(Action::Tell(Happening::ReloadStarted(generation)));
+        out.push(Action::Prepare(generation));
+    }
+
+    fn prepared(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
+        let Some(reload) = self.reload.as_mut().filter(|r| r.stage == Stage::Preparing) else { return };
+        match result {
+            Ok(()) => reload.stage = Stage::Canary,
+            Err(why) => self.end_reload(&why, out),
+        }
+    }
+
+    fn end_reload(&mut self, why: &str, out: &mut Vec<Action>) {
+        if let Some(reload) = self.reload.take() {
+            out.push(Action::Revert);
+            out.push(Action::Tell(Happening::ReloadRolledBack(reload.generation, why.to_owned())));
+        }
+    }
+
+    fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
+        let Some(reload) = &mut self.reload else { return };
+        reload.stage = Stage::Back;
+        reload.why = why;
+        let new = reload.generation;
+        for i in 0..self.slots.len() {
+            let fails = |id: &u32| {
+                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase == Phase::Starting)
+            };
+            let successor = self.slots[i].successor.filter(&fails);
+            let current = self.slots[i].current.filter(&fails);
+            if let Some(id) = successor {
+                self.slots[i].successor = None;
+                self.kill(id, Reason::Reload, out);
+            }
+            if let Some(id) = current {
+                self.slots[i].current = None;
+                self.slots[i].start_at = self.now;
+                self.kill(id, Reason::Reload, out);
+            }
+        }
+    }
+
+    /// Carries a reload on: new workers beside the old ones, a few at a time; or, rolling back, the other way round.
+    fn roll(&mut self, out: &mut Vec<Action>) {
+        let Some(Reload { generation: new, stage, why }) = self.reload.clone() else { return };
+        let (to, at_once) = match stage {
+            Stage::Preparing => return,
+            Stage::Canary => (new, 1),
+            Stage::Rolling => (new, self.rules.surge.max(1)),
+            Stage::Back => (self.generation, self.rules.surge.max(1)),
+        };
+        let mut starting =
+            self.workers.iter().filter(|w| w.generation == to && w.phase == Phase::Starting).count();
+        let mut left = false;
+        for i in 0..self.slots.len() {
+            let Slot { current, successor, .. } = self.slots[i];
+            let current = self.workers.iter().find(|w| Some(w.id) == current);
+            let done = match (current, stage) {
+                (Some(w), Stage::Back) => w.generation == to,
+                (Some(w), _) => w.generation == to && w.phase == Phase::Ready,
+                // Rolling back, an empty slot is filled with the old generation in its own time.
+                (None, stage) => stage == Stage::Back,
+            };
+            left |= !done || successor.is_some();
+            let moves = current.is_none_or(|w| w.generation != to);
+            if !done && moves && successor.is_none() && starting < at_once {
+                starting += 1;
+                let occupied = current.is_some();
+                let id = self.spawn(i, to, out);
+                let slot = &mut self.slots[i];
+                *(if occupied { &mut slot.successor } else { &mut slot.current }) = Some(id);
+            }
+        }
+        if left {
+            return;
+        }
+        if stage == Stage::Back {
+            return self.end_reload(&why, out);
+        }
+        self.reload = None;
+        self.generation = new;
+        out.push(Action::Commit);
+        out.push(Action::Tell(Happening::ReloadCommitted(new)));
+    }
+
+    /// Replaces a worn worker, the new one first, one at a time.
+    fn recycle(&mut self, out: &mut Vec<Action>) {
+        if self.booting || self.reload.is_some() || self.recycling.is_some() || self.recycle_at > self.now {
+            return;
+        }
+        let worn = self.workers.iter().find(|w| w.worn && w.phase == Phase::Ready && self.is_current(w));
+        if let Some((id, slot)) = worn.map(|w| (w.id, w.slot)) {
+            self.recycling = Some(id);
+            let new = self.spawn(slot, self.generation, out);
+            self.slots[slot].successor = Some(new);
+        }
+    }
+
+    fn fill_slots(&mut self, out: &mut Vec<Action>) {
+        let generation = match &self.reload {
+            // The canary has shown that the new generation starts.
+            Some(r) if r.stage == Stage::Rolling => r.generation,
+            _ => self.generation,
+        };
+        for i in 0..self.slots.len() {
+            let slot = &self.slots[i];
+            if slot.current.is_none() && slot.successor.is_none() && slot.start_at <= self.now {
+                let id = self.spawn(i, generation, out);
+                self.slots[i].current = Some(id);
+            }
+        }
+    }
+
+    fn stop(&mut self, out: &mut Vec<Action>) {
+        if self.stopping.is_some() {
+            for id in self.ids() {
+                self.kill(id, Reason::Stop, out);
+            }
+            return self.emptied(out);
+        }
+        self.reload_wanted = false;
+        self.end_reload("the master stops", out);
+        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout / 2) });
+        let starting: Vec<u32> =
+            self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
+        for id in starting {
+            self.kill(id, Reason::Stop, out);
+        }
+        out.push(Action::EmptyBacklogs);
+        if self.workers.iter().all(|w| w.phase != Phase::Ready) {
+            self.emptied(out);
+        }
+    }
+
+    fn emptied(&mut self, out: &mut Vec<Action>) {
+        if !matches!(self.stopping, Some(Stopping::Emptying { .. })) {
+            return;
+        }
+        self.stopping = Some(Stopping::Draining);
+        out.push(Action::CloseListeners);
+        for id in self.ids() {
+            self.retire(id, Reason::Stop, self.rules.drain_timeout, out);
+        }
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.workers.iter().map(|w| w.id).collect()
+    }
+
+    fn next_due(&self) -> u64 {
+        let workers = self.workers.iter().flat_map(|w| {
+            let hang = self.hang_at(w).unwrap_or(NEVER);
+            [w.deadline, hang]
+        });
+        let slots =
+            self.slots.iter().filter(|s| s.current.is_none() && s.successor.is_none()).map(|s| s.start_at);
+        let until = match self.stopping {
+            Some(Stopping::Emptying { until }) => until,
+            _ => NEVER,
+        };
+        let worn = self.recycling.is_none() && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
+        let recycle = if worn && self.recycle_at > self.now { self.recycle_at } else { NEVER };
+        let slots = slots.map(|at| if self.stopping.is_some() { NEVER } else { at });
+        workers.chain(slots).chain([until, recycle]).min().unwrap_or(NEVER)
+    }
+}
+
+/// A time that much later; 0 is never.
+fn after(now: u64, wait: u64) -> u64 {
+    if wait == 0 { NEVER } else { now.saturating_add(wait) }
+}
+
+/// Marsaglia's xorshift: even enough for jitter, and the same everywhere.
+fn next_random(mut x: u64) -> u64 {
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^ (x << 17)
 }

@@ -16,6 +16,10 @@ pub struct Listener {
     watched: bool,
     /// The address really bound.
     pub address: socket::Address,
+    /// Connections that are still to be taken in a stop; `None` where there will be no more than the backlog has.
+    left: Option<u32>,
+    /// Made here, and so nobody else's.
+    ours: bool,
     /// The file of a Unix socket that was made here, to be removed at the end: path, device, inode.
     made: Option<(PathBuf, u64, u64)>,
 }
@@ -43,7 +47,42 @@ fn passed_by_systemd() -> u32 {
     }
 }
 
+/// Goes on with the listeners of a former program in this process.
+///
+/// # Errors
+/// [`ErrorKind::Listen`].
+pub fn resume_all(
+    config: &Config,
+    heritage: Vec<(OwnedFd, String)>,
+    token: impl Fn(usize) -> mio::Token,
+) -> Result<Vec<Listener>> {
+    let resume = |(i, (fd, ownership)): (usize, (OwnedFd, String))| {
+        let address = socket::local_address(fd.as_fd())
+            .map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
+        // As `ownership` wrote it: whether it is ours; device and inode of the file, where there is one.
+        let words: Vec<_> = ownership.split(':').collect();
+        let made = match (words.as_slice(), &address) {
+            ([_, dev, ino], socket::Address::Unix(path)) => {
+                dev.parse().ok().zip(ino.parse().ok()).map(|(dev, ino)| (path.clone(), dev, ino))
+            }
+            _ => None,
+        };
+        let (ours, left) = (words.first() == Some(&"1"), Some(config.backlog));
+        Ok(Listener { fd, token: token(i), watched: false, address, left, ours, made })
+    };
+    heritage.into_iter().enumerate().map(resume).collect()
+}
+
 impl Listener {
+    /// For the next program in this process: whose the socket and its file are.
+    pub fn ownership(&self) -> String {
+        let ours = u8::from(self.ours);
+        match &self.made {
+            Some((_, dev, ino)) => format!("{ours}:{dev}:{ino}"),
+            None => ours.to_string(),
+        }
+    }
+
     fn open(addr: &ListenAddr, config: &Config, token: mio::Token) -> Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         let (fd, made) = match addr {
@@ -69,7 +108,8 @@ impl Listener {
         // The flag belongs to the open file: accept4 must not wait when a client left the backlog before it was accepted.
         socket::set_nonblocking(fd.as_fd(), true)
             .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: O_NONBLOCK"), e))?;
-        Ok(Self { fd, token, watched: false, address, made })
+        let ours = !matches!(addr, ListenAddr::Fd(_));
+        Ok(Self { fd, token, watched: false, address, left: Some(config.backlog), ours, made })
     }
 
     /// Whether the poll reports this listener.
@@ -80,7 +120,7 @@ impl Listener {
     /// Has the poll report this listener as long as a connection waits in its backlog.
     pub fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
         if !self.watched {
-            poll::watch_level(poll, self.fd.as_fd(), self.token, poll::Interest::READ)?;
+            poll::watch_level(poll, self.fd.as_fd(), self.token)?;
             self.watched = true;
         }
         Ok(())
@@ -93,6 +133,26 @@ impl Listener {
             poll::unwatch(poll, self.fd.as_fd())?;
         }
         Ok(())
+    }
+
+    /// For a stop: as far as the kernel lets us, nothing is added to the backlog any more. An inherited socket is somebody
+    /// else's too, and a Unix socket has no such switch: of those so many are taken as the backlog can hold, and no more.
+    pub fn stop_intake(&mut self) {
+        let is_tcp = matches!(self.address, socket::Address::Inet(_));
+        if self.ours && is_tcp && socket::stop_intake(self.fd.as_fd()).is_ok() {
+            self.left = None;
+        }
+    }
+
+    /// In a stop, after one was taken: whether there may be more to take.
+    pub fn one_less(&mut self) -> bool {
+        match &mut self.left {
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                *left > 0
+            }
+            None => true,
+        }
     }
 
     /// In a worker: forgets that the file is this process's to remove.

@@ -1,8 +1,9 @@
 //! The master's part in messages: it has the courier carry them, a bounded share each turn, and deals with what is for itself.
 
 use super::courier::Heard;
-use super::slot::Phase;
+use super::lifecycle::{Input, NEVER};
 use super::{Master, message_token};
+use crate::Kind;
 use crate::log::log;
 use crate::message::{Budget, Verb};
 use crate::sys::poll;
@@ -18,12 +19,16 @@ impl Master {
     /// Carries messages, and hears what workers have to say.
     pub(super) fn carry_messages(&mut self, connections_wait: bool) {
         let mut budget = if connections_wait { IN_HASTE } else { AT_EASE };
-        if self.post.borrow().due().is_some_and(|at| at <= self.now) {
-            self.post.borrow().expire(self.now);
-        }
+        self.post.borrow().expire(self.now);
         while let Some(heard) = self.post.next(&mut budget, self.now) {
             self.hear(heard);
         }
+    }
+
+    /// When messages want the master's attention at the latest, beside what the poll reports (0: at once).
+    pub(super) fn messages_due(&self) -> u64 {
+        let courier = self.post.borrow();
+        if courier.is_busy() { 0 } else { courier.due().unwrap_or(NEVER) }
     }
 
     fn hear(&mut self, heard: Heard) {
@@ -33,59 +38,58 @@ impl Master {
             Heard::Reply(call, result) => call(result.as_ref().map(Vec::as_slice).map_err(|e| *e)),
             Heard::Broken(id, e) => self.kill_broken(id, &e),
             Heard::End(id) => self.kill_deaf(id),
+            Heard::Shut(id) => log!(
+                "worker {id} has taken no message for 3 s and its queue is full: messages to it are dropped until it does"
+            ),
         }
     }
 
     fn kill_broken(&mut self, id: u32, cause: &io::Error) {
-        let Some(slot) = self.slot_of(id) else { return };
-        let Some(worker) = &mut self.slots[slot].worker else { return };
-        log!("worker {id}: unreadable message ({cause}); killing it");
+        let Some(worker) = self.crew.find(id) else { return };
+        worker.failure = Some(format!("unreadable message ({cause})"));
         let _ = worker.process.kill(signal::SIGKILL);
-        worker.phase = Phase::Killed;
     }
 
     /// A worker that has closed its channel is about to end. Where it is not, nobody could tell it anything any more; and where it
     /// is, the signal comes too late to change its exit status.
-    fn kill_deaf(&self, id: u32) {
-        let worker = self.slot_of(id).and_then(|slot| self.slots[slot].worker.as_ref());
-        if let Some(worker) = worker {
+    fn kill_deaf(&mut self, id: u32) {
+        if let Some(worker) = self.crew.find(id) {
             let _ = worker.process.kill(signal::SIGKILL);
         }
     }
 
     fn heard(&mut self, id: u32, verb: Verb) {
-        let Some(slot) = self.slot_of(id) else { return };
-        let Some(worker) = &mut self.slots[slot].worker else { return };
-        match (verb, worker.phase) {
-            (Verb::Ready { kind, limit }, Phase::Starting) => {
-                worker.phase = Phase::Ready;
-                worker.limit = limit.clamp(1, self.config.max_conns);
-                self.kind = crate::Kind::from_number(kind).unwrap_or(self.kind);
+        let Some(worker) = self.crew.find(id) else { return };
+        match verb {
+            Verb::Ready { kind, limit } if worker.kind.is_none() => {
+                let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
+                worker.kind = Some(kind);
+                worker.limit =
+                    if kind == Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
+                self.kind = kind;
+                self.happened(Input::Ready(id));
             }
-            // It became ready while SIGKILL was on its way.
-            (Verb::Ready { .. }, Phase::Killed) => {}
-            (Verb::Failed(text), _) => worker.failure = Some(text),
-            (other, phase) => {
-                log!("worker {id}: unexpected message {other:?} while {phase:?}; ignored")
-            }
+            Verb::Online => self.tell_online(id),
+            Verb::Failed(text) => worker.failure = Some(text),
+            Verb::Leaving => self.happened(Input::Leaving(id)),
+            other => log!("worker {id}: unexpected message {other:?}; ignored"),
         }
     }
 
-    /// The poll says something about the channel of a slot's worker.
-    pub(super) fn mark_channel(&mut self, slot: usize) {
-        if let Some(worker) = &self.slots[slot].worker {
+    /// The poll says something about the channel of a seat's worker.
+    pub(super) fn mark_channel(&mut self, seat: usize) {
+        if let Some(worker) = self.crew.at(seat) {
             self.post.borrow().mark(worker.id);
         }
     }
 
     /// Has the poll watch channels for what they need now.
-    pub(super) fn settle_channels(&mut self) {
-        let (poll, slots) = (&self.poll, &self.slots);
+    pub(super) fn settle_channels(&self) {
+        let (poll, crew) = (&self.poll, &self.crew);
         self.post.borrow().settle(|id, channel, before, after| {
-            let slot = slots.iter().position(|s| s.worker.as_ref().is_some_and(|w| w.id == id));
-            let token = message_token(slot.ok_or(io::ErrorKind::NotFound)?);
+            let token = message_token(crew.seat_of(id).ok_or(io::ErrorKind::NotFound)?);
             match (before, after) {
-                (None, Some(wanted)) => poll::watch_level(poll, channel, token, wanted),
+                (None, Some(wanted)) => poll::watch_level_for(poll, channel, token, wanted),
                 (Some(_), Some(wanted)) => poll::rewatch_level(poll, channel, token, wanted),
                 (_, None) => poll::unwatch(poll, channel),
             }
@@ -100,9 +104,5 @@ impl Master {
         self.post.borrow().leave(id, |channel| {
             let _ = poll::unwatch(poll, channel);
         });
-    }
-
-    fn slot_of(&self, id: u32) -> Option<usize> {
-        self.slots.iter().position(|s| s.worker.as_ref().is_some_and(|w| w.id == id))
     }
 }

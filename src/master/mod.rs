@@ -4,56 +4,74 @@
 
 mod accept;
 mod courier;
+mod crew;
 mod dispatch;
-mod lifecycle;
+mod duties;
+pub mod lifecycle;
 mod listener;
 mod messages;
 mod owner;
 pub mod post;
 mod reclaim;
-mod slot;
+mod restart;
 mod spare;
 mod spawn;
-mod stop;
+mod steer;
+mod upgrade;
 
 use crate::config::{Config, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
+use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
-use crate::server::{OnStart, Server, Source, Started, Stopped};
+use crate::server::{OnEvent, OnStart, Server, Source, Stopped};
 use crate::sys::signal::{self, Signals};
-use crate::sys::{kernel, memory, process, time};
+use crate::sys::{kernel, memory, poll, process, time};
+use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use post::{OnMessage, Post};
-use slot::{Phase, Slot};
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 const SIGNALS: Token = Token(0);
 const WAKE: Token = Token(1);
-const LISTENER: usize = 2;
-const EXIT: usize = LISTENER + MAX_LISTENERS;
+const TRIAL: Token = Token(2);
+const LISTENER: usize = 3;
+/// Three tokens a seat, from here on: exit, messages, connections handed back.
+const SEAT: usize = LISTENER + MAX_LISTENERS;
 
-fn exit_token(slot: usize) -> Token {
-    Token(EXIT + 2 * slot)
+fn exit_token(seat: usize) -> Token {
+    Token(SEAT + 3 * seat)
 }
 
-fn message_token(slot: usize) -> Token {
-    Token(EXIT + 2 * slot + 1)
+fn message_token(seat: usize) -> Token {
+    Token(SEAT + 3 * seat + 1)
+}
+
+fn back_token(seat: usize) -> Token {
+    Token(SEAT + 3 * seat + 2)
 }
 
 /// The signals the master reads; every other keeps the disposition it had.
-const WATCHED: [i32; 3] = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT];
-/// Since then there is all that is used here: pidfd_open(2) and waitid(2) on it, close_range(2), EPOLLEXCLUSIVE.
+const WATCHED: [i32; 7] = [
+    signal::SIGTERM,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGHUP,
+    signal::SIGUSR2,
+    signal::SIGTTIN,
+    signal::SIGTTOU,
+];
+/// Since then there is all that is used here: pidfd_open(2) and waitid(2) on it, EPOLLEXCLUSIVE.
 const NEEDED_KERNEL: (u32, u32) = (5, 10);
 /// Events read in one turn.
 const EVENTS: usize = 256;
-/// Later than any deadline.
-const NEVER: u64 = u64::MAX;
+/// How often the sizes of workers are looked at (milliseconds).
+const MEMORY_TICK: u64 = 1000;
 
 /// The state of a running master.
 pub struct Master {
@@ -61,66 +79,68 @@ pub struct Master {
     source: Box<dyn Source>,
     args: Vec<CString>,
     on_start: Option<OnStart>,
+    on_event: Option<OnEvent>,
     on_message: Option<OnMessage>,
+    /// All message channels.
     post: Post,
     poll: Poll,
+    /// `None` while a step is under way.
+    events: Option<Events>,
     signals: Option<Signals>,
     /// Workers write it to say that there is room.
     wake: OwnedFd,
     board: Scoreboard,
     spare: spare::Spare,
 
+    life: Lifecycle,
+    inputs: VecDeque<Input>,
+    actions: Vec<Action>,
+    /// `happened` is at work.
+    in_step: bool,
+    /// What to tell of the worker that was reaped last.
+    departed: Option<spawn::Departed>,
+    failed: Option<Error>,
+    /// `on_start` was called.
+    started: bool,
+    program: upgrade::Program,
+    upgrade: upgrade::Upgrade,
+
     listeners: Vec<listener::Listener>,
-    slots: Vec<Slot>,
+    crew: crew::Crew,
     /// Where round robin stands.
     cursor: usize,
     /// The one connection that was accepted when no queue would take it.
     in_hand: Option<accept::InHand>,
-    orphans: VecDeque<reclaim::Orphan>,
+    returns: VecDeque<reclaim::Return>,
 
     /// The monotonic clock (milliseconds), read once a turn.
     now: u64,
     /// When something is due next.
     timer_at: u64,
     tick_at: Option<u64>,
+    memory_at: u64,
     /// Not to accept before this time.
     accept_at: u64,
-    exhausted_since: Option<u64>,
+    /// Until when a shortage of descriptors or memory counts as one.
+    shortage: Option<u64>,
     /// A turn was cut short: the next one must not sleep.
     more_to_do: bool,
 
-    /// Until every worker has been ready once; a worker that fails before ends the run.
-    booting: bool,
-    stopping: Option<stop::Stopping>,
+    /// A stop wants the backlogs empty.
+    emptying: bool,
     /// By listener: its backlog was found empty while stopping.
     emptied: u64,
-    next_id: u32,
-    generation: u32,
     kind: crate::Kind,
-    killed: u32,
-}
-
-/// Runs a server's master in this process until it is told to stop.
-///
-/// # Errors
-/// As [`Server::run`].
-pub fn run(server: Server) -> Result<Stopped> {
-    let mut master = Master::new(server)?;
-    let mut events = Events::with_capacity(EVENTS);
-    master.post.open();
-    let result = master.serve(&mut events);
-    if result.is_err() {
-        master.kill_workers(|_| true);
-        master.wait_for_all(&mut events);
-    }
-    master.post.close();
-    result
 }
 
 impl Master {
-    fn new(server: Server) -> Result<Self> {
+    /// Binds the addresses and reads the handler; the first step starts the workers.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, on_start, on_message, post, .. } = server;
+        let Server { config, mut source, args, on_start, on_event, on_message, post, .. } = server;
         check_kernel()?;
         let threads = process::thread_count().map_err(system("read /proc/self/task"))?;
         if threads != 1 {
@@ -132,42 +152,73 @@ impl Master {
                 ),
             ));
         }
-        source.prepare()?;
+        let mut heritage = upgrade::inheritance()?;
+        match &mut heritage {
+            None => source.prepare(FIRST_GENERATION)?,
+            Some(h) => source.adopt_images(std::mem::take(&mut h.images)),
+        }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
         let poll = Poll::new().map_err(system("epoll_create"))?;
         let signals = Signals::take(&WATCHED).map_err(system("signalfd"))?;
-        let wake = memory::wake_counter().map_err(system("eventfd"))?;
-        let board = Scoreboard::new(workers).map_err(system("map the scoreboard"))?;
-        let listeners = listener::open_all(&config, |i| Token(LISTENER + i))?;
+        let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
+        let token = |i| Token(LISTENER + i);
+        let now = time::monotonic_ms();
+        let (wake, board, listeners, life) = match &mut heritage {
+            None => (
+                memory::wake_counter().map_err(system("eventfd"))?,
+                Scoreboard::new(crew::SEATS).map_err(system("map the scoreboard"))?,
+                listener::open_all(&config, token)?,
+                Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
+            ),
+            Some(h) => {
+                let nothing = || memory::wake_counter().map_err(system("eventfd"));
+                let board = std::mem::replace(&mut h.board, nothing()?);
+                (
+                    std::mem::replace(&mut h.wake, nothing()?),
+                    Scoreboard::resume(board, crew::SEATS).map_err(system("map the scoreboard"))?,
+                    listener::resume_all(&config, std::mem::take(&mut h.listeners), token)?,
+                    Lifecycle::resume(rules(&config), &h.snapshot, now, time::monotonic_ns()),
+                )
+            }
+        };
         let registry = poll.registry();
         for (fd, token) in [(signals.as_fd(), SIGNALS), (wake.as_fd(), WAKE)] {
             registry
                 .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
-        Ok(Self {
-            slots: (0..workers).map(|i| Slot::new(board.seat(i))).collect(),
+        role::set(Role::Master);
+        let mut master = Self {
+            events: Some(Events::with_capacity(EVENTS)),
+            life,
+            program,
+            upgrade: upgrade::Upgrade::No,
+            inputs: VecDeque::new(),
+            actions: Vec::new(),
+            in_step: false,
+            departed: None,
+            failed: None,
+            started: false,
+            crew: crew::Crew::new(),
             cursor: 0,
             in_hand: None,
-            orphans: VecDeque::with_capacity(workers),
-            now: time::monotonic_ms(),
+            returns: VecDeque::with_capacity(workers),
+            now,
             timer_at: 0,
             tick_at: None,
+            memory_at: if config.max_memory > 0 { now + MEMORY_TICK } else { NEVER },
             accept_at: 0,
-            exhausted_since: None,
+            shortage: None,
             more_to_do: false,
-            booting: true,
-            stopping: None,
+            emptying: false,
             emptied: 0,
-            next_id: 1,
-            generation: 1,
             kind: crate::Kind::Request,
-            killed: 0,
             spare: spare::Spare::new(),
             config,
             source,
             args,
             on_start,
+            on_event,
             on_message,
             post,
             poll,
@@ -175,40 +226,70 @@ impl Master {
             wake,
             board,
             listeners,
-        })
+        };
+        master.post.open();
+        if let Some(heritage) = heritage {
+            master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
+        }
+        Ok(master)
     }
 
-    fn serve(&mut self, events: &mut Events) -> Result<Stopped> {
-        while !self.has_stopped() {
-            self.turn(events)?;
+    /// Whether this program was only started to see whether it could take a master's place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: it could not.
+    pub fn is_trial() -> Result<bool> {
+        upgrade::is_trial()
+    }
+
+    /// One turn of the loop, which waits for something to do for `patience` at the most; `None` waits as long as it takes.
+    /// Returns how the run ended, once it has.
+    ///
+    /// # Errors
+    /// As [`Server::run`]; every worker that was started is ended then.
+    pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        let Some(mut events) = self.events.take() else { return Ok(None) };
+        let result = self.turn(&mut events, patience);
+        if result.is_err() {
+            self.kill_all();
+            self.wait_for_all(&mut events);
         }
-        Ok(Stopped { killed: self.killed })
+        self.events = Some(events);
+        result?;
+        Ok(self.life.has_stopped().then(|| Stopped { killed: self.life.killed() }))
+    }
+
+    /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.timer_at.min(self.life.due()).min(self.messages_due()) {
+            _ if self.more_to_do => Some(Duration::ZERO),
+            NEVER => None,
+            at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
+        }
+    }
+
+    /// Readable when there is something to do.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        poll::descriptor(&self.poll)
     }
 
     /// One turn of the loop.
-    fn turn(&mut self, events: &mut Events) -> Result<()> {
-        self.wait(events)?;
+    fn turn(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
+        self.wait(events, patience)?;
         let mut acceptable = 0u64;
         for event in events.iter() {
             match event.token() {
                 SIGNALS => self.take_signals(),
-                WAKE => {}
-                Token(t) if t < EXIT => acceptable |= 1 << (t - LISTENER),
+                Token(t) if (LISTENER..SEAT).contains(&t) => acceptable |= 1 << (t - LISTENER),
                 _ => {}
             }
         }
-        for slot in slots_of(events, 0) {
-            self.reap(slot)?;
-        }
-        for slot in slots_of(events, 1) {
-            self.mark_channel(slot);
-        }
+        seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
+        seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
         self.carry_messages(acceptable != 0);
+        seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
         if self.now >= self.timer_at {
-            self.run_timers()?;
-        }
-        if self.booting {
-            self.finish_boot();
+            self.run_timers();
         }
         while acceptable != 0 {
             let index = acceptable.trailing_zeros() as usize;
@@ -218,20 +299,21 @@ impl Master {
             }
         }
         self.serve_waiting();
-        self.go_on_stopping();
-        Ok(())
+        self.look_whether_empty();
+        self.go_on_upgrading();
+        self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn wait(&mut self, events: &mut Events) -> Result<()> {
+    fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.settle_channels();
-        let messages = self.post.borrow();
-        let more_to_do = self.more_to_do || messages.is_busy();
-        let due = messages.due().unwrap_or(NEVER).min(self.timer_at);
-        drop(messages);
-        let sleep = match due {
-            _ if more_to_do => Some(Duration::ZERO),
-            NEVER => None,
-            at => Some(Duration::from_millis(at.saturating_sub(self.now))),
+        self.timer_at = self.timer_at.min(self.life.due());
+        let sleep = match self.timer_at.min(self.messages_due()) {
+            _ if self.more_to_do => Some(Duration::ZERO),
+            NEVER => patience,
+            at => {
+                let due = Duration::from_millis(at.saturating_sub(self.now));
+                Some(patience.map_or(due, |p| p.min(due)))
+            }
         };
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
@@ -247,7 +329,13 @@ impl Master {
     fn take_signals(&mut self) {
         while let Some(signals) = &self.signals {
             match signals.next() {
-                Ok(Some(_)) => self.stop(),
+                Ok(Some(signal::SIGUSR2)) => self.upgrade(),
+                Ok(Some(signal::SIGHUP)) => self.happened(Input::Reload),
+                Ok(Some(signal::SIGTTIN)) => self.happened(Input::Scale(self.life.slots().len() + 1)),
+                Ok(Some(signal::SIGTTOU)) => {
+                    self.happened(Input::Scale(self.life.slots().len().saturating_sub(1)))
+                }
+                Ok(Some(_)) => self.happened(Input::Stop),
                 Ok(None) => return,
                 Err(e) => return log!("read signals: {e}"),
             }
@@ -260,65 +348,77 @@ impl Master {
     }
 
     /// Does what is due, and finds out when something is due next.
-    fn run_timers(&mut self) -> Result<()> {
+    fn run_timers(&mut self) {
         self.timer_at = NEVER;
         if self.tick_at.is_some_and(|at| at <= self.now) {
+            self.tick_at = None;
             self.look_for_stuck();
+            self.look_at_work();
         }
-        if self.exhausted_since.is_some() && self.accept_at + 1000 < self.now {
-            self.exhausted_since = None;
+        if self.memory_at <= self.now {
+            self.memory_at = self.now + MEMORY_TICK;
+            self.look_at_memory();
         }
-        self.kill_late_starters();
-        self.spawn_missing_workers()?;
-        self.arm_for_state();
-        Ok(())
+        self.look_at_shortage();
+        if self.life.due() <= self.now {
+            self.happened(Input::Tick);
+        }
+        if self.watches_calls() {
+            self.tick_soon();
+        }
+        let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, self.shortage.unwrap_or(NEVER)];
+        next.into_iter().for_each(|at| self.arm(at));
     }
 
-    fn arm_for_state(&mut self) {
-        let boot = self.config.boot_timeout.as_millis() as u64;
-        let due = self.slots.iter().filter_map(|s| match &s.worker {
-            Some(w) if w.phase == Phase::Starting && boot > 0 => Some(w.since + boot),
-            Some(_) => None,
-            None if self.stopping.is_none() => s.start_at,
-            None => None,
-        });
-        let stop = match self.stopping {
-            Some(stop::Stopping::Emptying { until } | stop::Stopping::Draining { until }) => Some(until),
-            _ => None,
-        };
-        let rest = self.exhausted_since.map(|_| self.accept_at.max(self.now) + 1001);
-        let rest_end = (self.accept_at > self.now).then_some(self.accept_at);
-        let next = due.chain(stop).chain(rest).chain(rest_end).chain(self.tick_at).min();
-        self.arm(next.unwrap_or(NEVER));
-    }
-
-    fn finish_boot(&mut self) {
-        if self.stopping.is_some() || self.ready() < self.slots.len() {
-            return;
-        }
-        self.booting = false;
-        let started = Started {
-            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
-            workers: self.slots.len(),
-            kind: self.kind,
-        };
-        if let Some(f) = &mut self.on_start {
-            f(&started);
-        }
+    /// Whether somebody must look at the workers even if nothing is given to them.
+    fn watches_calls(&self) -> bool {
+        !self.config.timeout.is_zero() && self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0)
     }
 
     /// After a failed start: collects every worker that was started.
     fn wait_for_all(&mut self, events: &mut Events) {
-        self.stopping = Some(stop::Stopping::Killing);
         loop {
             // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
-            for slot in 0..self.slots.len() {
-                let _ = self.reap(slot);
+            for seat in self.crew.seats() {
+                if self.crew.at(seat).is_some_and(|w| !matches!(w.process.reap(), Ok(None))) {
+                    self.crew.leave(seat);
+                }
             }
-            if self.has_stopped() || self.wait(events).is_err() {
+            if self.crew.seats().is_empty() || self.wait(events, None).is_err() {
                 return;
             }
         }
+    }
+
+    fn kill_all(&mut self) {
+        for worker in self.crew.iter() {
+            let _ = worker.process.kill(signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.post.close();
+        // Nobody would reap them.
+        self.kill_all();
+        self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        role::set(Role::None);
+    }
+}
+
+/// The generation of the first workers.
+const FIRST_GENERATION: u32 = 1;
+
+fn rules(config: &Config) -> Rules {
+    let ms = |d: Duration| d.as_millis() as u64;
+    Rules {
+        boot_timeout: ms(config.boot_timeout),
+        drain_timeout: ms(config.drain_timeout),
+        hang_timeout: ms(config.timeout),
+        max_age: ms(config.max_age),
+        surge: config.surge,
     }
 }
 
@@ -334,10 +434,10 @@ fn check_kernel() -> Result<()> {
     ))
 }
 
-/// The slots whose tokens of one kind (0: exit, 1: message) are among the events.
-fn slots_of(events: &Events, kind: usize) -> impl Iterator<Item = usize> + '_ {
+/// The seats whose tokens of the kind of `first` are among the events.
+fn seats_of(events: &Events, first: Token) -> impl Iterator<Item = usize> + '_ {
     events.iter().filter_map(move |event| {
-        let offset = event.token().0.checked_sub(EXIT)?;
-        (offset % 2 == kind).then_some(offset / 2)
+        let offset = event.token().0.checked_sub(first.0)?;
+        (offset % 3 == 0).then_some(offset / 3)
     })
 }

@@ -75,6 +75,7 @@ impl Post {
     /// The master runs: workers may be written to.
     pub(super) fn open(&self) {
         self.inner.running.set(true);
+        self.borrow().number_from(time::monotonic_ns());
     }
 
     /// The master does not run any more, or this process is a worker.

@@ -1,69 +1,146 @@
-//! Reclaim: what a dead or stuck worker has not taken from its queue goes to others.
+//! What comes back from workers: reclaimed from the queue of one that is dead, stuck or leaving; or handed back by one that
+//! drains.
 //!
-//! The master reads the queue through its own copy of the worker's end, one connection at a time and only when another worker
-//! has room for it: until then the queue itself keeps them.
+//! The master takes one connection at a time, and only when another worker has room for it: until then the socket's own queue
+//! keeps it.
 
-use super::Master;
 use super::accept::InHand;
-use super::slot::Phase;
-use crate::handoff::{Taken, Taker};
+use super::crew::Record;
+use super::{Master, back_token};
+use crate::handoff::{Giver, Taken, Taker};
 use crate::log::log;
+use crate::sys::poll;
+use std::os::fd::AsFd;
 
-/// How often the master looks for stuck workers while connections are under way (milliseconds).
+/// How often the master looks at its workers while connections are under way (milliseconds).
 const TICK: u64 = 100;
 
-/// A queue whose worker will not take what lies in it.
-pub struct Orphan {
-    queue: Taker,
-    slot: usize,
-    worker: u32,
+/// A queue that connections come back from.
+pub enum Return {
+    /// The handoff queue of a worker that will not take what lies in it.
+    Orphan {
+        /// The master's own copy of the worker's end.
+        queue: Taker,
+        /// The worker.
+        id: u32,
+    },
+    /// What a worker that drains has handed back.
+    Living {
+        /// Its seat.
+        seat: usize,
+        /// The worker.
+        id: u32,
+    },
+    /// What a worker handed back that is no more.
+    Left(Giver),
 }
 
 impl Master {
-    /// Puts what lies in a queue up for other workers.
-    pub(super) fn orphan(&mut self, queue: Taker, slot: usize, worker: u32) {
-        self.orphans.push_back(Orphan { queue, slot, worker });
+    /// Puts what lies in the queue of a worker up for others.
+    pub(super) fn orphan(&mut self, id: u32) {
+        let Some(worker) = self.crew.find(id) else { return };
+        match worker.queue.duplicate() {
+            Ok(queue) => self.returns.push_back(Return::Orphan { queue, id }),
+            Err(e) => {
+                // It is tried again when the worker is looked at, and at its death the queue itself is there.
+                worker.stuck = true;
+                log!("reclaim from worker {id}: {e}; tried again");
+            }
+        }
+        self.tick_soon();
+    }
+
+    /// A worker is no more: what it had not taken, and what it handed back.
+    pub(super) fn orphan_all(&mut self, worker: Record) {
+        self.returns.push_back(Return::Orphan { queue: worker.queue, id: worker.id });
+        self.returns.push_back(Return::Left(worker.giver));
+    }
+
+    /// Something may have been handed back by the worker in this seat.
+    pub(super) fn handed_back(&mut self, seat: usize) {
+        // The event may be one about the former worker of this seat.
+        let Some(worker) = self.crew.at(seat).filter(|w| w.watched) else { return };
+        worker.watched = false;
+        // Not watched again until the queue was found empty: without room it would be reported without end.
+        let _ = poll::unwatch(&self.poll, worker.giver.as_fd());
+        self.returns.push_back(Return::Living { seat, id: worker.id });
+    }
+
+    /// Has the poll report what a worker hands back.
+    pub(super) fn watch_for_returns(&mut self, id: u32) {
+        let Some(seat) = self.crew.seat_of(id) else { return };
+        let Some(worker) = self.crew.at(seat) else { return };
+        match poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
+            Ok(()) => worker.watched = true,
+            Err(e) => log!("watch what worker {id} hands back: {e}"),
+        }
+    }
+
+    /// Whether connections may wait to come back.
+    pub(super) fn has_returns(&self) -> bool {
+        !self.returns.is_empty()
     }
 
     /// Takes one connection back. `None` where none is left.
-    pub(super) fn reclaim_one(&mut self) -> Option<InHand> {
-        while let Some(orphan) = self.orphans.front() {
-            match orphan.queue.take() {
-                Ok(Taken::Connection(fd, listener)) => {
-                    if let Some(worker) = owner(&mut self.slots, orphan) {
+    pub(super) fn next_return(&mut self) -> Option<InHand> {
+        while let Some(source) = self.returns.front() {
+            let taken = match source {
+                Return::Orphan { queue, .. } => queue.take(),
+                Return::Left(giver) => giver.take_back(),
+                Return::Living { seat, id } => match self.crew.at(*seat).filter(|w| w.id == *id) {
+                    Some(worker) => worker.giver.take_back(),
+                    None => Ok(Taken::End),
+                },
+            };
+            match taken {
+                Ok(Taken::Connection(fd, origin)) => {
+                    if let Some(Return::Orphan { id, .. }) = self.returns.front()
+                        && let Some(worker) = self.crew.find(*id)
+                    {
                         worker.given = worker.given.wrapping_sub(1);
                     }
-                    return Some(InHand { fd, listener });
+                    return Some(InHand { fd, origin });
                 }
                 Ok(Taken::Probe) => continue,
-                Ok(Taken::Lost) => log!("reclaim: no free descriptor, a connection is lost"),
+                Ok(Taken::Lost) => {
+                    log!("reclaim: no free descriptor, a connection is lost");
+                    continue;
+                }
                 Ok(Taken::Nothing | Taken::End) => {}
-                Err(e) => log!("reclaim from worker {}: {e}", orphan.worker),
+                Err(e) => log!("reclaim: {e}"),
             }
-            // Empty now. If the worker lives, the next thing it finds is the probe, and taking it shows that it is back.
-            if let Some(worker) = owner(&mut self.slots, orphan) {
-                worker.giver.probe();
+            match self.returns.pop_front() {
+                // If the worker lives, the next thing it finds is the probe, and taking it shows that it is back.
+                Some(Return::Orphan { id, .. }) => {
+                    if let Some(worker) = self.crew.find(id).filter(|w| w.admitted) {
+                        worker.giver.probe();
+                    }
+                }
+                Some(Return::Living { id, .. }) => self.watch_for_returns(id),
+                Some(Return::Left(_)) | None => {}
             }
-            self.orphans.pop_front();
         }
         None
     }
 
-    /// Closes what is still up for other workers, and returns how many connections that were. What lies in the queue of a
-    /// worker that lives is left to it.
-    pub(super) fn abandon_orphans(&mut self) -> u64 {
+    /// Closes what still waits to come back from workers that are no more, and returns how many connections that were. What
+    /// lies in the queue of a worker that lives is left to it.
+    pub(super) fn abandon_returns(&mut self) -> u64 {
         let mut closed = 0;
-        for orphan in std::mem::take(&mut self.orphans) {
-            while owner(&mut self.slots, &orphan).is_none()
-                && matches!(orphan.queue.take(), Ok(Taken::Connection(..)))
-            {
+        for source in std::mem::take(&mut self.returns) {
+            let take = || match &source {
+                Return::Orphan { queue, id } if self.crew.seat_of(*id).is_none() => queue.take(),
+                Return::Left(giver) => giver.take_back(),
+                Return::Orphan { .. } | Return::Living { .. } => Ok(Taken::Nothing),
+            };
+            while matches!(take(), Ok(Taken::Connection(..))) {
                 closed += 1;
             }
         }
         closed
     }
 
-    /// Makes sure that a look for stuck workers follows.
+    /// Makes sure that a look at the workers follows.
     pub(super) fn tick_soon(&mut self) {
         if self.tick_at.is_none() {
             self.tick_at = Some(self.now + TICK);
@@ -74,37 +151,24 @@ impl Master {
     /// A worker that took nothing of what waited for it through a whole tick is stuck: it gets no more, and what waits goes to
     /// others. One that takes again is let in again.
     pub(super) fn look_for_stuck(&mut self) {
-        self.tick_at = None;
-        for slot in 0..self.slots.len() {
-            let seat = self.slots[slot].seat;
-            let Some(worker) = self.slots[slot].worker.as_mut().filter(|w| w.phase == Phase::Ready) else {
-                continue;
-            };
-            let progress = worker.progress(seat);
+        for seat in self.crew.seats() {
+            let Some(worker) = self.crew.at(seat).filter(|w| w.admitted) else { continue };
+            let progress = worker.progress();
             let moved = progress != worker.last_progress;
             worker.last_progress = progress;
-            let queued = worker.queued(seat) > 0;
-            let newly_stuck = queued && !moved;
+            let queued = worker.queued() > 0;
             if moved {
                 worker.stuck = false;
-            } else if newly_stuck {
+            } else if queued {
                 worker.stuck = true;
             }
             let (watch_on, id) = (queued || worker.stuck, worker.id);
-            let copy = newly_stuck.then(|| worker.queue.duplicate());
-            match copy {
-                Some(Ok(queue)) => self.orphan(queue, slot, id),
-                Some(Err(e)) => log!("reclaim from worker {id}: {e}; tried again"),
-                None => {}
+            if queued && !moved {
+                self.orphan(id);
             }
             if watch_on {
                 self.tick_soon();
             }
         }
     }
-}
-
-/// The worker an orphaned queue belongs to, where it still lives.
-fn owner<'a>(slots: &'a mut [super::slot::Slot], orphan: &Orphan) -> Option<&'a mut super::slot::Record> {
-    slots[orphan.slot].worker.as_mut().filter(|w| w.id == orphan.worker)
 }

@@ -1,6 +1,6 @@
 //! What the fuzz target `frames` runs: bytes that come in one piece, byte by byte, and in between must make the same frames.
 
-use super::{Inbox, Label, Purpose, Received, Verb, encode_label, encode_verb};
+use super::{Inbox, Label, Purpose, Received, Verb, encode_letter, encode_verb};
 
 /// A frame, owned.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Verb(verb) => encode_verb(verb),
-            Self::Letter(label, bytes) => [&encode_label(label, bytes.len()), bytes.as_slice()].concat(),
+            Self::Letter(label, bytes) => encode_letter(label, bytes),
         }
     }
 }

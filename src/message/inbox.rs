@@ -4,7 +4,8 @@
 //! into, and is given away whole. Nothing is shifted but the part of one short frame per buffer, so the cost is that of the bytes.
 
 use super::{
-    HEADER, LABEL, LETTER, Label, Letter, MAX_VERB, Verb, decode_label, decode_verb, purpose, verb_fits,
+    HEADER, LABEL, LETTER, Label, Letter, MAX_VERB, Verb, decode_label, decode_verb, encode_label, purpose,
+    verb_fits,
 };
 use crate::sys::socket;
 use std::borrow::Cow;
@@ -99,6 +100,22 @@ impl Inbox {
     /// An empty one, for letters of at most `max` bytes.
     pub fn new(max: usize) -> Self {
         Self { max, ..Self::default() }
+    }
+
+    /// One that goes on where another one stood.
+    pub fn resume(max: usize, unread: Vec<u8>) -> Self {
+        Self { max, bytes: unread, ..Self::default() }
+    }
+
+    /// What was read and not handed out, as it came.
+    pub fn unread(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        if let Some(long) = &self.long {
+            all.extend(encode_label(&long.label, long.len));
+            all.extend(&long.bytes);
+        }
+        all.extend(&self.bytes[self.taken..]);
+        all
     }
 
     /// The next frame, without waiting.

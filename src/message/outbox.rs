@@ -49,6 +49,19 @@ impl Outbox {
         Self { pieces: VecDeque::new(), sent: 0, unsent: 0, max }
     }
 
+    /// One that goes on where another one stood.
+    pub fn resume(max: usize, unsent: &[u8]) -> Self {
+        let mut outbox = Self::new(max);
+        outbox.keep(unsent, &[]);
+        outbox
+    }
+
+    /// What was not sent, as it is to go.
+    pub fn unsent(&self) -> Vec<u8> {
+        let all = self.pieces.iter().flat_map(Piece::parts).flatten();
+        all.skip(self.sent).copied().collect()
+    }
+
     /// Whether nothing is left to send.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()

@@ -24,6 +24,11 @@ impl<C> Default for Requests<C> {
 }
 
 impl<C> Requests<C> {
+    /// None; the first one gets the number behind `number`.
+    pub fn numbered_from(number: u64) -> Self {
+        Self { last: number, ..Self::default() }
+    }
+
     /// The number the next request will have.
     pub fn next_number(&self) -> u64 {
         self.last + 1

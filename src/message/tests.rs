@@ -31,7 +31,9 @@ fn verb() -> impl Strategy<Value = Verb> {
     prop_oneof![
         (any::<u8>(), any::<u32>()).prop_map(|(kind, limit)| Verb::Ready { kind, limit }),
         ".{0,200}".prop_map(Verb::Failed),
-        Just(Verb::Drain),
+        Just(Verb::Online),
+        Just(Verb::Leaving),
+        any::<bool>().prop_map(|hand_back| Verb::Drain { hand_back }),
         any::<u32>().prop_map(Verb::Gone),
         any::<u32>().prop_map(Verb::Shut),
         any::<u32>().prop_map(Verb::Open),
@@ -109,7 +111,7 @@ proptest! {
 #[test]
 fn verbs_arrive_as_said_and_then_the_end() {
     let (mut master, mut worker) = channel(1024).unwrap();
-    let said = [Verb::Ready { kind: 2, limit: 70_000 }, Verb::Failed("no such file".into()), Verb::Drain];
+    let said = [Verb::Ready { kind: 2, limit: 70_000 }, Verb::Failed("no such file".into()), Verb::Leaving];
     for verb in &said {
         say(&mut master, verb).unwrap();
     }
@@ -120,7 +122,7 @@ fn verbs_arrive_as_said_and_then_the_end() {
     drop(master);
     let end = worker.inbox.receive(worker.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX));
     assert_eq!(end.unwrap(), Received::End);
-    assert_eq!(say(&mut worker, &Verb::Drain), Err(Undelivered::Gone));
+    assert_eq!(say(&mut worker, &Verb::Leaving), Err(Undelivered::Gone));
 }
 
 #[test]
@@ -131,13 +133,14 @@ fn garbage_is_a_fault_as_soon_as_its_header_is_there() {
         *b"GET / HT",
         header(0, b'R'),
         header(5, b'D'),
+        header(0, b'D'),
         header(MAX_VERB + 1, b'F'),
         letter(MAX + 1),
         short_letter,
     ] {
         assert_eq!(read(&bad, 3), (vec![], true), "{bad:?}");
     }
-    assert_eq!(read(&[0, 0, 0, 0, b'D', 0, 1, 0], 8), (vec![], true));
+    assert_eq!(read(&[0, 0, 0, 0, b'L', 0, 1, 0], 8), (vec![], true));
     assert_eq!(read(&letter(MAX), 3), (vec![], false));
 }
 
@@ -159,7 +162,7 @@ fn what_is_too_large_or_too_much_is_refused_and_nothing_of_it_sent() {
     assert_eq!(send(&mut one, sent, &[7; 100_000]), Err(Undelivered::Full));
     assert!((5..12).contains(&sent), "{sent} of 100 kB: four, and what the socket holds");
     // There is always room for a verb.
-    say(&mut one, &Verb::Drain).unwrap();
+    say(&mut one, &Verb::Leaving).unwrap();
     let mut received = 0;
     loop {
         one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap();
@@ -168,7 +171,7 @@ fn what_is_too_large_or_too_much_is_refused_and_nothing_of_it_sent() {
                 assert_eq!((l.kind, bytes.len()), (received, 100_000));
                 received += 1;
             }
-            Some(frame) => break assert_eq!(frame, Frame::Verb(Verb::Drain)),
+            Some(frame) => break assert_eq!(frame, Frame::Verb(Verb::Leaving)),
             None => {}
         }
     }

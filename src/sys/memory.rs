@@ -14,17 +14,26 @@ pub const PAGE_WORDS: usize = PAGE / 8;
 /// One page of shared words.
 pub type Page = [AtomicU64; PAGE_WORDS];
 
-/// Maps `pages` pages of zeroed words that are shared with every process forked from now on (mmap(2), `MAP_SHARED |
-/// MAP_ANONYMOUS`). A page takes memory when it is first touched. The mapping stays for the rest of the process's life.
-pub fn share_pages(pages: usize) -> io::Result<&'static [Page]> {
+/// A file in memory of `pages` pages of zeroed words, to be mapped by [`map_pages`].
+pub fn page_file(name: &CStr, pages: usize) -> io::Result<OwnedFd> {
+    let file = memory_file(name)?;
+    let len = libc::off_t::try_from(pages * PAGE).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::ftruncate(file.as_raw_fd(), len) })?;
+    Ok(file)
+}
+
+/// Maps the pages of a file of [`page_file`] (mmap(2), `MAP_SHARED`): every process forked from now on shares them. A page takes
+/// memory when it is first touched. The mapping stays for the rest of the process's life.
+pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [Page]> {
     // SAFETY: asks for a new mapping at a place of the kernel's choice.
     let at = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             pages * PAGE,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-            -1,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
             0,
         )
     };

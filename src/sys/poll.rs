@@ -27,8 +27,13 @@ impl Interest {
     }
 }
 
-/// Watches `fd` level-triggered: `poll` reports `token` as long as there is something to read, or room to write.
-pub fn watch_level(
+/// Watches `fd` for readability, level-triggered: `poll` reports `token` as long as there is something to read.
+pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
+    watch_level_for(poll, fd, token, Interest::READ)
+}
+
+/// Watches `fd` level-triggered for what is wanted.
+pub fn watch_level_for(
     poll: &mio::Poll,
     fd: BorrowedFd<'_>,
     token: mio::Token,
@@ -58,6 +63,12 @@ fn control(
     // SAFETY: `event` is valid through the call; the kernel copies it.
     let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) };
     check(ret).map(drop)
+}
+
+/// The descriptor of a poll: readable when the poll has something to report, so that another poll can watch it.
+pub fn descriptor(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `poll` lives, which the result borrows.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
 }
 
 /// Stops watching `fd`.

@@ -1,9 +1,12 @@
 //! Processes: fork, watch by pidfd, signal, reap, leave.
 
 use super::{check, retry, signal};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A child process, held by a pidfd: no other process can ever be meant by it.
 #[derive(Debug)]
@@ -90,6 +93,11 @@ fn watch(pid: i32) -> io::Result<OwnedFd> {
 }
 
 impl Process {
+    /// A child that a former program in this process has started.
+    pub fn adopt(pid: i32, fd: OwnedFd) -> Self {
+        Self { pid, fd }
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -141,6 +149,14 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Waits until the process has ended, and collects it.
+    pub fn wait(&self) -> io::Result<()> {
+        super::socket::wait_ready(self.fd.as_fd(), false, None)?;
+        self.reap().map(drop)
+    }
+}
+
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -160,6 +176,35 @@ fn flush_output() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
+/// Executes another program in this process (execv(2)), with the environment and the signal mask as they are. Comes back only
+/// where that fails.
+pub fn execute(path: &Path, args: &[OsString]) -> io::Error {
+    let text = |s: &OsStr| CString::new(s.as_bytes());
+    let strings: Result<Vec<_>, _> = args.iter().map(|a| text(a)).collect();
+    let (Ok(path), Ok(strings)) = (text(path.as_os_str()), strings) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    flush_output();
+    // SAFETY: a path and an array of strings that ends with NULL, all of which live through the call.
+    unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Whether a descriptor stays open over [`execute`].
+pub fn keep_over_exec(fd: BorrowedFd<'_>, keep: bool) {
+    let flags = if keep { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: takes no pointers; cannot fail for an open descriptor.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) };
+}
+
+/// Takes a variable out of this process's environment. Only for a process with one thread ([`thread_count`]).
+pub fn remove_environment(name: &str) {
+    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    unsafe { std::env::remove_var(name) };
+}
+
 /// The number of threads of this process (`/proc/self/task`, proc(5)).
 pub fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
@@ -169,6 +214,20 @@ pub fn thread_count() -> io::Result<usize> {
 pub fn own_pid() -> i32 {
     // SAFETY: cannot fail, takes no pointers.
     unsafe { libc::getpid() }
+}
+
+/// Bytes of memory a process has in RAM (proc(5), `statm`); `None` where it is no more.
+pub fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * super::memory::PAGE as u64)
+}
+
+/// Sets a variable of this process's environment, for what it executes and what its handlers ask for. Only for a process with
+/// one thread ([`thread_count`]).
+pub fn set_environment(name: &str, value: &str) {
+    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// How many CPUs this process may use: its affinity and its cgroup's quota, at least 1.

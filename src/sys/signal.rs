@@ -4,8 +4,9 @@ use super::{check, check_len, retry};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
-pub use libc::{SIGINT, SIGKILL, SIGQUIT, SIGTERM};
+pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR2};
 
 /// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
 pub struct Signals {
@@ -88,6 +89,46 @@ pub(super) fn start_afresh() {
         unsafe { libc::signal(signal, action) };
     }
     let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+/// What the kernel calls.
+type Function = extern "C" fn(libc::c_int);
+
+/// In a worker: signals that a terminal or a supervisor sends to the whole process group do nothing here; the master gets them
+/// too and sees to the workers. A handler that does nothing, since an ignored signal would stay ignored over an exec(2), and one
+/// at its default would cost the requests in progress. System calls are restarted.
+pub fn shrug_off(signals: &[i32]) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    signals.iter().for_each(|&signal| set_handler(signal, nothing));
+}
+
+/// The counter that [`count`] adds to.
+static COUNTER: AtomicI32 = AtomicI32::new(-1);
+
+/// In a worker: a signal adds one to a counter (eventfd(2)) that the worker's poll reports.
+pub fn count(signal: i32, counter: &OwnedFd) {
+    extern "C" fn add(_: libc::c_int) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the calling thread's own `errno`, which the interrupted code may be about to read.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: points to a c_int of this thread.
+        let before = unsafe { errno.read() };
+        // SAFETY: write(2) may be called in a signal handler (signal-safety(7)); the bytes live through the call.
+        unsafe { libc::write(COUNTER.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
+    }
+    COUNTER.store(counter.as_raw_fd(), Ordering::Relaxed);
+    set_handler(signal, add);
+}
+
+fn set_handler(signal: i32, handler: Function) {
+    // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` is valid through the call, and its handler does only what a handler may.
+    unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
 /// The name of a signal: `SIGSEGV`; its number where it has none here.

@@ -106,6 +106,28 @@ pub fn set_defer_accept(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
+/// Has the kernel drop every packet that comes for a TCP listener (socket(7), `SO_ATTACH_FILTER`): what is in its backlog can
+/// still be accepted, nothing is added, and clients that try get no answer until the listener is closed.
+pub fn stop_intake(fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// "Return 0 bytes of the packet": drop it.
+    const DROP: libc::sock_filter =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let mut program = [DROP];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    let len = size_of_val(&filter) as libc::socklen_t;
+    // SAFETY: `filter` points to one instruction; both live through the call, which copies them.
+    let ret = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            len,
+        )
+    };
+    check(ret).map(drop)
+}
+
 /// Makes a descriptor blocking or not (ioctl(2), `FIONBIO`), for every process that shares the open file.
 pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     socket2::SockRef::from(&fd).set_nonblocking(on)

@@ -3,7 +3,7 @@
 use super::conn::{Conn, Style};
 use super::engine::Context;
 use super::handler::Handler;
-use super::inlet::{CHANNEL, Inlet};
+use super::inlet::{CHANNEL, Inlet, LEAVE};
 use crate::config::Config;
 use crate::scoreboard::Word;
 use crate::sys::time;
@@ -34,18 +34,23 @@ pub fn serve(
             Err(_) => events.clear(),
             Ok(()) => {}
         }
+        let now = time::monotonic_ms();
+        if events.iter().any(|e| e.token() == LEAVE) {
+            inlet.asked_to_leave(poll, now);
+        }
         if inlet.has_more() || events.iter().any(|e| e.token() == CHANNEL) {
             inlet.listen(poll, &mut one.context(inlet));
         }
+        inlet.leave_if_due(now);
         // Also when only the master's word came: what lies in the queue was accepted and is to be served.
-        if let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
-            one.serve(fd, listener, inlet);
+        if let Some((fd, origin)) = inlet.take(poll, now) {
+            one.serve(fd, origin.listener, inlet);
         }
     }
     // A panic there is the handler's affair; what was accepted is served all the same.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
-    while let Some((fd, listener)) = inlet.take(poll, time::monotonic_ms()) {
-        one.serve(fd, listener, inlet);
+    while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
+        one.serve(fd, origin.listener, inlet);
     }
     Ok(())
 }
@@ -53,8 +58,8 @@ pub fn serve(
 /// How long nothing is to be done unless the poll says so.
 fn sleep(inlet: &Inlet<'_>) -> Option<Duration> {
     let due = inlet.due().map(|at| Duration::from_millis(at.saturating_sub(time::monotonic_ms())));
-    let starving = inlet.starves().then_some(STARVING);
-    due.into_iter().chain(starving).min()
+    let nap = (inlet.starves() || inlet.leave_at.is_some()).then_some(STARVING);
+    due.into_iter().chain(nap).min()
 }
 
 struct One<'a> {

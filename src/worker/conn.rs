@@ -310,22 +310,39 @@ impl Conn {
     }
 
     /// Stream: an idle connection needs no buffers.
-    pub(crate) fn release_buffers(&mut self, pool: &mut Vec<Vec<u8>>) {
+    pub(crate) fn release_buffers(&mut self, pool: &mut Buffers) {
         self.drop_consumed();
-        for buffer in [&mut self.input, &mut self.output] {
-            if buffer.is_empty() && buffer.capacity() > 0 && buffer.capacity() <= KEEP {
-                pool.push(std::mem::take(buffer));
+        for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
+            if buffer.is_empty() && (1..=KEEP).contains(&buffer.capacity()) && kept.len() < Buffers::MOST {
+                kept.push(std::mem::take(buffer));
             }
         }
     }
 
     /// Stream: takes buffers where it has none.
-    pub(crate) fn borrow_buffers(&mut self, pool: &mut Vec<Vec<u8>>) {
-        for buffer in [&mut self.input, &mut self.output] {
+    pub(crate) fn borrow_buffers(&mut self, pool: &mut Buffers) {
+        for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
             if buffer.capacity() == 0 {
-                *buffer = pool.pop().unwrap_or_default();
+                *buffer = kept.pop().unwrap_or_default();
             }
         }
+    }
+}
+
+/// Buffers for stream connections that have bytes. Each sort for itself: what is read needs more room than most answers, and
+/// a buffer that came back as the other sort would grow again.
+pub(crate) struct Buffers {
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+}
+
+impl Buffers {
+    /// The most that are kept of each sort.
+    const MOST: usize = 128;
+
+    /// Nothing kept yet.
+    pub(crate) fn new() -> Self {
+        Self { inputs: Vec::with_capacity(Self::MOST), outputs: Vec::with_capacity(Self::MOST) }
     }
 }
 

@@ -8,10 +8,11 @@ use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
 use super::http::{HttpConn, HttpEngine};
-use super::inlet::{CHANNEL, Inlet, QUEUE};
+use super::inlet::{CHANNEL, Inlet, LEAVE, QUEUE};
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use crate::config::Config;
+use crate::handoff::Origin;
 use crate::log::log;
 use crate::sys::time;
 use mio::event::Event;
@@ -25,6 +26,8 @@ use std::time::Duration;
 const EVENTS: usize = 256;
 /// Stream connections kept for their memory.
 const SPARE: usize = 256;
+/// When the channel to the master is full, it is tried again after so long (milliseconds).
+const HAND_BACK_AGAIN: u64 = 5;
 /// How often a worker without a free descriptor looks for one (milliseconds).
 const STARVING: u64 = 100;
 
@@ -47,6 +50,10 @@ pub struct EventLoop<'a, 'b> {
     now: u64,
     count: u64,
     drains: bool,
+    /// While draining: idle connections have but a short grace.
+    hurries: bool,
+    /// When to try again to hand back what the channel had no room for.
+    hand_back_at: Option<u64>,
 }
 
 /// What user code and engines may use; a macro, since it borrows some fields and leaves the others free.
@@ -57,7 +64,7 @@ macro_rules! context {
             config: $self.config,
             seat: $self.inlet.seat,
             now: $self.now,
-            draining: $self.drains,
+            draining: $self.drains && !$self.inlet.hands_back,
         }
     };
 }
@@ -88,6 +95,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             now: time::monotonic_ms(),
             count: 0,
             drains: false,
+            hurries: false,
+            hand_back_at: None,
         }
     }
 
@@ -104,6 +113,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 match event.token() {
                     QUEUE => queue = true,
                     CHANNEL => channel = true,
+                    LEAVE => self.inlet.asked_to_leave(self.poll, self.now),
                     token => self.ready(token, event),
                 }
             }
@@ -111,6 +121,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.inlet.listen(self.poll, context!(self));
             }
             self.go_on();
+            self.inlet.leave_if_due(self.now);
             if self.inlet.draining.is_some() {
                 self.drain();
             } else if queue {
@@ -134,11 +145,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if self.inlet.starves() {
             due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
         }
-        if let Some(at) = self.inlet.due() {
+        let others = [self.inlet.due(), self.inlet.draining, self.inlet.leave_at, self.hand_back_at];
+        for at in others.into_iter().flatten() {
             due = Some(due.unwrap_or(u64::MAX).min(at));
-        }
-        if let Some(until) = self.inlet.draining {
-            due = Some(due.unwrap_or(u64::MAX).min(until));
         }
         let sleep = match due {
             _ if !self.again.is_empty() => Some(Duration::ZERO),
@@ -157,12 +166,12 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     fn take_one(&mut self) -> bool {
         let taken = self.inlet.take(self.poll, self.now);
         let found = taken.is_some();
-        if let Some((fd, listener)) = taken {
+        if let Some((fd, Origin { listener, used })) = taken {
             self.count += 1;
             match self.kind {
                 Kind::Data => self.open_stream(fd, listener, &[]),
                 Kind::Request | Kind::Connection => {
-                    let index = self.table.insert(Protocol::Http(fd, HttpConn::default()), listener);
+                    let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
                     self.readable(index, false);
                 }
             }
@@ -233,6 +242,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
 
     fn apply(&mut self, index: u32, next: Next) {
         match next {
+            Next::Wait { deadline: Deadline::Idle, .. } if self.hands_back(index) => {}
             Next::Wait { write, deadline } => {
                 if let Err(e) = self.watch(index, write) {
                     log!("worker {}: watch a connection: {e}", self.inlet.worker.id);
@@ -314,25 +324,62 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     /// The worker is told to leave: what lies in its queue was accepted and is served, what is idle gets a short grace.
     fn drain(&mut self) {
         while self.take_one() {}
+        if self.hand_back_at.is_some_and(|at| at <= self.now) {
+            self.hand_back_at = None;
+            self.settle_idle();
+        }
+        if !self.inlet.hands_back && !std::mem::replace(&mut self.hurries, true) {
+            // Also when the master is gone that was to take back what is idle.
+            self.deadlines.shorten_idle();
+            self.settle_idle();
+        }
         if std::mem::replace(&mut self.drains, true) {
             return;
         }
-        self.deadlines.shorten_idle();
         let worker = &self.inlet.worker;
         let _ = context!(self).call(|handler| handler.on_drain(worker));
+        self.settle_idle();
+    }
+
+    /// While draining: what is idle goes back to the master, or has a short grace. What is under way goes on.
+    fn settle_idle(&mut self) {
         for index in self.table.indexes() {
             let row = self.table.row(index);
             let next = match &mut row.protocol {
                 Protocol::Http(_, conn) if conn.is_idle() => {
                     Next::Wait { write: false, deadline: Deadline::Idle }
                 }
-                Protocol::Stream(conn) => self.stream.on_drain(conn),
-                // What is under way goes on, and its response says that it is the last.
-                Protocol::Http(..) | Protocol::Free(_) => continue,
+                Protocol::Stream(conn) if !self.inlet.hands_back => self.stream.on_drain(conn),
+                Protocol::Http(..) | Protocol::Stream(_) | Protocol::Free(_) => continue,
             };
             self.deadlines.clear(&mut self.table, index);
             self.apply(index, next);
         }
+    }
+
+    /// While draining for others to take over: gives an idle HTTP connection back to the master. `false` where it stays for now,
+    /// because that is not so, or because the channel is full; then it is tried again soon.
+    fn hands_back(&mut self, index: u32) -> bool {
+        if !(self.drains && self.inlet.hands_back) {
+            return false;
+        }
+        let row = self.table.row(index);
+        let listener = row.listener;
+        let Protocol::Http(fd, conn) = &row.protocol else { return false };
+        if !conn.is_idle() {
+            return false;
+        }
+        if !self.inlet.hand_back(fd.as_fd(), listener) {
+            self.hand_back_at.get_or_insert(self.now + HAND_BACK_AGAIN);
+            return false;
+        }
+        // The open file lives on elsewhere, and so would what this poll knows of it.
+        if row.registered {
+            let raw = raw(fd.as_fd());
+            let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
+        }
+        self.close(index);
+        true
     }
 
     fn close(&mut self, index: u32) {
@@ -344,7 +391,6 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             }
             Protocol::Stream(mut conn) => {
                 self.stream.close(&mut conn, context!(self));
-                conn.end();
                 if self.spare.len() < SPARE {
                     self.spare.push(conn);
                 }

@@ -5,7 +5,7 @@ use super::handler::Handler;
 use super::mailbox::deliver;
 use super::{Birth, DESCRIPTOR_RESERVE, Worker};
 use crate::config::Config;
-use crate::handoff::{Taken, Taker};
+use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
@@ -20,6 +20,11 @@ pub const QUEUE: Token = Token(usize::MAX - 1);
 /// The message channel has something.
 pub const CHANNEL: Token = Token(usize::MAX - 2);
 
+/// A signal asks this worker to leave.
+pub const LEAVE: Token = Token(usize::MAX - 3);
+
+/// How long a worker that a signal asks to leave waits for the master's word (milliseconds).
+const LEAVE_DELAY: u64 = 100;
 /// How often the limit on descriptors is read again (milliseconds): somebody may lower it, see prlimit(1).
 const LIMIT_AGE: u64 = 100;
 /// What is read of messages before connections have their turn.
@@ -34,6 +39,11 @@ pub struct Inlet<'a> {
     /// Set when the worker is to take what lies in its queue, finish, and leave; until this time (monotonic milliseconds) where
     /// the master is gone, who would otherwise see to that.
     pub draining: Option<u64>,
+    /// While draining: what lies in the queue is left to the master, and what is idle is handed back to it.
+    pub hands_back: bool,
+    /// When to tell the master that this worker leaves on its own account.
+    pub leave_at: Option<u64>,
+    leave: OwnedFd,
     queue: Taker,
     inbox: Inbox,
     /// There are messages that the poll does not report any more.
@@ -52,11 +62,14 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, inbox, seat, common, wake } = birth;
+        let Birth { worker, queue, inbox, seat, common, wake, leave } = birth;
         let mut inlet = Self {
             worker,
             seat,
             draining: None,
+            hands_back: false,
+            leave_at: None,
+            leave,
             queue,
             inbox,
             more: false,
@@ -70,7 +83,8 @@ impl<'a> Inlet<'a> {
             watching: false,
         };
         inlet.watch(poll);
-        if let Err(e) = poll::watch_level(poll, inlet.worker.mailbox.as_fd(), CHANNEL, Interest::READ) {
+        let told = poll::watch_level(poll, inlet.worker.mailbox.as_fd(), CHANNEL);
+        if let Err(e) = told.and_then(|()| poll::watch_level(poll, inlet.leave.as_fd(), LEAVE)) {
             log!("worker {}: watch the message channel: {e}", inlet.worker.id);
             process::exit(super::EXIT_FAILED);
         }
@@ -79,7 +93,7 @@ impl<'a> Inlet<'a> {
 
     fn watch(&mut self, poll: &mio::Poll) {
         if !self.watching {
-            match poll::watch_level(poll, self.queue.as_fd(), QUEUE, Interest::READ) {
+            match poll::watch_level(poll, self.queue.as_fd(), QUEUE) {
                 Ok(()) => self.watching = true,
                 Err(e) => log!("worker {}: watch the handoff channel: {e}", self.worker.id),
             }
@@ -94,17 +108,17 @@ impl<'a> Inlet<'a> {
 
     /// Takes the next connection, and the index of its listener. `None` where there is none, or no descriptor to spare for it:
     /// then the queue is not watched until [`Inlet::may_take`] finds one.
-    pub fn take(&mut self, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
+    pub fn take(&mut self, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, Origin)> {
         loop {
-            if !self.may_take(poll, now) {
+            if self.hands_back || !self.may_take(poll, now) {
                 return None;
             }
             match self.queue.take() {
-                Ok(Taken::Connection(fd, listener)) => {
+                Ok(Taken::Connection(fd, origin)) => {
                     self.highest = fd.as_raw_fd().unsigned_abs().into();
                     self.seat.add(Word::Taken, 1);
                     self.made_room();
-                    return Some((fd, listener));
+                    return Some((fd, origin));
                 }
                 Ok(Taken::Probe) => self.seat.add(Word::Probed, 1),
                 Ok(Taken::Lost) => {
@@ -156,6 +170,29 @@ impl<'a> Inlet<'a> {
         !self.watching && self.draining.is_none()
     }
 
+    /// Gives an idle connection back to the master. `false` where it stays here for now.
+    pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: u16) -> bool {
+        matches!(self.queue.hand_back(connection, listener), Ok(Given::Done))
+    }
+
+    /// Somebody wants this worker to leave. If all are to stop, the master says so in a moment, and that comes first.
+    pub fn asked_to_leave(&mut self, poll: &mio::Poll, now: u64) {
+        let _ = poll::unwatch(poll, self.leave.as_fd());
+        self.leave_at.get_or_insert(now + LEAVE_DELAY);
+    }
+
+    /// Tells the master, where it is time to.
+    pub fn leave_if_due(&mut self, now: u64) {
+        if self.leave_at.is_some_and(|at| at <= now) {
+            self.leave_at = None;
+            if self.draining.is_none()
+                && let Err(e) = self.worker.mailbox.say(&Verb::Leaving)
+            {
+                log!("worker {}: tell the master that it leaves: {e}", self.worker.id);
+            }
+        }
+    }
+
     fn made_room(&self) {
         if self.common.claim_wake() {
             // A full counter has woken the master already.
@@ -172,7 +209,7 @@ impl<'a> Inlet<'a> {
         loop {
             match self.inbox.receive(self.worker.mailbox.as_fd(), &mut budget) {
                 Ok(Received::Letter(letter)) => deliver(&self.worker, &letter, cx),
-                Ok(Received::Verb(verb)) => self.heard(verb, cx),
+                Ok(Received::Verb(verb)) => self.heard(verb, poll, cx),
                 Ok(Received::Nothing) => return,
                 Ok(Received::Later) => {
                     self.more = true;
@@ -188,10 +225,14 @@ impl<'a> Inlet<'a> {
         }
     }
 
-    fn heard(&mut self, verb: Verb, cx: &mut Context<'_>) {
+    fn heard(&mut self, verb: Verb, poll: &mio::Poll, cx: &mut Context<'_>) {
         match verb {
-            Verb::Drain => {
+            Verb::Drain { hand_back } => {
+                self.hands_back = hand_back;
                 self.draining.get_or_insert(u64::MAX);
+                if hand_back {
+                    self.unwatch(poll);
+                }
             }
             Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
             Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
@@ -233,6 +274,7 @@ impl<'a> Inlet<'a> {
 
     fn master_is_gone(&mut self) {
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
+        self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));
     }
 }

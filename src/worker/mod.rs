@@ -18,15 +18,16 @@ use crate::config::Config;
 use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Inbox, Undelivered, Verb};
+use crate::role::{self, Role};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
-use crate::sys::process;
+use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
 use std::any::Any;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -129,11 +130,17 @@ pub struct Birth<'a> {
     pub common: Common,
     /// Wakes the master.
     pub wake: BorrowedFd<'a>,
+    /// A signal asks this worker to leave.
+    pub leave: OwnedFd,
 }
 
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
+    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGHUP]);
+    signal::count(signal::SIGTERM, &birth.leave);
+    introduce(&birth.worker);
+    tell(&birth.worker, &Verb::Online);
     let started = guarded(|| start(source, &birth.worker));
     let mut handler = match started {
         Ok(handler) => handler,
@@ -161,6 +168,15 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     // The last words. Where the master is gone there is nobody to hear them.
     let _ = inlet.worker.mailbox.finish(PATIENCE);
     process::exit(0)
+}
+
+/// Tells the handler, and what it executes, who this worker is.
+fn introduce(worker: &Worker) {
+    let Worker { id, slot, generation, .. } = *worker;
+    role::set(Role::Worker { id, slot, generation });
+    process::set_environment("PREFORK_WORKER_ID", &worker.id.to_string());
+    process::set_environment("PREFORK_SLOT", &worker.slot.to_string());
+    process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
 fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {

@@ -1,23 +1,21 @@
 //! Stream connections: bytes in, `on_data`, bytes out.
 
-use super::conn::Conn;
+use super::conn::{Buffers, Conn};
 use super::engine::{Context, Next};
 use crate::scoreboard::Word;
 
 /// Reads of one connection in one turn, so that a client that never stops sending does not stop the others.
 const READS: usize = 16;
-/// Buffers kept for connections that have bytes.
-const POOL: usize = 256;
 
 /// What all stream connections of a worker share.
 pub struct StreamEngine {
-    buffers: Vec<Vec<u8>>,
+    buffers: Buffers,
 }
 
 impl StreamEngine {
     /// Nothing kept yet.
     pub fn new() -> Self {
-        Self { buffers: Vec::with_capacity(POOL) }
+        Self { buffers: Buffers::new() }
     }
 
     /// A connection begins, with bytes that were read already.
@@ -70,19 +68,19 @@ impl StreamEngine {
         self.after(conn)
     }
 
-    /// A connection is over.
+    /// A connection is over: closes it and takes its buffers back.
     pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
         let _ = conn.flush();
         let _ = cx.call(|h| h.on_close(conn));
+        conn.end();
+        conn.release_buffers(&mut self.buffers);
     }
 
     fn after(&mut self, conn: &mut Conn) -> Next {
         if conn.flush().is_err() || (conn.is_closing() && !conn.has_output()) {
             return Next::Close;
         }
-        if self.buffers.len() + 2 <= POOL {
-            conn.release_buffers(&mut self.buffers);
-        }
+        conn.release_buffers(&mut self.buffers);
         Next::Wait { write: conn.has_output(), deadline: conn.deadline() }
     }
 }

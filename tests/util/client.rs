@@ -138,14 +138,35 @@ impl Client {
         let bad = || Fault::Other(format!("not understood: {head}"));
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(bad)?;
         let lower = head.to_ascii_lowercase();
-        let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")).ok_or_else(bad)?;
-        let length: usize = length.trim().parse().map_err(|_| bad())?;
+        let body = match lower.lines().find_map(|l| l.strip_prefix("content-length:")) {
+            Some(length) => self.take(length.trim().parse().map_err(|_| bad())?)?,
+            None if lower.contains("\r\ntransfer-encoding: chunked\r\n") => self.chunks()?,
+            None => return Err(bad()),
+        };
+        Ok(Answer { status, head, body })
+    }
+
+    fn chunks(&mut self) -> Result<String, Fault> {
+        let mut body = String::new();
+        loop {
+            let line = self.take_until(b"\r\n")?;
+            let size = usize::from_str_radix(line.trim_end(), 16).map_err(|e| Fault::Other(e.to_string()))?;
+            body.push_str(&self.take(size)?);
+            if self.take(2)? != "\r\n" {
+                return Err(Fault::Other("no line end behind a chunk".into()));
+            }
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Result<String, Fault> {
         while self.read.len() < length {
             self.receive()?;
         }
-        let body = String::from_utf8_lossy(&self.read[..length]).into_owned();
-        self.read.drain(..length);
-        Ok(Answer { status, head, body })
+        let taken: Vec<u8> = self.read.drain(..length).collect();
+        Ok(String::from_utf8_lossy(&taken).into_owned())
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
@@ -165,6 +186,15 @@ impl Client {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// A second owner of the same connection.
+    pub fn half(&self) -> Self {
+        let socket = match &self.socket {
+            Socket::Tcp(s) => Socket::Tcp(s.try_clone().unwrap()),
+            Socket::Unix(s) => Socket::Unix(s.try_clone().unwrap()),
+        };
+        Self { socket, style: self.style, read: Vec::new() }
     }
 
     /// Ends this side.

@@ -33,7 +33,7 @@ impl Style {
 
 /// The shared object of a C source, given as its text.
 pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
-    build(source, &[&["-shared", "-fPIC"], flags].concat(), "so")
+    build(source, &[&["-shared", "-fPIC"], flags].concat(), &[], "so")
 }
 
 /// The program of a C source that embeds the shared library.
@@ -42,10 +42,10 @@ pub fn host(source: &str) -> PathBuf {
     let (search, run) = (format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display()));
     // The name it is asked for by is the one cargo does not give it.
     let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.0"));
-    build(source, &[&search, &run, "-lprefork"], "host")
+    build(source, &[], &[&search, &run, "-lprefork"], "host")
 }
 
-fn build(source: &str, flags: &[&str], extension: &str) -> PathBuf {
+fn build(source: &str, flags: &[&str], libraries: &[&str], extension: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let include = Path::new(ROOT).join("include");
     let mut hash = DefaultHasher::new();
@@ -62,8 +62,8 @@ fn build(source: &str, flags: &[&str], extension: &str) -> PathBuf {
     let (text, built) = (dir.join(format!("{own}.c")), dir.join(format!("{own}.{extension}")));
     fs::write(&text, source).unwrap();
     let mut cc = Command::new("cc");
-    cc.args(["-O1", "-g", "-Wall", "-I"]).arg(include).arg(&text);
-    let out = cc.args(flags).arg("-o").arg(&built).output().expect("run cc");
+    cc.args(["-O1", "-g", "-Wall", "-I"]).arg(include).args(flags).arg(&text);
+    let out = cc.args(libraries).arg("-o").arg(&built).output().expect("run cc");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     fs::rename(built, &object).unwrap();
     let _ = fs::remove_file(text);

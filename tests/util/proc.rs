@@ -1,6 +1,8 @@
 //! Processes as `/proc` and signals show them (proc(5)).
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Sends a signal. A process that has ended already is a failure of the test.
@@ -17,6 +19,24 @@ pub fn signal(pid: i32, number: i32) {
 pub fn freeze(pid: i32) {
     signal(pid, libc::SIGSTOP);
     super::wait_until("the process stands still", || state(pid) == Some('T'));
+}
+
+/// Sets a soft limit of a running process (prlimit(1)), as `nofile`.
+#[track_caller]
+pub fn limit(pid: i32, what: &str, value: u32) {
+    // Only its own user may do this everywhere.
+    let (owner, own) = (fs::metadata(format!("/proc/{pid}")).unwrap(), fs::metadata("/proc/self").unwrap());
+    let mut command = if owner.uid() == own.uid() {
+        Command::new("prlimit")
+    } else {
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid())]);
+        command.args(["--clear-groups", "prlimit"]);
+        command
+    };
+    let limit = format!("--{what}={value}:");
+    let out = command.args(["--pid", &pid.to_string(), &limit]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// The children of a process, dead ones included, oldest first.

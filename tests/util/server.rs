@@ -4,9 +4,12 @@ use super::client::{Address, Client, Fault};
 use super::handler::Style;
 use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
 use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,6 +17,8 @@ use std::thread::JoinHandle;
 /// A server to be started: by default `prefork` with `tests/handler.c`, 2 workers, on a free port.
 pub struct Start {
     style: Style,
+    prefork: PathBuf,
+    handler: PathBuf,
     workers: usize,
     listen: Vec<String>,
     options: Vec<OsString>,
@@ -56,6 +61,8 @@ impl Start {
     pub fn new(style: Style) -> Self {
         Self {
             style,
+            prefork: env!("CARGO_BIN_EXE_prefork").into(),
+            handler: style.handler(),
             workers: 2,
             listen: Vec::new(),
             options: Vec::new(),
@@ -100,6 +107,23 @@ impl Start {
         self
     }
 
+    /// Has it run by a user who is not root, with a soft limit of 64 descriptors and copies of what it needs in the test's
+    /// directory.
+    pub fn by_ordinary_user(mut self) -> Self {
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let copy = |from: &Path, name: &str| {
+            fs::copy(from, self.dir.file(name)).unwrap();
+            self.dir.path().join(name)
+        };
+        self.prefork = copy(env!("CARGO_BIN_EXE_prefork").as_ref(), "prefork");
+        self.handler = copy(&self.handler, "handler.so");
+        let mut words = vec!["prlimit", "--nofile=64:2048"];
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
+            words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
+        }
+        self.through(&words)
+    }
+
     pub fn dir(mut self, dir: &Arc<Dir>) -> Self {
         self.dir = dir.clone();
         self
@@ -110,7 +134,7 @@ impl Start {
         match self.program.take() {
             Some(program) => words.extend(program),
             None => {
-                words.push(env!("CARGO_BIN_EXE_prefork").into());
+                words.push(self.prefork.clone().into());
                 words.extend(["--workers".into(), self.workers.to_string().into()]);
                 if self.listen.is_empty() {
                     self.listen.push("127.0.0.1:0".into());
@@ -119,7 +143,7 @@ impl Start {
                     words.extend(["--listen".into(), address.into()]);
                 }
                 words.append(&mut self.options);
-                words.extend([self.style.handler().into(), self.dir.path().into()]);
+                words.extend([self.handler.clone().into(), self.dir.path().into()]);
             }
         }
         let stdin = self.stdin.take().map_or_else(Stdio::null, Stdio::from);
@@ -238,6 +262,18 @@ impl Server {
     pub fn workers(&self) -> Vec<i32> {
         let alive = |pid: &i32| !matches!(proc::state(*pid), None | Some('Z' | 'X'));
         proc::children(self.pid).into_iter().filter(alive).collect()
+    }
+
+    /// Whether a worker is gone and every place filled again.
+    pub fn has_replaced(&self, pid: i32) -> bool {
+        let workers = self.workers();
+        workers.len() == self.workers && !workers.contains(&pid)
+    }
+
+    /// Waits until a worker that was killed is gone and its place filled.
+    #[track_caller]
+    pub fn replaces(&self, pid: i32) {
+        wait_until("a successor", || self.has_replaced(pid));
     }
 
     /// The worker in a slot, as it says itself.

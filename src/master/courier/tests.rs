@@ -237,7 +237,7 @@ fn the_hosts_requests_are_answered_or_expire() {
 fn what_is_not_a_workers_to_say_breaks_its_channel() {
     let forged = message(2, 3, 0);
     for say in [
-        &|w: &mut Channel| w.outbox.say(w.socket.as_fd(), &Verb::Drain).unwrap() as _,
+        &|w: &mut Channel| w.outbox.say(w.socket.as_fd(), &Verb::Drain { hand_back: true }).unwrap() as _,
         &|w: &mut Channel| w.outbox.send(w.socket.as_fd(), &forged, b"", Room::Needed).unwrap(),
         &|w: &mut Channel| assert_eq!(crate::sys::socket::send(w.socket.as_fd(), b"no frame").unwrap(), 8),
     ] as [&dyn Fn(&mut Channel); 3]
@@ -306,7 +306,8 @@ fn who_takes_nothing_for_long_is_shut_until_it_does() {
     assert_eq!(town.courier.due(), Some(1 + PATIENCE));
     town.now = 1 + PATIENCE;
     town.courier.expire(town.now);
-    town.turns(20);
+    let heard = town.turns(20);
+    assert!(matches!(heard[..], [Heard::Shut(2)]));
     assert_eq!(town.courier.due(), None);
     assert!(town.reads(1));
     assert_eq!(town.read(1), Some(Found::Verb(Verb::Shut(2))));
@@ -368,6 +369,38 @@ fn a_worker_that_does_not_read_is_not_read_either() {
     let capacity = town.courier.office.outlets[&1].outbox.capacity();
     assert!(waiting > capacity && waiting < capacity + 100_000, "{waiting}, more than {capacity}");
     assert!(!town.reads(1));
+}
+
+/// Whatever is under way, wherever it stands: in sockets, half read, held, half sent.
+#[test]
+fn a_courier_that_takes_over_loses_nothing() {
+    for extra in 0..5 {
+        let mut town = Town::new(3);
+        let sent = fill(&mut town);
+        town.send(request(3, 1, 5), b"?").unwrap();
+        town.turns(extra);
+        let mut next = Courier::default();
+        for id in 1..=3 {
+            let state = town.courier.hand_over(id);
+            let socket = town.courier.channel(id).unwrap().try_clone_to_owned().unwrap();
+            next.take_over(id, socket, MAX, &state).unwrap();
+        }
+        town.courier = next;
+        town.watched.clear();
+        for kind in 0..sent {
+            let mut found = town.read(2);
+            for _ in 0..20 {
+                town.turn();
+                found = found.or_else(|| town.read(2));
+            }
+            assert_eq!(found, Some(Found::Letter(message(1, 2, kind), vec![7; 90_000])));
+        }
+        assert!(matches!(town.read(1), Some(Found::Letter(l, _)) if l.purpose == Purpose::Request));
+        let reply = Label { purpose: Purpose::Reply, from: 1, to: 3, kind: 0, request: 5 };
+        town.send(reply, b"!").unwrap();
+        town.turn();
+        assert_eq!(town.read(3), Some(Found::Letter(reply, b"!".to_vec())));
+    }
 }
 
 #[test]

@@ -40,7 +40,12 @@ pub(super) enum Phase {
 }
 
 impl HttpConn {
-    /// Whether nothing is under way: the connection may be handed back, or closed without a word.
+    /// A connection that begins; `used` where another worker has served it before.
+    pub(crate) fn new(used: bool) -> Self {
+        Self { used, ..Self::default() }
+    }
+
+    /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
     }

@@ -1,0 +1,227 @@
+//! What the lifecycle says is to be done, done; and what happens, told.
+
+use super::Master;
+use super::lifecycle::{Action, Happening, Input, Reason};
+use super::spawn::Departed;
+use crate::error::{Error, ErrorKind};
+use crate::log::log;
+use crate::message::Verb;
+use crate::server::{Event, Started, WorkerInfo};
+use crate::sys::signal::SIGKILL;
+
+impl Master {
+    /// Something happened: the lifecycle says what follows, and that is done, with all that follows from it.
+    pub(super) fn happened(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        if std::mem::replace(&mut self.in_step, true) {
+            // Called from below: it is taken up where the first call stands.
+            return;
+        }
+        while let Some(input) = self.inputs.pop_front() {
+            let mut actions = std::mem::take(&mut self.actions);
+            self.life.step(self.now, input, &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+            self.actions = actions;
+        }
+        self.in_step = false;
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn { id, slot, generation } => {
+                if let Err(e) = self.spawn(id, slot, generation) {
+                    self.happened(Input::SpawnFailed(id, format!("start worker in slot {slot}: {e}")));
+                }
+            }
+            Action::Admit(id) => self.crew.admit(id),
+            Action::Withdraw(id) => {
+                self.crew.withdraw(id);
+                self.orphan(id);
+            }
+            Action::Drain(id) => self.drain(id),
+            Action::Signal(id, signal) => {
+                if let Some(worker) = self.crew.find(id)
+                    && let Err(e) = worker.process.kill(signal)
+                {
+                    log!("signal worker {id}: {e}");
+                }
+            }
+            Action::Prepare(generation) => {
+                let result = self.source.prepare(generation).map_err(|e| e.to_string());
+                self.happened(Input::Prepared(result));
+            }
+            Action::Commit | Action::Revert => self.source.keep_only(self.life.generation()),
+            Action::EmptyBacklogs => {
+                self.emptying = true;
+                for index in 0..self.listeners.len() {
+                    self.pause(index);
+                    self.listeners[index].stop_intake();
+                }
+            }
+            Action::CloseListeners => self.close_listeners(),
+            Action::Tell(happening) => self.tell(happening),
+            Action::Fail(why) => {
+                let name = self.source.name();
+                let text = if why.contains(name) { why } else { format!("{name}: {why}") };
+                self.failed.get_or_insert(Error::new(ErrorKind::Handler, text));
+            }
+        }
+    }
+
+    /// Tells a worker to finish. What is idle with it goes to those that stay, if any do.
+    fn drain(&mut self, id: u32) {
+        let hand_back = !self.life.is_stopping();
+        if hand_back {
+            self.watch_for_returns(id);
+        }
+        let told = self.post.borrow().say(id, &Verb::Drain { hand_back });
+        let Some(worker) = self.crew.find(id) else { return };
+        if let Err(e) = told {
+            log!("tell worker {id} to drain: {e}; killing it");
+            let _ = worker.process.kill(SIGKILL);
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        self.listeners.clear();
+        // Draining workers serve what lies in their own queues.
+        let unanswered = u64::from(self.in_hand.take().is_some()) + self.abandon_returns();
+        if unanswered > 0 {
+            log!("stop: {unanswered} connections that no worker had room for are closed unanswered");
+        }
+    }
+
+    /// Whether a stop has nothing more to accept.
+    pub(super) fn look_whether_empty(&mut self) {
+        if !self.emptying {
+            return;
+        }
+        let all = (1u64 << self.listeners.len()).wrapping_sub(1);
+        if self.emptied & all == all && self.in_hand.is_none() && self.returns.is_empty() {
+            self.emptying = false;
+            self.happened(Input::Emptied);
+        }
+    }
+
+    fn tell(&mut self, happening: Happening) {
+        let departed =
+            self.departed.take_if(|d| matches!(happening, Happening::Exit { id, .. } if id == d.id));
+        self.log(&happening, departed.as_ref());
+        let ready = if let Happening::Ready(id) = happening { Some(id) } else { None };
+        if let Some(event) = self.event_of(happening, departed.as_ref()) {
+            self.publish(&event);
+        }
+        if let Some(id) = ready {
+            self.tell_listening(id);
+            self.look_whether_started();
+        }
+    }
+
+    pub(super) fn tell_online(&mut self, id: u32) {
+        if let Some(worker) = self.info(id) {
+            self.publish(&Event::Online(worker));
+        }
+    }
+
+    fn tell_listening(&mut self, id: u32) {
+        let Some(worker) = self.info(id) else { return };
+        let addresses: Vec<_> = self.listeners.iter().map(|l| l.address.to_string()).collect();
+        for address in addresses {
+            self.publish(&Event::Listening(worker, address));
+        }
+    }
+
+    fn publish(&mut self, event: &Event) {
+        if let Some(f) = &mut self.on_event {
+            f(event);
+        }
+    }
+
+    fn info(&mut self, id: u32) -> Option<WorkerInfo> {
+        self.crew.find(id).map(|w| WorkerInfo {
+            id,
+            slot: w.slot as u32,
+            generation: w.generation,
+            pid: w.process.pid(),
+        })
+    }
+
+    fn look_whether_started(&mut self) {
+        let started = Started {
+            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
+            workers: self.life.slots().len(),
+            kind: self.kind,
+        };
+        if self.life.is_booting() || std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        if let Some(f) = &mut self.on_start {
+            f(&started);
+        }
+    }
+
+    /// One line for what somebody should know who looks after the machine.
+    fn log(&self, happening: &Happening, departed: Option<&Departed>) {
+        match happening {
+            Happening::Exit { id, exit, reason, said, restart } => {
+                let Some(Departed { slot, pid, was_ready, queued, lost, .. }) = departed else { return };
+                let why = said.clone().unwrap_or_else(|| exit.to_string());
+                let when = if *was_ready { "" } else { " before it was ready" };
+                match reason {
+                    Reason::Crash | Reason::BootFailure | Reason::Hang | Reason::Killed => {
+                        let next = match restart {
+                            Some(0) => "its successor starts at once".to_owned(),
+                            Some(ms) => format!("its successor starts in {ms} ms"),
+                            None => "no successor is due".to_owned(),
+                        };
+                        log!(
+                            "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} connections in progress lost, \
+                             {queued} kept; {next}"
+                        );
+                    }
+                    Reason::DrainTimeout => log!(
+                        "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; \
+                         {lost} connections lost"
+                    ),
+                    _ if *exit != crate::sys::process::Exit::Code(0)
+                        && *was_ready
+                        && *reason != Reason::Stop =>
+                    {
+                        log!(
+                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {lost} connections lost"
+                        );
+                    }
+                    _ => {}
+                }
+            }
+            Happening::Hang(id) => {
+                log!("worker {id} hangs in its handler; what waited for it goes to others")
+            }
+            Happening::ReloadStarted(g) => log!("reload to generation {g} begins"),
+            Happening::ReloadCommitted(g) => log!("reload to generation {g} is complete"),
+            Happening::ReloadRolledBack(g, why) => log!("reload to generation {g} is rolled back: {why}"),
+            Happening::Error(text) => log!("{text}"),
+            Happening::Fork(_) | Happening::Ready(_) | Happening::Disconnect(_) => {}
+        }
+    }
+
+    fn event_of(&mut self, happening: Happening, departed: Option<&Departed>) -> Option<Event> {
+        Some(match happening {
+            Happening::Fork(id) => Event::Fork(self.info(id)?),
+            Happening::Ready(id) => Event::Ready(self.info(id)?),
+            Happening::Disconnect(id) => Event::Disconnect(self.info(id)?),
+            Happening::Hang(id) => Event::Hang(self.info(id)?),
+            Happening::Exit { id, exit, reason, .. } => {
+                let d = departed?;
+                let worker = WorkerInfo { id, slot: d.slot as u32, generation: d.generation, pid: d.pid };
+                Event::Exit { worker, exit, reason }
+            }
+            Happening::Error(text) => Event::Error(text),
+            Happening::ReloadStarted(generation) => Event::ReloadStarted(generation),
+            Happening::ReloadCommitted(generation) => Event::ReloadCommitted(generation),
+            Happening::ReloadRolledBack(generation, why) => Event::ReloadRolledBack(generation, why),
+        })
+    }
+}

@@ -1,0 +1,465 @@
+//! Upgrade: another binary takes this master's place in the same process, with its listeners, its workers and their channels.
+//!
+//! First the new binary is tried: started with the same arguments, it checks its settings, reads its handler, and exits.
+//! Then this process executes it (execve(2)); what it is to go on with stands in a file in memory, descriptors by their numbers.
+//! It adopts all that and reloads, so that workers of the new program follow. Whatever fails before the exec, or in it,
+//! leaves everything as it was.
+
+use super::courier::Courier;
+use super::crew::Record;
+use super::lifecycle::{Input, Snapshot, SnapshotWorker};
+use super::reclaim::Return;
+use super::{Master, TRIAL};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handoff::{Giver, Origin, Taker};
+use crate::log::log;
+use crate::sys::process::{self, Exit, Fork, Process};
+use crate::sys::{memory, signal};
+use mio::Interest;
+use mio::unix::SourceFd;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// The variable that tells a program what it is started for: a trial, or a descriptor with what to go on with.
+const VARIABLE: &str = "PREFORK_UPGRADE";
+const TRIAL_VALUE: &str = "trial";
+/// First word and version of what is handed over. A binary that speaks another version refuses in its trial.
+const FORMAT: &str = "prefork-state-1";
+const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
+/// How long a trial may take (milliseconds).
+const PATIENCE: u64 = 30_000;
+
+/// How far an upgrade has come.
+pub enum Upgrade {
+    /// None is under way.
+    No,
+    /// Asked for; the lifecycle has something else to do first.
+    Wanted,
+    /// The new binary is being tried.
+    Trying {
+        /// The trial.
+        process: Process,
+        /// When it is given up.
+        until: u64,
+    },
+    /// It may take over as soon as the lifecycle is at rest.
+    Tried,
+}
+
+/// The program this process runs, and how it was called.
+pub struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Program {
+    /// As of now: a later binary at the same path is another one.
+    ///
+    /// # Errors
+    /// Where `/proc` does not tell (proc(5)).
+    pub fn this() -> io::Result<Self> {
+        Ok(Self { path: std::fs::read_link("/proc/self/exe")?, args: std::env::args_os().collect() })
+    }
+}
+
+/// Whether this program was started only to see whether it could take over.
+///
+/// # Errors
+/// [`ErrorKind::State`]: the master that asks hands over what this version cannot read.
+pub fn is_trial() -> Result<bool> {
+    if std::env::var_os(VARIABLE).is_none_or(|v| v != TRIAL_VALUE) {
+        return Ok(false);
+    }
+    match std::env::var(FORMAT_VARIABLE) {
+        Ok(format) if format == FORMAT => Ok(true),
+        other => Err(Error::new(
+            ErrorKind::State,
+            format!(
+                "upgrade: expected a master that hands over {FORMAT}, found {}: stop it and start this one",
+                other.unwrap_or_default()
+            ),
+        )),
+    }
+}
+
+impl Master {
+    /// Somebody has put another binary into this one's place.
+    pub(super) fn upgrade(&mut self) {
+        if matches!(self.upgrade, Upgrade::No) {
+            self.upgrade = Upgrade::Wanted;
+        }
+    }
+
+    /// Carries an upgrade on as far as it can go now.
+    pub(super) fn go_on_upgrading(&mut self) {
+        match &self.upgrade {
+            Upgrade::No => {}
+            Upgrade::Wanted => self.try_out(),
+            Upgrade::Trying { process, until } => {
+                let late = *until <= self.now;
+                if late {
+                    let _ = process.kill(signal::SIGKILL);
+                }
+                match process.reap() {
+                    Ok(None) => {}
+                    Ok(Some(Exit::Code(0))) => self.upgrade = Upgrade::Tried,
+                    Ok(Some(exit)) => {
+                        let why =
+                            if late { "it took too long".into() } else { format!("it ended by {exit}") };
+                        self.give_up(&format!("the trial of {} failed: {why}", self.program.path.display()));
+                    }
+                    Err(e) => self.give_up(&format!("wait for the trial: {e}")),
+                }
+                if matches!(self.upgrade, Upgrade::Tried) {
+                    self.go_on_upgrading();
+                }
+            }
+            Upgrade::Tried if self.life.is_at_rest() => {
+                // Only comes back where it failed.
+                let e = self.replace();
+                self.give_up(&format!("execute {}: {e}", self.program.path.display()));
+            }
+            Upgrade::Tried => {}
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.upgrade = Upgrade::No;
+        log!("upgrade: {why}; this master goes on");
+    }
+
+    fn try_out(&mut self) {
+        let until = self.now + PATIENCE;
+        self.arm(until);
+        match process::fork() {
+            Ok(Fork::Child) => {
+                process::set_environment(VARIABLE, TRIAL_VALUE);
+                process::set_environment(FORMAT_VARIABLE, FORMAT);
+                let e = process::execute(&self.program.path, &self.program.args);
+                log!("upgrade: execute {}: {e}", self.program.path.display());
+                process::exit(1)
+            }
+            Ok(Fork::Parent(process)) => {
+                let fd = process.as_fd().as_raw_fd();
+                if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), TRIAL, Interest::READABLE) {
+                    log!("upgrade: watch the trial: {e}");
+                }
+                self.upgrade = Upgrade::Trying { process, until };
+            }
+            Err(e) => self.give_up(&format!("start the trial: {e}")),
+        }
+    }
+
+    /// Executes the new binary in this process.
+    fn replace(&mut self) -> io::Error {
+        match self.hand_over() {
+            Ok(state) => {
+                process::set_environment(VARIABLE, &state.as_raw_fd().to_string());
+                let courier = self.post.borrow();
+                let inherited = self.descriptors(state.as_fd(), &courier);
+                inherited.iter().for_each(|fd| process::keep_over_exec(*fd, true));
+                let e = process::execute(&self.program.path, &self.program.args);
+                inherited.iter().for_each(|fd| process::keep_over_exec(*fd, false));
+                process::remove_environment(VARIABLE);
+                e
+            }
+            Err(e) => e,
+        }
+    }
+
+    /// Everything the next program goes on with.
+    fn descriptors<'a>(&'a self, state: BorrowedFd<'a>, courier: &'a Courier) -> Vec<BorrowedFd<'a>> {
+        let mut all = vec![state, self.wake.as_fd(), self.board.as_fd()];
+        all.extend(self.listeners.iter().map(AsFd::as_fd));
+        all.extend(self.source.images().into_iter().map(|(_, fd)| fd));
+        all.extend(self.in_hand.iter().map(|c| c.fd.as_fd()));
+        for r in self.crew.iter() {
+            all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd()]);
+            all.extend(courier.channel(r.id));
+        }
+        for source in &self.returns {
+            match source {
+                Return::Orphan { queue, .. } => all.push(queue.as_fd()),
+                Return::Left(giver) => all.push(giver.as_fd()),
+                Return::Living { .. } => {}
+            }
+        }
+        all
+    }
+
+    /// Writes down, a line each, what the next program goes on with; behind an empty line, what is under way on the message
+    /// channels, in the order of the workers.
+    fn hand_over(&self) -> io::Result<File> {
+        let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
+        let (mut text, mut mail) = (String::new(), Vec::new());
+        let courier = self.post.borrow();
+        let snapshot = self.life.snapshot();
+        let _ = writeln!(
+            text,
+            "{FORMAT} {} {} {} {}",
+            snapshot.generation, snapshot.last_generation, snapshot.last_id, snapshot.slots
+        );
+        let _ = writeln!(text, "shared {} {}", raw(self.wake.as_fd()), raw(self.board.as_fd()));
+        for l in &self.listeners {
+            let _ = writeln!(text, "listener {} {}", raw(l.as_fd()), l.ownership());
+        }
+        for (generation, fd) in self.source.images() {
+            let _ = writeln!(text, "image {generation} {}", raw(fd));
+        }
+        if let Some(c) = &self.in_hand {
+            let _ = writeln!(
+                text,
+                "hand {} {} {}",
+                raw(c.fd.as_fd()),
+                c.origin.listener,
+                u8::from(c.origin.used)
+            );
+        }
+        for w in &snapshot.workers {
+            let Some(seat) = self.crew.seat_of(w.id) else { continue };
+            let Some(r) = self.crew.iter().find(|r| r.id == w.id) else { continue };
+            let Some(channel) = courier.channel(w.id) else { continue };
+            let fds = [r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd(), channel].map(raw);
+            let under_way = courier.hand_over(w.id);
+            let _ = writeln!(
+                text,
+                "worker {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}",
+                w.id,
+                w.slot,
+                w.generation,
+                w.since,
+                u8::from(w.draining),
+                seat,
+                r.process.pid(),
+                fds[0],
+                fds[1],
+                fds[2],
+                fds[3],
+                r.given,
+                r.limit,
+                r.kind.map_or(0, |k| k as u8),
+                r.max_requests,
+                u8::from(r.stuck),
+                under_way.len(),
+            );
+            mail.extend(under_way);
+        }
+        for source in &self.returns {
+            let _ = match source {
+                Return::Orphan { queue, id } => writeln!(text, "orphan {} {id}", raw(queue.as_fd())),
+                Return::Left(giver) => writeln!(text, "left {}", raw(giver.as_fd())),
+                Return::Living { .. } => Ok(()),
+            };
+        }
+        let mut file = File::from(memory::memory_file(c"prefork-state")?);
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.write_all(&mail)?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
+/// What a former program in this process hands over.
+pub struct Inheritance {
+    /// Of the lifecycle.
+    pub snapshot: Snapshot,
+    /// Wakes the master.
+    pub wake: OwnedFd,
+    /// The scoreboard's memory.
+    pub board: OwnedFd,
+    /// In their order, with what [`super::listener::Listener::ownership`] said.
+    pub listeners: Vec<(OwnedFd, String)>,
+    /// Handlers, by generation.
+    pub images: Vec<(u32, OwnedFd)>,
+    /// The connection in hand.
+    pub in_hand: Option<(OwnedFd, Origin)>,
+    /// Workers by seat; their pages are still to be filled in.
+    pub workers: Vec<(usize, Heir)>,
+    /// Queues that connections come back from.
+    pub returns: Vec<Return>,
+}
+
+/// A worker as it is handed over.
+pub struct Heir {
+    /// What is known of it.
+    pub worker: SnapshotWorker,
+    /// The process.
+    pub process: Process,
+    /// Its channels.
+    pub giver: Giver,
+    /// The master's copy of its end.
+    pub queue: Taker,
+    /// Messages, and what is under way there.
+    pub channel: (OwnedFd, Vec<u8>),
+    /// Counts and limits: given, limit, kind, max-requests, stuck.
+    pub numbers: [u64; 5],
+}
+
+impl Heir {
+    /// The record of it in this program, and its message channel.
+    pub fn record(self, page: crate::scoreboard::Seat) -> (Record, (OwnedFd, Vec<u8>)) {
+        let [given, limit, kind, max_requests, stuck] = self.numbers;
+        let record = Record {
+            id: self.worker.id,
+            slot: self.worker.slot,
+            generation: self.worker.generation,
+            process: self.process,
+            giver: self.giver,
+            queue: self.queue,
+            page,
+            failure: None,
+            kind: crate::Kind::from_number(kind as u8),
+            given,
+            limit: limit as u32,
+            admitted: false,
+            stuck: stuck != 0,
+            last_progress: 0,
+            max_requests,
+            watched: false,
+            busy_told: 0,
+        };
+        (record, self.channel)
+    }
+}
+
+/// What a former program in this process hands over, if one does.
+///
+/// # Errors
+/// [`ErrorKind::State`]: something stands there that this version cannot read.
+pub fn inheritance() -> Result<Option<Inheritance>> {
+    let Some(number) = std::env::var(VARIABLE).ok().and_then(|v| v.parse::<u32>().ok()) else {
+        return Ok(None);
+    };
+    process::remove_environment(VARIABLE);
+    let mut all = Vec::new();
+    let read = process::adopt_descriptor(number).and_then(|fd| File::from(fd).read_to_end(&mut all));
+    read.map_err(|e| Error::io(ErrorKind::State, "upgrade: read what is handed over", e))?;
+    let end = all.windows(2).position(|w| w == b"\n\n").map_or(all.len(), |at| at + 1);
+    let text = String::from_utf8_lossy(&all[..end]);
+    let parsed = parse(&text, all.get(end + 1..).unwrap_or_default());
+    parsed
+        .map(Some)
+        .ok_or_else(|| Error::new(ErrorKind::State, format!("upgrade: expected {FORMAT}, found: {text}")))
+}
+
+fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
+    let mut lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let [FORMAT, generation, last_generation, last_id, slots] = *lines.next()?.as_slice() else {
+        return None;
+    };
+    let mut heritage = Inheritance {
+        snapshot: Snapshot {
+            generation: generation.parse().ok()?,
+            last_generation: last_generation.parse().ok()?,
+            last_id: last_id.parse().ok()?,
+            slots: slots.parse().ok()?,
+            workers: Vec::new(),
+        },
+        wake: OwnedFd::from(File::open("/dev/null").ok()?),
+        board: OwnedFd::from(File::open("/dev/null").ok()?),
+        listeners: Vec::new(),
+        images: Vec::new(),
+        in_hand: None,
+        workers: Vec::new(),
+        returns: Vec::new(),
+    };
+    for line in lines {
+        match *line.as_slice() {
+            ["shared", wake, board] => (heritage.wake, heritage.board) = (adopt(wake)?, adopt(board)?),
+            ["listener", fd, ownership] => heritage.listeners.push((adopt(fd)?, ownership.to_owned())),
+            ["image", generation, fd] => heritage.images.push((generation.parse().ok()?, adopt(fd)?)),
+            ["hand", fd, listener, used] => {
+                let origin = Origin { listener: listener.parse().ok()?, used: used == "1" };
+                heritage.in_hand = Some((adopt(fd)?, origin));
+            }
+            ["worker", ref words @ ..] => {
+                let (seat, heir) = parse_worker(words, &mut mail)?;
+                heritage.snapshot.workers.push(heir.worker);
+                heritage.workers.push((seat, heir));
+            }
+            ["orphan", fd, id] => {
+                heritage
+                    .returns
+                    .push(Return::Orphan { queue: Taker::from(adopt(fd)?), id: id.parse().ok()? });
+            }
+            ["left", fd] => heritage.returns.push(Return::Left(Giver::from(adopt(fd)?))),
+            _ => return None,
+        }
+    }
+    Some(heritage)
+}
+
+fn parse_worker(words: &[&str], mail: &mut &[u8]) -> Option<(usize, Heir)> {
+    let [id, slot, generation, since, draining, seat, pid, fds @ .., under_way] = words else { return None };
+    let (under_way, rest) = mail.split_at_checked(under_way.parse().ok()?)?;
+    *mail = rest;
+    let [process, giver, queue, channel, numbers @ ..] = fds else { return None };
+    let worker = SnapshotWorker {
+        id: id.parse().ok()?,
+        slot: slot.parse().ok()?,
+        generation: generation.parse().ok()?,
+        since: since.parse().ok()?,
+        draining: *draining == "1",
+    };
+    let numbers: Vec<u64> = numbers.iter().map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    let heir = Heir {
+        worker,
+        process: Process::adopt(pid.parse().ok()?, adopt(process)?),
+        giver: Giver::from(adopt(giver)?),
+        queue: Taker::from(adopt(queue)?),
+        channel: (adopt(channel)?, under_way.to_vec()),
+        numbers: numbers.try_into().ok()?,
+    };
+    Some((seat.parse().ok()?, heir))
+}
+
+fn adopt(number: &str) -> Option<OwnedFd> {
+    process::adopt_descriptor(number.parse().ok()?).ok()
+}
+
+impl Master {
+    /// Goes on with what a former program in this process has handed over.
+    pub(super) fn inherit(&mut self, heritage: Inheritance) -> io::Result<()> {
+        let Inheritance { snapshot, workers, in_hand, returns, wake, board, .. } = heritage;
+        // What stands in for the two that went into the master already must not be left to the workers that start next.
+        drop((wake, board));
+        for (seat, heir) in workers {
+            let (record, (channel, under_way)) = heir.record(self.board.seat(seat));
+            self.watch(seat, &record)?;
+            let taken = self.post.borrow().take_over(record.id, channel, self.config.max_message, &under_way);
+            taken.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;
+            self.crew.sit(seat, record);
+        }
+        for worker in &snapshot.workers {
+            if worker.draining { self.watch_for_returns(worker.id) } else { self.crew.admit(worker.id) }
+        }
+        self.in_hand = in_hand.map(|(fd, origin)| super::accept::InHand { fd, origin });
+        self.returns.extend(returns);
+        self.started = true;
+        self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);
+        self.tick_soon();
+        log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
+        self.happened(Input::Reload);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        for text in
+            ["", "prefork-state-0 1 1 1 1\n", "prefork-state-1 1 1 1\n", "prefork-state-1 1 1 1 1\nodd\n"]
+        {
+            assert!(parse(text, b"").is_none(), "{text}");
+        }
+        assert!(parse("prefork-state-1 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
+    }
+}

@@ -1,0 +1,58 @@
+//! What this process is to prefork: nothing, a master, or a worker. Can be asked for anywhere.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// No server runs here.
+    None,
+    /// The master of a server.
+    Master,
+    /// A worker.
+    Worker {
+        /// Its number.
+        id: u32,
+        /// Its slot.
+        slot: u32,
+        /// Its generation.
+        generation: u32,
+    },
+}
+
+const NONE: u32 = 0;
+const MASTER: u32 = 1;
+const WORKER: u32 = 2;
+
+static WHAT: AtomicU32 = AtomicU32::new(NONE);
+static ID: AtomicU32 = AtomicU32::new(0);
+static SLOT: AtomicU32 = AtomicU32::new(0);
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// What this process is. A worker sees the same in its environment: `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+pub fn role() -> Role {
+    match WHAT.load(Relaxed) {
+        MASTER => Role::Master,
+        WORKER => Role::Worker {
+            id: ID.load(Relaxed),
+            slot: SLOT.load(Relaxed),
+            generation: GENERATION.load(Relaxed),
+        },
+        _ => Role::None,
+    }
+}
+
+/// Sets it; in the master at the start and the end of a run, in a worker right after the fork.
+pub(crate) fn set(role: Role) {
+    let what = match role {
+        Role::None => NONE,
+        Role::Master => MASTER,
+        Role::Worker { id, slot, generation } => {
+            ID.store(id, Relaxed);
+            SLOT.store(slot, Relaxed);
+            GENERATION.store(generation, Relaxed);
+            WORKER
+        }
+    };
+    WHAT.store(what, Relaxed);
+}

@@ -1,0 +1,83 @@
+//! What a connection costs the master in system calls: accept4, sendmsg and close, beside the shared wait.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod util;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use util::{Server, Start, Style, proc, wait_until};
+
+const CONNECTIONS: usize = 300;
+
+/// The master's system calls while `f` runs, by name.
+fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
+    let log = server.dir.file("strace");
+    let mut strace = Command::new("strace")
+        .args(["-p", &server.pid.to_string(), "-o"])
+        .arg(&log)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run strace");
+    let mut said = BufReader::new(strace.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("attached"), "{line}");
+    f();
+    proc::signal(strace.id() as i32, libc::SIGINT);
+    strace.wait().unwrap();
+    let mut calls = BTreeMap::new();
+    // Before it closes a descriptor, Rust's library makes sure that it is open; not in an optimised build.
+    let checks = |line: &&str| cfg!(debug_assertions) && line.contains("F_GETFD");
+    for line in std::fs::read_to_string(log).unwrap().lines().filter(|l| !checks(l)) {
+        if let Some((name, _)) = line.split_once('(') {
+            *calls.entry(name.trim_start_matches("<... ").to_owned()).or_insert(0) += 1;
+        }
+    }
+    calls
+}
+
+#[track_caller]
+fn costs_three_calls(calls: BTreeMap<String, usize>) {
+    let waits: usize = calls.iter().filter(|(name, _)| name.starts_with("epoll_")).map(|(_, n)| n).sum();
+    let others = calls.values().sum::<usize>() - waits;
+    // Where the backlog was full for a moment, watching the listener again costs a few more.
+    assert!(others <= 3 * CONNECTIONS + 20, "{others} calls for {CONNECTIONS} connections: {calls:#?}");
+    assert!(calls["accept4"] >= CONNECTIONS && calls["sendmsg"] >= CONNECTIONS, "{calls:#?}");
+}
+
+#[test]
+fn three_system_calls_a_connection_one_after_the_other() {
+    for style in [Style::Request, Style::Data] {
+        let server = Start::new(style).start();
+        costs_three_calls(calls_during(&server, || {
+            for _ in 0..CONNECTIONS {
+                server.ask("pid").unwrap();
+            }
+        }));
+        server.stop();
+    }
+}
+
+#[test]
+fn three_system_calls_a_connection_all_at_once() {
+    let server = Start::new(Style::Request).start();
+    costs_three_calls(calls_during(&server, || {
+        let tally = server.ask_at_once(CONNECTIONS, "pid");
+        assert_eq!(tally.answered(), CONNECTIONS as u64, "{tally:?}");
+    }));
+    server.stop();
+}
+
+#[test]
+fn an_idle_server_makes_no_system_call() {
+    let server = Start::new(Style::Request).start();
+    server.ask("pid").unwrap();
+    let calls = calls_during(&server, || {
+        // What follows a connection in its own time is over before.
+        wait_until("the master sleeps", || proc::state(server.pid) == Some('S'));
+        std::thread::sleep(std::time::Duration::from_millis(700));
+    });
+    assert!(calls.values().sum::<usize>() <= 3, "{calls:#?}");
+    server.stop();
+}

@@ -1,0 +1,148 @@
+//! Programs in C that embed the library: what its calls say, and that they serve.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use util::{Start, Style, handler};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// How a program gets at the library.
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    Shared,
+    /// libprefork.a in a program that is otherwise linked as usual.
+    Static,
+}
+
+fn built(name: &str) -> PathBuf {
+    // Where cargo puts the libraries when it builds them for tests.
+    Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps").join(name)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embed");
+    fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
+/// Compiles a program under a name of its own.
+fn program(source: &str, name: &str, link: Link) -> PathBuf {
+    let program = scratch(name);
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread", "-I"]);
+    cc.arg(Path::new(ROOT).join("include")).arg(Path::new(ROOT).join(source)).arg("-o").arg(&program);
+    match link {
+        Link::Shared => cc.arg(built("libprefork.so")),
+        Link::Static => {
+            let exported = "-Wl,--export-dynamic-symbol=prefork_*";
+            cc.arg(built("libprefork.a")).args([exported, "-lpthread", "-ldl", "-lm"])
+        }
+    };
+    let out = cc.output().unwrap();
+    assert!(out.status.success(), "{cc:?}: {}", String::from_utf8_lossy(&out.stderr));
+    program
+}
+
+/// The variable that lets a program find libprefork.so.0.
+fn search() -> String {
+    let folder = scratch("lib");
+    let library = folder.join("libprefork.so.0");
+    if !library.exists() {
+        fs::create_dir_all(&folder).unwrap();
+        let _ = std::os::unix::fs::symlink(built("libprefork.so"), &library);
+    }
+    format!("LD_LIBRARY_PATH={}", folder.display())
+}
+
+fn run(program: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new("env");
+    command.arg(search()).arg(program).args(args).output().unwrap()
+}
+
+#[test]
+fn every_call_says_what_it_refuses() {
+    let out = run(&program("tests/host.c", "calls", Link::Shared), &["calls"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{}{text}", String::from_utf8_lossy(&out.stderr));
+    let expected = [
+        "run: -8 run: expected a handler, none was set",
+        "set: -6 workers = \"many\": expected auto",
+        "set: -6 colour: no such setting",
+        "set: -2 dispatch: an argument is outside its range",
+        "set: -1 dispatch: a pointer is NULL",
+        "listen: -6 listen = \"nowhere\": expected ",
+        "workers: -6 workers = \"1025\": expected ",
+        "args: 0 ",
+        "args: -1 args: a pointer is NULL",
+        "args: 0 ",
+        "on_data: -1 handler: a pointer is NULL",
+        "module: -8 module: found no handler",
+        "module: -8 module: found on_connection beside",
+        "module: -8 module: found ABI 2.1",
+        "module: 0 ",
+        "module_file: 0 ",
+        "run: -8 load /nowhere.so: expected a shared object, found no such file",
+        "on_request: 0 ",
+        "listen: 0 ",
+        "workers: 0 ",
+        "on_start: 0 ",
+        "started: 1 addresses, 2 workers, port 0: 0",
+        "meanwhile: -4 -4",
+        "run: 0 ",
+        "killed: 0",
+        "started: 1 addresses, 2 workers, port 0: 0",
+        "meanwhile: -4 -4",
+        "run: 0 ",
+        "killed: 0",
+    ];
+    for (line, expected) in text.lines().zip(expected) {
+        assert!(line.starts_with(expected), "{line:?}, expected {expected:?}");
+        // What ends in a space there has no reason to give.
+        assert!(!expected.ends_with("0 ") || line == expected, "{line:?}");
+    }
+    assert_eq!(text.lines().count(), expected.len(), "{text}");
+}
+
+#[test]
+fn a_program_with_threads_is_refused() {
+    let out = run(&program("tests/host.c", "threads", Link::Shared), &["threads"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.starts_with("run: -4 ") && text.contains("thread"), "{text}");
+}
+
+#[test]
+fn the_example_serves_with_the_shared_and_the_static_library() {
+    for link in [Link::Shared, Link::Static] {
+        let example = program("ffi-examples/embed.c", &format!("embed-{link:?}"), link);
+        let words = [example.to_str().unwrap(), "127.0.0.1:0", "2"];
+        let server = Start::new(Style::Request).program(words).through(&["env", &search()]).start();
+        let mut client = server.connect();
+        for n in 1..3 {
+            client.send(b"GET /path HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+            let body = client.http_answer().unwrap().body;
+            assert_eq!(body, format!("hello from request {n} to /path\n"), "{link:?}");
+        }
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_program_serves_with_a_module_from_a_file() {
+    let hello = fs::read_to_string(Path::new(ROOT).join("ffi-examples/hello.c")).unwrap();
+    let module = handler::compile(&hello, &[]);
+    for link in [Link::Shared, Link::Static] {
+        let host = program("tests/host.c", &format!("module-{link:?}"), link);
+        let words = [host.to_str().unwrap(), "module", module.to_str().unwrap()];
+        let server = Start::new(Style::Request).program(words).through(&["env", &search()]).start();
+        let mut client = server.connect();
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+        assert_eq!(client.http_answer().unwrap().body, "hello world\n", "{link:?}");
+        drop(client);
+        server.stop();
+    }
+}

@@ -1,0 +1,240 @@
+//! Handlers as people write them: the examples, the fixture, and modules in C++ and Rust, each loaded by the real program.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use util::{Dir, Server, Start, Style, handler};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PREFORK: &str = env!("CARGO_BIN_EXE_prefork");
+
+fn compiled(file: &str) -> PathBuf {
+    handler::compile(&fs::read_to_string(Path::new(ROOT).join(file)).unwrap(), &[])
+}
+
+/// `prefork` with a module and its arguments, on a free port.
+fn serve(module: &Path, args: &[&str]) -> Start {
+    let module = module.to_str().unwrap();
+    let words = [&[PREFORK, "--workers", "2", "--listen", "127.0.0.1:0", module], args].concat();
+    Start::new(Style::Request).program(words)
+}
+
+/// What the fixture answers to GET.
+fn get(server: &Server, target: &str) -> (u16, String, String) {
+    let mut client = server.connect();
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    let answer = client.http_answer().unwrap();
+    (answer.status, answer.head, answer.body)
+}
+
+/// All that comes back for these bytes, up to the end.
+fn exchange(server: &Server, bytes: &str) -> String {
+    let mut client = server.connect();
+    client.send(bytes.as_bytes()).unwrap();
+    client.end().unwrap();
+    String::from_utf8(client.rest().unwrap()).unwrap()
+}
+
+#[test]
+fn hello_answers_every_request() {
+    let server = serve(&compiled("ffi-examples/hello.c"), &[]).start();
+    let (status, head, body) = get(&server, "/any/thing");
+    assert_eq!((status, body.as_str()), (200, "hello world\n"));
+    assert!(head.to_ascii_lowercase().contains("content-length: 12\r\n"), "{head}");
+    server.stop();
+}
+
+#[test]
+fn echo_gives_back_what_it_gets() {
+    let server = serve(&compiled("ffi-examples/echo.c"), &[]).start();
+    assert_eq!(exchange(&server, "one\ntwo"), "one\ntwo");
+    let long = "0123456789".repeat(20_000);
+    assert_eq!(exchange(&server, &long), long);
+    server.stop();
+}
+
+#[test]
+fn blocking_answers_line_by_line() {
+    let server = serve(&compiled("ffi-examples/blocking.c"), &[]).start();
+    let text = exchange(&server, "one\ntwo\nunfinished");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("1 [worker ") && lines[0].ends_with("] one"), "{text}");
+    assert!(lines[1].starts_with("2 [worker ") && lines[1].ends_with("] two"), "{text}");
+    server.stop();
+}
+
+#[test]
+fn a_module_in_rust_answers_and_its_panic_is_a_500() {
+    let module = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module-rs.so");
+    let source = Path::new(ROOT).join("ffi-examples/module.rs");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "-O", "-D", "warnings", "--crate-type", "cdylib", "-o"]);
+    let out = rustc.arg(&module).arg(source).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut server = serve(&module, &[]).start();
+    assert_eq!(get(&server, "/you").2, "hello you\n");
+    for line in ["panicked at", "assertion", "left:", "right:", "note:", "stack backtrace:"] {
+        server.may_say(line);
+    }
+    server.may_say("asked for");
+    assert_eq!(get(&server, "/panic").0, 500);
+    assert_eq!(get(&server, "/").2, "hello world\n");
+    server.stop();
+}
+
+#[test]
+fn a_module_in_cpp_is_set_up_when_it_is_loaded() {
+    let source = "#include <prefork.h>\n#include <string>\n\
+        static std::string text(\"from C++\\n\");\n\
+        static void on_request(prefork_request *, prefork_response *res, void *) {\n\
+            prefork_response_body(res, text.data(), text.size());\n\
+        }\n\
+        PREFORK_MODULE(.on_request = on_request)\n";
+    let module = handler::compile(source, &["-x", "c++", "-std=c++11", "-Wl,--no-as-needed", "-lstdc++"]);
+    let server = serve(&module, &[]).start();
+    assert_eq!(get(&server, "/").2, "from C++\n");
+    server.stop();
+}
+
+/// Says in which file the functions are that the module calls.
+const WHOSE: &str = "#include <dlfcn.h>\n#include <prefork.h>\n#include <string.h>\n\
+    static void on_request(prefork_request *q, prefork_response *res, void *s) {\n\
+        Dl_info about;\n\
+        dladdr((void *)prefork_response_body, &about);\n\
+        prefork_response_body(res, about.dli_fname, strlen(about.dli_fname));\n\
+    }\n\
+    PREFORK_MODULE(.on_request = on_request)\n";
+
+#[test]
+fn modules_use_the_copy_in_the_program_linked_or_not() {
+    let libraries = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linked");
+    fs::create_dir_all(&libraries).unwrap();
+    let library = Path::new(PREFORK).with_file_name("deps").join("libprefork.so");
+    fs::copy(&library, libraries.join("libprefork.so.0")).unwrap();
+    let search = format!("LD_LIBRARY_PATH={}", libraries.display());
+    let link = library.to_str().unwrap();
+    for flags in [&["-D_GNU_SOURCE"][..], &["-D_GNU_SOURCE", "-Wl,--no-as-needed", link]] {
+        let module = handler::compile(WHOSE, flags);
+        let server = serve(&module, &[]).through(&["env", &search]).start();
+        assert_eq!(get(&server, "/").2, PREFORK, "{flags:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn callbacks_of_a_worker_come_in_order() {
+    let dir = Arc::new(Dir::new());
+    let log = dir.file("log");
+    let fixture = compiled("tests/fixture.c");
+    let server = serve(&fixture, &["log", log.to_str().unwrap()]).dir(&dir).start();
+    let pids = server.workers();
+    server.stop();
+    let text = fs::read_to_string(log).unwrap();
+    for pid in pids {
+        let own: Vec<_> = text.lines().filter_map(|l| l.strip_suffix(&format!(" {pid}"))).collect();
+        assert_eq!(own, ["start", "drain", "stop"], "{text}");
+    }
+}
+
+#[test]
+fn a_worker_knows_who_it_is_and_what_it_was_given() {
+    let server = serve(&compiled("tests/fixture.c"), &["one", "two words", "--three"]).start();
+    assert_eq!(get(&server, "/args").2, "one\ntwo words\n--three\n");
+    assert_eq!(get(&server, "/gen").2, "1\n");
+    let pid: i32 = get(&server, "/pid").2.trim().parse().unwrap();
+    assert!(server.workers().contains(&pid));
+    let slot: usize = get(&server, "/slot").2.trim().parse().unwrap();
+    assert!(slot < 2);
+    server.stop();
+}
+
+#[test]
+fn a_request_gives_all_it_has() {
+    let server = serve(&compiled("tests/fixture.c"), &[]).start();
+    let request = "GET /fields?x=1&y HTTP/1.0\r\nA: 1\r\na:  two \r\nB:\r\n\r\n";
+    let text = exchange(&server, request);
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    let lines: Vec<_> = body.lines().collect();
+    assert_eq!(lines[..3], ["version=10", "path=/fields", "query=?x=1&y"], "{text}");
+    assert!(lines[3].starts_with("peer=127.0.0.1:"), "{text}");
+    assert_eq!(lines[4..], ["listener=0", "headers=3", "A: 1", "a: two", "B: "], "{text}");
+    assert!(get(&server, "/fields").2.contains("\nquery=absent\n"));
+    assert!(get(&server, "/fields?").2.contains("\nquery=?\n"));
+    let long = "x".repeat(100_000);
+    let echo = format!("POST /echo HTTP/1.0\r\nContent-Length: {}\r\n\r\n{long}", long.len());
+    assert!(exchange(&server, &echo).ends_with(&format!("\r\n\r\n{long}")));
+    server.stop();
+}
+
+#[test]
+fn a_response_is_given_in_every_way() {
+    let dir = Arc::new(Dir::new());
+    let file = dir.file("file");
+    fs::write(&file, "from a file\n").unwrap();
+    let server = serve(&compiled("tests/fixture.c"), &[]).dir(&dir).start();
+    assert_eq!(get(&server, "/owned").2, "owned\n");
+    assert_eq!(get(&server, "/static?size=30").2, "abcdefghijklmnopqrstuvwxyzabcd");
+    assert_eq!(get(&server, &format!("/file?path={}", file.display())).2, "from a file\n");
+    assert_eq!(get(&server, "/file?path=/nowhere").0, 404);
+    assert_eq!(get(&server, "/status?code=418").0, 418);
+    assert!(get(&server, "/header?name=X-Test").1.contains("\r\nX-Test: value\r\n"));
+    assert!(get(&server, "/close").1.contains("\r\nConnection: close\r\n"));
+    assert_eq!(get(&server, "/fail").0, 500);
+    let chunked = exchange(&server, "GET /stream?n=2 HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(chunked.ends_with("\r\n\r\n7\r\npart 0\n\r\n7\r\npart 1\n\r\n0\r\n\r\n"), "{chunked}");
+    server.stop();
+}
+
+#[test]
+fn what_is_refused_is_told_by_a_status() {
+    let server = serve(&compiled("tests/fixture.c"), &[]).start();
+    let text = get(&server, "/refusals").2;
+    let statuses: Vec<_> = text.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(statuses, ["-2", "-2", "-9", "-9", "-10", "-1", "-1", "-2", "-14", "-1"], "{text}");
+    server.stop();
+}
+
+#[test]
+fn an_upgraded_connection_is_a_stream_with_a_pointer_of_its_own() {
+    let server = serve(&compiled("tests/fixture.c"), &[]).start();
+    let head = "GET /upgrade HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let text = exchange(&server, &format!("{head}early and more"));
+    let (answer, stream) = text.split_once("\r\n\r\n").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{text}");
+    assert_eq!(stream, "open\nearly and moreend after 14\n");
+    assert_eq!(get(&server, "/upgrade").0, 426);
+    server.stop();
+}
+
+#[test]
+fn a_worker_that_cannot_start_says_why() {
+    let fixture = compiled("tests/fixture.c");
+    for (arg, expected) in [("refuse", "worker_start returned 7"), ("crash", "SIGABRT")] {
+        let refused = serve(&fixture, &[arg]).refused();
+        assert_eq!(refused.code, Some(1), "{arg}: {}", refused.stderr);
+        assert!(refused.stderr.contains(expected), "{arg}: {}", refused.stderr);
+        assert_eq!(refused.stderr.lines().count(), 1, "{arg}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn the_example_in_rust_serves() {
+    // `cargo test --test modules` does not build it.
+    let built = Path::new(PREFORK).parent().unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--locked", "--example", "hello"]);
+    build.args(built.ends_with("release").then_some("--release"));
+    build.arg("--target-dir").arg(built.parent().unwrap());
+    assert!(build.current_dir(ROOT).status().unwrap().success());
+    let example = built.join("examples/hello");
+    let words = [example.to_str().unwrap(), "127.0.0.1:0", "2"];
+    let server = Start::new(Style::Request).program(words).start();
+    assert_eq!(get(&server, "/").2, "hello world\n");
+    server.stop();
+}

@@ -1,0 +1,152 @@
+//! USR2: another binary takes the master's place, in the same process, and nobody notices.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use util::dir::Dir;
+use util::{Server, Start, Style, proc, wait_until};
+
+/// A copy of the program that can be replaced.
+fn program(dir: &Dir) -> PathBuf {
+    let path = dir.file("prefork");
+    copy(Path::new(env!("CARGO_BIN_EXE_prefork")), &path);
+    path
+}
+
+/// Another process writes the file: one that this process has open for writing while another test starts a program is open
+/// there too, and cannot be executed (ETXTBSY).
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
+}
+
+/// Puts another program in its place, as an installation does: whole, by rename.
+fn replace(path: &Path, with: &Path) {
+    let new = path.with_extension("new");
+    copy(with, &new);
+    fs::rename(new, path).unwrap();
+}
+
+fn script(dir: &Dir, text: &str) -> PathBuf {
+    let path = dir.file("script");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn start(dir: &Arc<Dir>, path: &Path, listen: &str) -> Server {
+    let handler = Style::Request.handler();
+    Start::new(Style::Request)
+        .dir(dir)
+        .program([
+            path.to_str().unwrap(),
+            "--workers",
+            "2",
+            "--listen",
+            listen,
+            handler.to_str().unwrap(),
+            dir.path().to_str().unwrap(),
+        ])
+        .start()
+}
+
+fn expects_takeover(server: &mut Server) {
+    server.says("upgrade: version");
+    server.says("reload to generation");
+}
+
+fn clean(dir: &Dir) {
+    ["prefork", "script"].iter().for_each(|name| drop(fs::remove_file(dir.file(name))));
+}
+
+#[test]
+fn a_new_program_takes_over_with_every_connection_and_new_workers_follow() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let mut server = start(&dir, &path, "127.0.0.1:0");
+    expects_takeover(&mut server);
+    let load = server.load(4, "pid");
+    let mut idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut idle {
+        client.ask("pid").unwrap();
+    }
+    for generation in 2..5 {
+        load.go_on_for(50);
+        let before = server.workers();
+        replace(&path, Path::new(env!("CARGO_BIN_EXE_prefork")));
+        server.signal(libc::SIGUSR2);
+        server.wait_for_line(&format!("reload to generation {generation} is complete"));
+        wait_until("the old workers are gone", || server.workers().iter().all(|pid| !before.contains(pid)));
+        assert_eq!(fs::read_link(format!("/proc/{}/exe", server.pid)).unwrap(), path);
+    }
+    // Not one of them was closed.
+    for client in &mut idle {
+        client.ask("pid").unwrap();
+    }
+    let tally = load.stop();
+    assert_eq!(tally.failed(), 0, "{tally:?}");
+    drop(idle);
+    clean(&dir);
+    server.stop();
+}
+
+#[test]
+fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let mut server = start(&dir, &path, "127.0.0.1:0");
+    let before = server.workers();
+    for (text, why) in [
+        ("#!/bin/sh\nexit 3\n", "it ended by exit code 3"),
+        ("#!/bin/sh\nkill -SEGV $$\n", "it ended by SIGSEGV"),
+        ("no program at all", "it ended by exit code 1"),
+    ] {
+        server.says("upgrade:");
+        replace(&path, &script(&dir, text));
+        server.signal(libc::SIGUSR2);
+        server.wait_for_line(why);
+        assert_eq!(server.ask("slot").map(|_| ()), Ok(()));
+    }
+    dir.remove("prefork");
+    server.signal(libc::SIGUSR2);
+    wait_until("the last trial failed too", || {
+        server.stderr().iter().filter(|l| l.contains("this master goes on")).count() == 4
+    });
+    assert_eq!(server.workers(), before);
+    clean(&dir);
+    server.stop();
+}
+
+#[test]
+fn a_unix_socket_stays_where_it_is_and_goes_at_the_end() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let socket = dir.file("socket");
+    let mut server = start(&dir, &path, &format!("unix:{}", socket.display()));
+    expects_takeover(&mut server);
+    server.signal(libc::SIGUSR2);
+    server.wait_for_line("reload to generation 2 is complete");
+    assert!(socket.exists());
+    server.ask("pid").unwrap();
+    clean(&dir);
+    server.stop(); // finds the socket where it is left behind
+}
+
+#[test]
+fn an_upgrade_amid_a_reload_waits_for_it() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let mut server = start(&dir, &path, "127.0.0.1:0");
+    expects_takeover(&mut server);
+    server.signal(libc::SIGHUP);
+    server.signal(libc::SIGUSR2);
+    server.wait_for_line("upgrade: version");
+    server.wait_for_line("reload to generation 3 is complete");
+    proc::signal(server.pid, 0);
+    clean(&dir);
+    server.stop();
+}
