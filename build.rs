@@ -19,12 +19,13 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 7] = [
+    const SECTIONS: [(&str, &str); 8] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
+        ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),
         ("server", "THE SERVER: for programs that embed prefork"),
     ];
@@ -64,6 +65,7 @@ mod header {
         let line = line
             .replace("struct prefork_", "prefork_")
             .replace("const prefork_module", "const struct prefork_module")
+            .replace("const sockaddr", "const struct sockaddr")
             .replace("} prefork_module;", "};");
         wrap(line)
     }

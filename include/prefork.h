@@ -84,6 +84,8 @@
 #include <stdint.h>
 #include <string.h>
 
+struct sockaddr; /* of <sys/socket.h> */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -734,6 +736,25 @@ int prefork_worker_request(prefork_worker *worker,
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
 
+/* DATAGRAMS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * Sends bytes back to the sender of the datagram that `on_datagram` was called with, from the address that
+ * one came to. It may be called more than once, or not at all. The sender's address may be forged: do not
+ * answer with much more than was asked.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE outside of `on_datagram`; PREFORK_AGAIN where too much waits to be sent
+ * already; PREFORK_SYSTEM where the kernel refuses, for instance more than fits into a datagram;
+ * PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker, in `on_datagram`.
+ *
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
+ * 0.
+ */
+int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_t size);
+
+
 /* HANDLERS
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -748,7 +769,8 @@ int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
 /**
  * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
- * `on_request`, `on_connection` and `on_data`; which one is set says how new connections are served.
+ * `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
+ * connections are served; `on_datagram` may stand beside each of them, or alone.
  *
  * All run in the worker, which has one thread, one at a time. `state` is what `worker_start` left there.
  * No callback may let a C++ exception or a longjmp out.
@@ -802,6 +824,13 @@ struct prefork_module {
      */
     void (*on_message)(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size,
                        void *state);
+    /**
+     * A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
+     * `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
+     * `prefork_datagram_reply()` answers.
+     */
+    void (*on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len,
+                        void *state);
 };
 
 
@@ -817,8 +846,8 @@ typedef struct prefork_server prefork_server;
 /** What has been started, given to the callback of `prefork_server_on_start()`. It may grow at its end. */
 typedef struct prefork_started {
     /**
-     * The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080` or
-     * `unix:/path`, each NUL-terminated.
+     * The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
+     * `udp:127.0.0.1:53` or `unix:/path`, each NUL-terminated.
      */
     const char *const *addresses;
     /** The number of addresses. */
@@ -876,9 +905,9 @@ const char *prefork_server_error(const prefork_server *server);
 
 /**
  * Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
- * `[::1]:8080`, `:8080` (every address), `unix:/path`, or `fd:3` (a listening socket this process has
- * inherited). Port 0 takes a free one. Without any it is `127.0.0.1:8080`. The same as
- * `prefork_server_set(server, "listen", address)`.
+ * `[::1]:8080`, `:8080` (every address), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path`, or `fd:3` (a
+ * listening socket this process has inherited). Port 0 takes a free one. Without any it is
+ * `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`.
  *
  * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
  * Process: master, before it runs.
@@ -961,6 +990,20 @@ int prefork_server_on_data(prefork_server *server,
                            void (*on_data)(prefork_conn *conn, void *state),
                            void (*on_close)(prefork_conn *conn, void *state),
                            void *state);
+
+/**
+ * Serves datagrams with one function, on addresses `udp:HOST:PORT`.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Process: master, before it runs; `on_datagram` is called in workers.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ */
+int prefork_server_on_datagram(prefork_server *server, void (*on_datagram)(prefork_worker *worker,
+                                                                                  const struct sockaddr *peer,
+                                                                                  const void *data,
+                                                                                  size_t len,
+                                                                                  void *state), void *state);
 
 /**
  * Serves with the callbacks of a descriptor, which `prefork_module_init()` or PREFORK_MODULE has begun.

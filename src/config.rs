@@ -4,7 +4,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,12 +12,19 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
+    /// What `prefork ls` and `prefork -n` call this server; empty means the handler's file name, or `built-in`.
+    pub name: String,
+    /// Whether there is a control socket, in builds that have the feature `control`; in others there is none. See
+    /// `prefork::control`.
+    pub control: bool,
     /// Worker processes, 1 to 1024; 0 takes as many as there are CPUs this process may use.
     pub workers: usize,
     /// Addresses to listen on; empty means `127.0.0.1:8080`.
     pub listen: Vec<ListenAddr>,
     /// How a worker is chosen for a connection.
     pub dispatch: Dispatch,
+    /// Who takes connections off the backlog.
+    pub accept: Accept,
     /// Connections the kernel holds per listener until they are accepted (listen(2)); it caps this at `net.core.somaxconn`.
     pub backlog: u32,
     /// Whether accepted TCP connections have `TCP_NODELAY` (tcp(7)).
@@ -60,6 +67,24 @@ pub enum Dispatch {
     RoundRobin,
     /// The worker with the fewest connections in flight; in turn among equals.
     LeastConnections,
+    /// The worker that the client's IP address falls to, the same one each time; where that one has no room (or is being
+    /// replaced), the next in an order that is the address's own. Clients of Unix sockets have no address: in turn.
+    SourceHash,
+}
+
+/// Who takes connections off the backlog. Only the master can take back what a worker does not come to; the other two spare its
+/// part of the work, for short connections on many cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// The master, which hands each to a worker.
+    #[default]
+    Master,
+    /// The workers, from one backlog: whoever is free. [`Config::dispatch`] has no say in it.
+    Shared,
+    /// The workers, each from a backlog of its slot's own, among which the kernel spreads the clients (`SO_REUSEPORT`,
+    /// socket(7)). The master keeps the backlogs: a dead worker's goes on to its successor. Addresses that cannot be bound
+    /// several times, Unix sockets and inherited ones, have one backlog for all as with [`Accept::Shared`].
+    ReusePort,
 }
 
 /// What a request may weigh. What is over is refused with the status named, and the connection closed.
@@ -95,6 +120,9 @@ pub struct Timeouts {
 pub enum ListenAddr {
     /// TCP. Port 0 takes a free one.
     Tcp(SocketAddr),
+    /// UDP, for a handler that takes datagrams. The workers read from one socket, or from one per slot where
+    /// [`Config::accept`] is [`Accept::ReusePort`].
+    Udp(SocketAddr),
     /// A Unix stream socket.
     Unix(PathBuf),
     /// A descriptor that is a listening socket already, inherited from whoever started this process.
@@ -104,9 +132,12 @@ pub enum ListenAddr {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: String::new(),
+            control: true,
             workers: 0,
             listen: Vec::new(),
             dispatch: Dispatch::default(),
+            accept: Accept::default(),
             backlog: 4096,
             nodelay: true,
             defer_accept: Duration::ZERO,
@@ -125,7 +156,7 @@ impl Default for Config {
                 head: 32 * 1024,
                 headers: 100,
                 body: 8 * 1024 * 1024,
-                pending: 64 * 1024 * 1024,
+                pending: 16 * 1024 * 1024,
             },
             timeouts: Timeouts {
                 header: Duration::from_secs(10),
@@ -159,9 +190,12 @@ impl Config {
         let size = || parse_size(value).map_err(|e| bad(&e));
         let time = || parse_duration(value).map_err(|e| bad(&e));
         match name {
+            "name" => self.name = parse_name(value).map_err(|e| bad(&e))?,
+            "control" => self.control = parse_switch(value).map_err(|e| bad(&e))?,
             "workers" => self.workers = parse_workers(value).map_err(|e| bad(&e))?,
             "listen" => self.listen.push(value.parse().map_err(|e: String| bad(&e))?),
             "dispatch" => self.dispatch = value.parse().map_err(|e: String| bad(&e))?,
+            "accept" => self.accept = value.parse().map_err(|e: String| bad(&e))?,
             "backlog" => self.backlog = number(1, 1 << 20)? as u32,
             "nodelay" => self.nodelay = parse_switch(value).map_err(|e| bad(&e))?,
             "defer-accept" => self.defer_accept = time()?,
@@ -197,8 +231,16 @@ impl Config {
         let rule = |holds: bool, text: &str| {
             if holds { Ok(()) } else { Err(Error::new(ErrorKind::Config, text)) }
         };
+        rule(
+            self.name.is_empty() || parse_name(&self.name).is_ok(),
+            "name: expected 1 to 64 letters, digits, or any of . _ - + @, and neither a number nor \"all\"",
+        )?;
         rule(self.workers <= MAX_WORKERS, "workers: expected at most 1024 (or 0 for one per CPU)")?;
         rule((1..=MAX_WORKERS).contains(&self.surge), "surge: expected 1 to 1024")?;
+        rule(
+            self.accept == Accept::Master || self.dispatch != Dispatch::SourceHash,
+            "dispatch source-hash: expected accept master; otherwise the kernel spreads the clients",
+        )?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
         rule((1 << 10..=1 << 30).contains(&self.max_message), "max-message: expected 1K to 1G")?;
         rule(
@@ -217,7 +259,7 @@ impl Config {
         let twice = (1..self.listen.len()).find(|&i| self.listen[..i].contains(&self.listen[i]));
         match twice.map(|i| &self.listen[i]) {
             // Port 0 asks for a free port each time.
-            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) if a.port() == 0) => {
+            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0) => {
                 Err(Error::new(ErrorKind::Config, format!("listen {addr}: given twice")))
             }
             _ => Ok(()),
@@ -229,6 +271,28 @@ impl Config {
 pub const MAX_WORKERS: usize = 1024;
 /// The most addresses one master listens on.
 pub const MAX_LISTENERS: usize = 64;
+
+/// Parses what a server is called: 1 to 64 letters, digits, or any of `. _ - + @`, not all of them digits, for that would be a
+/// process id; and not `all`. Nothing at all leaves the choice to the handler.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_name(s: &str) -> std::result::Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
+    let is_number = !s.is_empty() && s.chars().all(|c| c.is_ascii_digit());
+    if s.len() <= 64 && s.chars().all(fits) && !is_number && s != "all" && !s.starts_with(['-', '+', '.']) {
+        return Ok(s.to_owned());
+    }
+    Err("1 to 64 letters, digits, or any of . _ - + @, beginning with a letter or digit; not a number, and not \"all\"".into())
+}
+
+/// What a server is called that was given no name: after its handler's file, with what a name cannot have replaced.
+pub(crate) fn name_after(handler: &str) -> String {
+    let file = Path::new(handler).file_name().unwrap_or_default().to_string_lossy();
+    let fit = |c: char| if c.is_ascii_alphanumeric() || "._-+@".contains(c) { c } else { '_' };
+    let name: String = file.chars().map(fit).take(63).collect();
+    parse_name(&name).ok().filter(|n| !n.is_empty()).unwrap_or_else(|| format!("_{name}"))
+}
 
 /// Parses a worker count: `auto` and `0` are 0.
 ///
@@ -304,7 +368,8 @@ impl FromStr for Dispatch {
         match s {
             "round-robin" => Ok(Self::RoundRobin),
             "least-connections" => Ok(Self::LeastConnections),
-            _ => Err("round-robin or least-connections".into()),
+            "source-hash" => Ok(Self::SourceHash),
+            _ => Err("round-robin, least-connections or source-hash".into()),
         }
     }
 }
@@ -314,6 +379,30 @@ impl std::fmt::Display for Dispatch {
         f.write_str(match self {
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",
+            Self::SourceHash => "source-hash",
+        })
+    }
+}
+
+impl FromStr for Accept {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "master" => Ok(Self::Master),
+            "shared" => Ok(Self::Shared),
+            "reuseport" => Ok(Self::ReusePort),
+            _ => Err("master, shared or reuseport".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Master => "master",
+            Self::Shared => "shared",
+            Self::ReusePort => "reuseport",
         })
     }
 }
@@ -322,7 +411,13 @@ impl FromStr for ListenAddr {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let expected = || "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, unix:/path or fd:N".to_owned();
+        let expected = || {
+            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
+                .to_owned()
+        };
+        if let Some(rest) = s.strip_prefix("udp:") {
+            return parse_inet(rest).map(Self::Udp).ok_or_else(expected);
+        }
         if let Some(path) = s.strip_prefix("unix:") {
             // sun_path holds 108 bytes with the final NUL (unix(7)).
             return match path.len() {
@@ -334,19 +429,24 @@ impl FromStr for ListenAddr {
         if let Some(n) = s.strip_prefix("fd:") {
             return n.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd).ok_or_else(expected);
         }
-        if let Some(port) = s.strip_prefix(':') {
-            let port: u16 = port.parse().map_err(|_| expected())?;
-            return Ok(Self::Tcp((std::net::Ipv6Addr::UNSPECIFIED, port).into()));
-        }
-        let text = s.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-        text.as_deref().unwrap_or(s).parse().map(Self::Tcp).map_err(|_| expected())
+        parse_inet(s).map(Self::Tcp).ok_or_else(expected)
     }
+}
+
+/// `HOST:PORT` with a numeric host, or `localhost`, or none for all addresses.
+fn parse_inet(s: &str) -> Option<SocketAddr> {
+    if let Some(port) = s.strip_prefix(':') {
+        return Some((std::net::Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into());
+    }
+    let text = s.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    text.as_deref().unwrap_or(s).parse().ok()
 }
 
 impl std::fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(a) => a.fmt(f),
+            Self::Udp(a) => write!(f, "udp:{a}"),
             Self::Unix(p) => write!(f, "unix:{}", p.display()),
             Self::Fd(n) => write!(f, "fd:{n}"),
         }
@@ -380,11 +480,53 @@ mod tests {
     fn listen_addresses_are_numeric_or_paths_or_descriptors() {
         assert_eq!("127.0.0.1:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
         assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((std::net::Ipv6Addr::UNSPECIFIED, 80).into())));
+        assert_eq!("udp:[::1]:53".parse(), Ok(ListenAddr::Udp("[::1]:53".parse().unwrap())));
+        assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((std::net::Ipv6Addr::UNSPECIFIED, 53).into())));
         assert_eq!("unix:/run/x".parse(), Ok(ListenAddr::Unix("/run/x".into())));
         assert_eq!("fd:3".parse(), Ok(ListenAddr::Fd(3)));
-        for bad in ["", "80", "example.org:80", "unix:", "fd:", "fd:-1", "[::1]", "127.0.0.1:70000"] {
+        for bad in [
+            "",
+            "80",
+            "example.org:80",
+            "unix:",
+            "fd:",
+            "fd:-1",
+            "[::1]",
+            "127.0.0.1:70000",
+            "udp:",
+            "udp:unix:/x",
+        ] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_can_be_told_from_a_pid_a_worker_and_an_option() {
+        for good in ["", "web", "hello.so", "web-2", "2nd", "a@b_c+d"] {
+            assert_eq!(parse_name(good).as_deref(), Ok(good));
+        }
+        let long = "x".repeat(65);
+        for bad in ["7", "all", "a/b", "../x", "-w", "+1", ".hidden", "a b", "a\n", "é", &long] {
+            assert!(parse_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_handlers_file_gives_a_name_that_a_name_may_be() {
+        for (handler, name) in [
+            ("/srv/web/hello.so", "hello.so"),
+            ("built-in", "built-in"),
+            ("x/a b\n\u{1b}.so", "a_b__.so"),
+            ("x/42", "_42"),
+            ("all", "_all"),
+            ("../-w", "_-w"),
+            (".hidden.so", "_.hidden.so"),
+            ("", "_"),
+        ] {
+            assert_eq!(name_after(handler), name);
+            assert!(parse_name(name).is_ok(), "{name}");
+        }
+        assert_eq!(name_after(&"é".repeat(200)).len(), 63);
     }
 
     #[test]
@@ -393,6 +535,17 @@ mod tests {
         let text = c.set("max-headers", "many").unwrap_err().to_string();
         assert_eq!(text, "max-headers = \"many\": expected a whole number from 1 to 1000");
         assert!(c.set("colour", "red").unwrap_err().to_string().contains("no such setting"));
+    }
+
+    #[test]
+    fn a_client_cannot_keep_its_worker_where_workers_accept() {
+        let mut c = Config::default();
+        c.set("dispatch", "source-hash").unwrap();
+        c.check().unwrap();
+        for accept in ["shared", "reuseport"] {
+            c.set("accept", accept).unwrap();
+            assert!(c.check().unwrap_err().to_string().contains("expected accept master"));
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@
 //! | streams | when a [`Conn`] has bytes | [`Server::stream`] |
 //! | blocking | with a [`Conn`] to read and write until done | [`Server::blocking`] |
 //!
+//! Beside its style, or in place of one, a handler may take [`Datagram`]s ([`Server::datagram`]).
+//!
 //! Since a worker is a process of its own, closures are `FnMut` and hold what they like, without locks: what one worker changes,
 //! no other sees.
 //!
@@ -73,6 +75,8 @@ compile_error!(
 );
 
 pub mod config;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod error;
 pub mod ffi;
 mod handoff;
@@ -95,7 +99,8 @@ pub use server::{
 };
 pub use worker::Worker;
 pub use worker::conn::Conn;
-pub use worker::handler::{Handler, Kind, Outcome, blocking, http, stream};
+pub use worker::datagram::Datagram;
+pub use worker::handler::{Handler, Kind, Outcome, blocking, datagram, http, stream};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

@@ -19,11 +19,14 @@ pub fn line(text: Arguments<'_>) {
     let end = (0..=LONGEST.min(out.len())).rev().find(|&i| out.is_char_boundary(i)).unwrap_or(0);
     out.truncate(end);
     out.push('\n');
-    let stderr = std::io::stderr();
-    // A reader that does not read must not stop the one who has something to say.
-    if matches!(socket::wait_ready(stderr.as_fd(), true, Some(Duration::ZERO)), Ok(true)) {
-        let _ = stderr.lock().write_all(out.as_bytes());
+    if is_read() {
+        let _ = std::io::stderr().lock().write_all(out.as_bytes());
     }
+}
+
+/// Whether standard error takes a line now. A reader that does not read must not stop the one who has something to say.
+pub fn is_read() -> bool {
+    matches!(socket::wait_ready(std::io::stderr().as_fd(), true, Some(Duration::ZERO)), Ok(true))
 }
 
 /// Writes a line to standard error, formatted as `format!` does.

@@ -29,7 +29,7 @@ pub struct Seat(&'static Page);
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
-    /// Connections read from the handoff channel.
+    /// Connections read from the handoff channel, or accepted by the worker itself.
     Taken,
     /// Probes read from the handoff channel: signs of life the master asked for.
     Probed,
@@ -45,9 +45,16 @@ pub enum Word {
     BytesOut,
     /// Since when (monotonic, milliseconds) the handler has been running; 0 while it is not.
     BusySince,
+    /// Those of [`Word::Taken`] that the worker accepted itself: the master knows of them from here only.
+    Accepted,
 }
 
 const WAITING: usize = 0;
+const DOORS: usize = 1;
+
+/// Words at `DOORS`; 0 before the first workers are all ready.
+const OPEN: u64 = 1;
+const LAST: u64 = 2;
 
 impl Scoreboard {
     /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
@@ -95,6 +102,26 @@ impl Common {
     /// Master: says that it no longer waits.
     pub fn stop_waiting(self) {
         self.0[WAITING].store(0, Relaxed);
+    }
+
+    /// Master: workers may accept and read datagrams, where that is theirs to do. They look when something wakes them.
+    pub fn open_doors(self) {
+        self.0[DOORS].store(OPEN, Relaxed);
+    }
+
+    /// Master: no worker comes after those there are; whoever drains from now on takes all that waits at its doors first.
+    pub fn last_call(self) {
+        self.0[DOORS].store(LAST, SeqCst);
+    }
+
+    /// Worker: whether it may accept and read datagrams.
+    pub fn doors_are_open(self) -> bool {
+        self.0[DOORS].load(Relaxed) != 0
+    }
+
+    /// Worker: whether no other comes after it.
+    pub fn is_last_call(self) -> bool {
+        self.0[DOORS].load(SeqCst) == LAST
     }
 
     /// Worker, after it made room: whether it is the one to wake the master.

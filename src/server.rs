@@ -10,7 +10,7 @@ use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::worker::mailbox::Message;
-use crate::{Conn, ffi};
+use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -123,11 +123,11 @@ pub enum Event {
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub addresses: Vec<String>,
     /// The number of workers.
     pub workers: usize,
-    /// What the workers' handler takes: HTTP requests, connections in blocking style, or streams.
+    /// What the workers' handler takes: HTTP requests, connections in blocking style, streams, or datagrams only.
     pub kind: crate::Kind,
 }
 
@@ -164,6 +164,22 @@ impl Server {
         R: Outcome + 'static,
     {
         Self::with_source(Box::new(Inherited(Some(Box::new(handler::stream(f))))))
+    }
+
+    /// A server whose closure is called with each datagram, for addresses `udp:HOST:PORT`.
+    ///
+    /// ```no_run
+    /// # fn main() -> prefork::Result<()> {
+    /// prefork::Server::datagram(|datagram| datagram.reply(datagram.data())).listen("udp:127.0.0.1:7").run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn datagram<F, R>(f: F) -> Self
+    where
+        F: FnMut(&Datagram<'_>) -> R + 'static,
+        R: Outcome + 'static,
+    {
+        Self::with_source(Box::new(Inherited(Some(Box::new(handler::datagram(f))))))
     }
 
     /// A server whose workers each make their own handler, after the fork: the place to open what must not be shared.
@@ -379,8 +395,14 @@ impl AsFd for Running {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The handler's file, or `built-in`.
+    /// What it is called: [`Config::name`], or after the handler's file.
     pub name: String,
+    /// The handler's file, or `built-in`.
+    pub handler: String,
+    /// Since the start.
+    pub uptime: Duration,
+    /// Whether the first workers are not all ready yet.
+    pub starting: bool,
     /// The generation that serves, or is being replaced.
     pub generation: u32,
     /// The addresses bound.

@@ -155,7 +155,7 @@ fn counted(style: Style) -> (util::Server, impl Fn() -> Vec<u64>) {
     let name = format!("{style:?}").to_lowercase();
     let words =
         [std::env::current_exe().unwrap().into_os_string(), "serve".into(), name.into(), (&page).into()];
-    let server = start.dir(&dir).program(words).start();
+    let server = start.within(&dir).program(words).start();
     let counts = move || {
         let bytes = std::fs::read(&page).unwrap();
         bytes.chunks_exact(8).take(3).map(|b| u64::from_ne_bytes(b.try_into().unwrap())).collect()

@@ -135,3 +135,27 @@ fn a_handler_that_always_crashes_costs_the_master_next_to_nothing() {
     assert_eq!(tally.answered(), 0, "{tally:?}");
     server.ends();
 }
+
+#[test]
+fn a_request_that_crashes_once_a_second_holds_nobody_up_for_long() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGSEGV");
+    for _ in 0..6 {
+        assert!(server.ask("segv").is_err());
+        let start = Instant::now();
+        server.ask("pid").unwrap();
+        assert!(start.elapsed() < Duration::from_secs(2), "answered after {:?}", start.elapsed());
+    }
+    server.stop();
+}
+
+#[test]
+fn a_server_started_with_sigchld_ignored_replaces_its_workers_and_stops() {
+    let mut server =
+        Start::new(Style::Request).through(&["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"]).start();
+    server.says("died: SIGKILL");
+    let victim = server.worker_in(0);
+    proc::signal(victim, libc::SIGKILL);
+    server.replaces(victim);
+    server.stop();
+}

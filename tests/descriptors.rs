@@ -129,3 +129,45 @@ fn an_ordinary_user_s_limit_on_descriptors_under_way_loses_nothing() {
         server.stop();
     }
 }
+
+#[test]
+fn workers_that_stand_still_cost_the_master_no_more_descriptors_the_longer_they_do() {
+    let server = Start::new(Style::Request).start();
+    let before = proc::descriptors(server.pid).len();
+    let workers = server.workers();
+    workers.iter().copied().for_each(proc::freeze);
+    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|c| c.send_command("pid").unwrap());
+    comes_true(Duration::from_secs(1), || false);
+    let held = proc::descriptors(server.pid).len() - before;
+    assert!(held <= workers.len(), "{held} more descriptors");
+    workers.into_iter().for_each(|pid| proc::signal(pid, libc::SIGCONT));
+    for client in &mut clients {
+        client.answer().unwrap();
+    }
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn a_master_without_a_free_descriptor_loses_nothing_of_a_dead_worker_s_queue() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGKILL");
+    server.may_say("Too many open files");
+    let victim = server.worker_in(0);
+    proc::freeze(victim);
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let open = proc::descriptors(server.pid);
+    let free = (0..).find(|n| open.iter().all(|(number, _)| number != n)).unwrap();
+    proc::limit(server.pid, "nofile", free);
+    proc::signal(victim, libc::SIGKILL);
+    server.replaces(victim);
+    proc::limit(server.pid, "nofile", 1024);
+    clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+    for client in &mut clients {
+        assert_eq!(client.answer(), Ok("count".into()));
+    }
+    assert_eq!(server.dir.count("hits"), 20);
+    drop(clients);
+    server.stop();
+}

@@ -3,7 +3,8 @@
 
 mod util;
 
-use util::{Client, Start, Style};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use util::{Client, Server, Start, Style, proc, wait_until};
 
 #[test]
 fn round_robin_is_exact() {
@@ -27,7 +28,7 @@ fn round_robin_is_exact_under_many_clients() {
 }
 
 /// The slot a new connection goes to; the connection stays open.
-fn open(server: &util::Server) -> (u32, Client) {
+fn open(server: &Server) -> (u32, Client) {
     let mut client = server.connect();
     (client.ask("slot").unwrap().parse().unwrap(), client)
 }
@@ -64,5 +65,66 @@ fn a_worker_gets_no_more_than_max_conns() {
     waits.patience(util::PATIENCE);
     assert_eq!(waits.answer(), Ok(slot.to_string()));
     drop((waits, held));
+    server.stop();
+}
+
+/// The slot that a client at 127.0.0.`n` comes to.
+fn slot_of(server: &Server, n: u8) -> u32 {
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.port());
+    let source = IpAddr::from([127, 0, 0, n]);
+    Client::connect_from(source, address, server.style).unwrap().ask_last("slot").unwrap().parse().unwrap()
+}
+
+#[test]
+fn with_source_hash_a_client_keeps_its_worker() {
+    for (style, listen) in
+        [(Style::Request, "127.0.0.1:0"), (Style::Data, "0.0.0.0:0"), (Style::Request, ":0")]
+    {
+        let server = Start::new(style).workers(4).listen(listen).set("dispatch", "source-hash").start();
+        let first: Vec<u32> = (1..40).map(|n| slot_of(&server, n)).collect();
+        let again: Vec<u32> = (1..40).map(|n| slot_of(&server, n)).collect();
+        assert_eq!(first, again, "{style:?}");
+        assert!((0..4).all(|slot| first.contains(&slot)), "{first:?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn with_source_hash_only_the_clients_of_a_worker_that_is_gone_move_and_they_come_back() {
+    let mut server = Start::new(Style::Request).workers(4).set("dispatch", "source-hash").start();
+    let before: Vec<u32> = (1..40).map(|n| slot_of(&server, n)).collect();
+    proc::freeze(server.worker_in(2));
+    let during: Vec<u32> = (1..40).map(|n| slot_of(&server, n)).collect();
+    for (before, during) in before.iter().zip(&during) {
+        assert!(*during != 2 && (before == during || *before == 2), "{before} {during}");
+    }
+    server.says("died: SIGKILL");
+    proc::signal(server.worker_in(2), libc::SIGKILL);
+    wait_until("its clients come back", || {
+        (1..40).all(|n| slot_of(&server, n) == before[usize::from(n) - 1])
+    });
+    server.stop();
+}
+
+#[test]
+fn with_source_hash_the_next_worker_takes_what_one_has_no_room_for() {
+    let server =
+        Start::new(Style::Data).workers(3).set("dispatch", "source-hash").set("max-conns", "2").start();
+    let held: Vec<_> = (0..6).map(|_| open(&server)).collect();
+    let slots: Vec<u32> = held.iter().map(|h| h.0).collect();
+    assert!(slots[0] == slots[1] && slots[2] == slots[3] && slots[4] == slots[5], "{slots:?}");
+    assert!(slots[0] != slots[2] && slots[2] != slots[4] && slots[0] != slots[4], "{slots:?}");
+    drop(held);
+    server.stop();
+}
+
+#[test]
+fn with_source_hash_clients_of_a_unix_socket_go_in_turn() {
+    let dir = std::sync::Arc::new(util::Dir::new());
+    let listen = format!("unix:{}", dir.path().join("socket").display());
+    let server =
+        Start::new(Style::Data).workers(3).within(&dir).listen(listen).set("dispatch", "source-hash").start();
+    let slots: Vec<String> = (0..9).map(|_| server.ask("slot").unwrap()).collect();
+    assert_eq!(slots, ["0", "1", "2", "0", "1", "2", "0", "1", "2"]);
     server.stop();
 }

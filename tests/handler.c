@@ -1,7 +1,7 @@
-/* The handler of the tests: does what a client tells it to, in each of the three styles.
+/* The handler of the tests: does what a client tells it to, in each of the three styles, and by datagrams.
  *
- * A command is a line, or the path of a request: "sleep 300" is GET /sleep/300. Built with -DON_REQUEST, -DON_CONNECTION
- * or -DON_DATA. Its argument is the directory of the test, in which effects are counted and gates stand.
+ * A command is a line, or the path of a request: "sleep 300" is GET /sleep/300. Built with -DON_REQUEST, -DON_CONNECTION,
+ * -DON_DATA or -DON_DATAGRAM; a datagram is answered with "ANSWER COMMAND", by each of them. Its argument is the directory of the test, in which effects are counted and gates stand.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -11,11 +11,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifndef VERSION
+#define VERSION "v1"
+#endif
+
 static const char *dir;
-static unsigned slot, id;
+static unsigned slot, id, generation;
 
 static void pause_ms(long ms)
 {
@@ -57,6 +63,43 @@ static void wait_at_gate(const char *name)
         pause_ms(1);
 }
 
+/* Memory that is really there, and stays. */
+static void allocate(size_t mb)
+{
+    static char *volatile kept;
+    char *p = kept = malloc(mb << 20);
+
+    if (p == NULL)
+        abort();
+    memset(p, 1, mb << 20);
+}
+
+/* Never returns; keeps the CPU busy. */
+static void loop(void)
+{
+    for (volatile unsigned n = 0;; n++)
+        ;
+}
+
+/* The same, and SIGABRT does not end it. */
+static void deaf_loop(void)
+{
+    signal(SIGABRT, SIG_IGN);
+    loop();
+}
+
+/* A text so often that mixing it with another shows. */
+static void repeat(const char *text, char *answer, size_t size)
+{
+    size_t len = strlen(text), at = 0;
+
+    if (len == 0)
+        return;
+    for (; at + len < size; at += len)
+        memcpy(answer + at, text, len);
+    answer[at] = '\0';
+}
+
 static int overflow(volatile char *above)
 {
     volatile char frame[4096];
@@ -79,6 +122,18 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         snprintf(answer, size, "%u", slot);
     else if (!strcmp(word, "id"))
         snprintf(answer, size, "%u", id);
+    else if (!strcmp(word, "generation"))
+        snprintf(answer, size, "%u", generation);
+    else if (!strcmp(word, "version"))
+        snprintf(answer, size, "%s", VERSION);
+    else if (!strcmp(word, "repeat"))
+        repeat(rest, answer, size);
+    else if (!strcmp(word, "alloc"))
+        allocate(strtoul(rest, NULL, 10));
+    else if (!strcmp(word, "loop"))
+        loop();
+    else if (!strcmp(word, "deaf"))
+        deaf_loop();
     else if (!strcmp(word, "listener"))
         snprintf(answer, size, "%u", listener);
     else if (!strcmp(word, "sleep"))
@@ -101,20 +156,62 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         snprintf(answer, size, "no such command: %s", word);
 }
 
+/* Whether the test has made a file of this name for every slot, or with ".SLOT" for this one. */
+static int told_to(const char *what)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "%s.%u", what, slot);
+    return exists(what) || exists(name);
+}
+
 static int start(prefork_worker *worker, void **state)
 {
     (void)state;
     slot = prefork_worker_slot(worker);
     id = prefork_worker_id(worker);
+    generation = prefork_worker_generation(worker);
     dir = prefork_worker_arg(worker, 0);
-    if (dir == NULL || exists("refuse"))
+    if (dir == NULL || told_to("refuse"))
         return 1;
-    if (exists("die"))
+    if (told_to("die"))
         abort();
+    if (told_to("misconfigured"))
+        _exit(78);
+    while (told_to("wait"))
+        pause_ms(1);
+    if (told_to("brief")) {
+        /* Ready, and dead a moment later. */
+        struct itimerval soon = {{0, 0}, {0, 30000}};
+
+        setitimer(ITIMER_REAL, &soon, NULL);
+    }
+    if (slot == 1 && told_to("late"))
+        wait_at_gate("ready");
     return 0;
 }
 
-#if defined ON_REQUEST
+static void on_datagram(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t size, void *state)
+{
+    char command[256], answer[520];
+    size_t len;
+
+    (void)state;
+    if (peer->sa_family != AF_INET && peer->sa_family != AF_INET6)
+        abort();
+    snprintf(command, sizeof command, "%.*s", (int)size, (const char *)data);
+    act(command, 0, answer, 256);
+    len = strlen(answer);
+    snprintf(answer + len, sizeof answer - len, " %s", command);
+    if (prefork_datagram_reply(worker, answer, strlen(answer)) != PREFORK_OK)
+        count("unsent");
+}
+
+#if defined ON_DATAGRAM
+
+PREFORK_MODULE(.worker_start = start, .on_datagram = on_datagram)
+
+#elif defined ON_REQUEST
 
 static void on_request(prefork_request *req, prefork_response *res, void *state)
 {
@@ -127,7 +224,7 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
     prefork_response_body(res, answer, strlen(answer));
 }
 
-PREFORK_MODULE(.worker_start = start, .on_request = on_request)
+PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_datagram = on_datagram)
 
 #elif defined ON_CONNECTION
 
@@ -152,7 +249,7 @@ static void on_connection(prefork_conn *conn, void *state)
     }
 }
 
-PREFORK_MODULE(.worker_start = start, .on_connection = on_connection)
+PREFORK_MODULE(.worker_start = start, .on_connection = on_connection, .on_datagram = on_datagram)
 
 #else
 
@@ -175,6 +272,6 @@ static void on_data(prefork_conn *conn, void *state)
         prefork_conn_close(conn);
 }
 
-PREFORK_MODULE(.worker_start = start, .on_data = on_data)
+PREFORK_MODULE(.worker_start = start, .on_data = on_data, .on_datagram = on_datagram)
 
 #endif

@@ -16,7 +16,7 @@ fn several_addresses_at_once_and_the_handler_sees_which() {
         let dir = Arc::new(Dir::new());
         let path = dir.path().join("socket");
         let server = Start::new(style)
-            .dir(&dir)
+            .within(&dir)
             .listen("127.0.0.1:0")
             .listen("[::1]:0")
             .listen(format!("unix:{}", path.display()))
@@ -49,7 +49,7 @@ fn a_unix_socket_has_the_mode_asked_for_and_is_removed_at_the_end() {
     for (mode, option) in [(0o660, None), (0o600, Some("600")), (0o777, Some("0777"))] {
         let dir = Arc::new(Dir::new());
         let path = dir.path().join("socket");
-        let start = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display()));
+        let start = Start::new(Style::Data).within(&dir).listen(format!("unix:{}", path.display()));
         let server = option.into_iter().fold(start, |s, mode| s.set("unix-mode", mode)).start();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, mode);
         assert!(server.ask("pid").is_ok());
@@ -63,7 +63,7 @@ fn a_stale_unix_socket_is_replaced() {
     let path = dir.path().join("socket");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let server = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).start();
+    let server = Start::new(Style::Data).within(&dir).listen(format!("unix:{}", path.display())).start();
     assert!(server.ask("pid").is_ok());
     server.stop();
 }
@@ -72,8 +72,8 @@ fn a_stale_unix_socket_is_replaced() {
 fn a_live_unix_socket_is_left_to_its_owner() {
     let dir = Arc::new(Dir::new());
     let address = format!("unix:{}", dir.path().join("socket").display());
-    let server = Start::new(Style::Data).dir(&dir).listen(&address).start();
-    let refused = Start::new(Style::Data).dir(&dir).listen(&address).refused();
+    let server = Start::new(Style::Data).within(&dir).listen(&address).start();
+    let refused = Start::new(Style::Data).within(&dir).listen(&address).refused();
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
     assert!(refused.stderr.contains(&address) && refused.stderr.contains("in use"), "{refused:?}");
@@ -86,7 +86,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let dir = Arc::new(Dir::new());
     std::fs::write(dir.file("notes"), "mine").unwrap();
     let path = dir.path().join("notes");
-    let refused = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).refused();
+    let refused = Start::new(Style::Data).within(&dir).listen(format!("unix:{}", path.display())).refused();
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "mine");
 }
@@ -95,7 +95,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 fn a_unix_socket_that_somebody_else_has_put_there_meanwhile_is_not_removed() {
     let dir = Arc::new(Dir::new());
     let path = dir.file("socket");
-    let server = Start::new(Style::Data).dir(&dir).listen(format!("unix:{}", path.display())).start();
+    let server = Start::new(Style::Data).within(&dir).listen(format!("unix:{}", path.display())).start();
     std::fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
     server.stop();
@@ -120,7 +120,7 @@ fn of_several_addresses_none_is_taken_where_one_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let path = dir.path().join("socket");
     let refused = Start::new(Style::Request)
-        .dir(&dir)
+        .within(&dir)
         .listen(format!("unix:{}", path.display()))
         .listen(taken.local_addr().unwrap().to_string())
         .refused();
@@ -149,7 +149,7 @@ fn an_inherited_unix_socket_is_used_and_its_file_left_to_its_owner() {
     let dir = Arc::new(Dir::new());
     let path = dir.file("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    let start = Start::new(Style::Data).dir(&dir).listen("fd:3").through(&PASS_ON).stdin(listener);
+    let start = Start::new(Style::Data).within(&dir).listen("fd:3").through(&PASS_ON).stdin(listener);
     let server = start.start();
     assert_eq!(server.addresses, [Address::Unix(path.clone())]);
     assert!(server.ask("pid").is_ok());

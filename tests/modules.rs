@@ -131,7 +131,7 @@ fn callbacks_of_a_worker_come_in_order() {
     let dir = Arc::new(Dir::new());
     let log = dir.file("log");
     let fixture = compiled("tests/fixture.c");
-    let server = serve(&fixture, &["log", log.to_str().unwrap()]).dir(&dir).start();
+    let server = serve(&fixture, &["log", log.to_str().unwrap()]).within(&dir).start();
     let pids = server.workers();
     server.stop();
     let text = fs::read_to_string(log).unwrap();
@@ -176,7 +176,7 @@ fn a_response_is_given_in_every_way() {
     let dir = Arc::new(Dir::new());
     let file = dir.file("file");
     fs::write(&file, "from a file\n").unwrap();
-    let server = serve(&compiled("tests/fixture.c"), &[]).dir(&dir).start();
+    let server = serve(&compiled("tests/fixture.c"), &[]).within(&dir).start();
     assert_eq!(get(&server, "/owned").2, "owned\n");
     assert_eq!(get(&server, "/static?size=30").2, "abcdefghijklmnopqrstuvwxyzabcd");
     assert_eq!(get(&server, &format!("/file?path={}", file.display())).2, "from a file\n");

@@ -183,3 +183,55 @@ fn a_signal_to_the_whole_process_group_finishes_requests_too() {
         server.ends();
     }
 }
+
+#[test]
+fn what_lies_in_the_queue_of_a_stopped_worker_is_answered_by_others() {
+    let mut server = Start::new(Style::Request).set("drain-timeout", "3s").start();
+    server.says("had not finished within the drain-timeout");
+    let frozen = server.worker_in(0);
+    proc::freeze(frozen);
+    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+    server.signal(libc::SIGTERM);
+    for client in &mut clients {
+        client.end().unwrap();
+        assert_eq!(client.answer(), Ok("count".into()));
+    }
+    assert_eq!(server.dir.count("hits"), 10);
+    server.ends();
+}
+
+#[test]
+fn backlogs_are_emptied_however_many_addresses_there_are() {
+    let mut start = Start::new(Style::Request).workers(1);
+    for _ in 0..64 {
+        start = start.listen("127.0.0.1:0");
+    }
+    let server = start.start();
+    let mut client = at_gate(&server);
+    let mut queued: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    queued.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+    server.signal(libc::SIGTERM);
+    wait_until("new clients are refused", || refuses(&server));
+    server.dir.make("g");
+    assert_eq!(client.answer(), Ok("gate".into()));
+    for mut client in queued {
+        client.end().unwrap();
+        assert_eq!(client.answer(), Ok("count".into()));
+    }
+    client.end().unwrap();
+    assert_eq!(server.dir.count("hits"), 5);
+    server.ends();
+}
+
+#[test]
+fn clients_that_keep_coming_do_not_hold_it_up() {
+    let server = Start::new(Style::Connection).start();
+    let load = server.load(8, "pid");
+    load.go_on_for(100);
+    let start = Instant::now();
+    server.signal(libc::SIGTERM);
+    server.ends();
+    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+    load.stop();
+}

@@ -41,7 +41,7 @@ fn script(dir: &Dir, text: &str) -> PathBuf {
 fn start(dir: &Arc<Dir>, path: &Path, listen: &str) -> Server {
     let handler = Style::Request.handler();
     Start::new(Style::Request)
-        .dir(dir)
+        .within(dir)
         .program([
             path.to_str().unwrap(),
             "--workers",

@@ -1,21 +1,29 @@
 //! The three lines a server starts with: where it listens, who serves, what to try.
 
-use prefork::config::Dispatch;
-use prefork::{Kind, Started};
+use prefork::config::Accept;
+use prefork::{Config, Kind, Started};
 use std::io::Write;
 
-/// Prints the banner. A closed standard output does not stop a server.
-pub fn print(started: &Started, handler: &str, dispatch: Dispatch) {
+/// Prints the banner; `spread` is what [`spread`] says. A closed standard output does not stop a server.
+pub fn print(started: &Started, handler: &str, spread: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text(started, handler, dispatch).as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text(started, handler, spread).as_bytes()).and_then(|()| out.flush());
 }
 
-fn text(started: &Started, handler: &str, dispatch: Dispatch) -> String {
+/// How connections come to the workers.
+pub fn spread(config: &Config) -> String {
+    match config.accept {
+        Accept::Master => format!("dispatch {}", config.dispatch),
+        workers => format!("accept {workers}"),
+    }
+}
+
+fn text(started: &Started, handler: &str, spread: &str) -> String {
     let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
     let lines = [
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
-        format!("{} {some} ({handler}), dispatch {dispatch}", started.workers),
+        format!("{} {some} ({handler}), {spread}", started.workers),
         format!("try: {}", examples(started)),
     ];
     // A file name may hold a line break; the banner has three lines all the same.
@@ -23,31 +31,37 @@ fn text(started: &Started, handler: &str, dispatch: Dispatch) -> String {
 }
 
 fn url(address: &str, kind: Kind) -> String {
-    match (address.starts_with("unix:"), kind) {
-        (true, _) => address.into(),
-        (false, Kind::Request) => format!("http://{address}"),
-        (false, _) => format!("tcp://{address}"),
+    match (address.strip_prefix("udp:"), kind) {
+        (Some(address), _) => format!("udp://{address}"),
+        (None, _) if address.starts_with("unix:") => address.into(),
+        (None, Kind::Request) => format!("http://{address}"),
+        (None, _) => format!("tcp://{address}"),
     }
 }
 
-/// Commands for the first TCP address, or else for the first Unix socket.
+/// Commands for the first TCP address, or else for the first of another kind.
 fn examples(started: &Started) -> String {
-    let is_unix = |a: &&String| a.starts_with("unix:");
-    let address = started.addresses.iter().find(|a| !is_unix(a)).or(started.addresses.first());
+    let is_tcp = |a: &&String| !a.starts_with("unix:") && !a.starts_with("udp:");
+    let address = started.addresses.iter().find(is_tcp).or(started.addresses.first());
     let Some(address) = address else { return "nothing: there is no address".into() };
     match (address.strip_prefix("unix:"), started.kind) {
         (Some(path), Kind::Request) => format!("curl --unix-socket {} http://localhost/", quote(path)),
         (Some(path), _) => format!("nc -U {}", quote(path)),
-        (None, Kind::Request) => {
+        (None, Kind::Request) if is_tcp(&address) => {
             let url = quote(&format!("http://{}/", reachable(address)));
             format!("curl {url}   wrk -t2 -c64 {url}")
         }
-        (None, _) => {
-            let address = reachable(address);
-            let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
-            format!("nc {} {port}", host.trim_matches(['[', ']']))
-        }
+        (None, _) => netcat(address),
     }
+}
+
+fn netcat(address: &str) -> String {
+    let (options, address) = match address.strip_prefix("udp:") {
+        Some(address) => ("-u ", reachable(address)),
+        None => ("", reachable(address)),
+    };
+    let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+    format!("nc {options}{} {port}", host.trim_matches(['[', ']']))
 }
 
 /// An address a client can use: a wildcard is none.
@@ -70,7 +84,7 @@ mod tests {
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
         let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind }, "hello.so", Dispatch::RoundRobin)
+        text(&Started { addresses, workers, kind }, "hello.so", &spread(&Config::default()))
     }
 
     #[test]
@@ -101,6 +115,9 @@ mod tests {
         let last = |text: String| text.lines().last().unwrap().to_owned();
         assert_eq!(last(banner(&["[::1]:7"], 2, Kind::Data)), "try: nc ::1 7");
         assert_eq!(last(banner(&["127.0.0.1:7"], 2, Kind::Connection)), "try: nc 127.0.0.1 7");
+        assert_eq!(last(banner(&["udp:[::]:7"], 2, Kind::Datagram)), "try: nc -u localhost 7");
+        assert_eq!(last(banner(&["udp:[::]:7", "[::]:7"], 2, Kind::Data)), "try: nc localhost 7");
+        assert!(banner(&["udp:[::1]:7"], 2, Kind::Datagram).contains("listening on udp://[::1]:7\n"));
         assert_eq!(last(banner(&["unix:/run/a b"], 2, Kind::Data)), "try: nc -U '/run/a b'");
         assert_eq!(
             last(banner(&["unix:/run/x"], 2, Kind::Request)),
@@ -115,6 +132,6 @@ mod tests {
     #[test]
     fn no_name_adds_a_line() {
         let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Data };
-        assert_eq!(text(&started, "x\ny.so", Dispatch::RoundRobin).lines().count(), 3);
+        assert_eq!(text(&started, "x\ny.so", "").lines().count(), 3);
     }
 }

@@ -6,6 +6,7 @@ mod banner;
 mod demo;
 mod man;
 mod settings;
+mod verbs;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use prefork::{Config, ErrorKind, Server};
@@ -19,6 +20,9 @@ use std::process::ExitCode;
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+const NO_SUCH: u8 = 3;
+const ROLLED_BACK: u8 = 4;
+const TIMED_OUT: u8 = 5;
 
 /// What help and the manual page say behind the options.
 const NOTES: [(&str, &str); 4] = [
@@ -41,7 +45,7 @@ const NOTES: [(&str, &str); 4] = [
          HUP                reload: a new generation of workers, one after the other\n\
          TTIN, TTOU         one worker more, one less",
     ),
-    ("Exit status", "0 done, 1 failed, 2 usage"),
+    ("Exit status", "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out"),
 ];
 
 /// Serve with worker processes behind one address, and lose no accepted connection
@@ -79,6 +83,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    #[command(flatten)]
+    Steer(verbs::Verb),
     /// Serve with a built-in handler that shows what there is
     #[command(override_usage = "prefork demo [OPTIONS]", args_override_self = true)]
     Demo {
@@ -100,6 +106,7 @@ enum Verb {
 /// What the arguments ask for, without anything of the parser.
 enum Task {
     Serve { name: String, server: Box<Server> },
+    Steer { verb: verbs::Verb, name: Option<String> },
     Print(Vec<u8>),
 }
 
@@ -121,16 +128,25 @@ pub fn main() -> ExitCode {
         Err(e) => tolerate_closed_pipe(e.print()),
     };
     let Err(Failure(code, text)) = done else { return DONE.into() };
-    // One line, whatever a file's name may hold. With stderr closed the exit code is all that can be told.
-    let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
+    complain(&Failure(code, text));
     code.into()
+}
+
+/// One line, whatever a file's name may hold. With stderr closed the exit code is all that can be told.
+fn complain(Failure(_, text): &Failure) {
+    let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
 }
 
 fn task(cli: Cli) -> Result<Task, Failure> {
     let mut config = Config::default();
-    cli.settings.apply(&mut config)?;
     match cli.verb {
+        // Before such a verb `-n` says which server, by its pid too, which would not do as a name.
+        Some(Verb::Steer(verb)) => {
+            Ok(Task::Steer { verb, name: cli.settings.get("name").map(str::to_owned) })
+        }
         Some(Verb::Demo { settings }) => {
+            config.name = "demo".into();
+            cli.settings.apply(&mut config)?;
             settings.apply(&mut config)?;
             Ok(Task::Serve { name: "demo".into(), server: Box::new(demo::server().config(config)) })
         }
@@ -138,10 +154,13 @@ fn task(cli: Cli) -> Result<Task, Failure> {
         Some(Verb::Man) => {
             man::page(Cli::command()).map(Task::Print).map_err(|e| Failure(FAILED, format!("man: {e}")))
         }
-        None => handler(cli.handler).map(|(path, args)| Task::Serve {
-            name: Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned(),
-            server: Box::new(Server::module(&path).args(args).config(config)),
-        }),
+        None => {
+            cli.settings.apply(&mut config)?;
+            handler(cli.handler).map(|(path, args)| Task::Serve {
+                name: Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned(),
+                server: Box::new(Server::module(&path).args(args).config(config)),
+            })
+        }
     }
 }
 
@@ -164,11 +183,12 @@ fn handler(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure
 
 fn perform(task: Task) -> Result<(), Failure> {
     match task {
+        Task::Steer { verb, name } => verbs::run(verb, name),
         Task::Print(text) => tolerate_closed_pipe(io::stdout().write_all(&text)),
         Task::Serve { name, mut server } => {
-            let dispatch = server.config_mut().dispatch;
+            let spread = banner::spread(server.config_mut());
             // How many workers had to be killed in the end stands in the log already.
-            server.on_start(move |started| banner::print(started, &name, dispatch)).run()?;
+            server.on_start(move |started| banner::print(started, &name, &spread)).run()?;
             Ok(())
         }
     }

@@ -16,6 +16,11 @@ impl Settings {
         self.0.iter().try_for_each(|(name, value)| config.set(name, value))?;
         config.check()
     }
+
+    /// The value of a setting, where it was given.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// What one option is and how help tells of it. `more` is for `--help` and the manual page.
@@ -31,15 +36,15 @@ fn options() -> Vec<Arg> {
     serving().into_iter().chain(lifecycle()).chain(limits()).chain(timeouts()).collect()
 }
 
-fn serving() -> [Arg; 8] {
+fn serving() -> [Arg; 11] {
     let d = Config::default();
     let listen = option(Text {
         name: "listen",
         value: "ADDR",
         default: "127.0.0.1:8080".into(),
-        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, unix:/path, fd:3",
-        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; unix:/path makes a socket \
-               there; fd:3 is a listening socket inherited under that number",
+        help: "Where to listen: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
+        more: "Repeatable. :8080 is every address of this machine; port 0 takes a free one; udp: is for handlers that \
+               take datagrams; unix:/path makes a socket there; fd:3 is a listening socket inherited under that number",
     });
     let workers = option(Text {
         name: "workers",
@@ -52,8 +57,17 @@ fn serving() -> [Arg; 8] {
         name: "dispatch",
         value: "POLICY",
         default: d.dispatch.to_string(),
-        help: "How to choose a worker: round-robin, least-connections",
-        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight",
+        help: "How to choose a worker: round-robin, least-connections, source-hash",
+        more: "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight, \
+               source-hash always the same one for a client's IP address (while that one has room)",
+    });
+    let accept = option(Text {
+        name: "accept",
+        value: "WHO",
+        default: d.accept.to_string(),
+        help: "Who accepts connections: master, shared, reuseport",
+        more: "master accepts and hands each to a worker by --dispatch; shared lets the workers accept from one backlog, \
+               reuseport each from one of its own, among which the kernel spreads the clients",
     });
     let max_conns = option(Text {
         name: "max-conns",
@@ -91,16 +105,34 @@ fn serving() -> [Arg; 8] {
         help: "Permissions of Unix sockets made here, in octal",
         more: "",
     });
-    let policies = PossibleValuesParser::new(["round-robin", "least-connections"]);
+    let who = PossibleValuesParser::new(["master", "shared", "reuseport"]);
+    let policies = PossibleValuesParser::new(["round-robin", "least-connections", "source-hash"]);
+    let name = option(Text {
+        name: "name",
+        value: "NAME",
+        default: d.name.clone(),
+        help: "What to call it; without, it is called after the handler's file",
+        more: "So `prefork ls` lists it and -n names it. Letters, digits and any of . _ - + @",
+    });
+    let control = option(Text {
+        name: "control",
+        value: "on|off",
+        default: if d.control { "on".into() } else { "off".into() },
+        help: "A socket through which `prefork ls`, `reload` and the like find it and speak to it",
+        more: "Only for its own user and root",
+    });
     [
         workers.short('w'),
         listen.short('l').action(ArgAction::Append),
+        name.short('n'),
         dispatch.value_parser(policies).hide_possible_values(true),
+        accept.value_parser(who).hide_possible_values(true).hide_short_help(true),
         max_conns,
         backlog.hide_short_help(true),
         nodelay.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),
         defer_accept.hide_short_help(true),
         unix_mode.hide_short_help(true),
+        control.value_parser(["on", "off"]).hide_possible_values(true).hide_short_help(true),
     ]
     .map(|o| o.help_heading("Serving"))
 }
@@ -208,12 +240,13 @@ fn timeouts() -> [Arg; 6] {
 fn option(text: Text) -> Arg {
     let Text { name, value, default, help, more } = text;
     let long = if more.is_empty() { help.to_owned() } else { format!("{help}. {more}") };
+    let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
     Arg::new(name)
         .long(name)
         .value_name(value)
         .action(ArgAction::Set)
-        .help(format!("{help} [default: {default}]"))
-        .long_help(format!("{long} [default: {default}]"))
+        .help(format!("{help}{default}"))
+        .long_help(format!("{long}{default}"))
 }
 
 /// A time as [`Config::set`] reads it.
@@ -268,7 +301,7 @@ mod tests {
     fn every_option_is_a_setting_and_the_default_it_shows_is_accepted() {
         for option in options() {
             let help = option.get_help().unwrap().to_string();
-            let default = help.rsplit_once("[default: ").unwrap().1.trim_end_matches(']');
+            let default = help.rsplit_once("[default: ").map_or("", |(_, d)| d.trim_end_matches(']'));
             Config::default().set(option.get_id().as_str(), default).unwrap();
         }
     }

@@ -84,6 +84,8 @@
 #include <stdint.h>
 #include <string.h>
 
+struct sockaddr; /* of <sys/socket.h> */
+
 #ifdef __cplusplus
 extern "C" {
 #endif

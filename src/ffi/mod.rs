@@ -7,6 +7,7 @@
 #![allow(non_camel_case_types, reason = "one name per thing: what grep finds in the header it finds here")]
 
 pub mod conn;
+pub mod datagram;
 mod elf;
 mod guard;
 mod load;

@@ -8,7 +8,8 @@ use super::guard::{lend, lend_mut};
 use super::request::prefork_request;
 use super::response::prefork_response;
 use super::worker::prefork_worker;
-use crate::{Conn, Handler, Kind, Message, Request, Response, Worker};
+use crate::sys::datagram::sockaddr;
+use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 
@@ -22,7 +23,8 @@ pub const PREFORK_ABI_MAJOR: u16 = 1;
 pub const PREFORK_ABI_MINOR: u16 = 1;
 
 /// A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
-/// `on_request`, `on_connection` and `on_data`; which one is set says how new connections are served.
+/// `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
+/// connections are served; `on_datagram` may stand beside each of them, or alone.
 ///
 /// All run in the worker, which has one thread, one at a time. `state` is what `worker_start` left there.
 /// No callback may let a C++ exception or a longjmp out.
@@ -76,6 +78,18 @@ pub struct prefork_module {
             state: *mut c_void,
         ),
     >,
+    /// A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
+    /// `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
+    /// `prefork_datagram_reply()` answers.
+    pub on_datagram: Option<
+        unsafe extern "C" fn(
+            worker: *mut prefork_worker,
+            peer: *const sockaddr,
+            data: *const c_void,
+            len: usize,
+            state: *mut c_void,
+        ),
+    >,
 }
 
 /// What stands in front of the callbacks; every version of the descriptor has it.
@@ -96,6 +110,7 @@ impl prefork_module {
         on_close: None,
         on_drain: None,
         on_message: None,
+        on_datagram: None,
     };
 
     /// Copies as much of a descriptor as both sides know.
@@ -134,7 +149,10 @@ impl prefork_module {
             (Some(_), None, _) => Ok(Kind::Request),
             (None, Some(_), None) => Ok(Kind::Connection),
             (None, None, Some(_)) => Ok(Kind::Data),
-            (None, None, None) => Err("found no handler: set on_request, on_connection or on_data"),
+            (None, None, None) if self.on_datagram.is_some() => Ok(Kind::Datagram),
+            (None, None, None) => {
+                Err("found no handler: set on_request, on_connection, on_data or on_datagram")
+            }
             (_, Some(_), _) => Err("found on_connection beside on_request or on_data: \
                  set on_connection alone, or leave it out"),
         }
@@ -167,6 +185,10 @@ impl Callbacks {
 impl Handler for Callbacks {
     fn kind(&self) -> Kind {
         self.kind
+    }
+
+    fn takes_datagrams(&self) -> bool {
+        self.module.on_datagram.is_some()
     }
 
     fn start(&mut self, worker: &Worker) -> Result<(), String> {
@@ -225,6 +247,15 @@ impl Handler for Callbacks {
     fn on_close(&mut self, conn: &mut Conn) {
         self.stream(self.module.on_close, conn);
     }
+
+    fn on_datagram(&mut self, datagram: &Datagram<'_>) {
+        if let Some(callback) = self.module.on_datagram {
+            let (worker, peer) = (lend(datagram.worker()), datagram.peer_sockaddr());
+            let (data, size) = (datagram.data().as_ptr().cast(), datagram.data().len());
+            // SAFETY: as in `start`.
+            super::datagram::during(datagram, || unsafe { callback(worker, peer, data, size, self.state) });
+        }
+    }
 }
 
 impl Callbacks {
@@ -247,6 +278,15 @@ mod tests {
     unsafe extern "C" fn on_request(_: *mut prefork_request, _: *mut prefork_response, _: *mut c_void) {}
     unsafe extern "C" fn on_conn(_: *mut prefork_conn, _: *mut c_void) {}
 
+    unsafe extern "C" fn on_datagram(
+        _: *mut prefork_worker,
+        _: *const sockaddr,
+        _: *const c_void,
+        _: usize,
+        _: *mut c_void,
+    ) {
+    }
+
     fn read(bytes: &[u8]) -> Result<prefork_module, String> {
         // SAFETY: the tests below give as many bytes as the head says, or a head that is refused.
         unsafe { prefork_module::read(bytes.as_ptr().cast()) }
@@ -266,6 +306,9 @@ mod tests {
         assert_eq!(prefork_module { on_data: Some(on_conn), ..none }.kind(), Ok(Kind::Data));
         let blocking = prefork_module { on_connection: Some(on_conn), ..none };
         assert_eq!(blocking.kind(), Ok(Kind::Connection));
+        let datagram = prefork_module { on_datagram: Some(on_datagram), ..none };
+        assert_eq!(datagram.kind(), Ok(Kind::Datagram));
+        assert_eq!(prefork_module { on_request: Some(on_request), ..datagram }.kind(), Ok(Kind::Request));
         assert!(none.kind().unwrap_err().contains("no handler"));
         for beside in [both, request, prefork_module { on_data: Some(on_conn), ..none }] {
             let ambiguous = prefork_module { on_connection: Some(on_conn), ..beside };

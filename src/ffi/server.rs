@@ -6,8 +6,9 @@ use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_mod
 use super::request::prefork_request;
 use super::response::prefork_response;
 use super::status::{prefork_status, sent};
-use super::worker::reply_parts;
+use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
+use crate::sys::datagram::sockaddr;
 use crate::{Error, ErrorKind, Post, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
@@ -46,8 +47,8 @@ impl Opaque for prefork_server {
 #[repr(C)]
 #[derive(Debug)]
 pub struct prefork_started {
-    /// The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080` or
-    /// `unix:/path`, each NUL-terminated.
+    /// The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
+    /// `udp:127.0.0.1:53` or `unix:/path`, each NUL-terminated.
     pub addresses: *const *const c_char,
     /// The number of addresses.
     pub address_count: usize,
@@ -136,9 +137,9 @@ pub unsafe extern "C" fn prefork_server_error(server: *const prefork_server) -> 
 }
 
 /// Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
-/// `[::1]:8080`, `:8080` (every address), `unix:/path`, or `fd:3` (a listening socket this process has
-/// inherited). Port 0 takes a free one. Without any it is `127.0.0.1:8080`. The same as
-/// `prefork_server_set(server, "listen", address)`.
+/// `[::1]:8080`, `:8080` (every address), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path`, or `fd:3` (a
+/// listening socket this process has inherited). Port 0 takes a free one. Without any it is
+/// `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`.
 ///
 /// Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
 /// Process: master, before it runs.
@@ -286,6 +287,32 @@ pub unsafe extern "C" fn prefork_server_on_data(
     state: *mut c_void,
 ) -> c_int {
     let module = prefork_module { on_open, on_data, on_close, ..prefork_module::EMPTY };
+    // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
+    guard(|| unsafe { handle(server, module, state) })
+}
+
+/// Serves datagrams with one function, on addresses `udp:HOST:PORT`.
+///
+/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Process: master, before it runs; `on_datagram` is called in workers.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_datagram(
+    server: *mut prefork_server,
+    on_datagram: Option<
+        unsafe extern "C" fn(
+            worker: *mut prefork_worker,
+            peer: *const sockaddr,
+            data: *const c_void,
+            len: usize,
+            state: *mut c_void,
+        ),
+    >,
+    state: *mut c_void,
+) -> c_int {
+    let module = prefork_module { on_datagram, ..prefork_module::EMPTY };
     // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
     guard(|| unsafe { handle(server, module, state) })
 }

@@ -6,11 +6,12 @@
 //! the master, which then accepts as many as there is room for and only watches again when the backlog was found empty.
 
 use super::{Master, dispatch};
+use crate::config::Dispatch;
 use crate::handoff::{Given, Origin};
 use crate::log::log;
 use crate::sys::{errno, socket};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How long accepting rests when descriptors or memory ran out (milliseconds).
 const EXHAUSTED_REST: u64 = 250;
@@ -23,6 +24,8 @@ const BATCH: usize = 64;
 pub struct InHand {
     pub(super) fd: OwnedFd,
     pub(super) origin: Origin,
+    /// Who it is from, where dispatch asks for that and the client has an address.
+    pub(super) client: Option<u64>,
 }
 
 /// What an attempt to take a connection off a backlog came to.
@@ -44,7 +47,7 @@ impl Master {
             None => self.pause(index),
             Some(slot) => {
                 if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
-                    self.rest(index, &e);
+                    self.rest_from(index, &e);
                 }
             }
         }
@@ -68,22 +71,30 @@ impl Master {
     }
 
     fn serve_what_has_room(&mut self) {
-        for _ in 0..BATCH {
-            if self.in_hand.is_none() && !self.has_returns() {
-                break;
-            }
-            let Some(slot) = self.pick() else { return };
-            match self.in_hand.take().or_else(|| self.next_return()) {
-                Some(connection) => self.give(connection, slot),
-                None => break,
-            }
-        }
-        self.more_to_do |= self.has_returns() && self.has_room();
+        self.place_returns();
         for index in 0..self.listeners.len() {
             if self.is_paused(index) {
                 self.accept_paused(index);
             }
         }
+    }
+
+    fn place_returns(&mut self) {
+        let some = self.has_returns();
+        for _ in 0..BATCH {
+            if self.in_hand.is_none() && !self.has_returns() {
+                break;
+            }
+            let Some(slot) = self.pick() else { break };
+            match self.in_hand.take().or_else(|| self.next_return()) {
+                Some(connection) => self.give(connection, slot),
+                None => break,
+            }
+        }
+        if some && self.shortage.is_none() {
+            self.spare.refill();
+        }
+        self.more_to_do |= self.has_returns() && self.has_room();
     }
 
     fn accept_paused(&mut self, index: usize) {
@@ -96,7 +107,7 @@ impl Master {
                 Accepted::One if self.in_hand.is_some() => return,
                 Accepted::One | Accepted::Failed => {}
                 Accepted::Empty => return self.backlog_is_empty(index),
-                Accepted::Exhausted(e) => return self.rest(index, &e),
+                Accepted::Exhausted(e) => return self.rest_from(index, &e),
             }
         }
         self.more_to_do = true;
@@ -106,14 +117,15 @@ impl Master {
         if self.emptying {
             self.emptied |= 1 << index;
         } else if let Err(e) = self.listeners[index].resume(&self.poll) {
-            log!("watch listener {}: {e}", self.listeners[index].address);
+            log!("watch listener {}: {e}", self.listeners[index]);
         }
     }
 
     fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
-        match socket::accept(self.listeners[index].as_fd()) {
-            Ok(fd) => {
-                self.give(InHand { fd, origin: Origin::listener(index as u16) }, slot);
+        let policy = self.config.dispatch;
+        match self.listeners[index].accept(|listener| accept(policy, listener)) {
+            Ok((fd, client)) => {
+                self.give(InHand { fd, origin: Origin::listener(index as u16), client }, slot);
                 Accepted::One
             }
             Err(e) => {
@@ -121,24 +133,24 @@ impl Master {
                 self.cursor = slot;
                 match e.raw_os_error() {
                     Some(errno::EAGAIN) => Accepted::Empty,
-                    Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
-                        Accepted::Exhausted(e)
-                    }
                     // What accept(2) calls errors of the new connection: the next one may be well.
-                    _ => Accepted::Failed,
+                    Some(code) if errno::OF_ONE_CONNECTION.contains(&code) => Accepted::Failed,
+                    // No descriptor, no memory, or a listener that somebody has ended: trying again at once is of no use.
+                    _ => Accepted::Exhausted(e),
                 }
             }
         }
     }
 
-    /// Gives a connection to the worker in `slot`, or to the next one that takes it. Where none does, it stays in hand.
+    /// Gives a connection to its client's worker, else to the one in `slot`, or to the next one that takes it. Where none does,
+    /// it stays in hand.
     fn give(&mut self, connection: InHand, slot: usize) {
-        let mut choice = Some(slot);
+        let mut choice = self.pick_for(&connection).or(Some(slot));
         while let Some(slot) = choice {
             if self.give_to(slot, &connection) {
                 return;
             }
-            choice = self.pick();
+            choice = self.pick_for(&connection).or_else(|| self.pick());
         }
         self.in_hand = Some(connection);
     }
@@ -156,7 +168,7 @@ impl Master {
             Ok(Given::Gone) => {}
             Err(e) => log!("hand a connection to worker {}: {e}", worker.id),
         }
-        worker.stuck = true;
+        worker.is_stuck();
         self.tick_soon();
         false
     }
@@ -165,6 +177,20 @@ impl Master {
     fn pick(&mut self) -> Option<usize> {
         let crew = &self.crew;
         dispatch::pick(self.config.dispatch, &mut self.cursor, crew.slots(), |slot| crew.load(slot))
+    }
+
+    /// The slot of a connection's client, or the next in the client's order that has room.
+    fn pick_for(&self, connection: &InHand) -> Option<usize> {
+        let has_room = |slot| self.crew.load(slot).is_some();
+        dispatch::pick_for(connection.client?, self.crew.slots(), has_room)
+    }
+
+    /// Who a connection is from that did not come from a backlog, where dispatch asks for that.
+    pub(super) fn client_of(&self, connection: BorrowedFd<'_>) -> Option<u64> {
+        match self.config.dispatch {
+            Dispatch::SourceHash => socket::peer_ip(connection).map(dispatch::client_of),
+            Dispatch::RoundRobin | Dispatch::LeastConnections => None,
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -178,22 +204,27 @@ impl Master {
             || (0..self.listeners.len()).any(|index| self.is_paused(index))
     }
 
-    /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, or was emptied by a
-    /// stop.
+    /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, was emptied by a stop,
+    /// or is for the workers to accept from.
     fn is_paused(&self, index: usize) -> bool {
         let rests = self.now < self.accept_at || self.life.is_booting() || self.emptied & (1 << index) != 0;
-        !rests && !self.listeners[index].is_watched()
+        !rests && self.listeners[index].is_paused()
     }
 
     pub(super) fn pause(&mut self, index: usize) {
         if let Err(e) = self.listeners[index].pause(&self.poll) {
-            log!("pause listener {}: {e}", self.listeners[index].address);
+            log!("pause listener {}: {e}", self.listeners[index]);
         }
     }
 
     /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would only fail again.
-    fn rest(&mut self, index: usize, cause: &io::Error) {
+    fn rest_from(&mut self, index: usize, cause: &io::Error) {
         self.pause(index);
+        self.rest(cause);
+    }
+
+    /// As [`Master::rest_from`], where it is not a listener that needs a descriptor.
+    pub(super) fn rest(&mut self, cause: &io::Error) {
         if self.shortage.is_none() {
             log!("accept: {cause}; clients wait in the backlog meanwhile");
         }
@@ -207,6 +238,16 @@ impl Master {
         if self.shortage.is_some_and(|until| until <= self.now) {
             self.shortage = None;
             self.spare.refill();
+        }
+    }
+}
+
+/// Takes a connection off a backlog; who it is from only where dispatch asks.
+fn accept(policy: Dispatch, listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<u64>)> {
+    match policy {
+        Dispatch::RoundRobin | Dispatch::LeastConnections => socket::accept(listener).map(|fd| (fd, None)),
+        Dispatch::SourceHash => {
+            socket::accept_with_ip(listener).map(|(fd, ip)| (fd, ip.map(dispatch::client_of)))
         }
     }
 }

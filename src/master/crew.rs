@@ -60,21 +60,32 @@ impl Record {
     /// The count is what was given less what the worker says it finished. A worker that says nonsense gets too many or too few.
     pub fn load(&self) -> Option<u32> {
         let in_flight = self.in_flight();
-        let has_room = self.admitted && !self.stuck && in_flight < self.limit && self.queued() < MAX_QUEUED;
+        let stuck = self.stuck && self.progress() == self.last_progress;
+        let has_room = self.admitted && !stuck && in_flight < self.limit && self.queued() < MAX_QUEUED;
         has_room.then_some(in_flight)
     }
 
-    /// Connections given and not finished yet.
+    /// It did not take what it was given, or could not: it gets no more until it is seen taking something.
+    pub fn is_stuck(&mut self) {
+        self.stuck = true;
+        self.last_progress = self.progress();
+    }
+
+    /// Connections given to it, or accepted by it, and not finished yet.
     pub fn in_flight(&self) -> u32 {
-        let n = self.given.wrapping_sub(self.page.get(Word::Finished));
+        let n = self.had().wrapping_sub(self.page.get(Word::Finished));
         // A negative count is nonsense from the worker's page; it must not look like four thousand million connections.
         if n > u64::from(u32::MAX) { 0 } else { n as u32 }
     }
 
     /// Connections given and not taken yet.
     pub fn queued(&self) -> u64 {
-        let n = self.given.wrapping_sub(self.page.get(Word::Taken));
+        let n = self.had().wrapping_sub(self.page.get(Word::Taken));
         if n > u64::from(u32::MAX) { 0 } else { n }
+    }
+
+    fn had(&self) -> u64 {
+        self.given.wrapping_add(self.page.get(Word::Accepted))
     }
 
     /// A number that changes whenever the worker looks at its queue and finds something.
@@ -189,6 +200,11 @@ impl Crew {
     /// What the worker that is let in at a slot has in flight; `None` where nobody there has room.
     pub fn load(&self, slot: usize) -> Option<u32> {
         self.seats[self.doors[slot]?].as_ref()?.load()
+    }
+
+    /// Whether a worker is let in at a slot.
+    pub fn is_attended(&self, slot: usize) -> bool {
+        self.doors.get(slot).is_some_and(Option::is_some)
     }
 
     /// The worker that is let in at a slot.

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::log::log;
 use crate::message::Verb;
 use crate::server::{Event, Started, WorkerInfo};
+use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 
 impl Master {
@@ -55,9 +56,12 @@ impl Master {
             Action::Commit | Action::Revert => self.source.keep_only(self.life.generation()),
             Action::EmptyBacklogs => {
                 self.emptying = true;
+                self.board.common().last_call();
                 for index in 0..self.listeners.len() {
                     self.pause(index);
                     self.listeners[index].stop_intake();
+                    // What lies in sockets for datagrams is the workers' to read.
+                    self.emptied |= u64::from(self.listeners[index].takes_datagrams()) << index;
                 }
             }
             Action::CloseListeners => self.close_listeners(),
@@ -76,6 +80,8 @@ impl Master {
         if hand_back {
             self.watch_for_returns(id);
         }
+        // Before it hears of it: what is its slot's only, it reads to the end where the slot is no more.
+        self.fit_doors();
         let told = self.post.borrow().say(id, &Verb::Drain { hand_back });
         let Some(worker) = self.crew.find(id) else { return };
         if let Err(e) = told {
@@ -98,8 +104,10 @@ impl Master {
         if !self.emptying {
             return;
         }
-        let all = (1u64 << self.listeners.len()).wrapping_sub(1);
-        if self.emptied & all == all && self.in_hand.is_none() && self.returns.is_empty() {
+        let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
+        // What lies in a queue is taken by its worker; or the next look finds that it is not, and others get it.
+        let taken = self.crew.iter().all(|w| !w.admitted || w.queued() == 0);
+        if empty && taken && self.in_hand.is_none() && self.returns.is_empty() {
             self.emptying = false;
             self.happened(Input::Emptied);
         }
@@ -127,13 +135,14 @@ impl Master {
 
     fn tell_listening(&mut self, id: u32) {
         let Some(worker) = self.info(id) else { return };
-        let addresses: Vec<_> = self.listeners.iter().map(|l| l.address.to_string()).collect();
+        let addresses: Vec<_> = self.listeners.iter().map(ToString::to_string).collect();
         for address in addresses {
             self.publish(&Event::Listening(worker, address));
         }
     }
 
     fn publish(&mut self, event: &Event) {
+        self.control_hears(event);
         if let Some(f) = &mut self.on_event {
             f(event);
         }
@@ -150,13 +159,14 @@ impl Master {
 
     fn look_whether_started(&mut self) {
         let started = Started {
-            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
+            addresses: self.listeners.iter().map(ToString::to_string).collect(),
             workers: self.life.slots().len(),
             kind: self.kind,
         };
         if self.life.is_booting() || std::mem::replace(&mut self.started, true) {
             return;
         }
+        self.open_doors();
         if let Some(f) = &mut self.on_start {
             f(&started);
         }
@@ -185,12 +195,13 @@ impl Master {
                         "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; \
                          {lost} connections lost"
                     ),
-                    _ if *exit != crate::sys::process::Exit::Code(0)
+                    _ if *exit != Exit::Code(0)
                         && *was_ready
-                        && *reason != Reason::Stop =>
+                        && (*reason != Reason::Stop || lost + queued > 0) =>
                     {
                         log!(
-                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {lost} connections lost"
+                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} connections lost",
+                            lost + queued
                         );
                     }
                     _ => {}

@@ -216,10 +216,20 @@ pub struct Worker {
     pub since: u64,
     /// When something is done about it: it is not ready, or not drained.
     deadline: u64,
+    /// Since when it has been in one call of its handler, as last told.
     busy_since: u64,
+    /// When the next step against it is due, if it stays in that call.
+    hang_at: u64,
     hang: Hang,
     worn: bool,
     leaving: Option<Reason>,
+}
+
+impl Worker {
+    /// When the next step against it is due, should it not come back from its handler.
+    fn next_hang_step(&self) -> u64 {
+        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
+    }
 }
 
 /// Steps against a worker that hangs.
@@ -369,6 +379,7 @@ impl Lifecycle {
                 busy_since: 0,
                 hang: Hang::No,
                 worn: false,
+                hang_at: NEVER,
                 leaving: w.draining.then_some(Reason::Drain),
             });
             if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
@@ -412,8 +423,8 @@ impl Lifecycle {
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
             Input::Scale(n) => self.scale(n.max(1), out),
-            Input::Drain(id, patience) => self.leave(id, Reason::Drain, patience, out),
-            Input::Leaving(id) => self.leave(id, Reason::Left, self.rules.drain_timeout, out),
+            Input::Drain(id, patience) => self.drain(id, patience, out),
+            Input::Leaving(id) => self.leaves(id, out),
             Input::Signalled(id) => {
                 if let Some(w) = self.find(id) {
                     w.leaving.get_or_insert(Reason::Killed);
@@ -453,9 +464,20 @@ impl Lifecycle {
         self.booting
     }
 
+    /// Whether this worker is not ready yet, and may become so.
+    pub fn is_starting(&self, id: u32) -> bool {
+        self.workers.iter().any(|w| w.id == id && w.phase == Phase::Starting)
+    }
+
     /// Whether a reload is under way, or asked for.
     pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.reload_wanted
+    }
+
+    /// Whether every slot has a worker that can serve, and no worker is left of a slot there is no more.
+    #[cfg(feature = "control")]
+    pub fn is_complete(&self) -> bool {
+        self.slots.iter().all(|s| self.serves(s)) && self.workers.iter().all(|w| w.slot < self.slots.len())
     }
 
     /// Workers that had to be killed because they did not finish in time.
@@ -478,20 +500,20 @@ impl Lifecycle {
         &self.slots
     }
 
-    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile.
+    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile. Since
+    /// when it stood still nobody knows, so each gets what it had left at the last step.
     fn forgive_lateness(&mut self, now: u64) {
         let late = now.saturating_sub(self.due.max(self.now));
         if self.due == NEVER || self.due == 0 || late < LATE {
             return;
         }
+        let stood = now - self.now;
         for w in &mut self.workers {
-            w.deadline = w.deadline.saturating_add(late);
-            if w.busy_since > 0 {
-                w.busy_since = w.busy_since.saturating_add(late).min(now);
-            }
+            w.deadline = w.deadline.saturating_add(stood);
+            w.hang_at = w.hang_at.saturating_add(stood);
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
-            *until = until.saturating_add(late);
+            *until = until.saturating_add(stood);
         }
     }
 
@@ -515,6 +537,7 @@ impl Lifecycle {
             since: self.now,
             deadline,
             busy_since: 0,
+            hang_at: NEVER,
             hang: Hang::No,
             worn: false,
             leaving: None,
@@ -605,7 +628,13 @@ impl Lifecycle {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
         });
-        let why = said.clone().unwrap_or_else(|| exit.to_string());
+        let why = match &said {
+            Some(text) => text.clone(),
+            None if w.leaving == Some(Reason::BootFailure) => {
+                format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
+            }
+            None => exit.to_string(),
+        };
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
@@ -621,19 +650,20 @@ impl Lifecycle {
         if self.stopping.is_some() {
             return None;
         }
-        let is_new =
-            self.reload.as_ref().is_some_and(|r| r.generation == w.generation && r.stage != Stage::Back);
+        let is_new = self.is_on_trial(w.generation);
         let unasked = w.leaving.is_none_or(|r| !r.is_intended());
         let slot = self.slots.get_mut(w.slot)?;
         let mut restart = None;
         if slot.current == Some(w.id) {
             slot.current = slot.successor.take();
-            let delay = if exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting {
+            // The code speaks of its own generation, not of the one that a roll-back brings back.
+            let gives_up = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting && !is_new;
+            let delay = if gives_up {
                 NEVER
             } else {
                 self.random = next_random(self.random);
                 let lived = if unasked { self.now - w.since } else { NEVER };
-                slot.restart.delay(self.now, lived, self.random)
+                slot.restart.delay(self.now, lived, w.phase != Phase::Starting, self.random)
             };
             slot.start_at = self.now.saturating_add(delay);
             restart = (slot.current.is_none() && delay < NEVER).then_some(delay);
@@ -650,7 +680,7 @@ impl Lifecycle {
     fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
         self.random = next_random(self.random);
         let slot = &mut self.slots[w.slot];
-        let delay = slot.restart.delay(self.now, self.now - w.since, self.random);
+        let delay = slot.restart.delay(self.now, self.now - w.since, false, self.random);
         if self.recycling.is_some() {
             // The old one serves on; it is tried again when another would be started in that slot.
             self.recycling = None;
@@ -664,11 +694,38 @@ impl Lifecycle {
         }
     }
 
-    fn leave(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
-        self.retire(id, reason, patience, out);
+    /// Somebody wants this worker replaced.
+    fn drain(&mut self, id: u32, patience: u64, out: &mut Vec<Action>) {
+        if self.find(id).is_some_and(|w| matches!(w.phase, Phase::Starting | Phase::Ready)) {
+            self.retire(id, Reason::Drain, patience, out);
+            self.leave_slot(id, 0);
+        }
+    }
+
+    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload.
+    fn leaves(&mut self, id: u32, out: &mut Vec<Action>) {
+        let Some(w) = self.find(id) else { return };
+        let Worker { slot, generation, phase, since, .. } = *w;
+        match phase {
+            Phase::Starting => return self.give_up_start(id, "it left before it was ready", out),
+            Phase::Ready => {}
+            Phase::Draining | Phase::Killed => return,
+        }
+        self.retire(id, Reason::Left, self.rules.drain_timeout, out);
+        self.random = next_random(self.random);
+        let (now, random) = (self.now, self.random);
+        let delay = self.slots.get_mut(slot).map_or(0, |s| s.restart.delay(now, now - since, true, random));
+        self.leave_slot(id, delay);
+        if self.is_on_trial(generation) {
+            self.roll_back(format!("worker {id} (slot {slot}): it left"), out);
+        }
+    }
+
+    /// A worker's place is free, and is filled again after `delay`.
+    fn leave_slot(&mut self, id: u32, delay: u64) {
         if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
             slot.current = slot.successor.take();
-            slot.start_at = self.now;
+            slot.start_at = self.now.saturating_add(delay);
         }
     }
 
@@ -690,16 +747,19 @@ impl Lifecycle {
     }
 
     fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
-        let Some(w) = self.workers.iter_mut().find(|w| w.id == id) else { return };
-        let moved = w.busy_since != since;
+        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
+        let w = &mut self.workers[at];
+        // After SIGABRT it is too late to come back: it may have been cut short anywhere.
+        if w.busy_since == since || w.hang == Hang::Aborted {
+            return;
+        }
         w.busy_since = since;
-        if moved && w.hang == Hang::Noticed {
-            w.hang = Hang::No;
-            let (phase, id) = (w.phase, w.id);
-            let w = self.workers.iter().find(|w| w.id == id);
-            if phase == Phase::Ready && w.is_some_and(|w| self.is_current(w)) {
-                out.push(Action::Admit(id));
-            }
+        // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
+        let seen = since.max(self.now.saturating_sub(LATE));
+        w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
+        let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
+        if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
+            out.push(Action::Admit(id));
         }
     }
 
@@ -710,7 +770,10 @@ impl Lifecycle {
             let (id, phase) = (w.id, w.phase);
             if w.deadline <= self.now {
                 match phase {
-                    Phase::Starting => self.kill(id, Reason::BootFailure, out),
+                    Phase::Starting => {
+                        let why = format!("not ready within {} ms", self.rules.boot_timeout);
+                        self.give_up_start(id, &why, out);
+                    }
                     Phase::Draining => {
                         self.killed += 1;
                         self.kill(id, Reason::DrainTimeout, out);
@@ -725,17 +788,33 @@ impl Lifecycle {
             self.expire_call(i, out);
         }
         if let Some(Stopping::Emptying { until }) = self.stopping
-            && until <= self.now
+            && (until <= self.now || !self.any_ready())
         {
             self.emptied(out);
         }
     }
 
+    /// A worker that is starting will not be waited for.
+    fn give_up_start(&mut self, id: u32, why: &str, out: &mut Vec<Action>) {
+        let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
+        self.kill(id, Reason::BootFailure, out);
+        if self.is_on_trial(generation) {
+            self.roll_back(format!("worker {id} (slot {slot}): {why}"), out);
+        }
+    }
+
+    /// Whether this generation is the new one of a reload that may still fail.
+    fn is_on_trial(&self, generation: u32) -> bool {
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.stage != Stage::Back)
+    }
+
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
-        let Some(at) = self.hang_at(&self.workers[i]).filter(|&at| at <= self.now) else { return };
-        let _ = at;
         let w = &mut self.workers[i];
+        if w.next_hang_step() > self.now {
+            return;
+        }
         let id = w.id;
+        w.hang_at = self.now + HANG_GRACE;
         match w.hang {
             Hang::No => {
                 w.hang = Hang::Noticed;
@@ -749,19 +828,6 @@ impl Lifecycle {
             }
             Hang::Aborted => self.kill(id, Reason::Hang, out),
         }
-    }
-
-    /// When the next step against a worker that hangs is due.
-    fn hang_at(&self, w: &Worker) -> Option<u64> {
-        let watched = matches!(w.phase, Phase::Ready | Phase::Draining) && w.busy_since > 0;
-        (watched && self.rules.hang_timeout > 0).then(|| {
-            let steps = match w.hang {
-                Hang::No => 0,
-                Hang::Noticed => 1,
-                Hang::Aborted => 2,
-            };
-            w.busy_since + self.rules.hang_timeout + steps * HANG_GRACE
-        })
     }
 
     fn advance(&mut self, out: &mut Vec<Action>) {
@@ -810,7 +876,7 @@ impl Lifecycle {
         let new = reload.generation;
         for i in 0..self.slots.len() {
             let fails = |id: &u32| {
-                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase == Phase::Starting)
+                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
             };
             let successor = self.slots[i].successor.filter(&fails);
             let current = self.slots[i].current.filter(&fails);
@@ -835,8 +901,10 @@ impl Lifecycle {
             Stage::Rolling => (new, self.rules.surge.max(1)),
             Stage::Back => (self.generation, self.rules.surge.max(1)),
         };
-        let mut starting =
-            self.workers.iter().filter(|w| w.generation == to && w.phase == Phase::Starting).count();
+        // One that was killed for not being ready still counts: it is about to end the reload.
+        let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
+        let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
+        let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
         let mut left = false;
         for i in 0..self.slots.len() {
             let Slot { current, successor, .. } = self.slots[i];
@@ -906,16 +974,19 @@ impl Lifecycle {
         }
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
-        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout / 2) });
+        self.stopping =
+            Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout.div_ceil(2)) });
         let starting: Vec<u32> =
             self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
         for id in starting {
             self.kill(id, Reason::Stop, out);
         }
+        // Without a worker that serves, the look at what is overdue ends this at once.
         out.push(Action::EmptyBacklogs);
-        if self.workers.iter().all(|w| w.phase != Phase::Ready) {
-            self.emptied(out);
-        }
+    }
+
+    fn any_ready(&self) -> bool {
+        self.workers.iter().any(|w| w.phase == Phase::Ready)
     }
 
     fn emptied(&mut self, out: &mut Vec<Action>) {
@@ -934,10 +1005,7 @@ impl Lifecycle {
     }
 
     fn next_due(&self) -> u64 {
-        let workers = self.workers.iter().flat_map(|w| {
-            let hang = self.hang_at(w).unwrap_or(NEVER);
-            [w.deadline, hang]
-        });
+        let workers = self.workers.iter().flat_map(|w| [w.deadline, w.next_hang_step()]);
         let slots =
             self.slots.iter().filter(|s| s.current.is_none() && s.successor.is_none()).map(|s| s.start_at);
         let until = match self.stopping {

@@ -1,41 +1,48 @@
 //! Listeners: bound here or inherited, watched by the poll, paused and resumed.
 
-use crate::config::{Config, ListenAddr};
+use super::doors::{Doors, Whose};
+use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{errno, poll, process, socket};
+use crate::log::log;
+use crate::sys::socket::Address;
+use crate::sys::{datagram, errno, process, socket};
+use crate::worker::acceptor::Door;
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// A listening socket of the master.
+/// An address of the master's, and the sockets behind it.
 pub struct Listener {
-    fd: OwnedFd,
+    doors: Doors,
     token: mio::Token,
-    watched: bool,
-    /// The address really bound.
-    pub address: socket::Address,
+    address: Address,
+    /// What was asked for, with the port really bound.
+    bound: ListenAddr,
     /// Connections that are still to be taken in a stop; `None` where there will be no more than the backlog has.
     left: Option<u32>,
-    /// Made here, and so nobody else's.
-    ours: bool,
     /// The file of a Unix socket that was made here, to be removed at the end: path, device, inode.
     made: Option<(PathBuf, u64, u64)>,
 }
 
-/// Opens all listeners of a configuration, in order. `None` in the list stands for what systemd passed.
+/// Opens all listeners of a configuration, in order, for so many workers.
 ///
 /// # Errors
 /// [`ErrorKind::Listen`], naming the address, the cause, and for an address in use the process that uses it.
-pub fn open_all(config: &Config, token: impl Fn(usize) -> mio::Token) -> Result<Vec<Listener>> {
+pub fn open_all(
+    config: &Config,
+    workers: usize,
+    token: impl Fn(usize) -> mio::Token,
+) -> Result<Vec<Listener>> {
     let passed = passed_by_systemd();
     let addresses = match (config.listen.as_slice(), passed) {
         ([], 0) => vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into())],
         ([], n) => (3..3 + n).map(ListenAddr::Fd).collect(),
         (given, _) => given.to_vec(),
     };
-    addresses.iter().enumerate().map(|(i, addr)| Listener::open(addr, config, token(i))).collect()
+    addresses.iter().enumerate().map(|(i, addr)| Listener::open(addr, config, workers, token(i))).collect()
 }
 
 /// How many listeners stand ready from descriptor 3 on (sd_listen_fds(3)).
@@ -47,99 +54,204 @@ fn passed_by_systemd() -> u32 {
     }
 }
 
+/// A listener as one program in this process leaves it to the next.
+pub struct Heirloom {
+    /// Its sockets, and whether each is a slot's.
+    pub fds: Vec<OwnedFd>,
+    /// As [`Listener::is_per_slot`].
+    pub per_slot: bool,
+    /// As [`Listener::ownership`].
+    pub ownership: String,
+}
+
 /// Goes on with the listeners of a former program in this process.
 ///
 /// # Errors
 /// [`ErrorKind::Listen`].
 pub fn resume_all(
     config: &Config,
-    heritage: Vec<(OwnedFd, String)>,
+    heritage: Vec<Heirloom>,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    let resume = |(i, (fd, ownership)): (usize, (OwnedFd, String))| {
-        let address = socket::local_address(fd.as_fd())
-            .map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
-        // As `ownership` wrote it: whether it is ours; device and inode of the file, where there is one.
-        let words: Vec<_> = ownership.split(':').collect();
-        let made = match (words.as_slice(), &address) {
-            ([_, dev, ino], socket::Address::Unix(path)) => {
-                dev.parse().ok().zip(ino.parse().ok()).map(|(dev, ino)| (path.clone(), dev, ino))
-            }
-            _ => None,
-        };
-        let (ours, left) = (words.first() == Some(&"1"), Some(config.backlog));
-        Ok(Listener { fd, token: token(i), watched: false, address, left, ours, made })
-    };
-    heritage.into_iter().enumerate().map(resume).collect()
+    heritage
+        .into_iter()
+        .enumerate()
+        .map(|(i, heirloom)| Listener::resumed(heirloom, config, token(i)))
+        .collect()
 }
 
 impl Listener {
-    /// For the next program in this process: whose the socket and its file are.
+    fn resumed(heirloom: Heirloom, config: &Config, token: mio::Token) -> Result<Self> {
+        let Heirloom { fds, per_slot, ownership } = heirloom;
+        let address = match fds.first() {
+            Some(fd) => socket::local_address(fd.as_fd()),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        };
+        let address = address.map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
+        let words: Vec<_> = ownership.split(':').collect();
+        let (bound, made) = match (words.as_slice(), &address) {
+            (["tcp"], Address::Inet(inet)) => (ListenAddr::Tcp(*inet), None),
+            (["udp"], Address::Inet(inet)) => (ListenAddr::Udp(*inet), None),
+            (["unix", dev, ino], Address::Unix(path)) => {
+                let file = dev.parse().ok().zip(ino.parse().ok());
+                (ListenAddr::Unix(path.clone()), file.map(|(dev, ino)| (path.clone(), dev, ino)))
+            }
+            (_, Address::Unix(path)) if words[0] == "unix" => (ListenAddr::Unix(path.clone()), None),
+            _ => (ListenAddr::Fd(0), None),
+        };
+        let doors = Doors::resumed(fds, per_slot);
+        Ok(Self { doors, token, address, bound, left: Some(config.backlog), made })
+    }
+
+    /// For the next program in this process: what the sockets are, and whose its file is.
     pub fn ownership(&self) -> String {
-        let ours = u8::from(self.ours);
-        match &self.made {
-            Some((_, dev, ino)) => format!("{ours}:{dev}:{ino}"),
-            None => ours.to_string(),
+        match (&self.bound, &self.made) {
+            (ListenAddr::Tcp(_), _) => "tcp".to_owned(),
+            (ListenAddr::Udp(_), _) => "udp".to_owned(),
+            (ListenAddr::Unix(_), Some((_, dev, ino))) => format!("unix:{dev}:{ino}"),
+            (ListenAddr::Unix(_), None) => "unix".to_owned(),
+            (ListenAddr::Fd(_), _) => "fd".to_owned(),
         }
     }
 
-    fn open(addr: &ListenAddr, config: &Config, token: mio::Token) -> Result<Self> {
-        let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+    /// Whether each slot has a socket of its own.
+    pub fn is_per_slot(&self) -> bool {
+        self.doors.are_per_slot()
+    }
+
+    /// Its sockets.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.doors.descriptors()
+    }
+
+    fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
         let (fd, made) = match addr {
-            ListenAddr::Tcp(inet) => (listen_inet(*inet, backlog).map_err(|e| bind_error(addr, e))?, None),
+            ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => {
+                let datagrams = matches!(addr, ListenAddr::Udp(_));
+                (bind_inet(*inet, datagrams, false).map_err(|e| bind_error(addr, e))?, None)
+            }
             ListenAddr::Unix(path) => {
                 remove_stale(path).map_err(|e| bind_error(addr, e))?;
-                let fd =
-                    socket::listen_unix(path, config.unix_mode, backlog).map_err(|e| bind_error(addr, e))?;
+                let fd = socket::listen_unix(path, config.unix_mode, backlog(config))
+                    .map_err(|e| bind_error(addr, e))?;
                 (fd, identity(path).map(|(dev, ino)| (path.clone(), dev, ino)))
             }
             ListenAddr::Fd(n) => (inherit(*n)?, None),
         };
         let address = socket::local_address(fd.as_fd())
             .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?;
-        if matches!(address, socket::Address::Inet(_)) {
-            let option = |what: &str, e| Error::io(ErrorKind::Listen, format!("listen {addr}: {what}"), e);
-            socket::set_nodelay(fd.as_fd(), config.nodelay).map_err(|e| option("TCP_NODELAY", e))?;
+        let bound = match (addr, &address) {
+            (ListenAddr::Tcp(_), Address::Inet(inet)) => ListenAddr::Tcp(*inet),
+            (ListenAddr::Udp(_), Address::Inet(inet)) => ListenAddr::Udp(*inet),
+            _ => addr.clone(),
+        };
+        let left = Some(config.backlog);
+        let mut listener = Self { doors: Doors::per_slot(), token, address, bound, left, made };
+        if config.accept == Accept::ReusePort && listener.inet().is_some() {
+            // That socket has shown that nobody else is there: the next ones would not, they can be bound beside others.
+            drop(fd);
+            listener.fit(workers, config)?;
+        } else {
+            listener.prepare(fd.as_fd(), config)?;
+            listener.doors = Doors::one(fd);
+        }
+        Ok(listener)
+    }
+
+    /// With a socket per slot: makes those that are missing for so many slots. A surplus one for connections is kept: it cannot be
+    /// closed without a client in it, so the master accepts there. A surplus one for datagrams gets no more, and whoever has
+    /// it reads the rest.
+    ///
+    /// # Errors
+    /// As [`open_all`].
+    pub fn fit(&mut self, slots: usize, config: &Config) -> Result<()> {
+        let Some(inet) = self.inet().filter(|_| self.doors.are_per_slot()) else { return Ok(()) };
+        while self.doors.len() < slots {
+            let fd = bind_inet(inet, self.takes_datagrams(), true).map_err(|e| bind_error(&self.bound, e))?;
+            self.prepare(fd.as_fd(), config)?;
+            self.doors.add(fd);
+        }
+        if self.takes_datagrams() {
+            for fd in self.doors.split_off(slots) {
+                datagram::retire(fd.as_fd())
+                    .map_err(|e| Error::io(ErrorKind::System, format!("retire {}", self.bound), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what a socket needs, and has it listen where it does not yet.
+    fn prepare(&self, fd: BorrowedFd<'_>, config: &Config) -> Result<()> {
+        let option =
+            |what: &str, e| Error::io(ErrorKind::Listen, format!("listen {}: {what}", self.bound), e);
+        // The flag belongs to the open file: accept4 must not wait when a client left the backlog before it was accepted.
+        socket::set_nonblocking(fd, true).map_err(|e| option("O_NONBLOCK", e))?;
+        if self.takes_datagrams() {
+            return Ok(());
+        }
+        if matches!(self.address, Address::Inet(_)) {
+            socket::set_nodelay(fd, config.nodelay).map_err(|e| option("TCP_NODELAY", e))?;
             if !config.defer_accept.is_zero() {
-                socket::set_defer_accept(fd.as_fd(), config.defer_accept)
+                socket::set_defer_accept(fd, config.defer_accept)
                     .map_err(|e| option("TCP_DEFER_ACCEPT", e))?;
             }
         }
-        // The flag belongs to the open file: accept4 must not wait when a client left the backlog before it was accepted.
-        socket::set_nonblocking(fd.as_fd(), true)
-            .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: O_NONBLOCK"), e))?;
-        let ours = !matches!(addr, ListenAddr::Fd(_));
-        Ok(Self { fd, token, watched: false, address, left: Some(config.backlog), ours, made })
+        if self.inet().is_some() {
+            // Two may be bound to one port until one of them listens.
+            socket::listen(fd, backlog(config)).map_err(|e| bind_error(&self.bound, e))?;
+        }
+        Ok(())
     }
 
-    /// Whether the poll reports this listener.
+    /// The address, where it is one that was bound here and could be bound again.
+    fn inet(&self) -> Option<SocketAddr> {
+        match self.bound {
+            ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => Some(inet),
+            ListenAddr::Unix(_) | ListenAddr::Fd(_) => None,
+        }
+    }
+
+    /// Whether it is UDP: workers read from it, whoever accepts connections.
+    pub fn takes_datagrams(&self) -> bool {
+        matches!(self.bound, ListenAddr::Udp(_))
+    }
+
+    /// Sets where it is the master's to accept; see [`Doors::claim`].
+    pub fn claim(&mut self, poll: &mio::Poll, ours: impl Fn(Whose) -> bool) {
+        if let Err(e) = self.doors.claim(poll, ours) {
+            log!("pause listener {self}: {e}");
+        }
+    }
+
+    /// Takes a connection off a backlog; see [`Doors::accept`].
+    pub fn accept<T>(&mut self, accept: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.doors.accept(accept)
+    }
+
+    /// Whether it is the master's to accept here, and the poll reports it.
     pub fn is_watched(&self) -> bool {
-        self.watched
+        self.doors.are_watched()
+    }
+
+    /// Whether it is the master's to accept here, and the poll does not report it.
+    pub fn is_paused(&self) -> bool {
+        self.doors.are_ours() && !self.doors.are_watched()
     }
 
     /// Has the poll report this listener as long as a connection waits in its backlog.
     pub fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        if !self.watched {
-            poll::watch_level(poll, self.fd.as_fd(), self.token)?;
-            self.watched = true;
-        }
-        Ok(())
+        self.doors.watch(poll, self.token)
     }
 
     /// Leaves clients to the backlog until [`Listener::resume`].
     pub fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        if self.watched {
-            self.watched = false;
-            poll::unwatch(poll, self.fd.as_fd())?;
-        }
-        Ok(())
+        self.doors.unwatch(poll)
     }
 
-    /// For a stop: as far as the kernel lets us, nothing is added to the backlog any more. An inherited socket is somebody
+    /// For a stop: as far as the kernel lets us, nothing is added to what waits here any more. An inherited socket is somebody
     /// else's too, and a Unix socket has no such switch: of those so many are taken as the backlog can hold, and no more.
     pub fn stop_intake(&mut self) {
-        let is_tcp = matches!(self.address, socket::Address::Inet(_));
-        if self.ours && is_tcp && socket::stop_intake(self.fd.as_fd()).is_ok() {
+        if self.inet().is_some() && self.doors.descriptors().all(|fd| socket::stop_intake(fd).is_ok()) {
             self.left = None;
         }
     }
@@ -155,15 +267,30 @@ impl Listener {
         }
     }
 
-    /// In a worker: forgets that the file is this process's to remove.
-    pub fn disown(&mut self) {
+    /// Whether workers take what comes here from the kernel themselves.
+    pub fn is_for_workers(&self, accept: Accept) -> bool {
+        accept != Accept::Master || self.takes_datagrams()
+    }
+
+    /// In a worker: its door here, where it has one.
+    pub fn into_door_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<Door> {
         self.made = None;
+        let (for_workers, datagrams) = (self.is_for_workers(accept), self.takes_datagrams());
+        let doors = std::mem::replace(&mut self.doors, Doors::per_slot());
+        let alone = doors.are_per_slot();
+        let fd = doors.into_door_of(slot).filter(|_| for_workers)?;
+        Some(Door { fd, listener, alone, datagrams })
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+/// The address really bound.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.bound {
+            // What an inherited socket is bound to tells more than its number.
+            ListenAddr::Fd(_) => self.address.fmt(f),
+            bound => bound.fmt(f),
+        }
     }
 }
 
@@ -181,11 +308,16 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
+fn backlog(config: &Config) -> i32 {
+    i32::try_from(config.backlog).unwrap_or(i32::MAX)
+}
+
 /// All addresses means all that this machine has: where it has no IPv6, those of IPv4.
-fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
-    match socket::listen_inet(addr, backlog) {
+fn bind_inet(addr: SocketAddr, datagrams: bool, again: bool) -> io::Result<OwnedFd> {
+    let bind = if datagrams { datagram::bind } else { socket::bind_stream };
+    match bind(addr, again) {
         Err(e) if e.raw_os_error() == Some(errno::EAFNOSUPPORT) && addr.ip().is_unspecified() => {
-            socket::listen_inet((Ipv4Addr::UNSPECIFIED, addr.port()).into(), backlog)
+            bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), again)
         }
         done => done,
     }
@@ -193,8 +325,11 @@ fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
 
 /// Removes a socket file that nobody answers on. Anything else at that path stays, and binding will say so.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket && !socket::unix_answers(path)? {
+    let Ok(about) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !about.file_type().is_socket() {
+        return Err(io::Error::other("expected no file or a socket nobody answers on, found another file"));
+    }
+    if !socket::unix_answers(path)? {
         std::fs::remove_file(path)?;
     }
     Ok(())
@@ -219,12 +354,94 @@ fn bind_error(addr: &ListenAddr, cause: io::Error) -> Error {
     let mut what = format!("bind {addr}");
     if cause.raw_os_error() == Some(errno::EADDRINUSE) {
         let owner = match addr {
-            ListenAddr::Tcp(inet) => super::owner::of_tcp_port(inet.port()),
-            _ => None,
+            ListenAddr::Tcp(inet) => super::owner::of_port("tcp", inet.port()),
+            ListenAddr::Udp(inet) => super::owner::of_port("udp", inet.port()),
+            ListenAddr::Unix(_) | ListenAddr::Fd(_) => None,
         };
         if let Some((pid, name)) = owner {
             what = format!("bind {addr}: in use by process {pid} ({name})");
         }
     }
     Error::io(ErrorKind::Listen, what, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpStream, UdpSocket};
+
+    fn open(listen: &str, accept: Accept, workers: usize) -> Listener {
+        let config = Config { accept, ..Config::default() };
+        Listener::open(&listen.parse().unwrap(), &config, workers, mio::Token(0)).unwrap()
+    }
+
+    fn fit(listener: &mut Listener, slots: usize) {
+        listener.fit(slots, &Config::default()).unwrap();
+    }
+
+    fn inet(listener: &Listener) -> SocketAddr {
+        listener.inet().unwrap()
+    }
+
+    #[test]
+    fn addresses_bound_here_have_a_socket_per_slot_where_asked_and_others_one() {
+        assert_eq!(open("127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
+        assert_eq!(open("udp:127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
+        assert_eq!(open("127.0.0.1:0", Accept::Shared, 3).doors.len(), 1);
+        let path = std::env::temp_dir().join(format!("prefork-listener-{}", std::process::id()));
+        let mut unix = open(&format!("unix:{}", path.display()), Accept::ReusePort, 3);
+        fit(&mut unix, 5);
+        assert_eq!(unix.doors.len(), 1);
+    }
+
+    #[test]
+    fn clients_of_a_slot_that_is_no_more_are_the_masters() {
+        let poll = mio::Poll::new().unwrap();
+        let mut listener = open("127.0.0.1:0", Accept::ReusePort, 4);
+        fit(&mut listener, 1);
+        listener.claim(&poll, |whose| whose != Whose::Slot(0));
+        let clients: Vec<_> = (0..80).map(|_| TcpStream::connect(inet(&listener)).unwrap()).collect();
+        let accepted = std::iter::from_fn(|| listener.accept(socket::accept).ok()).count();
+        assert!((30..80).contains(&accepted), "{accepted}");
+        listener.claim(&poll, |_| true);
+        let rest = std::iter::from_fn(|| listener.accept(socket::accept).ok()).count();
+        assert_eq!(accepted + rest, clients.len());
+    }
+
+    #[test]
+    fn a_listener_is_paused_until_all_that_the_master_accepts_at_is_watched() {
+        let poll = mio::Poll::new().unwrap();
+        let mut listener = open("127.0.0.1:0", Accept::ReusePort, 2);
+        assert!(!listener.is_paused() && !listener.is_watched());
+        listener.claim(&poll, |whose| whose == Whose::Slot(1));
+        assert!(listener.is_paused());
+        listener.resume(&poll).unwrap();
+        assert!(listener.is_watched());
+        listener.claim(&poll, |_| true);
+        assert!(listener.is_paused() && !listener.is_watched());
+        listener.claim(&poll, |_| false);
+        assert!(!listener.is_paused() && !listener.is_watched());
+    }
+
+    #[test]
+    fn datagrams_go_to_the_slots_there_are() {
+        let mut listener = open("udp:127.0.0.1:0", Accept::ReusePort, 4);
+        let worker = listener.doors.split_off(3).next().unwrap();
+        listener.doors.add(worker.try_clone().unwrap());
+        let send = |listener: &Listener| {
+            for _ in 0..40 {
+                UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", inet(listener)).unwrap();
+            }
+        };
+        let read = |fd: &OwnedFd| {
+            let mut origin = datagram::Origin::new();
+            std::iter::from_fn(|| datagram::recv(fd.as_fd(), &mut [0; 8], &mut origin).ok()).count()
+        };
+        send(&listener);
+        fit(&mut listener, 1);
+        send(&listener);
+        let (kept, left) = (read(&worker), listener.doors.split_off(0).next().unwrap());
+        assert!((1..40).contains(&kept), "{kept}");
+        assert!((40..80).contains(&read(&left)));
+    }
 }

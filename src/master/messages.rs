@@ -61,7 +61,9 @@ impl Master {
     fn heard(&mut self, id: u32, verb: Verb) {
         let Some(worker) = self.crew.find(id) else { return };
         match verb {
-            Verb::Ready { kind, limit } if worker.kind.is_none() => {
+            // Too late where SIGKILL is on its way.
+            Verb::Ready { .. } if !self.life.is_starting(id) => {}
+            Verb::Ready { kind, limit } => {
                 let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
                 worker.kind = Some(kind);
                 worker.limit =

@@ -3,9 +3,15 @@
 //! Each turn takes signals first, then deaths, then messages, then what is due, then connections.
 
 mod accept;
+#[cfg(feature = "control")]
+mod control;
+#[cfg(not(feature = "control"))]
+#[path = "uncontrolled.rs"]
+mod control;
 mod courier;
 mod crew;
 mod dispatch;
+mod doors;
 mod duties;
 pub mod lifecycle;
 mod listener;
@@ -19,7 +25,7 @@ mod spawn;
 mod steer;
 mod upgrade;
 
-use crate::config::{Config, MAX_LISTENERS};
+use crate::config::{Config, MAX_LISTENERS, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
 use crate::role::{self, Role};
@@ -40,7 +46,11 @@ use std::time::Duration;
 const SIGNALS: Token = Token(0);
 const WAKE: Token = Token(1);
 const TRIAL: Token = Token(2);
-const LISTENER: usize = 3;
+#[cfg(feature = "control")]
+const CONTROL: Token = Token(3);
+/// The control socket's clients.
+const CLIENT: usize = 4;
+const LISTENER: usize = CLIENT + control::CLIENTS;
 /// Three tokens a seat, from here on: exit, messages, connections handed back.
 const SEAT: usize = LISTENER + MAX_LISTENERS;
 
@@ -77,6 +87,8 @@ const MEMORY_TICK: u64 = 1000;
 pub struct Master {
     config: Config,
     source: Box<dyn Source>,
+    /// What it is called by who asks after it.
+    name: String,
     args: Vec<CString>,
     on_start: Option<OnStart>,
     on_event: Option<OnEvent>,
@@ -111,10 +123,13 @@ pub struct Master {
     cursor: usize,
     /// The one connection that was accepted when no queue would take it.
     in_hand: Option<accept::InHand>,
+    control: control::Control,
     returns: VecDeque<reclaim::Return>,
 
     /// The monotonic clock (milliseconds), read once a turn.
     now: u64,
+    /// When this master was made.
+    born: u64,
     /// When something is due next.
     timer_at: u64,
     tick_at: Option<u64>,
@@ -167,7 +182,7 @@ impl Master {
             None => (
                 memory::wake_counter().map_err(system("eventfd"))?,
                 Scoreboard::new(crew::SEATS).map_err(system("map the scoreboard"))?,
-                listener::open_all(&config, token)?,
+                listener::open_all(&config, workers, token)?,
                 Lifecycle::new(rules(&config), workers, time::monotonic_ns()),
             ),
             Some(h) => {
@@ -187,6 +202,9 @@ impl Master {
                 .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
+        let name =
+            Some(config.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| name_after(source.name()));
+        let control = control::Control::open(&config, &name, &poll);
         role::set(Role::Master);
         let mut master = Self {
             events: Some(Events::with_capacity(EVENTS)),
@@ -202,8 +220,11 @@ impl Master {
             crew: crew::Crew::new(),
             cursor: 0,
             in_hand: None,
+            control,
+            name,
             returns: VecDeque::with_capacity(workers),
             now,
+            born: now,
             timer_at: 0,
             tick_at: None,
             memory_at: if config.max_memory > 0 { now + MEMORY_TICK } else { NEVER },
@@ -252,10 +273,14 @@ impl Master {
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
+            self.post.close();
             self.wait_for_all(&mut events);
         }
         self.events = Some(events);
         result?;
+        if self.life.has_stopped() {
+            self.control_ends();
+        }
         Ok(self.life.has_stopped().then(|| Stopped { killed: self.life.killed() }))
     }
 
@@ -288,9 +313,11 @@ impl Master {
         seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
         self.carry_messages(acceptable != 0);
         seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
+        self.serve_control(events);
         if self.now >= self.timer_at {
             self.run_timers();
         }
+        self.mind_doors();
         while acceptable != 0 {
             let index = acceptable.trailing_zeros() as usize;
             acceptable &= acceptable - 1;
@@ -363,17 +390,23 @@ impl Master {
         if self.life.due() <= self.now {
             self.happened(Input::Tick);
         }
-        if self.watches_calls() {
+        if self.watches_work() {
             self.tick_soon();
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, self.shortage.unwrap_or(NEVER)];
+        let control = self.control_timers();
+        let shortage = self.shortage.unwrap_or(NEVER);
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
         next.into_iter().for_each(|at| self.arm(at));
     }
 
     /// Whether somebody must look at the workers even if nothing is given to them.
-    fn watches_calls(&self) -> bool {
-        !self.config.timeout.is_zero() && self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0)
+    fn watches_work(&self) -> bool {
+        let (times, counts) = (!self.config.timeout.is_zero(), self.config.max_requests > 0);
+        let busy = || self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
+        // What workers take from the kernel themselves wakes nobody here.
+        let unseen = || self.listeners.iter().any(|l| l.is_for_workers(self.config.accept));
+        (times && busy()) || ((times || counts) && unseen())
     }
 
     /// After a failed start: collects every worker that was started.

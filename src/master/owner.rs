@@ -1,14 +1,14 @@
-//! Who listens on a TCP port, as far as `/proc` tells (proc(5)): for the error of a port that is taken.
+//! Who has a port, as far as `/proc` tells (proc(5)): for the error of a port that is taken.
 
 use std::fs;
 use std::path::Path;
 
-/// Pid and name of a process that listens on `port`; `None` where it belongs to somebody this user may not look at.
-pub fn of_tcp_port(port: u16) -> Option<(u32, String)> {
-    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+/// Pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` where it belongs to somebody this user may not look at.
+pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
+    let inodes: Vec<String> = ["", "6"]
         .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|text| listening_inodes(&text, port))
+        .filter_map(|version| fs::read_to_string(format!("/proc/net/{protocol}{version}")).ok())
+        .flat_map(|text| open_inodes(&text, port))
         .collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -19,14 +19,17 @@ pub fn of_tcp_port(port: u16) -> Option<(u32, String)> {
     })
 }
 
-/// The socket inodes that listen on `port` in a table of `/proc/net`.
-fn listening_inodes(table: &str, port: u16) -> Vec<String> {
-    const LISTEN: &str = "0A";
+/// The inodes of sockets that take what comes to `port` in a table of `/proc/net`.
+fn open_inodes(table: &str, port: u16) -> Vec<String> {
+    // TCP_LISTEN, and what a UDP socket is in.
+    const STATES: [&str; 2] = ["0A", "07"];
     let suffix = format!(":{port:04X}");
     let row = |line: &str| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
         match columns.as_slice() {
-            [_, local, _, LISTEN, _, _, _, _, _, inode, ..] if local.ends_with(&suffix) => {
+            [_, local, _, state, _, _, _, _, _, inode, ..]
+                if STATES.contains(state) && local.ends_with(&suffix) =>
+            {
                 Some(format!("socket:[{inode}]"))
             }
             _ => None,
@@ -49,7 +52,10 @@ mod tests {
     #[test]
     fn finds_this_process() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (pid, _) = of_tcp_port(listener.local_addr().unwrap().port()).unwrap();
+        let (pid, _) = of_port("tcp", listener.local_addr().unwrap().port()).unwrap();
+        assert_eq!(pid, std::process::id());
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (pid, _) = of_port("udp", socket.local_addr().unwrap().port()).unwrap();
         assert_eq!(pid, std::process::id());
     }
 
@@ -59,6 +65,6 @@ mod tests {
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1\n\
             1: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 4712 1\n\
             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4713 1\n";
-        assert_eq!(listening_inodes(table, 8080), ["socket:[4711]"]);
+        assert_eq!(open_inodes(table, 8080), ["socket:[4711]"]);
     }
 }

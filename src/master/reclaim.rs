@@ -9,7 +9,7 @@ use super::crew::Record;
 use super::{Master, back_token};
 use crate::handoff::{Giver, Taken, Taker};
 use crate::log::log;
-use crate::sys::poll;
+use crate::sys::{errno, poll};
 use std::os::fd::AsFd;
 
 /// How often the master looks at its workers while connections are under way (milliseconds).
@@ -38,7 +38,15 @@ pub enum Return {
 impl Master {
     /// Puts what lies in the queue of a worker up for others.
     pub(super) fn orphan(&mut self, id: u32) {
+        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
+        if self.returns.iter().any(is_up) {
+            return self.tick_soon();
+        }
         let Some(worker) = self.crew.find(id) else { return };
+        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
+        if self.returns.iter().any(is_up) {
+            return self.tick_soon();
+        }
         match worker.queue.duplicate() {
             Ok(queue) => self.returns.push_back(Return::Orphan { queue, id }),
             Err(e) => {
@@ -78,12 +86,18 @@ impl Master {
 
     /// Whether connections may wait to come back.
     pub(super) fn has_returns(&self) -> bool {
-        !self.returns.is_empty()
+        !self.returns.is_empty() && self.now >= self.accept_at
     }
 
     /// Takes one connection back. `None` where none is left.
     pub(super) fn next_return(&mut self) -> Option<InHand> {
         while let Some(source) = self.returns.front() {
+            if !self.spare.make_room() {
+                // One that is taken without a place for it is lost: it stays where it is.
+                let cause = errno::error(errno::EMFILE);
+                self.rest(&cause);
+                return None;
+            }
             let taken = match source {
                 Return::Orphan { queue, .. } => queue.take(),
                 Return::Left(giver) => giver.take_back(),
@@ -99,7 +113,8 @@ impl Master {
                     {
                         worker.given = worker.given.wrapping_sub(1);
                     }
-                    return Some(InHand { fd, origin });
+                    let client = self.client_of(fd.as_fd());
+                    return Some(InHand { fd, origin, client });
                 }
                 Ok(Taken::Probe) => continue,
                 Ok(Taken::Lost) => {
@@ -107,6 +122,8 @@ impl Master {
                     continue;
                 }
                 Ok(Taken::Nothing | Taken::End) => {}
+                // A worker that writes to its channel what it should not loses that, and no more.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => continue,
                 Err(e) => log!("reclaim: {e}"),
             }
             match self.returns.pop_front() {

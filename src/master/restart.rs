@@ -9,6 +9,8 @@ const LONG_LIFE: u64 = 5_000;
 const FIRST_DELAY: u64 = 50;
 /// The longest of those delays.
 const LAST_DELAY: u64 = 10_000;
+/// The longest one for a worker that was ready: it has shown that it can serve, and what killed it may have been one request.
+const READY_DELAY: u64 = 500;
 /// So many restarts a slot gets ...
 pub const BUDGET: usize = 20;
 /// ... in any time of this length.
@@ -24,11 +26,18 @@ pub struct Restart {
 
 impl Restart {
     /// A worker of the slot is gone at `now` after `lived` milliseconds ([`u64::MAX`] where it was meant to go); returns after
-    /// how many to start the next one.
+    /// how many to start the next one. `was_ready`: it could serve; then the delays stay short, and the budget is not touched.
     ///
     /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles,
     /// and `random` (any number) spreads it over the upper half, so that slots that died together do not start together.
-    pub fn delay(&mut self, now: u64, lived: u64, random: u64) -> u64 {
+    pub fn delay(&mut self, now: u64, lived: u64, was_ready: bool, random: u64) -> u64 {
+        if was_ready {
+            return self.after_deaths(lived, random).min(READY_DELAY);
+        }
+        // A start that was planned for later has been overtaken by another, which somebody asked for.
+        while self.starts.back().is_some_and(|&start| start > now) {
+            self.starts.pop_back();
+        }
         let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
         if lived < u64::MAX {
             if self.starts.len() == BUDGET {
@@ -71,10 +80,16 @@ mod tests {
     #[test]
     fn a_first_death_and_a_long_life_are_repaired_at_once() {
         let mut r = Restart::default();
-        assert_eq!(r.delay(0, 10, 0), 0);
-        assert!(r.delay(10, 10, 0) > 0);
-        assert_eq!(r.delay(LONG_LIFE, LONG_LIFE, 0), 0);
-        assert_eq!(r.delay(LONG_LIFE, 10, 0), 0);
+        assert_eq!(r.delay(0, 10, false, 0), 0);
+        assert!(r.delay(10, 10, false, 0) > 0);
+        assert_eq!(r.delay(LONG_LIFE, LONG_LIFE, false, 0), 0);
+        assert_eq!(r.delay(LONG_LIFE, 10, false, 0), 0);
+    }
+
+    #[test]
+    fn what_could_serve_is_soon_back_however_often_it_dies() {
+        let mut r = Restart::default();
+        assert!((0..1000).all(|n| r.delay(n, 1, true, u64::MAX) <= READY_DELAY));
     }
 
     proptest! {
@@ -84,7 +99,7 @@ mod tests {
             let (mut now, mut starts) = (0, Vec::new());
             for (lived, random) in lives {
                 now += lived;
-                now += r.delay(now, lived, random);
+                now += r.delay(now, lived, false, random);
                 starts.push(now);
             }
             for window in starts.windows(BUDGET + 1) {
@@ -97,7 +112,7 @@ mod tests {
             let mut r = Restart::default();
             let (mut now, mut starts) = (0, 0);
             for random in randoms {
-                now += r.delay(now, 1, random) + 1;
+                now += r.delay(now, 1, false, random) + 1;
                 starts += u32::from(now <= 10_000);
             }
             prop_assert!(starts <= 12, "{} starts", starts);

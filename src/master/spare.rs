@@ -21,6 +21,11 @@ impl Spare {
         self.0.clear();
     }
 
+    /// Makes sure that the next descriptor finds a place, at the cost of the reserve where need be. `false` where none is free.
+    pub fn make_room(&mut self) -> bool {
+        self.0.pop().is_some() || File::open("/dev/null").is_ok()
+    }
+
     /// Takes back as much of it as there is.
     pub fn refill(&mut self) {
         while self.0.len() < COUNT {

@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Master {
     /// Forks a worker.
     pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
+        self.fit_doors();
         self.spare.release();
         let result = self.spawn_with(id, slot, generation);
         // Where a shortage was seen, the numbers set free are for the next start.
@@ -90,12 +91,13 @@ impl Master {
     /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
     /// goes to work. What user code opened before the fork stays open: it may be the handler's.
     fn become_worker(&mut self, seat: usize, worker: Box<Worker>, queue: handoff::Taker, inbox: Inbox) -> ! {
-        self.listeners.iter_mut().for_each(super::listener::Listener::disown);
-        self.listeners.clear();
+        let addresses = self.addresses_by_kind();
+        let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
         self.post.close();
         self.returns.clear();
         self.in_hand = None;
+        self.control.disown();
         self.spare.release();
         if let Some(signals) = self.signals.take() {
             signals.abandon();
@@ -113,7 +115,8 @@ impl Master {
             Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
-        let birth = Birth { worker, queue, inbox, seat, common, wake: self.wake.as_fd(), leave };
+        let wake = self.wake.as_fd();
+        let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)

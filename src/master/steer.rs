@@ -61,9 +61,12 @@ impl Master {
     /// What runs, as of now.
     pub fn status(&self) -> Status {
         Status {
-            name: self.source.name().to_owned(),
+            name: self.name.clone(),
+            handler: self.source.name().to_owned(),
+            uptime: Duration::from_millis(self.now.saturating_sub(self.born)),
+            starting: self.life.is_booting(),
             generation: self.life.generation(),
-            addresses: self.listeners.iter().map(|l| l.address.to_string()).collect(),
+            addresses: self.listeners.iter().map(ToString::to_string).collect(),
             reloading: self.life.is_reloading(),
             stopping: self.life.is_stopping(),
             slots: self.life.slots().len(),

@@ -8,6 +8,7 @@
 use super::courier::Courier;
 use super::crew::Record;
 use super::lifecycle::{Input, Snapshot, SnapshotWorker};
+use super::listener::Heirloom;
 use super::reclaim::Return;
 use super::{Master, TRIAL};
 use crate::error::{Error, ErrorKind, Result};
@@ -174,7 +175,7 @@ impl Master {
     /// Everything the next program goes on with.
     fn descriptors<'a>(&'a self, state: BorrowedFd<'a>, courier: &'a Courier) -> Vec<BorrowedFd<'a>> {
         let mut all = vec![state, self.wake.as_fd(), self.board.as_fd()];
-        all.extend(self.listeners.iter().map(AsFd::as_fd));
+        all.extend(self.listeners.iter().flat_map(|l| l.descriptors()));
         all.extend(self.source.images().into_iter().map(|(_, fd)| fd));
         all.extend(self.in_hand.iter().map(|c| c.fd.as_fd()));
         for r in self.crew.iter() {
@@ -205,7 +206,9 @@ impl Master {
         );
         let _ = writeln!(text, "shared {} {}", raw(self.wake.as_fd()), raw(self.board.as_fd()));
         for l in &self.listeners {
-            let _ = writeln!(text, "listener {} {}", raw(l.as_fd()), l.ownership());
+            let fds: Vec<_> = l.descriptors().map(|fd| raw(fd).to_string()).collect();
+            let of = if l.is_per_slot() { "slots" } else { "all" };
+            let _ = writeln!(text, "listener {} {of} {}", l.ownership(), fds.join(","));
         }
         for (generation, fd) in self.source.images() {
             let _ = writeln!(text, "image {generation} {}", raw(fd));
@@ -272,8 +275,8 @@ pub struct Inheritance {
     pub wake: OwnedFd,
     /// The scoreboard's memory.
     pub board: OwnedFd,
-    /// In their order, with what [`super::listener::Listener::ownership`] said.
-    pub listeners: Vec<(OwnedFd, String)>,
+    /// In their order.
+    pub listeners: Vec<Heirloom>,
     /// Handlers, by generation.
     pub images: Vec<(u32, OwnedFd)>,
     /// The connection in hand.
@@ -371,7 +374,11 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
     for line in lines {
         match *line.as_slice() {
             ["shared", wake, board] => (heritage.wake, heritage.board) = (adopt(wake)?, adopt(board)?),
-            ["listener", fd, ownership] => heritage.listeners.push((adopt(fd)?, ownership.to_owned())),
+            ["listener", ownership, of, fds] => heritage.listeners.push(Heirloom {
+                fds: fds.split(',').map(adopt).collect::<Option<_>>()?,
+                per_slot: of == "slots",
+                ownership: ownership.to_owned(),
+            }),
             ["image", generation, fd] => heritage.images.push((generation.parse().ok()?, adopt(fd)?)),
             ["hand", fd, listener, used] => {
                 let origin = Origin { listener: listener.parse().ok()?, used: used == "1" };
@@ -438,7 +445,10 @@ impl Master {
         for worker in &snapshot.workers {
             if worker.draining { self.watch_for_returns(worker.id) } else { self.crew.admit(worker.id) }
         }
-        self.in_hand = in_hand.map(|(fd, origin)| super::accept::InHand { fd, origin });
+        self.in_hand = in_hand.map(|(fd, origin)| {
+            let client = self.client_of(fd.as_fd());
+            super::accept::InHand { fd, origin, client }
+        });
         self.returns.extend(returns);
         self.started = true;
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);

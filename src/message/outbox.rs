@@ -137,7 +137,7 @@ impl Outbox {
             skip -= start;
             left -= rest.len();
         }
-        let n = taken(socket::send_slices(to, &slices))?;
+        let n = taken(socket::send_slices(to, &slices, false))?;
         self.advance(n);
         Ok(n)
     }
@@ -163,7 +163,7 @@ impl Outbox {
         if !self.pieces.is_empty() {
             return Ok(0);
         }
-        taken(socket::send_slices(to, slices)).map_err(|_| Undelivered::Gone)
+        taken(socket::send_slices(to, slices, false)).map_err(|_| Undelivered::Gone)
     }
 
     /// Keeps a copy of what was not sent.

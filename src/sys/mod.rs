@@ -4,11 +4,14 @@
 //! sets `CLOEXEC` on them. Nothing here knows what prefork is. Runs in the master and in workers.
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod dl;
 pub mod fdpass;
 pub mod kernel;
 pub mod lend;
 pub mod memory;
+#[cfg(feature = "control")]
+pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod signal;
@@ -22,6 +25,30 @@ pub mod errno {
     pub use libc::{
         EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
     };
+    use libc::{
+        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM,
+        EPROTO, ETIMEDOUT,
+    };
+
+    /// What accept(2) may say of one connection, the next of which may be well.
+    pub const OF_ONE_CONNECTION: [i32; 11] = [
+        ECONNABORTED,
+        EHOSTDOWN,
+        EHOSTUNREACH,
+        ENETDOWN,
+        ENETUNREACH,
+        ENONET,
+        ENOPROTOOPT,
+        EOPNOTSUPP,
+        EPERM,
+        EPROTO,
+        ETIMEDOUT,
+    ];
+
+    /// The error of a number.
+    pub fn error(number: i32) -> std::io::Error {
+        std::io::Error::from_raw_os_error(number)
+    }
 }
 
 /// Turns the return value of a system call into a result, reading `errno` on `-1`.

@@ -39,7 +39,7 @@ pub fn watch_level_for(
     token: mio::Token,
     interest: Interest,
 ) -> io::Result<()> {
-    control(poll, libc::EPOLL_CTL_ADD, fd, token, interest)
+    control(poll, libc::EPOLL_CTL_ADD, fd, interest.event(token))
 }
 
 /// Watches a descriptor that is watched already for something else.
@@ -49,17 +49,23 @@ pub fn rewatch_level(
     token: mio::Token,
     interest: Interest,
 ) -> io::Result<()> {
-    control(poll, libc::EPOLL_CTL_MOD, fd, token, interest)
+    control(poll, libc::EPOLL_CTL_MOD, fd, interest.event(token))
+}
+
+/// As [`watch_level`], where several processes watch the same open file: of those that wait, one is woken (`EPOLLEXCLUSIVE`),
+/// the one that has watched longest. It must look at once: nobody else is told.
+pub fn watch_level_exclusive(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
+    let mut event = Interest::READ.event(token);
+    event.events |= libc::EPOLLEXCLUSIVE as u32;
+    control(poll, libc::EPOLL_CTL_ADD, fd, event)
 }
 
 fn control(
     poll: &mio::Poll,
     what: libc::c_int,
     fd: BorrowedFd<'_>,
-    token: mio::Token,
-    interest: Interest,
+    mut event: libc::epoll_event,
 ) -> io::Result<()> {
-    let mut event = interest.event(token);
     // SAFETY: `event` is valid through the call; the kernel copies it.
     let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) };
     check(ret).map(drop)

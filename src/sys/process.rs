@@ -27,12 +27,15 @@ pub enum Exit {
         /// Whether a core was dumped.
         core: bool,
     },
+    /// It is gone; somebody else collected its status.
+    Unknown,
 }
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Unknown => f.write_str("unknown causes"),
             Self::Signal { number, core } => {
                 f.write_str(&signal::name(*number))?;
                 if *core { f.write_str(", core dumped") } else { Ok(()) }
@@ -125,7 +128,7 @@ impl Process {
     pub fn reap(&self) -> io::Result<Option<Exit>> {
         // SAFETY: siginfo_t is plain data for which all zero bytes are a valid value.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-        retry(|| {
+        let waited = retry(|| {
             // SAFETY: `info` is writable; the pidfd is open.
             check(unsafe {
                 libc::waitid(
@@ -135,7 +138,11 @@ impl Process {
                     libc::WEXITED | libc::WNOHANG,
                 )
             })
-        })?;
+        });
+        match waited {
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Some(Exit::Unknown)),
+            other => other?,
+        };
         // SAFETY: waitid filled in the fields of SIGCHLD, or left zeros.
         if unsafe { info.si_pid() } == 0 {
             return Ok(None);

@@ -8,25 +8,29 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR2};
 
+/// What a write to a pipe without a reader, or beyond the limit on the size of files, brings beside its error.
+const OF_WRITES: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
 pub struct Signals {
     fd: OwnedFd,
     before: Option<libc::sigset_t>,
+    /// What SIGCHLD did before, where that would have kept the kernel from keeping a child's status.
+    on_child: Option<libc::sigaction>,
 }
 
 impl Signals {
-    /// Blocks the given signals, and SIGPIPE, in the calling thread and opens a descriptor that tells of the former.
+    /// Blocks the given signals, and those of failed writes, in the calling thread and opens a descriptor that tells of the
+    /// former.
     pub fn take(signals: &[i32]) -> io::Result<Self> {
         let wanted = set_of(signals);
-        let mut blocked = wanted;
-        // SAFETY: `blocked` is an initialised set.
-        unsafe { libc::sigaddset(&raw mut blocked, libc::SIGPIPE) };
+        let blocked = set_of(&[signals, &OF_WRITES].concat());
         let before = change_mask(libc::SIG_BLOCK, &blocked)?;
         // SAFETY: `wanted` is an initialised set; -1 asks for a new descriptor.
         let fd =
             check(unsafe { libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: a new descriptor that nobody else knows of.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before) })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before), on_child: keep_statuses()? })
     }
 
     /// In a forked child, whose mask is its own already: closes the descriptor and leaves the mask alone.
@@ -60,10 +64,40 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = change_mask(libc::SIG_SETMASK, before);
+        let Some(before) = &self.before else { return };
+        if let Some(action) = &self.on_child {
+            // SAFETY: `action` is what the kernel gave for this signal.
+            unsafe { libc::sigaction(libc::SIGCHLD, action, std::ptr::null_mut()) };
         }
+        OF_WRITES.into_iter().for_each(|signal| forget_pending(signal, before));
+        let _ = change_mask(libc::SIG_SETMASK, before);
     }
+}
+
+/// Where SIGCHLD is ignored, or its handler asks for no zombies, the kernel throws the status of a child away (sigaction(2)):
+/// sets it to its default, and returns what it was. A handler of the program's own stays.
+fn keep_statuses() -> io::Result<Option<libc::sigaction>> {
+    // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: `action` is writable; a null new action only asks.
+    check(unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) })?;
+    if action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0 {
+        return Ok(None);
+    }
+    // SAFETY: sets a disposition that runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    Ok(Some(action))
+}
+
+/// Takes a signal that came while it was blocked, unless it was so before: unblocked, it would end the process.
+fn forget_pending(signal: i32, before: &libc::sigset_t) {
+    let (set, at_once) = (set_of(&[signal]), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: `before` is an initialised set.
+    let was_blocked = unsafe { libc::sigismember(before, signal) } == 1;
+    // SAFETY: the set and the time are valid through the call, which may leave out what it found.
+    while !was_blocked
+        && unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } > 0
+    {}
 }
 
 /// Blocks every signal in the calling thread and returns the former mask.
@@ -79,10 +113,14 @@ pub(super) fn restore(mask: &libc::sigset_t) {
     let _ = change_mask(libc::SIG_SETMASK, mask);
 }
 
-/// In a forked child, all signals still blocked: default dispositions for all, SIGPIPE and SIGXFSZ ignored (a write to a
+/// In a forked child, all signals still blocked: default dispositions for all, but SIGPIPE and SIGXFSZ ignored (a write to a
 /// client that left, or to a full log, is an error value and no death), then an empty mask.
 pub(super) fn start_afresh() {
     for signal in 1..=libc::SIGRTMAX() {
+        if TO_GROUPS.contains(&signal) {
+            set_handler(signal, nothing);
+            continue;
+        }
         let action =
             if matches!(signal, libc::SIGPIPE | libc::SIGXFSZ) { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: sets a disposition that runs no code. Fails for SIGKILL, SIGSTOP and libc's own signals, as it should.
@@ -94,13 +132,12 @@ pub(super) fn start_afresh() {
 /// What the kernel calls.
 type Function = extern "C" fn(libc::c_int);
 
-/// In a worker: signals that a terminal or a supervisor sends to the whole process group do nothing here; the master gets them
-/// too and sees to the workers. A handler that does nothing, since an ignored signal would stay ignored over an exec(2), and one
-/// at its default would cost the requests in progress. System calls are restarted.
-pub fn shrug_off(signals: &[i32]) {
-    extern "C" fn nothing(_: libc::c_int) {}
-    signals.iter().for_each(|&signal| set_handler(signal, nothing));
-}
+/// Signals that a terminal or a supervisor sends to a whole process group. In a worker they do nothing: the master gets them too and
+/// sees to the workers. They have a handler that does nothing, since an ignored signal would stay ignored over an exec(2), and
+/// one at its default would cost the requests in progress. System calls are restarted.
+const TO_GROUPS: [i32; 4] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP];
+
+extern "C" fn nothing(_: libc::c_int) {}
 
 /// The counter that [`count`] adds to.
 static COUNTER: AtomicI32 = AtomicI32::new(-1);

@@ -6,7 +6,7 @@
 use super::{check, check_len, retry};
 use std::io::{self, IoSlice};
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -46,18 +46,34 @@ pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
     socket2::SockRef::from(&fd).peer_addr().map(|a| address_of(&a))
 }
 
-/// Binds and listens on an IPv4 or IPv6 address; `[::]` takes connections of both. Port 0 asks the kernel for a free one.
-pub fn listen_inet(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
-    use socket2::{Domain, Socket, Type};
-    let s = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    s.set_reuse_address(true)?;
+/// The IP address of whoever is at the other end, as [`accept_with_ip`] gives it; `None` where it has none.
+pub fn peer_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
+    let peer = socket2::SockRef::from(&fd).peer_addr().ok()?;
+    peer.as_socket().map(|addr| addr.ip().to_canonical())
+}
+
+/// Binds a socket for connections to an IPv4 or IPv6 address; `[::]` takes both. Port 0 asks the kernel for a free one.
+/// With `again` the address may be bound several times, by sockets of this user that all say so (`SO_REUSEPORT`).
+pub fn bind_stream(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
+    bind_inet(addr, socket2::Type::STREAM, again)
+}
+
+pub(super) fn bind_inet(addr: SocketAddr, kind: socket2::Type, again: bool) -> io::Result<OwnedFd> {
+    let s = socket2::Socket::new(socket2::Domain::for_address(addr), kind, None)?;
+    // For UDP it would let others bind the same address and take its datagrams.
+    s.set_reuse_address(kind == socket2::Type::STREAM)?;
+    s.set_reuse_port(again)?;
     if addr.is_ipv6() {
         // `[::]` takes IPv4 too, whatever the system's default for that is.
         s.set_only_v6(!addr.ip().is_unspecified())?;
     }
     s.bind(&addr.into())?;
-    s.listen(backlog)?;
     Ok(s.into())
+}
+
+/// Has a bound socket take connections (listen(2)).
+pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    socket2::SockRef::from(&fd).listen(backlog)
 }
 
 /// Binds and listens on a Unix socket path that must not exist yet, created with exactly the permission bits `mode`.
@@ -78,15 +94,22 @@ pub fn listen_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> 
 
 /// Whether somebody accepts connections on a Unix socket path: `false` where the connection is refused or no file is there.
 pub fn unix_answers(path: &Path) -> io::Result<bool> {
-    use socket2::{Domain, SockAddr, Socket, Type};
-    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    s.set_nonblocking(true)?;
-    match s.connect(&SockAddr::unix(path)?) {
-        Ok(()) => Ok(true),
+    match connect_unix(path) {
+        Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Connects to a Unix socket path without waiting: `WouldBlock` where its backlog is full. The connection itself is blocking.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    s.set_nonblocking(true)?;
+    s.connect(&SockAddr::unix(path)?)?;
+    s.set_nonblocking(false)?;
+    Ok(s.into())
 }
 
 /// Whether a descriptor is a listening stream socket (`SO_ACCEPTCONN`, socket(7)).
@@ -102,7 +125,8 @@ pub fn set_nodelay(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 
 /// Sets `TCP_DEFER_ACCEPT` (tcp(7)): the kernel hands a connection out when its first bytes are there, or after the time given.
 pub fn set_defer_accept(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
-    let seconds = libc::c_int::try_from(wait.as_secs()).unwrap_or(libc::c_int::MAX);
+    // Rounded up: a part of a second would be no wait at all.
+    let seconds = libc::c_int::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(libc::c_int::MAX);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
@@ -133,7 +157,7 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     socket2::SockRef::from(&fd).set_nonblocking(on)
 }
 
-fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is a c_int that lives through the call and `len` is its size.
     let ret = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
@@ -143,19 +167,51 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
 /// Takes one connection off the backlog (accept4(2)): `CLOEXEC`, and blocking, so that a handler in blocking style
 /// may use the descriptor as it is.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_into(listener, std::ptr::null_mut(), std::ptr::null_mut())
+}
+
+/// As [`accept`], with the client's IP address, which the same call gives; `None` for a Unix socket's. An IPv4 address that came
+/// through an IPv6 socket is given as what it is.
+pub fn accept_with_ip(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+    // SAFETY: sockaddr_storage is plain data for which all zero bytes are a valid value.
+    let mut name: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let mut len = size_of_val(&name) as libc::socklen_t;
+    let fd = accept_into(listener, &raw mut name, &raw mut len)?;
+    Ok((fd, inet_of(&name).map(|addr| addr.ip().to_canonical())))
+}
+
+/// `name` and `len` are both null, or a whole sockaddr_storage and its size.
+fn accept_into(
+    listener: BorrowedFd<'_>,
+    name: *mut libc::sockaddr_storage,
+    len: *mut libc::socklen_t,
+) -> io::Result<OwnedFd> {
     retry(|| {
-        // SAFETY: null address and length are allowed: the peer's address is not wanted here.
-        let ret = unsafe {
-            libc::accept4(
-                listener.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC,
-            )
-        };
+        // SAFETY: both callers give null, which is allowed, or room for any address with its size.
+        let ret = unsafe { libc::accept4(listener.as_raw_fd(), name.cast(), len, libc::SOCK_CLOEXEC) };
         // SAFETY: accept4 returned a new descriptor that nobody else knows of.
         check(ret).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     })
+}
+
+/// The IPv4 or IPv6 address in a socket address of the kernel's; `None` where it is of another family.
+pub(super) fn inet_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let at: *const libc::sockaddr_storage = name;
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the storage holds a sockaddr_in, for which it is large enough and aligned.
+            let v4 = unsafe { at.cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, with a sockaddr_in6.
+            let v6 = unsafe { at.cast::<libc::sockaddr_in6>().read() };
+            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
 }
 
 /// Reads what is there into `buf` (recv(2) with `MSG_DONTWAIT`): 0 at end of file, `WouldBlock` where nothing is there.
@@ -201,15 +257,17 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     })
 }
 
-/// As [`send`], where more follows at once and may share a segment (`MSG_MORE`): the head before a file.
+/// As [`send`], where more follows at once and may share a segment (`MSG_MORE`): the head before a file, the end of the
+/// connection after the last response.
 pub fn send_more(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
     // SAFETY: `bytes` is readable for its length through the call.
     retry(|| check_len(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) }))
 }
 
-/// As [`send`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
-pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+/// As [`send`], or [`send_more`], gathering several slices in one call (sendmsg(2)). At most 1024 slices (`IOV_MAX`).
+pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
     let mut msg: libc::msghdr = unsafe { mem::zeroed() };
     // IoSlice is guaranteed to have the layout of iovec; sendmsg does not write through it.
@@ -217,9 +275,7 @@ pub fn send_slices(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usi
     msg.msg_iovlen = slices.len() as _;
     retry(|| {
         // SAFETY: `msg` points to `slices.len()` valid iovecs that live through the call.
-        check_len(unsafe {
-            libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-        })
+        check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) })
     })
 }
 
@@ -234,6 +290,12 @@ pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: u64
         // SAFETY: `at` is a valid off_t through the call.
         check_len(unsafe { libc::sendfile(fd.as_raw_fd(), file.as_raw_fd(), &raw mut at, count) })
     })
+}
+
+/// Has close(2) reset the connection instead of ending it in order (socket(7), `SO_LINGER` of 0): the only way to tell a client
+/// that what it got was not all, where the end of the connection is the end of the message.
+pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO))
 }
 
 /// Ends the sending side (shutdown(2), `SHUT_WR`): the peer reads the rest, then end of file.

@@ -1,7 +1,9 @@
 //! The worker's loop for handlers in blocking style: one connection after the other.
 
 use super::conn::{Conn, Style};
+use super::datagram::DatagramEngine;
 use super::engine::Context;
+use super::events::{DATAGRAMS, LAST_DATAGRAMS};
 use super::handler::Handler;
 use super::inlet::{CHANNEL, Inlet, LEAVE};
 use crate::config::Config;
@@ -26,9 +28,10 @@ pub fn serve(
     poll: &mut Poll,
 ) -> io::Result<()> {
     let mut events = Events::with_capacity(4);
-    let mut one = One { handler, config, conn: None, count: 0 };
+    let mut one = One { handler, config, conn: None, datagrams: DatagramEngine::new(), count: 0 };
     while inlet.draining.is_none() {
-        inlet.settle(poll, &mut one.context(inlet));
+        inlet.mind_doors(true, poll, time::monotonic_ms());
+        inlet.settle(poll, &mut context(one.handler, config, inlet));
         match poll.poll(&mut events, sleep(inlet)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
@@ -39,7 +42,14 @@ pub fn serve(
             inlet.asked_to_leave(poll, now);
         }
         if inlet.has_more() || events.iter().any(|e| e.token() == CHANNEL) {
-            inlet.listen(poll, &mut one.context(inlet));
+            inlet.listen(poll, &mut context(one.handler, config, inlet));
+        }
+        for event in &events {
+            if let Some(door) = inlet.door(event.token())
+                && !one.read(door, DATAGRAMS, inlet, poll)
+            {
+                one.accept(door, inlet, poll);
+            }
         }
         inlet.leave_if_due(now);
         // Also when only the master's word came: what lies in the queue was accepted and is to be served.
@@ -52,6 +62,12 @@ pub fn serve(
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }
+    for door in inlet.doors() {
+        if inlet.is_last_at(door) && !one.read(door, LAST_DATAGRAMS, inlet, poll) {
+            (0..config.backlog).take_while(|_| one.accept(door, inlet, poll)).for_each(drop);
+        }
+    }
+    inlet.leave_doors(poll, time::monotonic_ms());
     Ok(())
 }
 
@@ -66,18 +82,27 @@ struct One<'a> {
     handler: &'a mut dyn Handler,
     config: &'a Config,
     conn: Option<Conn>,
+    datagrams: DatagramEngine,
     count: u64,
 }
 
 impl One<'_> {
-    fn context(&mut self, inlet: &Inlet<'_>) -> Context<'_> {
-        Context {
-            handler: self.handler,
-            config: self.config,
-            seat: inlet.seat,
-            now: time::monotonic_ms(),
-            draining: inlet.draining.is_some(),
+    fn accept(&mut self, door: usize, inlet: &mut Inlet<'_>, poll: &Poll) -> bool {
+        let accepted = inlet.accept(door, poll, time::monotonic_ms());
+        let found = accepted.is_some();
+        if let Some((fd, listener)) = accepted {
+            self.serve(fd, listener, inlet);
         }
+        found
+    }
+
+    /// Serves datagrams, where the door has them.
+    fn read(&mut self, index: usize, most: u32, inlet: &Inlet<'_>, poll: &Poll) -> bool {
+        let Some(door) = inlet.datagrams(index) else { return false };
+        let mut cx = context(self.handler, self.config, inlet);
+        self.datagrams.serve(door, &inlet.worker, most, &mut cx);
+        inlet.step_back(index, poll);
+        true
     }
 
     fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
@@ -91,16 +116,15 @@ impl One<'_> {
             }
             none => none.insert(Conn::new(fd, id, listener, style, seat)),
         };
-        let mut cx = Context {
-            handler: self.handler,
-            config: self.config,
-            seat,
-            now: time::monotonic_ms(),
-            draining: inlet.draining.is_some(),
-        };
+        let mut cx = context(self.handler, self.config, inlet);
         let result = cx.call(|handler| handler.on_connection(conn));
         seat.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
         conn.end();
         inlet.finished(1);
     }
+}
+
+fn context<'a>(handler: &'a mut dyn Handler, config: &'a Config, inlet: &Inlet<'_>) -> Context<'a> {
+    let (now, draining) = (time::monotonic_ms(), inlet.draining.is_some());
+    Context { handler, config, seat: inlet.seat, now, draining }
 }

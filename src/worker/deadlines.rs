@@ -44,11 +44,11 @@ impl Deadlines {
         Self { first: [NONE; KINDS], last: [NONE; KINDS], length: lengths.map(|d| d.as_millis() as u64) }
     }
 
-    /// Puts the connection at `index` under a deadline instead of the one it was under. `Header` and `Linger` run on where they
-    /// run already.
+    /// Puts the connection at `index` under a deadline instead of the one it was under. `Header`, `Write` and `Linger` run on where
+    /// they run already.
     pub fn set(&mut self, links: &mut impl Links, index: u32, kind: Deadline, now: u64) {
         let old = links.link(index).kind;
-        if old == Some(kind) && matches!(kind, Deadline::Header | Deadline::Linger) {
+        if old == Some(kind) && runs_on(kind) {
             return;
         }
         self.clear(links, index);
@@ -82,6 +82,13 @@ impl Deadlines {
         }
     }
 
+    /// Takes the connection at `index` out of its queue if it is the one of this kind.
+    pub fn clear_if(&mut self, links: &mut impl Links, index: u32, kind: Deadline) {
+        if links.link(index).kind == Some(kind) {
+            self.clear(links, index);
+        }
+    }
+
     /// When the next deadline comes.
     pub fn next(&self, links: &mut impl Links) -> Option<u64> {
         self.first.iter().filter(|&&i| i != NONE).map(|&i| links.link(i).expires).min()
@@ -98,6 +105,10 @@ impl Deadlines {
         let length = &mut self.length[Deadline::Idle as usize];
         *length = if *length == 0 { grace } else { grace.min(*length) };
     }
+}
+
+fn runs_on(kind: Deadline) -> bool {
+    matches!(kind, Deadline::Header | Deadline::Write | Deadline::Linger)
 }
 
 /// Where the links lie.
@@ -137,8 +148,7 @@ mod tests {
                 now += wait;
                 match ALL.get(what) {
                     Some(&kind) => {
-                        let runs_on = matches!(kind, Deadline::Header | Deadline::Linger)
-                            && naive[index as usize].is_some_and(|(k, _)| k == kind);
+                        let runs_on = runs_on(kind) && naive[index as usize].is_some_and(|(k, _)| k == kind);
                         if !runs_on {
                             let length = d.length[kind as usize];
                             naive[index as usize] = Some((kind, (length > 0).then_some(now + length)));

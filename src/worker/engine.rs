@@ -23,7 +23,7 @@ pub enum Next {
 }
 
 /// Which of the settings' times a connection is under. Setting the same deadline again starts it anew, except `Header` and
-/// `Linger`, which run on from their first setting.
+/// `Linger`, which run on from their first setting, and `Write`, which runs on while the client takes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
     /// `header-timeout`: the head of a request is on its way, or the first bytes of a new connection are due.

@@ -4,6 +4,7 @@
 //! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
 
 use super::conn::{Conn, Style};
+use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
@@ -14,6 +15,7 @@ use super::table::{Protocol, Table};
 use crate::config::Config;
 use crate::handoff::Origin;
 use crate::log::log;
+use crate::scoreboard::Word;
 use crate::sys::time;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -28,6 +30,10 @@ const EVENTS: usize = 256;
 const SPARE: usize = 256;
 /// When the channel to the master is full, it is tried again after so long (milliseconds).
 const HAND_BACK_AGAIN: u64 = 5;
+/// Datagrams served in one turn, so that connections get theirs.
+pub const DATAGRAMS: u32 = 16;
+/// Datagrams served at the end, when what a socket still holds would be lost.
+pub const LAST_DATAGRAMS: u32 = 1 << 16;
 /// How often a worker without a free descriptor looks for one (milliseconds).
 const STARVING: u64 = 100;
 
@@ -38,10 +44,12 @@ pub struct EventLoop<'a, 'b> {
     config: &'a Config,
     inlet: &'a mut Inlet<'b>,
     poll: &'a mut Poll,
+    limit: u32,
     table: Table,
     deadlines: Deadlines,
     http: HttpEngine,
     stream: StreamEngine,
+    datagrams: DatagramEngine,
     #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
     spare: Vec<Box<Conn>>,
     /// Connections that can go on at once, in their order.
@@ -85,10 +93,12 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             config,
             inlet,
             poll,
+            limit,
             table: Table::new(limit),
             deadlines: Deadlines::new(&config.timeouts),
             http: HttpEngine::new(config),
             stream: StreamEngine::new(),
+            datagrams: DatagramEngine::new(),
             spare: Vec::with_capacity(SPARE),
             again: Vec::new(),
             turn: Vec::new(),
@@ -107,7 +117,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
+            self.inlet.mind_doors(self.table.len() < self.limit, self.poll, self.now);
             self.wait(&mut events)?;
+            self.answer_doors(&events);
             let (mut queue, mut channel) = (false, self.inlet.has_more());
             for event in &events {
                 match event.token() {
@@ -166,17 +178,51 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     fn take_one(&mut self) -> bool {
         let taken = self.inlet.take(self.poll, self.now);
         let found = taken.is_some();
-        if let Some((fd, Origin { listener, used })) = taken {
-            self.count += 1;
-            match self.kind {
-                Kind::Data => self.open_stream(fd, listener, &[]),
-                Kind::Request | Kind::Connection => {
-                    let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
-                    self.readable(index, false);
-                }
-            }
+        if let Some((fd, origin)) = taken {
+            self.begin(fd, origin);
         }
         found
+    }
+
+    /// Takes what this worker was woken for at its own doors, before anything else: no other worker was told of it.
+    fn answer_doors(&mut self, events: &Events) {
+        for event in events {
+            if let Some(door) = self.inlet.door(event.token())
+                && !self.read(door, DATAGRAMS)
+            {
+                self.accept(door);
+            }
+        }
+    }
+
+    /// Serves datagrams, where the door has them.
+    fn read(&mut self, index: usize, most: u32) -> bool {
+        let Some(door) = self.inlet.datagrams(index) else { return false };
+        self.datagrams.serve(door, &self.inlet.worker, most, context!(self));
+        self.inlet.step_back(index, self.poll);
+        true
+    }
+
+    fn accept(&mut self, door: usize) -> bool {
+        let accepted = self.inlet.accept(door, self.poll, self.now);
+        let found = accepted.is_some();
+        if let Some((fd, listener)) = accepted {
+            self.begin(fd, Origin::listener(listener));
+        }
+        found
+    }
+
+    fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
+        self.count += 1;
+        match self.kind {
+            Kind::Data => self.open_stream(fd, listener, &[]),
+            // There is no address such a connection could come from.
+            Kind::Datagram => self.inlet.finished(1),
+            Kind::Request | Kind::Connection => {
+                let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
+                self.readable(index, false);
+            }
+        }
     }
 
     fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
@@ -219,6 +265,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn readable(&mut self, index: u32, ended: bool) {
+        let before = self.inlet.seat.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => {
@@ -227,17 +274,27 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             Protocol::Stream(conn) => self.stream.on_readable(conn, ended, context!(self)),
             Protocol::Free(_) => return,
         };
+        self.note_progress(index, before);
         self.apply(index, next);
     }
 
     fn writable(&mut self, index: u32) {
+        let before = self.inlet.seat.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
             Protocol::Stream(conn) => self.stream.on_writable(conn),
             Protocol::Free(_) => return,
         };
+        self.note_progress(index, before);
         self.apply(index, next);
+    }
+
+    /// A client that took something has `write-timeout` anew for the rest.
+    fn note_progress(&mut self, index: u32, bytes_before: u64) {
+        if self.inlet.seat.get(Word::BytesOut) != bytes_before {
+            self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
+        }
     }
 
     fn apply(&mut self, index: u32, next: Next) {
@@ -251,6 +308,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.deadlines.set(&mut self.table, index, deadline, self.now);
             }
             Next::Again => {
+                self.deadlines.clear(&mut self.table, index);
                 if !std::mem::replace(&mut self.table.row(index).again, true) {
                     self.again.push(self.table.token(index));
                 }
@@ -336,6 +394,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if std::mem::replace(&mut self.drains, true) {
             return;
         }
+        self.leave_doors();
         let worker = &self.inlet.worker;
         let _ = context!(self).call(|handler| handler.on_drain(worker));
         self.settle_idle();
@@ -380,6 +439,17 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         }
         self.close(index);
         true
+    }
+
+    /// What waits at a door is for the next worker; where none comes, it was accepted by the kernel in our name and is served.
+    fn leave_doors(&mut self) {
+        for door in self.inlet.doors() {
+            if self.inlet.is_last_at(door) && !self.read(door, LAST_DATAGRAMS) {
+                let most = self.config.backlog;
+                (0..most).take_while(|_| self.accept(door)).for_each(drop);
+            }
+        }
+        self.inlet.leave_doors(self.poll, self.now);
     }
 
     fn close(&mut self, index: u32) {

@@ -1,7 +1,8 @@
-//! What a handler is: user code that runs in a worker, in one of three styles.
+//! What a handler is: user code that runs in a worker, in one of three styles, or for datagrams.
 
 use super::Worker;
 use super::conn::Conn;
+use super::datagram::Datagram;
 use super::http::{Request, Response};
 use super::mailbox::Message;
 use crate::log::log;
@@ -17,12 +18,14 @@ pub enum Kind {
     Connection = 2,
     /// As a stream of bytes: [`Handler::on_open`], [`Handler::on_data`], [`Handler::on_close`].
     Data = 3,
+    /// Not at all: it takes datagrams only ([`Handler::on_datagram`]).
+    Datagram = 4,
 }
 
 impl Kind {
     /// The kind of a number, if it is one's.
     pub(crate) fn from_number(n: u8) -> Option<Self> {
-        [Self::Request, Self::Connection, Self::Data].into_iter().find(|k| *k as u8 == n)
+        [Self::Request, Self::Connection, Self::Data, Self::Datagram].into_iter().find(|k| *k as u8 == n)
     }
 }
 
@@ -34,6 +37,12 @@ impl Kind {
 pub trait Handler {
     /// How new connections are served. Asked once, after [`Handler::start`].
     fn kind(&self) -> Kind;
+
+    /// Whether it takes datagrams, which any kind may do beside its connections. Asked once, after [`Handler::start`]; without it
+    /// an address `udp:HOST:PORT` is refused.
+    fn takes_datagrams(&self) -> bool {
+        self.kind() == Kind::Datagram
+    }
 
     /// Called after the fork, before the worker is ready.
     ///
@@ -66,6 +75,9 @@ pub trait Handler {
 
     /// A stream connection is over; nothing can be read or written any more.
     fn on_close(&mut self, _conn: &mut Conn) {}
+
+    /// A datagram has come. A panic costs this one; a crash costs it too, and no other.
+    fn on_datagram(&mut self, _datagram: &Datagram<'_>) {}
 }
 
 /// What a closure handler may return: nothing, or a `Result` whose error is answered with 500 and printed.
@@ -113,9 +125,19 @@ where
     StreamClosure(f)
 }
 
+/// Makes a handler of a closure that is called with each datagram.
+pub fn datagram<F, R>(f: F) -> impl Handler
+where
+    F: FnMut(&Datagram<'_>) -> R,
+    R: Outcome,
+{
+    DatagramClosure(f)
+}
+
 struct HttpClosure<F>(F);
 struct BlockingClosure<F>(F);
 struct StreamClosure<F>(F);
+struct DatagramClosure<F>(F);
 
 impl<F, R> Handler for HttpClosure<F>
 where
@@ -163,6 +185,22 @@ where
         if let Some(text) = (self.0)(conn).failure() {
             log!("handler: {text}");
             conn.close();
+        }
+    }
+}
+
+impl<F, R> Handler for DatagramClosure<F>
+where
+    F: FnMut(&Datagram<'_>) -> R,
+    R: Outcome,
+{
+    fn kind(&self) -> Kind {
+        Kind::Datagram
+    }
+
+    fn on_datagram(&mut self, datagram: &Datagram<'_>) {
+        if let Some(text) = (self.0)(datagram).failure() {
+            log!("handler: {text}");
         }
     }
 }

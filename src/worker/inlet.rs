@@ -1,7 +1,8 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
+use super::acceptor::{Acceptor, Door, Open};
 use super::engine::Context;
-use super::handler::Handler;
+use super::handler::{Handler, Kind};
 use super::mailbox::deliver;
 use super::{Birth, DESCRIPTOR_RESERVE, Worker};
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::log::log;
 use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
 use crate::sys::poll::{self, Interest};
-use crate::sys::{memory, process, time};
+use crate::sys::{datagram, memory, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -45,11 +46,13 @@ pub struct Inlet<'a> {
     pub leave_at: Option<u64>,
     leave: OwnedFd,
     queue: Taker,
+    acceptor: Acceptor,
     inbox: Inbox,
     /// There are messages that the poll does not report any more.
     more: bool,
     /// What the poll watches the message channel for.
     interest: Option<Interest>,
+    master_is_gone: bool,
     common: Common,
     wake: BorrowedFd<'a>,
     drain_timeout: Duration,
@@ -61,8 +64,8 @@ pub struct Inlet<'a> {
 
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
-    pub fn new(birth: Birth<'a>, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, inbox, seat, common, wake, leave } = birth;
+    pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
+        let Birth { worker, queue, doors, inbox, seat, common, wake, leave, .. } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -71,9 +74,11 @@ impl<'a> Inlet<'a> {
             leave_at: None,
             leave,
             queue,
+            acceptor: Acceptor::new(doors, kind == Kind::Connection),
             inbox,
             more: false,
             interest: Some(Interest::READ),
+            master_is_gone: false,
             common,
             wake,
             drain_timeout,
@@ -120,7 +125,10 @@ impl<'a> Inlet<'a> {
                     self.made_room();
                     return Some((fd, origin));
                 }
-                Ok(Taken::Probe) => self.seat.add(Word::Probed, 1),
+                Ok(Taken::Probe) => {
+                    self.seat.add(Word::Probed, 1);
+                    self.made_room();
+                }
                 Ok(Taken::Lost) => {
                     log!("worker {}: no free descriptor, a connection is lost", self.worker.id);
                     self.seat.add(Word::Taken, 1);
@@ -140,6 +148,58 @@ impl<'a> Inlet<'a> {
                 }
             }
         }
+    }
+
+    /// The door that a token of the poll stands for.
+    pub fn door(&self, token: Token) -> Option<usize> {
+        self.acceptor.find(token)
+    }
+
+    /// The indexes of this worker's doors.
+    pub fn doors(&self) -> std::ops::Range<usize> {
+        self.acceptor.doors()
+    }
+
+    /// A door by its index, where it has datagrams.
+    pub fn datagrams(&self, door: usize) -> Option<&Door> {
+        self.acceptor.datagrams(door)
+    }
+
+    /// Goes to the back of the line of those that wait at a shared door.
+    pub fn step_back(&self, door: usize, poll: &mio::Poll) {
+        self.acceptor.step_back(door, poll);
+    }
+
+    /// Accepts a connection at a door. `None` where there is none, or no descriptor to spare for it.
+    pub fn accept(&mut self, door: usize, poll: &mio::Poll, now: u64) -> Option<(OwnedFd, u16)> {
+        if !self.may_take(poll, now) {
+            return None;
+        }
+        let (fd, listener) = self.acceptor.accept(door, poll, now)?;
+        self.highest = fd.as_raw_fd().unsigned_abs().into();
+        // In this order: the master must not see more taken than there were to take.
+        self.seat.add(Word::Accepted, 1);
+        self.seat.add(Word::Taken, 1);
+        Some((fd, listener))
+    }
+
+    /// Has the poll report this worker's doors as long as it may and can take what comes.
+    pub fn mind_doors(&mut self, has_room: bool, poll: &mio::Poll, now: u64) {
+        let datagrams = self.draining.is_none() && self.common.doors_are_open();
+        let open = Open { connections: datagrams && has_room && self.watching, datagrams };
+        self.acceptor.set_open(open, poll, now);
+    }
+
+    /// Lets go of this worker's doors.
+    pub fn leave_doors(&mut self, poll: &mio::Poll, now: u64) {
+        self.acceptor.leave(poll, now);
+    }
+
+    /// Whether nobody comes after this worker to a door, so that what waits there is its own to serve, or lost.
+    pub fn is_last_at(&self, door: usize) -> bool {
+        self.master_is_gone
+            || self.common.is_last_call()
+            || self.datagrams(door).is_some_and(|door| datagram::is_retired(door.fd.as_fd()))
     }
 
     /// Whether a descriptor is to spare. The kernel gives the lowest free number, so the number of the last connection taken
@@ -165,9 +225,9 @@ impl<'a> Inlet<'a> {
         self.made_room();
     }
 
-    /// Whether the queue is left alone for want of descriptors.
+    /// Whether the queue, or the doors, are left alone for want of descriptors.
     pub fn starves(&self) -> bool {
-        !self.watching && self.draining.is_none()
+        (!self.watching || self.acceptor.rests()) && self.draining.is_none()
     }
 
     /// Gives an idle connection back to the master. `false` where it stays here for now.
@@ -273,6 +333,7 @@ impl<'a> Inlet<'a> {
     }
 
     fn master_is_gone(&mut self) {
+        self.master_is_gone = true;
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));

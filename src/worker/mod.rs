@@ -2,8 +2,10 @@
 //!
 //! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
 
+pub mod acceptor;
 mod blocking;
 pub mod conn;
+pub mod datagram;
 mod deadlines;
 pub mod engine;
 mod events;
@@ -28,7 +30,7 @@ use std::any::Any;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -122,6 +124,10 @@ pub struct Birth<'a> {
     pub worker: Box<Worker>,
     /// Where connections come from.
     pub queue: Taker,
+    /// Where it takes them from the kernel itself.
+    pub doors: Vec<acceptor::Door>,
+    /// What the handler must be able to serve.
+    pub addresses: Addresses,
     /// What comes on the message channel.
     pub inbox: Inbox,
     /// Its counters.
@@ -134,28 +140,42 @@ pub struct Birth<'a> {
     pub leave: OwnedFd,
 }
 
+/// The first address of each kind that is listened on.
+pub struct Addresses {
+    /// For connections.
+    pub connections: Option<String>,
+    /// For datagrams.
+    pub datagrams: Option<String>,
+}
+
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
     process::set_name(&format!("prefork/{}", birth.worker.slot));
-    signal::shrug_off(&[signal::SIGINT, signal::SIGQUIT, signal::SIGHUP]);
     signal::count(signal::SIGTERM, &birth.leave);
     introduce(&birth.worker);
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |about| {
+        // The usual hook waits for whoever reads standard error; the client of this request need not.
+        if crate::log::is_read() {
+            usual(about);
+        }
+    }));
     tell(&birth.worker, &Verb::Online);
-    let started = guarded(|| start(source, &birth.worker));
+    let started = guarded(|| start(source, &birth));
     let mut handler = match started {
         Ok(handler) => handler,
         Err(text) => fail(&birth.worker, text),
     };
     let kind = handler.kind();
     let limit = match kind {
-        Kind::Connection => 1,
+        Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
     tell(&birth.worker, &Verb::Ready { kind: kind as u8, limit });
-    let mut inlet = inlet::Inlet::new(birth, poll, config.drain_timeout);
+    let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
-        Kind::Request | Kind::Data => {
+        Kind::Request | Kind::Data | Kind::Datagram => {
             events::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll).serve()
         }
     };
@@ -179,10 +199,26 @@ fn introduce(worker: &Worker) {
     process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
-fn start(source: &mut dyn Source, worker: &Worker) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(worker)?;
-    handler.start(worker)?;
+fn start(source: &mut dyn Source, birth: &Birth<'_>) -> Result<Box<dyn Handler>, String> {
+    let mut handler = source.open(&birth.worker)?;
+    handler.start(&birth.worker)?;
+    birth.addresses.are_served_by(&*handler)?;
     Ok(handler)
+}
+
+impl Addresses {
+    fn are_served_by(&self, handler: &dyn Handler) -> Result<(), String> {
+        match (&self.datagrams, &self.connections) {
+            (Some(address), _) if !handler.takes_datagrams() => {
+                Err(format!("listen {address}: expected a handler with on_datagram, this one has none"))
+            }
+            (_, Some(address)) if handler.kind() == Kind::Datagram => Err(format!(
+                "listen {address}: expected a handler for connections, this one has on_datagram only: \
+                 listen on udp:HOST:PORT"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs user code before the worker is ready; a panic is a reason like any other.

@@ -3,7 +3,7 @@
 use super::handler::Style;
 use socket2::SockRef;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    Udp(SocketAddr),
 }
 
 /// What became of a request that was not answered as it should be.
@@ -66,10 +67,24 @@ impl Client {
         let socket = match address {
             Address::Tcp(a) => Socket::Tcp(TcpStream::connect_timeout(a, TIMEOUT)?),
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            Address::Udp(_) => panic!("no connections there"),
         };
+        Ok(Self::with(socket, style))
+    }
+
+    /// As [`Client::connect`], from an address of this machine's own choosing.
+    pub fn connect_from(source: IpAddr, address: SocketAddr, style: Style) -> Result<Self, Fault> {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        Ok(Self::with(Socket::Tcp(socket.into()), style))
+    }
+
+    fn with(socket: Socket, style: Style) -> Self {
         let client = Self { socket, style, read: Vec::new() };
         client.patience(TIMEOUT);
-        Ok(client)
+        client
     }
 
     /// Sets how long a read or write may take.
@@ -94,7 +109,7 @@ impl Client {
                     format!("GET /{path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes(),
                 )?;
             }
-            Style::Connection | Style::Data => self.send_command(command)?,
+            Style::Connection | Style::Data | Style::Datagram => self.send_command(command)?,
         }
         let answer = self.answer()?;
         if self.style != Style::Request {
@@ -113,7 +128,7 @@ impl Client {
                 let path = command.replace(' ', "/");
                 self.send(format!("GET /{path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes())
             }
-            Style::Connection | Style::Data => self.send(format!("{command}\n").as_bytes()),
+            Style::Connection | Style::Data | Style::Datagram => self.send(format!("{command}\n").as_bytes()),
         }
     }
 
@@ -124,7 +139,7 @@ impl Client {
                 Answer { status: 200, body, .. } => Ok(body),
                 other => Err(Fault::Other(format!("{other:?}"))),
             },
-            Style::Connection | Style::Data => {
+            Style::Connection | Style::Data | Style::Datagram => {
                 let mut line = self.take_until(b"\n")?;
                 line.pop();
                 Ok(line)

@@ -15,19 +15,56 @@ pub enum Style {
     Request,
     Connection,
     Data,
+    /// No connections at all.
+    Datagram,
 }
 
 impl Style {
+    /// Those with connections.
     pub const ALL: [Self; 3] = [Self::Request, Self::Connection, Self::Data];
 
     /// `tests/handler.c` in this style.
     pub fn handler(self) -> PathBuf {
+        self.handler_with(&[])
+    }
+
+    /// As [`Style::handler`], of another version.
+    pub fn version(self, version: &str) -> PathBuf {
+        self.handler_with(&[&format!("-DVERSION=\"{version}\"")])
+    }
+
+    /// As [`Style::handler`], built with other flags too.
+    pub fn handler_with(self, flags: &[&str]) -> PathBuf {
         let define = match self {
             Self::Request => "-DON_REQUEST",
             Self::Connection => "-DON_CONNECTION",
             Self::Data => "-DON_DATA",
+            Self::Datagram => "-DON_DATAGRAM",
         };
-        compile(&fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(), &[define])
+        compile(
+            &fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(),
+            &[&[define], flags].concat(),
+        )
+    }
+}
+
+/// Who accepts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Master,
+    Shared,
+    ReusePort,
+}
+
+impl Mode {
+    pub const ALL: [Self; 3] = [Self::Master, Self::Shared, Self::ReusePort];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Shared => "shared",
+            Self::ReusePort => "reuseport",
+        }
     }
 }
 

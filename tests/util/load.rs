@@ -37,7 +37,7 @@ impl Tally {
         }
     }
 
-    fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         for (answer, n) in other.answers {
             *self.answers.entry(answer).or_default() += n;
         }
@@ -50,21 +50,46 @@ impl Tally {
 impl Load {
     /// Starts `clients` clients that say `command`, one connection a time each.
     pub fn start(address: &Address, style: Style, clients: usize, command: &str) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let client = |_| {
-            let (stop, done) = (stop.clone(), done.clone());
+        Self::run(clients, |_, stop, done| {
             let (address, command) = (address.clone(), command.to_owned());
-            std::thread::spawn(move || {
+            move || {
                 let mut tally = Tally::default();
                 while !stop.load(Ordering::Relaxed) {
                     tally.add(Client::connect(&address, style).and_then(|c| c.ask_last(&command)));
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 tally
-            })
-        };
-        let clients = (0..clients).map(client).collect();
+            }
+        })
+    }
+
+    /// Starts clients of the test's own making. Each is told its number, when to stop, and where to count.
+    pub fn run<F>(clients: usize, client: impl Fn(usize, Arc<AtomicBool>, Arc<AtomicU64>) -> F) -> Self
+    where
+        F: FnOnce() -> Tally + Send + 'static,
+    {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let clients =
+            (0..clients).map(|i| std::thread::spawn(client(i, stop.clone(), done.clone()))).collect();
         Self { stop, done, clients }
+    }
+
+    /// Starts `clients` clients that say `command` again and again on one connection each, until told to stop or something
+    /// goes wrong.
+    pub fn keep(address: &Address, style: Style, clients: usize, command: &str) -> Self {
+        Self::run(clients, |_, stop, done| {
+            let (address, command) = (address.clone(), command.to_owned());
+            move || {
+                let mut tally = Tally::default();
+                let client = Client::connect(&address, style).map_err(|fault| tally.add(Err(fault)));
+                let Ok(mut client) = client else { return tally };
+                while !stop.load(Ordering::Relaxed) && tally.faults.is_empty() {
+                    tally.add(client.ask(&command));
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                tally
+            }
+        })
     }
 
     /// Requests that have come to an end.

@@ -9,13 +9,16 @@ pub mod dir;
 pub mod handler;
 pub mod load;
 pub mod proc;
+pub mod random;
 pub mod server;
+pub mod wrk;
 
 pub use client::{Client, Fault};
 pub use dir::Dir;
-pub use handler::Style;
+pub use handler::{Mode, Style};
 pub use load::Load;
-pub use server::{Server, Start};
+pub use server::{RELOAD, Server, Start};
+pub use wrk::Wrk;
 
 use std::time::{Duration, Instant};
 

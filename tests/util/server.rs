@@ -1,7 +1,7 @@
 //! A server as the tests see it: started, watched, stopped, and at the end nothing of it left.
 
 use super::client::{Address, Client, Fault};
-use super::handler::Style;
+use super::handler::{Mode, Style};
 use super::{Dir, PATIENCE, comes_true, load, proc, wait_until};
 use std::ffi::OsString;
 use std::fs;
@@ -25,8 +25,18 @@ pub struct Start {
     program: Option<Vec<OsString>>,
     through: Vec<OsString>,
     stdin: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
     dir: Arc<Dir>,
 }
+
+/// The file [`Start::own_module`] makes.
+const MODULE: &str = "module.so";
+/// What the master has open for each worker.
+const PER_WORKER: [&str; 4] = ["anon_inode:[pidfd]", "socket", "socket", "socket"];
+/// What it says of reloads.
+pub const RELOAD: &str = "reload to generation";
+const COMPLETE: &str = "is complete";
+const ROLLED_BACK: &str = "is rolled back";
 
 /// Lines a process has written so far.
 type Lines = Arc<Mutex<Vec<String>>>;
@@ -42,7 +52,9 @@ pub struct Server {
     child: Child,
     ended: Option<ExitStatus>,
     workers: usize,
+    workers_at_start: usize,
     kinds_at_start: Vec<String>,
+    stdout: Lines,
     stderr: Lines,
     readers: Vec<JoinHandle<()>>,
     expected: Vec<String>,
@@ -69,6 +81,7 @@ impl Start {
             program: None,
             through: Vec::new(),
             stdin: None,
+            stderr: None,
             dir: Arc::new(Dir::new()),
         }
     }
@@ -88,6 +101,11 @@ impl Start {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.options.extend([format!("--{name}").into(), value.into()]);
         self
+    }
+
+    /// Sets who accepts.
+    pub fn accept(self, mode: Mode) -> Self {
+        self.set("accept", mode.name())
     }
 
     /// Runs another program in place of `prefork` and its handler. It must say "listening on" and its addresses.
@@ -116,7 +134,7 @@ impl Start {
             self.dir.path().join(name)
         };
         self.prefork = copy(env!("CARGO_BIN_EXE_prefork").as_ref(), "prefork");
-        self.handler = copy(&self.handler, "handler.so");
+        self.handler = copy(&self.handler, MODULE);
         let mut words = vec!["prlimit", "--nofile=64:2048"];
         if fs::metadata("/proc/self").unwrap().uid() == 0 {
             words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
@@ -124,7 +142,33 @@ impl Start {
         self.through(&words)
     }
 
-    pub fn dir(mut self, dir: &Arc<Dir>) -> Self {
+    /// Gives it a handler's file of its own, in the test's directory, which [`Server::install`] replaces.
+    pub fn own_module(mut self) -> Self {
+        let own = self.dir.file(MODULE);
+        fs::copy(&self.handler, &own).unwrap();
+        self.handler = own;
+        self
+    }
+
+    /// Serves with this module.
+    pub fn module(mut self, path: PathBuf) -> Self {
+        self.handler = path;
+        self
+    }
+
+    /// Has it write its lines where nobody reads them.
+    pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(fd.into());
+        self
+    }
+
+    /// The directory of the test.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Uses a directory that others use too.
+    pub fn within(mut self, dir: &Arc<Dir>) -> Self {
         self.dir = dir.clone();
         self
     }
@@ -151,19 +195,25 @@ impl Start {
         command.args(&words[1..]).current_dir(self.dir.path()).process_group(0);
         // What the machine sets for its own services is not meant for these.
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env("RUST_BACKTRACE", "0");
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start")
+        let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().expect("start")
     }
 
     /// Starts it and waits until it listens.
     #[track_caller]
-    pub fn start(mut self) -> Server {
+    pub fn start(self) -> Server {
+        let mut server = self.launch();
+        server.comes_up();
+        server
+    }
+
+    /// Starts it and does not wait; see [`Server::comes_up`].
+    pub fn launch(mut self) -> Server {
         let mut child = self.spawn();
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        let readers = vec![
-            collect(child.stdout.take().unwrap(), stdout.clone()),
-            collect(child.stderr.take().unwrap(), stderr.clone()),
-        ];
-        let mut server = Server {
+        let mut readers = vec![collect(child.stdout.take().unwrap(), stdout.clone())];
+        readers.extend(child.stderr.take().map(|pipe| collect(pipe, stderr.clone())));
+        Server {
             style: self.style,
             dir: self.dir,
             addresses: Vec::new(),
@@ -171,20 +221,14 @@ impl Start {
             child,
             ended: None,
             workers: self.workers,
+            workers_at_start: self.workers,
             kinds_at_start: Vec::new(),
+            stdout,
             stderr,
             readers,
             expected: Vec::new(),
             tolerated: Vec::new(),
-        };
-        let listening = || stdout.lock().unwrap().iter().find_map(|l| addresses(l));
-        let came = comes_true(PATIENCE, || listening().is_some() || server.has_exited());
-        let Some(found) = listening().filter(|_| came) else {
-            panic!("no server: {:?}, it said {:?}", server.ended, server.stderr());
-        };
-        server.addresses = found;
-        server.kinds_at_start = proc::kinds(server.pid);
-        server
+        }
     }
 
     /// Starts it where it cannot come up.
@@ -216,24 +260,41 @@ fn collect(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
 /// The addresses in the line that says where a server listens.
 fn addresses(line: &str) -> Option<Vec<Address>> {
     let (_, list) = line.split_once("listening on ")?;
-    let one = |text: &str| match text.strip_prefix("unix:") {
-        Some(path) => Address::Unix(path.into()),
-        None => {
-            Address::Tcp(text.trim_start_matches("http://").trim_start_matches("tcp://").parse().unwrap())
-        }
+    let one = |text: &str| match (text.strip_prefix("unix:"), text.split_once("://")) {
+        (Some(path), _) => Address::Unix(path.into()),
+        (None, Some(("udp", address))) => Address::Udp(address.parse().unwrap()),
+        (None, Some((_, address))) => Address::Tcp(address.parse().unwrap()),
+        (None, None) => Address::Tcp(text.parse().unwrap()),
     };
     Some(list.split(", ").map(one).collect())
 }
 
 impl Server {
+    /// Waits until it listens.
+    #[track_caller]
+    pub fn comes_up(&mut self) {
+        let stdout = self.stdout.clone();
+        let listening = || stdout.lock().unwrap().iter().find_map(|l| addresses(l));
+        let came = comes_true(PATIENCE, || listening().is_some() || self.has_exited());
+        let Some(found) = listening().filter(|_| came) else {
+            panic!("no server: {:?}, it said {:?}", self.ended, self.stderr());
+        };
+        self.addresses = found;
+        self.kinds_at_start = proc::kinds(self.pid);
+    }
+
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
     pub fn port(&self) -> u16 {
+        self.tcp().port()
+    }
+
+    pub fn tcp(&self) -> std::net::SocketAddr {
         match self.address() {
-            Address::Tcp(a) => a.port(),
-            Address::Unix(_) => panic!("no port"),
+            Address::Tcp(a) => *a,
+            Address::Unix(_) | Address::Udp(_) => panic!("no TCP address"),
         }
     }
 
@@ -276,13 +337,95 @@ impl Server {
         wait_until("a successor", || self.has_replaced(pid));
     }
 
-    /// The worker in a slot, as it says itself.
+    /// The worker in a slot, as it says itself; the newest, where one is being replaced.
+    #[track_caller]
     pub fn worker_in(&self, slot: u32) -> i32 {
-        self.workers().into_iter().find(|&pid| slot_of(pid) == Some(slot)).expect("a worker in the slot")
+        self.workers().into_iter().rfind(|&pid| slot_of(pid) == Some(slot)).expect("a worker in the slot")
+    }
+
+    /// The slots of the workers there are, as they say themselves.
+    pub fn slots(&self) -> Vec<u32> {
+        let mut slots: Vec<u32> = self.workers().into_iter().filter_map(slot_of).collect();
+        slots.sort_unstable();
+        slots
     }
 
     pub fn signal(&self, number: i32) {
         proc::signal(self.pid, number);
+    }
+
+    /// The descriptors the master should have with so many workers as it has now.
+    fn kinds_due(&self) -> Vec<String> {
+        let (mut kinds, n) = (self.kinds_at_start.clone(), self.workers_at_start);
+        for kind in PER_WORKER {
+            for _ in n..self.workers {
+                kinds.push(kind.into());
+            }
+            for _ in self.workers..n {
+                let at = kinds.iter().position(|k| k == kind).expect("what a worker takes");
+                kinds.remove(at);
+            }
+        }
+        kinds.sort();
+        kinds
+    }
+
+    /// From now on so many workers belong to it.
+    pub fn scaled_to(&mut self, n: usize) {
+        self.workers = n;
+    }
+
+    /// Puts another file in the place of the handler's, by rename.
+    pub fn install(&self, from: &Path) {
+        self.install_bytes(&fs::read(from).unwrap());
+    }
+
+    /// Puts a file with these contents in the place of the handler's, by rename.
+    pub fn install_bytes(&self, bytes: &[u8]) {
+        let new = self.dir.file("module.new");
+        fs::write(&new, bytes).unwrap();
+        fs::rename(new, self.module()).unwrap();
+    }
+
+    /// The handler's own file.
+    pub fn module(&self) -> PathBuf {
+        self.dir.path().join(MODULE)
+    }
+
+    /// Waits until no reload is under way.
+    #[track_caller]
+    pub fn rests(&self) {
+        wait_until("the reloads have ended", || {
+            self.lines_with("begins") == self.lines_with(COMPLETE) + self.lines_with(ROLLED_BACK)
+                && proc::children(self.pid).len() == self.workers
+        });
+    }
+
+    /// Lines with this text so far.
+    pub fn lines_with(&self, text: &str) -> usize {
+        self.stderr().iter().filter(|l| l.contains(text)).count()
+    }
+
+    /// Reloads, and waits until all workers are new.
+    #[track_caller]
+    pub fn reload(&mut self) {
+        self.may_say(RELOAD);
+        let (done, failed) = (self.lines_with(COMPLETE), self.lines_with(ROLLED_BACK));
+        self.signal(libc::SIGHUP);
+        wait_until("the reload is complete", || {
+            assert_eq!(self.lines_with(ROLLED_BACK), failed, "{:#?}", self.stderr());
+            self.lines_with(COMPLETE) > done
+        });
+    }
+
+    /// Reloads where that cannot succeed, and returns why, as it is logged.
+    #[track_caller]
+    pub fn reload_fails(&mut self) -> String {
+        self.may_say(RELOAD);
+        let done = self.lines_with(ROLLED_BACK);
+        self.signal(libc::SIGHUP);
+        wait_until("the reload is rolled back", || self.lines_with(ROLLED_BACK) > done);
+        self.stderr().into_iter().rfind(|l| l.contains(ROLLED_BACK)).unwrap()
     }
 
     pub fn stderr(&self) -> Vec<String> {
@@ -322,10 +465,10 @@ impl Server {
         if !comes_true(PATIENCE, whole) {
             panic!("{} workers expected: {:?}; it said {:#?}", self.workers, self.states(), self.stderr());
         }
-        if !comes_true(PATIENCE, || proc::kinds(self.pid) == self.kinds_at_start) {
+        if !comes_true(PATIENCE, || proc::kinds(self.pid) == self.kinds_due()) {
             panic!(
-                "the master's descriptors: {:#?} at the start, now {:#?}",
-                self.kinds_at_start,
+                "the master's descriptors: {:#?} expected, now {:#?}",
+                self.kinds_due(),
                 proc::descriptors(self.pid)
             );
         }

@@ -74,6 +74,7 @@ impl Response {
     pub(super) fn finish(&mut self) -> After {
         match self.stage {
             Stage::Open => self.put_whole(),
+            Stage::Stream(_) if self.lacks_a_part => return After::Cut,
             Stage::Stream(framing) => {
                 if framing == Framing::Chunked && !self.to.head {
                     self.out.bytes.extend_from_slice(b"0\r\n\r\n");

@@ -325,6 +325,9 @@ impl HttpEngine {
         link: &mut Link<'_>,
         cx: &mut Context<'_>,
     ) -> Option<Stop> {
+        if after == After::Cut && self.response.ends_with_connection() {
+            let _ = socket::reset_on_close(link.fd);
+        }
         link.conn.phase = match after {
             After::Stay => Phase::Open,
             After::Cut => Phase::Closing,
@@ -428,6 +431,7 @@ impl HttpEngine {
 
     /// Sends what the responses made, and says how it goes on.
     fn settle(&mut self, stop: Stop, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
+        self.response.out.last = link.conn.phase == Phase::Closing;
         let sent = match stop {
             Stop::Gone => Err(std::io::ErrorKind::BrokenPipe.into()),
             _ => self.flush(link, cx),

@@ -34,6 +34,8 @@ pub(super) struct Output {
     /// Length of the body as its head says it.
     pub body_len: u64,
     body_at: u64,
+    /// Nothing follows but the end of the connection, at once.
+    pub last: bool,
     /// Bytes sent since somebody last took this count.
     pub sent: u64,
 }
@@ -64,6 +66,7 @@ impl Output {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.at = 0;
+        self.last = false;
         self.drop_body();
     }
 
@@ -107,15 +110,20 @@ impl Output {
         if let Some(body) = self.body_bytes() {
             let body = self.left_of(body)?;
             return match head {
-                [] => socket::send(fd, body),
-                _ => socket::send_slices(fd, &[IoSlice::new(head), IoSlice::new(body)]),
+                [] => self.send_bytes(fd, body),
+                _ => socket::send_slices(fd, &[IoSlice::new(head), IoSlice::new(body)], self.last),
             };
         }
         match &self.body {
             Body::File(file, offset) if head.is_empty() => self.send_file(fd, file.as_fd(), *offset),
             Body::File(..) => socket::send_more(fd, head),
-            _ => socket::send(fd, head),
+            _ => self.send_bytes(fd, head),
         }
+    }
+
+    /// Where the end follows, it may share a segment with the last bytes.
+    fn send_bytes(&self, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        if self.last { socket::send_more(fd, bytes) } else { socket::send(fd, bytes) }
     }
 
     fn send_file(&self, fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {

@@ -82,6 +82,10 @@ pub struct Response {
     pub(super) start: usize,
     /// Whether a part of this response may have been sent.
     pub(super) torn: bool,
+    /// A part of a stream was refused.
+    pub(super) lacks_a_part: bool,
+    /// The stream ends with the connection.
+    until_close: bool,
     gone: bool,
     pub(super) date: Date,
     pub(super) lent: Rc<Lent>,
@@ -125,6 +129,8 @@ impl Response {
             out: Output::default(),
             start: 0,
             torn: false,
+            lacks_a_part: false,
+            until_close: false,
             gone: false,
             date: Date::new(),
             lent: Rc::new(Lent::new()),
@@ -143,6 +149,7 @@ impl Response {
         self.offer.clear();
         self.start = self.out.bytes.len();
         self.torn = false;
+        (self.lacks_a_part, self.until_close) = (false, false);
         self.gone = false;
     }
 
@@ -258,10 +265,16 @@ impl Response {
         Ok(())
     }
 
+    /// Whether the client takes the end of the connection for the end of the body.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.until_close
+    }
+
     fn start_stream(&mut self) -> Framing {
         let framing = Framing::of_stream(self.status, self.to.minor);
         self.stage = Stage::Stream(framing);
-        self.close |= framing == Framing::UntilClose;
+        self.until_close = framing == Framing::UntilClose;
+        self.close |= self.until_close;
         self.put_head(framing);
         framing
     }
@@ -275,7 +288,12 @@ impl Response {
             return Ok(());
         }
         self.send_gathered()?;
-        if self.out.waiting().saturating_add(len) <= self.pending { Ok(()) } else { Err(Refused::Full) }
+        if self.out.waiting().saturating_add(len) <= self.pending {
+            return Ok(());
+        }
+        // Without this part the body must not look complete, whatever the handler does now.
+        self.lacks_a_part = true;
+        Err(Refused::Full)
     }
 
     fn send_gathered(&mut self) -> Result<(), Refused> {

@@ -212,8 +212,8 @@ fn what_a_slow_reader_may_leave_waiting_is_bounded() {
     );
     b.send(GET.as_bytes());
     let text = b.text();
-    assert!(text.ends_with("0\r\n\r\n"));
-    assert_eq!(b.seat.get(Word::Errors), 0);
+    // What lacks a part does not look complete.
+    assert!(!text.ends_with("0\r\n\r\n"));
 }
 
 #[test]

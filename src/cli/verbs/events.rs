@@ -1,0 +1,110 @@
+//! `prefork events`: what happens, a line each, until the master ends or the reader has enough.
+
+use super::find::{self, App};
+use super::{print, print_json};
+use crate::cli::{FAILED, Failure};
+use prefork::control::Request;
+use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
+use serde::Serialize;
+use std::io;
+
+/// One line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    app: &'a str,
+    pid: i32,
+    #[serde(flatten)]
+    stamped: &'a Stamped,
+}
+
+/// Follows masters, each to its end.
+pub fn follow(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
+    let apps = match (name, id) {
+        (Some(name), Some(id)) if name != id => {
+            return Err(Failure(crate::cli::USAGE, format!("-n {name} and {id}: which of them?")));
+        }
+        (name, id) => find::select(name.or(id).as_deref())?,
+    };
+    let prefixed = apps.len() > 1;
+    let threads: Vec<_> =
+        apps.into_iter().map(|app| std::thread::spawn(move || follow_one(app, prefixed, json))).collect();
+    // All are joined before the first failure is told.
+    let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
+    ends.into_iter()
+        .try_for_each(|end| end.unwrap_or_else(|_| Err(Failure(FAILED, "events: a thread panicked".into()))))
+}
+
+fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
+    let (name, pid) = (app.name.clone(), app.pid);
+    let (mut client, title) = app.client()?;
+    client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, &e))?;
+    let prefix = if prefixed { format!("{title}  ") } else { String::new() };
+    loop {
+        let stamped = match client.next(None) {
+            Ok(Reply::Event(stamped)) => stamped,
+            Ok(Reply::Error(refusal)) if refusal.kind == RefusalKind::TooSlow => {
+                return Err(Failure(FAILED, format!("{title}: {}; some are missing", refusal.text)));
+            }
+            Ok(other) => return Err(find::unexpected(&title, &other)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(e) => return Err(find::unreachable(&title, &e)),
+        };
+        match json {
+            true => print_json(&Line { app: &name, pid, stamped: &stamped })?,
+            false => print(&format!("{prefix}{}\n", line(&stamped).replace(char::is_control, "?")))?,
+        }
+    }
+}
+
+fn line(stamped: &Stamped) -> String {
+    let (word, rest) = describe(&stamped.event);
+    let ms = stamped.time_ms % 86_400_000;
+    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {rest}", ms % 1000)
+}
+
+fn describe(event: &Event) -> (&'static str, String) {
+    match event {
+        Event::Setup { name, generation, workers, addresses } => (
+            "setup",
+            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" ")),
+        ),
+        Event::Fork { worker } => ("fork", who(worker)),
+        Event::Online { worker } => ("online", who(worker)),
+        Event::Listening { worker, address, port, .. } => {
+            let port = port.map_or_else(String::new, |p| format!(" port {p}"));
+            ("listening", format!("{} on {address}{port}", who(worker)))
+        }
+        Event::Ready { worker } => ("ready", who(worker)),
+        Event::Disconnect { worker } => ("disconnect", who(worker)),
+        Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", who(worker))),
+        Event::Hang { worker } => ("hang", who(worker)),
+        Event::Error { text } => ("error", text.clone()),
+        Event::Reload { state, generation, reason } => {
+            let what = match state {
+                ReloadState::Started => "started",
+                ReloadState::Committed => "committed",
+                ReloadState::RolledBack => "rolled back",
+            };
+            let why = reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+            ("reload", format!("to generation {generation} {what}{why}"))
+        }
+        Event::Other => ("other", "something this prefork has no word for".into()),
+    }
+}
+
+fn who(w: &WorkerInfo) -> String {
+    format!("worker {} (slot {}, generation {}, pid {})", w.id, w.slot, w.generation, w.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_line_with_its_time() {
+        let worker = WorkerInfo { id: 3, slot: 0, generation: 2, pid: 99 };
+        let stamped = Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker } };
+        assert_eq!(line(&stamped), "01:02:03.004Z  ready       worker 3 (slot 0, generation 2, pid 99)");
+    }
+}

@@ -1,0 +1,201 @@
+//! Where control sockets are: `NAME.PID.sock` in a directory that only its user can enter.
+//!
+//! The directory is the first of these that can be used: `$PREFORK_RUNTIME_DIR`, the only one where it is set;
+//! `$XDG_RUNTIME_DIR/prefork`; `/run/prefork`, for root and for whom it was made; `/tmp/prefork-UID`. All of them are searched.
+
+use crate::sys::{peer, process, socket};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The variable that names the one directory for control sockets.
+pub const VARIABLE: &str = "PREFORK_RUNTIME_DIR";
+const SUFFIX: &str = ".sock";
+/// The longest path of a Unix socket (unix(7), less the final NUL).
+const MAX_PATH: usize = 107;
+
+/// The directories for control sockets, best first.
+pub fn directories() -> Vec<PathBuf> {
+    let given = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(only) = given(VARIABLE) {
+        return vec![only];
+    }
+    let own = given("XDG_RUNTIME_DIR").filter(|d| d.is_absolute()).map(|d| d.join("prefork"));
+    let last = PathBuf::from(format!("/tmp/prefork-{}", peer::own_user()));
+    own.into_iter().chain(["/run/prefork".into(), last]).collect()
+}
+
+/// The sockets found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Their paths, in the order of their names.
+    pub sockets: Vec<PathBuf>,
+    /// Directories that are there and not for this user.
+    pub closed: Vec<PathBuf>,
+}
+
+/// Looks for sockets. Whether anybody answers there is another question.
+pub fn find() -> Found {
+    let mut found = Found::default();
+    for directory in directories() {
+        match sockets_in(&directory) {
+            Ok(mut sockets) => {
+                sockets.sort();
+                found.sockets.append(&mut sockets);
+            }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => found.closed.push(directory),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+fn sockets_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    // Anybody may make a directory in /tmp and wait for who looks there.
+    if directory.starts_with("/tmp") {
+        check(directory).map_err(io::Error::other)?;
+    }
+    let entries = fs::read_dir(directory)?.flatten();
+    let shown = |name: &OsString| name.as_bytes().ends_with(SUFFIX.as_bytes()) && name.as_bytes()[0] != b'.';
+    let sockets = entries.filter(|e| shown(&e.file_name()) && e.file_type().is_ok_and(|t| t.is_socket()));
+    Ok(sockets.map(|e| e.path()).collect())
+}
+
+/// Removes a socket that nobody answers on, where it lies in a directory of this user's.
+pub fn remove_stale(path: &Path) {
+    if path.parent().is_some_and(|d| check(d).is_ok()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The file of a control socket that was made here; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Makes a control socket in the first directory that can be used.
+    ///
+    /// # Errors
+    /// Why no directory can, each with its reason.
+    pub(crate) fn make(name: &str) -> Result<(Self, OwnedFd), String> {
+        let mut why = Vec::new();
+        for directory in directories() {
+            match Self::make_in(&directory, name) {
+                Ok(made) => return Ok(made),
+                Err(e) => why.push(format!("{}: {e}", directory.display())),
+            }
+        }
+        Err(why.join("; "))
+    }
+
+    fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check(directory)?,
+            Err(e) => return Err(e.to_string()),
+        }
+        let end = format!(".{}{SUFFIX}", process::own_pid());
+        let room = MAX_PATH.saturating_sub(directory.as_os_str().len() + end.len() + "/.".len());
+        let name: String = name.chars().take(room).collect();
+        let path = directory.join(format!("{name}{end}"));
+        if name.is_empty() {
+            return Err("too long a path for a socket".into());
+        }
+        if socket::unix_answers(&path).unwrap_or(false) {
+            return Err(format!("{name}{end} is in use, by a process of this number in another container"));
+        }
+        Self::bind(directory, path).map_err(|e| e.to_string())
+    }
+
+    /// Binds under another name first, so that nobody finds the socket, and takes it for a stale one, before it listens.
+    fn bind(directory: &Path, path: PathBuf) -> io::Result<(Self, OwnedFd)> {
+        let mut hidden = OsString::from(".");
+        hidden.push(path.file_name().unwrap_or_default());
+        let hidden = directory.join(hidden);
+        let _ = fs::remove_file(&hidden);
+        let fd = socket::listen_unix(&hidden, 0o600, BACKLOG)?;
+        let mut place = Self { identity: identity(&hidden), path: hidden };
+        fs::rename(&place.path, &path)?;
+        place.path = path;
+        Ok((place, fd))
+    }
+
+    /// In a worker: forgets that the file is this process's to remove.
+    pub(crate) fn disown(&mut self) {
+        self.identity = None;
+    }
+}
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// Whether a directory is this user's, and no other user can put anything into it.
+fn check(directory: &Path) -> Result<(), String> {
+    let found = fs::symlink_metadata(directory).map_err(|e| e.to_string())?;
+    if !found.is_dir() {
+        return Err("expected a directory".into());
+    }
+    if found.uid() != peer::own_user() {
+        return Err(format!("belongs to user {}", found.uid()));
+    }
+    match found.permissions().mode() & 0o022 {
+        0 => Ok(()),
+        _ => Err("others may write there".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    #[test]
+    fn a_directory_of_somebody_else_or_open_to_others_will_not_do() {
+        assert!(check(Path::new("/proc/self/nothing")).is_err());
+        assert!(check(Path::new("/dev/null")).unwrap_err().contains("expected a directory"));
+        let own = std::env::temp_dir().join(format!("prefork-place-{}", process::own_pid()));
+        DirBuilder::new().mode(0o700).create(&own).unwrap();
+        assert_eq!(check(&own), Ok(()));
+        fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(check(&own), Err("others may write there".into()));
+        assert!(Place::make_in(&own, "x").is_err());
+        fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
+        let link = own.join("link");
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        assert!(check(&link).is_err());
+        fs::remove_dir_all(own).unwrap();
+    }
+
+    #[test]
+    fn a_socket_is_0600_found_and_gone_in_the_end() {
+        let own = std::env::temp_dir().join(format!("prefork-place2-{}", process::own_pid()));
+        let (place, fd) = Place::make_in(&own, &"long-name".repeat(7)).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&place.path).unwrap().permissions().mode() & 0o777, 0o600);
+        let found = sockets_in(&own).unwrap();
+        assert_eq!(found, std::slice::from_ref(&place.path));
+        assert!(found[0].as_os_str().len() <= MAX_PATH && socket::unix_answers(&found[0]).unwrap());
+        drop((place, fd));
+        assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
+        fs::remove_dir(own).unwrap();
+    }
+}

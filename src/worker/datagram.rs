@@ -1,0 +1,96 @@
+//! Datagrams: read one, `on_datagram`, the next. What is not read yet lies in the master's socket, for whoever comes.
+
+use super::Worker;
+use super::acceptor::Door;
+use super::engine::Context;
+use crate::scoreboard::{Seat, Word};
+use crate::sys::datagram::{self, LARGEST, Origin, sockaddr};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// A datagram that has come, with the way back to its sender.
+pub struct Datagram<'a> {
+    worker: &'a Worker,
+    socket: BorrowedFd<'a>,
+    origin: &'a Origin,
+    data: &'a [u8],
+    listener: u16,
+    seat: Seat,
+}
+
+impl Datagram<'_> {
+    /// Its bytes; there may be none.
+    pub fn data(&self) -> &[u8] {
+        self.data
+    }
+
+    /// The sender. Anybody can write anything there: an answer much longer than the question makes this server a weapon.
+    pub fn peer(&self) -> SocketAddr {
+        self.origin.peer().unwrap_or((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into())
+    }
+
+    /// The index, from 0, of the address it came to, in the order they were given.
+    pub fn listener(&self) -> u16 {
+        self.listener
+    }
+
+    /// The worker this is.
+    pub fn worker(&self) -> &Worker {
+        self.worker
+    }
+
+    /// Sends a datagram back, from the address this one was sent to. May be called more than once, or not at all.
+    ///
+    /// # Errors
+    /// `WouldBlock` where too much waits to be sent already; what sendmsg(2) says, for instance of one that is too large.
+    pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
+        datagram::reply(self.socket, bytes, self.origin)?;
+        self.seat.add(Word::BytesOut, bytes.len() as u64);
+        Ok(())
+    }
+
+    pub(crate) fn peer_sockaddr(&self) -> *const sockaddr {
+        self.origin.as_sockaddr()
+    }
+}
+
+impl fmt::Debug for Datagram<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes from {}", self.data.len(), self.peer())
+    }
+}
+
+/// Reads datagrams for a worker, one at a time: a worker that dies costs the one it was at. Reading several by one call
+/// (recvmmsg(2)) would cost them all.
+pub struct DatagramEngine {
+    buffer: Vec<u8>,
+    origin: Origin,
+}
+
+impl DatagramEngine {
+    /// Takes memory with the first datagram.
+    pub fn new() -> Self {
+        Self { buffer: Vec::new(), origin: Origin::new() }
+    }
+
+    /// Serves what has come to a door, up to `most` datagrams. A read that fails is the end of it: what is there is reported again.
+    pub fn serve(&mut self, door: &Door, worker: &Worker, most: u32, cx: &mut Context<'_>) {
+        self.buffer.resize(LARGEST, 0);
+        for _ in 0..most {
+            let Ok(n) = datagram::recv(door.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
+            let datagram = Datagram {
+                worker,
+                socket: door.fd.as_fd(),
+                origin: &self.origin,
+                data: &self.buffer[..n],
+                listener: door.listener,
+                seat: cx.seat,
+            };
+            cx.seat.add(Word::BytesIn, n as u64);
+            let done = cx.call(|handler| handler.on_datagram(&datagram));
+            cx.seat.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! When a successor starts: at once after a crash, and never where its configuration is wrong; the port is open throughout.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::{Duration, Instant};
+use util::{Load, Start, Style, comes_true, proc, wait_until};
+
+#[test]
+fn a_successor_serves_within_moments_of_a_crash() {
+    let mut server = Start::new(Style::Connection).workers(8).start();
+    server.says("died: SIGABRT");
+    // The best of a few: this machine may have other things to do. Every slot has one successor at once.
+    let fastest = (0..8).map(|slot| {
+        let victim = server.worker_in(slot);
+        let start = Instant::now();
+        proc::signal(victim, libc::SIGABRT);
+        let slot = slot.to_string();
+        while server.workers().contains(&victim) || server.ask("slot").as_ref() != Ok(&slot) {}
+        start.elapsed()
+    });
+    let fastest = fastest.min().unwrap();
+    assert!(fastest < Duration::from_millis(25), "{fastest:?}");
+    server.stop();
+}
+
+#[test]
+fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_heals_it() {
+    let mut server = Start::new(Style::Request).own_module().workers(3).start();
+    server.says("died: SIGKILL");
+    server.says("died before it was ready: exit code 78");
+    let kept = Load::keep(server.address(), server.style, 2, "version");
+    server.dir.make("misconfigured.1");
+    let (well, poor) = ([server.worker_in(0), server.worker_in(2)], server.worker_in(1));
+    server.may_say("exit code 78");
+    // Its idle connections die with it: those of the load must be elsewhere, or it would be no fault of the restart.
+    let tally = kept.stop();
+    assert!(tally.faults.is_empty(), "{tally:?}");
+    proc::signal(poor, libc::SIGKILL);
+    server.wait_for_line("exit code 78");
+    assert!(!comes_true(Duration::from_millis(1500), || server.lines_with("exit code 78") > 1));
+    assert_eq!(server.workers(), well);
+    assert!((0..20).all(|_| server.ask("version") == Ok("v1".into())));
+    // A reload that would not heal it changes nothing.
+    let why = server.reload_fails();
+    assert!(why.contains("exit code 78"), "{why}");
+    wait_until("nobody new is left", || server.slots() == [0, 2]);
+    assert!((0..20).all(|_| server.ask("version") == Ok("v1".into())));
+    server.dir.remove("misconfigured.1");
+    server.install(&Style::Request.version("v2"));
+    server.reload();
+    assert!((0..20).all(|_| server.ask("version") == Ok("v2".into())));
+    server.stop();
+}
+
+#[test]
+fn the_port_stays_open_while_no_worker_can_start() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGKILL");
+    server.says("died before it was ready: exit code 78");
+    server.dir.make("misconfigured");
+    server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+    wait_until("both are given up", || server.lines_with("exit code 78") == 2);
+    assert_eq!(server.workers(), []);
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
+    let before = proc::cpu(server.pid);
+    comes_true(Duration::from_millis(500), || false);
+    assert!(proc::cpu(server.pid) - before < Duration::from_millis(25), "it waits, and does not spin");
+    server.dir.remove("misconfigured");
+    server.reload();
+    for client in &mut clients {
+        assert_eq!(client.answer(), Ok("count".into()));
+    }
+    assert_eq!(server.dir.count("hits"), 20);
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn a_server_without_a_worker_stops_when_told() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGKILL");
+    server.says("exit code 78");
+    server.dir.make("misconfigured");
+    server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+    wait_until("both are given up", || server.lines_with("exit code 78") == 2);
+    server.signal(libc::SIGTERM);
+    server.ends();
+}
+
+#[test]
+fn a_slot_whose_workers_die_again_and_again_does_not_touch_the_others() {
+    let mut server = Start::new(Style::Request).workers(3).start();
+    server.says("died: SIGKILL");
+    server.says("SIGALRM");
+    server.dir.make("brief.0");
+    let others = [server.worker_in(1), server.worker_in(2)];
+    proc::signal(server.worker_in(0), libc::SIGKILL);
+    wait_until("it has died a few times", || server.lines_with("SIGALRM") >= 3);
+    let (before, start) = (server.lines_with("SIGALRM"), Instant::now());
+    let load = Load::start(server.address(), server.style, 2, "slot");
+    comes_true(Duration::from_secs(2), || false);
+    let deaths = server.lines_with("SIGALRM") - before;
+    assert!(deaths <= 8, "{deaths} deaths in {:?}", start.elapsed());
+    assert!(others.iter().all(|pid| server.workers().contains(pid)));
+    let tally = load.stop();
+    let served = |slot: &str| tally.answers.get(slot).copied().unwrap_or(0);
+    assert!(served("1") > 100 && served("2") > 100, "{tally:?}");
+    assert!(tally.failed() <= deaths as u64 * 2, "{tally:?}");
+    server.dir.remove("brief.0");
+    wait_until("a healthy one serves", || {
+        server.workers().len() == 3
+            && comes_true(Duration::from_millis(1), || server.ask("slot") == Ok("0".into()))
+    });
+    server.stop();
+}

@@ -1,0 +1,124 @@
+//! More workers and fewer, while clients are served.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::Duration;
+use util::{Load, Server, Start, Style, comes_true, proc, wait_until};
+
+#[track_caller]
+fn has(server: &mut Server, n: u32) {
+    server.scaled_to(n as usize);
+    let all: Vec<u32> = (0..n).collect();
+    wait_until(&format!("{n} workers"), || server.slots() == all);
+}
+
+#[test]
+fn the_highest_slots_come_last_and_go_first() {
+    let mut server = Start::new(Style::Request).start();
+    let first = server.workers();
+    for n in 3..=6 {
+        server.signal(libc::SIGTTIN);
+        has(&mut server, n);
+    }
+    let mut served: Vec<_> = (0..24).map(|_| server.ask("slot").unwrap()).collect();
+    wait_until("every slot serves", || {
+        served.push(server.ask("slot").unwrap());
+        (0..6).all(|slot: u32| served.contains(&slot.to_string()))
+    });
+    for n in (2..=5).rev() {
+        server.signal(libc::SIGTTOU);
+        has(&mut server, n);
+    }
+    assert_eq!(server.workers(), first);
+    server.stop();
+}
+
+#[test]
+fn the_last_worker_stays() {
+    let mut server = Start::new(Style::Request).start();
+    let first = server.worker_in(0);
+    for _ in 0..5 {
+        server.signal(libc::SIGTTOU);
+        // One signal that is pending swallows the next of its kind (signal(7)).
+        wait_until("it is read", || proc::status(server.pid, "ShdPnd") == "0000000000000000");
+    }
+    has(&mut server, 1);
+    assert!(!comes_true(Duration::from_millis(100), || server.workers() != [first]));
+    assert_eq!(server.ask("slot"), Ok("0".into()));
+    server.signal(libc::SIGTTIN);
+    has(&mut server, 2);
+    server.stop();
+}
+
+#[test]
+fn scaling_under_load_costs_nothing() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        let load = server.load(6, "sleep 1");
+        let kept = (style == Style::Request).then(|| Load::keep(server.address(), style, 4, "pid"));
+        for _ in 0..4 {
+            for n in [3, 4] {
+                load.go_on_for(10);
+                server.signal(libc::SIGTTIN);
+                has(&mut server, n);
+            }
+            for n in [3, 2] {
+                load.go_on_for(10);
+                server.signal(libc::SIGTTOU);
+                has(&mut server, n);
+            }
+        }
+        for tally in [Some(load), kept].into_iter().flatten().map(Load::stop) {
+            assert!(tally.faults.is_empty(), "{style:?}: {tally:?}");
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_too_many_finishes_what_it_has_and_its_slot_can_be_filled_meanwhile() {
+    for style in Style::ALL {
+        let mut server = Start::new(style).start();
+        let mut client = server.connect();
+        while client.ask("slot") != Ok("1".into()) {
+            client = server.connect();
+        }
+        client.send_command("gate g").unwrap();
+        wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+        let old = server.worker_in(1);
+        server.signal(libc::SIGTTOU);
+        for _ in 0..4 {
+            assert_eq!(server.ask("slot"), Ok("0".into()), "{style:?}");
+        }
+        server.signal(libc::SIGTTIN);
+        wait_until("another serves in its slot", || server.ask("slot") == Ok("1".into()));
+        assert_eq!(server.slots(), [0, 1, 1], "{style:?}");
+        server.dir.make("g");
+        assert_eq!(client.answer(), Ok("gate".into()), "{style:?}");
+        drop(client);
+        has(&mut server, 2);
+        assert!(!server.workers().contains(&old));
+        server.stop();
+    }
+}
+
+#[test]
+fn fewer_workers_during_a_reload_do_not_keep_it_from_its_end() {
+    for signal in [libc::SIGTTOU, libc::SIGTTIN] {
+        let mut server = Start::new(Style::Request).workers(3).start();
+        server.may_say("reload to generation");
+        // Its slot goes, or another comes, while a new worker starts in the last.
+        server.dir.make("wait.2");
+        server.signal(libc::SIGHUP);
+        wait_until("the last slot is at it", || server.slots() == [0, 1, 2, 2]);
+        server.signal(signal);
+        if signal == libc::SIGTTIN {
+            server.dir.remove("wait.2");
+        }
+        server.wait_for_line("is complete");
+        has(&mut server, if signal == libc::SIGTTIN { 4 } else { 2 });
+        assert!((0..8).all(|_| server.ask("generation") == Ok("2".into())));
+        server.stop();
+    }
+}

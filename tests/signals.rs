@@ -1,0 +1,188 @@
+//! What each signal does to each process, as SIGNALS.md has it; and that none of them gets in anybody's way.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::{Duration, Instant};
+use util::{Server, Start, Style, comes_true, proc, wait_until};
+
+/// Signals that change nothing in a worker.
+const NOTHING_TO_WORKERS: [i32; 8] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGXFSZ,
+    libc::SIGCHLD,
+    libc::SIGWINCH,
+    libc::SIGURG,
+];
+/// Signals that change nothing in the master.
+const NOTHING_TO_MASTER: [i32; 5] =
+    [libc::SIGPIPE, libc::SIGCHLD, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT];
+
+/// Calls `f` once a millisecond for a time.
+fn each_millisecond(time: Duration, mut f: impl FnMut(usize)) {
+    let start = Instant::now();
+    for n in 0.. {
+        if start.elapsed() > time {
+            return;
+        }
+        f(n);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Under load, whatever `disturb` does costs no client and no worker anything.
+fn undisturbed(style: Style, disturb: impl FnOnce(&Server, &[i32])) {
+    let server = Start::new(style).start();
+    let pids = server.workers();
+    // Long enough in the handler to be met there too.
+    let load = server.load(6, "sleep 2");
+    load.go_on_for(6);
+    disturb(&server, &pids);
+    load.go_on_for(20);
+    let tally = load.stop();
+    assert!(tally.faults.is_empty(), "{style:?}: {tally:?}");
+    assert_eq!(server.workers(), pids, "{style:?}");
+    server.stop();
+}
+
+#[test]
+fn signals_that_mean_nothing_to_a_worker_do_nothing() {
+    for style in Style::ALL {
+        undisturbed(style, |_, pids| {
+            each_millisecond(Duration::from_secs(1), |n| {
+                let signal = NOTHING_TO_WORKERS[n % NOTHING_TO_WORKERS.len()];
+                pids.iter().for_each(|&pid| proc::signal(pid, signal));
+            });
+        });
+    }
+}
+
+#[test]
+fn signals_that_mean_nothing_to_the_master_do_nothing() {
+    for style in Style::ALL {
+        undisturbed(style, |server, _| {
+            each_millisecond(Duration::from_millis(500), |n| {
+                server.signal(NOTHING_TO_MASTER[n % NOTHING_TO_MASTER.len()]);
+            });
+        });
+    }
+}
+
+#[test]
+fn a_system_call_that_is_interrupted_is_made_again() {
+    // A process that goes on after SIGSTOP finds epoll_wait(2) and reads with a timeout interrupted (signal(7)).
+    for style in Style::ALL {
+        undisturbed(style, |server, pids| {
+            each_millisecond(Duration::from_secs(1), |n| {
+                let pid = [server.pid, pids[0], pids[1]][n % 3];
+                proc::signal(pid, libc::SIGSTOP);
+                proc::signal(pid, libc::SIGCONT);
+            });
+        });
+    }
+}
+
+#[test]
+fn a_client_that_is_slow_is_read_through_a_storm_of_signals() {
+    for style in Style::ALL {
+        let server = Start::new(style).workers(1).start();
+        let pid = server.workers()[0];
+        let mut client = server.connect();
+        let bytes: &[u8] = match style {
+            Style::Request => b"GET /repeat/x HTTP/1.1\r\nHost: t\r\n\r\n",
+            Style::Connection | Style::Data | Style::Datagram => b"repeat x\n",
+        };
+        for byte in bytes {
+            client.send(&[*byte]).unwrap();
+            each_millisecond(Duration::from_millis(10), |_| proc::signal(pid, libc::SIGHUP));
+        }
+        assert!(client.answer().unwrap().starts_with("xxx"), "{style:?}");
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_told_to_leave_ends_with_code_0_and_has_a_successor() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        for slot in [0, 1] {
+            let pid = server.worker_in(slot);
+            proc::signal(pid, libc::SIGTERM);
+            server.replaces(pid);
+        }
+        // Anything but code 0 would be in the log, and unexpected.
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_told_to_leave_finishes_its_request_first() {
+    for style in Style::ALL {
+        let server = Start::new(style).start();
+        let mut client = server.connect();
+        let pid: i32 = client.ask("pid").unwrap().parse().unwrap();
+        client.send_command("gate g").unwrap();
+        wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+        proc::signal(pid, libc::SIGTERM);
+        assert!((0..4).all(|_| server.ask("pid").is_ok()), "{style:?}: others are served");
+        server.dir.make("g");
+        assert_eq!(client.answer(), Ok("gate".into()), "{style:?}");
+        drop(client);
+        server.replaces(pid);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_that_dies_of_a_signal_is_reported_by_its_name() {
+    for (signal, name) in [
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGALRM, "SIGALRM"),
+    ] {
+        let mut server = Start::new(Style::Request).start();
+        server.says(&format!("died: {name}"));
+        let pid = server.worker_in(0);
+        proc::signal(pid, signal);
+        server.replaces(pid);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_master_that_stands_still_costs_new_clients_time_and_those_it_has_nothing() {
+    let server = Start::new(Style::Request).start();
+    let mut client = server.connect();
+    client.ask("pid").unwrap();
+    proc::freeze(server.pid);
+    assert!((0..10).all(|_| client.ask("pid").is_ok()));
+    let mut waiting = server.connect();
+    waiting.send_command("pid").unwrap();
+    waiting.patience(Duration::from_millis(200));
+    assert!(waiting.answer().is_err());
+    proc::signal(server.pid, libc::SIGCONT);
+    waiting.patience(util::PATIENCE);
+    assert!(waiting.answer().is_ok());
+    drop((client, waiting));
+    server.stop();
+}
+
+#[test]
+fn a_terminal_that_hangs_up_reloads_once() {
+    let mut server = Start::new(Style::Request).start();
+    server.may_say(util::RELOAD);
+    // To the whole group: only the master's counts.
+    proc::signal(-server.pid, libc::SIGHUP);
+    server.wait_for_line("is complete");
+    assert!(!comes_true(Duration::from_millis(200), || server.lines_with("begins") > 1));
+    server.stop();
+}
