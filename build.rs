@@ -19,7 +19,7 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 8] = [
+    const SECTIONS: [(&str, &str); 10] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
@@ -27,7 +27,9 @@ mod header {
         ("worker", "THE WORKER"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),
+        ("event", "EVENTS: for programs that embed prefork"),
         ("server", "THE SERVER: for programs that embed prefork"),
+        ("steer", "THE RUNNING SERVER: for programs that step through it, steer it or look at it"),
     ];
 
     pub fn write() {

@@ -622,12 +622,55 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
 /** All workers, as receivers of a message; of a worker's, all others, without the master. */
 #define PREFORK_TO_ALL 4294967295
 
+/** What a process is. */
+typedef enum prefork_role_type {
+    /** Neither: no server runs here, or a master or a worker has forked this process by itself. */
+    PREFORK_ROLE_NONE = 0,
+    /** The master of a server. */
+    PREFORK_ROLE_MASTER = 1,
+    /** A worker. */
+    PREFORK_ROLE_WORKER = 2,
+} prefork_role_type;
+
 /**
- * The worker process a callback runs in, given to `worker_start` and others. The pointer is the same in
- * all of them and good until `worker_stop` has returned: keep it in the state where other callbacks are to
- * send messages.
+ * The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain`, `on_message` and
+ * `on_datagram`; others have it from `prefork_worker_self()`. It is always the same, and good as long as the
+ * process lives.
  */
 typedef struct prefork_worker prefork_worker;
+
+/**
+ * What this process is, from any thread. A worker finds its numbers also in its environment:
+ * `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+ *
+ * Returns one of `enum prefork_role_type`. In a worker its number, slot and generation are filled in;
+ * elsewhere 0.
+ * Process: any.
+ *
+ * Pointers: Borrows `id`, `slot` and `generation`, each of which may be NULL, until return.
+ */
+uint32_t prefork_role(uint32_t *id, uint32_t *slot, uint32_t *generation);
+
+/**
+ * The worker this process is: for callbacks that are not given it.
+ *
+ * Returns a worker that is borrowed as long as the process lives, or NULL where this process is no worker, or
+ * this is not its first thread.
+ * Process: any.
+ */
+prefork_worker *prefork_worker_self(void);
+
+/**
+ * Has this worker leave on its own account: it gets no more connections, another one takes its place, and
+ * when it has finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves
+ * soon after its start is replaced with a delay.
+ *
+ * Returns PREFORK_OK, at once; PREFORK_STATE where this process is no worker; PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_worker_leave(prefork_worker *worker);
 
 /**
  * A number that no other worker of this master has had, from 1.
@@ -834,6 +877,138 @@ struct prefork_module {
 };
 
 
+/* EVENTS: for programs that embed prefork
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** What an event tells. A number never gets another meaning; there may be more of them in later versions. */
+typedef enum prefork_event_type {
+    /** The addresses are bound, the first workers follow. */
+    PREFORK_EVENT_SETUP = 1,
+    /** A worker was forked. */
+    PREFORK_EVENT_FORK = 2,
+    /** A worker runs. */
+    PREFORK_EVENT_ONLINE = 3,
+    /** A worker serves connections of `address`; one event for each address. */
+    PREFORK_EVENT_LISTENING = 4,
+    /** A worker can serve: `worker_start` has returned. */
+    PREFORK_EVENT_READY = 5,
+    /** A worker gets no more connections, on purpose, and finishes what it has. */
+    PREFORK_EVENT_DISCONNECT = 6,
+    /** A worker has ended and was reaped; `code` or `signal` say how, `reason` why. */
+    PREFORK_EVENT_EXIT = 7,
+    /** A worker has been in one call of its handler for longer than the setting `timeout`. */
+    PREFORK_EVENT_HANG = 8,
+    /** Something went wrong that cost no connection; `text` says what. */
+    PREFORK_EVENT_ERROR = 9,
+    /** A reload to `generation` began. */
+    PREFORK_EVENT_RELOAD_STARTED = 10,
+    /** Every worker is of `generation`. */
+    PREFORK_EVENT_RELOAD_COMMITTED = 11,
+    /** The reload to `generation` failed: every worker is of the one before; `text` says why. */
+    PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
+    /** The run is over: the last worker was reaped; `killed` of them had to be killed. */
+    PREFORK_EVENT_STOPPED = 13,
+} prefork_event_type;
+
+/** Why a worker ended. A number never gets another meaning; there may be more of them in later versions. */
+typedef enum prefork_reason {
+    /** It crashed, or exited unasked. */
+    PREFORK_REASON_CRASH = 1,
+    /** It was not ready in time, or ended before. */
+    PREFORK_REASON_BOOT_FAILURE = 2,
+    /** A new generation took its place, or its generation was rolled back. */
+    PREFORK_REASON_RELOAD = 3,
+    /** There are to be fewer. */
+    PREFORK_REASON_SCALE = 4,
+    /** It was drained: `prefork_server_drain()`. */
+    PREFORK_REASON_DRAIN = 5,
+    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it. */
+    PREFORK_REASON_LEFT = 6,
+    /** It had not finished within its deadline and was killed. */
+    PREFORK_REASON_DRAIN_TIMEOUT = 7,
+    /** It hung in its handler and was killed. */
+    PREFORK_REASON_HANG = 8,
+    /** It had served enough: settings `max-requests`, `max-memory`, `max-age`. */
+    PREFORK_REASON_RECYCLE = 9,
+    /** It was sent a signal: `prefork_server_kill()`. */
+    PREFORK_REASON_KILLED = 10,
+    /** All stop. */
+    PREFORK_REASON_STOP = 11,
+} prefork_reason;
+
+/** How a worker ended. It may grow at its end. */
+typedef struct prefork_exit {
+    /** The size of this struct: set it before the call; afterwards the size that was filled in. */
+    uint32_t size;
+    /** The worker's number. */
+    uint32_t id;
+    /** Its slot. */
+    uint32_t slot;
+    /** Its generation. */
+    uint32_t generation;
+    /** The process id it had. */
+    int32_t pid;
+    /** Its exit code; -1 where a signal ended it, or where this process had its status collected otherwise. */
+    int32_t code;
+    /** The signal that ended it, or 0. */
+    int32_t signal;
+    /** Whether a core was dumped: 0 or 1. */
+    uint32_t core;
+    /** Why: one of `enum prefork_reason`. */
+    uint32_t reason;
+    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    uint32_t intended;
+} prefork_exit;
+
+/**
+ * Something that happened, given to the callback of `prefork_server_on_event()`. It may grow at its end.
+ * What the event says nothing of is 0, and its strings are empty, never NULL; but `port` and `code`
+ * are -1.
+ */
+typedef struct prefork_event {
+    /** The size of this struct in the library that tells. */
+    uint32_t size;
+    /** What happened: one of `enum prefork_event_type`. */
+    uint32_t type;
+    /**
+     * The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
+     * `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
+     * back`, `stopped`.
+     */
+    const char *name;
+    /** The worker's number; 0 where the event is about none. */
+    uint32_t id;
+    /** Its slot. */
+    uint32_t slot;
+    /** Its generation; of a reload, the new one. */
+    uint32_t generation;
+    /** Its process id. */
+    int32_t pid;
+    /** The address, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`. */
+    const char *address;
+    /** The sort of address: `4`, `6` or `unix`. */
+    const char *address_type;
+    /** The port really bound, or -1 where the address has none. */
+    int32_t port;
+    /** The exit code, or -1 where a signal ended the worker. */
+    int32_t code;
+    /** The signal that ended it, or 0. */
+    int32_t signal;
+    /** Whether a core was dumped: 0 or 1. */
+    uint32_t core;
+    /** Why it ended: one of `enum prefork_reason`. */
+    uint32_t reason;
+    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    uint32_t intended;
+    /** The reason in words: `crash`, `boot failure`, `reload` and so on. */
+    const char *reason_name;
+    /** What went wrong. */
+    const char *text;
+    /** Workers that had to be killed at the end of the run. */
+    uint32_t killed;
+} prefork_event;
+
+
 /* THE SERVER: for programs that embed prefork
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -883,7 +1058,9 @@ uint32_t prefork_abi_version(void);
 prefork_server *prefork_server_new(void);
 
 /**
- * Frees a server. Does nothing where `server` is NULL, or while it runs.
+ * Frees a server. One that was started and has not ended is ended at once: its workers are killed. Does
+ * nothing where `server` is NULL, in a callback, or in a worker. In another process, which the program
+ * itself has forked, it frees that process's copy and leaves the master alone.
  *
  * Process: master.
  *
@@ -1046,6 +1223,22 @@ int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefo
                                                                             void *state), void *state);
 
 /**
+ * Calls a function with every event (`enum prefork_event_type`), in the order in which they happened. It is
+ * called between two turns of the master's loop, and may ask the server for anything but a step, a start
+ * and its end.
+ *
+ * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_event` takes back what was set; PREFORK_NULL where
+ * `server` is NULL.
+ * Process: master, before it runs; `on_event` is called in the master.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+ * `event` and what it points to are borrowed until `on_event` returns.
+ */
+int prefork_server_on_event(prefork_server *server,
+                            void (*on_event)(const prefork_event *event, void *state),
+                            void *state);
+
+/**
  * Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
  * worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
  * messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
@@ -1119,9 +1312,11 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 
 /**
  * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
- * accepted, a second one stops at once. Workers are forked from here: in them this call never returns. It
- * installs no signal handler; while it runs, the calling thread has those signals blocked and reads them
- * itself (signalfd(2)). Afterwards it may be called again.
+ * accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less. Workers
+ * are forked from here: in them this call never returns. It installs no signal handler; while it runs, the
+ * calling thread has those signals blocked and reads them itself (signalfd(2)), unless
+ * `prefork_server_set(server, "signals", "off")` leaves them alone: then a callback has to end it with
+ * `prefork_server_stop()`. Afterwards it may be called again.
  *
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
  * killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
@@ -1143,6 +1338,262 @@ int prefork_server_run(prefork_server *server);
  * Pointers: Borrows `server` until return.
  */
 uint32_t prefork_server_killed(const prefork_server *server);
+
+
+/* THE RUNNING SERVER: for programs that step through it, steer it or look at it
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** How far a worker has come. */
+typedef enum prefork_worker_state {
+    /** Forked, not ready. */
+    PREFORK_WORKER_STARTING = 1,
+    /** It serves. */
+    PREFORK_WORKER_READY = 2,
+    /** It finishes what it has. */
+    PREFORK_WORKER_DRAINING = 3,
+    /** SIGKILL is on its way. */
+    PREFORK_WORKER_KILLED = 4,
+} prefork_worker_state;
+
+/** A worker, until it is reaped. It may grow at its end. */
+typedef struct prefork_worker_info {
+    /**
+     * The size of this struct: set it before `prefork_server_worker()`; afterwards the size that was filled
+     * in.
+     */
+    uint32_t size;
+    /** Its number; no other worker of this server has it. */
+    uint32_t id;
+    /** Its slot, from 0. */
+    uint32_t slot;
+    /** Its generation, from 1. */
+    uint32_t generation;
+    /** Its process id. */
+    int32_t pid;
+    /** How far it has come: one of `enum prefork_worker_state`. */
+    uint32_t state;
+    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
+    uint32_t connected;
+    /** Whether it is left out because it takes nothing: 0 or 1. */
+    uint32_t stuck;
+    /** Connections given to it and not finished. */
+    uint32_t in_flight;
+    /** Of those, connections it has not taken yet. */
+    uint32_t queued;
+    /** Milliseconds since its fork. */
+    uint64_t age_ms;
+    /** Requests answered; in blocking style, connections served. */
+    uint64_t requests;
+    /** Requests refused or failed. */
+    uint64_t errors;
+    /** Bytes from clients. */
+    uint64_t bytes_in;
+    /** Bytes to clients. */
+    uint64_t bytes_out;
+} prefork_worker_info;
+
+/** What runs. It may grow at its end. */
+typedef struct prefork_server_info {
+    /** The size of this struct: set it before the call; afterwards the size that was filled in. */
+    uint32_t size;
+    /** The generation that serves, or is being replaced. */
+    uint32_t generation;
+    /** Workers there are to be. */
+    uint32_t slots;
+    /** Workers there are. */
+    uint32_t workers;
+    /** Whether a reload is under way: 0 or 1. */
+    uint32_t reloading;
+    /** Whether a stop is: 0 or 1. */
+    uint32_t stopping;
+    /** Connections taken by workers, those that are no more included; so with the counts below. */
+    uint64_t taken;
+    /** Requests answered; in blocking style, connections served. */
+    uint64_t requests;
+    /** Requests refused or failed. */
+    uint64_t errors;
+    /** Bytes from clients. */
+    uint64_t bytes_in;
+    /** Bytes to clients. */
+    uint64_t bytes_out;
+} prefork_server_info;
+
+/**
+ * As `prefork_server_run()`, for a program with an event loop of its own: makes this process the master and
+ * returns at once. Then have `prefork_server_step()` called whenever the descriptor of
+ * `prefork_server_fd()` is readable and when `prefork_server_due()` says so, for the first time at once:
+ * that starts the workers.
+ *
+ * Signals stay the program's, SIGPIPE too, unless it asks with `prefork_server_set(server, "signals",
+ * "on")`: then they are blocked and steer the master as in a run. There is no handler of SIGCHLD and no
+ * waiting for children that are not workers: the program may have its own, but should not collect
+ * workers, whose exit codes would be lost. It must not start a thread as long as the server runs: no
+ * further worker could be forked. Workers have a copy of every descriptor that is open when they are
+ * forked: close in `worker_start` what clients of yours wait to see closed.
+ *
+ * Returns as `prefork_server_run()`, but for what comes of the workers.
+ * Process: becomes the master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_start(prefork_server *server);
+
+/**
+ * The descriptor to watch: readable as long as there is something for `prefork_server_step()` to do. It is
+ * an epoll descriptor, which poll(2) and another epoll(7) can watch.
+ *
+ * Returns a descriptor that is borrowed until the server has ended, which closes it: neither read nor close
+ * it; or PREFORK_STATE where the server has not been started, or PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_fd(const prefork_server *server);
+
+/**
+ * When to call `prefork_server_step()` at the latest although the descriptor is not readable.
+ *
+ * Returns milliseconds, 0 for at once, or a negative number where only the descriptor says when, also where
+ * nothing runs: what poll(2) and epoll_wait(2) take.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_due(const prefork_server *server);
+
+/**
+ * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
+ * negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
+ * for anything but a step, a start and its end.
+ *
+ * Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
+ * closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the
+ * first workers could not start, PREFORK_SYSTEM. PREFORK_STATE where it has not been started, in another
+ * process, or in a callback; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_step(prefork_server *server, int timeout_ms);
+
+/**
+ * Replaces all workers by a new generation, one after the other, or leaves all as it was: PREFORK_EVENT_*
+ * tells what came of it. A module file is read anew. A reload that is asked for during another follows it.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process, or stops; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_reload(prefork_server *server);
+
+/**
+ * Runs so many workers from now on; those in the highest slots go first.
+ *
+ * Returns PREFORK_OK; PREFORK_CONFIG where `workers` is not 1 to 1024; PREFORK_STATE where the server does
+ * not run in this process, stops, or its first workers are not all ready yet; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_scale(prefork_server *server, uint32_t workers);
+
+/**
+ * Starts one more worker. It finds `count` variables, given as `NAME=value`, in its environment (getenv(3))
+ * beside those this process has; so do all that follow it in its slot.
+ *
+ * Returns the slot, which is the highest; PREFORK_CONFIG where there are 1024 workers, or where a string is
+ * no variable; PREFORK_STATE as `prefork_server_scale()`; PREFORK_INVALID where one is not UTF-8;
+ * PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return. Copies `count` strings at `variables`, each NUL-terminated;
+ * `variables` may be NULL where `count` is 0.
+ */
+int prefork_server_fork(prefork_server *server, size_t count, const char *const *variables);
+
+/**
+ * Has a worker finish what it has and leave; idle connections go to others. Another worker takes its place.
+ * After `deadline_ms` milliseconds it is killed: 0 is for ever, a negative number the setting
+ * `drain-timeout`.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_STATE where the server
+ * does not run in this process; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_drain(prefork_server *server, uint32_t id, int deadline_ms);
+
+/**
+ * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Its exit, if that follows, is
+ * PREFORK_REASON_KILLED; another worker takes its place.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
+ * refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_kill(prefork_server *server, uint32_t id, int signal);
+
+/**
+ * Begins an orderly stop: what was accepted is finished, all workers are drained. A second call ends them
+ * at once. It is done when the last one is reaped: `prefork_server_step()` or `prefork_server_run()` returns
+ * PREFORK_OK, after PREFORK_EVENT_STOPPED.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_stop(prefork_server *server);
+
+/**
+ * Calls a function with each worker, those that drain included, until they are reaped. It may ask the
+ * server for anything: what it walks through is a copy.
+ *
+ * Returns the number of workers; PREFORK_STATE where the server does not run; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return, and `arg`, which may be NULL. The info is borrowed until `each` returns.
+ */
+int prefork_server_each_worker(const prefork_server *server,
+                               void (*each)(const prefork_worker_info *info, void *arg),
+                               void *arg);
+
+/**
+ * Looks at one worker.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE where there is no such worker, or it was reaped (Node: `isDead`);
+ * PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
+ */
+int prefork_server_worker(const prefork_server *server, uint32_t id, prefork_worker_info *info);
+
+/**
+ * Looks at the server.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not
+ * set; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
+ */
+int prefork_server_look(const prefork_server *server, prefork_server_info *info);
+
+/**
+ * How the last worker of a slot ended.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE where none has ended there, or there is no such slot; PREFORK_STATE where
+ * the server does not run; PREFORK_INVALID where `last->size` is not set; PREFORK_NULL.
+ * Process: master.
+ *
+ * Pointers: Borrows `server` until return, and `last`, of which `last->size` bytes are filled in.
+ */
+int prefork_server_last_exit(const prefork_server *server, uint32_t slot, prefork_exit *last);
 
 /* MACROS AND INLINE FUNCTIONS
  * -------------------------------------------------------------------------------------------------------- */

@@ -53,6 +53,9 @@ pub struct Config {
     pub max_age: Duration,
     /// Bytes of one message between processes, 1 KiB to 1 GiB. Four of that size, and 64 KiB, may wait for each process.
     pub max_message: usize,
+    /// Whether the master takes the signals that steer it, through signalfd(2) with those signals blocked in its thread. `None`:
+    /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them, and SIGPIPE, to its host.
+    pub signals: Option<bool>,
     /// What a request may weigh.
     pub limits: Limits,
     /// How long a client may take.
@@ -151,6 +154,7 @@ impl Default for Config {
             max_memory: 0,
             max_age: Duration::ZERO,
             max_message: 16 * 1024 * 1024,
+            signals: None,
             limits: Limits {
                 line: 8 * 1024,
                 head: 32 * 1024,
@@ -209,6 +213,7 @@ impl Config {
             "max-memory" => self.max_memory = size()?,
             "max-age" => self.max_age = time()?,
             "max-message" => self.max_message = size()? as usize,
+            "signals" => self.signals = Some(parse_switch(value).map_err(|e| bad(&e))?),
             "max-line" => self.limits.line = size()? as usize,
             "max-head" => self.limits.head = size()? as usize,
             "max-headers" => self.limits.headers = number(1, 1000)? as usize,

@@ -95,7 +95,8 @@ pub use master::post::Post;
 pub use message::{ALL, MASTER, Undelivered};
 pub use role::{Role, role};
 pub use server::{
-    Event, Exit, Reason, Running, Server, Started, State, Status, Stopped, Totals, WorkerInfo, WorkerStatus,
+    Bound, Event, Exit, Family, LastExit, Reason, Running, Server, Started, State, Status, Stopped, Totals,
+    WorkerInfo, WorkerStatus,
 };
 pub use worker::Worker;
 pub use worker::conn::Conn;

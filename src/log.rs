@@ -4,7 +4,6 @@ use crate::sys::socket;
 use std::fmt::Arguments;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 /// Bytes of a line.
 const LONGEST: usize = 4000;
@@ -26,7 +25,7 @@ pub fn line(text: Arguments<'_>) {
 
 /// Whether standard error takes a line now. A reader that does not read must not stop the one who has something to say.
 pub fn is_read() -> bool {
-    matches!(socket::wait_ready(std::io::stderr().as_fd(), true, Some(Duration::ZERO)), Ok(true))
+    socket::takes_a_line(std::io::stderr().as_fd())
 }
 
 /// Writes a line to standard error, formatted as `format!` does.

@@ -1,11 +1,12 @@
 //! What this process is to prefork: nothing, a master, or a worker. Can be asked for anywhere.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::sys::process;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// No server runs here.
+    /// Neither: no server runs here, or this is a process that a master or a worker forked by itself.
     None,
     /// The master of a server.
     Master,
@@ -25,6 +26,8 @@ const MASTER: u32 = 1;
 const WORKER: u32 = 2;
 
 static WHAT: AtomicU32 = AtomicU32::new(NONE);
+/// The process all this is said of: a fork has a copy of it.
+static PID: AtomicI32 = AtomicI32::new(0);
 static ID: AtomicU32 = AtomicU32::new(0);
 static SLOT: AtomicU32 = AtomicU32::new(0);
 static GENERATION: AtomicU32 = AtomicU32::new(0);
@@ -32,6 +35,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// What this process is. A worker sees the same in its environment: `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
 pub fn role() -> Role {
     match WHAT.load(Relaxed) {
+        _ if PID.load(Relaxed) != process::own_pid() => Role::None,
         MASTER => Role::Master,
         WORKER => Role::Worker {
             id: ID.load(Relaxed),
@@ -54,5 +58,6 @@ pub(crate) fn set(role: Role) {
             WORKER
         }
     };
+    PID.store(process::own_pid(), Relaxed);
     WHAT.store(what, Relaxed);
 }

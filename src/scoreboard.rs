@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
+use std::sync::{Mutex, PoisonError};
 
 /// All pages: the master's view.
 pub struct Scoreboard {
@@ -56,15 +57,32 @@ const DOORS: usize = 1;
 const OPEN: u64 = 1;
 const LAST: u64 = 2;
 
+/// Mappings stay for the rest of the process's life: of a master that is no more, without its memory, for the next one.
+static LEFT: Mutex<Vec<&'static [Page]>> = Mutex::new(Vec::new());
+
 impl Scoreboard {
     /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
     pub fn new(seats: usize) -> io::Result<Self> {
         Self::resume(memory::page_file(c"prefork-scoreboard", seats + 1)?, seats)
     }
 
-    /// Maps the scoreboard of the program that was in this process before.
+    /// Maps the scoreboard of the program that was in this process before. Where a former master of this program has left a
+    /// mapping of that size, it takes its place.
     pub fn resume(file: OwnedFd, seats: usize) -> io::Result<Self> {
-        Ok(Self { pages: memory::map_pages(file.as_fd(), seats + 1)?, file: Some(file) })
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = left.iter().position(|pages| pages.len() == seats + 1);
+        let pages = match at.map(|at| left.swap_remove(at)) {
+            Some(pages) => memory::map_over(pages, Some(file.as_fd())).map(|()| pages)?,
+            None => memory::map_pages(file.as_fd(), seats + 1)?,
+        };
+        Ok(Self { pages, file: Some(file) })
+    }
+
+    /// Nobody writes or reads it any more: gives its memory back.
+    pub fn leave(&self) {
+        if memory::map_over(self.pages, None).is_ok() {
+            LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(self.pages);
+        }
     }
 
     /// The common page.

@@ -1,17 +1,20 @@
 //! The embedding API: what to serve, where, with how many workers; then `run`.
 
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::master::Master;
+use crate::error::{Error, ErrorKind, Result};
 pub use crate::master::lifecycle::Reason;
 use crate::master::post::{OnMessage, Post};
+use crate::master::{Master, News};
+use crate::role::{Role, role};
 pub use crate::sys::process::Exit;
+use crate::sys::{process, socket};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::worker::mailbox::Message;
 use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -89,12 +92,14 @@ pub struct WorkerInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// The addresses are bound, the first workers follow.
+    Setup,
     /// A worker was forked.
     Fork(WorkerInfo),
     /// A worker runs.
     Online(WorkerInfo),
     /// A worker serves connections of this address.
-    Listening(WorkerInfo, String),
+    Listening(WorkerInfo, Bound),
     /// A worker can serve.
     Ready(WorkerInfo),
     /// A worker gets no more connections, on purpose, and finishes what it has.
@@ -118,6 +123,101 @@ pub enum Event {
     ReloadCommitted(u32),
     /// Every worker is of the generation before this one; why.
     ReloadRolledBack(u32, String),
+    /// The run is over: the last worker was reaped.
+    Stopped(Stopped),
+}
+
+impl Event {
+    /// What the event is called on the control socket and in C: one word, or two.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Fork(_) => "fork",
+            Self::Online(_) => "online",
+            Self::Listening(..) => "listening",
+            Self::Ready(_) => "ready",
+            Self::Disconnect(_) => "disconnect",
+            Self::Exit { .. } => "exit",
+            Self::Hang(_) => "hang",
+            Self::Error(_) => "error",
+            Self::ReloadStarted(_) => "reload started",
+            Self::ReloadCommitted(_) => "reload committed",
+            Self::ReloadRolledBack(..) => "reload rolled back",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+
+    /// The worker it is about, if it is about one.
+    pub fn worker(&self) -> Option<WorkerInfo> {
+        match *self {
+            Self::Fork(worker)
+            | Self::Online(worker)
+            | Self::Listening(worker, _)
+            | Self::Ready(worker)
+            | Self::Disconnect(worker)
+            | Self::Exit { worker, .. }
+            | Self::Hang(worker) => Some(worker),
+            _ => None,
+        }
+    }
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    pub text: String,
+    /// The port, where it has one.
+    pub port: Option<u16>,
+    /// What sort of address it is.
+    pub family: Family,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Bound {
+    pub(crate) fn new(address: &socket::Address, text: String, datagrams: bool) -> Self {
+        let (port, family) = match (address, datagrams) {
+            (socket::Address::Inet(a), false) if a.is_ipv4() => (Some(a.port()), Family::V4),
+            (socket::Address::Inet(a), false) => (Some(a.port()), Family::V6),
+            (socket::Address::Inet(a), true) if a.is_ipv4() => (Some(a.port()), Family::Udp4),
+            (socket::Address::Inet(a), true) => (Some(a.port()), Family::Udp6),
+            (socket::Address::Unix(_), _) => (None, Family::Unix),
+        };
+        Self { text, port, family }
+    }
+}
+
+/// Sorts of addresses. Shown as Node's `cluster` names them: `4`, `6`, `unix`, `udp4`, `udp6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Family {
+    /// TCP over IPv4.
+    V4,
+    /// TCP over IPv6.
+    V6,
+    /// A Unix stream socket.
+    Unix,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+            Self::Unix => "unix",
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        })
+    }
 }
 
 /// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
@@ -259,7 +359,7 @@ impl Server {
         self
     }
 
-    /// Calls `f` in the master whenever something happens to a worker.
+    /// Calls `f` in the master whenever something happens to a worker, at the end of the turn in which it happened.
     #[must_use]
     pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
         self.on_event = Some(Box::new(f));
@@ -289,35 +389,62 @@ impl Server {
     /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
     pub fn run(self) -> Result<Stopped> {
-        if Master::is_trial()? {
-            return self.try_out();
+        match self.begin()? {
+            Some(running) => running.run(),
+            None => Ok(Stopped { killed: 0 }),
         }
-        self.start()?.run()
+    }
+
+    /// The beginning of a run; `None` where it was only to be seen whether it could begin.
+    pub(crate) fn begin(mut self) -> Result<Option<Running>> {
+        if Master::is_trial()? {
+            return self.try_out().map(|()| None);
+        }
+        self.config.signals.get_or_insert(true);
+        self.start().map(Some)
     }
 
     /// A master that this program is to take the place of asks whether it could.
-    fn try_out(mut self) -> Result<Stopped> {
+    fn try_out(&mut self) -> Result<()> {
         self.refused.take().map_or(Ok(()), Err)?;
         self.config.check()?;
-        self.source.prepare(1)?;
-        Ok(Stopped { killed: 0 })
+        self.source.prepare(1)
     }
 
-    /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through.
+    /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through. Signals stay
+    /// the program's, unless [`Config::signals`] says otherwise. It may have children of its own; it must not start a thread.
     ///
     /// # Errors
     /// As [`Server::run`], but for what comes of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
+        if Master::is_trial()? {
+            // This process is there for nothing else, and its exit code is the answer.
+            self.try_out()?;
+            process::exit(0);
+        }
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
         self.config.check()?;
-        Ok(Running(Master::new(self)?))
+        let (on_start, on_event) = (self.on_start.take(), self.on_event.take());
+        let mut running = Running { master: Master::new(self)?, on_start, on_event: None };
+        if on_event.is_some() {
+            running.listen();
+        }
+        running.on_event = on_event;
+        Ok(running)
     }
 }
 
 /// A running master. Dropping it ends its workers at once.
-pub struct Running(Master);
+///
+/// In any other process than the one that started it (a worker, or a child that the host forked) nothing can be done with it:
+/// what returns a [`Result`] gives [`crate::ErrorKind::State`].
+pub struct Running {
+    master: Master,
+    on_start: Option<OnStart>,
+    on_event: Option<OnEvent>,
+}
 
 impl Running {
     /// Serves until it is told to stop.
@@ -325,45 +452,99 @@ impl Running {
     /// # Errors
     /// As [`Server::run`].
     pub fn run(mut self) -> Result<Stopped> {
+        self.here()?;
         loop {
-            if let Some(stopped) = self.step(None)? {
+            let done = self.turn(None);
+            self.tell_news();
+            if let Some(stopped) = done? {
                 return Ok(stopped);
             }
         }
     }
 
-    /// Does what there is to do, after waiting for it for `patience` at the most (`None`: as long as it takes). Returns how the
-    /// run ended, once it has; then it is not to be called again.
+    /// Does what there is to do, after waiting for it for `patience` at the most (`None`: as long as it takes), and then calls
+    /// back for what has happened. Returns how the run ended, once it has; then it is not to be called again.
     ///
     /// # Errors
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        self.0.step(patience)
+        let done = self.here()?.step(patience);
+        self.tell_news();
+        done
+    }
+
+    fn tell_news(&mut self) {
+        while let Some(news) = self.next_news() {
+            match (news, &mut self.on_start, &mut self.on_event) {
+                (News::Started(started), Some(f), _) => f(&started),
+                (News::Event(event), _, Some(f)) => f(&event),
+                _ => {}
+            }
+        }
+    }
+
+    /// As [`Running::step`], but calls nobody back, and does not look in which process this is.
+    pub(crate) fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        self.master.step(patience)
+    }
+
+    /// What has happened and has not been told yet.
+    pub(crate) fn next_news(&mut self) -> Option<News> {
+        self.master.next_news()
+    }
+
+    /// Somebody wants to know of events.
+    pub(crate) fn listen(&mut self) {
+        self.master.listen();
+    }
+
+    /// The master, where this process is it.
+    fn here(&mut self) -> Result<&mut Master> {
+        match role() {
+            Role::Master => Ok(&mut self.master),
+            _ => Err(Error::new(ErrorKind::State, "the server runs in another process")),
+        }
     }
 
     /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
     /// not ask for it; `None`: as late as that.
     pub fn due(&self) -> Option<Duration> {
-        self.0.patience()
+        self.master.patience()
     }
 
     /// Replaces all workers by a new generation, one after the other. What comes of it is told as an [`Event`].
-    pub fn reload(&mut self) {
-        self.0.reload();
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: all stop.
+    pub fn reload(&mut self) -> Result<()> {
+        self.here()?.reload()
     }
 
     /// Runs so many workers from now on, 1 to 1024; those in the highest slots go first.
-    pub fn scale(&mut self, workers: usize) {
-        self.0.scale(workers);
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`]: there cannot be so many; [`crate::ErrorKind::State`]: the first workers are not all ready yet,
+    /// or all stop.
+    pub fn scale(&mut self, workers: usize) -> Result<()> {
+        self.here()?.scale(workers)
     }
 
-    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`). Another one takes
-    /// its place.
+    /// Starts one more worker, and returns its slot, the highest. It and all that follow it there find these variables in their
+    /// environment, beside those that this process has.
+    ///
+    /// # Errors
+    /// As [`Running::scale`]; [`crate::ErrorKind::Config`] also: this can be no variable's name or value.
+    pub fn fork(&mut self, environment: &[(&str, &str)]) -> Result<usize> {
+        self.here()?.fork_worker(environment)
+    }
+
+    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever).
+    /// Another one takes its place.
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker.
     pub fn drain(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
-        self.0.drain_worker(id, patience)
+        self.here()?.drain_worker(id, patience)
     }
 
     /// Sends a signal to a worker (kill(2)).
@@ -371,24 +552,50 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.
     pub fn kill(&mut self, id: u32, signal: i32) -> Result<()> {
-        self.0.signal_worker(id, signal)
+        self.here()?.signal_worker(id, signal)
     }
 
-    /// Begins an orderly stop; a second call ends it at once. Go on stepping until it has ended.
-    pub fn stop(&mut self) {
-        self.0.stop();
+    /// Begins an orderly stop: all workers finish what they have and leave. A second call ends them at once. Go on stepping
+    /// until the last one is reaped.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: this process is not the master.
+    pub fn stop(&mut self) -> Result<()> {
+        self.here()?.stop();
+        Ok(())
     }
 
     /// What runs, as of now.
     pub fn status(&self) -> Status {
-        self.0.status()
+        self.master.status()
+    }
+
+    /// A worker, until it is reaped; then `None`.
+    pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
+        self.master.worker(id)
+    }
+
+    /// How the last worker of a slot ended, if one has.
+    pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
+        self.master.last_exit(slot)
     }
 }
 
 impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.descriptor()
+        self.master.descriptor()
     }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastExit {
+    /// Which.
+    pub worker: WorkerInfo,
+    /// How.
+    pub exit: Exit,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// What runs.
@@ -446,6 +653,13 @@ pub enum State {
     Draining,
     /// SIGKILL is on its way.
     Killed,
+}
+
+impl State {
+    /// Whether the worker gets connections, or will when it is ready (Node: `isConnected`).
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready)
+    }
 }
 
 /// One worker.

@@ -124,7 +124,9 @@ fn null_program() -> String {
             }
             "void" => format!("    {call};\n    puts(\"{name} done\");\n"),
             "prefork_server *" => format!("    prefork_server_free({call});\n    puts(\"{name} done\");\n"),
-            "void *" => format!("    printf(\"{name} %s\\n\", {call} ? \"some\" : \"nothing\");\n"),
+            "void *" | "prefork_worker *" => {
+                format!("    printf(\"{name} %s\\n\", {call} ? \"some\" : \"nothing\");\n")
+            }
             "const char *" if name.contains("error") && name != "prefork_strerror" => {
                 format!("    printf(\"{name} %s\\n\", {call});\n")
             }

@@ -25,7 +25,7 @@ fn start(style: Style, workers: usize, settings: &[&str]) -> Server {
     let (n, path) = (workers.to_string(), dir.path().as_os_str().to_owned());
     let words: [OsString; 4] = [handler::host(&source).into(), name.into(), path, n.into()];
     let settings = settings.iter().map(OsString::from);
-    Start::new(style).workers(workers).dir(&dir).program(words.into_iter().chain(settings)).start()
+    Start::new(style).workers(workers).within(&dir).program(words.into_iter().chain(settings)).start()
 }
 
 fn log(server: &Server) -> Vec<String> {

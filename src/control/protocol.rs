@@ -543,11 +543,15 @@ impl From<&server::Event> for Event {
             reason: reason.cloned(),
         };
         match event {
+            // The master has these to itself: a stream begins with its own setup, and ends with the master.
+            E::Setup | E::Stopped(_) => {
+                Self::Setup { name: String::new(), generation: 0, workers: 0, addresses: Vec::new() }
+            }
             E::Fork(w) => Self::Fork { worker: (*w).into() },
             E::Online(w) => Self::Online { worker: (*w).into() },
             E::Listening(w, at) => {
-                let (address, port, kind) = split(at);
-                Self::Listening { worker: (*w).into(), address, port, r#type: kind.into() }
+                let (worker, port) = ((*w).into(), at.port);
+                Self::Listening { worker, address: host(&at.text), port, r#type: at.family.to_string() }
             }
             E::Ready(w) => Self::Ready { worker: (*w).into() },
             E::Disconnect(w) => Self::Disconnect { worker: (*w).into() },
@@ -566,11 +570,12 @@ impl From<&server::Event> for Event {
     }
 }
 
-/// Address, port and type of an address as a listener shows it.
-fn split(address: &str) -> (String, Option<u16>, &'static str) {
-    match address.parse::<std::net::SocketAddr>() {
-        Ok(inet) => (inet.ip().to_string(), Some(inet.port()), if inet.is_ipv4() { "4" } else { "6" }),
-        Err(_) => (address.trim_start_matches("unix:").to_owned(), None, "unix"),
+/// The address without its port and its scheme, which stand beside it.
+fn host(address: &str) -> String {
+    let bare = address.strip_prefix("udp:").unwrap_or(address);
+    match bare.parse::<std::net::SocketAddr>() {
+        Ok(inet) => inet.ip().to_string(),
+        Err(_) => address.trim_start_matches("unix:").to_owned(),
     }
 }
 
@@ -628,17 +633,18 @@ mod tests {
 
     #[test]
     fn events_have_the_names_of_nodes_cluster() {
+        let bound = |text: &str, port, family| server::Bound { text: text.into(), port, family };
         let w = server::WorkerInfo { id: 7, slot: 1, generation: 2, pid: 99 };
         let who = r#""worker":{"id":7,"slot":1,"generation":2,"pid":99}"#;
         for (event, line) in [
             (server::Event::Fork(w), format!(r#"{{"event":"fork",{who}}}"#)),
             (server::Event::Online(w), format!(r#"{{"event":"online",{who}}}"#)),
             (
-                server::Event::Listening(w, "[::1]:80".into()),
+                server::Event::Listening(w, bound("[::1]:80", Some(80), server::Family::V6)),
                 format!(r#"{{"event":"listening",{who},"address":"::1","port":80,"type":"6"}}"#),
             ),
             (
-                server::Event::Listening(w, "unix:/run/x".into()),
+                server::Event::Listening(w, bound("unix:/run/x", None, server::Family::Unix)),
                 format!(r#"{{"event":"listening",{who},"address":"/run/x","type":"unix"}}"#),
             ),
             (server::Event::Ready(w), format!(r#"{{"event":"ready",{who}}}"#)),

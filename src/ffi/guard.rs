@@ -171,6 +171,29 @@ pub(super) unsafe fn bytes_mut<'a>(p: *mut c_void, size: usize) -> Result<&'a mu
     Ok(unsafe { std::slice::from_raw_parts_mut(p.cast(), size) })
 }
 
+/// Fills in a struct of C's as far as both sides know it. It begins with its size, a `u32`, on both sides.
+///
+/// # Safety
+/// `into` is NULL or points to as many writable bytes as its first word says. `T` is `repr(C)`, begins with a `u32`, and has no
+/// padding in front of what an older header had.
+pub(super) unsafe fn fill<T: Copy>(into: *mut T, value: &T) -> Result<()> {
+    if into.is_null() {
+        return Err(prefork_status::PREFORK_NULL);
+    }
+    let head = into.cast::<u32>();
+    // SAFETY: not NULL, and a word at least, as the caller promises.
+    let size = unsafe { head.read() } as usize;
+    if size < size_of::<u32>() {
+        return Err(prefork_status::PREFORK_INVALID);
+    }
+    let known = size.min(size_of::<T>());
+    // SAFETY: `known` bytes are there on both sides, which are not the same place.
+    unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), into.cast(), known) };
+    // SAFETY: as above.
+    unsafe { head.write(known as u32) };
+    Ok(())
+}
+
 fn check_size(p: *const c_void, size: usize) -> Result<()> {
     if size > isize::MAX.unsigned_abs() {
         return Err(prefork_status::PREFORK_INVALID);

@@ -2,13 +2,14 @@
 //! names are C's names and comments are written for a C programmer.
 //!
 //! Each export runs inside `guard::guard`; guard.rs is also the one place that turns C's pointers into references.
-//! `server` runs in the master, the rest in workers.
+//! `server`, `steer` and `event` run in the master, the rest in workers.
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types, reason = "one name per thing: what grep finds in the header it finds here")]
 
 pub mod conn;
 pub mod datagram;
 mod elf;
+pub mod event;
 mod guard;
 mod load;
 pub mod module;
@@ -16,4 +17,5 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod status;
+pub mod steer;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! The server, as a C program that embeds prefork sees it. Runs in the master-to-be and the master.
 
 use super::conn::prefork_conn;
+use super::event::{self, OnEvent, prefork_event};
 use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, guard, pointers, text};
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use super::request::prefork_request;
@@ -8,8 +9,9 @@ use super::response::prefork_response;
 use super::status::{prefork_status, sent};
 use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
+use crate::master::News;
 use crate::sys::datagram::sockaddr;
-use crate::{Error, ErrorKind, Post, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Post, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,11 +23,22 @@ pub struct prefork_server {
     handler: Option<Given>,
     args: Vec<CString>,
     on_start: Option<OnStart>,
+    on_event: Option<OnEvent>,
+    pub(super) run: Run,
+    /// A callback of the program is being called.
+    telling: bool,
     on_message: Option<(MessageCallback, *mut c_void)>,
     post: Post,
-    running: bool,
     killed: u32,
     error: CString,
+}
+
+/// Whether a server runs.
+pub(super) enum Run {
+    No,
+    /// Not to be touched: a turn of the master's loop is under way; for a worker, for ever.
+    Turn,
+    Here(Box<Running>),
 }
 
 /// The handler a program gave.
@@ -93,16 +106,20 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             handler: None,
             args: Vec::new(),
             on_start: None,
+            on_event: None,
+            run: Run::No,
+            telling: false,
             on_message: None,
             post: Post::default(),
-            running: false,
             killed: 0,
             error: CString::default(),
         })))
     })
 }
 
-/// Frees a server. Does nothing where `server` is NULL, or while it runs.
+/// Frees a server. One that was started and has not ended is ended at once: its workers are killed. Does
+/// nothing where `server` is NULL, in a callback, or in a worker. In another process, which the program
+/// itself has forked, it frees that process's copy and leaves the master alone.
 ///
 /// Process: master.
 ///
@@ -112,7 +129,8 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
 pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        if unsafe { borrow(server) }?.running {
+        let this = unsafe { borrow(server) }?;
+        if this.telling || matches!(this.run, Run::Turn) {
             return Err(prefork_status::PREFORK_STATE);
         }
         // SAFETY: not NULL, so made by `Box::into_raw` in `prefork_server_new`, and given back here.
@@ -397,6 +415,31 @@ pub unsafe extern "C" fn prefork_server_on_start(
     })
 }
 
+/// Calls a function with every event (`enum prefork_event_type`), in the order in which they happened. It is
+/// called between two turns of the master's loop, and may ask the server for anything but a step, a start
+/// and its end.
+///
+/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_event` takes back what was set; PREFORK_NULL where
+/// `server` is NULL.
+/// Process: master, before it runs; `on_event` is called in the master.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
+/// `event` and what it points to are borrowed until `on_event` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_event(
+    server: *mut prefork_server,
+    on_event: Option<unsafe extern "C" fn(event: *const prefork_event, state: *mut c_void)>,
+    state: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller.
+        let server = unsafe { idle(server) }?;
+        server.on_event = on_event.map(|f| (f, state));
+        server.say(Ok(()))
+    })
+}
+
 /// Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
 /// worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
 /// messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
@@ -529,9 +572,11 @@ pub unsafe extern "C" fn prefork_server_reply(
 }
 
 /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
-/// accepted, a second one stops at once. Workers are forked from here: in them this call never returns. It
-/// installs no signal handler; while it runs, the calling thread has those signals blocked and reads them
-/// itself (signalfd(2)). Afterwards it may be called again.
+/// accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less. Workers
+/// are forked from here: in them this call never returns. It installs no signal handler; while it runs, the
+/// calling thread has those signals blocked and reads them itself (signalfd(2)), unless
+/// `prefork_server_set(server, "signals", "off")` leaves them alone: then a callback has to end it with
+/// `prefork_server_stop()`. Afterwards it may be called again.
 ///
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
 /// killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
@@ -544,19 +589,21 @@ pub unsafe extern "C" fn prefork_server_reply(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_int {
     guard(|| {
-        let ready = {
-            // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-            let this = unsafe { idle(server) }?;
-            this.running = true;
-            this.ready(server)
-        };
-        // `server` is not borrowed here: callbacks of the program may ask it things meanwhile.
-        let ended = ready.and_then(Server::run);
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { borrow_mut(server) }?;
-        server.running = false;
-        let done = ended.map(|Stopped { killed }| server.killed = killed);
-        server.say(done)
+        let this = unsafe { idle(server) }?;
+        let begun = this.ready(server).and_then(Server::begin);
+        let goes_on = matches!(begun, Ok(Some(_)));
+        let status = this.begun(begun)?;
+        if !goes_on {
+            return Ok(status);
+        }
+        loop {
+            // SAFETY: as above; callbacks may ask the server things meanwhile.
+            let status = unsafe { step(server, None) }?;
+            if status == prefork_status::PREFORK_OK as c_int {
+                return Ok(status);
+            }
+        }
     })
 }
 
@@ -576,9 +623,11 @@ pub unsafe extern "C" fn prefork_server_killed(server: *const prefork_server) ->
 
 impl prefork_server {
     /// Keeps the reason of a refusal for `prefork_server_error`, or forgets the last one.
-    fn say(&mut self, done: crate::Result<()>) -> Result<c_int> {
+    pub(super) fn say(&mut self, done: crate::Result<()>) -> Result<c_int> {
         let Err(e) = done else {
-            self.error = CString::default();
+            if !self.error.is_empty() {
+                self.error = CString::default();
+            }
             return Ok(prefork_status::PREFORK_OK as c_int);
         };
         self.error = CString::new(e.to_string().replace('\0', "\\0")).unwrap_or_default();
@@ -609,10 +658,81 @@ impl prefork_server {
                 unsafe { call(own, message.from(), message.kind(), data, size, state) }
             });
         }
-        Ok(match self.on_start {
-            None => server,
-            Some(on_start) => server.on_start(move |started| tell(on_start, started)),
-        })
+        Ok(server)
+    }
+
+    /// Becomes the master, with its signals left to the program.
+    pub(super) fn start(&mut self, own: *mut Self) -> crate::Result<()> {
+        let started = self.ready(own).and_then(Server::start).map(Some);
+        self.keep(started)
+    }
+
+    fn begun(&mut self, begun: crate::Result<Option<Running>>) -> Result<c_int> {
+        let done = self.keep(begun);
+        self.say(done)
+    }
+
+    fn keep(&mut self, begun: crate::Result<Option<Running>>) -> crate::Result<()> {
+        if let Some(mut running) = begun? {
+            if self.on_event.is_some() {
+                running.listen();
+            }
+            self.run = Run::Here(Box::new(running));
+        }
+        Ok(())
+    }
+
+    /// Takes the next thing to be told, and says that it is being told.
+    fn next_news(&mut self) -> Option<News> {
+        let news = match &mut self.run {
+            Run::Here(running) => running.next_news(),
+            Run::No | Run::Turn => None,
+        };
+        self.telling = news.is_some();
+        news
+    }
+
+    fn ended(&mut self, done: crate::Result<Option<Stopped>>) -> Result<c_int> {
+        let goes_on = matches!(done, Ok(None));
+        if !goes_on {
+            self.run = Run::No;
+        }
+        let done = done.map(|stopped| self.killed = stopped.map_or(self.killed, |s| s.killed));
+        let status = self.say(done)?;
+        Ok(if goes_on { GOES_ON } else { status })
+    }
+}
+
+/// What a step returns that did not end the run.
+const GOES_ON: c_int = 1;
+
+/// One turn of the master's loop, and then the callbacks, for which the server is not borrowed: they may ask it things.
+///
+/// # Safety
+/// As [`borrow_mut`].
+pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration>) -> Result<c_int> {
+    // SAFETY: what the caller promises.
+    let this = unsafe { borrow_mut(server) }?;
+    if this.telling || !matches!(this.run, Run::Here(_)) {
+        return Err(prefork_status::PREFORK_STATE);
+    }
+    let Run::Here(mut running) = std::mem::replace(&mut this.run, Run::Turn) else {
+        return Err(prefork_status::PREFORK_STATE);
+    };
+    // Nothing is borrowed meanwhile: in a worker this does not return, and its callbacks may find the server.
+    let done = running.turn(patience);
+    // SAFETY: what the caller promises.
+    unsafe { borrow_mut(server) }?.run = Run::Here(running);
+    loop {
+        // SAFETY: what the caller promises; nothing is borrowed while a callback runs.
+        let this = unsafe { borrow_mut(server) }?;
+        let Some(news) = this.next_news() else { return this.ended(done) };
+        let (on_start, on_event) = (this.on_start, this.on_event);
+        match (news, on_start, on_event) {
+            (News::Started(started), Some(on_start), _) => tell(on_start, &started),
+            (News::Event(event), _, Some(on_event)) => event::tell(on_event, &event),
+            _ => {}
+        }
     }
 }
 
@@ -623,10 +743,10 @@ const NO_HANDLER: &str =
 ///
 /// # Safety
 /// As [`borrow_mut`].
-unsafe fn idle<'a>(server: *mut prefork_server) -> Result<&'a mut prefork_server> {
+pub(super) unsafe fn idle<'a>(server: *mut prefork_server) -> Result<&'a mut prefork_server> {
     // SAFETY: what the caller promises.
     let server = unsafe { borrow_mut(server) }?;
-    if server.running {
+    if server.telling || !matches!(server.run, Run::No) {
         return Err(prefork_status::PREFORK_STATE);
     }
     Ok(server)

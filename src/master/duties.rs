@@ -1,12 +1,12 @@
 //! What the lifecycle says is to be done, done; and what happens, told.
 
-use super::Master;
 use super::lifecycle::{Action, Happening, Input, Reason};
 use super::spawn::Departed;
+use super::{Master, News};
 use crate::error::{Error, ErrorKind};
 use crate::log::log;
 use crate::message::Verb;
-use crate::server::{Event, Started, WorkerInfo};
+use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 
@@ -27,6 +27,9 @@ impl Master {
             self.actions = actions;
         }
         self.in_step = false;
+        let slots = self.life.slots().len();
+        self.environments.retain(|slot, _| *slot < slots);
+        self.last_exits.retain(|slot, _| *slot < slots);
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -119,7 +122,7 @@ impl Master {
         self.log(&happening, departed.as_ref());
         let ready = if let Happening::Ready(id) = happening { Some(id) } else { None };
         if let Some(event) = self.event_of(happening, departed.as_ref()) {
-            self.publish(&event);
+            self.publish(event);
         }
         if let Some(id) = ready {
             self.tell_listening(id);
@@ -129,22 +132,23 @@ impl Master {
 
     pub(super) fn tell_online(&mut self, id: u32) {
         if let Some(worker) = self.info(id) {
-            self.publish(&Event::Online(worker));
+            self.publish(Event::Online(worker));
         }
     }
 
     fn tell_listening(&mut self, id: u32) {
         let Some(worker) = self.info(id) else { return };
-        let addresses: Vec<_> = self.listeners.iter().map(ToString::to_string).collect();
+        let addresses: Vec<Bound> = self.listeners.iter().map(super::listener::Listener::bound).collect();
         for address in addresses {
-            self.publish(&Event::Listening(worker, address));
+            self.publish(Event::Listening(worker, address));
         }
     }
 
-    fn publish(&mut self, event: &Event) {
-        self.control_hears(event);
-        if let Some(f) = &mut self.on_event {
-            f(event);
+    /// Keeps what happened until the turn is over, where somebody wants to know.
+    pub(super) fn publish(&mut self, event: Event) {
+        self.control_hears(&event);
+        if self.listens {
+            self.news.push_back(News::Event(event));
         }
     }
 
@@ -167,9 +171,7 @@ impl Master {
             return;
         }
         self.open_doors();
-        if let Some(f) = &mut self.on_start {
-            f(&started);
-        }
+        self.news.push_back(News::Started(started));
     }
 
     /// One line for what somebody should know who looks after the machine.
@@ -227,6 +229,7 @@ impl Master {
             Happening::Exit { id, exit, reason, .. } => {
                 let d = departed?;
                 let worker = WorkerInfo { id, slot: d.slot as u32, generation: d.generation, pid: d.pid };
+                self.last_exits.insert(d.slot, LastExit { worker, exit, reason });
                 Event::Exit { worker, exit, reason }
             }
             Happening::Error(text) => Event::Error(text),

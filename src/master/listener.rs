@@ -243,6 +243,11 @@ impl Listener {
         self.doors.watch(poll, self.token)
     }
 
+    /// What a worker that listens here listens on.
+    pub fn bound(&self) -> crate::server::Bound {
+        crate::server::Bound::new(&self.address, self.to_string(), self.takes_datagrams())
+    }
+
     /// Leaves clients to the backlog until [`Listener::resume`].
     pub fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
         self.doors.unwatch(poll)
@@ -270,6 +275,11 @@ impl Listener {
     /// Whether workers take what comes here from the kernel themselves.
     pub fn is_for_workers(&self, accept: Accept) -> bool {
         accept != Accept::Master || self.takes_datagrams()
+    }
+
+    /// In a process that is not the master: forgets that the file is this one's to remove.
+    pub fn disown(&mut self) {
+        self.made = None;
     }
 
     /// In a worker: its door here, where it has one.

@@ -30,14 +30,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
-use crate::server::{OnEvent, OnStart, Server, Source, Stopped};
+use crate::server::{Event, LastExit, Server, Source, Started, Stopped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use post::{OnMessage, Post};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -83,6 +83,14 @@ const EVENTS: usize = 256;
 /// How often the sizes of workers are looked at (milliseconds).
 const MEMORY_TICK: u64 = 1000;
 
+/// What the master has to tell its host.
+pub enum News {
+    /// Every worker is ready for the first time.
+    Started(Started),
+    /// Something happened.
+    Event(Event),
+}
+
 /// The state of a running master.
 pub struct Master {
     config: Config,
@@ -90,14 +98,21 @@ pub struct Master {
     /// What it is called by who asks after it.
     name: String,
     args: Vec<CString>,
-    on_start: Option<OnStart>,
-    on_event: Option<OnEvent>,
     on_message: Option<OnMessage>,
     /// All message channels.
     post: Post,
+    /// What is to be told when the turn is over: who is told may then ask for more.
+    news: VecDeque<News>,
+    /// Somebody wants to know of events.
+    listens: bool,
+    /// Variables for the workers of a slot.
+    environments: BTreeMap<usize, Vec<(String, String)>>,
+    /// By slot.
+    last_exits: BTreeMap<usize, LastExit>,
     poll: Poll,
     /// `None` while a step is under way.
     events: Option<Events>,
+    /// Where they are the master's.
     signals: Option<Signals>,
     /// Workers write it to say that there is room.
     wake: OwnedFd,
@@ -112,7 +127,9 @@ pub struct Master {
     /// What to tell of the worker that was reaped last.
     departed: Option<spawn::Departed>,
     failed: Option<Error>,
-    /// `on_start` was called.
+    /// That the addresses are bound was told.
+    set_up: bool,
+    /// That all are ready was told.
     started: bool,
     program: upgrade::Program,
     upgrade: upgrade::Upgrade,
@@ -155,18 +172,9 @@ impl Master {
     /// As [`Server::run`].
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, on_start, on_event, on_message, post, .. } = server;
+        let Server { config, mut source, args, on_message, post, .. } = server;
         check_kernel()?;
-        let threads = process::thread_count().map_err(system("read /proc/self/task"))?;
-        if threads != 1 {
-            return Err(Error::new(
-                ErrorKind::State,
-                format!(
-                    "this process has {threads} threads, expected 1: a fork copies only the calling thread; \
-                     call run before any thread is started"
-                ),
-            ));
-        }
+        check_process()?;
         let mut heritage = upgrade::inheritance()?;
         match &mut heritage {
             None => source.prepare(FIRST_GENERATION)?,
@@ -174,7 +182,10 @@ impl Master {
         }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
         let poll = Poll::new().map_err(system("epoll_create"))?;
-        let signals = Signals::take(&WATCHED).map_err(system("signalfd"))?;
+        let signals = match config.signals {
+            Some(true) => Some(Signals::take(&WATCHED).map_err(system("signalfd"))?),
+            Some(false) | None => None,
+        };
         let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
         let token = |i| Token(LISTENER + i);
         let now = time::monotonic_ms();
@@ -197,7 +208,8 @@ impl Master {
             }
         };
         let registry = poll.registry();
-        for (fd, token) in [(signals.as_fd(), SIGNALS), (wake.as_fd(), WAKE)] {
+        let signal = signals.as_ref().map(|s| (s.as_fd(), SIGNALS));
+        for (fd, token) in signal.into_iter().chain([(wake.as_fd(), WAKE)]) {
             registry
                 .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
@@ -216,6 +228,7 @@ impl Master {
             in_step: false,
             departed: None,
             failed: None,
+            set_up: false,
             started: false,
             crew: crew::Crew::new(),
             cursor: 0,
@@ -238,12 +251,14 @@ impl Master {
             config,
             source,
             args,
-            on_start,
-            on_event,
             on_message,
             post,
+            news: VecDeque::new(),
+            listens: false,
+            environments: BTreeMap::new(),
+            last_exits: BTreeMap::new(),
             poll,
-            signals: Some(signals),
+            signals,
             wake,
             board,
             listeners,
@@ -270,6 +285,9 @@ impl Master {
     /// As [`Server::run`]; every worker that was started is ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         let Some(mut events) = self.events.take() else { return Ok(None) };
+        if !std::mem::replace(&mut self.set_up, true) {
+            self.publish(Event::Setup);
+        }
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
@@ -278,10 +296,22 @@ impl Master {
         }
         self.events = Some(events);
         result?;
-        if self.life.has_stopped() {
+        let stopped = self.life.has_stopped().then(|| Stopped { killed: self.life.killed() });
+        if let Some(stopped) = stopped {
+            self.publish(Event::Stopped(stopped));
             self.control_ends();
         }
-        Ok(self.life.has_stopped().then(|| Stopped { killed: self.life.killed() }))
+        Ok(stopped)
+    }
+
+    /// From now on events are kept for [`Master::next_news`].
+    pub fn listen(&mut self) {
+        self.listens = true;
+    }
+
+    /// What is to be told next.
+    pub fn next_news(&mut self) -> Option<News> {
+        self.news.pop_front()
     }
 
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
@@ -433,10 +463,14 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.post.close();
+        if role::role() != Role::Master {
+            // A copy in a process that the host forked: workers and files are the master's.
+            return self.listeners.iter_mut().for_each(listener::Listener::disown);
+        }
         // Nobody would reap them.
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        self.board.leave();
         role::set(Role::None);
     }
 }
@@ -453,6 +487,25 @@ fn rules(config: &Config) -> Rules {
         max_age: ms(config.max_age),
         surge: config.surge,
     }
+}
+
+/// A process can become a master that has one thread and is neither a master yet nor a worker.
+fn check_process() -> Result<()> {
+    let refused = |text: String| Err(Error::new(ErrorKind::State, text));
+    match role::role() {
+        Role::None => {}
+        Role::Master => return refused("run: a server runs in this process already".into()),
+        Role::Worker { id, .. } => return refused(format!("run: this process is worker {id}")),
+    }
+    let threads =
+        process::thread_count().map_err(|e| Error::io(ErrorKind::System, "read /proc/self/task", e))?;
+    if threads == 1 {
+        return Ok(());
+    }
+    refused(format!(
+        "this process has {threads} threads, expected 1: a fork copies only the calling thread; \
+         call run before any thread is started"
+    ))
 }
 
 fn check_kernel() -> Result<()> {

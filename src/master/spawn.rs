@@ -31,6 +31,12 @@ impl Master {
     }
 
     fn spawn_with(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
+        match process::thread_count()? {
+            1 => {}
+            threads => {
+                return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
+            }
+        }
         let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
         let (giver, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel(self.config.max_message)?;
@@ -43,7 +49,7 @@ impl Master {
                 let Channel { socket, inbox, outbox } = theirs;
                 let mailbox = Mailbox::new(id, socket, outbox);
                 let worker = Worker::new(id, slot as u32, generation, &self.args, mailbox);
-                self.become_worker(seat, Box::new(worker), queue, inbox)
+                self.become_worker(seat, worker, queue, inbox)
             }
         };
         let record = Record {
@@ -90,7 +96,7 @@ impl Master {
 
     /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
     /// goes to work. What user code opened before the fork stays open: it may be the handler's.
-    fn become_worker(&mut self, seat: usize, worker: Box<Worker>, queue: handoff::Taker, inbox: Inbox) -> ! {
+    fn become_worker(&mut self, seat: usize, worker: Worker, queue: handoff::Taker, inbox: Inbox) -> ! {
         let addresses = self.addresses_by_kind();
         let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
@@ -99,6 +105,9 @@ impl Master {
         self.in_hand = None;
         self.control.disown();
         self.spare.release();
+        for (name, value) in self.environments.get(&(worker.slot() as usize)).into_iter().flatten() {
+            process::set_environment(name, value);
+        }
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
@@ -116,6 +125,7 @@ impl Master {
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
         let wake = self.wake.as_fd();
+        let worker = Box::leak(Box::new(worker));
         let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {

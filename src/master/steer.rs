@@ -2,20 +2,69 @@
 
 use super::Master;
 use super::lifecycle::{Input, Phase};
+use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::scoreboard::Word;
-use crate::server::{State, Status, WorkerInfo, WorkerStatus};
+use crate::server::{LastExit, State, Status, WorkerInfo, WorkerStatus};
 use std::time::Duration;
 
 impl Master {
     /// Asks for a reload; one that is under way is ended first.
-    pub fn reload(&mut self) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: all stop.
+    pub fn reload(&mut self) -> Result<()> {
+        self.goes_on()?;
         self.happened(Input::Reload);
+        Ok(())
     }
 
-    /// Asks for so many workers, at least one.
-    pub fn scale(&mut self, workers: usize) {
-        self.happened(Input::Scale(workers.min(crate::config::MAX_WORKERS)));
+    /// Asks for so many workers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: there cannot be so many. [`ErrorKind::State`]: the first workers are not all ready yet, or all stop.
+    pub fn scale(&mut self, workers: usize) -> Result<()> {
+        self.goes_on()?;
+        if self.life.is_booting() {
+            return Err(Error::new(ErrorKind::State, "scale: the first workers are not all ready yet"));
+        }
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            let text = format!("scale to {workers} workers: expected 1 to {MAX_WORKERS}");
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        self.happened(Input::Scale(workers));
+        Ok(())
+    }
+
+    /// Asks for one more worker, whose slot has these variables, and returns the slot.
+    ///
+    /// # Errors
+    /// As [`Master::scale`]; [`ErrorKind::Config`] also: this can be no variable.
+    pub fn fork_worker(&mut self, environment: &[(&str, &str)]) -> Result<usize> {
+        let impossible = |(name, value): &&(&str, &str)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        };
+        if let Some((name, value)) = environment.iter().find(impossible) {
+            let text = format!(
+                "fork: {name:?} = {value:?}: expected a name without `=` and NUL, a value without NUL"
+            );
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        let slot = self.life.slots().len();
+        let owned = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        self.environments.insert(slot, owned.collect());
+        let done = self.scale(slot + 1);
+        if done.is_err() {
+            self.environments.remove(&slot);
+        }
+        done.map(|()| slot)
+    }
+
+    fn goes_on(&self) -> Result<()> {
+        if self.life.is_stopping() {
+            return Err(Error::new(ErrorKind::State, "all workers are being stopped"));
+        }
+        Ok(())
     }
 
     /// Asks for an orderly stop; a second time, for an immediate one.
@@ -73,6 +122,16 @@ impl Master {
             totals: self.crew.totals(),
             workers: self.life.workers().iter().filter_map(|w| self.worker_status(w)).collect(),
         }
+    }
+
+    /// A worker, until it is reaped.
+    pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
+        self.life.workers().iter().find(|w| w.id == id).and_then(|w| self.worker_status(w))
+    }
+
+    /// How the last worker of a slot ended.
+    pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
+        self.last_exits.get(&slot).copied()
     }
 
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {

@@ -251,6 +251,12 @@ impl Master {
             );
             mail.extend(under_way);
         }
+        for (slot, variables) in &self.environments {
+            for (name, value) in variables {
+                let (name, value) = (hex(name.as_bytes()), hex(value.as_bytes()));
+                let _ = writeln!(text, "variable {slot} {name} {value}");
+            }
+        }
         for source in &self.returns {
             let _ = match source {
                 Return::Orphan { queue, id } => writeln!(text, "orphan {} {id}", raw(queue.as_fd())),
@@ -285,6 +291,8 @@ pub struct Inheritance {
     pub workers: Vec<(usize, Heir)>,
     /// Queues that connections come back from.
     pub returns: Vec<Return>,
+    /// Slots with variables of their own: slot, name, value.
+    pub variables: Vec<(usize, String, String)>,
 }
 
 /// A worker as it is handed over.
@@ -370,6 +378,7 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
         in_hand: None,
         workers: Vec::new(),
         returns: Vec::new(),
+        variables: Vec::new(),
     };
     for line in lines {
         match *line.as_slice() {
@@ -393,6 +402,10 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
                 heritage
                     .returns
                     .push(Return::Orphan { queue: Taker::from(adopt(fd)?), id: id.parse().ok()? });
+            }
+            ["variable", slot, name, value] => {
+                let text = |hex| String::from_utf8(unhex(hex)?).ok();
+                heritage.variables.push((slot.parse().ok()?, text(name)?, text(value)?));
             }
             ["left", fd] => heritage.returns.push(Return::Left(Giver::from(adopt(fd)?))),
             _ => return None,
@@ -429,10 +442,23 @@ fn adopt(number: &str) -> Option<OwnedFd> {
     process::adopt_descriptor(number.parse().ok()?).ok()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::from("x");
+    for b in bytes {
+        let _ = write!(text, "{b:02x}");
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix('x')?;
+    (0..digits.len() / 2).map(|i| u8::from_str_radix(digits.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+}
+
 impl Master {
     /// Goes on with what a former program in this process has handed over.
     pub(super) fn inherit(&mut self, heritage: Inheritance) -> io::Result<()> {
-        let Inheritance { snapshot, workers, in_hand, returns, wake, board, .. } = heritage;
+        let Inheritance { snapshot, workers, in_hand, returns, wake, board, variables, .. } = heritage;
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
@@ -450,6 +476,9 @@ impl Master {
             super::accept::InHand { fd, origin, client }
         });
         self.returns.extend(returns);
+        for (slot, name, value) in variables {
+            self.environments.entry(slot).or_default().push((name, value));
+        }
         self.started = true;
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);
         self.tick_soon();

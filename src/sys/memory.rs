@@ -45,6 +45,28 @@ pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [Pag
     Ok(unsafe { std::slice::from_raw_parts(at.cast::<Page>(), pages) })
 }
 
+/// Maps other memory in the place of pages that were mapped by [`map_pages`] (mmap(2), `MAP_FIXED`): those of a file as long, or
+/// `None`: zeroed pages of this process alone, which take memory when they are touched.
+pub fn map_over(pages: &'static [Page], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let flags = match file {
+        Some(_) => libc::MAP_SHARED,
+        None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    };
+    // SAFETY: a whole mapping of ours that is never unmapped; what is there afterwards is as long, readable, writable and zeroed
+    // or shared, as before, and atomics allow for values that change.
+    let at = unsafe {
+        libc::mmap(
+            pages.as_ptr().cast_mut().cast(),
+            size_of_val(pages),
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | libc::MAP_FIXED,
+            file.map_or(-1, |fd| fd.as_raw_fd()),
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes pages read-only in this process (mprotect(2)): for a worker, which writes its own page and no other worker's. A write
 /// to them is then a fault that ends this process, whatever made it.
 pub fn protect(pages: &'static [Page]) -> io::Result<()> {

@@ -95,9 +95,9 @@ fn forget_pending(signal: i32, before: &libc::sigset_t) {
     // SAFETY: `before` is an initialised set.
     let was_blocked = unsafe { libc::sigismember(before, signal) } == 1;
     // SAFETY: the set and the time are valid through the call, which may leave out what it found.
-    while !was_blocked
-        && unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } > 0
-    {}
+    let takes =
+        || unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } > 0;
+    while !was_blocked && takes() {}
 }
 
 /// Blocks every signal in the calling thread and returns the former mask.

@@ -304,6 +304,14 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
+/// Whether a write of a line would neither wait nor raise SIGPIPE: there is room, and somebody to read it (poll(2)).
+pub fn takes_a_line(fd: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd that lives through the call.
+    let found = retry(|| check(unsafe { libc::poll(&raw mut entry, 1, 0) }));
+    found.is_ok_and(|n| n > 0) && entry.revents == libc::POLLOUT
+}
+
 /// Waits until a descriptor is readable (or writable), its peer is gone, or `timeout` is over (poll(2)); `None` waits for ever.
 /// `false` when the time is over.
 pub fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io::Result<bool> {

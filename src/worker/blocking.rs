@@ -58,7 +58,7 @@ pub fn serve(
         }
     }
     // A panic there is the handler's affair; what was accepted is served all the same.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(&inlet.worker)));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.handler.on_drain(inlet.worker)));
     while let Some((fd, origin)) = inlet.take(poll, time::monotonic_ms()) {
         one.serve(fd, origin.listener, inlet);
     }
@@ -74,7 +74,10 @@ pub fn serve(
 /// How long nothing is to be done unless the poll says so.
 fn sleep(inlet: &Inlet<'_>) -> Option<Duration> {
     let due = inlet.due().map(|at| Duration::from_millis(at.saturating_sub(time::monotonic_ms())));
-    let nap = (inlet.starves() || inlet.leave_at.is_some()).then_some(STARVING);
+    let nap = match inlet.leave_due() {
+        Some(0) => Some(Duration::ZERO),
+        due => (inlet.starves() || due.is_some()).then_some(STARVING),
+    };
     due.into_iter().chain(nap).min()
 }
 

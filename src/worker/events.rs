@@ -157,7 +157,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if self.inlet.starves() {
             due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
         }
-        let others = [self.inlet.due(), self.inlet.draining, self.inlet.leave_at, self.hand_back_at];
+        let others = [self.inlet.due(), self.inlet.draining, self.inlet.leave_due(), self.hand_back_at];
         for at in others.into_iter().flatten() {
             due = Some(due.unwrap_or(u64::MAX).min(at));
         }
@@ -395,7 +395,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             return;
         }
         self.leave_doors();
-        let worker = &self.inlet.worker;
+        let worker = self.inlet.worker;
         let _ = context!(self).call(|handler| handler.on_drain(worker));
         self.settle_idle();
     }

@@ -34,7 +34,7 @@ const MESSAGES: Budget = Budget::new(256 * 1024, 64);
 /// A worker's side of its two channels.
 pub struct Inlet<'a> {
     /// Who this worker is.
-    pub worker: Box<Worker>,
+    pub worker: &'static Worker,
     /// Its counters.
     pub seat: Seat,
     /// Set when the worker is to take what lies in its queue, finish, and leave; until this time (monotonic milliseconds) where
@@ -42,8 +42,8 @@ pub struct Inlet<'a> {
     pub draining: Option<u64>,
     /// While draining: what lies in the queue is left to the master, and what is idle is handed back to it.
     pub hands_back: bool,
-    /// When to tell the master that this worker leaves on its own account.
-    pub leave_at: Option<u64>,
+    /// When to tell the master that this worker leaves because a signal asks for it.
+    leave_at: Option<u64>,
     leave: OwnedFd,
     queue: Taker,
     acceptor: Acceptor,
@@ -241,10 +241,16 @@ impl<'a> Inlet<'a> {
         self.leave_at.get_or_insert(now + LEAVE_DELAY);
     }
 
+    /// When to tell the master that this worker leaves on its own account.
+    pub fn leave_due(&self) -> Option<u64> {
+        if self.worker.leaves.get() { Some(0) } else { self.leave_at }
+    }
+
     /// Tells the master, where it is time to.
     pub fn leave_if_due(&mut self, now: u64) {
-        if self.leave_at.is_some_and(|at| at <= now) {
+        if self.leave_due().is_some_and(|at| at <= now) {
             self.leave_at = None;
+            self.worker.leaves.set(false);
             if self.draining.is_none()
                 && let Err(e) = self.worker.mailbox.say(&Verb::Leaving)
             {

@@ -27,6 +27,7 @@ use crate::sys::{process, signal};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -49,12 +50,28 @@ pub struct Worker {
     slot: u32,
     generation: u32,
     args: Rc<[CString]>,
+    leaves: Rc<Cell<bool>>,
     mailbox: Rc<Mailbox>,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
 
 impl Worker {
     pub(crate) fn new(id: u32, slot: u32, generation: u32, args: &[CString], mailbox: Mailbox) -> Self {
-        Self { id, slot, generation, args: args.into(), mailbox: Rc::new(mailbox) }
+        Self { id, slot, generation, args: args.into(), leaves: Rc::default(), mailbox: Rc::new(mailbox) }
+    }
+
+    /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
+    pub fn current() -> Option<&'static Self> {
+        CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
+    }
+
+    /// Has this worker leave on its own account: it gets no more connections, another one takes its place, and when it has
+    /// finished what it has it exits with code 0. Returns at once.
+    pub fn leave(&self) {
+        self.leaves.set(true);
     }
 
     /// A number no other worker of this master has had, from 1.
@@ -120,8 +137,8 @@ impl Worker {
 
 /// What a worker is born with.
 pub struct Birth<'a> {
-    /// Who it is, and its way to send. Boxed, since a C handler may keep its address.
-    pub worker: Box<Worker>,
+    /// Who it is. It lives as long as the process: a handler may keep its address.
+    pub worker: &'static Worker,
     /// Where connections come from.
     pub queue: Taker,
     /// Where it takes them from the kernel itself.
@@ -150,9 +167,10 @@ pub struct Addresses {
 
 /// The life of a worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
+    CURRENT.set(Some(birth.worker));
     process::set_name(&format!("prefork/{}", birth.worker.slot));
     signal::count(signal::SIGTERM, &birth.leave);
-    introduce(&birth.worker);
+    introduce(birth.worker);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits for whoever reads standard error; the client of this request need not.
@@ -184,7 +202,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         process::exit(EXIT_FAILED);
     }
     inlet.close(&mut *handler, config);
-    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(&inlet.worker)));
+    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(inlet.worker)));
     // The last words. Where the master is gone there is nobody to hear them.
     let _ = inlet.worker.mailbox.finish(PATIENCE);
     process::exit(0)

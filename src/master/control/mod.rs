@@ -310,8 +310,7 @@ impl Master {
                 self.refuse_when_stopping()?;
                 let queued = self.life.is_reloading() || self.life.is_booting();
                 self.accept_command(index, "reload", Waits::Reload(None), queued);
-                self.reload();
-                Ok(())
+                self.reload().map_err(|e| failed(e.to_string()))
             }
             Request::Scale(count) => self.begin_scale(index, count),
             Request::Drain { worker } => {
@@ -376,8 +375,7 @@ impl Master {
         })?;
         let what = format!("scale from {from} to {to} workers");
         self.accept_command(index, &what, Waits::Scale { to, from }, false);
-        self.scale(to);
-        Ok(())
+        self.scale(to).map_err(|e| failed(e.to_string()))
     }
 
     fn refuse_when_stopping(&self) -> Result<(), Reply> {
@@ -395,6 +393,10 @@ impl Master {
 
     /// Something happened.
     pub(super) fn control_hears(&mut self, event: &Event) {
+        if matches!(event, Event::Setup | Event::Stopped(_)) {
+            // Nobody listens yet, or any more.
+            return;
+        }
         if let Some(desk) = &mut self.control.0 {
             desk.hear(event, &self.life, self.now);
             self.attend_soon();

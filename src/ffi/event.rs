@@ -1,0 +1,271 @@
+//! Events, as the master's host sees them in C. Told in the master, between two turns of its loop.
+
+use super::guard::fill;
+use super::status::prefork_status;
+use crate::{Event, Exit, LastExit, Reason, WorkerInfo};
+use std::ffi::{CString, c_char, c_int, c_void};
+
+/// What an event tells. A number never gets another meaning; there may be more of them in later versions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_event_type {
+    /// The addresses are bound, the first workers follow.
+    PREFORK_EVENT_SETUP = 1,
+    /// A worker was forked.
+    PREFORK_EVENT_FORK = 2,
+    /// A worker runs.
+    PREFORK_EVENT_ONLINE = 3,
+    /// A worker serves connections of `address`; one event for each address.
+    PREFORK_EVENT_LISTENING = 4,
+    /// A worker can serve: `worker_start` has returned.
+    PREFORK_EVENT_READY = 5,
+    /// A worker gets no more connections, on purpose, and finishes what it has.
+    PREFORK_EVENT_DISCONNECT = 6,
+    /// A worker has ended and was reaped; `code` or `signal` say how, `reason` why.
+    PREFORK_EVENT_EXIT = 7,
+    /// A worker has been in one call of its handler for longer than the setting `timeout`.
+    PREFORK_EVENT_HANG = 8,
+    /// Something went wrong that cost no connection; `text` says what.
+    PREFORK_EVENT_ERROR = 9,
+    /// A reload to `generation` began.
+    PREFORK_EVENT_RELOAD_STARTED = 10,
+    /// Every worker is of `generation`.
+    PREFORK_EVENT_RELOAD_COMMITTED = 11,
+    /// The reload to `generation` failed: every worker is of the one before; `text` says why.
+    PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
+    /// The run is over: the last worker was reaped; `killed` of them had to be killed.
+    PREFORK_EVENT_STOPPED = 13,
+}
+
+use prefork_event_type::*;
+
+/// Why a worker ended. A number never gets another meaning; there may be more of them in later versions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_reason {
+    /// It crashed, or exited unasked.
+    PREFORK_REASON_CRASH = 1,
+    /// It was not ready in time, or ended before.
+    PREFORK_REASON_BOOT_FAILURE = 2,
+    /// A new generation took its place, or its generation was rolled back.
+    PREFORK_REASON_RELOAD = 3,
+    /// There are to be fewer.
+    PREFORK_REASON_SCALE = 4,
+    /// It was drained: `prefork_server_drain()`.
+    PREFORK_REASON_DRAIN = 5,
+    /// It left on its own account: `prefork_worker_leave()`, or SIGTERM to it.
+    PREFORK_REASON_LEFT = 6,
+    /// It had not finished within its deadline and was killed.
+    PREFORK_REASON_DRAIN_TIMEOUT = 7,
+    /// It hung in its handler and was killed.
+    PREFORK_REASON_HANG = 8,
+    /// It had served enough: settings `max-requests`, `max-memory`, `max-age`.
+    PREFORK_REASON_RECYCLE = 9,
+    /// It was sent a signal: `prefork_server_kill()`.
+    PREFORK_REASON_KILLED = 10,
+    /// All stop.
+    PREFORK_REASON_STOP = 11,
+}
+
+use prefork_reason::*;
+
+/// How a worker ended. It may grow at its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct prefork_exit {
+    /// The size of this struct: set it before the call; afterwards the size that was filled in.
+    pub size: u32,
+    /// The worker's number.
+    pub id: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// The process id it had.
+    pub pid: i32,
+    /// Its exit code; -1 where a signal ended it, or where this process had its status collected otherwise.
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+    /// Whether a core was dumped: 0 or 1.
+    pub core: u32,
+    /// Why: one of `enum prefork_reason`.
+    pub reason: u32,
+    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
+    pub intended: u32,
+}
+
+/// Something that happened, given to the callback of `prefork_server_on_event()`. It may grow at its end.
+/// What the event says nothing of is 0, and its strings are empty, never NULL; but `port` and `code`
+/// are -1.
+#[repr(C)]
+#[derive(Debug)]
+pub struct prefork_event {
+    /// The size of this struct in the library that tells.
+    pub size: u32,
+    /// What happened: one of `enum prefork_event_type`.
+    pub r#type: u32,
+    /// The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
+    /// `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
+    /// back`, `stopped`.
+    pub name: *const c_char,
+    /// The worker's number; 0 where the event is about none.
+    pub id: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation; of a reload, the new one.
+    pub generation: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// The address, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    pub address: *const c_char,
+    /// The sort of address: `4`, `6` or `unix`.
+    pub address_type: *const c_char,
+    /// The port really bound, or -1 where the address has none.
+    pub port: i32,
+    /// The exit code, or -1 where a signal ended the worker.
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+    /// Whether a core was dumped: 0 or 1.
+    pub core: u32,
+    /// Why it ended: one of `enum prefork_reason`.
+    pub reason: u32,
+    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
+    pub intended: u32,
+    /// The reason in words: `crash`, `boot failure`, `reload` and so on.
+    pub reason_name: *const c_char,
+    /// What went wrong.
+    pub text: *const c_char,
+    /// Workers that had to be killed at the end of the run.
+    pub killed: u32,
+}
+
+/// Who is told of events, and what with.
+pub(super) type OnEvent = (unsafe extern "C" fn(*const prefork_event, *mut c_void), *mut c_void);
+
+/// Calls a program's callback with an event.
+pub(super) fn tell((call, state): OnEvent, event: &Event) {
+    let clean = |text: &str| CString::new(text.replace('\0', "\\0")).unwrap_or_default();
+    let worker = event.worker().unwrap_or(NOBODY);
+    let name = clean(event.name());
+    let mut told = prefork_event {
+        size: size_of::<prefork_event>() as u32,
+        r#type: type_of(event) as u32,
+        name: name.as_ptr(),
+        id: worker.id,
+        slot: worker.slot,
+        generation: worker.generation,
+        pid: worker.pid,
+        address: c"".as_ptr(),
+        address_type: c"".as_ptr(),
+        port: -1,
+        code: -1,
+        signal: 0,
+        core: 0,
+        reason: 0,
+        intended: 0,
+        reason_name: c"".as_ptr(),
+        text: c"".as_ptr(),
+        killed: 0,
+    };
+    // Lives until the callback has returned.
+    let (first, second);
+    match event {
+        Event::Listening(_, bound) => {
+            (first, second) = (clean(&bound.text), clean(&bound.family.to_string()));
+            (told.address, told.address_type) = (first.as_ptr(), second.as_ptr());
+            told.port = bound.port.map_or(-1, i32::from);
+        }
+        Event::Exit { exit, reason, .. } => {
+            first = clean(&reason.to_string());
+            (told.code, told.signal, told.core) = numbers(*exit);
+            (told.reason, told.intended) = (reason_number(*reason) as u32, reason.is_intended().into());
+            told.reason_name = first.as_ptr();
+        }
+        Event::Error(text) => {
+            first = clean(text);
+            told.text = first.as_ptr();
+        }
+        Event::ReloadRolledBack(generation, why) => {
+            first = clean(why);
+            (told.generation, told.text) = (*generation, first.as_ptr());
+        }
+        Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
+            told.generation = *generation;
+        }
+        Event::Stopped(stopped) => told.killed = stopped.killed,
+        _ => {}
+    }
+    // SAFETY: a callback and a state that were given for this; `told` and what it points to live until it returns.
+    unsafe { call(&raw const told, state) }
+}
+
+const NOBODY: WorkerInfo = WorkerInfo { id: 0, slot: 0, generation: 0, pid: 0 };
+
+/// Fills in how a worker ended.
+///
+/// # Safety
+/// As [`fill`].
+pub(super) unsafe fn fill_exit(into: *mut prefork_exit, last: LastExit) -> super::guard::Result<c_int> {
+    let LastExit { worker, exit, reason } = last;
+    let (code, signal, core) = numbers(exit);
+    let value = prefork_exit {
+        size: 0,
+        id: worker.id,
+        slot: worker.slot,
+        generation: worker.generation,
+        pid: worker.pid,
+        code,
+        signal,
+        core,
+        reason: reason_number(reason) as u32,
+        intended: reason.is_intended().into(),
+    };
+    // SAFETY: what the caller promises; the struct begins with its size.
+    unsafe { fill(into, &value) }?;
+    Ok(prefork_status::PREFORK_OK as c_int)
+}
+
+/// Code, signal, core.
+fn numbers(exit: Exit) -> (i32, i32, u32) {
+    match exit {
+        Exit::Code(code) => (code, 0, 0),
+        Exit::Signal { number, core } => (-1, number, core.into()),
+        Exit::Unknown => (-1, 0, 0),
+    }
+}
+
+fn type_of(event: &Event) -> prefork_event_type {
+    match event {
+        Event::Setup => PREFORK_EVENT_SETUP,
+        Event::Fork(_) => PREFORK_EVENT_FORK,
+        Event::Online(_) => PREFORK_EVENT_ONLINE,
+        Event::Listening(..) => PREFORK_EVENT_LISTENING,
+        Event::Ready(_) => PREFORK_EVENT_READY,
+        Event::Disconnect(_) => PREFORK_EVENT_DISCONNECT,
+        Event::Exit { .. } => PREFORK_EVENT_EXIT,
+        Event::Hang(_) => PREFORK_EVENT_HANG,
+        Event::Error(_) => PREFORK_EVENT_ERROR,
+        Event::ReloadStarted(_) => PREFORK_EVENT_RELOAD_STARTED,
+        Event::ReloadCommitted(_) => PREFORK_EVENT_RELOAD_COMMITTED,
+        Event::ReloadRolledBack(..) => PREFORK_EVENT_RELOAD_ROLLED_BACK,
+        Event::Stopped(_) => PREFORK_EVENT_STOPPED,
+    }
+}
+
+fn reason_number(reason: Reason) -> prefork_reason {
+    match reason {
+        Reason::Crash => PREFORK_REASON_CRASH,
+        Reason::BootFailure => PREFORK_REASON_BOOT_FAILURE,
+        Reason::Reload => PREFORK_REASON_RELOAD,
+        Reason::Scale => PREFORK_REASON_SCALE,
+        Reason::Drain => PREFORK_REASON_DRAIN,
+        Reason::Left => PREFORK_REASON_LEFT,
+        Reason::DrainTimeout => PREFORK_REASON_DRAIN_TIMEOUT,
+        Reason::Hang => PREFORK_REASON_HANG,
+        Reason::Recycle => PREFORK_REASON_RECYCLE,
+        Reason::Killed => PREFORK_REASON_KILLED,
+        Reason::Stop => PREFORK_REASON_STOP,
+    }
+}
