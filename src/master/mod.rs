@@ -463,6 +463,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
+        self.post.close();
         if role::role() != Role::Master {
             // A copy in a process that the host forked: workers and files are the master's.
             return self.listeners.iter_mut().for_each(listener::Listener::disown);
