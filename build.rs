@@ -64,10 +64,22 @@ mod header {
         if line.starts_with("typedef ") || line.starts_with(" *") {
             return line.to_owned();
         }
-        line.replace("struct prefork_", "prefork_")
+        let line = line
+            .replace("struct prefork_", "prefork_")
             .replace("const prefork_module", "const struct prefork_module")
             .replace("const sockaddr", "const struct sockaddr")
-            .replace("} prefork_module;", "};")
+            .replace("} prefork_module;", "};");
+        wrap(line)
+    }
+
+    /// A member that is a function is one line for cbindgen, however long.
+    fn wrap(line: String) -> String {
+        let width = 110;
+        let Some(end) = line.get(..width).and_then(|start| start.rfind(", ")) else { return line };
+        let Some(arguments) = line.find(")(").map(|at| at + 2).filter(|_| line.len() > width) else {
+            return line;
+        };
+        format!("{},\n{}{}", &line[..end], " ".repeat(arguments), &line[end + 2..])
     }
 
     /// Puts comments of one line on one line.

@@ -138,17 +138,24 @@ typedef enum prefork_status {
     PREFORK_LATE = -11,
     /**
      * Too much waits for a slow client already (setting `max-pending`), or the response's head grew over
-     * 64 KiB.
+     * 64 KiB; or too much waits for the receiver of a message (four of the size `max-message`).
      */
     PREFORK_FULL = -12,
-    /** The client is gone. */
+    /** The client is gone; or the receiver of a message does not exist, or has ended. */
     PREFORK_GONE = -13,
     /** The request did not ask for this upgrade (RFC 9110 section 7.8). */
     PREFORK_UPGRADE = -14,
     /** As a stream: nothing more has arrived; return from the handler and be called again. */
     PREFORK_AGAIN = -15,
-    /** In blocking style: the client sent or took nothing before the deadline. */
+    /**
+     * In blocking style: the client sent or took nothing before the deadline. To a request between
+     * processes: no reply came before its deadline.
+     */
     PREFORK_TIMEOUT = -16,
+    /** A message is longer than the setting `max-message`. */
+    PREFORK_TOO_LARGE = -17,
+    /** To a request between processes: its receiver has no `on_message`, or that returned without a reply. */
+    PREFORK_UNANSWERED = -18,
 } prefork_status;
 
 /**
@@ -609,6 +616,12 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
 /* THE WORKER
  * -------------------------------------------------------------------------------------------------------- */
 
+/** The master, as the receiver of a message or its sender. */
+#define PREFORK_TO_MASTER 0
+
+/** All workers, as receivers of a message; of a worker's, all others, without the master. */
+#define PREFORK_TO_ALL 4294967295
+
 /** What a process is. */
 typedef enum prefork_role_type {
     /** Neither: no server runs here, or a master or a worker has forked this process by itself. */
@@ -620,7 +633,7 @@ typedef enum prefork_role_type {
 } prefork_role_type;
 
 /**
- * The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain` and
+ * The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain`, `on_message` and
  * `on_datagram`; others have it from `prefork_worker_self()`. It is always the same, and good as long as the
  * process lives.
  */
@@ -710,6 +723,61 @@ size_t prefork_worker_arg_count(const prefork_worker *worker);
  */
 const char *prefork_worker_arg(const prefork_worker *worker, size_t index);
 
+/**
+ * Sends a message to another worker by its id, to the master (PREFORK_TO_MASTER), or to all other workers
+ * (PREFORK_TO_ALL; not to the master). `type` is for you to choose. There it comes to `on_message`, or to
+ * the callback of `prefork_server_on_message()`.
+ *
+ * Never waits: what is not taken at once is sent when the callback has returned and there is room.
+ * Messages from one process to another arrive in the order they were sent. A message to a worker that has
+ * ended is lost; `prefork_worker_request()` tells.
+ *
+ * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
+ * that size wait already, here or for that worker; PREFORK_GONE where the master is gone; PREFORK_INVALID
+ * or PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ */
+int prefork_worker_send(prefork_worker *worker, uint32_t to, uint32_t type, const void *data, size_t size);
+
+/**
+ * Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, after the
+ * callback that asks has returned: with PREFORK_OK and the reply, or with the reason why there is none:
+ * PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (there is no such worker,
+ * it has ended, or this one does), PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for it).
+ *
+ * Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also where `on_reply`
+ * is NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Borrows `arg`, which may be NULL, until `on_reply` returns; the reply's bytes are borrowed until then.
+ */
+int prefork_worker_request(prefork_worker *worker,
+                           uint32_t to,
+                           uint32_t type,
+                           const void *data,
+                           size_t size,
+                           uint32_t deadline_ms,
+                           void (*on_reply)(prefork_worker *worker,
+                                            int status,
+                                            const void *data,
+                                            size_t size,
+                                            void *arg),
+                           void *arg);
+
+/**
+ * Answers the request that `on_message` is being called for, once. If it returns without, the sender is told
+ * PREFORK_UNANSWERED at once.
+ *
+ * Returns as `prefork_worker_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ */
+int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
+
 
 /* DATAGRAMS
  * -------------------------------------------------------------------------------------------------------- */
@@ -740,7 +808,7 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
  * The minor version of the binary interface: it counts what was added, and does not keep a module from
  * loading.
  */
-#define PREFORK_ABI_MINOR 0
+#define PREFORK_ABI_MINOR 1
 
 /**
  * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
@@ -793,11 +861,19 @@ struct prefork_module {
     /** The worker was told to finish what it has and takes nothing new. */
     void (*on_drain)(prefork_worker *worker, void *state);
     /**
+     * A message has come from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
+     * `type` is what the sender gave. A request is answered with `prefork_worker_reply()`. `size` bytes at
+     * `data` are borrowed until it returns. In blocking style it is called between two connections.
+     */
+    void (*on_message)(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size,
+                       void *state);
+    /**
      * A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
      * `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
      * `prefork_datagram_reply()` answers.
      */
-    void (*on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len, void *state);
+    void (*on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len,
+                        void *state);
 };
 
 
@@ -1161,6 +1237,78 @@ int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefo
 int prefork_server_on_event(prefork_server *server,
                             void (*on_event)(const prefork_event *event, void *state),
                             void *state);
+
+/**
+ * Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
+ * worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
+ * messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
+ * does, nothing is accepted.
+ *
+ * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
+ * `server` is NULL.
+ * Process: master, before it runs; `on_message` is called in the master.
+ *
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `size` bytes
+ * at `data` are borrowed until `on_message` returns.
+ */
+int prefork_server_on_message(prefork_server *server, void (*on_message)(prefork_server *server,
+                                                                                uint32_t from,
+                                                                                uint32_t type,
+                                                                                const void *data,
+                                                                                size_t size,
+                                                                                void *state), void *state);
+
+/**
+ * Sends a message to a worker by its id, or to all workers (PREFORK_TO_ALL): there it comes to `on_message`.
+ * Never waits: what a worker does not take at once is kept for it. Messages to one worker arrive in the
+ * order they were sent.
+ *
+ * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
+ * that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
+ * there is no such worker; PREFORK_STATE where the server does not run, in a worker, or to the master
+ * itself; PREFORK_INVALID or PREFORK_NULL.
+ * Process: master, while it runs, from its callbacks.
+ *
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ */
+int prefork_server_send(prefork_server *server, uint32_t to, uint32_t type, const void *data, size_t size);
+
+/**
+ * Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
+ * master's loop: with PREFORK_OK and the reply, or with the reason why there is none: PREFORK_TIMEOUT after
+ * `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
+ *
+ * Returns as `prefork_server_send()`; PREFORK_STATE also to PREFORK_TO_ALL; PREFORK_NULL also where
+ * `on_reply` is NULL.
+ * Process: master, while it runs, from its callbacks.
+ *
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Borrows `arg`, which may be NULL, until `on_reply` returns, or the run ends; the reply's bytes are
+ * borrowed until then.
+ */
+int prefork_server_request(prefork_server *server,
+                           uint32_t to,
+                           uint32_t type,
+                           const void *data,
+                           size_t size,
+                           uint32_t deadline_ms,
+                           void (*on_reply)(prefork_server *server,
+                                            int status,
+                                            const void *data,
+                                            size_t size,
+                                            void *arg),
+                           void *arg);
+
+/**
+ * Answers the request that the callback of `prefork_server_on_message()` is being called for, once. If it
+ * returns without, the worker is told PREFORK_UNANSWERED at once.
+ *
+ * Returns as `prefork_server_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+ * Process: master, while it runs, from that callback.
+ *
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ */
+int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 
 /**
  * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was

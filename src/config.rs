@@ -51,6 +51,8 @@ pub struct Config {
     pub max_memory: u64,
     /// The life of a worker after which it is replaced; zero is never.
     pub max_age: Duration,
+    /// Bytes of one message between processes, 1 KiB to 1 GiB. Four of that size, and 64 KiB, may wait for each process.
+    pub max_message: usize,
     /// Whether the master takes the signals that steer it, through signalfd(2) with those signals blocked in its thread. `None`:
     /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them, and SIGPIPE, to its host.
     pub signals: Option<bool>,
@@ -151,6 +153,7 @@ impl Default for Config {
             max_requests: 0,
             max_memory: 0,
             max_age: Duration::ZERO,
+            max_message: 16 * 1024 * 1024,
             signals: None,
             limits: Limits {
                 line: 8 * 1024,
@@ -209,6 +212,7 @@ impl Config {
             "max-requests" => self.max_requests = number(0, u64::MAX)?,
             "max-memory" => self.max_memory = size()?,
             "max-age" => self.max_age = time()?,
+            "max-message" => self.max_message = size()? as usize,
             "signals" => self.signals = Some(parse_switch(value).map_err(|e| bad(&e))?),
             "max-line" => self.limits.line = size()? as usize,
             "max-head" => self.limits.head = size()? as usize,
@@ -243,6 +247,7 @@ impl Config {
             "dispatch source-hash: expected accept master; otherwise the kernel spreads the clients",
         )?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
+        rule((1 << 10..=1 << 30).contains(&self.max_message), "max-message: expected 1K to 1G")?;
         rule(
             self.limits.line >= 64,
             "max-line: expected at least 64 bytes, the shortest request lines need them",

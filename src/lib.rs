@@ -91,6 +91,8 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
+pub use master::post::Post;
+pub use message::{ALL, MASTER, Undelivered};
 pub use role::{Role, role};
 pub use server::{
     Bound, Event, Exit, Family, LastExit, Reason, Running, Server, Started, State, Status, Stopped, Totals,
@@ -106,5 +108,9 @@ pub use worker::datagram::Datagram;
 pub use worker::handler::{Handler, Kind, Outcome, blocking, datagram, http, stream};
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use worker::http::fuzzing;
+pub mod fuzzing {
+    pub use crate::message::fuzzing::frames;
+    pub use crate::worker::http::fuzzing::request;
+}
 pub use worker::http::{Refused, Request, Response};
+pub use worker::mailbox::Message;

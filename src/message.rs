@@ -1,16 +1,33 @@
-//! The message channel: frames both ways between the master and one worker, beside the handoff channel so that no connection
-//! ever waits behind a message.
+//! The message channel between the master and one worker, beside the handoff channel so that no connection ever waits behind a
+//! message: verbs, which the two say to each other, and letters, the messages of user code.
 //!
-//! A stream socket pair per worker. A frame is a 4-byte length, a 1-byte verb, three zero bytes, then that many bytes.
+//! A stream socket pair per worker, non-blocking both ways. A frame is a 4-byte length, a 1-byte tag, three zero bytes, then that
+//! many bytes; a letter's begin with its label. All numbers are little-endian. Both processes run the same program, so there is
+//! no version; what is no frame is a fault of the worker's, which pays for it.
+
+mod inbox;
+mod outbox;
+mod requests;
+
+pub use inbox::{Budget, Inbox, Received};
+pub use outbox::{Outbox, Room};
+pub use requests::Requests;
 
 use crate::sys::{fdpass, socket};
+use std::borrow::Cow;
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What a frame says.
+/// The address of the master in a message.
+pub const MASTER: u32 = 0;
+/// The address of all workers but the one that sends.
+pub const ALL: u32 = u32::MAX;
+
+/// What the master and a worker say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum Verb {
     /// Worker: it runs.
     Online,
     /// Worker: it can serve, in the style of this number ([`crate::Kind`]), at most so many connections at a time.
@@ -30,194 +47,266 @@ pub enum Message {
         /// is served here first.
         hand_back: bool,
     },
+    /// Master: the worker of this id has ended; what was asked of it stays unanswered.
+    Gone(u32),
+    /// Master: a letter to the worker of this id was dropped, its queue has been full for too long.
+    Shut(u32),
+    /// Master: that queue has room again.
+    Open(u32),
 }
+
+impl Verb {
+    /// Whether it is for workers to say.
+    pub fn is_a_workers(&self) -> bool {
+        matches!(self, Self::Online | Self::Ready { .. } | Self::Failed(_) | Self::Leaving)
+    }
+}
+
+/// What a letter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Purpose {
+    /// To be read.
+    Message = b'M',
+    /// To be answered.
+    Request = b'Q',
+    /// The answer to a request.
+    Reply = b'A',
+    /// Why there is no answer: one byte, the number of an [`Undelivered`].
+    Failure = b'X',
+}
+
+/// What stands on a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The worker that wrote it, or [`MASTER`].
+    pub from: u32,
+    /// The worker it is for, [`MASTER`] or [`ALL`].
+    pub to: u32,
+    /// The user's type of a message or request.
+    pub kind: u32,
+    /// The number of a request among those of its sender; a reply has that of its request. 0 for a message.
+    pub request: u64,
+}
+
+/// A message of user code on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter<'a> {
+    /// Who writes to whom about what.
+    pub label: Label,
+    /// What is said.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// Why a message was not taken, or a request not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Undelivered {
+    /// It is longer than [`crate::Config::max_message`]. Nothing was sent.
+    TooLarge = 1,
+    /// Too much waits for the receiver already. Nothing was sent.
+    Full = 2,
+    /// No worker has this id, or it has ended.
+    Gone = 3,
+    /// No reply came before the deadline.
+    TimedOut = 4,
+    /// The receiver has no use for requests, or returned without a reply.
+    Unanswered = 5,
+    /// Not possible here or now: there is no request to reply to, a request to all, the server does not run, or this process is
+    /// not its master.
+    Impossible = 6,
+}
+
+impl Undelivered {
+    const ALL: [Self; 6] =
+        [Self::TooLarge, Self::Full, Self::Gone, Self::TimedOut, Self::Unanswered, Self::Impossible];
+
+    /// What a [`Purpose::Failure`] says; anything that is none of these numbers says that there is no answer.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let known = |reason: &Self| bytes == [*reason as u8];
+        Self::ALL.into_iter().find(known).unwrap_or(Self::Unanswered)
+    }
+}
+
+impl fmt::Display for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the message is longer than max-message",
+            Self::Full => "too much waits for the receiver already",
+            Self::Gone => "the receiver does not exist or has ended",
+            Self::TimedOut => "no reply before the deadline",
+            Self::Unanswered => "the receiver did not reply",
+            Self::Impossible => "not possible here or now",
+        })
+    }
+}
+
+impl std::error::Error for Undelivered {}
 
 /// One end of a channel.
 #[derive(Debug)]
 pub struct Channel {
-    socket: OwnedFd,
-    inbox: Vec<u8>,
+    /// The socket, for both ways.
+    pub socket: OwnedFd,
+    /// What comes.
+    pub inbox: Inbox,
+    /// What goes.
+    pub outbox: Outbox,
 }
 
-/// What [`Channel::receive`] found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A whole frame.
-    Message(Message),
-    /// No whole frame yet.
-    Nothing,
-    /// The other end is gone.
-    End,
-}
-
+/// Length, tag, zeros.
 const HEADER: usize = 8;
-/// The longest frame: a reason for a failure.
-const MAX_LEN: usize = 64 * 1024;
+/// From, to, kind, request.
+const LABEL: usize = 20;
+/// What stands in front of a letter's bytes.
+const LETTER: usize = HEADER + LABEL;
+/// The longest verb: a reason for a failure.
+const MAX_VERB: usize = 16 * 1024;
 
-/// A new channel: the master's end and the worker's.
-pub fn channel() -> io::Result<(Channel, Channel)> {
+/// A new channel for messages of at most `max_message` bytes: the master's end and the worker's.
+pub fn channel(max_message: usize) -> io::Result<(Channel, Channel)> {
     let (master, worker) = fdpass::stream_pair()?;
-    Ok((Channel::new(master), Channel::new(worker)))
+    Ok((Channel::new(master, max_message), Channel::new(worker, max_message)))
 }
 
 impl Channel {
-    fn new(socket: OwnedFd) -> Self {
-        Self { socket, inbox: Vec::new() }
-    }
-
-    /// A channel that a former program in this process had, with what it had read and not understood yet.
-    pub fn resume(socket: OwnedFd, inbox: Vec<u8>) -> Self {
-        Self { socket, inbox }
-    }
-
-    /// What was read and is not a whole frame yet.
-    pub fn unread(&self) -> &[u8] {
-        &self.inbox
-    }
-
-    /// Sends a message: without waiting where `patience` is `None`, else waiting so long for room.
-    ///
-    /// # Errors
-    /// `WouldBlock` or `TimedOut` where there is no room; what send(2) says. After an error in the middle of a frame the
-    /// channel is of no more use.
-    pub fn send(&self, message: &Message, patience: Option<Duration>) -> io::Result<()> {
-        let frame = encode(message);
-        let mut rest = frame.as_slice();
-        while !rest.is_empty() {
-            match socket::send(self.socket.as_fd(), rest) {
-                Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && patience.is_some() => {
-                    if !socket::wait_ready(self.socket.as_fd(), true, patience)? {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    /// The next message, without waiting. Call it until it has nothing more.
-    ///
-    /// # Errors
-    /// `InvalidData` where the bytes are no frame; what recv(2) says.
-    pub fn receive(&mut self) -> io::Result<Received> {
-        loop {
-            if let Some((message, used)) = decode(&self.inbox)? {
-                self.inbox.drain(..used);
-                return Ok(Received::Message(message));
-            }
-            self.inbox.reserve(4096);
-            match socket::recv_append(self.socket.as_fd(), &mut self.inbox) {
-                Ok(0) => return Ok(Received::End),
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
-                Err(e) => return Err(e),
-            }
-        }
+    /// One end, of a socket.
+    pub fn new(socket: OwnedFd, max_message: usize) -> Self {
+        Self { socket, inbox: Inbox::new(max_message), outbox: Outbox::new(max_message) }
     }
 }
 
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// The frame of a letter.
+pub fn encode_letter(label: &Label, bytes: &[u8]) -> Vec<u8> {
+    [&encode_label(label, bytes.len()), bytes].concat()
+}
+
+/// Sends what is left in an outbox, waiting at most so long between two steps.
+///
+/// # Errors
+/// `TimedOut` where there was no room for all of it; what send(2) says.
+pub fn finish(outbox: &mut Outbox, to: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+    while !outbox.is_empty() {
+        outbox.flush(to, usize::MAX)?;
+        if !outbox.is_empty() && !socket::wait_ready(to, true, Some(patience))? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// When a request sent now has waited long enough (monotonic milliseconds). A time of zero is for ever.
+pub fn deadline(now: u64, time: Duration) -> u64 {
+    match u64::try_from(time.as_millis()) {
+        Ok(0) if time.is_zero() => u64::MAX,
+        Ok(ms) => now.saturating_add(ms),
+        Err(_) => u64::MAX,
     }
 }
 
-fn encode(message: &Message) -> Vec<u8> {
-    let mut frame = vec![0; HEADER];
-    frame[4] = match message {
-        Message::Ready { kind, limit } => {
-            frame.push(*kind);
-            frame.extend(limit.to_le_bytes());
+fn header(len: usize, tag: u8) -> [u8; HEADER] {
+    let [a, b, c, d] = (len as u32).to_le_bytes();
+    [a, b, c, d, tag, 0, 0, 0]
+}
+
+/// The frame of a verb.
+fn encode_verb(verb: &Verb) -> Vec<u8> {
+    let mut body = Vec::new();
+    let tag = match verb {
+        Verb::Ready { kind, limit } => {
+            body.push(*kind);
+            body.extend(limit.to_le_bytes());
             b'R'
         }
-        Message::Failed(text) => {
-            frame.extend(text.bytes().take(MAX_LEN));
+        Verb::Failed(text) => {
+            body.extend(text.bytes().take(MAX_VERB));
             b'F'
         }
-        Message::Online => b'O',
-        Message::Leaving => b'L',
-        Message::Drain { hand_back } => {
-            frame.push((*hand_back).into());
+        Verb::Online => b'U',
+        Verb::Leaving => b'L',
+        Verb::Drain { hand_back } => {
+            body.push(u8::from(*hand_back));
             b'D'
         }
+        Verb::Gone(id) => about(&mut body, *id, b'G'),
+        Verb::Shut(id) => about(&mut body, *id, b'S'),
+        Verb::Open(id) => about(&mut body, *id, b'O'),
     };
-    let len = (frame.len() - HEADER) as u32;
-    frame[..4].copy_from_slice(&len.to_le_bytes());
-    frame
+    [&header(body.len(), tag), body.as_slice()].concat()
 }
 
-/// The first frame of `bytes` and its length, where it is all there.
-fn decode(bytes: &[u8]) -> io::Result<Option<(Message, usize)>> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let [l0, l1, l2, l3, verb, 0, 0, 0] = *head else { return Err(invalid()) };
-    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    if len > MAX_LEN {
-        return Err(invalid());
+fn about(body: &mut Vec<u8>, worker: u32, tag: u8) -> u8 {
+    body.extend(worker.to_le_bytes());
+    tag
+}
+
+/// A verb from its tag and what follows the header.
+fn decode_verb(tag: u8, body: &[u8]) -> Option<Verb> {
+    Some(match (tag, body) {
+        (b'R', &[kind, a, b, c, d]) => Verb::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
+        (b'F', text) => Verb::Failed(String::from_utf8_lossy(text).into_owned()),
+        (b'U', []) => Verb::Online,
+        (b'L', []) => Verb::Leaving,
+        (b'D', &[hand_back @ (0 | 1)]) => Verb::Drain { hand_back: hand_back == 1 },
+        (b'G', &[a, b, c, d]) => Verb::Gone(u32::from_le_bytes([a, b, c, d])),
+        (b'S', &[a, b, c, d]) => Verb::Shut(u32::from_le_bytes([a, b, c, d])),
+        (b'O', &[a, b, c, d]) => Verb::Open(u32::from_le_bytes([a, b, c, d])),
+        _ => return None,
+    })
+}
+
+/// Whether a verb may have a tag and a length, so that no more than a verb is waited for.
+fn verb_fits(tag: u8, len: usize) -> bool {
+    match tag {
+        b'R' => len == 5,
+        b'F' => len <= MAX_VERB,
+        b'U' | b'L' => len == 0,
+        b'D' => len == 1,
+        b'G' | b'S' | b'O' => len == 4,
+        _ => false,
     }
-    let Some(body) = rest.get(..len) else { return Ok(None) };
-    let message = match (verb, body) {
-        (b'R', &[kind, a, b, c, d]) => Message::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
-        (b'F', text) => Message::Failed(String::from_utf8_lossy(text).into_owned()),
-        (b'O', []) => Message::Online,
-        (b'L', []) => Message::Leaving,
-        (b'D', &[hand_back]) => Message::Drain { hand_back: hand_back != 0 },
-        _ => return Err(invalid()),
-    };
-    Ok(Some((message, HEADER + len)))
 }
 
+/// What stands in front of a letter's bytes.
+fn encode_label(label: &Label, len: usize) -> [u8; LETTER] {
+    let mut head = [0; LETTER];
+    let parts: [&[u8]; 5] = [
+        &header(LABEL + len, label.purpose as u8),
+        &label.from.to_le_bytes(),
+        &label.to.to_le_bytes(),
+        &label.kind.to_le_bytes(),
+        &label.request.to_le_bytes(),
+    ];
+    let mut at = 0;
+    for part in parts {
+        head[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    head
+}
+
+/// A label from its tag and what follows the header.
+fn decode_label(tag: u8, body: &[u8; LABEL]) -> Option<Label> {
+    let [f0, f1, f2, f3, t0, t1, t2, t3, k0, k1, k2, k3, request @ ..] = *body;
+    Some(Label {
+        purpose: purpose(tag)?,
+        from: u32::from_le_bytes([f0, f1, f2, f3]),
+        to: u32::from_le_bytes([t0, t1, t2, t3]),
+        kind: u32::from_le_bytes([k0, k1, k2, k3]),
+        request: u64::from_le_bytes(request),
+    })
+}
+
+fn purpose(tag: u8) -> Option<Purpose> {
+    [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure]
+        .into_iter()
+        .find(|p| *p as u8 == tag)
+}
+
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_arrive_as_sent_and_in_order() {
-        let (master, mut worker) = channel().unwrap();
-        let sent = [
-            Message::Ready { kind: 2, limit: 70_000 },
-            Message::Failed("no such file: handler.so".into()),
-            Message::Leaving,
-            Message::Drain { hand_back: true },
-        ];
-        for m in &sent {
-            master.send(m, None).unwrap();
-        }
-        for m in sent {
-            assert_eq!(worker.receive().unwrap(), Received::Message(m));
-        }
-        assert_eq!(worker.receive().unwrap(), Received::Nothing);
-        drop(master);
-        assert_eq!(worker.receive().unwrap(), Received::End);
-    }
-
-    #[test]
-    fn frames_may_be_cut_anywhere() {
-        let frame = encode(&Message::Failed("why".into()));
-        for cut in 0..frame.len() {
-            assert_eq!(decode(&frame[..cut]).unwrap(), None);
-        }
-        assert_eq!(decode(&frame).unwrap(), Some((Message::Failed("why".into()), frame.len())));
-    }
-
-    #[test]
-    fn garbage_is_an_error_and_not_a_wait() {
-        for bad in
-            [&b"GET / HTTP/1.1\r\n"[..], &[255, 255, 255, 255, b'F', 0, 0, 0], &[0, 0, 0, 0, b'R', 0, 0, 0]]
-        {
-            assert_eq!(decode(bad).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        }
-    }
-
-    #[test]
-    fn a_reason_is_cut_to_what_a_frame_may_hold() {
-        let long = "é".repeat(MAX_LEN);
-        let (Message::Failed(text), _) = decode(&encode(&Message::Failed(long))).unwrap().unwrap() else {
-            panic!()
-        };
-        assert_eq!(text.len(), MAX_LEN);
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::master::lifecycle::Reason;
+use crate::master::post::{OnMessage, Post};
 use crate::master::{Master, News};
 use crate::role::{Role, role};
 pub use crate::sys::process::Exit;
@@ -10,6 +11,7 @@ use crate::sys::{process, socket};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
+use crate::worker::mailbox::Message;
 use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
 use std::fmt;
@@ -62,6 +64,8 @@ pub struct Server {
     pub(crate) args: Vec<CString>,
     pub(crate) on_start: Option<OnStart>,
     pub(crate) on_event: Option<OnEvent>,
+    pub(crate) on_message: Option<OnMessage>,
+    pub(crate) post: Post,
     refused: Option<Error>,
 }
 
@@ -301,6 +305,8 @@ impl Server {
             args: Vec::new(),
             on_start: None,
             on_event: None,
+            on_message: None,
+            post: Post::default(),
             refused: None,
         }
     }
@@ -358,6 +364,19 @@ impl Server {
     pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
         self.on_event = Some(Box::new(f));
         self
+    }
+
+    /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`]. The [`Post`] is the way to answer it,
+    /// and to write to workers. Without it messages to the master are dropped, and requests unanswered.
+    #[must_use]
+    pub fn on_message(mut self, f: impl FnMut(&Post, &Message<'_>) + 'static) -> Self {
+        self.on_message = Some(Box::new(f));
+        self
+    }
+
+    /// The host's way to write to workers, of use in the master while the server runs, and refused before and after.
+    pub fn post(&self) -> Post {
+        self.post.clone()
     }
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.

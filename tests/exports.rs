@@ -90,7 +90,7 @@ fn no_call_crashes_on_null() {
         let expected = match name {
             "prefork_strerror" | "prefork_version" => "text",
             "prefork_server_error" => "",
-            "prefork_abi_version" => "65536",
+            "prefork_abi_version" => "65537",
             "prefork_server_free" | "prefork_server_new" => "done",
             // NULL for a worker's, connection's or request's numbers is none of them.
             _ if said == "0" || said == "nothing" => said,
@@ -150,7 +150,8 @@ fn nulls(parameters: &str) -> String {
             '(' => depth += 1,
             ')' => depth -= 1,
             ',' if depth == 0 => {
-                values.push(if parameters[start..i].trim_start().starts_with("size_t") { "1" } else { "0" });
+                let size = parameters[start..i].contains("size_t") && !parameters[start..i].contains("(*");
+                values.push(if size { "1" } else { "0" });
                 start = i + 1;
             }
             _ => {}

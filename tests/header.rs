@@ -98,6 +98,8 @@ fn a_module_is_written_the_same_way_in_both_languages() {
     let module = "#include <prefork.h>\n\
         static int start(prefork_worker *w, void **s) { *s = w; return 0; }\n\
         static void worker(prefork_worker *w, void *s) { (void)w; (void)s; }\n\
+        static void message(prefork_worker *w, uint32_t from, uint32_t type, const void *data, size_t size, void *s)\n\
+        { (void)w; (void)from; (void)type; (void)data; (void)size; (void)s; }\n\
         static void request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }\n\
         static void conn(prefork_conn *c, void *s) { (void)c; (void)s; }\n\
         static void datagram(prefork_worker *w, const struct sockaddr *p, const void *d, size_t n, void *s)\n\
@@ -109,7 +111,7 @@ fn a_module_is_written_the_same_way_in_both_languages() {
             "all",
             ".worker_start = start, .worker_stop = worker, .on_request = request, .on_connection = conn,\n\
              .on_open = conn, .on_data = conn, .on_close = conn, .on_drain = worker,\n\
-             .on_datagram = datagram",
+             .on_message = message, .on_datagram = datagram",
         ),
     ] {
         let text = format!("{module}PREFORK_MODULE({callbacks})\n");
@@ -145,7 +147,7 @@ fn the_descriptor_has_the_promised_layout() {
         #define P sizeof(void (*)(void))\n\
         AT(size, 0) AT(abi_major, 4) AT(abi_minor, 6) AT(worker_start, 8) AT(worker_stop, 8 + P)\n\
         AT(on_request, 8 + 2 * P) AT(on_connection, 8 + 3 * P) AT(on_open, 8 + 4 * P) AT(on_data, 8 + 5 * P)\n\
-        AT(on_close, 8 + 6 * P) AT(on_drain, 8 + 7 * P) AT(on_datagram, 8 + 8 * P)\n";
+        AT(on_close, 8 + 6 * P) AT(on_drain, 8 + 7 * P) AT(on_message, 8 + 8 * P) AT(on_datagram, 8 + 9 * P)\n";
     compiles("cc", "-std=c99", &source("layout.c", text));
 }
 

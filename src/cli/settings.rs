@@ -175,8 +175,8 @@ fn lifecycle() -> [Arg; 5] {
     .map(|o| o.hide_short_help(true).help_heading("Workers"))
 }
 
-fn limits() -> [Arg; 5] {
-    let d = Config::default().limits;
+fn limits() -> [Arg; 6] {
+    let Config { limits: d, max_message, .. } = Config::default();
     let text = |name, value, default, help, more| option(Text { name, value, default, help, more });
     [
         text("max-line", "SIZE", size(d.line as u64), "Bytes of a request line", "Over it: 414"),
@@ -195,6 +195,13 @@ fn limits() -> [Arg; 5] {
             size(d.pending as u64),
             "Bytes of a response that may wait in memory for a slow client",
             "Over it: the handler's write is refused",
+        ),
+        text(
+            "max-message",
+            "SIZE",
+            size(max_message as u64),
+            "Bytes of one message between master and workers",
+            "Over it: it is refused. Four of that size may wait for each",
         ),
     ]
     .map(|o| o.hide_short_help(true).help_heading("Limits"))

@@ -187,9 +187,10 @@ mod tests {
     }
 
     fn worker() -> Worker {
-        Worker { id: 1, slot: 0, generation: 1, args: Vec::new(), leaves: std::cell::Cell::new(false) }
+        let (channel, _) = crate::message::channel(1024).unwrap();
+        let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
+        Worker::new(1, 0, 1, &[], mailbox)
     }
-
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
@@ -304,7 +305,7 @@ mod tests {
                 format!(
                     "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"
                 ),
-                "(ABI 1.0, prefork 0.1.0), found ABI 7.0: compile it against",
+                "(ABI 1.1, prefork 0.1.0), found ABI 7.1: compile it against",
             ),
             ("lost", lost.into(), "found undefined symbol: nowhere: check its spelling"),
             ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),

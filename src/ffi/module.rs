@@ -9,7 +9,7 @@ use super::request::prefork_request;
 use super::response::prefork_response;
 use super::worker::prefork_worker;
 use crate::sys::datagram::sockaddr;
-use crate::{Conn, Datagram, Handler, Kind, Request, Response, Worker};
+use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 
@@ -20,7 +20,7 @@ pub const PREFORK_ABI_MAJOR: u16 = 1;
 
 /// The minor version of the binary interface: it counts what was added, and does not keep a module from
 /// loading.
-pub const PREFORK_ABI_MINOR: u16 = 0;
+pub const PREFORK_ABI_MINOR: u16 = 1;
 
 /// A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
 /// `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
@@ -65,6 +65,19 @@ pub struct prefork_module {
     pub on_close: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
     /// The worker was told to finish what it has and takes nothing new.
     pub on_drain: Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>,
+    /// A message has come from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
+    /// `type` is what the sender gave. A request is answered with `prefork_worker_reply()`. `size` bytes at
+    /// `data` are borrowed until it returns. In blocking style it is called between two connections.
+    pub on_message: Option<
+        unsafe extern "C" fn(
+            worker: *mut prefork_worker,
+            from: u32,
+            r#type: u32,
+            data: *const c_void,
+            size: usize,
+            state: *mut c_void,
+        ),
+    >,
     /// A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
     /// `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
     /// `prefork_datagram_reply()` answers.
@@ -96,6 +109,7 @@ impl prefork_module {
         on_data: None,
         on_close: None,
         on_drain: None,
+        on_message: None,
         on_datagram: None,
     };
 
@@ -197,6 +211,14 @@ impl Handler for Callbacks {
         if let Some(drain) = self.module.on_drain {
             // SAFETY: as in `start`.
             unsafe { drain(lend(worker), self.state) }
+        }
+    }
+
+    fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
+        if let Some(on_message) = self.module.on_message {
+            let (bytes, from, kind) = (message.bytes(), message.from(), message.kind());
+            // SAFETY: as in `start`.
+            unsafe { on_message(lend(worker), from, kind, bytes.as_ptr().cast(), bytes.len(), self.state) }
         }
     }
 

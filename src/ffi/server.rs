@@ -2,16 +2,16 @@
 
 use super::conn::prefork_conn;
 use super::event::{self, OnEvent, prefork_event};
-use super::guard::{Opaque, Result, borrow, borrow_mut, c_str, file_path, guard, pointers, text};
+use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, guard, pointers, text};
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use super::request::prefork_request;
 use super::response::prefork_response;
-use super::status::prefork_status;
-use super::worker::prefork_worker;
+use super::status::{prefork_status, sent};
+use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
 use crate::master::News;
 use crate::sys::datagram::sockaddr;
-use crate::{Error, ErrorKind, Running, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Post, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct prefork_server {
     pub(super) run: Run,
     /// A callback of the program is being called.
     telling: bool,
+    on_message: Option<(MessageCallback, *mut c_void)>,
+    post: Post,
     killed: u32,
     error: CString,
 }
@@ -47,6 +49,7 @@ enum Given {
 }
 
 type OnStart = (StartCallback, *mut c_void);
+type MessageCallback = unsafe extern "C" fn(*mut prefork_server, u32, u32, *const c_void, usize, *mut c_void);
 type StartCallback = unsafe extern "C" fn(*const prefork_started, *mut c_void);
 
 impl Opaque for prefork_server {
@@ -106,6 +109,8 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             on_event: None,
             run: Run::No,
             telling: false,
+            on_message: None,
+            post: Post::default(),
             killed: 0,
             error: CString::default(),
         })))
@@ -428,10 +433,141 @@ pub unsafe extern "C" fn prefork_server_on_event(
     state: *mut c_void,
 ) -> c_int {
     guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { idle(server) }?;
         server.on_event = on_event.map(|f| (f, state));
         server.say(Ok(()))
+    })
+}
+
+/// Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
+/// worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
+/// messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
+/// does, nothing is accepted.
+///
+/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
+/// `server` is NULL.
+/// Process: master, before it runs; `on_message` is called in the master.
+///
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `size` bytes
+/// at `data` are borrowed until `on_message` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_message(
+    server: *mut prefork_server,
+    on_message: Option<
+        unsafe extern "C" fn(
+            server: *mut prefork_server,
+            from: u32,
+            r#type: u32,
+            data: *const c_void,
+            size: usize,
+            state: *mut c_void,
+        ),
+    >,
+    state: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let server = unsafe { idle(server) }?;
+        server.on_message = on_message.map(|f| (f, state));
+        server.say(Ok(()))
+    })
+}
+
+/// Sends a message to a worker by its id, or to all workers (PREFORK_TO_ALL): there it comes to `on_message`.
+/// Never waits: what a worker does not take at once is kept for it. Messages to one worker arrive in the
+/// order they were sent.
+///
+/// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
+/// that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
+/// there is no such worker; PREFORK_STATE where the server does not run, in a worker, or to the master
+/// itself; PREFORK_INVALID or PREFORK_NULL.
+/// Process: master, while it runs, from its callbacks.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_send(
+    server: *mut prefork_server,
+    to: u32,
+    r#type: u32,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller.
+        let server = unsafe { borrow(server) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        sent(server.post.send(to, r#type, unsafe { bytes(data, size) }?))
+    })
+}
+
+/// Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
+/// master's loop: with PREFORK_OK and the reply, or with the reason why there is none: PREFORK_TIMEOUT after
+/// `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
+///
+/// Returns as `prefork_server_send()`; PREFORK_STATE also to PREFORK_TO_ALL; PREFORK_NULL also where
+/// `on_reply` is NULL.
+/// Process: master, while it runs, from its callbacks.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `arg`, which may be NULL, until `on_reply` returns, or the run ends; the reply's bytes are
+/// borrowed until then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_request(
+    server: *mut prefork_server,
+    to: u32,
+    r#type: u32,
+    data: *const c_void,
+    size: usize,
+    deadline_ms: u32,
+    on_reply: Option<
+        unsafe extern "C" fn(
+            server: *mut prefork_server,
+            status: c_int,
+            data: *const c_void,
+            size: usize,
+            arg: *mut c_void,
+        ),
+    >,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller.
+        let this = unsafe { borrow(server) }?;
+        let on_reply = on_reply.ok_or(prefork_status::PREFORK_NULL)?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        let data = unsafe { bytes(data, size) }?;
+        let deadline = Duration::from_millis(deadline_ms.into());
+        sent(this.post.request(to, r#type, data, deadline, move |result| {
+            let (status, data, size) = reply_parts(result);
+            // SAFETY: a callback and an argument that were given for this; the server is not freed while it runs.
+            unsafe { on_reply(server, status, data, size, arg) }
+        }))
+    })
+}
+
+/// Answers the request that the callback of `prefork_server_on_message()` is being called for, once. If it
+/// returns without, the worker is told PREFORK_UNANSWERED at once.
+///
+/// Returns as `prefork_server_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+/// Process: master, while it runs, from that callback.
+///
+/// # Safety
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_reply(
+    server: *mut prefork_server,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `server` is NULL or lent to the caller.
+        let server = unsafe { borrow(server) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        sent(server.post.reply(unsafe { bytes(data, size) }?))
     })
 }
 
@@ -455,7 +591,7 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let this = unsafe { idle(server) }?;
-        let begun = this.ready().and_then(Server::begin);
+        let begun = this.ready(server).and_then(Server::begin);
         let goes_on = matches!(begun, Ok(Some(_)));
         let status = this.begun(begun)?;
         if !goes_on {
@@ -507,18 +643,27 @@ impl prefork_server {
     }
 
     /// The Rust server with these settings. The settings stay, so that it may run again.
-    fn ready(&self) -> crate::Result<Server> {
+    fn ready(&self, own: *mut Self) -> crate::Result<Server> {
         let server = match self.handler.clone() {
             None => return Err(Error::new(ErrorKind::Handler, NO_HANDLER)),
             Some(Given::File(path)) => Server::module(path),
             Some(Given::Callbacks(callbacks)) => Server::factory(move |_| callbacks.clone()),
         };
-        Ok(server.config(self.config.clone()).args(self.args.clone()))
+        let mut server = server.config(self.config.clone()).args(self.args.clone());
+        server.post = self.post.clone();
+        if let Some((call, state)) = self.on_message {
+            server = server.on_message(move |_, message| {
+                let (data, size) = (message.bytes().as_ptr().cast(), message.bytes().len());
+                // SAFETY: a callback and a state that were given for this; the server is not freed while it runs.
+                unsafe { call(own, message.from(), message.kind(), data, size, state) }
+            });
+        }
+        Ok(server)
     }
 
     /// Becomes the master, with its signals left to the program.
-    pub(super) fn start(&mut self) -> crate::Result<()> {
-        let started = self.ready().and_then(Server::start).map(Some);
+    pub(super) fn start(&mut self, own: *mut Self) -> crate::Result<()> {
+        let started = self.ready(own).and_then(Server::start).map(Some);
         self.keep(started)
     }
 

@@ -2,6 +2,7 @@
 
 use super::guard::Result;
 use crate::error::ErrorKind;
+use crate::message::Undelivered;
 use crate::worker::http::Refused;
 use std::ffi::{CStr, c_char, c_int};
 use std::io;
@@ -41,21 +42,26 @@ pub enum prefork_status {
     /// Too late: the response has begun already.
     PREFORK_LATE = -11,
     /// Too much waits for a slow client already (setting `max-pending`), or the response's head grew over
-    /// 64 KiB.
+    /// 64 KiB; or too much waits for the receiver of a message (four of the size `max-message`).
     PREFORK_FULL = -12,
-    /// The client is gone.
+    /// The client is gone; or the receiver of a message does not exist, or has ended.
     PREFORK_GONE = -13,
     /// The request did not ask for this upgrade (RFC 9110 section 7.8).
     PREFORK_UPGRADE = -14,
     /// As a stream: nothing more has arrived; return from the handler and be called again.
     PREFORK_AGAIN = -15,
-    /// In blocking style: the client sent or took nothing before the deadline.
+    /// In blocking style: the client sent or took nothing before the deadline. To a request between
+    /// processes: no reply came before its deadline.
     PREFORK_TIMEOUT = -16,
+    /// A message is longer than the setting `max-message`.
+    PREFORK_TOO_LARGE = -17,
+    /// To a request between processes: its receiver has no `on_message`, or that returned without a reply.
+    PREFORK_UNANSWERED = -18,
 }
 
 use prefork_status::*;
 
-const ALL: [prefork_status; 17] = [
+const ALL: [prefork_status; 19] = [
     PREFORK_OK,
     PREFORK_NULL,
     PREFORK_INVALID,
@@ -73,6 +79,8 @@ const ALL: [prefork_status; 17] = [
     PREFORK_UPGRADE,
     PREFORK_AGAIN,
     PREFORK_TIMEOUT,
+    PREFORK_TOO_LARGE,
+    PREFORK_UNANSWERED,
 ];
 
 /// The text of a status, for a message to a human.
@@ -105,11 +113,13 @@ impl prefork_status {
             PREFORK_FIELD => c"a header name must be a token, its value free of control bytes",
             PREFORK_FRAMING => c"prefork frames the message itself",
             PREFORK_LATE => c"the response has begun already",
-            PREFORK_FULL => c"too much waits for a slow client",
-            PREFORK_GONE => c"the client is gone",
+            PREFORK_FULL => c"too much waits for the receiver already",
+            PREFORK_GONE => c"the receiver is gone",
             PREFORK_UPGRADE => c"the request did not ask for this upgrade",
             PREFORK_AGAIN => c"nothing more has arrived yet",
-            PREFORK_TIMEOUT => c"the client sent or took nothing before the deadline",
+            PREFORK_TIMEOUT => c"nothing came, or was taken, before the deadline",
+            PREFORK_TOO_LARGE => c"the message is longer than max-message",
+            PREFORK_UNANSWERED => c"the receiver did not reply",
         }
     }
 }
@@ -132,6 +142,27 @@ impl From<Refused> for prefork_status {
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,
             Refused::Upgrade => PREFORK_UPGRADE,
+        }
+    }
+}
+
+/// The status an export returns for a message.
+pub(super) fn sent(result: std::result::Result<(), Undelivered>) -> Result<c_int> {
+    match result {
+        Ok(()) => Ok(PREFORK_OK as c_int),
+        Err(reason) => Err(reason.into()),
+    }
+}
+
+impl From<Undelivered> for prefork_status {
+    fn from(reason: Undelivered) -> Self {
+        match reason {
+            Undelivered::TooLarge => PREFORK_TOO_LARGE,
+            Undelivered::Full => PREFORK_FULL,
+            Undelivered::Gone => PREFORK_GONE,
+            Undelivered::TimedOut => PREFORK_TIMEOUT,
+            Undelivered::Unanswered => PREFORK_UNANSWERED,
+            Undelivered::Impossible => PREFORK_STATE,
         }
     }
 }

@@ -111,9 +111,9 @@ pub struct prefork_server_info {
 pub unsafe extern "C" fn prefork_server_start(server: *mut prefork_server) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { super::server::idle(server) }?;
-        let done = server.start();
-        server.say(done)
+        let this = unsafe { super::server::idle(server) }?;
+        let done = this.start(server);
+        this.say(done)
     })
 }
 

@@ -1,11 +1,19 @@
 //! The worker, as C sees it.
 
-use super::guard::{Opaque, borrow, guard, lend};
-use super::status::prefork_status;
-use crate::{Role, Worker, role};
-use std::ffi::{c_char, c_int};
+use super::guard::{Opaque, borrow, bytes, guard, lend};
+use super::status::{prefork_status, sent};
+use crate::{Role, Undelivered, Worker, role};
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+use std::time::Duration;
 
-/// The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain` and
+/// The master, as the receiver of a message or its sender.
+pub const PREFORK_TO_MASTER: u32 = 0;
+
+/// All workers, as receivers of a message; of a worker's, all others, without the master.
+pub const PREFORK_TO_ALL: u32 = 0xffff_ffff;
+
+/// The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain`, `on_message` and
 /// `on_datagram`; others have it from `prefork_worker_self()`. It is always the same, and good as long as the
 /// process lives.
 pub struct prefork_worker {
@@ -154,4 +162,111 @@ pub unsafe extern "C" fn prefork_worker_arg(worker: *const prefork_worker, index
         let args = unsafe { borrow(worker) }?.args();
         Ok(args.get(index).map_or(std::ptr::null(), |arg| arg.as_ptr()))
     })
+}
+
+/// Sends a message to another worker by its id, to the master (PREFORK_TO_MASTER), or to all other workers
+/// (PREFORK_TO_ALL; not to the master). `type` is for you to choose. There it comes to `on_message`, or to
+/// the callback of `prefork_server_on_message()`.
+///
+/// Never waits: what is not taken at once is sent when the callback has returned and there is room.
+/// Messages from one process to another arrive in the order they were sent. A message to a worker that has
+/// ended is lost; `prefork_worker_request()` tells.
+///
+/// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
+/// that size wait already, here or for that worker; PREFORK_GONE where the master is gone; PREFORK_INVALID
+/// or PREFORK_NULL.
+/// Process: worker.
+///
+/// # Safety
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_send(
+    worker: *mut prefork_worker,
+    to: u32,
+    r#type: u32,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        sent(worker.send(to, r#type, unsafe { bytes(data, size) }?))
+    })
+}
+
+/// Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, after the
+/// callback that asks has returned: with PREFORK_OK and the reply, or with the reason why there is none:
+/// PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (there is no such worker,
+/// it has ended, or this one does), PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for it).
+///
+/// Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also where `on_reply`
+/// is NULL.
+/// Process: worker.
+///
+/// # Safety
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `arg`, which may be NULL, until `on_reply` returns; the reply's bytes are borrowed until then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_request(
+    worker: *mut prefork_worker,
+    to: u32,
+    r#type: u32,
+    data: *const c_void,
+    size: usize,
+    deadline_ms: u32,
+    on_reply: Option<
+        unsafe extern "C" fn(
+            worker: *mut prefork_worker,
+            status: c_int,
+            data: *const c_void,
+            size: usize,
+            arg: *mut c_void,
+        ),
+    >,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let this = unsafe { borrow(worker) }?;
+        let on_reply = on_reply.ok_or(prefork_status::PREFORK_NULL)?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        let data = unsafe { bytes(data, size) }?;
+        let deadline = Duration::from_millis(deadline_ms.into());
+        sent(this.request(to, r#type, data, deadline, move |result| {
+            let (status, data, size) = reply_parts(result);
+            // SAFETY: a callback and an argument that were given for this; the worker lives as long as its requests.
+            unsafe { on_reply(worker, status, data, size, arg) }
+        }))
+    })
+}
+
+/// Answers the request that `on_message` is being called for, once. If it returns without, the sender is told
+/// PREFORK_UNANSWERED at once.
+///
+/// Returns as `prefork_worker_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+/// Process: worker.
+///
+/// # Safety
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_reply(
+    worker: *mut prefork_worker,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        sent(worker.reply(unsafe { bytes(data, size) }?))
+    })
+}
+
+/// What a callback is given of a reply, or of its want.
+pub(super) fn reply_parts(result: Result<&[u8], Undelivered>) -> (c_int, *const c_void, usize) {
+    match result {
+        Ok(bytes) => (prefork_status::PREFORK_OK as c_int, bytes.as_ptr().cast(), bytes.len()),
+        Err(reason) => (prefork_status::from(reason) as c_int, ptr::null(), 0),
+    }
 }

@@ -6,7 +6,6 @@
 use crate::Kind;
 use crate::config::MAX_WORKERS;
 use crate::handoff::{Giver, Taker};
-use crate::message::Channel;
 use crate::scoreboard::{Seat, Word};
 use crate::server::Totals;
 use crate::sys::process::Process;
@@ -31,8 +30,6 @@ pub struct Record {
     pub giver: Giver,
     /// The master's copy of where it takes them, to reclaim what it does not take.
     pub queue: Taker,
-    /// Messages.
-    pub channel: Channel,
     /// Its counters.
     pub page: Seat,
     /// Why it said it cannot serve.

@@ -5,7 +5,7 @@ use super::spawn::Departed;
 use super::{Master, News};
 use crate::error::{Error, ErrorKind};
 use crate::log::log;
-use crate::message::Message;
+use crate::message::Verb;
 use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
@@ -85,8 +85,9 @@ impl Master {
         }
         // Before it hears of it: it reads its door to the end where the slot is no more.
         self.mind_doors();
+        let told = self.post.borrow().say(id, &Verb::Drain { hand_back });
         let Some(worker) = self.crew.find(id) else { return };
-        if let Err(e) = worker.channel.send(&Message::Drain { hand_back }, None) {
+        if let Err(e) = told {
             log!("tell worker {id} to drain: {e}; killing it");
             let _ = worker.process.kill(SIGKILL);
         }

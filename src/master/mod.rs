@@ -8,13 +8,16 @@ mod control;
 #[cfg(not(feature = "control"))]
 #[path = "uncontrolled.rs"]
 mod control;
+mod courier;
 mod crew;
 mod dispatch;
 mod doors;
 mod duties;
 pub mod lifecycle;
 mod listener;
+mod messages;
 mod owner;
+pub mod post;
 mod reclaim;
 mod restart;
 mod spare;
@@ -33,6 +36,7 @@ use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use post::{OnMessage, Post};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
@@ -94,6 +98,9 @@ pub struct Master {
     /// What it is called by who asks after it.
     name: String,
     args: Vec<CString>,
+    on_message: Option<OnMessage>,
+    /// All message channels.
+    post: Post,
     /// What is to be told when the turn is over: who is told may then ask for more.
     news: VecDeque<News>,
     /// Somebody wants to know of events.
@@ -165,7 +172,7 @@ impl Master {
     /// As [`Server::run`].
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, .. } = server;
+        let Server { config, mut source, args, on_message, post, .. } = server;
         check_kernel()?;
         check_process()?;
         let mut heritage = upgrade::inheritance()?;
@@ -244,6 +251,8 @@ impl Master {
             config,
             source,
             args,
+            on_message,
+            post,
             news: VecDeque::new(),
             listens: false,
             environments: BTreeMap::new(),
@@ -254,6 +263,7 @@ impl Master {
             board,
             listeners,
         };
+        master.post.open();
         if let Some(heritage) = heritage {
             master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
         }
@@ -281,6 +291,7 @@ impl Master {
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
+            self.post.close();
             self.wait_for_all(&mut events);
         }
         self.events = Some(events);
@@ -305,7 +316,7 @@ impl Master {
 
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
     pub fn patience(&self) -> Option<Duration> {
-        match self.timer_at.min(self.life.due()) {
+        match self.timer_at.min(self.life.due()).min(self.messages_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
             NEVER => None,
             at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
@@ -329,7 +340,8 @@ impl Master {
             }
         }
         seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
-        seats_of(events, message_token(0)).for_each(|seat| self.read_messages(seat));
+        seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
+        self.carry_messages(acceptable != 0);
         seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
         self.serve_control(events);
         if self.now >= self.timer_at {
@@ -350,8 +362,9 @@ impl Master {
     }
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
+        self.settle_channels();
         self.timer_at = self.timer_at.min(self.life.due());
-        let sleep = match self.timer_at {
+        let sleep = match self.timer_at.min(self.messages_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
             NEVER => patience,
             at => {
@@ -450,6 +463,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
+        self.post.close();
         if role::role() != Role::Master {
             // A copy in a process that the host forked: workers and files are the master's.
             return self.listeners.iter_mut().for_each(listener::Listener::disown);

@@ -2,17 +2,17 @@
 
 use super::crew::Record;
 use super::lifecycle::Input;
-use super::{Master, exit_token, message_token};
+use super::{Master, exit_token};
 use crate::handoff;
 use crate::log::log;
-use crate::message::{self, Message, Received};
+use crate::message::{self, Channel, Inbox};
 use crate::scoreboard::Word;
 use crate::sys::process::{self, Fork};
 use crate::sys::{memory, signal};
+use crate::worker::mailbox::Mailbox;
 use crate::worker::{self, Birth, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,25 +39,17 @@ impl Master {
         }
         let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
         let (giver, queue) = handoff::channel()?;
-        let (channel, theirs) = message::channel()?;
+        let (channel, theirs) = message::channel(self.config.max_message)?;
         let page = self.board.seat(seat);
         page.clear();
         let process = match process::fork()? {
             Fork::Parent(process) => process,
             Fork::Child => {
                 drop((giver, channel));
-                self.become_worker(
-                    seat,
-                    Worker {
-                        id,
-                        slot: slot as u32,
-                        generation,
-                        args: self.args.clone(),
-                        leaves: Cell::new(false),
-                    },
-                    queue,
-                    theirs,
-                )
+                let Channel { socket, inbox, outbox } = theirs;
+                let mailbox = Mailbox::new(id, socket, outbox);
+                let worker = Worker::new(id, slot as u32, generation, &self.args, mailbox);
+                self.become_worker(seat, worker, queue, inbox)
             }
         };
         let record = Record {
@@ -67,7 +59,6 @@ impl Master {
             process,
             giver,
             queue,
-            channel,
             page,
             failure: None,
             kind: None,
@@ -86,16 +77,15 @@ impl Master {
             let _ = record.process.kill(signal::SIGKILL);
             let _ = record.process.wait();
         } else {
+            self.post.borrow().join(id, channel);
             self.crew.sit(seat, record);
         }
         watched
     }
 
     pub(super) fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
-        let registry = self.poll.registry();
-        let register = |fd: i32, token| registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
-        register(record.process.as_fd().as_raw_fd(), exit_token(seat))?;
-        register(record.channel.as_fd().as_raw_fd(), message_token(seat))
+        let process = record.process.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&process), exit_token(seat), Interest::READABLE)
     }
 
     /// Spread over a tenth above the setting, so that workers that started together are not replaced together.
@@ -107,28 +97,23 @@ impl Master {
 
     /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
     /// goes to work. What user code opened before the fork stays open: it may be the handler's.
-    fn become_worker(
-        &mut self,
-        seat: usize,
-        worker: Worker,
-        queue: handoff::Taker,
-        channel: message::Channel,
-    ) -> ! {
+    fn become_worker(&mut self, seat: usize, worker: Worker, queue: handoff::Taker, inbox: Inbox) -> ! {
         let addresses = self.addresses_by_kind();
-        let doors = self.doors_of(worker.slot as usize);
+        let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
+        self.post.close();
         self.returns.clear();
         self.in_hand = None;
         self.control.disown();
         self.spare.release();
-        for (name, value) in self.environments.get(&(worker.slot as usize)).into_iter().flatten() {
+        for (name, value) in self.environments.get(&(worker.slot() as usize)).into_iter().flatten() {
             process::set_environment(name, value);
         }
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
         if let Err(e) = self.board.keep_only(seat) {
-            log!("worker {}: protect the scoreboard: {e}", worker.id);
+            log!("worker {}: protect the scoreboard: {e}", worker.id());
         }
         let made = mio::Poll::new().and_then(|poll| memory::wake_counter().map(|leave| (poll, leave)));
         let leave = match made {
@@ -137,15 +122,12 @@ impl Master {
                 self.poll = poll;
                 leave
             }
-            Err(e) => {
-                let _ = channel.send(&Message::Failed(format!("epoll_create, eventfd: {e}")), None);
-                process::exit(worker::EXIT_FAILED)
-            }
+            Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
         };
         let (seat, common) = (self.board.seat(seat), self.board.common());
         let wake = self.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let birth = Birth { worker, queue, doors, addresses, channel, seat, common, wake, leave };
+        let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
@@ -161,8 +143,8 @@ impl Master {
             Ok(None) => return,
             Err(e) => return log!("wait for worker {}: {e}", worker.id),
         };
-        // What it said last may still lie in the channel.
-        self.read_messages(seat);
+        let id = worker.id;
+        self.close_channel(id);
         let Some(mut worker) = self.crew.leave(seat) else { return };
         let said = worker.failure.take();
         self.departed = Some(Departed {
@@ -177,43 +159,6 @@ impl Master {
         let id = worker.id;
         self.orphan_all(worker);
         self.happened(Input::Died(id, exit, said));
-    }
-
-    /// Reads what the worker in a seat has to say.
-    pub(super) fn read_messages(&mut self, seat: usize) {
-        loop {
-            let Some(worker) = self.crew.at(seat) else { return };
-            match worker.channel.receive() {
-                Ok(Received::Message(message)) => self.heard(seat, message),
-                Ok(Received::Nothing | Received::End) => return,
-                Err(e) => {
-                    worker.failure = Some(format!("unreadable message ({e})"));
-                    let _ = worker.process.kill(signal::SIGKILL);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn heard(&mut self, seat: usize, message: Message) {
-        let Some(worker) = self.crew.at(seat) else { return };
-        let id = worker.id;
-        match message {
-            // Too late where SIGKILL is on its way.
-            Message::Ready { .. } if !self.life.is_starting(id) => {}
-            Message::Ready { kind, limit } => {
-                let kind = crate::Kind::from_number(kind).unwrap_or(crate::Kind::Request);
-                worker.kind = Some(kind);
-                worker.limit =
-                    if kind == crate::Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
-                self.kind = kind;
-                self.happened(Input::Ready(id));
-            }
-            Message::Online => self.tell_online(id),
-            Message::Failed(text) => worker.failure = Some(text),
-            Message::Leaving => self.happened(Input::Leaving(id)),
-            other => log!("worker {id}: unexpected message {other:?}; ignored"),
-        }
     }
 
     /// Tells the lifecycle who is busy, and since when; who has served enough.

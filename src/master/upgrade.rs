@@ -5,6 +5,7 @@
 //! It adopts all that and reloads, so that workers of the new program follow. Whatever fails before the exec, or in it,
 //! leaves everything as it was.
 
+use super::courier::Courier;
 use super::crew::Record;
 use super::lifecycle::{Input, Snapshot, SnapshotWorker};
 use super::listener::Heirloom;
@@ -13,7 +14,6 @@ use super::{Master, TRIAL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
 use crate::log::log;
-use crate::message::Channel;
 use crate::sys::process::{self, Exit, Fork, Process};
 use crate::sys::{memory, signal};
 use mio::Interest;
@@ -160,10 +160,10 @@ impl Master {
         match self.hand_over() {
             Ok(state) => {
                 process::set_environment(VARIABLE, &state.as_raw_fd().to_string());
-                let inherited = self.descriptors(state.as_fd());
+                let courier = self.post.borrow();
+                let inherited = self.descriptors(state.as_fd(), &courier);
                 inherited.iter().for_each(|fd| process::keep_over_exec(*fd, true));
                 let e = process::execute(&self.program.path, &self.program.args);
-                let inherited = self.descriptors(state.as_fd());
                 inherited.iter().for_each(|fd| process::keep_over_exec(*fd, false));
                 process::remove_environment(VARIABLE);
                 e
@@ -173,13 +173,14 @@ impl Master {
     }
 
     /// Everything the next program goes on with.
-    fn descriptors<'a>(&'a self, state: BorrowedFd<'a>) -> Vec<BorrowedFd<'a>> {
+    fn descriptors<'a>(&'a self, state: BorrowedFd<'a>, courier: &'a Courier) -> Vec<BorrowedFd<'a>> {
         let mut all = vec![state, self.wake.as_fd(), self.board.as_fd()];
         all.extend(self.listeners.iter().flat_map(|l| l.descriptors()));
         all.extend(self.source.images().into_iter().map(|(_, fd)| fd));
         all.extend(self.in_hand.iter().map(|c| c.fd.as_fd()));
         for r in self.crew.iter() {
-            all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd(), r.channel.as_fd()]);
+            all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd()]);
+            all.extend(courier.channel(r.id));
         }
         for source in &self.returns {
             match source {
@@ -191,10 +192,12 @@ impl Master {
         all
     }
 
-    /// Writes down, a line each, what the next program goes on with.
+    /// Writes down, a line each, what the next program goes on with; behind an empty line, what is under way on the message
+    /// channels, in the order of the workers.
     fn hand_over(&self) -> io::Result<File> {
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
-        let mut text = String::new();
+        let (mut text, mut mail) = (String::new(), Vec::new());
+        let courier = self.post.borrow();
         let snapshot = self.life.snapshot();
         let _ = writeln!(
             text,
@@ -222,7 +225,9 @@ impl Master {
         for w in &snapshot.workers {
             let Some(seat) = self.crew.seat_of(w.id) else { continue };
             let Some(r) = self.crew.iter().find(|r| r.id == w.id) else { continue };
-            let fds = [r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd(), r.channel.as_fd()].map(raw);
+            let Some(channel) = courier.channel(w.id) else { continue };
+            let fds = [r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd(), channel].map(raw);
+            let under_way = courier.hand_over(w.id);
             let _ = writeln!(
                 text,
                 "worker {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}",
@@ -242,8 +247,9 @@ impl Master {
                 r.kind.map_or(0, |k| k as u8),
                 r.max_requests,
                 u8::from(r.stuck),
-                hex(r.channel.unread()),
+                under_way.len(),
             );
+            mail.extend(under_way);
         }
         for (slot, variables) in &self.environments {
             for (name, value) in variables {
@@ -260,6 +266,8 @@ impl Master {
         }
         let mut file = File::from(memory::memory_file(c"prefork-state")?);
         file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.write_all(&mail)?;
         file.rewind()?;
         Ok(file)
     }
@@ -297,24 +305,23 @@ pub struct Heir {
     pub giver: Giver,
     /// The master's copy of its end.
     pub queue: Taker,
-    /// Messages.
-    pub channel: Channel,
+    /// Messages, and what is under way there.
+    pub channel: (OwnedFd, Vec<u8>),
     /// Counts and limits: given, limit, kind, max-requests, stuck.
     pub numbers: [u64; 5],
 }
 
 impl Heir {
-    /// The record of it in this program.
-    pub fn record(self, page: crate::scoreboard::Seat) -> Record {
+    /// The record of it in this program, and its message channel.
+    pub fn record(self, page: crate::scoreboard::Seat) -> (Record, (OwnedFd, Vec<u8>)) {
         let [given, limit, kind, max_requests, stuck] = self.numbers;
-        Record {
+        let record = Record {
             id: self.worker.id,
             slot: self.worker.slot,
             generation: self.worker.generation,
             process: self.process,
             giver: self.giver,
             queue: self.queue,
-            channel: self.channel,
             page,
             failure: None,
             kind: crate::Kind::from_number(kind as u8),
@@ -327,7 +334,8 @@ impl Heir {
             max_requests,
             watched: false,
             busy_told: 0,
-        }
+        };
+        (record, self.channel)
     }
 }
 
@@ -340,16 +348,18 @@ pub fn inheritance() -> Result<Option<Inheritance>> {
         return Ok(None);
     };
     process::remove_environment(VARIABLE);
-    let mut text = String::new();
-    let read = process::adopt_descriptor(number).and_then(|fd| File::from(fd).read_to_string(&mut text));
+    let mut all = Vec::new();
+    let read = process::adopt_descriptor(number).and_then(|fd| File::from(fd).read_to_end(&mut all));
     read.map_err(|e| Error::io(ErrorKind::State, "upgrade: read what is handed over", e))?;
-    let parsed = parse(&text);
+    let end = all.windows(2).position(|w| w == b"\n\n").map_or(all.len(), |at| at + 1);
+    let text = String::from_utf8_lossy(&all[..end]);
+    let parsed = parse(&text, all.get(end + 1..).unwrap_or_default());
     parsed
         .map(Some)
         .ok_or_else(|| Error::new(ErrorKind::State, format!("upgrade: expected {FORMAT}, found: {text}")))
 }
 
-fn parse(text: &str) -> Option<Inheritance> {
+fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
     let mut lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let [FORMAT, generation, last_generation, last_id, slots] = *lines.next()?.as_slice() else {
         return None;
@@ -385,7 +395,7 @@ fn parse(text: &str) -> Option<Inheritance> {
                 heritage.in_hand = Some((adopt(fd)?, origin));
             }
             ["worker", ref words @ ..] => {
-                let (seat, heir) = parse_worker(words)?;
+                let (seat, heir) = parse_worker(words, &mut mail)?;
                 heritage.snapshot.workers.push(heir.worker);
                 heritage.workers.push((seat, heir));
             }
@@ -405,8 +415,10 @@ fn parse(text: &str) -> Option<Inheritance> {
     Some(heritage)
 }
 
-fn parse_worker(words: &[&str]) -> Option<(usize, Heir)> {
-    let [id, slot, generation, since, draining, seat, pid, fds @ .., unread] = words else { return None };
+fn parse_worker(words: &[&str], mail: &mut &[u8]) -> Option<(usize, Heir)> {
+    let [id, slot, generation, since, draining, seat, pid, fds @ .., under_way] = words else { return None };
+    let (under_way, rest) = mail.split_at_checked(under_way.parse().ok()?)?;
+    *mail = rest;
     let [process, giver, queue, channel, numbers @ ..] = fds else { return None };
     let worker = SnapshotWorker {
         id: id.parse().ok()?,
@@ -421,7 +433,7 @@ fn parse_worker(words: &[&str]) -> Option<(usize, Heir)> {
         process: Process::adopt(pid.parse().ok()?, adopt(process)?),
         giver: Giver::from(adopt(giver)?),
         queue: Taker::from(adopt(queue)?),
-        channel: Channel::resume(adopt(channel)?, unhex(unread)?),
+        channel: (adopt(channel)?, under_way.to_vec()),
         numbers: numbers.try_into().ok()?,
     };
     Some((seat.parse().ok()?, heir))
@@ -451,8 +463,10 @@ impl Master {
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
-            let record = heir.record(self.board.seat(seat));
+            let (record, (channel, under_way)) = heir.record(self.board.seat(seat));
             self.watch(seat, &record)?;
+            let taken = self.post.borrow().take_over(record.id, channel, self.config.max_message, &under_way);
+            taken.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;
             self.crew.sit(seat, record);
         }
         for worker in &snapshot.workers {
@@ -480,20 +494,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_survive_being_written_down() {
-        for bytes in [&b""[..], b"\0\xff a\n"] {
-            assert_eq!(unhex(&hex(bytes)).as_deref(), Some(bytes));
-        }
-        assert_eq!(unhex("00"), None);
-    }
-
-    #[test]
     fn what_is_not_ours_is_refused() {
         for text in
             ["", "prefork-state-0 1 1 1 1\n", "prefork-state-1 1 1 1\n", "prefork-state-1 1 1 1 1\nodd\n"]
         {
-            assert!(parse(text).is_none(), "{text}");
+            assert!(parse(text, b"").is_none(), "{text}");
         }
-        assert!(parse("prefork-state-1 3 4 9 2\n").is_some_and(|h| h.snapshot.last_id == 9));
+        assert!(parse("prefork-state-1 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
     }
 }

@@ -230,12 +230,16 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
 
 /// As [`recv`], appending to `buf` at most as many bytes as it has spare capacity for.
 pub fn recv_append(fd: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usize> {
+    recv_append_up_to(fd, buf, usize::MAX)
+}
+
+/// As [`recv_append`], at most `limit` bytes.
+pub fn recv_append_up_to(fd: BorrowedFd<'_>, buf: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let n = retry(|| {
         let spare = buf.spare_capacity_mut();
-        // SAFETY: `spare` is writable for `spare.len()` bytes; recv only writes to it.
-        check_len(unsafe {
-            libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), libc::MSG_DONTWAIT)
-        })
+        let len = spare.len().min(limit);
+        // SAFETY: `spare` is writable for its length, which `len` does not exceed; recv only writes to it.
+        check_len(unsafe { libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), len, libc::MSG_DONTWAIT) })
     })?;
     // SAFETY: recv initialised exactly `n` bytes behind the length, within the capacity.
     unsafe { buf.set_len(buf.len() + n) };

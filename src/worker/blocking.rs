@@ -30,23 +30,19 @@ pub fn serve(
     let mut events = Events::with_capacity(4);
     let mut one = One { handler, config, conn: None, datagrams: DatagramEngine::new(), count: 0 };
     while inlet.draining.is_none() {
-        let nap = match inlet.leave_due() {
-            Some(0) => Some(Duration::ZERO),
-            due => (inlet.starves() || due.is_some()).then_some(STARVING),
-        };
         inlet.mind_doors(true, poll, time::monotonic_ms());
-        match poll.poll(&mut events, nap) {
+        inlet.settle(poll, &mut context(one.handler, config, inlet));
+        match poll.poll(&mut events, sleep(inlet)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
         }
         let now = time::monotonic_ms();
-        for event in &events {
-            match event.token() {
-                CHANNEL => inlet.listen(poll),
-                LEAVE => inlet.asked_to_leave(poll, now),
-                _ => {}
-            }
+        if events.iter().any(|e| e.token() == LEAVE) {
+            inlet.asked_to_leave(poll, now);
+        }
+        if inlet.has_more() || events.iter().any(|e| e.token() == CHANNEL) {
+            inlet.listen(poll, &mut context(one.handler, config, inlet));
         }
         for event in &events {
             if let Some(door) = inlet.door(event.token())
@@ -73,6 +69,16 @@ pub fn serve(
     }
     inlet.leave_doors(poll, time::monotonic_ms());
     Ok(())
+}
+
+/// How long nothing is to be done unless the poll says so.
+fn sleep(inlet: &Inlet<'_>) -> Option<Duration> {
+    let due = inlet.due().map(|at| Duration::from_millis(at.saturating_sub(time::monotonic_ms())));
+    let nap = match inlet.leave_due() {
+        Some(0) => Some(Duration::ZERO),
+        due => (inlet.starves() || due.is_some()).then_some(STARVING),
+    };
+    due.into_iter().chain(nap).min()
 }
 
 struct One<'a> {

@@ -120,14 +120,17 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             self.inlet.mind_doors(self.table.len() < self.limit, self.poll, self.now);
             self.wait(&mut events)?;
             self.answer_doors(&events);
-            let mut queue = false;
+            let (mut queue, mut channel) = (false, self.inlet.has_more());
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
-                    CHANNEL => self.inlet.listen(self.poll),
+                    CHANNEL => channel = true,
                     LEAVE => self.inlet.asked_to_leave(self.poll, self.now),
                     token => self.ready(token, event),
                 }
+            }
+            if channel {
+                self.inlet.listen(self.poll, context!(self));
             }
             self.go_on();
             self.inlet.leave_if_due(self.now);
@@ -139,6 +142,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.inlet.may_take(self.poll, self.now);
             }
             self.expire();
+            self.inlet.settle(self.poll, context!(self));
         }
         Ok(())
     }
@@ -153,7 +157,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if self.inlet.starves() {
             due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
         }
-        let others = [self.inlet.draining, self.inlet.leave_due(), self.hand_back_at];
+        let others = [self.inlet.due(), self.inlet.draining, self.inlet.leave_due(), self.hand_back_at];
         for at in others.into_iter().flatten() {
             due = Some(due.unwrap_or(u64::MAX).min(at));
         }

@@ -4,6 +4,7 @@ use super::Worker;
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::http::{Request, Response};
+use super::mailbox::Message;
 use crate::log::log;
 use std::fmt::Display;
 
@@ -56,6 +57,9 @@ pub trait Handler {
 
     /// Called when the worker is told to finish what it has and take nothing new.
     fn on_drain(&mut self, _worker: &Worker) {}
+
+    /// A message has come, from another worker or from the master. To a request answer with [`Worker::reply`], before this returns.
+    fn on_message(&mut self, _worker: &Worker, _message: &Message<'_>) {}
 
     /// Answers one complete HTTP request ([`Kind::Request`]).
     fn on_request(&mut self, _req: &Request<'_>, _res: &mut Response) {}

@@ -1,13 +1,17 @@
 //! The inlet: how connections and the master's words reach a worker, and how it says that it has room again.
 
 use super::acceptor::{Acceptor, Door, Open};
-use super::handler::Kind;
-use super::{Birth, DESCRIPTOR_RESERVE, PATIENCE, Worker};
+use super::engine::Context;
+use super::handler::{Handler, Kind};
+use super::mailbox::deliver;
+use super::{Birth, DESCRIPTOR_RESERVE, Worker};
+use crate::config::Config;
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
-use crate::message::{Channel, Message, Received};
+use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
-use crate::sys::{datagram, memory, poll, process, time};
+use crate::sys::poll::{self, Interest};
+use crate::sys::{datagram, memory, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -24,6 +28,8 @@ pub const LEAVE: Token = Token(usize::MAX - 3);
 const LEAVE_DELAY: u64 = 100;
 /// How often the limit on descriptors is read again (milliseconds): somebody may lower it, see prlimit(1).
 const LIMIT_AGE: u64 = 100;
+/// What is read of messages before connections have their turn.
+const MESSAGES: Budget = Budget::new(256 * 1024, 64);
 
 /// A worker's side of its two channels.
 pub struct Inlet<'a> {
@@ -41,7 +47,11 @@ pub struct Inlet<'a> {
     leave: OwnedFd,
     queue: Taker,
     acceptor: Acceptor,
-    channel: Channel,
+    inbox: Inbox,
+    /// There are messages that the poll does not report any more.
+    more: bool,
+    /// What the poll watches the message channel for.
+    interest: Option<Interest>,
     master_is_gone: bool,
     common: Common,
     wake: BorrowedFd<'a>,
@@ -55,7 +65,7 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, doors, channel, seat, common, wake, leave, .. } = birth;
+        let Birth { worker, queue, doors, inbox, seat, common, wake, leave, .. } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -65,7 +75,9 @@ impl<'a> Inlet<'a> {
             leave,
             queue,
             acceptor: Acceptor::new(doors, kind == Kind::Connection),
-            channel,
+            inbox,
+            more: false,
+            interest: Some(Interest::READ),
             master_is_gone: false,
             common,
             wake,
@@ -76,7 +88,7 @@ impl<'a> Inlet<'a> {
             watching: false,
         };
         inlet.watch(poll);
-        let told = poll::watch_level(poll, inlet.channel.as_fd(), CHANNEL);
+        let told = poll::watch_level(poll, inlet.worker.mailbox.as_fd(), CHANNEL);
         if let Err(e) = told.and_then(|()| poll::watch_level(poll, inlet.leave.as_fd(), LEAVE)) {
             log!("worker {}: watch the message channel: {e}", inlet.worker.id);
             process::exit(super::EXIT_FAILED);
@@ -240,7 +252,7 @@ impl<'a> Inlet<'a> {
             self.leave_at = None;
             self.worker.leaves.set(false);
             if self.draining.is_none()
-                && let Err(e) = self.channel.send(&Message::Leaving, Some(PATIENCE))
+                && let Err(e) = self.worker.mailbox.say(&Verb::Leaving)
             {
                 log!("worker {}: tell the master that it leaves: {e}", self.worker.id);
             }
@@ -254,27 +266,76 @@ impl<'a> Inlet<'a> {
         }
     }
 
-    /// Reads what the master has to say.
-    pub fn listen(&mut self, poll: &mio::Poll) {
+    /// Hears the master and hands messages to the handler, as many as one turn allows; sends what waits.
+    pub fn listen(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+        let mut budget = MESSAGES;
+        self.more = false;
+        // An error here is one of the next read as well.
+        let _ = self.worker.mailbox.flush();
         loop {
-            match self.channel.receive() {
-                Ok(Received::Message(Message::Drain { hand_back })) => {
-                    self.hands_back = hand_back;
-                    self.draining.get_or_insert(u64::MAX);
-                    if hand_back {
-                        self.unwatch(poll);
-                    }
-                }
-                Ok(Received::Message(other)) => {
-                    log!("worker {}: unexpected message {other:?}; ignored", self.worker.id);
-                }
+            match self.inbox.receive(self.worker.mailbox.as_fd(), &mut budget) {
+                Ok(Received::Letter(letter)) => deliver(self.worker, &letter, cx),
+                Ok(Received::Verb(verb)) => self.heard(verb, poll, cx),
                 Ok(Received::Nothing) => return,
+                Ok(Received::Later) => {
+                    self.more = true;
+                    return;
+                }
                 Ok(Received::End) | Err(_) => {
-                    let _ = poll::unwatch(poll, self.channel.as_fd());
+                    self.interest = None;
+                    let _ = poll::unwatch(poll, self.worker.mailbox.as_fd());
+                    self.worker.mailbox.gone(MASTER, cx);
                     return self.master_is_gone();
                 }
             }
         }
+    }
+
+    fn heard(&mut self, verb: Verb, poll: &mio::Poll, cx: &mut Context<'_>) {
+        match verb {
+            Verb::Drain { hand_back } => {
+                self.hands_back = hand_back;
+                self.draining.get_or_insert(u64::MAX);
+                if hand_back {
+                    self.unwatch(poll);
+                }
+            }
+            Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
+            Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
+            Verb::Open(id) => self.worker.mailbox.set_shut(id, false),
+            other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id),
+        }
+    }
+
+    /// What messages ask for at the end of a turn: deadlines that have come, and that the poll says when there is room to send.
+    pub fn settle(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+        self.worker.mailbox.expire(cx);
+        let Some(watched) = self.interest else { return };
+        let wanted = Interest { read: true, write: self.worker.mailbox.waits() };
+        if watched == wanted {
+            return;
+        }
+        match poll::rewatch_level(poll, self.worker.mailbox.as_fd(), CHANNEL, wanted) {
+            Ok(()) => self.interest = Some(wanted),
+            Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id),
+        }
+    }
+
+    /// When messages have something to do next (monotonic milliseconds; 0: at once).
+    pub fn due(&self) -> Option<u64> {
+        if self.has_more() { Some(0) } else { self.worker.mailbox.due() }
+    }
+
+    /// Whether [`Inlet::listen`] has more to do than the poll reports.
+    pub fn has_more(&self) -> bool {
+        self.more && self.interest.is_some()
+    }
+
+    /// At the worker's end: nobody waits for replies any more.
+    pub fn close(&self, handler: &mut dyn Handler, config: &Config) {
+        let now = time::monotonic_ms();
+        let mut cx = Context { handler, config, seat: self.seat, now, draining: true };
+        self.worker.mailbox.gone(MASTER, &mut cx);
     }
 
     fn master_is_gone(&mut self) {

@@ -12,22 +12,27 @@ mod events;
 pub mod handler;
 pub mod http;
 mod inlet;
+pub mod mailbox;
 mod stream;
 mod table;
 
 use crate::config::Config;
 use crate::handoff::Taker;
 use crate::log::log;
-use crate::message::{Channel, Message};
+use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
 use crate::sys::{process, signal};
 use handler::{Handler, Kind};
+use mailbox::Mailbox;
 use std::any::Any;
 use std::cell::Cell;
+use std::ffi::CString;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Exit code of a worker that could not serve; its reason went to the master.
@@ -37,14 +42,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
 
-/// The worker this code runs in, as its handler sees it.
-#[derive(Debug)]
+/// The worker this code runs in, as its handler sees it. A clone is the same worker: keep one to send messages from callbacks
+/// that are not given it.
+#[derive(Clone, Debug)]
 pub struct Worker {
-    pub(crate) id: u32,
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-    pub(crate) args: Vec<std::ffi::CString>,
-    pub(crate) leaves: Cell<bool>,
+    id: u32,
+    slot: u32,
+    generation: u32,
+    args: Rc<[CString]>,
+    leaves: Rc<Cell<bool>>,
+    mailbox: Rc<Mailbox>,
 }
 
 thread_local! {
@@ -52,6 +59,10 @@ thread_local! {
 }
 
 impl Worker {
+    pub(crate) fn new(id: u32, slot: u32, generation: u32, args: &[CString], mailbox: Mailbox) -> Self {
+        Self { id, slot, generation, args: args.into(), leaves: Rc::default(), mailbox: Rc::new(mailbox) }
+    }
+
     /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
     pub fn current() -> Option<&'static Self> {
         CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
@@ -79,8 +90,48 @@ impl Worker {
     }
 
     /// The arguments that stand behind the handler on the command line.
-    pub fn args(&self) -> &[std::ffi::CString] {
+    pub fn args(&self) -> &[CString] {
         &self.args
+    }
+
+    /// Sends a message of a type of your own to another worker by its id, to [`crate::MASTER`], or to [`crate::ALL`] other
+    /// workers (not the master). Never waits: what the channel does not take at once is sent as soon as this worker's callback has
+    /// returned and there is room.
+    ///
+    /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost;
+    /// [`Worker::request`] tells.
+    ///
+    /// # Errors
+    /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] where four messages of that size
+    /// wait already, here or for that worker; [`Undelivered::Gone`] where the master is gone.
+    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
+        self.mailbox.send(to, kind, bytes)
+    }
+
+    /// Sends a message that is to be answered. `on_reply` is called once, from this worker's loop: with the reply, or with the
+    /// reason why there is none. The deadline has a resolution of milliseconds; zero is for ever, that is, until the receiver
+    /// ends.
+    ///
+    /// # Errors
+    /// As [`Worker::send`], then `on_reply` is not called; [`Undelivered::Impossible`] to all.
+    pub fn request(
+        &self,
+        to: u32,
+        kind: u32,
+        bytes: &[u8],
+        deadline: Duration,
+        on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
+    ) -> Result<(), Undelivered> {
+        self.mailbox.request(to, kind, bytes, deadline, Box::new(on_reply))
+    }
+
+    /// Answers the request that [`Handler::on_message`] is being called for, once. Who returns from there without having replied
+    /// will not: the sender is told [`Undelivered::Unanswered`].
+    ///
+    /// # Errors
+    /// As [`Worker::send`]; [`Undelivered::Impossible`] where there is no request to answer.
+    pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
+        self.mailbox.reply(bytes)
     }
 }
 
@@ -94,8 +145,8 @@ pub struct Birth<'a> {
     pub doors: Vec<acceptor::Door>,
     /// What the handler must be able to serve.
     pub addresses: Addresses,
-    /// Messages.
-    pub channel: Channel,
+    /// What comes on the message channel.
+    pub inbox: Inbox,
     /// Its counters.
     pub seat: Seat,
     /// What it shares with all.
@@ -120,28 +171,25 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     process::set_name(&format!("prefork/{}", birth.worker.slot));
     signal::count(signal::SIGTERM, &birth.leave);
     introduce(birth.worker);
-    let tell = panic::take_hook();
+    let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits for whoever reads standard error; the client of this request need not.
         if crate::log::is_read() {
-            tell(about);
+            usual(about);
         }
     }));
-    let _ = birth.channel.send(&Message::Online, Some(PATIENCE));
+    tell(birth.worker, &Verb::Online);
     let started = guarded(|| start(source, &birth));
     let mut handler = match started {
         Ok(handler) => handler,
-        Err(text) => fail(&birth, text),
+        Err(text) => fail(birth.worker, text),
     };
     let kind = handler.kind();
     let limit = match kind {
         Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
-    if let Err(e) = birth.channel.send(&Message::Ready { kind: kind as u8, limit }, Some(PATIENCE)) {
-        log!("worker {}: tell the master: {e}", birth.worker.id);
-        process::exit(EXIT_FAILED);
-    }
+    tell(birth.worker, &Verb::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
@@ -153,7 +201,10 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         log!("worker {}: {e}", inlet.worker.id);
         process::exit(EXIT_FAILED);
     }
+    inlet.close(&mut *handler, config);
     let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(inlet.worker)));
+    // The last words. Where the master is gone there is nobody to hear them.
+    let _ = inlet.worker.mailbox.finish(PATIENCE);
     process::exit(0)
 }
 
@@ -198,11 +249,19 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
-fn fail(birth: &Birth<'_>, text: String) -> ! {
-    if let Err(e) = birth.channel.send(&Message::Failed(text), Some(PATIENCE)) {
-        log!("worker {}: tell the master: {e}", birth.worker.id);
-    }
+/// Says why this worker cannot serve, and leaves.
+pub fn fail(worker: &Worker, text: String) -> ! {
+    tell(worker, &Verb::Failed(text));
     process::exit(EXIT_FAILED)
+}
+
+/// Says something to the master that must arrive before anything else happens.
+fn tell(worker: &Worker, verb: &Verb) {
+    let said = worker.mailbox.say(verb).map_err(io::Error::other);
+    if let Err(e) = said.and_then(|()| worker.mailbox.finish(PATIENCE)) {
+        log!("worker {}: tell the master: {e}", worker.id);
+        process::exit(EXIT_FAILED);
+    }
 }
 
 /// How many connections this worker has descriptors for, up to `max-conns`. The soft limit is raised as far as that needs.

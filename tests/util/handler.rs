@@ -70,6 +70,19 @@ impl Mode {
 
 /// The shared object of a C source, given as its text.
 pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
+    build(source, &[&["-shared", "-fPIC"], flags].concat(), &[], "so")
+}
+
+/// The program of a C source that embeds the shared library.
+pub fn host(source: &str) -> PathBuf {
+    let libraries = Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps");
+    let (search, run) = (format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display()));
+    // The name it is asked for by is the one cargo does not give it.
+    let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.0"));
+    build(source, &[], &[&search, &run, "-lprefork"], "host")
+}
+
+fn build(source: &str, flags: &[&str], libraries: &[&str], extension: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let include = Path::new(ROOT).join("include");
     let mut hash = DefaultHasher::new();
@@ -77,17 +90,17 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handlers");
     fs::create_dir_all(&dir).unwrap();
     let name = format!("{:016x}", hash.finish());
-    let object = dir.join(format!("{name}.so"));
+    let object = dir.join(format!("{name}.{extension}"));
     if object.exists() {
         return object;
     }
     // Another test may be doing the same: the file appears whole, under a name of its own until then.
     let own = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let (text, built) = (dir.join(format!("{own}.c")), dir.join(format!("{own}.so")));
+    let (text, built) = (dir.join(format!("{own}.c")), dir.join(format!("{own}.{extension}")));
     fs::write(&text, source).unwrap();
     let mut cc = Command::new("cc");
-    cc.args(["-O1", "-g", "-Wall", "-shared", "-fPIC", "-I"]).arg(include);
-    let out = cc.args(flags).arg(&text).arg("-o").arg(&built).output().expect("run cc");
+    cc.args(["-O1", "-g", "-Wall", "-I"]).arg(include).args(flags).arg(&text);
+    let out = cc.args(libraries).arg("-o").arg(&built).output().expect("run cc");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     fs::rename(built, &object).unwrap();
     let _ = fs::remove_file(text);

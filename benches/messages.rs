@@ -1,0 +1,267 @@
+//! Messages between processes: round trips a second, MiB a second, and what a flood of them does to dispatch.
+//!
+//!     cargo bench --bench messages
+//!
+//! One line per measure: its name, the figure, its unit. The program is the server; for the last two lines it starts itself once
+//! more as the client, which makes one connection after the other and says how many a second it got and how long they took.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use prefork::{Handler, Kind, MASTER, Message, Post, Request, Response, Server, Started, Worker};
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const ROUNDS: u64 = 300_000;
+const SMALL: [u8; 64] = [7; 64];
+const LARGE: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// Large messages under way at a time.
+const WINDOW: u64 = 16;
+const CLIENTS: usize = 4;
+const CONNECTIONS: usize = 10_000;
+
+// Types of messages.
+const ASK: u32 = 1;
+const FLOOD: u32 = 2;
+const LUMP: u32 = 3;
+const TAKEN: u32 = 4;
+const DONE: u32 = 5;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, word, address] = &words[..]
+        && word == "client"
+    {
+        return client(address);
+    }
+    let server = Server::factory(|worker| Bench { worker: worker.clone(), moved: Rc::default() });
+    let host = Rc::new(RefCell::new(Host {
+        post: server.post(),
+        step: 0,
+        address: String::new(),
+        begun: Instant::now(),
+        sent: 0,
+        taken: 0,
+    }));
+    let (started, heard) = (host.clone(), host);
+    let server = server.listen("127.0.0.1:0").workers(2);
+    let server = server.on_start(move |what: &Started| {
+        started.borrow_mut().address.clone_from(&what.addresses[0]);
+        next(&started);
+    });
+    server.on_message(move |post, message| hear(&heard, post, message)).run().unwrap();
+}
+
+/// What the master does, one measure after the other.
+struct Host {
+    post: Post,
+    step: u32,
+    address: String,
+    begun: Instant,
+    sent: u64,
+    taken: u64,
+}
+
+type Shared = Rc<RefCell<Host>>;
+
+fn next(host: &Shared) {
+    let mut h = host.borrow_mut();
+    h.step += 1;
+    h.begun = Instant::now();
+    (h.sent, h.taken) = (0, 0);
+    let (post, step) = (h.post.clone(), h.step);
+    drop(h);
+    match step {
+        1 => ask(host, 1),
+        2 => (0..64).for_each(|_| ask(host, 64)),
+        // The same, asked by a worker: of the master, of another worker.
+        3 => post.send(1, ASK, &MASTER.to_le_bytes()).unwrap(),
+        4 => post.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
+        5 => (0..WINDOW).for_each(|_| lump(host)),
+        6 => post.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
+        7 => start_client(&host.borrow().address),
+        8 => {
+            post.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
+            start_client(&host.borrow().address);
+        }
+        _ => {
+            Command::new("kill").arg(std::process::id().to_string()).status().unwrap();
+        }
+    }
+}
+
+fn report(host: &Shared, what: &str, amount: f64, unit: &str) {
+    println!("{what:52} {:10.0} {unit}/s", amount / host.borrow().begun.elapsed().as_secs_f64());
+}
+
+/// Asks worker 1, and again when the answer is there, until all rounds are done.
+fn ask(host: &Shared, window: u64) {
+    let mut h = host.borrow_mut();
+    if h.sent == ROUNDS {
+        return;
+    }
+    h.sent += 1;
+    let again = host.clone();
+    let answered = move |reply: Result<&[u8], _>| {
+        assert_eq!(reply.unwrap(), SMALL);
+        again.borrow_mut().taken += 1;
+        if again.borrow().taken == ROUNDS {
+            report(&again, &format!("master asks worker, {window} at a time"), ROUNDS as f64, "round trips");
+            return next(&again);
+        }
+        ask(&again, window);
+    };
+    h.post.request(1, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
+}
+
+fn lump(host: &Shared) {
+    let mut h = host.borrow_mut();
+    if h.sent * (LARGE as u64) < GIB {
+        h.sent += 1;
+        h.post.send(1, LUMP, &vec![1; LARGE]).unwrap();
+    }
+}
+
+fn hear(host: &Shared, post: &Post, message: &Message<'_>) {
+    let step = host.borrow().step;
+    match message.kind() {
+        _ if message.is_request() => post.reply(message.bytes()).unwrap(),
+        TAKEN => {
+            host.borrow_mut().taken += 1;
+            if host.borrow().taken * LARGE as u64 == GIB {
+                report(host, "master to worker, 1 MiB each", 1024.0, "MiB");
+                return next(host);
+            }
+            lump(host);
+        }
+        DONE if step < 7 => {
+            let what = ["worker asks master", "worker asks worker", "", "worker to worker, 1 MiB each"]
+                [step as usize - 3];
+            let (what, amount, unit) = match step {
+                3 | 4 => (format!("{what}, 64 at a time"), ROUNDS as f64, "round trips"),
+                _ => (what.to_owned(), 1024.0, "MiB"),
+            };
+            report(host, &what, amount, unit);
+            next(host);
+        }
+        _ => {
+            let what = if step == 7 { "connections" } else { "connections, while messages of 1 MiB pass" };
+            println!("{what:52} {}", String::from_utf8_lossy(message.bytes()));
+            next(host);
+        }
+    }
+}
+
+fn start_client(address: &str) {
+    #[expect(clippy::zombie_processes, reason = "the master does not wait; it ends soon after its client")]
+    Command::new(std::env::current_exe().unwrap()).args(["client", address]).spawn().unwrap();
+}
+
+/// What a worker does.
+struct Bench {
+    worker: Worker,
+    moved: Rc<RefCell<Moved>>,
+}
+
+#[derive(Default)]
+struct Moved {
+    sent: u64,
+    taken: u64,
+    limit: u64,
+}
+
+impl Handler for Bench {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
+        match message.kind() {
+            _ if message.is_request() => worker.reply(message.bytes()).unwrap(),
+            ASK => {
+                let to = u32::from_le_bytes(message.bytes().try_into().unwrap());
+                let left = Rc::new(RefCell::new(Moved { limit: ROUNDS, ..Moved::default() }));
+                (0..64).for_each(|_| worker_asks(worker, &left, to));
+            }
+            FLOOD => {
+                self.moved.take();
+                self.moved.borrow_mut().limit = u64::from_le_bytes(message.bytes().try_into().unwrap());
+                (0..WINDOW).for_each(|_| self.flood());
+            }
+            LUMP => worker.send(message.from(), TAKEN, b"").unwrap(),
+            _ => {
+                let mut moved = self.moved.borrow_mut();
+                moved.taken += 1;
+                if moved.taken == moved.limit {
+                    return worker.send(MASTER, DONE, b"").unwrap();
+                }
+                drop(moved);
+                self.flood();
+            }
+        }
+    }
+
+    fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
+        if let Some(text) = req.path().strip_prefix("/done/") {
+            self.worker.send(MASTER, DONE, text.replace('/', " ").as_bytes()).unwrap();
+        }
+        let _ = res.body("hello world\n");
+    }
+}
+
+impl Bench {
+    fn flood(&self) {
+        let mut moved = self.moved.borrow_mut();
+        if moved.sent < moved.limit {
+            moved.sent += 1;
+            self.worker.send(2, LUMP, &vec![1; LARGE]).unwrap();
+        }
+    }
+}
+
+fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
+    let mut r = rounds.borrow_mut();
+    if r.sent == r.limit {
+        return;
+    }
+    r.sent += 1;
+    let (again, this) = (rounds.clone(), worker.clone());
+    let answered = move |reply: Result<&[u8], _>| {
+        assert_eq!(reply.unwrap(), SMALL);
+        again.borrow_mut().taken += 1;
+        if again.borrow().taken == ROUNDS {
+            return this.send(MASTER, DONE, b"").unwrap();
+        }
+        worker_asks(&this, &again, to);
+    };
+    worker.request(to, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
+}
+
+/// The client: connections with one request each.
+fn client(address: &str) {
+    let get = |path: &str| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
+        socket.read_to_end(&mut Vec::new()).unwrap()
+    };
+    let begun = Instant::now();
+    let one = || {
+        let timed = |_| {
+            let begun = Instant::now();
+            get("/");
+            begun.elapsed()
+        };
+        (0..CONNECTIONS / CLIENTS).map(timed).collect::<Vec<_>>()
+    };
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(one)).collect();
+        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
+    });
+    let rate = CONNECTIONS as f64 / begun.elapsed().as_secs_f64();
+    times.sort();
+    let at = |percent: usize| times[times.len() * percent / 100 - 1].as_micros();
+    get(&format!("/done/{rate:.0}/connections/s,/median/{}/us,/p99/{}/us", at(50), at(99)));
+}

@@ -1,0 +1,220 @@
+//! Frames in any pieces; channels that are full, broken or at their end.
+
+use super::fuzzing::{Frame, MAX, purpose, read};
+use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::os::fd::AsFd;
+
+fn label(kind: u32) -> Label {
+    Label { purpose: Purpose::Message, from: 1, to: 2, kind, request: 0 }
+}
+
+fn send(channel: &mut Channel, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
+    channel.outbox.send(channel.socket.as_fd(), &label(kind), bytes, Room::Needed)
+}
+
+fn say(channel: &mut Channel, verb: &Verb) -> Result<(), Undelivered> {
+    channel.outbox.say(channel.socket.as_fd(), verb)
+}
+
+/// The next frame of a channel, owned; `None` where there is none now.
+fn receive(channel: &mut Channel) -> Option<Frame> {
+    match channel.inbox.receive(channel.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX)).unwrap() {
+        Received::Verb(verb) => Some(Frame::Verb(verb)),
+        Received::Letter(l) => Some(Frame::Letter(l.label, l.bytes.into_owned())),
+        _ => None,
+    }
+}
+
+fn verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        (any::<u8>(), any::<u32>()).prop_map(|(kind, limit)| Verb::Ready { kind, limit }),
+        ".{0,200}".prop_map(Verb::Failed),
+        Just(Verb::Online),
+        Just(Verb::Leaving),
+        any::<bool>().prop_map(|hand_back| Verb::Drain { hand_back }),
+        any::<u32>().prop_map(Verb::Gone),
+        any::<u32>().prop_map(Verb::Shut),
+        any::<u32>().prop_map(Verb::Open),
+    ]
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![vec(any::<u8>(), 0..300), (any::<u8>(), 0..=MAX).prop_map(|(b, n)| vec![b; n])]
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let label = (any::<u8>(), any::<[u32; 3]>(), any::<u64>())
+        .prop_map(|(p, [from, to, kind], request)| Label { purpose: purpose(p), from, to, kind, request });
+    prop_oneof![verb().prop_map(Frame::Verb), (label, bytes()).prop_map(|(l, b)| Frame::Letter(l, b))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn however_bytes_are_cut_the_frames_are_those_that_were_sent(
+        frames in vec(frame(), 0..12),
+        step in prop_oneof![1..100usize, 1..100_000usize],
+    ) {
+        let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+        let (found, fault) = read(&bytes, step);
+        prop_assert!(!fault);
+        prop_assert_eq!(found, frames);
+    }
+
+    #[test]
+    fn random_bytes_make_the_same_of_it_in_any_pieces(
+        start in vec(frame(), 0..4),
+        noise in vec(any::<u8>(), 0..400),
+    ) {
+        let mut bytes: Vec<u8> = start.iter().flat_map(Frame::encode).collect();
+        bytes.extend(noise);
+        super::fuzzing::frames(&bytes);
+    }
+
+    /// What is sent with a full socket arrives in its order and unchanged, whatever the sizes.
+    #[test]
+    fn a_channel_keeps_the_order(sizes in vec(prop_oneof![0..200usize, 0..=MAX], 1..60)) {
+        let (mut one, mut other) = channel(MAX).unwrap();
+        let mut expected = std::collections::VecDeque::new();
+        for (kind, size) in (0..).zip(&sizes) {
+            let bytes = vec![kind as u8; *size];
+            let sent = if kind % 3 == 0 {
+                one.outbox.send_shared(&label(kind), &std::rc::Rc::new(bytes.clone()), Room::Needed)
+            } else {
+                send(&mut one, kind, &bytes)
+            };
+            match sent {
+                Ok(()) => expected.push_back(Frame::Letter(label(kind), bytes)),
+                Err(e) => prop_assert_eq!(e, Undelivered::Full),
+            }
+            if let Some(found) = (kind % 7 == 6).then(|| receive(&mut other)).flatten() {
+                prop_assert_eq!(Some(found), expected.pop_front());
+            }
+        }
+        while let Some(expected) = expected.pop_front() {
+            one.outbox.flush(one.socket.as_fd(), 10_000).unwrap();
+            loop {
+                match receive(&mut other) {
+                    Some(found) => { prop_assert_eq!(&found, &expected); break }
+                    None => { one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap(); }
+                }
+            }
+        }
+        prop_assert!(one.outbox.is_empty());
+        prop_assert_eq!(one.outbox.waiting(), 0);
+    }
+}
+
+#[test]
+fn verbs_arrive_as_said_and_then_the_end() {
+    let (mut master, mut worker) = channel(1024).unwrap();
+    let said = [Verb::Ready { kind: 2, limit: 70_000 }, Verb::Failed("no such file".into()), Verb::Leaving];
+    for verb in &said {
+        say(&mut master, verb).unwrap();
+    }
+    for verb in said {
+        assert_eq!(receive(&mut worker), Some(Frame::Verb(verb)));
+    }
+    assert_eq!(receive(&mut worker), None);
+    drop(master);
+    let end = worker.inbox.receive(worker.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX));
+    assert_eq!(end.unwrap(), Received::End);
+    assert_eq!(say(&mut worker, &Verb::Leaving), Err(Undelivered::Gone));
+}
+
+#[test]
+fn garbage_is_a_fault_as_soon_as_its_header_is_there() {
+    let letter = |len: usize| header(LABEL + len, Purpose::Message as u8);
+    let short_letter = header(LABEL - 1, Purpose::Message as u8);
+    for bad in [
+        *b"GET / HT",
+        header(0, b'R'),
+        header(5, b'D'),
+        header(0, b'D'),
+        header(MAX_VERB + 1, b'F'),
+        letter(MAX + 1),
+        short_letter,
+    ] {
+        assert_eq!(read(&bad, 3), (vec![], true), "{bad:?}");
+    }
+    assert_eq!(read(&[0, 0, 0, 0, b'L', 0, 1, 0], 8), (vec![], true));
+    assert_eq!(read(&letter(MAX), 3), (vec![], false));
+}
+
+#[test]
+fn a_reason_is_cut_to_what_a_verb_may_hold() {
+    let long = Verb::Failed("é".repeat(MAX_VERB));
+    let (frames, fault) = read(&encode_verb(&long), 1000);
+    assert!(matches!(&frames[..], [Frame::Verb(Verb::Failed(text))] if text.len() == MAX_VERB), "{fault}");
+}
+
+#[test]
+fn what_is_too_large_or_too_much_is_refused_and_nothing_of_it_sent() {
+    let (mut one, mut other) = channel(100_000).unwrap();
+    assert_eq!(send(&mut one, 0, &[0; 100_001]), Err(Undelivered::TooLarge));
+    let mut sent = 0;
+    while send(&mut one, sent, &[7; 100_000]).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(send(&mut one, sent, &[7; 100_000]), Err(Undelivered::Full));
+    assert!((5..12).contains(&sent), "{sent} of 100 kB: four, and what the socket holds");
+    // There is always room for a verb.
+    say(&mut one, &Verb::Leaving).unwrap();
+    let mut received = 0;
+    loop {
+        one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap();
+        match receive(&mut other) {
+            Some(Frame::Letter(l, bytes)) => {
+                assert_eq!((l.kind, bytes.len()), (received, 100_000));
+                received += 1;
+            }
+            Some(frame) => break assert_eq!(frame, Frame::Verb(Verb::Leaving)),
+            None => {}
+        }
+    }
+    assert_eq!(received, sent);
+}
+
+#[test]
+fn a_budget_bounds_what_is_read_and_handed_out() {
+    let (mut one, mut other) = channel(100_000).unwrap();
+    for kind in 0..10 {
+        send(&mut one, kind, b"short").unwrap();
+    }
+    let mut budget = Budget::new(1 << 20, 3);
+    let mut take = |budget: &mut Budget| {
+        let found = other.inbox.receive(other.socket.as_fd(), budget).unwrap();
+        matches!(found, Received::Letter(_)).then_some(()).ok_or(found == Received::Later)
+    };
+    assert_eq!([take(&mut budget), take(&mut budget), take(&mut budget)], [Ok(()); 3]);
+    assert_eq!(take(&mut budget), Err(true));
+    budget.frames = 100;
+    assert_eq!((0..20).filter(|_| take(&mut budget).is_ok()).count(), 7);
+    send(&mut one, 0, &[1; 50_000]).unwrap();
+    let mut turns = 0;
+    while take(&mut Budget::new(10_000, 9)).is_err() {
+        turns += 1;
+    }
+    assert_eq!(turns, 5);
+}
+
+#[test]
+fn many_short_frames_cost_what_their_bytes_cost() {
+    let (mut one, mut other) = channel(1 << 20).unwrap();
+    let (mut sent, mut received) = (0, 0);
+    let start = std::time::Instant::now();
+    while received < 200_000 {
+        while sent < 200_000 && send(&mut one, sent, b"a few bytes").is_ok() {
+            sent += 1;
+        }
+        one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap();
+        while let Some(Frame::Letter(l, _)) = receive(&mut other) {
+            assert_eq!(l.kind, received);
+            received += 1;
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
