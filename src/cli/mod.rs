@@ -189,9 +189,10 @@ fn perform(task: Task) -> Result<(), Failure> {
             let spread = banner::spread(server.config_mut());
             // How many workers had to be killed in the end stands in the log already.
             let started = move |started: &prefork::Started| {
-                banner::print(started, &name, &spread);
-                // The parser's code is not needed any more. Where it stays, that costs nothing but memory.
+                // The parser's code is not needed any more. Where it stays, that costs nothing but memory. Before the banner, with
+                // which the start is over for who watches.
                 let _ = prefork::give_back_code();
+                banner::print(started, &name, &spread);
             };
             server.on_start(started).run()?;
             Ok(())
