@@ -436,7 +436,7 @@ impl Master {
         let busy = || self.crew.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
         // What workers take from the kernel themselves wakes nobody here.
         let unseen = || self.listeners.iter().any(|l| l.is_for_workers(self.config.accept));
-        (times && busy()) || ((times || counts) && unseen())
+        (times || counts) && (busy() || unseen())
     }
 
     /// After a failed start: collects every worker that was started.
