@@ -17,6 +17,8 @@ pub const EX_CONFIG: i32 = 78;
 const HANG_GRACE: u64 = 1000;
 /// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
 const LATE: u64 = 500;
+/// The master looks at what workers do at least so often (milliseconds).
+const NEWS: u64 = 200;
 
 /// What the machine is told once. Times are milliseconds; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -755,7 +757,7 @@ impl Lifecycle {
         }
         w.busy_since = since;
         // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
-        let seen = since.max(self.now.saturating_sub(LATE));
+        let seen = since.max(self.now.saturating_sub(NEWS));
         w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
         let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
         if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
