@@ -59,7 +59,7 @@ fn broken_files() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
             compiled(
                 "#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)",
             ),
-            "found ABI 7.0",
+            "found ABI 7.",
         ),
         (
             "constructor crashes",

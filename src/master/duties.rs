@@ -5,7 +5,7 @@ use super::spawn::Departed;
 use super::{Master, News};
 use crate::error::{Error, ErrorKind};
 use crate::log::log;
-use crate::message::Verb;
+use crate::message::{Undelivered, Verb};
 use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
@@ -87,9 +87,13 @@ impl Master {
         self.mind_doors();
         let told = self.post.borrow().say(id, &Verb::Drain { hand_back });
         let Some(worker) = self.crew.find(id) else { return };
-        if let Err(e) = told {
-            log!("tell worker {id} to drain: {e}; killing it");
-            let _ = worker.process.kill(SIGKILL);
+        match told {
+            // One that has ended already is about to be reaped.
+            Ok(()) | Err(Undelivered::Gone) => {}
+            Err(e) => {
+                log!("tell worker {id} to drain: {e}; killing it");
+                let _ = worker.process.kill(SIGKILL);
+            }
         }
     }
 

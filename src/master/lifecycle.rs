@@ -773,7 +773,8 @@ impl Lifecycle {
             if w.deadline <= self.now {
                 match phase {
                     Phase::Starting => {
-                        let why = format!("not ready within {} ms", self.rules.boot_timeout);
+                        let why =
+                            format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout);
                         self.give_up_start(id, &why, out);
                     }
                     Phase::Draining => {
