@@ -665,7 +665,8 @@ impl Lifecycle {
             } else {
                 self.random = next_random(self.random);
                 let lived = if unasked { self.now - w.since } else { NEVER };
-                slot.restart.delay(self.now, lived, w.phase != Phase::Starting, self.random)
+                let was_ready = w.phase != Phase::Starting && w.leaving != Some(Reason::BootFailure);
+                slot.restart.delay(self.now, lived, was_ready, self.random)
             };
             slot.start_at = self.now.saturating_add(delay);
             restart = (slot.current.is_none() && delay < NEVER).then_some(delay);
