@@ -44,8 +44,8 @@ pub struct Record {
     pub admitted: bool,
     /// It had connections waiting and took none for a whole tick: it gets no more until it takes the probe sent to it.
     pub stuck: bool,
-    /// The probe lies in its queue.
-    pub probed: bool,
+    /// Probes it has taken when it has taken the last one.
+    pub asked: u64,
     /// What [`Record::progress`] was at the last tick.
     pub last_progress: u64,
     /// Requests after which it is replaced; 0 is never.
@@ -73,9 +73,12 @@ impl Record {
         self.last_progress = self.progress();
     }
 
-    /// Asks it for a sign of life, once.
+    /// Asks it for a sign of life, where no such question lies in its queue.
     pub fn probe(&mut self) {
-        self.probed = self.probed || self.giver.probe();
+        let answered = self.page.get(Word::Probed);
+        if self.asked <= answered && self.giver.probe() {
+            self.asked = answered.wrapping_add(1);
+        }
     }
 
     /// Connections given to it, or accepted by it, and not finished yet.

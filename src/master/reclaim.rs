@@ -116,7 +116,7 @@ impl Master {
                     if let Some(Return::Orphan { id, .. }) = self.returns.front()
                         && let Some(worker) = self.crew.find(*id)
                     {
-                        worker.probed = false;
+                        worker.asked = 0;
                     }
                     continue;
                 }
@@ -179,19 +179,15 @@ impl Master {
             let queued = worker.queued() > 0;
             if moved {
                 worker.stuck = false;
-                worker.probed = false;
             } else if queued {
                 worker.stuck = true;
-            } else if worker.stuck {
-                // Whatever it could take was reclaimed: without a probe it would never show that it is back.
-                worker.probe();
             }
             let (watch_on, id) = (queued || worker.stuck, worker.id);
             if queued && !moved {
                 self.orphan(id);
             } else if worker.stuck {
-                // The probe sent to it may not have found room: nothing else would show that it is back.
-                worker.giver.probe();
+                // The probe sent to it may not have found room, or was reclaimed: nothing else would show that it is back.
+                worker.probe();
             }
             if watch_on {
                 self.tick_soon();

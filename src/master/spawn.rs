@@ -66,7 +66,7 @@ impl Master {
             limit: 0,
             admitted: false,
             stuck: false,
-            probed: false,
+            asked: 0,
             last_progress: 0,
             max_requests: self.jittered_max_requests(id),
             watched: false,

@@ -329,7 +329,7 @@ impl Heir {
             limit: limit as u32,
             admitted: false,
             stuck: stuck != 0,
-            probed: false,
+            asked: 0,
             last_progress: 0,
             max_requests,
             watched: false,
