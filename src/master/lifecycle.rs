@@ -1040,3 +1040,6 @@ fn next_random(mut x: u64) -> u64 {
     x ^= x >> 7;
     x ^ (x << 17)
 }
+
+#[cfg(test)]
+mod simulate;

@@ -73,6 +73,14 @@ impl Restart {
 }
 
 #[cfg(test)]
+impl Restart {
+    /// For the simulator's mutation that has no budget.
+    pub fn forget_starts(&mut self) {
+        self.starts.clear();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

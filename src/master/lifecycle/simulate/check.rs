@@ -30,6 +30,8 @@ pub struct SlotSeen {
     recent: VecDeque<u64>,
     /// Spawns somebody asked for that have not come yet.
     asked: u32,
+    /// The last worker that died there had been ready: its restart costs none of the budget.
+    was_ready: bool,
     /// Its worker said that its configuration is wrong.
     pub gave_up: bool,
 }
@@ -190,7 +192,9 @@ impl World {
         {
             reload.failed = true;
         }
+        let was_ready = p.seen.ready;
         if let Some(seen) = self.watch.slots.get_mut(slot) {
+            seen.was_ready = was_ready;
             seen.gave_up |= gives_up && current;
         }
     }
@@ -230,31 +234,33 @@ impl World {
         let slots = self.machine.life.slots().len();
         self.must(slot < slots, || format!("worker {id} for slot {slot} of {slots}"));
         self.watch.fit(slots);
+        let recycles = self.check_room(id, slot);
+        self.check_canary(id, generation);
+        if !recycles {
+            self.check_budget(slot);
+        }
+    }
+
+    /// A slot has at most one worker that stays, before the new one; outside a reload that one is worn, and tried at most once a
+    /// second. Returns whether it is being recycled.
+    fn check_room(&mut self, id: u32, slot: usize) -> bool {
+        let (now, max_age) = (self.now, self.rules.max_age);
         let stays = |p: &&mut Process| p.slot == slot && p.seen.drain.is_none() && p.seen.killed.is_none();
-        let there = self.processes.iter_mut().filter(stays);
-        let mut n = 0;
-        let mut replaced = None;
-        for p in there {
-            n += 1;
-            replaced = Some(p);
-        }
-        let mut first_replacement = false;
-        let mut worn = true;
-        if let Some(p) = replaced
-            && self.watch.reload.is_none()
-        {
-            first_replacement = !std::mem::replace(&mut p.seen.recycling, true);
-            let age = self.now - p.born.at;
-            worn = p.seen.worn || self.rules.max_age > 0 && age >= self.rules.max_age;
-        }
+        let mut there: Vec<&mut Process> = self.processes.iter_mut().filter(stays).collect();
+        let n = there.len();
+        let Some(p) = there.pop().filter(|_| self.watch.reload.is_none()) else {
+            self.must(n < 2, || format!("slot {slot} gets a third worker, {id}"));
+            return false;
+        };
+        let worn = p.seen.worn || max_age > 0 && now - p.born.at >= max_age;
+        let tried = p.seen.tried_at.replace(now);
+        p.seen.recycling = true;
+        self.count("recycled");
         self.must(n < 2, || format!("slot {slot} gets a third worker, {id}"));
         self.must(worn, || format!("worker {id} replaces one in slot {slot} that is not worn"));
-        if first_replacement {
-            self.count("recycled");
-            self.watch.expects_spawn(slot);
-        }
-        self.check_canary(id, generation);
-        self.check_budget(slot);
+        let soon = tried.is_some_and(|at| at + 1000 > now);
+        self.must(!soon, || format!("recycling in slot {slot} is tried again within a second"));
+        true
     }
 
     /// Before a worker of the new generation has been ready, there is one of it at a time.
@@ -274,8 +280,11 @@ impl World {
             seen.asked -= 1;
             return;
         }
+        if !seen.was_ready {
+            seen.restarts.push_back(now);
+        }
+        seen.recent.push_back(now);
         for (list, window) in [(&mut seen.restarts, restart::WINDOW), (&mut seen.recent, 1000)] {
-            list.push_back(now);
             while list.front().is_some_and(|&at| at + window <= now) {
                 list.pop_front();
             }
@@ -583,7 +592,7 @@ impl World {
         self.check_connections();
         let (room, more) = (self.has_room(), self.desk.more_to_do);
         let paused = (0..self.desk.listeners.len()).any(|i| self.is_paused(i));
-        let waits = self.desk.in_hand.is_some() || !self.desk.returns.is_empty();
+        let waits = self.desk.in_hand.is_some() || self.has_returns();
         self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
         self.must(!waits || !room || more, || "a worker has room and a connection waits".into());
         let word = self.desk.waiting;
@@ -602,7 +611,8 @@ impl World {
         let serves =
             p.seen.ready && p.seen.drain.is_none() && p.seen.killed.is_none() && p.seen.aborted.is_none();
         let well = p.ended.is_none() && p.takes(self.now);
-        let shut = p.record.stuck || !p.record.admitted;
+        let stuck = p.record.stuck && p.record.last_progress == p.progress();
+        let shut = stuck || !p.record.admitted;
         p.seen.shut = p.seen.shut.or(Some(mark)).filter(|_| serves && well && shut);
         let (id, since) = (p.id, p.seen.shut);
         let long = since.is_some_and(|since| self.elapsed(since) > LET_IN);

@@ -76,7 +76,7 @@ impl Desk {
             unanswered: 0,
             doors: Vec::new(),
             woken: false,
-            policy: random.one_of(&[Dispatch::RoundRobin, Dispatch::LeastConnections]),
+            policy: random.one_of(&[Dispatch::RoundRobin, Dispatch::LeastConnections, Dispatch::SourceHash]),
             cursor: 0,
         }
     }
@@ -175,6 +175,10 @@ impl World {
 
     fn next_return(&mut self) -> Option<u32> {
         while let Some(source) = self.desk.returns.front() {
+            if self.now < self.desk.shortage_until && self.random.chance(50) {
+                self.rest();
+                return None;
+            }
             let (queue, orphan_of) = match source {
                 Return::Orphan { queue, id } => (Some(Rc::clone(queue)), Some(*id)),
                 Return::Left(back) => (Some(Rc::clone(back)), None),
@@ -190,7 +194,7 @@ impl World {
                 }
                 Some(Item::Probe) => {
                     if let Some(p) = orphan_of.and_then(|id| self.find(id)) {
-                        p.record.probed = false;
+                        p.record.asked = 0;
                     }
                     continue;
                 }
@@ -215,7 +219,8 @@ impl World {
     fn probe(&mut self, id: u32, if_admitted: bool) {
         let Some(p) = self.processes.iter_mut().find(|p| p.id == id) else { return };
         let full = p.queue.borrow().len() >= QUEUE_ROOM;
-        if (p.record.admitted || !if_admitted) && !full && !std::mem::replace(&mut p.record.probed, true) {
+        if (p.record.admitted || !if_admitted) && !full && p.record.asked <= p.probed {
+            p.record.asked = p.probed + 1;
             p.queue.borrow_mut().push_back(Item::Probe);
             p.nudge(self.now, &mut self.random);
         }
@@ -228,21 +233,19 @@ impl World {
             let moved = progress != p.record.last_progress;
             p.record.last_progress = progress;
             let queued = p.queued() > 0;
-            let (was_stuck, id) = (p.record.stuck, p.id);
+            let id = p.id;
             if moved {
                 p.record.stuck = false;
-                p.record.probed = false;
             } else if queued {
                 p.record.stuck = true;
             }
-            let watch_on = queued || p.record.stuck;
-            if was_stuck && !moved && !queued {
-                self.probe(id, true);
-            }
+            let (watch_on, stuck) = (queued || p.record.stuck, p.record.stuck);
             if queued && !moved {
                 self.count("worker found stuck");
                 self.note(|| format!("      worker {id} takes nothing"));
                 self.orphan(id);
+            } else if stuck {
+                self.probe(id, true);
             }
             if watch_on {
                 self.tick_soon();
@@ -260,7 +263,7 @@ impl World {
                 None => self.desk.listeners[index].watched = false,
                 Some(slot) => {
                     if matches!(self.accept_one(index, slot), Accepted::Exhausted) {
-                        self.rest(index);
+                        self.rest_from(index);
                     }
                 }
             }
@@ -276,22 +279,30 @@ impl World {
     }
 
     fn serve_what_has_room(&mut self) {
-        for _ in 0..BATCH {
-            if self.desk.in_hand.is_none() && self.desk.returns.is_empty() {
-                break;
-            }
-            let Some(slot) = self.pick() else { return };
-            match self.desk.in_hand.take().or_else(|| self.next_return()) {
-                Some(connection) => self.give(connection, slot),
-                None => break,
-            }
-        }
-        self.desk.more_to_do |= !self.desk.returns.is_empty() && self.has_room();
+        self.place_returns();
         for index in 0..self.desk.listeners.len() {
             if self.is_paused(index) {
                 self.accept_paused(index);
             }
         }
+    }
+
+    fn place_returns(&mut self) {
+        for _ in 0..BATCH {
+            if self.desk.in_hand.is_none() && !self.has_returns() {
+                break;
+            }
+            let Some(slot) = self.pick() else { break };
+            match self.desk.in_hand.take().or_else(|| self.next_return()) {
+                Some(connection) => self.give(connection, slot),
+                None => break,
+            }
+        }
+        self.desk.more_to_do |= self.has_returns() && self.has_room();
+    }
+
+    pub fn has_returns(&self) -> bool {
+        !self.desk.returns.is_empty() && self.now >= self.desk.accept_at
     }
 
     fn accept_paused(&mut self, index: usize) {
@@ -300,7 +311,7 @@ impl World {
             match self.accept_one(index, slot) {
                 Accepted::One => {}
                 Accepted::Empty => return self.backlog_is_empty(index),
-                Accepted::Exhausted => return self.rest(index),
+                Accepted::Exhausted => return self.rest_from(index),
             }
         }
         self.desk.more_to_do = true;
@@ -329,12 +340,12 @@ impl World {
     }
 
     fn give(&mut self, connection: u32, slot: usize) {
-        let mut choice = Some(slot);
+        let mut choice = self.pick_for(connection).or(Some(slot));
         while let Some(slot) = choice {
             if self.give_to(slot, connection) {
                 return;
             }
-            choice = self.pick();
+            choice = self.pick_for(connection).or_else(|| self.pick());
         }
         self.count("connection in hand");
         self.desk.in_hand = Some(connection);
@@ -354,7 +365,7 @@ impl World {
             p.record.given += 1;
             p.nudge(self.now, &mut self.random);
         } else {
-            p.record.stuck = true;
+            p.is_stuck();
             self.probe(id, false);
             self.count("queue full");
             self.note(|| format!("      the queue of {id} is full"));
@@ -369,13 +380,20 @@ impl World {
         dispatch::pick(self.desk.policy, &mut self.desk.cursor, doors.len(), load)
     }
 
+    /// A few clients have all connections.
+    fn pick_for(&self, connection: u32) -> Option<usize> {
+        let is_asked = matches!(self.desk.policy, Dispatch::SourceHash);
+        let has_room = |slot: usize| load_of(self.desk.doors[slot], &self.processes).is_some();
+        is_asked.then(|| dispatch::pick_for(u64::from(connection % 7), self.desk.doors.len(), has_room))?
+    }
+
     pub fn has_room(&self) -> bool {
         self.desk.doors.iter().any(|&door| load_of(door, &self.processes).is_some())
     }
 
     pub fn waits_for_room(&self) -> bool {
         let paused = (0..self.desk.listeners.len()).any(|index| self.is_paused(index));
-        self.desk.in_hand.is_some() || !self.desk.returns.is_empty() || paused
+        self.desk.in_hand.is_some() || self.has_returns() || paused
     }
 
     pub fn is_paused(&self, index: usize) -> bool {
@@ -384,9 +402,13 @@ impl World {
         !rests && !l.watched
     }
 
-    fn rest(&mut self, index: usize) {
-        self.count("accepting rests");
+    fn rest_from(&mut self, index: usize) {
         self.desk.listeners[index].watched = false;
+        self.rest();
+    }
+
+    fn rest(&mut self) {
+        self.count("accepting rests");
         self.desk.accept_at = self.now + EXHAUSTED_REST;
         self.arm(self.desk.accept_at);
     }

@@ -49,7 +49,7 @@ fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcome {
 
 fn some_rules(r: &mut Random) -> Rules {
     let or_never = |r: &mut Random, ms: u64| if r.chance(15) { 0 } else { ms };
-    let boot = r.between(100, 3000);
+    let boot = if r.chance(80) { r.between(100, 3000) } else { r.between(5500, 8000) };
     let drain = if r.chance(5) { 1 } else { r.between(100, 4000) };
     let hang = r.between(300, 2000);
     Rules {

@@ -99,7 +99,7 @@ pub struct Record {
     pub limit: u64,
     pub admitted: bool,
     pub stuck: bool,
-    pub probed: bool,
+    pub asked: u64,
     pub last_progress: u64,
     pub watched: bool,
     pub busy_told: u64,
@@ -133,6 +133,8 @@ pub struct Seen {
     pub worn: bool,
     /// Its replacement was begun because it is worn.
     pub recycling: bool,
+    /// When that was tried last.
+    pub tried_at: Option<u64>,
     pub last_call: Option<(Call, u64)>,
     /// Well and left out since then.
     pub shut: Option<Mark>,
@@ -253,7 +255,8 @@ impl Process {
             Temper::DiesSoon => self.dies = (soon, exit),
             Temper::LeavesSoon => self.leaves_at = soon,
             Temper::Flaky => {
-                let life = if r.chance(70) { r.between(0, 200) } else { r.between(4_500, 6_000) };
+                let life = if r.chance(70) { r.between(0, 200) } else { r.between(4_500, 5_900) };
+                self.ready_at = if r.chance(70) { NEVER } else { quick };
                 self.dies = (quick + life, exit);
             }
             Temper::Hangs => self.hangs = true,
@@ -264,8 +267,15 @@ impl Process {
     /// Connections in flight, as the master sees it, where it has room for one more (`crew::Record::load`).
     pub fn load(&self, max_queued: u64) -> Option<u32> {
         let r = &self.record;
-        let has_room = r.admitted && !r.stuck && self.in_flight() < r.limit && self.queued() < max_queued;
+        let stuck = r.stuck && self.progress() == r.last_progress;
+        let has_room = r.admitted && !stuck && self.in_flight() < r.limit && self.queued() < max_queued;
         has_room.then_some(self.in_flight() as u32)
+    }
+
+    /// As `Record::is_stuck`.
+    pub fn is_stuck(&mut self) {
+        self.record.stuck = true;
+        self.record.last_progress = self.progress();
     }
 
     pub fn in_flight(&self) -> u64 {

@@ -247,6 +247,8 @@ impl World {
                 self.processes.get_mut(i).and_then(|p| p.outbox.pop_front().map(|word| (p.id, word)))
             {
                 match word {
+                    // Too late where SIGKILL is on its way.
+                    Word::Ready if !self.machine.life.is_starting(id) => {}
                     Word::Ready => {
                         self.processes[i].seen.ready = true;
                         self.happened(Input::Ready(id));
@@ -427,7 +429,7 @@ impl World {
     /// The longest that a start takes until it is over, one way or the other.
     pub fn boot_bound(&self) -> u64 {
         let timeout = self.rules.boot_timeout;
-        KILL_TAKES + LATE + if timeout > 0 { timeout.min(2 * LONGEST) } else { 2 * LONGEST }
+        KILL_TAKES + LATE + if timeout > 0 { timeout } else { 2 * LONGEST }
     }
 
     /// The longest that a worker takes to drain.
