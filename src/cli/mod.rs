@@ -25,7 +25,7 @@ const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
 
 /// What help and the manual page say behind the options.
-const NOTES: [(&str, &str); 4] = [
+const NOTES: [(&str, &str); 5] = [
     (
         "Units",
         "SIZE is in bytes, or takes K, M or G: 64K\n\
@@ -44,6 +44,11 @@ const NOTES: [(&str, &str); 4] = [
          a second of these  stop at once\n\
          HUP                reload: a new generation of workers, one after the other\n\
          TTIN, TTOU         one worker more, one less",
+    ),
+    (
+        "Control sockets",
+        "ls, show, reload and the like find servers by their sockets in $XDG_RUNTIME_DIR/prefork, /run/prefork or\n\
+         /tmp/prefork-UID, whichever can be used first; PREFORK_RUNTIME_DIR names another directory, and then the only one",
     ),
     ("Exit status", "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out"),
 ];

@@ -1,0 +1,12 @@
+//! Requests on the control socket: what is read is written again as something that reads the same.
+#![no_main]
+
+use prefork::control::protocol::{parse, write_line};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(request) = parse(bytes) {
+        let mut line = Vec::new();
+        write_line(&request, &mut line).unwrap();
+        assert_eq!(parse(&line), Ok(request));
+    }
+});
