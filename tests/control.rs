@@ -387,7 +387,8 @@ fn scale_waits_until_it_is_so() {
     if busy == Some(1) {
         let waiting = start_verb(&dir, &["scale", "1"]);
         wait_until("it was accepted", || server.stderr().iter().any(|l| l.contains("from 2 to 1")));
-        verb(&dir, &["scale", "3", "--timeout", "100ms"]).failed(5);
+        // The slot has a worker again, while its former one still finishes.
+        verb(&dir, &["scale", "3"]).done();
         assert!(end_of(waiting).failed(1).contains("overtaken"));
     }
     dir.make("g");
