@@ -41,9 +41,20 @@
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
+ * IN AN EVENT LOOP OF YOURS: the master is one more descriptor to poll. Instead of prefork_server_run()
+ *
+ *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
+ *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
+ *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
+ *         poll(fds, n, prefork_server_due(server));                       // or epoll, or a library's loop
+ *     }
+ *
+ * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()
+ * tells what happens to workers, in the words of Node's cluster.
+ *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     master   prefork_server_*, the callbacks of prefork_server_on_start() and _on_event(); never a handler
  *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
  *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
@@ -53,8 +64,9 @@
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
- * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * Call prefork_server_run() or _start() while the process has one thread: a forked copy of a process with
+ * several may do nothing but exec, and so it is refused (PREFORK_STATE). Calls from a process that is not
+ * the master, a worker for instance, are refused in the same way. Open in worker_start, not before, what
  * processes must not share: database connections, epoll descriptors, random number generators. A worker
  * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
  * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
@@ -984,9 +996,9 @@ typedef struct prefork_event {
     uint32_t generation;
     /** Its process id. */
     int32_t pid;
-    /** The address, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`. */
+    /** The address, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`. */
     const char *address;
-    /** The sort of address: `4`, `6` or `unix`. */
+    /** The sort of address: `4`, `6`, `udp4`, `udp6` or `unix`. */
     const char *address_type;
     /** The port really bound, or -1 where the address has none. */
     int32_t port;
@@ -1312,11 +1324,11 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 
 /**
  * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
- * accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less. Workers
- * are forked from here: in them this call never returns. It installs no signal handler; while it runs, the
- * calling thread has those signals blocked and reads them itself (signalfd(2)), unless
- * `prefork_server_set(server, "signals", "off")` leaves them alone: then a callback has to end it with
- * `prefork_server_stop()`. Afterwards it may be called again.
+ * accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less, USR2
+ * executes this program's file anew in this process. Workers are forked from here: in them this call never
+ * returns. It installs no signal handler; while it runs, the calling thread has those signals blocked and
+ * reads them itself (signalfd(2)), unless `prefork_server_set(server, "signals", "off")` leaves them alone:
+ * then a callback has to end it with `prefork_server_stop()`. Afterwards it may be called again.
  *
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
  * killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
@@ -1464,7 +1476,8 @@ int prefork_server_due(const prefork_server *server);
 /**
  * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
  * negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
- * for anything but a step, a start and its end.
+ * for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
+ * in the middle of a turn, and may send, no more.
  *
  * Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
  * closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the

@@ -62,6 +62,22 @@
 //! worker has room, clients wait in the kernel's backlog. TERM ends the run: backlogs are emptied, workers finish, then
 //! [`Server::run`] returns.
 //!
+//! # In an event loop of your own
+//!
+//! [`Server::start`] returns a [`Running`] master to step through: its descriptor says when, and it can be told to reload, to
+//! scale, to drain or to stop. What happens is told as an [`Event`].
+//!
+//! ```no_run
+//! # fn main() -> prefork::Result<()> {
+//! let server = prefork::Server::http(|_req, res| res.body("hello world\n"));
+//! let mut running = server.on_event(|event| println!("{event:?}")).start()?;
+//! while running.step(running.due())?.is_none() {
+//!     // Whatever else this program does; here it would poll the descriptor of `running` beside its own.
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Settings
 //!
 //! [`Config`] has them all, with their defaults; [`Server::set`] takes them by the names they have on the command line.

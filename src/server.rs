@@ -165,7 +165,7 @@ impl Event {
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub text: String,
     /// The port, where it has one.
     pub port: Option<u16>,

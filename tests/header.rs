@@ -73,7 +73,7 @@ fn it_compiles_alone_and_twice_in_every_standard() {
 
 #[test]
 fn the_examples_and_the_fixture_compile_strictly() {
-    for file in ["hello", "echo", "blocking", "embed"] {
+    for file in ["hello", "echo", "blocking", "embed", "loop"] {
         let path = Path::new(ROOT).join(format!("ffi-examples/{file}.c"));
         compiles("cc", "-std=c99", &path);
         assert!(fs::read_to_string(path).unwrap().lines().count() < 80, "{file}.c");

@@ -117,9 +117,9 @@ pub struct prefork_event {
     pub generation: u32,
     /// Its process id.
     pub pid: i32,
-    /// The address, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`.
+    /// The address, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub address: *const c_char,
-    /// The sort of address: `4`, `6` or `unix`.
+    /// The sort of address: `4`, `6`, `udp4`, `udp6` or `unix`.
     pub address_type: *const c_char,
     /// The port really bound, or -1 where the address has none.
     pub port: i32,

@@ -41,9 +41,20 @@
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
+ * IN AN EVENT LOOP OF YOURS: the master is one more descriptor to poll. Instead of prefork_server_run()
+ *
+ *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
+ *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
+ *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
+ *         poll(fds, n, prefork_server_due(server));                       // or epoll, or a library's loop
+ *     }
+ *
+ * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()
+ * tells what happens to workers, in the words of Node's cluster.
+ *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callback of prefork_server_on_start(); never a handler
+ *     master   prefork_server_*, the callbacks of prefork_server_on_start() and _on_event(); never a handler
  *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
  *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
@@ -53,8 +64,9 @@
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() while the process has one thread: a forked copy of a process with several may
- * do nothing but exec, and so it is refused (PREFORK_STATE). Open in worker_start, not before, what
+ * Call prefork_server_run() or _start() while the process has one thread: a forked copy of a process with
+ * several may do nothing but exec, and so it is refused (PREFORK_STATE). Calls from a process that is not
+ * the master, a worker for instance, are refused in the same way. Open in worker_start, not before, what
  * processes must not share: database connections, epoll descriptors, random number generators. A worker
  * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
  * first may call functions of this header. A callback must return: no longjmp and no C++ exception may

@@ -572,11 +572,11 @@ pub unsafe extern "C" fn prefork_server_reply(
 }
 
 /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
-/// accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less. Workers
-/// are forked from here: in them this call never returns. It installs no signal handler; while it runs, the
-/// calling thread has those signals blocked and reads them itself (signalfd(2)), unless
-/// `prefork_server_set(server, "signals", "off")` leaves them alone: then a callback has to end it with
-/// `prefork_server_stop()`. Afterwards it may be called again.
+/// accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less, USR2
+/// executes this program's file anew in this process. Workers are forked from here: in them this call never
+/// returns. It installs no signal handler; while it runs, the calling thread has those signals blocked and
+/// reads them itself (signalfd(2)), unless `prefork_server_set(server, "signals", "off")` leaves them alone:
+/// then a callback has to end it with `prefork_server_stop()`. Afterwards it may be called again.
 ///
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
 /// killed); PREFORK_STATE where this process has more than one thread, or the server runs already;

@@ -328,6 +328,11 @@ impl Courier {
         self.office.requests.due().into_iter().chain(full).min()
     }
 
+    /// Whether [`Courier::settle`] has nothing to say.
+    pub fn is_settled(&self) -> bool {
+        self.office.unsettled.is_empty()
+    }
+
     /// Says what to watch channels for: the worker's id, its channel, and the interest until now and from now on, where `None`
     /// is none at all. A channel that cannot be watched is broken.
     pub fn settle(

@@ -317,7 +317,8 @@ impl Master {
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
     pub fn patience(&self) -> Option<Duration> {
         match self.timer_at.min(self.life.due()).min(self.messages_due()) {
-            _ if self.more_to_do => Some(Duration::ZERO),
+            // What is watched of the message channels is set at the beginning of a turn.
+            _ if self.more_to_do || !self.post.borrow().is_settled() => Some(Duration::ZERO),
             NEVER => None,
             at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
         }
@@ -466,6 +467,7 @@ impl Drop for Master {
         self.post.close();
         if role::role() != Role::Master {
             // A copy in a process that the host forked: workers and files are the master's.
+            self.control.disown();
             return self.listeners.iter_mut().for_each(listener::Listener::disown);
         }
         // Nobody would reap them.

@@ -501,5 +501,7 @@ mod tests {
             assert!(parse(text, b"").is_none(), "{text}");
         }
         assert!(parse("prefork-state-1 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
+        let variable = parse("prefork-state-1 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
+        assert_eq!(variable, [(1, "A".into(), " ".into())]);
     }
 }

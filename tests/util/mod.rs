@@ -7,6 +7,7 @@
 pub mod client;
 pub mod dir;
 pub mod handler;
+pub mod host;
 pub mod load;
 pub mod proc;
 pub mod random;
