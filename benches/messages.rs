@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench messages
 //!
-//! One line per measure: its name, the figure, its unit. The program is the server; for the last two lines it starts itself once
+//! One line per measure: its name, the figure, its unit. The program is the server; for the last four lines it starts itself once
 //! more as the client, which makes one connection after the other and says how many a second it got and how long they took.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -21,7 +21,9 @@ const GIB: u64 = 1 << 30;
 /// Large messages under way at a time.
 const WINDOW: u64 = 16;
 const CLIENTS: usize = 4;
-const CONNECTIONS: usize = 10_000;
+const CONNECTIONS: usize = 8_000;
+/// Between two connections of a client that does not hurry: with four of them, 2,000 a second.
+const PAUSE: Duration = Duration::from_millis(2);
 
 // Types of messages.
 const ASK: u32 = 1;
@@ -32,10 +34,12 @@ const DONE: u32 = 5;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
-    if let [_, word, address] = &words[..]
-        && word == "client"
-    {
-        return client(address);
+    if let [_, word, address] = &words[..] {
+        match word.as_str() {
+            "client" => return client(address, Duration::ZERO),
+            "paced" => return client(address, PAUSE),
+            _ => {}
+        }
     }
     let server = Server::factory(|worker| Bench { worker: worker.clone(), moved: Rc::default() });
     let host = Rc::new(RefCell::new(Host {
@@ -82,11 +86,13 @@ fn next(host: &Shared) {
         4 => post.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
         5 => (0..WINDOW).for_each(|_| lump(host)),
         6 => post.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
-        7 => start_client(&host.borrow().address),
-        8 => {
+        7 => start_client("client", &host.borrow().address),
+        8 => start_client("paced", &host.borrow().address),
+        9 => {
             post.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
-            start_client(&host.borrow().address);
+            start_client("client", &host.borrow().address);
         }
+        10 => start_client("paced", &host.borrow().address),
         _ => {
             Command::new("kill").arg(std::process::id().to_string()).status().unwrap();
         }
@@ -94,7 +100,7 @@ fn next(host: &Shared) {
 }
 
 fn report(host: &Shared, what: &str, amount: f64, unit: &str) {
-    println!("{what:52} {:10.0} {unit}/s", amount / host.borrow().begun.elapsed().as_secs_f64());
+    println!("{what:56} {:8.0} {unit}/s", amount / host.borrow().begun.elapsed().as_secs_f64());
 }
 
 /// Asks worker 1, and again when the answer is there, until all rounds are done.
@@ -148,16 +154,17 @@ fn hear(host: &Shared, post: &Post, message: &Message<'_>) {
             next(host);
         }
         _ => {
-            let what = if step == 7 { "connections" } else { "connections, while messages of 1 MiB pass" };
-            println!("{what:52} {}", String::from_utf8_lossy(message.bytes()));
+            let pace = if step % 2 == 1 { "connections, all that go" } else { "connections, 2000 a second" };
+            let meanwhile = if step > 8 { ", while messages of 1 MiB pass" } else { "" };
+            println!("{:56} {}", format!("{pace}{meanwhile}"), String::from_utf8_lossy(message.bytes()));
             next(host);
         }
     }
 }
 
-fn start_client(address: &str) {
+fn start_client(how: &str, address: &str) {
     #[expect(clippy::zombie_processes, reason = "the master does not wait; it ends soon after its client")]
-    Command::new(std::env::current_exe().unwrap()).args(["client", address]).spawn().unwrap();
+    Command::new(std::env::current_exe().unwrap()).args([how, address]).spawn().unwrap();
 }
 
 /// What a worker does.
@@ -206,7 +213,7 @@ impl Handler for Bench {
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         if let Some(text) = req.path().strip_prefix("/done/") {
-            self.worker.send(MASTER, DONE, text.replace('/', " ").as_bytes()).unwrap();
+            self.worker.send(MASTER, DONE, text.replace(['/', '-'], " ").as_bytes()).unwrap();
         }
         let _ = res.body("hello world\n");
     }
@@ -240,8 +247,8 @@ fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
     worker.request(to, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
-/// The client: connections with one request each.
-fn client(address: &str) {
+/// The client: connections with one request each, as fast as they are answered or at a steady pace.
+fn client(address: &str, pause: Duration) {
     let get = |path: &str| {
         let mut socket = TcpStream::connect(address).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
@@ -249,7 +256,9 @@ fn client(address: &str) {
     };
     let begun = Instant::now();
     let one = || {
-        let timed = |_| {
+        let timed = |n: usize| {
+            let turn = begun + pause * n as u32;
+            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
             let begun = Instant::now();
             get("/");
             begun.elapsed()
@@ -263,5 +272,5 @@ fn client(address: &str) {
     let rate = CONNECTIONS as f64 / begun.elapsed().as_secs_f64();
     times.sort();
     let at = |percent: usize| times[times.len() * percent / 100 - 1].as_micros();
-    get(&format!("/done/{rate:.0}/connections/s,/median/{}/us,/p99/{}/us", at(50), at(99)));
+    get(&format!("/done/{rate:.0}-a-second,/median/{}-us,/p99/{}-us", at(50), at(99)));
 }

@@ -1,6 +1,6 @@
 //! What the fuzz target `frames` runs: bytes that come in one piece, byte by byte, and in between must make the same frames.
 
-use super::{Inbox, Label, Purpose, Received, Verb, encode_letter, encode_verb};
+use super::{Inbox, Label, Received, Verb, encode_letter, encode_verb};
 
 /// A frame, owned.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,9 +66,4 @@ impl Frame {
             Self::Letter(label, bytes) => Self::Letter(*label, bytes.clone()),
         }
     }
-}
-
-/// Any purpose, by a number.
-pub fn purpose(n: u8) -> Purpose {
-    [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure][usize::from(n % 4)]
 }

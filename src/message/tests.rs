@@ -1,6 +1,6 @@
 //! Frames in any pieces; channels that are full, broken or at their end.
 
-use super::fuzzing::{Frame, MAX, purpose, read};
+use super::fuzzing::{Frame, MAX, read};
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -45,8 +45,15 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let label = (any::<u8>(), any::<[u32; 3]>(), any::<u64>())
-        .prop_map(|(p, [from, to, kind], request)| Label { purpose: purpose(p), from, to, kind, request });
+    let purposes = [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure];
+    let label =
+        (0..4usize, any::<[u32; 3]>(), any::<u64>()).prop_map(move |(p, [from, to, kind], request)| Label {
+            purpose: purposes[p],
+            from,
+            to,
+            kind,
+            request,
+        });
     prop_oneof![verb().prop_map(Frame::Verb), (label, bytes()).prop_map(|(l, b)| Frame::Letter(l, b))]
 }
 

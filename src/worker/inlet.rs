@@ -29,7 +29,7 @@ const LEAVE_DELAY: u64 = 100;
 /// How often the limit on descriptors is read again (milliseconds): somebody may lower it, see prlimit(1).
 const LIMIT_AGE: u64 = 100;
 /// What is read of messages before connections have their turn.
-const MESSAGES: Budget = Budget::new(256 * 1024, 64);
+const MESSAGES: Budget = Budget::new(128 * 1024, 64);
 
 /// A worker's side of its two channels.
 pub struct Inlet<'a> {
