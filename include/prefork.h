@@ -1253,8 +1253,9 @@ int prefork_server_on_event(prefork_server *server,
 /**
  * Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
  * worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
- * messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
- * does, nothing is accepted.
+ * messages to the master are dropped, and requests unanswered. It is called between two turns of the
+ * master's loop, and may ask the server for anything but a step, a start and its end; as long as it runs,
+ * nothing is accepted.
  *
  * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
  * `server` is NULL.
@@ -1277,8 +1278,8 @@ int prefork_server_on_message(prefork_server *server, void (*on_message)(prefork
  *
  * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
  * that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
- * there is no such worker; PREFORK_STATE where the server does not run, in a worker, or to the master
- * itself; PREFORK_INVALID or PREFORK_NULL.
+ * there is no such worker; PREFORK_STATE where the server does not run, in another process, or to the
+ * master itself; PREFORK_INVALID or PREFORK_NULL.
  * Process: master, while it runs, from its callbacks.
  *
  * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.

@@ -366,8 +366,9 @@ impl Server {
         self
     }
 
-    /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`]. The [`Post`] is the way to answer it,
-    /// and to write to workers. Without it messages to the master are dropped, and requests unanswered.
+    /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`], at the end of the turn in which it
+    /// came. The [`Post`] is the way to answer it, and to write to workers. Without it messages to the master are dropped, and
+    /// requests unanswered.
     #[must_use]
     pub fn on_message(mut self, f: impl FnMut(&Post, &Message<'_>) + 'static) -> Self {
         self.on_message = Some(Box::new(f));
@@ -427,7 +428,8 @@ impl Server {
         }
         self.config.check()?;
         let (on_start, on_event) = (self.on_start.take(), self.on_event.take());
-        let mut running = Running { master: Master::new(self)?, on_start, on_event: None };
+        let (on_message, post) = (self.on_message.take(), self.post.clone());
+        let mut running = Running { master: Master::new(self)?, on_start, on_event: None, on_message, post };
         if on_event.is_some() {
             running.listen();
         }
@@ -444,6 +446,8 @@ pub struct Running {
     master: Master,
     on_start: Option<OnStart>,
     on_event: Option<OnEvent>,
+    on_message: Option<OnMessage>,
+    post: Post,
 }
 
 impl Running {
@@ -475,10 +479,15 @@ impl Running {
 
     fn tell_news(&mut self) {
         while let Some(news) = self.next_news() {
-            match (news, &mut self.on_start, &mut self.on_event) {
-                (News::Started(started), Some(f), _) => f(&started),
-                (News::Event(event), _, Some(f)) => f(&event),
-                _ => {}
+            match news {
+                News::Started(started) => self.on_start.iter_mut().for_each(|f| f(&started)),
+                News::Event(event) => self.on_event.iter_mut().for_each(|f| f(&event)),
+                News::Mail(mail) => {
+                    let post = &self.post;
+                    let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(post, message));
+                    post.deliver(&mail, call);
+                }
+                News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
             }
         }
     }
@@ -504,6 +513,11 @@ impl Running {
             Role::Master => Ok(&mut self.master),
             _ => Err(Error::new(ErrorKind::State, "the server runs in another process")),
         }
+    }
+
+    /// The way to write to workers.
+    pub fn post(&self) -> Post {
+        self.post.clone()
     }
 
     /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does

@@ -8,6 +8,7 @@
  *     ask TO TYPE SIZE DEADLINE       a request; the answer: the status
  *     master COMMAND                  has the master do it; it writes the answer to the log
  *     garbage WHAT                    writes what is no message to every socket the worker has
+ *     foreign, forked                 sends with the server's handle; in a process of its own
  *     id, pid, gate NAME              as everywhere
  * What a receiver does with a message of a type: 1 replies with the bytes, 2 does not, 3 aborts, 4 sleeps for 300 ms and
  * replies, 5 replies twice, 6 leaves with status 0, 7 waits at the gate "held"; others are written down.
@@ -22,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -151,6 +153,28 @@ static void garbage(const char *what)
     closedir(fds);
 }
 
+static int send_as_worker(void)
+{
+    return prefork_worker_send(self, PREFORK_TO_MASTER, 50, "", 0);
+}
+
+static int send_as_server(void)
+{
+    return prefork_server_send(server, 1, 50, "", 0);
+}
+
+/* What a call says in a process that this one forks: minus a status. */
+static int in_a_child(int (*call)(void))
+{
+    pid_t pid = fork();
+    int status = 0;
+
+    if (pid == 0)
+        _exit(-call());
+    waitpid(pid, &status, 0);
+    return WEXITSTATUS(status);
+}
+
 static void act(const char *command, char *answer, size_t size)
 {
     char word[32] = "", rest[200] = "";
@@ -182,6 +206,8 @@ static void act(const char *command, char *answer, size_t size)
         snprintf(answer, size, "%d", prefork_worker_send(self, PREFORK_TO_MASTER, 100, rest, strlen(rest) + 1));
     else if (!strcmp(word, "foreign"))
         snprintf(answer, size, "%d", prefork_server_send(server, 1, 0, "", 0));
+    else if (!strcmp(word, "forked"))
+        snprintf(answer, size, "%d %d", -in_a_child(send_as_worker), -in_a_child(send_as_server));
     else if (!strcmp(word, "garbage"))
         garbage(rest);
     else if (!strcmp(word, "id"))

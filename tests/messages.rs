@@ -13,6 +13,7 @@ use util::{Dir, Server, Start, Style, comes_true, handler, proc, wait_until};
 const TOO_LARGE: &str = "-17";
 const FULL: &str = "-12";
 const GONE: i32 = -13;
+const NULL: i32 = -1;
 const STATE: i32 = -4;
 const TIMEOUT: i32 = -16;
 const UNANSWERED: i32 = -18;
@@ -345,6 +346,16 @@ fn what_a_worker_says_last_is_heard() {
 fn a_worker_has_no_part_in_the_masters_post() {
     let server = start(Style::Request, 2, &[]);
     assert_eq!(server.ask("foreign"), Ok(STATE.to_string()));
+    server.stop();
+}
+
+#[test]
+fn a_forked_copy_of_a_worker_or_of_the_master_is_neither() {
+    let server = start(Style::Request, 2, &[]);
+    assert_eq!(server.ask("forked"), Ok(format!("{STATE} {STATE}")));
+    assert_eq!(server.ask("master forked"), Ok("0".into()));
+    wait_for(&server, &format!("master forked: {NULL} {STATE}"));
+    assert_eq!(log(&server).len(), 1);
     server.stop();
 }
 

@@ -11,7 +11,7 @@ use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
 use crate::master::News;
 use crate::sys::datagram::sockaddr;
-use crate::{Error, ErrorKind, Post, Running, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Message, Post, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -442,8 +442,9 @@ pub unsafe extern "C" fn prefork_server_on_event(
 
 /// Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
 /// worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
-/// messages to the master are dropped, and requests unanswered. It runs in the master's loop: as long as it
-/// does, nothing is accepted.
+/// messages to the master are dropped, and requests unanswered. It is called between two turns of the
+/// master's loop, and may ask the server for anything but a step, a start and its end; as long as it runs,
+/// nothing is accepted.
 ///
 /// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
 /// `server` is NULL.
@@ -481,8 +482,8 @@ pub unsafe extern "C" fn prefork_server_on_message(
 ///
 /// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
 /// that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
-/// there is no such worker; PREFORK_STATE where the server does not run, in a worker, or to the master
-/// itself; PREFORK_INVALID or PREFORK_NULL.
+/// there is no such worker; PREFORK_STATE where the server does not run, in another process, or to the
+/// master itself; PREFORK_INVALID or PREFORK_NULL.
 /// Process: master, while it runs, from its callbacks.
 ///
 /// # Safety
@@ -591,7 +592,7 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let this = unsafe { idle(server) }?;
-        let begun = this.ready(server).and_then(Server::begin);
+        let begun = this.ready().and_then(Server::begin);
         let goes_on = matches!(begun, Ok(Some(_)));
         let status = this.begun(begun)?;
         if !goes_on {
@@ -643,7 +644,7 @@ impl prefork_server {
     }
 
     /// The Rust server with these settings. The settings stay, so that it may run again.
-    fn ready(&self, own: *mut Self) -> crate::Result<Server> {
+    fn ready(&self) -> crate::Result<Server> {
         let server = match self.handler.clone() {
             None => return Err(Error::new(ErrorKind::Handler, NO_HANDLER)),
             Some(Given::File(path)) => Server::module(path),
@@ -651,19 +652,12 @@ impl prefork_server {
         };
         let mut server = server.config(self.config.clone()).args(self.args.clone());
         server.post = self.post.clone();
-        if let Some((call, state)) = self.on_message {
-            server = server.on_message(move |_, message| {
-                let (data, size) = (message.bytes().as_ptr().cast(), message.bytes().len());
-                // SAFETY: a callback and a state that were given for this; the server is not freed while it runs.
-                unsafe { call(own, message.from(), message.kind(), data, size, state) }
-            });
-        }
         Ok(server)
     }
 
     /// Becomes the master, with its signals left to the program.
-    pub(super) fn start(&mut self, own: *mut Self) -> crate::Result<()> {
-        let started = self.ready(own).and_then(Server::start).map(Some);
+    pub(super) fn start(&mut self) -> crate::Result<()> {
+        let started = self.ready().and_then(Server::start).map(Some);
         self.keep(started)
     }
 
@@ -727,11 +721,18 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
         // SAFETY: what the caller promises; nothing is borrowed while a callback runs.
         let this = unsafe { borrow_mut(server) }?;
         let Some(news) = this.next_news() else { return this.ended(done) };
-        let (on_start, on_event) = (this.on_start, this.on_event);
-        match (news, on_start, on_event) {
-            (News::Started(started), Some(on_start), _) => tell(on_start, &started),
-            (News::Event(event), _, Some(on_event)) => event::tell(on_event, &event),
-            _ => {}
+        let (on_start, on_event, on_message) = (this.on_start, this.on_event, this.on_message);
+        match news {
+            News::Started(started) => on_start.into_iter().for_each(|f| tell(f, &started)),
+            News::Event(event) => on_event.into_iter().for_each(|f| event::tell(f, &event)),
+            News::Mail(mail) => {
+                let post = this.post.clone();
+                post.deliver(
+                    &mail,
+                    on_message.map(|f| move |message: &Message<'_>| hand(server, f, message)),
+                );
+            }
+            News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
         }
     }
 }
@@ -779,4 +780,11 @@ fn tell((call, state): OnStart, started: &Started) {
     };
     // SAFETY: a callback and a state that were given for this; `told` and what it points to live until it returns.
     unsafe { call(&raw const told, state) }
+}
+
+/// Calls the program's callback with a message.
+fn hand(server: *mut prefork_server, (call, state): (MessageCallback, *mut c_void), message: &Message<'_>) {
+    let (data, size) = (message.bytes().as_ptr().cast(), message.bytes().len());
+    // SAFETY: a callback and a state that were given for this; the server is not freed while it runs, nor borrowed here.
+    unsafe { call(server, message.from(), message.kind(), data, size, state) }
 }

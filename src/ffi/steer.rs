@@ -112,7 +112,7 @@ pub unsafe extern "C" fn prefork_server_start(server: *mut prefork_server) -> c_
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let this = unsafe { super::server::idle(server) }?;
-        let done = this.start(server);
+        let done = this.start();
         this.say(done)
     })
 }

@@ -2,7 +2,7 @@
 
 use super::courier::Heard;
 use super::lifecycle::{Input, NEVER};
-use super::{Master, message_token};
+use super::{Master, News, message_token};
 use crate::Kind;
 use crate::log::log;
 use crate::message::{Budget, Verb};
@@ -11,7 +11,7 @@ use crate::sys::signal;
 use std::io;
 
 /// What is carried in a turn in which no connection waits.
-const AT_EASE: Budget = Budget::new(512 * 1024, 256);
+const AT_EASE: Budget = Budget::new(128 * 1024, 128);
 /// What is carried in a turn in which one does: about as much work as the connection.
 const IN_HASTE: Budget = Budget::new(16 * 1024, 4);
 
@@ -34,8 +34,8 @@ impl Master {
     fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Verb(id, verb) => self.heard(id, verb),
-            Heard::Mail(mail) => self.post.deliver(&mail, self.on_message.as_mut()),
-            Heard::Reply(call, result) => call(result.as_ref().map(Vec::as_slice).map_err(|e| *e)),
+            Heard::Mail(mail) => self.news.push_back(News::Mail(mail)),
+            Heard::Reply(call, result) => self.news.push_back(News::Reply(call, result)),
             Heard::Broken(id, e) => self.kill_broken(id, &e),
             Heard::End(id) => self.kill_deaf(id),
             Heard::Shut(id) => log!(

@@ -28,6 +28,7 @@ mod upgrade;
 use crate::config::{Config, MAX_LISTENERS, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
+use crate::message::Undelivered;
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::{Event, LastExit, Server, Source, Started, Stopped};
@@ -36,7 +37,7 @@ use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use post::{OnMessage, Post};
+use post::{OnReply, Post};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
@@ -89,6 +90,10 @@ pub enum News {
     Started(Started),
     /// Something happened.
     Event(Event),
+    /// A worker has written to the host.
+    Mail(courier::Mail),
+    /// A request of the host's has come to its end.
+    Reply(OnReply, std::result::Result<Vec<u8>, Undelivered>),
 }
 
 /// The state of a running master.
@@ -98,7 +103,6 @@ pub struct Master {
     /// What it is called by who asks after it.
     name: String,
     args: Vec<CString>,
-    on_message: Option<OnMessage>,
     /// All message channels.
     post: Post,
     /// What is to be told when the turn is over: who is told may then ask for more.
@@ -172,7 +176,7 @@ impl Master {
     /// As [`Server::run`].
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, on_message, post, .. } = server;
+        let Server { config, mut source, args, post, .. } = server;
         check_kernel()?;
         check_process()?;
         let mut heritage = upgrade::inheritance()?;
@@ -251,7 +255,6 @@ impl Master {
             config,
             source,
             args,
-            on_message,
             post,
             news: VecDeque::new(),
             listens: false,

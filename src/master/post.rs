@@ -2,6 +2,7 @@
 
 use super::courier::{Courier, Heard, Mail};
 use crate::message::{self, Budget, Label, Purpose, Undelivered};
+use crate::role::{Role, role};
 use crate::sys::time;
 use crate::worker::mailbox::Message;
 use std::cell::{Cell, RefCell, RefMut};
@@ -23,6 +24,8 @@ struct Inner {
     /// The request that is being handled, until it is answered.
     asked: Cell<Option<Label>>,
 }
+
+pub use super::courier::OnReply;
 
 /// What is called in the master with a message for it.
 pub type OnMessage = Box<dyn FnMut(&Post, &Message<'_>)>;
@@ -94,12 +97,12 @@ impl Post {
         self.borrow().next(budget, now)
     }
 
-    /// Hands a message to the host.
-    pub(super) fn deliver(&self, mail: &Mail, on_message: Option<&mut OnMessage>) {
+    /// Hands a message to the host, if it has a use for it.
+    pub(crate) fn deliver(&self, mail: &Mail, call: Option<impl FnOnce(&Message<'_>)>) {
         let is_request = mail.label.purpose == Purpose::Request;
         self.inner.asked.set(is_request.then_some(mail.label));
-        if let Some(on_message) = on_message {
-            on_message(self, &Message::new(&mail.label, &mail.bytes));
+        if let Some(call) = call {
+            call(&Message::new(&mail.label, &mail.bytes));
         }
         if let Some(unanswered) = self.inner.asked.take() {
             self.borrow().fail(&unanswered, Undelivered::Unanswered);
@@ -107,7 +110,9 @@ impl Post {
     }
 
     fn courier(&self) -> Result<RefMut<'_, Courier>, Undelivered> {
-        if self.inner.running.get() { Ok(self.borrow()) } else { Err(Undelivered::Impossible) }
+        // A process that the host forked by itself has a copy of all this.
+        let here = self.inner.running.get() && role() == Role::Master;
+        if here { Ok(self.borrow()) } else { Err(Undelivered::Impossible) }
     }
 }
 

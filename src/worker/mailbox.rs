@@ -3,6 +3,7 @@
 use super::Worker;
 use super::engine::Context;
 use crate::message::{self, ALL, Label, Letter, MASTER, Outbox, Purpose, Requests, Room, Undelivered, Verb};
+use crate::role::{Role, role};
 use crate::sys::time;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -112,6 +113,10 @@ impl Mailbox {
     ) -> Result<(), Undelivered> {
         if self.shut.borrow().contains(&to) && room == Room::Needed {
             return Err(Undelivered::Full);
+        }
+        // A process that the worker forked by itself has a copy of the channel.
+        if !matches!(role(), Role::Worker { .. }) {
+            return Err(Undelivered::Impossible);
         }
         let label = Label { purpose, from: self.id, to, kind, request };
         self.outbox.borrow_mut().send(self.socket.as_fd(), &label, bytes, room)
