@@ -1,4 +1,5 @@
-//! What a connection costs the master in system calls: accept4, sendmsg and close, beside the shared wait.
+//! What a connection costs in system calls: the master accept4, sendmsg and close, beside the shared wait; and which of a
+//! worker's calls may hold bytes back.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod util;
@@ -6,15 +7,15 @@ mod util;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use util::{Server, Start, Style, proc, wait_until};
+use util::{Server, Start, Style, handler, proc, wait_until};
 
 const CONNECTIONS: usize = 300;
 
-/// The master's system calls while `f` runs, by name.
-fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
+/// What strace(1) writes of a process while `f` runs.
+fn trace_during(server: &Server, pid: i32, f: impl FnOnce()) -> String {
     let log = server.dir.file("strace");
     let mut strace = Command::new("strace")
-        .args(["-p", &server.pid.to_string(), "-o"])
+        .args(["-p", &pid.to_string(), "-o"])
         .arg(&log)
         .stderr(Stdio::piped())
         .spawn()
@@ -26,10 +27,15 @@ fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
     f();
     proc::signal(strace.id() as i32, libc::SIGINT);
     strace.wait().unwrap();
+    std::fs::read_to_string(log).unwrap()
+}
+
+/// The master's system calls while `f` runs, by name.
+fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
     let mut calls = BTreeMap::new();
     // Before it closes a descriptor, Rust's library makes sure that it is open; not in an optimised build.
     let checks = |line: &&str| cfg!(debug_assertions) && line.contains("F_GETFD");
-    for line in std::fs::read_to_string(log).unwrap().lines().filter(|l| !checks(l)) {
+    for line in trace_during(server, server.pid, f).lines().filter(|l| !checks(l)) {
         if let Some((name, _)) = line.split_once('(') {
             *calls.entry(name.trim_start_matches("<... ").to_owned()).or_insert(0) += 1;
         }
@@ -79,5 +85,34 @@ fn an_idle_server_makes_no_system_call() {
         std::thread::sleep(std::time::Duration::from_millis(700));
     });
     assert!(calls.values().sum::<usize>() <= 3, "{calls:#?}");
+    server.stop();
+}
+
+/// Answers with more than is gathered before it is sent.
+const LARGE: &str = "
+    #include <prefork.h>
+    static void on_request(prefork_request *req, prefork_response *res, void *state)
+    {
+        static char body[40000];
+        (void)req, (void)state;
+        prefork_response_body(res, body, sizeof body);
+    }
+    PREFORK_MODULE(.on_request = on_request)
+";
+
+#[test]
+fn only_the_end_of_a_connection_holds_bytes_back() {
+    let server = Start::new(Style::Request).module(handler::compile(LARGE, &[])).workers(1).start();
+    let trace = trace_during(&server, server.workers()[0], || {
+        // What one connection was sent at its end says nothing of the next.
+        for _ in 0..3 {
+            let mut stays = server.connect();
+            stays.send_command("").unwrap();
+            assert_eq!(stays.http_answer().unwrap().body.len(), 40_000);
+            server.ask("").unwrap();
+        }
+    });
+    let sends = |part: &str| trace.lines().filter(|l| l.starts_with("send") && l.contains(part)).count();
+    assert_eq!((sends("MSG_MORE"), sends("200 OK")), (3, 6), "{trace}");
     server.stop();
 }

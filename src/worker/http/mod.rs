@@ -431,7 +431,6 @@ impl HttpEngine {
 
     /// Sends what the responses made, and says how it goes on.
     fn settle(&mut self, stop: Stop, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
-        self.response.out.last = link.conn.phase == Phase::Closing;
         let sent = match stop {
             Stop::Gone => Err(std::io::ErrorKind::BrokenPipe.into()),
             _ => self.flush(link, cx),
@@ -461,6 +460,7 @@ impl HttpEngine {
         if out.is_empty() {
             return Ok(Sent::All);
         }
+        out.last = link.conn.phase == Phase::Closing;
         if matches!(out.body, output::Body::File(..)) && !link.conn.nonblocking {
             socket::set_nonblocking(link.fd, true)?;
             link.conn.nonblocking = true;
