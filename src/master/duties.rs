@@ -1,6 +1,7 @@
 //! What the lifecycle says is to be done, done; and what happens, told.
 
 use super::lifecycle::{Action, Happening, Input, Reason};
+use super::listener::Listener;
 use super::spawn::Departed;
 use super::{Master, News};
 use crate::error::{Error, ErrorKind};
@@ -112,6 +113,11 @@ impl Master {
             return;
         }
         let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
+        if empty {
+            // Whoever comes from now on is refused at once, however long those that came take.
+            self.listeners.retain(Listener::takes_datagrams);
+            self.emptied = u64::MAX;
+        }
         // What lies in a queue is taken by its worker; or the next look finds that it is not, and others get it.
         let taken = self.crew.iter().all(|w| !w.admitted || w.queued() == 0);
         if empty && taken && self.in_hand.is_none() && self.returns.is_empty() {

@@ -658,8 +658,10 @@ impl Lifecycle {
         let mut restart = None;
         if slot.current == Some(w.id) {
             slot.current = slot.successor.take();
-            // The code speaks of its own generation, not of the one that a roll-back brings back.
-            let gives_up = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting && !is_new;
+            // The code speaks of its own generation, not of the one that a roll-back brings back; and of nothing where the worker
+            // was told to end.
+            let says_wrong = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting;
+            let gives_up = says_wrong && unasked && !is_new;
             let delay = if gives_up {
                 NEVER
             } else {
@@ -983,8 +985,7 @@ impl Lifecycle {
         }
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
-        self.stopping =
-            Some(Stopping::Emptying { until: after(self.now, self.rules.drain_timeout.div_ceil(2)) });
+        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.time_to_empty()) });
         let starting: Vec<u32> =
             self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
         for id in starting {
@@ -1000,14 +1001,23 @@ impl Lifecycle {
     }
 
     fn emptied(&mut self, out: &mut Vec<Action>) {
-        if !matches!(self.stopping, Some(Stopping::Emptying { .. })) {
-            return;
-        }
+        let Some(Stopping::Emptying { until }) = self.stopping else { return };
         self.stopping = Some(Stopping::Draining);
         out.push(Action::CloseListeners);
+        // One timeout for both: what emptying took is not given again.
+        let took = self.time_to_empty().saturating_sub(until.saturating_sub(self.now));
+        let patience = match self.rules.drain_timeout {
+            0 => 0,
+            timeout => (timeout - took).max(1),
+        };
         for id in self.ids() {
-            self.retire(id, Reason::Stop, self.rules.drain_timeout, out);
+            self.retire(id, Reason::Stop, patience, out);
         }
+    }
+
+    /// How long a stop waits at most until all that was accepted is with a worker that has taken it.
+    fn time_to_empty(&self) -> u64 {
+        self.rules.drain_timeout.div_ceil(2)
     }
 
     fn ids(&self) -> Vec<u32> {

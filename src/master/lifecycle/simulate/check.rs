@@ -308,7 +308,9 @@ impl World {
         let timeout = self.rules.drain_timeout;
         let Some(p) = self.get(id) else { return };
         let mark = self.mark(p.still);
-        let patience = p.seen.patience.unwrap_or(timeout);
+        // What emptying the backlogs took of a stop's timeout, half of it at most, is not given again.
+        let took = self.watch.stop.map_or(0, |stop| (self.now - stop.at).min(timeout.div_ceil(2)));
+        let patience = p.seen.patience.unwrap_or((timeout - took).max(timeout.min(1)));
         let slot = self.machine.life.slots().get(p.slot);
         let replaced = slot.and_then(|s| self.get(s.current?)).is_some_and(|p| p.seen.ready && p.id != id);
         let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
@@ -543,7 +545,12 @@ impl World {
         let drains = p
             .seen
             .drain
-            .is_some_and(|(mark, patience)| patience > 0 && self.elapsed(mark) > patience + SLACK);
+            // A stop in which the master stood still while it emptied the backlogs has more of its timeout left.
+            .is_some_and(|(mark, patience)| {
+                let more =
+                    self.watch.stop.map_or(0, |_| rules.drain_timeout - patience.min(rules.drain_timeout));
+                patience > 0 && self.elapsed(mark) > patience + more + SLACK
+            });
         let aborted = p.seen.aborted.is_some_and(|mark| self.elapsed(mark) > HANG_GRACE + SLACK);
         let hangs = p.seen.busy.is_some_and(|told| {
             let bound = rules.hang_timeout + HANG_GRACE + SLACK;
