@@ -92,7 +92,9 @@ impl Watch {
 
     fn fit(&mut self, slots: usize) {
         self.slots.truncate(slots);
-        self.slots.resize_with(slots, || SlotSeen { asked: 1, ..SlotSeen::default() });
+        // A slot made during a reload may have to go back with the others.
+        let asked = 1 + u32::from(self.reload.is_some());
+        self.slots.resize_with(slots, || SlotSeen { asked, ..SlotSeen::default() });
     }
 
     /// One more spawn of this slot is wanted by somebody, and the count of quick deaths begins anew.
