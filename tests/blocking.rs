@@ -91,3 +91,18 @@ fn a_client_that_gave_up_in_the_backlog_costs_nothing() {
     drop(last);
     server.stop();
 }
+
+#[test]
+fn what_a_handler_leaves_unread_does_not_cost_the_client_its_answer() {
+    let server = Start::new(Style::Connection).workers(1).start();
+    for i in 0..20 {
+        let gate = format!("g{i}");
+        let mut client = server.connect();
+        client.send(format!("gate {gate}\n{}", "x".repeat(100_000)).as_bytes()).unwrap();
+        wait_until("the handler runs", || server.dir.at_gate(&gate) == 1);
+        client.end().unwrap();
+        server.dir.make(&gate);
+        assert_eq!(client.rest(), Ok(b"gate\n".to_vec()));
+    }
+    server.stop();
+}

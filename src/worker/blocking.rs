@@ -122,6 +122,7 @@ impl One<'_> {
         let mut cx = context(self.handler, self.config, inlet);
         let result = cx.call(|handler| handler.on_connection(conn));
         seat.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
+        conn.drop_unread();
         conn.end();
         inlet.finished(1);
     }

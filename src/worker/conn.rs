@@ -3,9 +3,11 @@
 use super::engine::Deadline;
 use crate::config::Config;
 use crate::scoreboard::{Seat, Word};
-use crate::sys::socket::{self, Address};
+use crate::sys::socket;
 use std::any::Any;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::ffi::c_void;
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -16,6 +18,8 @@ const FLUSH_AT: usize = 64 * 1024;
 const KEEP: usize = 256 * 1024;
 /// What a stream reads at once, at least.
 const READ_SIZE: usize = 16 * 1024;
+/// What a blocking handler left unread is dropped up to this.
+const DROPPED: usize = 1024 * 1024;
 
 /// A connection whose bytes a handler reads and writes itself.
 ///
@@ -38,7 +42,10 @@ pub struct Conn {
     closing: bool,
     broken: bool,
     peer: OnceCell<String>,
+    /// The room of an address that was asked for before, for the next one.
+    spare: Cell<String>,
     user: Option<Box<dyn Any>>,
+    user_pointer: *mut c_void,
 }
 
 /// How a connection reads and writes, with the settings it needs for that.
@@ -80,7 +87,9 @@ impl Conn {
             closing: false,
             broken: false,
             peer: OnceCell::new(),
+            spare: Cell::default(),
             user: None,
+            user_pointer: std::ptr::null_mut(),
         }
     }
 
@@ -100,8 +109,12 @@ impl Conn {
         }
         (self.consumed, self.sent) = (0, 0);
         (self.fresh, self.at_end, self.closing, self.broken) = (true, false, false, false);
-        self.peer = OnceCell::new();
+        if let Some(mut text) = self.peer.take() {
+            text.clear();
+            self.spare.set(text);
+        }
         self.user = None;
+        self.user_pointer = std::ptr::null_mut();
     }
 
     /// Reads up to `buf.len()` bytes; 0 at end of file.
@@ -115,6 +128,7 @@ impl Conn {
                 let timeout = if self.fresh { first } else { read };
                 let n = self.waiting(false, timeout, |fd| socket::recv(fd, buf))?;
                 self.fresh = false;
+                self.at_end |= n == 0 && !buf.is_empty();
                 self.seat.add(Word::BytesIn, n as u64);
                 Ok(n)
             }
@@ -218,13 +232,37 @@ impl Conn {
     /// Asked from the kernel at the first call (getpeername(2)).
     pub fn peer(&self) -> &str {
         self.peer.get_or_init(|| {
-            socket::peer_address(self.as_fd()).as_ref().map(Address::to_string).unwrap_or_default()
+            let mut text = self.spare.take();
+            if let Ok(address) = socket::peer_address(self.as_fd()) {
+                // Writing to a string does not fail.
+                let _ = write!(text, "{address}");
+            }
+            text
         })
     }
 
     /// A value of the handler's own for this connection, dropped after [`crate::Handler::on_close`].
     pub fn user(&mut self) -> &mut Option<Box<dyn Any>> {
         &mut self.user
+    }
+
+    /// A C handler's value for this connection. Nothing here looks behind it.
+    pub(crate) fn user_pointer(&mut self) -> &mut *mut c_void {
+        &mut self.user_pointer
+    }
+
+    /// Blocking: drops what has come and was not read. Left unread, it would make the kernel reset the connection, which can
+    /// destroy the answer on its way (RFC 9112 section 9.6).
+    pub(crate) fn drop_unread(&mut self) {
+        let Some(fd) = self.fd.as_ref().filter(|_| !self.at_end) else { return };
+        let mut scrap = [0; READ_SIZE];
+        let mut dropped = 0;
+        while dropped < DROPPED {
+            match socket::recv(fd.as_fd(), &mut scrap) {
+                Ok(0) | Err(_) => return,
+                Ok(n) => dropped += n,
+            }
+        }
     }
 
     /// Stream: puts bytes in front that were read already.
