@@ -428,10 +428,11 @@ int prefork_response_body_owned(prefork_response *res,
 int prefork_response_write(prefork_response *res, const void *data, size_t size);
 
 /**
- * Sets the body to `size` bytes of a file from `offset` on (sendfile(2)). A file that turns out to be
- * shorter cuts the connection, since its length was promised.
+ * Sets the body to `size` bytes of a regular file from `offset` on (sendfile(2)). A file that gets shorter
+ * before they are sent cuts the connection, since its length was promised.
  *
- * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative.
+ * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative, is no regular file, or does
+ * not hold the range.
  * Process: worker.
  *
  * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are

@@ -201,9 +201,7 @@ pub unsafe extern "C" fn prefork_conn_fd(conn: *const prefork_conn) -> c_int {
 pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_void {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let user = unsafe { borrow_mut(conn) }?.user();
-        let user = user.as_ref().and_then(|any| any.downcast_ref::<User>());
-        Ok(user.map_or(std::ptr::null_mut(), |user| user.0))
+        Ok(*unsafe { borrow_mut(conn) }?.user_pointer())
     })
 }
 
@@ -220,13 +218,7 @@ pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_vo
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let slot = unsafe { borrow_mut(conn) }?.user();
-        match slot.as_mut().and_then(|any| any.downcast_mut::<User>()) {
-            Some(kept) => kept.0 = user,
-            None => *slot = Some(Box::new(User(user))),
-        }
+        *unsafe { borrow_mut(conn) }?.user_pointer() = user;
         Ok(prefork_status::PREFORK_OK as c_int)
     })
 }
-
-struct User(*mut c_void);

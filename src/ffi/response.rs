@@ -186,10 +186,11 @@ pub unsafe extern "C" fn prefork_response_write(
     })
 }
 
-/// Sets the body to `size` bytes of a file from `offset` on (sendfile(2)). A file that turns out to be
-/// shorter cuts the connection, since its length was promised.
+/// Sets the body to `size` bytes of a regular file from `offset` on (sendfile(2)). A file that gets shorter
+/// before they are sent cuts the connection, since its length was promised.
 ///
-/// Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative.
+/// Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative, is no regular file, or does
+/// not hold the range.
 /// Process: worker.
 ///
 /// # Safety

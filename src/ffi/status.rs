@@ -142,6 +142,7 @@ impl From<Refused> for prefork_status {
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,
             Refused::Upgrade => PREFORK_UPGRADE,
+            Refused::File => PREFORK_INVALID,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::output::{Body, Output};
 use super::token;
 use crate::sys::lend::Lent;
 use std::fmt;
+use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -42,6 +43,8 @@ pub enum Refused {
     Gone,
     /// The request did not ask for an upgrade to that protocol (RFC 9110 section 7.8).
     Upgrade,
+    /// No regular file, or not so many bytes in it.
+    File,
 }
 
 impl fmt::Display for Refused {
@@ -54,6 +57,7 @@ impl fmt::Display for Refused {
             Self::Full => "too much of the response waits for a slow client",
             Self::Gone => "the client is gone",
             Self::Upgrade => "the request did not ask for this upgrade",
+            Self::File => "expected a regular file that holds the range",
         })
     }
 }
@@ -218,12 +222,17 @@ impl Response {
         self.set_body(Body::Owned(bytes), len)
     }
 
-    /// Sends `len` bytes of a file from `offset` as the body (sendfile(2)); the descriptor is taken. Where the file turns out to
-    /// be shorter, the connection is cut.
+    /// Sends `len` bytes of a regular file from `offset` as the body (sendfile(2)); the descriptor is taken. Where the file gets
+    /// shorter meanwhile, the connection is cut.
     ///
     /// # Errors
-    /// As [`Response::body`].
+    /// As [`Response::body`]; [`Refused::File`].
     pub fn file(&mut self, file: impl Into<OwnedFd>, offset: u64, len: u64) -> Result<(), Refused> {
+        let file = File::from(file.into());
+        let holds = |m: Metadata| m.is_file() && offset.checked_add(len).is_some_and(|end| end <= m.len());
+        if !file.metadata().is_ok_and(holds) {
+            return Err(Refused::File);
+        }
         self.set_body(Body::File(file.into(), offset), len)
     }
 

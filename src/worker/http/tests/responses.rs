@@ -167,9 +167,37 @@ fn files_are_sent_from_an_offset() {
 }
 
 #[test]
-fn a_file_shorter_than_promised_cuts_the_connection() {
-    let (_, text, closed) = answer("/file?1000000");
-    assert!(text.contains("Content-Length: 1000000\r\n"));
+fn what_a_file_does_not_hold_is_refused() {
+    let manifest = || std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let folder = || std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let text = wire(GET, move |_, res| {
+        let size = manifest().metadata().unwrap().len();
+        assert_eq!(res.file(manifest(), 0, size + 1), Err(Refused::File));
+        assert_eq!(res.file(manifest(), 1, u64::MAX), Err(Refused::File));
+        assert_eq!(res.file(folder(), 0, 0), Err(Refused::File));
+        assert_eq!(res.file(std::io::pipe().unwrap().0, 0, 1), Err(Refused::File));
+        res.file(manifest(), size, 0).unwrap();
+    });
+    assert_eq!(text, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+}
+
+#[test]
+fn a_file_that_gets_shorter_cuts_the_connection() {
+    let path = std::env::temp_dir().join(format!("prefork-shorter-{}", std::process::id()));
+    let mut b = Bench::with(
+        Config::default(),
+        http(move |_, res| {
+            std::fs::write(&path, [b'x'; 100]).unwrap();
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            res.file(file.try_clone().unwrap(), 0, 100).unwrap();
+            file.set_len(10).unwrap();
+        }),
+    );
+    b.send(GET.as_bytes());
+    let (bytes, closed) = b.receive();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.contains("Content-Length: 100\r\n") && text.ends_with("\r\n\r\nxxxxxxxxxx"), "{text}");
     assert!(closed);
 }
 
