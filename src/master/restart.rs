@@ -20,7 +20,7 @@ pub const WINDOW: u64 = 60_000;
 #[derive(Clone, Debug, Default)]
 pub struct Restart {
     quick_deaths: u32,
-    /// When the last restarts were due, at most [`BUDGET`] of them.
+    /// When restarts were due that still count, and one to come: at most [`BUDGET`] and one.
     starts: VecDeque<u64>,
 }
 
@@ -38,11 +38,11 @@ impl Restart {
         while self.starts.back().is_some_and(|&start| start > now) {
             self.starts.pop_back();
         }
+        while self.starts.front().is_some_and(|&start| start + WINDOW <= now) {
+            self.starts.pop_front();
+        }
         let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
         if lived < u64::MAX {
-            if self.starts.len() == BUDGET {
-                self.starts.pop_front();
-            }
             self.starts.push_back(start);
         }
         start - now
@@ -63,12 +63,10 @@ impl Restart {
         }
     }
 
-    /// When the oldest of the restarts that count leaves the window.
+    /// When the oldest of the last [`BUDGET`] restarts leaves the window.
     fn budget_free_at(&self) -> u64 {
-        match self.starts.front() {
-            Some(&oldest) if self.starts.len() == BUDGET => oldest + WINDOW,
-            _ => 0,
-        }
+        let oldest = self.starts.len().checked_sub(BUDGET).and_then(|at| self.starts.get(at));
+        oldest.map_or(0, |oldest| oldest + WINDOW)
     }
 }
 
@@ -109,6 +107,25 @@ mod tests {
                 now += lived;
                 now += r.delay(now, lived, false, random);
                 starts.push(now);
+            }
+            for window in starts.windows(BUDGET + 1) {
+                prop_assert!(window[BUDGET] >= window[0] + WINDOW);
+            }
+        }
+
+        #[test]
+        fn a_start_that_is_overtaken_costs_no_place(overtaken in proptest::collection::vec(any::<bool>(), 300)) {
+            let mut r = Restart::default();
+            let (mut now, mut starts) = (0, Vec::new());
+            for overtaken in overtaken {
+                now += r.delay(now, 1, false, 0);
+                starts.push(now);
+                now += 1;
+                if overtaken {
+                    // One more dies that nobody waits for.
+                    r.delay(now, 1, false, 0);
+                    now += 1;
+                }
             }
             for window in starts.windows(BUDGET + 1) {
                 prop_assert!(window[BUDGET] >= window[0] + WINDOW);
