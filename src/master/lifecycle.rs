@@ -418,7 +418,9 @@ impl Lifecycle {
         self.forgive_lateness(now);
         self.now = now;
         match input {
-            Input::Tick => {}
+            // Deadlines pass here alone: a tick comes behind the news of all workers, so that a late master blames nobody for
+            // a call that ended long ago.
+            Input::Tick => self.expire(out),
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.is_ready(id, out),
             Input::Died(id, exit, said) => self.died(id, exit, said, out),
@@ -441,7 +443,7 @@ impl Lifecycle {
             Input::Stop => self.stop(out),
             Input::Emptied => self.emptied(out),
         }
-        self.expire(out);
+        self.end_emptying(out);
         self.advance(out);
         self.due = self.next_due();
     }
@@ -793,6 +795,10 @@ impl Lifecycle {
             }
             self.expire_call(i, out);
         }
+    }
+
+    /// Backlogs are emptied no longer than there is time and somebody to serve what they hold.
+    fn end_emptying(&mut self, out: &mut Vec<Action>) {
         if let Some(Stopping::Emptying { until }) = self.stopping
             && (until <= self.now || !self.accepts())
         {
@@ -991,7 +997,6 @@ impl Lifecycle {
         for id in starting {
             self.kill(id, Reason::Stop, out);
         }
-        // Where nobody accepts, the look at what is overdue ends this at once.
         out.push(Action::EmptyBacklogs);
     }
 

@@ -422,6 +422,7 @@ impl Master {
         }
         self.look_at_shortage();
         if self.life.due() <= self.now {
+            self.look_at_work();
             self.happened(Input::Tick);
         }
         if self.watches_work() {

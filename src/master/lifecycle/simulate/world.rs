@@ -274,6 +274,7 @@ impl World {
         }
         self.look_at_wear();
         if !self.is_over() && self.machine.due() <= self.now {
+            self.look_at_work();
             self.happened(Input::Tick);
         }
         let watches = self.rules.hang_timeout > 0
