@@ -8,6 +8,7 @@
  *     ask TO TYPE SIZE DEADLINE       a request; the answer: the status
  *     master COMMAND                  has the master do it; it writes the answer to the log
  *     garbage WHAT                    writes what is no message to every socket the worker has
+ *     reload, scale N, stop           asks the server for that
  *     foreign, forked                 sends with the server's handle; in a process of its own
  *     id, pid, gate NAME              as everywhere
  * What a receiver does with a message of a type: 1 replies with the bytes, 2 does not, 3 aborts, 4 sleeps for 300 ms and
@@ -210,6 +211,12 @@ static void act(const char *command, char *answer, size_t size)
         snprintf(answer, size, "%d %d", -in_a_child(send_as_worker), -in_a_child(send_as_server));
     else if (!strcmp(word, "garbage"))
         garbage(rest);
+    else if (!strcmp(word, "reload"))
+        snprintf(answer, size, "%d", prefork_server_reload(server));
+    else if (!strcmp(word, "scale"))
+        snprintf(answer, size, "%d", prefork_server_scale(server, (uint32_t)atoi(rest)));
+    else if (!strcmp(word, "stop"))
+        snprintf(answer, size, "%d", prefork_server_stop(server));
     else if (!strcmp(word, "id"))
         snprintf(answer, size, "%u", prefork_worker_id(self));
     else if (!strcmp(word, "pid"))

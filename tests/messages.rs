@@ -350,6 +350,24 @@ fn a_worker_has_no_part_in_the_masters_post() {
 }
 
 #[test]
+fn a_master_that_is_written_to_may_ask_for_anything() {
+    let mut server = start(Style::Request, 2, &[]);
+    server.says("reload to generation 2");
+    let before = server.workers();
+    assert_eq!(server.ask("scale 3"), Ok(STATE.to_string()), "in a worker");
+    assert_eq!(server.ask("master reload"), Ok("0".into()));
+    wait_for(&server, "master reload: 0");
+    wait_until("others serve", || {
+        server.workers().len() == 2 && server.workers().iter().all(|w| !before.contains(w))
+    });
+    assert_eq!(server.ask("master scale 3"), Ok("0".into()));
+    wait_for(&server, "master scale 3: 0");
+    wait_until("three serve", || server.workers().len() == 3);
+    assert_eq!(server.ask("master stop"), Ok("0".into()));
+    server.ends();
+}
+
+#[test]
 fn a_forked_copy_of_a_worker_or_of_the_master_is_neither() {
     let server = start(Style::Request, 2, &[]);
     assert_eq!(server.ask("forked"), Ok(format!("{STATE} {STATE}")));

@@ -154,8 +154,7 @@ pub unsafe extern "C" fn prefork_server_due(server: *const prefork_server) -> c_
 
 /// Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
 /// negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
-/// for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
-/// in the middle of a turn, and may send, no more.
+/// for anything but a step, a start and its end.
 ///
 /// Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
 /// closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the

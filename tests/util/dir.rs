@@ -13,10 +13,18 @@ pub struct Dir {
 impl Dir {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("prefork-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self { path, known: Mutex::default() }
+        loop {
+            let name = format!("prefork-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                // Left by a run that was killed, whose process had the same number.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.unwrap();
+                    return Self { path, known: Mutex::default() };
+                }
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
