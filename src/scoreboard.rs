@@ -1,4 +1,4 @@
-//! The scoreboard: one page of shared counters per worker process, and one page for all.
+//! The scoreboard: one page of shared counters per worker process, and two for all.
 //!
 //! A worker writes its own page (its *seat*), the master reads them all; everything is an atomic word. The master takes what
 //! it reads as numbers to compare and show, never as an index or a pointer: a worker that writes garbage harms its own
@@ -18,9 +18,12 @@ pub struct Scoreboard {
     file: Option<OwnedFd>,
 }
 
-/// The page that every process of a master sees.
+/// The pages that are about all workers: one that they write too, and one that is the master's alone to write.
 #[derive(Clone, Copy)]
-pub struct Common(&'static Page);
+pub struct Common {
+    shared: &'static Page,
+    masters: &'static Page,
+}
 
 /// One worker's page.
 #[derive(Clone, Copy)]
@@ -50,8 +53,13 @@ pub enum Word {
     Accepted,
 }
 
+/// Pages before the first seat: the two of [`Common`].
+const SEATS: usize = 2;
+
+/// The word of the shared page.
 const WAITING: usize = 0;
-const DOORS: usize = 1;
+/// The word of the master's page.
+const DOORS: usize = 0;
 
 /// Words at `DOORS`; 0 before the first workers are all ready.
 const OPEN: u64 = 1;
@@ -63,17 +71,17 @@ static LEFT: Mutex<Vec<&'static [Page]>> = Mutex::new(Vec::new());
 impl Scoreboard {
     /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
     pub fn new(seats: usize) -> io::Result<Self> {
-        Self::resume(memory::page_file(c"prefork-scoreboard", seats + 1)?, seats)
+        Self::resume(memory::page_file(c"prefork-scoreboard", seats + SEATS)?, seats)
     }
 
     /// Maps the scoreboard of the program that was in this process before. Where a former master of this program has left a
     /// mapping of that size, it takes its place.
     pub fn resume(file: OwnedFd, seats: usize) -> io::Result<Self> {
         let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = left.iter().position(|pages| pages.len() == seats + 1);
+        let at = left.iter().position(|pages| pages.len() == seats + SEATS);
         let pages = match at.map(|at| left.swap_remove(at)) {
             Some(pages) => memory::map_over(pages, Some(file.as_fd())).map(|()| pages)?,
-            None => memory::map_pages(file.as_fd(), seats + 1)?,
+            None => memory::map_pages(file.as_fd(), seats + SEATS)?,
         };
         Ok(Self { pages, file: Some(file) })
     }
@@ -85,21 +93,21 @@ impl Scoreboard {
         }
     }
 
-    /// The common page.
+    /// What is about all workers.
     pub fn common(&self) -> Common {
-        Common(&self.pages[0])
+        Common { shared: &self.pages[0], masters: &self.pages[1] }
     }
 
     /// Seat `index`.
     pub fn seat(&self, index: usize) -> Seat {
-        Seat(&self.pages[index + 1])
+        Seat(&self.pages[index + SEATS])
     }
 
-    /// Worker: keeps the common page and seat `index`, and makes the others read-only in this process.
+    /// Worker: keeps the shared page and seat `index`, and makes the others read-only in this process.
     pub fn keep_only(&mut self, index: usize) -> io::Result<()> {
         self.file = None;
-        memory::protect(&self.pages[1..=index])?;
-        memory::protect(&self.pages[index + 2..])
+        memory::protect(&self.pages[1..index + SEATS])?;
+        memory::protect(&self.pages[index + SEATS + 1..])
     }
 }
 
@@ -113,33 +121,33 @@ impl AsFd for Scoreboard {
 impl Common {
     /// Master: says that it waits for room. Must be followed by another look for room before the master sleeps.
     pub fn start_waiting(self) {
-        self.0[WAITING].store(1, SeqCst);
+        self.shared[WAITING].store(1, SeqCst);
         fence(SeqCst);
     }
 
     /// Master: says that it no longer waits.
     pub fn stop_waiting(self) {
-        self.0[WAITING].store(0, Relaxed);
+        self.shared[WAITING].store(0, Relaxed);
     }
 
     /// Master: workers may accept and read datagrams, where that is theirs to do. They look when something wakes them.
     pub fn open_doors(self) {
-        self.0[DOORS].store(OPEN, Relaxed);
+        self.masters[DOORS].store(OPEN, Relaxed);
     }
 
     /// Master: no worker comes after those there are; whoever drains from now on takes all that waits at its doors first.
     pub fn last_call(self) {
-        self.0[DOORS].store(LAST, SeqCst);
+        self.masters[DOORS].store(LAST, SeqCst);
     }
 
     /// Worker: whether it may accept and read datagrams.
     pub fn doors_are_open(self) -> bool {
-        self.0[DOORS].load(Relaxed) != 0
+        self.masters[DOORS].load(Relaxed) != 0
     }
 
     /// Worker: whether no other comes after it.
     pub fn is_last_call(self) -> bool {
-        self.0[DOORS].load(SeqCst) == LAST
+        self.masters[DOORS].load(SeqCst) == LAST
     }
 
     /// Worker, after it made room: whether it is the one to wake the master.
@@ -147,7 +155,7 @@ impl Common {
     /// The fence pairs with the one in `start_waiting`: either the master's second look sees the room, or this sees the wait.
     pub fn claim_wake(self) -> bool {
         fence(SeqCst);
-        self.0[WAITING].load(Relaxed) != 0 && self.0[WAITING].swap(0, SeqCst) != 0
+        self.shared[WAITING].load(Relaxed) != 0 && self.shared[WAITING].swap(0, SeqCst) != 0
     }
 }
 
