@@ -34,6 +34,8 @@ pub struct SlotSeen {
     was_ready: bool,
     /// Its worker said that its configuration is wrong.
     pub gave_up: bool,
+    /// A scale-up has made it, and nobody has been ready there.
+    fresh: bool,
 }
 
 struct Reloading {
@@ -61,6 +63,8 @@ pub struct Watch {
     born: u32,
     gone: u32,
     drain_timeouts: u32,
+    /// The worker that has just been ready in a fresh slot.
+    to_rebalance: Option<u32>,
 }
 
 impl Watch {
@@ -81,8 +85,10 @@ impl Watch {
             born: 0,
             gone: 0,
             drain_timeouts: 0,
+            to_rebalance: None,
         };
         watch.fit(slots);
+        watch.slots.iter_mut().for_each(|s| s.fresh = false);
         watch
     }
 
@@ -94,7 +100,7 @@ impl Watch {
         self.slots.truncate(slots);
         // A slot made during a reload may have to go back with the others.
         let asked = 1 + u32::from(self.reload.is_some());
-        self.slots.resize_with(slots, || SlotSeen { asked, ..SlotSeen::default() });
+        self.slots.resize_with(slots, || SlotSeen { asked, fresh: true, ..SlotSeen::default() });
     }
 
     /// One more spawn of this slot is wanted by somebody, and the count of quick deaths begins anew.
@@ -209,6 +215,7 @@ impl World {
             Action::Drain(id) => self.check_drain(*id),
             Action::Signal(id, SIGKILL) => self.check_kill(*id),
             Action::Signal(id, _) => self.check_abort(*id),
+            Action::Rebalance(id) => self.check_rebalance(*id),
             Action::Prepare(_) => {}
             Action::Commit => self.check_commit(),
             Action::Revert => self.check_revert(),
@@ -303,6 +310,14 @@ impl World {
         let (ready, leaves) = (p.seen.ready, p.seen.drain.is_some() || p.seen.killed.is_some());
         self.must(ready, || format!("worker {id} is admitted and not ready"));
         self.must(!leaves, || format!("worker {id} is admitted and leaves"));
+    }
+
+    /// Where a scale-up has made a slot and nowhere else, once.
+    fn check_rebalance(&mut self, id: u32) {
+        let due = self.watch.to_rebalance.take();
+        let admitted = self.get(id).is_some_and(|p| p.record.admitted);
+        self.must(due == Some(id), || format!("worker {id} gets a share and is none more"));
+        self.must(admitted, || format!("worker {id} gets a share and is not let in"));
     }
 
     fn check_drain(&mut self, id: u32) {
@@ -415,6 +430,9 @@ impl World {
             Happening::ReloadRolledBack(generation, _) => self.check_rolled_back(*generation),
             Happening::Ready(id) => {
                 let generation = self.get(*id).map(|p| p.generation);
+                let slot = self.get(*id).map_or(usize::MAX, |p| p.slot);
+                let slot = self.watch.slots.get_mut(slot);
+                self.watch.to_rebalance = slot.and_then(|s| std::mem::take(&mut s.fresh).then_some(*id));
                 if let Some(reload) = &mut self.watch.reload {
                     reload.proved |= Some(reload.generation) == generation;
                 }
@@ -458,6 +476,8 @@ impl World {
         }
         let slots = self.machine.life.slots().len();
         self.watch.fit(slots);
+        let forgotten = self.watch.to_rebalance;
+        self.must(forgotten.is_none(), || format!("worker {forgotten:?} is one more and gets no share"));
         self.forget_stillborn();
         self.check_generations();
         self.check_places();
@@ -601,9 +621,9 @@ impl World {
         self.check_connections();
         let (room, more) = (self.has_room(), self.desk.more_to_do);
         let paused = (0..self.desk.listeners.len()).any(|i| self.is_paused(i));
-        let waits = self.desk.in_hand.is_some() || self.has_returns();
+        let waits = self.desk.in_hand.is_some() && room || self.has_returns() && self.has_room_for_returns();
         self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
-        self.must(!waits || !room || more, || "a worker has room and a connection waits".into());
+        self.must(!waits || more, || "a worker has room and a connection waits".into());
         let word = self.desk.waiting;
         self.must(word || more || !self.waits_for_room(), || {
             "the master waits for room and does not say so".into()

@@ -49,9 +49,15 @@ pub enum Mutation {
     NeverResumed,
     /// The workers are not told that the master waits for room.
     WaitingWordForgotten,
+    /// A slot that a scale-up made gets no share.
+    RebalanceForgotten,
+    /// Every new worker gets a share, also one whose slot is not new.
+    RebalancedAlways,
+    /// What a worker sheds may go back to it.
+    ShedToItself,
 }
 
-pub const MUTATIONS: [Mutation; 21] = [
+pub const MUTATIONS: [Mutation; 24] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -73,6 +79,9 @@ pub const MUTATIONS: [Mutation; 21] = [
     Mutation::QueueOfTheDeadForgotten,
     Mutation::NeverResumed,
     Mutation::WaitingWordForgotten,
+    Mutation::RebalanceForgotten,
+    Mutation::RebalancedAlways,
+    Mutation::ShedToItself,
 ];
 
 /// The machine, with a fault or none.
@@ -125,6 +134,19 @@ impl Machine {
                 };
                 self.aborted.extend(out.iter().filter_map(aborts));
                 out.retain(|a| !matches!(a, Action::Signal(id, SIGKILL) if self.aborted.contains(id)));
+            }
+            Mutation::RebalanceForgotten => out.retain(|a| !matches!(a, Action::Rebalance(_))),
+            Mutation::RebalancedAlways => {
+                let ready = |a: &Action| {
+                    if let Action::Tell(Happening::Ready(id)) = a {
+                        Some(Action::Rebalance(*id))
+                    } else {
+                        None
+                    }
+                };
+                out.retain(|a| !matches!(a, Action::Rebalance(_)));
+                let shares: Vec<Action> = out.iter().filter_map(ready).collect();
+                out.extend(shares);
             }
             Mutation::NotLetInAgain => {
                 let begins: Vec<u32> = out
