@@ -41,7 +41,8 @@ pub struct Config {
     /// How long a draining worker may take to finish what it has before it is killed.
     pub drain_timeout: Duration,
     /// How long one call of a handler may take before its worker counts as hanging: it gets no more, and what waits for it goes to
-    /// others; a second later it gets SIGABRT, another second later SIGKILL. Zero is for ever.
+    /// others, and its handler is told ([`crate::Worker::is_overdue`]); a second later it gets SIGABRT, another second later SIGKILL.
+    /// Zero is for ever.
     pub timeout: Duration,
     /// Workers that may start at one time in a reload, 1 to 1024.
     pub surge: usize,

@@ -241,11 +241,11 @@ fn all_are_answered_although_it_stands_still(mut clients: Vec<Client>, pid: i32)
     proc::signal(pid, libc::SIGCONT);
     for client in waiting {
         client.patience(PATIENCE);
-        assert_eq!(client.answer(), Ok(pid.to_string()));
+        assert!(client.answer().is_ok());
     }
 }
 
-/// The connections a worker has open, or lying in its queue.
+/// The connections a worker has open, and its channels.
 fn connections(pid: i32) -> usize {
     proc::descriptors(pid).into_iter().filter(|(_, kind)| kind == "socket").count()
 }

@@ -146,8 +146,8 @@ fn lifecycle() -> [Arg; 6] {
             "TIME",
             time(d.timeout),
             "How long one call of a handler may take",
-            "Over it the worker gets no more connections and those that wait for it go to others; a second later it gets \
-             SIGABRT, another second later SIGKILL; 0: for ever",
+            "Over it the worker gets no more connections, those that wait for it go to others, and its handler is told; a \
+             second later it gets SIGABRT, another second later SIGKILL; 0: for ever",
         ),
         text(
             "surge",

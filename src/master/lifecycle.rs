@@ -5,6 +5,7 @@
 //! two generations live, that each reload ends, committed or rolled back, and that each stop ends.
 
 use super::restart::Restart;
+use crate::sys::overdue;
 use crate::sys::process::Exit;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 use std::fmt;
@@ -240,7 +241,7 @@ impl Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hang {
     No,
-    /// Told to the host, out of dispatch.
+    /// Told to the host and, by a signal, to the handler; out of dispatch.
     Noticed,
     /// SIGABRT sent.
     Aborted,
@@ -838,6 +839,7 @@ impl Lifecycle {
             Hang::No => {
                 w.hang = Hang::Noticed;
                 out.push(Action::Withdraw(id));
+                out.push(Action::Signal(id, overdue::SIGNAL));
                 out.push(Action::Tell(Happening::Hang(id)));
             }
             Hang::Noticed => {

@@ -6,6 +6,7 @@ use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, World};
 use crate::master::restart;
+use crate::sys::overdue;
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 use std::collections::{BTreeSet, VecDeque};
@@ -214,6 +215,7 @@ impl World {
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
             Action::Drain(id) => self.check_drain(*id),
             Action::Signal(id, SIGKILL) => self.check_kill(*id),
+            Action::Signal(id, overdue::SIGNAL) => self.check_warning(*id),
             Action::Signal(id, _) => self.check_abort(*id),
             Action::Rebalance(id) => self.check_rebalance(*id),
             Action::Prepare(_) => {}
@@ -373,15 +375,33 @@ impl World {
         }
     }
 
-    fn check_abort(&mut self, id: u32) {
-        self.check_known(id, "abort");
+    /// Whether a worker is in a call that takes too long, or was until a moment ago.
+    fn hangs(&self, p: &Process) -> bool {
         let (now, timeout) = (self.now, self.rules.hang_timeout);
-        let Some(p) = self.get(id) else { return };
         let lasted = |call: Call, end: u64| end - call.since - call.still.min(end - call.since);
         let hangs = p.call.is_some_and(|call| lasted(call, now) >= timeout)
             || p.seen.last_call.is_some_and(|(call, end)| lasted(call, end) >= timeout && now - end <= SLACK);
-        let mark = self.mark(p.still);
-        self.must(timeout > 0 && hangs, || format!("worker {id} is aborted and does not hang"));
+        timeout > 0 && hangs
+    }
+
+    fn check_warning(&mut self, id: u32) {
+        self.check_known(id, "warn");
+        let Some(p) = self.get(id) else { return };
+        // The call may have ended since the master looked; the worker knows.
+        let (busy, aborted, mark) = (p.seen.busy.is_some(), p.seen.aborted.is_some(), self.mark(p.still));
+        self.must(busy && !aborted, || format!("worker {id} is told that it hangs, and is at nothing"));
+        if let Some(p) = self.find(id) {
+            p.seen.warned = Some(mark);
+        }
+    }
+
+    fn check_abort(&mut self, id: u32) {
+        self.check_known(id, "abort");
+        let Some(p) = self.get(id) else { return };
+        let (hangs, mark) = (self.hangs(p), self.mark(p.still));
+        let warned = p.seen.warned.is_some_and(|warned| self.now - warned.at >= HANG_GRACE);
+        self.must(hangs, || format!("worker {id} is aborted and does not hang"));
+        self.must(warned, || format!("worker {id} is aborted, and its handler had no time"));
         if let Some(p) = self.find(id) {
             p.seen.aborted = Some(mark);
         }
@@ -438,6 +458,8 @@ impl World {
                 }
             }
             Happening::Hang(id) => {
+                let warned = self.get(*id).is_none_or(|p| p.seen.warned.is_some_and(|m| m.at == self.now));
+                self.must(warned, || format!("worker {id} hangs, and its handler is not told"));
                 if let Some(p) = self.find(*id) {
                     p.seen.hangs = true;
                 }

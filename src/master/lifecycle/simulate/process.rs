@@ -121,6 +121,8 @@ pub struct Seen {
     pub ready: bool,
     /// Told to drain, with so much patience.
     pub drain: Option<(Mark, u64)>,
+    /// Told that its call takes too long.
+    pub warned: Option<Mark>,
     pub aborted: Option<Mark>,
     pub killed: Option<Mark>,
     /// Somebody outside wanted it to end, or it did.
@@ -365,6 +367,14 @@ impl Process {
     pub fn kill(&mut self, now: u64, r: &mut Random) {
         let takes = if r.chance(80) { r.between(0, 5) } else { r.between(0, KILL_TAKES) };
         self.killed_at = self.killed_at.min(now + takes);
+    }
+
+    /// Its handler is told, if its call does take too long, and may come to its end.
+    pub fn warn(&mut self, now: u64, timeout: u64, r: &mut Random) {
+        let heeds = r.chance(40);
+        if let Some(call) = self.call.as_mut().filter(|call| heeds && now >= call.since + timeout) {
+            call.until = call.until.min(now + r.between(0, 1500));
+        }
     }
 
     pub fn abort(&mut self, now: u64) {

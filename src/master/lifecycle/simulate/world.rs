@@ -8,6 +8,7 @@ use super::mutation::Machine;
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
 use super::random::Random;
 use crate::config::Dispatch;
+use crate::sys::overdue;
 use crate::sys::signal::SIGKILL;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -385,7 +386,11 @@ impl World {
             }
             Action::Signal(id, signal) => {
                 if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
-                    if signal == SIGKILL { p.kill(now, &mut self.random) } else { p.abort(now) }
+                    match signal {
+                        SIGKILL => p.kill(now, &mut self.random),
+                        overdue::SIGNAL => p.warn(now, self.rules.hang_timeout, &mut self.random),
+                        _ => p.abort(now),
+                    }
                 }
             }
             Action::Rebalance(_) => {
@@ -483,6 +488,7 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Drain(_) => "action Drain",
         Action::Rebalance(_) => "action Rebalance",
         Action::Signal(_, SIGKILL) => "action Signal(KILL)",
+        Action::Signal(_, overdue::SIGNAL) => "action Signal(URG)",
         Action::Signal(..) => "action Signal(ABRT)",
         Action::Prepare(_) => "action Prepare",
         Action::Commit => "action Commit",
