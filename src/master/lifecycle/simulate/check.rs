@@ -387,9 +387,8 @@ impl World {
     fn check_warning(&mut self, id: u32) {
         self.check_known(id, "warn");
         let Some(p) = self.get(id) else { return };
-        // The call may have ended since the master looked; the worker knows.
-        let (busy, aborted, mark) = (p.seen.busy.is_some(), p.seen.aborted.is_some(), self.mark(p.still));
-        self.must(busy && !aborted, || format!("worker {id} is told that it hangs, and is at nothing"));
+        let (hangs, aborted, mark) = (self.hangs(p), p.seen.aborted.is_some(), self.mark(p.still));
+        self.must(hangs && !aborted, || format!("worker {id} is told that it hangs, and does not"));
         if let Some(p) = self.find(id) {
             p.seen.warned = Some(mark);
         }
