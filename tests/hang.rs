@@ -213,7 +213,7 @@ fn many_short_calls_are_no_hang() {
 #[test]
 fn many_short_calls_in_one_turn_are_no_hang() {
     for style in [Style::Request, Style::Data] {
-        let server = limited(style).workers(1).start();
+        let server = limited_to(style, "1s").workers(1).start();
         let pids = server.workers();
         let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|c| assert!(c.ask("pid").is_ok()));
