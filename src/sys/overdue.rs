@@ -52,12 +52,14 @@ pub fn is_overdue() -> bool {
 }
 
 fn signalled() {
-    // SAFETY: takes nothing and cannot fail; getpid(2) neither.
+    // SAFETY: takes nothing and cannot fail.
     let (this, first) = (unsafe { libc::gettid() }, THREAD.load(Relaxed));
     if this != first {
         // A signal to a process goes to any of its threads that does not block it; only the first waits for something.
+        // SAFETY: as above.
+        let process = unsafe { libc::getpid() };
         // SAFETY: takes no pointers. In a process that the worker has forked there is no such thread.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), first, SIGNAL) };
+        unsafe { libc::syscall(libc::SYS_tgkill, process, first, SIGNAL) };
         return;
     }
     // SAFETY: NULL, or what `watch` was given, which lives as long as the process.

@@ -1,7 +1,7 @@
 //! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
 //! machine by what it says and by its public tables, and the workers as they are.
 
-use super::super::{Action, HANG_GRACE, Happening, Input, Reason};
+use super::super::{Action, HANG_GRACE, Happening, Input, NEWS, Reason};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, World};
@@ -375,19 +375,20 @@ impl World {
         }
     }
 
-    /// Whether a worker is in a call that takes too long, or was until a moment ago.
-    fn hangs(&self, p: &Process) -> bool {
-        let (now, timeout) = (self.now, self.rules.hang_timeout);
+    /// Whether a worker is in a call that takes too long, but for so much, or was until a moment ago.
+    fn hangs(&self, p: &Process, but: u64) -> bool {
+        let (now, timeout) = (self.now, self.rules.hang_timeout.saturating_sub(but));
         let lasted = |call: Call, end: u64| end - call.since - call.still.min(end - call.since);
         let hangs = p.call.is_some_and(|call| lasted(call, now) >= timeout)
             || p.seen.last_call.is_some_and(|(call, end)| lasted(call, end) >= timeout && now - end <= SLACK);
-        timeout > 0 && hangs
+        self.rules.hang_timeout > 0 && hangs
     }
 
     fn check_warning(&mut self, id: u32) {
         self.check_known(id, "warn");
         let Some(p) = self.get(id) else { return };
-        let (hangs, aborted, mark) = (self.hangs(p), p.seen.aborted.is_some(), self.mark(p.still));
+        // After a pause of all the machine takes a call for so much older than it saw it get.
+        let (hangs, aborted, mark) = (self.hangs(p, NEWS), p.seen.aborted.is_some(), self.mark(p.still));
         self.must(hangs && !aborted, || format!("worker {id} is told that it hangs, and does not"));
         if let Some(p) = self.find(id) {
             p.seen.warned = Some(mark);
@@ -397,7 +398,7 @@ impl World {
     fn check_abort(&mut self, id: u32) {
         self.check_known(id, "abort");
         let Some(p) = self.get(id) else { return };
-        let (hangs, mark) = (self.hangs(p), self.mark(p.still));
+        let (hangs, mark) = (self.hangs(p, 0), self.mark(p.still));
         let warned = p.seen.warned.is_some_and(|warned| self.now - warned.at >= HANG_GRACE);
         self.must(hangs, || format!("worker {id} is aborted and does not hang"));
         self.must(warned, || format!("worker {id} is aborted, and its handler had no time"));
