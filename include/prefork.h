@@ -716,6 +716,19 @@ uint32_t prefork_worker_slot(const prefork_worker *worker);
 uint32_t prefork_worker_generation(const prefork_worker *worker);
 
 /**
+ * Whether the callback that is running, or ran last, has taken longer than the setting `timeout`: the worker
+ * gets no more connections, what waited for it went to others, and a second after the limit it is aborted. A
+ * callback that may be long can look now and then and return while there is time: its client is answered,
+ * and the worker serves on.
+ *
+ * Returns 1 or 0, or PREFORK_NULL.
+ * Process: worker, in any thread and in signal handlers.
+ *
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_worker_overdue(const prefork_worker *worker);
+
+/**
  * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
  *
  * Returns the number, or 0 where `worker` is NULL.
@@ -821,7 +834,7 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
  * The minor version of the binary interface: it counts what was added, and does not keep a module from
  * loading.
  */
-#define PREFORK_ABI_MINOR 1
+#define PREFORK_ABI_MINOR 2
 
 /**
  * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
@@ -887,6 +900,19 @@ struct prefork_module {
      */
     void (*on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len,
                         void *state);
+    /**
+     * The callback that is running has taken longer than the setting `timeout`; a second from now the
+     * worker is aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback wherever
+     * it is: only what signal-safety(7) lists may be called here, of this header `prefork_worker_overdue()`
+     * alone; no malloc, no stdio, no lock, no longjmp. A system call in which the callback waits (read,
+     * nanosleep, poll, ...) ends with EINTR afterwards; prefork's own are made again.
+     *
+     * It is good for: write(2) of a line, or of a backtrace with backtrace_symbols_fd(3) where backtrace(3)
+     * has been called once before; setting a `volatile sig_atomic_t` that a long loop looks at; shutdown(2)
+     * of a socket that the callback waits for. If the callback returns in time, its client is answered and
+     * the worker serves on.
+     */
+    void (*on_hang)(prefork_worker *worker, void *state);
 };
 
 
@@ -1661,9 +1687,9 @@ static inline struct prefork_module prefork_module_init(void)
     }                                                                                                      \
     const struct prefork_module prefork_module = prefork_module_make();
 #define PREFORK_SET_(...)                                                                                  \
-    PREFORK_PICK_(__VA_ARGS__, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_, PREFORK_5_,    \
-                  PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
-#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, macro, ...) macro
+    PREFORK_PICK_(__VA_ARGS__, PREFORK_11_, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_,   \
+                  PREFORK_5_, PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
+#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, macro, ...) macro
 #define PREFORK_1_(a) m a;
 #define PREFORK_2_(a, ...) m a; PREFORK_1_(__VA_ARGS__)
 #define PREFORK_3_(a, ...) m a; PREFORK_2_(__VA_ARGS__)
@@ -1674,6 +1700,7 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_8_(a, ...) m a; PREFORK_7_(__VA_ARGS__)
 #define PREFORK_9_(a, ...) m a; PREFORK_8_(__VA_ARGS__)
 #define PREFORK_10_(a, ...) m a; PREFORK_9_(__VA_ARGS__)
+#define PREFORK_11_(a, ...) m a; PREFORK_10_(__VA_ARGS__)
 #endif
 
 #ifdef __cplusplus

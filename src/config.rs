@@ -41,10 +41,14 @@ pub struct Config {
     /// How long a draining worker may take to finish what it has before it is killed.
     pub drain_timeout: Duration,
     /// How long one call of a handler may take before its worker counts as hanging: it gets no more, and what waits for it goes to
-    /// others; a second later it gets SIGABRT, another second later SIGKILL. Zero is for ever.
+    /// others, and its handler is told ([`crate::Worker::is_overdue`]); a second later it gets SIGABRT, another second later SIGKILL.
+    /// Zero is for ever.
     pub timeout: Duration,
     /// Workers that may start at one time in a reload, 1 to 1024.
     pub surge: usize,
+    /// Whether idle connections move to the workers that a scale-up has added, until each has its share. Not with
+    /// [`Dispatch::SourceHash`].
+    pub rebalance: bool,
     /// Requests (in blocking style: connections) after which a worker is replaced, spread over a tenth more; 0 is never.
     pub max_requests: u64,
     /// Bytes of memory in RAM above which a worker is replaced, looked at once a second; 0 is never.
@@ -150,6 +154,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             timeout: Duration::ZERO,
             surge: 1,
+            rebalance: false,
             max_requests: 0,
             max_memory: 0,
             max_age: Duration::ZERO,
@@ -209,6 +214,7 @@ impl Config {
             "drain-timeout" => self.drain_timeout = time()?,
             "timeout" => self.timeout = time()?,
             "surge" => self.surge = number(1, MAX_WORKERS as u64)? as usize,
+            "rebalance" => self.rebalance = parse_switch(value).map_err(|e| bad(&e))?,
             "max-requests" => self.max_requests = number(0, u64::MAX)?,
             "max-memory" => self.max_memory = size()?,
             "max-age" => self.max_age = time()?,
@@ -245,6 +251,10 @@ impl Config {
         rule(
             self.accept == Accept::Master || self.dispatch != Dispatch::SourceHash,
             "dispatch source-hash: expected accept master; otherwise the kernel spreads the clients",
+        )?;
+        rule(
+            !self.rebalance || self.dispatch != Dispatch::SourceHash,
+            "rebalance: expected another dispatch than source-hash, where each client has its worker",
         )?;
         rule((1..=1_000_000).contains(&self.max_conns), "max-conns: expected 1 to 1000000")?;
         rule((1 << 10..=1 << 30).contains(&self.max_message), "max-message: expected 1K to 1G")?;
@@ -551,6 +561,15 @@ mod tests {
             c.set("accept", accept).unwrap();
             assert!(c.check().unwrap_err().to_string().contains("expected accept master"));
         }
+    }
+
+    #[test]
+    fn clients_that_keep_their_worker_are_not_spread_anew() {
+        let mut c = Config::default();
+        c.set("rebalance", "on").unwrap();
+        c.check().unwrap();
+        c.set("dispatch", "source-hash").unwrap();
+        assert!(c.check().unwrap_err().to_string().contains("expected another dispatch"));
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub enum Verb {
         /// is served here first.
         hand_back: bool,
     },
+    /// Master: hand idle connections back until no more than so many are left.
+    Shed {
+        /// Connections to keep.
+        keep: u32,
+    },
     /// Master: the worker of this id has ended; what was asked of it stays unanswered.
     Gone(u32),
     /// Master: a letter to the worker of this id was dropped, its queue has been full for too long.
@@ -231,15 +236,16 @@ fn encode_verb(verb: &Verb) -> Vec<u8> {
             body.push(u8::from(*hand_back));
             b'D'
         }
-        Verb::Gone(id) => about(&mut body, *id, b'G'),
-        Verb::Shut(id) => about(&mut body, *id, b'S'),
-        Verb::Open(id) => about(&mut body, *id, b'O'),
+        Verb::Shed { keep } => number(&mut body, *keep, b'K'),
+        Verb::Gone(id) => number(&mut body, *id, b'G'),
+        Verb::Shut(id) => number(&mut body, *id, b'S'),
+        Verb::Open(id) => number(&mut body, *id, b'O'),
     };
     [&header(body.len(), tag), body.as_slice()].concat()
 }
 
-fn about(body: &mut Vec<u8>, worker: u32, tag: u8) -> u8 {
-    body.extend(worker.to_le_bytes());
+fn number(body: &mut Vec<u8>, number: u32, tag: u8) -> u8 {
+    body.extend(number.to_le_bytes());
     tag
 }
 
@@ -251,6 +257,7 @@ fn decode_verb(tag: u8, body: &[u8]) -> Option<Verb> {
         (b'U', []) => Verb::Online,
         (b'L', []) => Verb::Leaving,
         (b'D', &[hand_back @ (0 | 1)]) => Verb::Drain { hand_back: hand_back == 1 },
+        (b'K', &[a, b, c, d]) => Verb::Shed { keep: u32::from_le_bytes([a, b, c, d]) },
         (b'G', &[a, b, c, d]) => Verb::Gone(u32::from_le_bytes([a, b, c, d])),
         (b'S', &[a, b, c, d]) => Verb::Shut(u32::from_le_bytes([a, b, c, d])),
         (b'O', &[a, b, c, d]) => Verb::Open(u32::from_le_bytes([a, b, c, d])),
@@ -265,7 +272,7 @@ fn verb_fits(tag: u8, len: usize) -> bool {
         b'F' => len <= MAX_VERB,
         b'U' | b'L' => len == 0,
         b'D' => len == 1,
-        b'G' | b'S' | b'O' => len == 4,
+        b'K' | b'G' | b'S' | b'O' => len == 4,
         _ => false,
     }
 }

@@ -179,6 +179,11 @@ impl Seat {
         self.set(word, self.get(word).wrapping_add(n));
     }
 
+    /// Since when the handler has been running, for who looks from within a signal.
+    pub fn busy_since(self) -> &'static AtomicU64 {
+        self.word(Word::BusySince)
+    }
+
     /// Clears the seat for its next worker.
     pub fn clear(self) {
         self.0.iter().for_each(|w| w.store(0, Relaxed));

@@ -22,6 +22,11 @@
 
 static const char *dir;
 static unsigned slot, id, generation;
+static prefork_worker *self;
+/* Set by on_hang. */
+static volatile sig_atomic_t hangs;
+static int waits_for = -1;
+static char hung[512];
 
 static void pause_ms(long ms)
 {
@@ -72,6 +77,68 @@ static void allocate(size_t mb)
     if (p == NULL)
         abort();
     memset(p, 1, mb << 20);
+}
+
+/* Busy until it is told that this takes too long. */
+static void loop_until_told(void)
+{
+    for (hangs = 0; !hangs;)
+        ;
+}
+
+static void loop_while_in_time(void)
+{
+    for (volatile unsigned n = 0; !prefork_worker_overdue(self); n++)
+        ;
+}
+
+/* Waits in one system call, which ends when it is told. */
+static const char *wait_once(const char *how)
+{
+    struct timespec minute = {60, 0};
+    int pair[2], done;
+    char c;
+
+    if (pipe(pair) < 0)
+        abort();
+    done = strcmp(how, "read") ? nanosleep(&minute, NULL) : (int)read(pair[0], &c, 1);
+    how = done < 0 && errno == EINTR ? "EINTR" : "not interrupted";
+    close(pair[0]);
+    close(pair[1]);
+    return how;
+}
+
+/* Waits for bytes, whatever signals come, until the socket is shut. */
+static const char *wait_for_bytes(void)
+{
+    int pair[2];
+    ssize_t n;
+    char c;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+        abort();
+    waits_for = pair[0];
+    while ((n = read(pair[0], &c, 1)) < 0 && errno == EINTR)
+        ;
+    waits_for = -1;
+    close(pair[0]);
+    close(pair[1]);
+    return n == 0 ? "shut" : "not shut";
+}
+
+/* Runs in a signal handler: only what signal-safety(7) lists. Counts where the test has made a file for that. */
+static void on_hang(prefork_worker *worker, void *state)
+{
+    int fd = open(hung, O_WRONLY | O_APPEND | O_CLOEXEC);
+
+    (void)state;
+    if (prefork_worker_overdue(worker) != 1 || (fd >= 0 && write(fd, ".", 1) != 1))
+        abort();
+    if (fd >= 0)
+        close(fd);
+    if (waits_for >= 0)
+        shutdown(waits_for, SHUT_RDWR);
+    hangs = 1;
 }
 
 /* Never returns; keeps the CPU busy. */
@@ -134,6 +201,16 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         loop();
     else if (!strcmp(word, "deaf"))
         deaf_loop();
+    else if (!strcmp(word, "heed"))
+        loop_until_told();
+    else if (!strcmp(word, "look"))
+        loop_while_in_time();
+    else if (!strcmp(word, "wait"))
+        snprintf(answer, size, "%s", wait_once(rest));
+    else if (!strcmp(word, "shut"))
+        snprintf(answer, size, "%s", wait_for_bytes());
+    else if (!strcmp(word, "overdue"))
+        snprintf(answer, size, "%d", prefork_worker_overdue(self));
     else if (!strcmp(word, "listener"))
         snprintf(answer, size, "%u", listener);
     else if (!strcmp(word, "sleep"))
@@ -168,12 +245,14 @@ static int told_to(const char *what)
 static int start(prefork_worker *worker, void **state)
 {
     (void)state;
+    self = worker;
     slot = prefork_worker_slot(worker);
     id = prefork_worker_id(worker);
     generation = prefork_worker_generation(worker);
     dir = prefork_worker_arg(worker, 0);
     if (dir == NULL || told_to("refuse"))
         return 1;
+    snprintf(hung, sizeof hung, "%s/hung", dir);
     if (told_to("die"))
         abort();
     if (told_to("misconfigured"))
@@ -209,7 +288,7 @@ static void on_datagram(prefork_worker *worker, const struct sockaddr *peer, con
 
 #if defined ON_DATAGRAM
 
-PREFORK_MODULE(.worker_start = start, .on_datagram = on_datagram)
+PREFORK_MODULE(.worker_start = start, .on_datagram = on_datagram, .on_hang = on_hang)
 
 #elif defined ON_REQUEST
 
@@ -224,7 +303,7 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
     prefork_response_body(res, answer, strlen(answer));
 }
 
-PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_datagram = on_datagram)
+PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_datagram = on_datagram, .on_hang = on_hang)
 
 #elif defined ON_CONNECTION
 
@@ -249,7 +328,7 @@ static void on_connection(prefork_conn *conn, void *state)
     }
 }
 
-PREFORK_MODULE(.worker_start = start, .on_connection = on_connection, .on_datagram = on_datagram)
+PREFORK_MODULE(.worker_start = start, .on_connection = on_connection, .on_datagram = on_datagram, .on_hang = on_hang)
 
 #else
 
@@ -272,6 +351,6 @@ static void on_data(prefork_conn *conn, void *state)
         prefork_conn_close(conn);
 }
 
-PREFORK_MODULE(.worker_start = start, .on_data = on_data, .on_datagram = on_datagram)
+PREFORK_MODULE(.worker_start = start, .on_data = on_data, .on_datagram = on_datagram, .on_hang = on_hang)
 
 #endif

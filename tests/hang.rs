@@ -9,7 +9,14 @@ use util::{Client, Fault, PATIENCE, Server, Start, Style, comes_true, proc, wait
 const HANGS: &str = "hangs in its handler";
 
 fn limited(style: Style) -> Start {
-    Start::new(style).set("timeout", "300ms")
+    limited_to(style, "300ms")
+}
+
+fn limited_to(style: Style, timeout: &str) -> Start {
+    let start = Start::new(style).set("timeout", timeout);
+    // Where the handler counts how often it was told.
+    start.dir().make("hung");
+    start
 }
 
 /// A client whose command the worker of this pid is busy with.
@@ -43,6 +50,7 @@ fn a_worker_that_loops_or_sleeps_is_aborted_and_replaced() {
             // The timeout and a second of grace, and what a loaded machine adds.
             assert!(took > Duration::from_millis(1250) && took < Duration::from_secs(6), "{took:?}");
             server.replaces(pid);
+            assert_eq!(server.dir.count("hung"), 1, "{style:?}: {command}: it was told, once");
             server.stop();
         }
     }
@@ -107,6 +115,88 @@ fn a_worker_that_was_only_slow_is_let_in_again() {
 }
 
 #[test]
+fn a_handler_that_heeds_the_soft_step_answers_and_its_worker_lives() {
+    for style in Style::ALL {
+        for (command, answer) in [
+            ("heed", "heed"),
+            ("look", "look"),
+            ("wait read", "EINTR"),
+            ("wait sleep", "EINTR"),
+            ("shut", "shut"),
+        ] {
+            let mut server = limited(style).start();
+            server.says(HANGS);
+            let pids = server.workers();
+            let mut client = send_to(&server, pids[0], command);
+            assert_eq!(client.answer(), Ok(answer.into()), "{style:?}: {command}");
+            assert_eq!(server.dir.count("hung"), 1, "{style:?}: {command}");
+            if style != Style::Connection {
+                assert_eq!(client.ask("overdue"), Ok("0".into()), "{style:?}: {command}: the next call");
+            }
+            drop(client);
+            wait_until("it serves again", || server.ask("pid") == Ok(pids[0].to_string()));
+            assert_eq!(server.workers(), pids, "{style:?}: {command}");
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_heeds_it_again_and_again_lives() {
+    let mut server = limited(Style::Request).start();
+    server.says(HANGS);
+    let pids = server.workers();
+    let mut client = send_to(&server, pids[0], "heed");
+    for n in 1..=4 {
+        assert_eq!(client.answer(), Ok("heed".into()));
+        assert_eq!(server.dir.count("hung"), n);
+        client.send_command("heed").unwrap();
+    }
+    assert_eq!(client.answer(), Ok("heed".into()));
+    drop(client);
+    assert_eq!(server.workers(), pids);
+    server.stop();
+}
+
+#[test]
+fn the_soft_step_reaches_a_handler_whose_worker_drains() {
+    let mut server = limited(Style::Request).start();
+    server.says(HANGS);
+    server.may_say("reload to generation");
+    let mut client = send_to(&server, server.worker_in(0), "gate g");
+    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
+    // It is in the next call when it is told to drain, and hangs there.
+    client.send_command("heed").unwrap();
+    server.signal(libc::SIGHUP);
+    server.dir.make("g");
+    assert_eq!(client.answer(), Ok("gate".into()));
+    assert_eq!(client.answer(), Ok("heed".into()));
+    server.rests();
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn a_signal_for_a_call_that_is_over_does_nothing_to_the_next() {
+    for style in Style::ALL {
+        let server = limited_to(style, "5s").start();
+        let pids = server.workers();
+        let load = server.load(6, "sleep 2");
+        load.go_on_for(6);
+        comes_true(Duration::from_secs(1), || {
+            pids.iter().for_each(|&pid| proc::signal(pid, libc::SIGURG));
+            false
+        });
+        load.go_on_for(20);
+        let tally = load.stop();
+        assert!(tally.faults.is_empty(), "{style:?}: {tally:?}");
+        assert_eq!(server.dir.count("hung"), 0, "{style:?}");
+        assert_eq!(server.workers(), pids, "{style:?}");
+        server.stop();
+    }
+}
+
+#[test]
 fn many_short_calls_are_no_hang() {
     for style in Style::ALL {
         let server = limited(style).start();
@@ -116,6 +206,28 @@ fn many_short_calls_are_no_hang() {
         let tally = load.stop();
         assert!(tally.faults.is_empty(), "{style:?}: {tally:?}");
         assert_eq!(server.workers(), pids);
+        server.stop();
+    }
+}
+
+#[test]
+fn many_short_calls_in_one_turn_are_no_hang() {
+    for style in [Style::Request, Style::Data] {
+        let mut server = limited_to(style, "1s").workers(1).start();
+        // A machine that stands still makes a call long; what counts is that nobody is aborted.
+        server.may_say(HANGS);
+        let pids = server.workers();
+        let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|c| assert!(c.ask("pid").is_ok()));
+        let mut first = clients.pop().unwrap();
+        first.send_command("sleep 100").unwrap();
+        // While it is busy: it finds them all when it looks next, and has more than all steps against a hang take to do.
+        clients.iter_mut().for_each(|c| c.send_command("sleep 100").unwrap());
+        for client in clients.iter_mut().chain([&mut first]) {
+            assert_eq!(client.answer(), Ok("sleep".into()), "{style:?}");
+        }
+        assert_eq!(server.workers(), pids, "{style:?}");
+        drop((clients, first));
         server.stop();
     }
 }

@@ -147,7 +147,8 @@ fn the_descriptor_has_the_promised_layout() {
         #define P sizeof(void (*)(void))\n\
         AT(size, 0) AT(abi_major, 4) AT(abi_minor, 6) AT(worker_start, 8) AT(worker_stop, 8 + P)\n\
         AT(on_request, 8 + 2 * P) AT(on_connection, 8 + 3 * P) AT(on_open, 8 + 4 * P) AT(on_data, 8 + 5 * P)\n\
-        AT(on_close, 8 + 6 * P) AT(on_drain, 8 + 7 * P) AT(on_message, 8 + 8 * P) AT(on_datagram, 8 + 9 * P)\n";
+        AT(on_close, 8 + 6 * P) AT(on_drain, 8 + 7 * P) AT(on_message, 8 + 8 * P) AT(on_datagram, 8 + 9 * P)\n\
+        AT(on_hang, 8 + 10 * P)\n";
     compiles("cc", "-std=c99", &source("layout.c", text));
 }
 

@@ -137,7 +137,7 @@ fn serving() -> [Arg; 11] {
     .map(|o| o.help_heading("Serving"))
 }
 
-fn lifecycle() -> [Arg; 5] {
+fn lifecycle() -> [Arg; 6] {
     let d = Config::default();
     let text = |name, value, default, help, more| option(Text { name, value, default, help, more });
     [
@@ -146,8 +146,8 @@ fn lifecycle() -> [Arg; 5] {
             "TIME",
             time(d.timeout),
             "How long one call of a handler may take",
-            "Over it the worker gets no more connections and those that wait for it go to others; a second later it gets \
-             SIGABRT, another second later SIGKILL; 0: for ever",
+            "Over it the worker gets no more connections, those that wait for it go to others, and its handler is told; a \
+             second later it gets SIGABRT, another second later SIGKILL; 0: for ever",
         ),
         text(
             "surge",
@@ -156,6 +156,15 @@ fn lifecycle() -> [Arg; 5] {
             "New workers that may start at one time in a reload",
             "The first one always starts alone",
         ),
+        text(
+            "rebalance",
+            "on|off",
+            if d.rebalance { "on".into() } else { "off".into() },
+            "Whether idle connections move to workers that a scale-up adds",
+            "Until each worker has its share. What is in progress, and streams, stay. Not with --dispatch source-hash",
+        )
+        .value_parser(["on", "off"])
+        .hide_possible_values(true),
         text(
             "max-requests",
             "N",

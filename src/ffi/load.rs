@@ -305,7 +305,7 @@ mod tests {
                 format!(
                     "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"
                 ),
-                "(ABI 1.1, prefork 0.1.0), found ABI 7.1: compile it against",
+                "(ABI 1.2, prefork 0.1.0), found ABI 7.2: compile it against",
             ),
             ("lost", lost.into(), "found undefined symbol: nowhere: check its spelling"),
             ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),

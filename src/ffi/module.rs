@@ -9,6 +9,7 @@ use super::request::prefork_request;
 use super::response::prefork_response;
 use super::worker::prefork_worker;
 use crate::sys::datagram::sockaddr;
+use crate::sys::overdue;
 use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
@@ -20,7 +21,7 @@ pub const PREFORK_ABI_MAJOR: u16 = 1;
 
 /// The minor version of the binary interface: it counts what was added, and does not keep a module from
 /// loading.
-pub const PREFORK_ABI_MINOR: u16 = 1;
+pub const PREFORK_ABI_MINOR: u16 = 2;
 
 /// A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
 /// `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
@@ -90,6 +91,17 @@ pub struct prefork_module {
             state: *mut c_void,
         ),
     >,
+    /// The callback that is running has taken longer than the setting `timeout`; a second from now the
+    /// worker is aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback wherever
+    /// it is: only what signal-safety(7) lists may be called here, of this header `prefork_worker_overdue()`
+    /// alone; no malloc, no stdio, no lock, no longjmp. A system call in which the callback waits (read,
+    /// nanosleep, poll, ...) ends with EINTR afterwards; prefork's own are made again.
+    ///
+    /// It is good for: write(2) of a line, or of a backtrace with backtrace_symbols_fd(3) where backtrace(3)
+    /// has been called once before; setting a `volatile sig_atomic_t` that a long loop looks at; shutdown(2)
+    /// of a socket that the callback waits for. If the callback returns in time, its client is answered and
+    /// the worker serves on.
+    pub on_hang: Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>,
 }
 
 /// What stands in front of the callbacks; every version of the descriptor has it.
@@ -111,6 +123,7 @@ impl prefork_module {
         on_drain: None,
         on_message: None,
         on_datagram: None,
+        on_hang: None,
     };
 
     /// Copies as much of a descriptor as both sides know.
@@ -192,12 +205,21 @@ impl Handler for Callbacks {
     }
 
     fn start(&mut self, worker: &Worker) -> Result<(), String> {
-        let Some(start) = self.module.worker_start else { return Ok(()) };
-        // SAFETY: a callback, as `new` was promised; both pointers are good until it returns.
-        match unsafe { start(lend(worker), &raw mut self.state) } {
-            0 => Ok(()),
-            n => Err(format!("worker_start returned {n}")),
+        if let Some(start) = self.module.worker_start {
+            // SAFETY: a callback, as `new` was promised; both pointers are good until it returns.
+            match unsafe { start(lend(worker), &raw mut self.state) } {
+                0 => {}
+                n => return Err(format!("worker_start returned {n}")),
+            }
         }
+        if let Some(on_hang) = self.module.on_hang {
+            let (worker, state) = (lend(worker), self.state);
+            // SAFETY: as in `start`; a worker and its state live as long as the process.
+            let call = move || unsafe { on_hang(worker, state) };
+            // SAFETY: the header asks that of the callback.
+            unsafe { overdue::call(call) };
+        }
+        Ok(())
     }
 
     fn stop(&mut self, worker: &Worker) {
@@ -321,6 +343,11 @@ mod tests {
         let module = read(&[head(16, PREFORK_ABI_MAJOR, 0), vec![0; 8]].concat()).unwrap();
         assert_eq!(module.size, 16);
         assert!(module.worker_start.is_none() && module.on_drain.is_none());
+        // As modules were before there was `on_hang`: what follows them in memory is not theirs.
+        let size = offset_of!(prefork_module, on_hang);
+        let callbacks = vec![1; size - HEAD + size_of::<usize>()];
+        let module = read(&[head(size as u32, PREFORK_ABI_MAJOR, 1), callbacks].concat()).unwrap();
+        assert!(module.on_datagram.is_some() && module.on_hang.is_none());
     }
 
     #[test]

@@ -134,6 +134,22 @@ pub unsafe extern "C" fn prefork_worker_generation(worker: *const prefork_worker
     guard(|| Ok(unsafe { borrow(worker) }?.generation()))
 }
 
+/// Whether the callback that is running, or ran last, has taken longer than the setting `timeout`: the worker
+/// gets no more connections, what waited for it went to others, and a second after the limit it is aborted. A
+/// callback that may be long can look now and then and return while there is time: its client is answered,
+/// and the worker serves on.
+///
+/// Returns 1 or 0, or PREFORK_NULL.
+/// Process: worker, in any thread and in signal handlers.
+///
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_overdue(worker: *const prefork_worker) -> c_int {
+    // SAFETY: `worker` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(worker) }?.is_overdue().into()))
+}
+
 /// The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
 ///
 /// Returns the number, or 0 where `worker` is NULL.

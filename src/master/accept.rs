@@ -26,6 +26,8 @@ pub struct InHand {
     pub(super) origin: Origin,
     /// Who it is from, where dispatch asks for that and the client has an address.
     pub(super) client: Option<u64>,
+    /// The worker that has handed it back for others to have a share, and is not to get it again.
+    pub(super) shed_by: Option<u32>,
 }
 
 /// What an attempt to take a connection off a backlog came to.
@@ -66,7 +68,7 @@ impl Master {
             }
             self.board.common().start_waiting();
             // A worker may have made room between the last look and the word: it has not seen that anybody waits.
-            if !self.has_room() {
+            if !self.has_room_for_what_waits() {
                 return;
             }
         }
@@ -87,16 +89,18 @@ impl Master {
             if self.in_hand.is_none() && !self.has_returns() {
                 break;
             }
-            let Some(slot) = self.pick() else { break };
+            let turn = self.cursor;
+            let slot = if self.in_hand.is_some() { self.pick() } else { self.pick_for_return() };
+            let Some(slot) = slot else { break };
             match self.in_hand.take().or_else(|| self.next_return()) {
                 Some(connection) => self.give(connection, slot),
-                None => break,
+                None => self.cursor = turn,
             }
         }
         if some && self.shortage.is_none() {
             self.spare.refill();
         }
-        self.more_to_do |= self.has_returns() && self.has_room();
+        self.more_to_do |= self.has_returns() && self.has_room_for_returns();
     }
 
     fn accept_paused(&mut self, index: usize) {
@@ -126,7 +130,8 @@ impl Master {
         let policy = self.config.dispatch;
         match self.listeners[index].accept(|listener| accept(policy, listener)) {
             Ok((fd, client)) => {
-                self.give(InHand { fd, origin: Origin::listener(index as u16), client }, slot);
+                let origin = Origin::listener(index as u16);
+                self.give(InHand { fd, origin, client, shed_by: None }, slot);
                 Accepted::One
             }
             Err(e) => {
@@ -176,13 +181,17 @@ impl Master {
     }
 
     /// The slot whose turn it is, among those with room.
-    fn pick(&mut self) -> Option<usize> {
+    pub(super) fn pick(&mut self) -> Option<usize> {
         let crew = &self.crew;
         dispatch::pick(self.config.dispatch, &mut self.cursor, crew.slots(), |slot| crew.load(slot))
     }
 
-    /// The slot of a connection's client, or the next in the client's order that has room.
+    /// The slot of a connection's client, or the next in the client's order that has room; for a connection that was shed, the one
+    /// with the fewest.
     fn pick_for(&self, connection: &InHand) -> Option<usize> {
+        if let Some(id) = connection.shed_by {
+            return self.pick_beside(id);
+        }
         let has_room = |slot| self.crew.load(slot).is_some();
         dispatch::pick_for(connection.client?, self.crew.slots(), has_room)
     }
@@ -195,7 +204,13 @@ impl Master {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether something of what waits could go on.
+    fn has_room_for_what_waits(&self) -> bool {
+        let in_turn = self.in_hand.is_some() || (0..self.listeners.len()).any(|index| self.is_paused(index));
+        in_turn && self.has_room() || self.has_returns() && self.has_room_for_returns()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
         (0..self.crew.slots()).any(|slot| self.crew.load(slot).is_some())
     }
 

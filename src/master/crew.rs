@@ -62,9 +62,18 @@ impl Record {
     /// The count is what was given less what the worker says it finished. A worker that says nonsense gets too many or too few.
     pub fn load(&self) -> Option<u32> {
         let in_flight = self.in_flight();
-        let stuck = self.stuck && self.progress() == self.last_progress;
-        let has_room = self.admitted && !stuck && in_flight < self.limit && self.queued() < MAX_QUEUED;
+        let has_room = self.takes() && in_flight < self.limit && self.queued() < MAX_QUEUED;
         has_room.then_some(in_flight)
+    }
+
+    /// Whether it is let in and not known to be stuck.
+    pub fn takes(&self) -> bool {
+        self.admitted && !(self.stuck && self.progress() == self.last_progress)
+    }
+
+    /// Whether it may be given more as soon as it has taken what lies in its queue.
+    pub fn will_have_room(&self) -> bool {
+        self.takes() && self.in_flight() < self.limit
     }
 
     /// It did not take what it was given, or could not: it gets no more until it is seen taking something.
@@ -211,12 +220,18 @@ impl Crew {
 
     /// What the worker that is let in at a slot has in flight; `None` where nobody there has room.
     pub fn load(&self, slot: usize) -> Option<u32> {
-        self.seats[self.doors[slot]?].as_ref()?.load()
+        self.record_behind(slot)?.load()
     }
 
     /// Whether a worker is let in at a slot.
     pub fn is_attended(&self, slot: usize) -> bool {
         self.doors.get(slot).is_some_and(Option::is_some)
+    }
+
+    /// The worker that is let in at a slot, to be looked at.
+    pub fn record_behind(&self, slot: usize) -> Option<&Record> {
+        let seat = (*self.doors.get(slot)?)?;
+        self.seats[seat].as_ref()
     }
 
     /// The worker that is let in at a slot.

@@ -34,6 +34,11 @@ pub fn pick_for(client: u64, slots: usize, has_room: impl Fn(usize) -> bool) -> 
     (0..slots).filter(|&slot| has_room(slot)).max_by_key(|&slot| weight(client, slot))
 }
 
+/// Chooses the slot with the least, the lowest among equals; `load` as in [`pick`].
+pub fn least(slots: usize, load: impl Fn(usize) -> Option<u32>) -> Option<usize> {
+    (0..slots).filter_map(|slot| load(slot).map(|n| (n, slot))).min().map(|(_, slot)| slot)
+}
+
 /// A client's number: its address without the port, mixed.
 pub fn client_of(ip: IpAddr) -> u64 {
     match ip {

@@ -46,6 +46,7 @@ impl Master {
                 self.orphan(id);
             }
             Action::Drain(id) => self.drain(id),
+            Action::Rebalance(_) => self.rebalance(),
             Action::Signal(id, signal) => {
                 if let Some(worker) = self.crew.find(id)
                     && let Err(e) = worker.process.kill(signal)

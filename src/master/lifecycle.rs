@@ -5,6 +5,7 @@
 //! two generations live, that each reload ends, committed or rolled back, and that each stop ends.
 
 use super::restart::Restart;
+use crate::sys::overdue;
 use crate::sys::process::Exit;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 use std::fmt;
@@ -86,6 +87,8 @@ pub enum Action {
     Withdraw(u32),
     /// Tell it to finish and to hand back what is idle.
     Drain(u32),
+    /// A slot that a scale-up has made serves for the first time, by this worker: others may give it of what they have.
+    Rebalance(u32),
     /// Send it a signal.
     Signal(u32, i32),
     /// Read the handler for a new generation, then say [`Input::Prepared`].
@@ -238,7 +241,7 @@ impl Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hang {
     No,
-    /// Told to the host, out of dispatch.
+    /// Told to the host and, by a signal, to the handler; out of dispatch.
     Noticed,
     /// SIGABRT sent.
     Aborted,
@@ -253,6 +256,8 @@ pub struct Slot {
     pub successor: Option<u32>,
     start_at: u64,
     restart: Restart,
+    /// A scale-up has made it, and nobody has served there yet.
+    fresh: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -587,6 +592,9 @@ impl Lifecycle {
         w.deadline = after(w.since, max_age);
         out.push(Action::Tell(Happening::Ready(id)));
         out.push(Action::Admit(id));
+        if std::mem::take(&mut self.slots[slot].fresh) {
+            out.push(Action::Rebalance(id));
+        }
         if self.slots[slot].successor == Some(id) {
             self.slots[slot].successor = None;
             let before = self.slots[slot].current.replace(id);
@@ -749,7 +757,7 @@ impl Lifecycle {
                 }
             }
         }
-        let fresh = Slot { start_at: self.now, ..Slot::default() };
+        let fresh = Slot { start_at: self.now, fresh: true, ..Slot::default() };
         self.slots.resize(n.max(self.slots.len()), fresh);
     }
 
@@ -831,6 +839,7 @@ impl Lifecycle {
             Hang::No => {
                 w.hang = Hang::Noticed;
                 out.push(Action::Withdraw(id));
+                out.push(Action::Signal(id, overdue::SIGNAL));
                 out.push(Action::Tell(Happening::Hang(id)));
             }
             Hang::Noticed => {

@@ -18,6 +18,7 @@ mod listener;
 mod messages;
 mod owner;
 pub mod post;
+mod rebalance;
 mod reclaim;
 mod restart;
 mod spare;
@@ -146,6 +147,8 @@ pub struct Master {
     in_hand: Option<accept::InHand>,
     control: control::Control,
     returns: VecDeque<reclaim::Return>,
+    /// How many more times the workers' shares are looked at after a scale-up.
+    share_looks: u32,
 
     /// The monotonic clock (milliseconds), read once a turn.
     now: u64,
@@ -240,6 +243,7 @@ impl Master {
             control,
             name,
             returns: VecDeque::with_capacity(workers),
+            share_looks: 0,
             now,
             born: now,
             timer_at: 0,
@@ -415,6 +419,7 @@ impl Master {
             self.tick_at = None;
             self.look_for_stuck();
             self.look_at_work();
+            self.look_at_shares();
         }
         if self.memory_at <= self.now {
             self.memory_at = self.now + MEMORY_TICK;

@@ -1,5 +1,5 @@
 //! What comes back from workers: reclaimed from the queue of one that is dead, stuck or leaving; or handed back by one that
-//! drains.
+//! drains, or has more than its share.
 //!
 //! The master takes one connection at a time, and only when another worker has room for it: until then the socket's own queue
 //! keeps it.
@@ -24,7 +24,7 @@ pub enum Return {
         /// The worker.
         id: u32,
     },
-    /// What a worker that drains has handed back.
+    /// What a worker that drains, or sheds, has handed back.
     Living {
         /// Its seat.
         seat: usize,
@@ -73,7 +73,9 @@ impl Master {
     /// Has the poll report what a worker hands back.
     pub(super) fn watch_for_returns(&mut self, id: u32) {
         let Some(seat) = self.crew.seat_of(id) else { return };
-        let Some(worker) = self.crew.at(seat) else { return };
+        let is_up =
+            self.returns.iter().any(|r| matches!(r, Return::Living { id: other, .. } if *other == id));
+        let Some(worker) = self.crew.at(seat).filter(|w| !w.watched && !is_up) else { return };
         match poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
             Ok(()) => worker.watched = true,
             Err(e) => log!("watch what worker {id} hands back: {e}"),
@@ -85,7 +87,7 @@ impl Master {
         !self.returns.is_empty() && self.now >= self.accept_at
     }
 
-    /// Takes one connection back. `None` where none is left.
+    /// Takes one connection back from the first source. `None` where none is left there: then it is no source any more.
     pub(super) fn next_return(&mut self) -> Option<InHand> {
         while let Some(source) = self.returns.front() {
             if !self.spare.make_room() {
@@ -94,6 +96,7 @@ impl Master {
                 self.rest(&cause);
                 return None;
             }
+            let shed_by = self.shedder(source);
             let taken = match source {
                 Return::Orphan { queue, .. } => queue.take(),
                 Return::Left(giver) => giver.take_back(),
@@ -110,7 +113,7 @@ impl Master {
                         worker.given = worker.given.wrapping_sub(1);
                     }
                     let client = self.client_of(fd.as_fd());
-                    return Some(InHand { fd, origin, client });
+                    return Some(InHand { fd, origin, client, shed_by });
                 }
                 Ok(Taken::Probe) => {
                     if let Some(Return::Orphan { id, .. }) = self.returns.front()
@@ -139,6 +142,7 @@ impl Master {
                 Some(Return::Living { id, .. }) => self.watch_for_returns(id),
                 Some(Return::Left(_)) | None => {}
             }
+            return None;
         }
         None
     }

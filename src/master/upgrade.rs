@@ -470,11 +470,17 @@ impl Master {
             self.crew.sit(seat, record);
         }
         for worker in &snapshot.workers {
-            if worker.draining { self.watch_for_returns(worker.id) } else { self.crew.admit(worker.id) }
+            // One that stays may have been told to shed.
+            if worker.draining || self.config.rebalance {
+                self.watch_for_returns(worker.id);
+            }
+            if !worker.draining {
+                self.crew.admit(worker.id);
+            }
         }
         self.in_hand = in_hand.map(|(fd, origin)| {
             let client = self.client_of(fd.as_fd());
-            super::accept::InHand { fd, origin, client }
+            super::accept::InHand { fd, origin, client, shed_by: None }
         });
         self.returns.extend(returns);
         for (slot, name, value) in variables {

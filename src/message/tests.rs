@@ -35,6 +35,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         Just(Verb::Leaving),
         any::<bool>().prop_map(|hand_back| Verb::Drain { hand_back }),
         any::<u32>().prop_map(Verb::Gone),
+        any::<u32>().prop_map(|keep| Verb::Shed { keep }),
         any::<u32>().prop_map(Verb::Shut),
         any::<u32>().prop_map(Verb::Open),
     ]

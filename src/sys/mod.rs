@@ -12,6 +12,7 @@ pub mod fdpass;
 pub mod kernel;
 pub mod lend;
 pub mod memory;
+pub mod overdue;
 #[cfg(feature = "control")]
 pub mod peer;
 pub mod poll;

@@ -4,9 +4,9 @@ use super::{check, check_len, retry};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR2};
+pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGURG, SIGUSR2};
 
 /// What a write to a pipe without a reader, or beyond the limit on the size of files, brings beside its error.
 const OF_WRITES: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
@@ -117,7 +117,7 @@ pub(super) fn restore(mask: &libc::sigset_t) {
 pub(super) fn start_afresh() {
     for signal in 1..=libc::SIGRTMAX() {
         if TO_GROUPS.contains(&signal) {
-            set_handler(signal, nothing);
+            set_handler(signal, nothing, libc::SA_RESTART);
             continue;
         }
         let action =
@@ -145,24 +145,49 @@ static COUNTER: AtomicI32 = AtomicI32::new(-1);
 pub fn count(signal: i32, counter: &OwnedFd) {
     extern "C" fn add(_: libc::c_int) {
         let one = 1u64.to_ne_bytes();
-        // SAFETY: the calling thread's own `errno`, which the interrupted code may be about to read.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: points to a c_int of this thread.
-        let before = unsafe { errno.read() };
-        // SAFETY: write(2) may be called in a signal handler (signal-safety(7)); the bytes live through the call.
-        unsafe { libc::write(COUNTER.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
-        // SAFETY: as above.
-        unsafe { errno.write(before) };
+        keep_errno(|| {
+            // SAFETY: write(2) may be called in a signal handler (signal-safety(7)); the bytes live through the call.
+            unsafe { libc::write(COUNTER.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
+        });
     }
     COUNTER.store(counter.as_raw_fd(), Ordering::Relaxed);
-    set_handler(signal, add);
+    set_handler(signal, add, libc::SA_RESTART);
 }
 
-fn set_handler(signal: i32, handler: Function) {
+/// What [`interrupt`] calls.
+static INTERRUPTS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A signal calls `f`, and a system call that the process waits in ends with `EINTR`. One signal has this.
+///
+/// # Safety
+/// `f` does only what a signal handler may (signal-safety(7)), and does not panic.
+pub(super) unsafe fn interrupt(signal: i32, f: fn()) {
+    extern "C" fn call(_: libc::c_int) {
+        let f = INTERRUPTS.load(Ordering::Relaxed);
+        // SAFETY: stored below, before the handler was set; a function pointer and a data pointer are the same on Linux.
+        let f = unsafe { mem::transmute::<*mut (), fn()>(f) };
+        keep_errno(f);
+    }
+    INTERRUPTS.store(f as *mut (), Ordering::Relaxed);
+    set_handler(signal, call, 0);
+}
+
+/// In a signal handler: the interrupted code may be about to read its `errno`.
+fn keep_errno(f: impl FnOnce()) {
+    // SAFETY: the calling thread's own `errno`.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: points to a c_int of this thread.
+    let before = unsafe { errno.read() };
+    f();
+    // SAFETY: as above.
+    unsafe { errno.write(before) };
+}
+
+fn set_handler(signal: i32, handler: Function, flags: libc::c_int) {
     // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler as *const () as libc::sighandler_t;
-    action.sa_flags = libc::SA_RESTART;
+    action.sa_flags = flags;
     // SAFETY: `action` is valid through the call, and its handler does only what a handler may.
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
@@ -185,6 +210,7 @@ pub fn name(signal: i32) -> String {
         libc::SIGPIPE => "SIGPIPE",
         libc::SIGALRM => "SIGALRM",
         SIGTERM => "SIGTERM",
+        SIGURG => "SIGURG",
         libc::SIGXCPU => "SIGXCPU",
         libc::SIGSYS => "SIGSYS",
         other => return format!("signal {other}"),

@@ -3,6 +3,7 @@
 use super::handler::Handler;
 use crate::config::Config;
 use crate::scoreboard::{Seat, Word};
+use crate::sys::{overdue, time};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What the loop does with a connection after an engine has run on it.
@@ -56,7 +57,13 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// Runs user code: the scoreboard shows it as busy meanwhile. `None` where it panicked (the panic hook has printed it).
     pub fn call<T>(&mut self, f: impl FnOnce(&mut dyn Handler) -> T) -> Option<T> {
-        self.seat.set(Word::BusySince, self.now.max(1));
+        let mut since = self.now;
+        if !self.config.timeout.is_zero() {
+            // Of this call alone: a turn may be as long as all its calls together.
+            since = time::monotonic_ms();
+            overdue::begin();
+        }
+        self.seat.set(Word::BusySince, since.max(1));
         // The handler is used on after a panic, as a server's user expects; what it left half done is its own.
         let result = catch_unwind(AssertUnwindSafe(|| f(self.handler))).ok();
         self.seat.set(Word::BusySince, 0);

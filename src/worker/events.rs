@@ -60,7 +60,7 @@ pub struct EventLoop<'a, 'b> {
     drains: bool,
     /// While draining: idle connections have but a short grace.
     hurries: bool,
-    /// When to try again to hand back what the channel had no room for.
+    /// When to try again to hand back what the channel had no room for, draining or not.
     hand_back_at: Option<u64>,
 }
 
@@ -140,6 +140,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 self.take_one();
             } else if self.inlet.starves() {
                 self.inlet.may_take(self.poll, self.now);
+            }
+            if let Some(keep) = self.inlet.sheds_to {
+                self.shed(keep);
             }
             self.expire();
             self.inlet.settle(self.poll, context!(self));
@@ -422,12 +425,41 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         if !(self.drains && self.inlet.hands_back) {
             return false;
         }
+        self.is_idle(index) && self.hand_back(index)
+    }
+
+    /// The others have less to do: gives idle HTTP connections back to the master, until no more than `keep` are left or none is
+    /// idle. Where the channel is full it goes on soon.
+    fn shed(&mut self, keep: u32) {
+        if self.inlet.draining.is_some() {
+            self.inlet.sheds_to = None;
+            return;
+        }
+        if self.hand_back_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        self.hand_back_at = None;
+        for index in self.table.indexes() {
+            if self.table.len() <= keep {
+                break;
+            }
+            if self.is_idle(index) && !self.hand_back(index) {
+                return;
+            }
+        }
+        self.inlet.sheds_to = None;
+    }
+
+    /// Whether this is an HTTP connection on which nothing is under way.
+    fn is_idle(&mut self, index: u32) -> bool {
+        matches!(&self.table.row(index).protocol, Protocol::Http(_, conn) if conn.is_idle())
+    }
+
+    /// Gives an HTTP connection back to the master; `false` where the channel is full.
+    fn hand_back(&mut self, index: u32) -> bool {
         let row = self.table.row(index);
         let listener = row.listener;
-        let Protocol::Http(fd, conn) = &row.protocol else { return false };
-        if !conn.is_idle() {
-            return false;
-        }
+        let Protocol::Http(fd, _) = &row.protocol else { return false };
         if !self.inlet.hand_back(fd.as_fd(), listener) {
             self.hand_back_at.get_or_insert(self.now + HAND_BACK_AGAIN);
             return false;

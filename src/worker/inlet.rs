@@ -42,6 +42,8 @@ pub struct Inlet<'a> {
     pub draining: Option<u64>,
     /// While draining: what lies in the queue is left to the master, and what is idle is handed back to it.
     pub hands_back: bool,
+    /// The master wants idle connections back until no more than so many are left.
+    pub sheds_to: Option<u32>,
     /// When to tell the master that this worker leaves because a signal asks for it.
     leave_at: Option<u64>,
     leave: OwnedFd,
@@ -71,6 +73,7 @@ impl<'a> Inlet<'a> {
             seat,
             draining: None,
             hands_back: false,
+            sheds_to: None,
             leave_at: None,
             leave,
             queue,
@@ -300,6 +303,7 @@ impl<'a> Inlet<'a> {
                     self.unwatch(poll);
                 }
             }
+            Verb::Shed { keep } => self.sheds_to = Some(keep),
             Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
             Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
             Verb::Open(id) => self.worker.mailbox.set_shut(id, false),

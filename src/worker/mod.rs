@@ -23,7 +23,7 @@ use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
-use crate::sys::{process, signal};
+use crate::sys::{overdue, process, signal};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
 use std::any::Any;
@@ -72,6 +72,15 @@ impl Worker {
     /// finished what it has it exits with code 0. Returns at once.
     pub fn leave(&self) {
         self.leaves.set(true);
+    }
+
+    /// Whether the call of the handler that is running, or was last, has taken longer than [`crate::Config::timeout`]. The worker
+    /// is out of dispatch then, and what waited for it went to others; a second later it gets SIGABRT. A call that may be long can
+    /// look now and then, and come to its end while there is time: its client is answered, and the worker is let in again.
+    ///
+    /// May be called in any thread, and in a signal handler. Where there is no limit it is never so.
+    pub fn is_overdue(&self) -> bool {
+        overdue::is_overdue()
     }
 
     /// A number no other worker of this master has had, from 1.
@@ -170,6 +179,10 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     CURRENT.set(Some(birth.worker));
     process::set_name(&format!("prefork/{}", birth.worker.slot));
     signal::count(signal::SIGTERM, &birth.leave);
+    match config.timeout.as_millis() as u64 {
+        0 => {}
+        limit => overdue::watch(birth.seat.busy_since(), limit),
+    }
     introduce(birth.worker);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {

@@ -1,11 +1,12 @@
 //! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
 //! machine by what it says and by its public tables, and the workers as they are.
 
-use super::super::{Action, HANG_GRACE, Happening, Input, Reason};
+use super::super::{Action, HANG_GRACE, Happening, Input, NEWS, Reason};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, World};
 use crate::master::restart;
+use crate::sys::overdue;
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 use std::collections::{BTreeSet, VecDeque};
@@ -34,6 +35,8 @@ pub struct SlotSeen {
     was_ready: bool,
     /// Its worker said that its configuration is wrong.
     pub gave_up: bool,
+    /// A scale-up has made it, and nobody has been ready there.
+    fresh: bool,
 }
 
 struct Reloading {
@@ -61,6 +64,8 @@ pub struct Watch {
     born: u32,
     gone: u32,
     drain_timeouts: u32,
+    /// The worker that has just been ready in a fresh slot.
+    to_rebalance: Option<u32>,
 }
 
 impl Watch {
@@ -81,8 +86,10 @@ impl Watch {
             born: 0,
             gone: 0,
             drain_timeouts: 0,
+            to_rebalance: None,
         };
         watch.fit(slots);
+        watch.slots.iter_mut().for_each(|s| s.fresh = false);
         watch
     }
 
@@ -94,7 +101,7 @@ impl Watch {
         self.slots.truncate(slots);
         // A slot made during a reload may have to go back with the others.
         let asked = 1 + u32::from(self.reload.is_some());
-        self.slots.resize_with(slots, || SlotSeen { asked, ..SlotSeen::default() });
+        self.slots.resize_with(slots, || SlotSeen { asked, fresh: true, ..SlotSeen::default() });
     }
 
     /// One more spawn of this slot is wanted by somebody, and the count of quick deaths begins anew.
@@ -208,7 +215,9 @@ impl World {
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
             Action::Drain(id) => self.check_drain(*id),
             Action::Signal(id, SIGKILL) => self.check_kill(*id),
+            Action::Signal(id, overdue::SIGNAL) => self.check_warning(*id),
             Action::Signal(id, _) => self.check_abort(*id),
+            Action::Rebalance(id) => self.check_rebalance(*id),
             Action::Prepare(_) => {}
             Action::Commit => self.check_commit(),
             Action::Revert => self.check_revert(),
@@ -305,6 +314,14 @@ impl World {
         self.must(!leaves, || format!("worker {id} is admitted and leaves"));
     }
 
+    /// Where a scale-up has made a slot and nowhere else, once.
+    fn check_rebalance(&mut self, id: u32) {
+        let due = self.watch.to_rebalance.take();
+        let admitted = self.get(id).is_some_and(|p| p.record.admitted);
+        self.must(due == Some(id), || format!("worker {id} gets a share and is none more"));
+        self.must(admitted, || format!("worker {id} gets a share and is not let in"));
+    }
+
     fn check_drain(&mut self, id: u32) {
         self.check_known(id, "drain");
         let timeout = self.rules.drain_timeout;
@@ -358,15 +375,33 @@ impl World {
         }
     }
 
-    fn check_abort(&mut self, id: u32) {
-        self.check_known(id, "abort");
-        let (now, timeout) = (self.now, self.rules.hang_timeout);
-        let Some(p) = self.get(id) else { return };
+    /// Whether a worker is in a call that takes too long, but for so much, or was until a moment ago.
+    fn hangs(&self, p: &Process, but: u64) -> bool {
+        let (now, timeout) = (self.now, self.rules.hang_timeout.saturating_sub(but));
         let lasted = |call: Call, end: u64| end - call.since - call.still.min(end - call.since);
         let hangs = p.call.is_some_and(|call| lasted(call, now) >= timeout)
             || p.seen.last_call.is_some_and(|(call, end)| lasted(call, end) >= timeout && now - end <= SLACK);
-        let mark = self.mark(p.still);
-        self.must(timeout > 0 && hangs, || format!("worker {id} is aborted and does not hang"));
+        self.rules.hang_timeout > 0 && hangs
+    }
+
+    fn check_warning(&mut self, id: u32) {
+        self.check_known(id, "warn");
+        let Some(p) = self.get(id) else { return };
+        // After a pause of all the machine takes a call for so much older than it saw it get.
+        let (hangs, aborted, mark) = (self.hangs(p, NEWS), p.seen.aborted.is_some(), self.mark(p.still));
+        self.must(hangs && !aborted, || format!("worker {id} is told that it hangs, and does not"));
+        if let Some(p) = self.find(id) {
+            p.seen.warned = Some(mark);
+        }
+    }
+
+    fn check_abort(&mut self, id: u32) {
+        self.check_known(id, "abort");
+        let Some(p) = self.get(id) else { return };
+        let (hangs, mark) = (self.hangs(p, 0), self.mark(p.still));
+        let warned = p.seen.warned.is_some_and(|warned| self.now - warned.at >= HANG_GRACE);
+        self.must(hangs, || format!("worker {id} is aborted and does not hang"));
+        self.must(warned, || format!("worker {id} is aborted, and its handler had no time"));
         if let Some(p) = self.find(id) {
             p.seen.aborted = Some(mark);
         }
@@ -415,11 +450,16 @@ impl World {
             Happening::ReloadRolledBack(generation, _) => self.check_rolled_back(*generation),
             Happening::Ready(id) => {
                 let generation = self.get(*id).map(|p| p.generation);
+                let slot = self.get(*id).map_or(usize::MAX, |p| p.slot);
+                let slot = self.watch.slots.get_mut(slot);
+                self.watch.to_rebalance = slot.and_then(|s| std::mem::take(&mut s.fresh).then_some(*id));
                 if let Some(reload) = &mut self.watch.reload {
                     reload.proved |= Some(reload.generation) == generation;
                 }
             }
             Happening::Hang(id) => {
+                let warned = self.get(*id).is_none_or(|p| p.seen.warned.is_some_and(|m| m.at == self.now));
+                self.must(warned, || format!("worker {id} hangs, and its handler is not told"));
                 if let Some(p) = self.find(*id) {
                     p.seen.hangs = true;
                 }
@@ -458,6 +498,8 @@ impl World {
         }
         let slots = self.machine.life.slots().len();
         self.watch.fit(slots);
+        let forgotten = self.watch.to_rebalance;
+        self.must(forgotten.is_none(), || format!("worker {forgotten:?} is one more and gets no share"));
         self.forget_stillborn();
         self.check_generations();
         self.check_places();
@@ -601,9 +643,9 @@ impl World {
         self.check_connections();
         let (room, more) = (self.has_room(), self.desk.more_to_do);
         let paused = (0..self.desk.listeners.len()).any(|i| self.is_paused(i));
-        let waits = self.desk.in_hand.is_some() || self.has_returns();
+        let waits = self.desk.in_hand.is_some() && room || self.has_returns() && self.has_room_for_returns();
         self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
-        self.must(!waits || !room || more, || "a worker has room and a connection waits".into());
+        self.must(!waits || more, || "a worker has room and a connection waits".into());
         let word = self.desk.waiting;
         self.must(word || more || !self.waits_for_room(), || {
             "the master waits for room and does not say so".into()

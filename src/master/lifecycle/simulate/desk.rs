@@ -40,6 +40,8 @@ enum Accepted {
 pub struct Desk {
     pub listeners: Vec<Listener>,
     pub in_hand: Option<u32>,
+    /// The worker that has shed the one in hand.
+    hand_shed_by: Option<u32>,
     pub returns: VecDeque<Return>,
     /// The word on the common page.
     pub waiting: bool,
@@ -55,7 +57,7 @@ pub struct Desk {
     /// By slot: the worker that is let in.
     pub doors: Vec<Option<u32>>,
     woken: bool,
-    policy: Dispatch,
+    pub policy: Dispatch,
     cursor: usize,
 }
 
@@ -64,6 +66,7 @@ impl Desk {
         Self {
             listeners: (0..random.between(1, 2)).map(|_| Listener::default()).collect(),
             in_hand: None,
+            hand_shed_by: None,
             returns: VecDeque::new(),
             waiting: false,
             accept_at: 0,
@@ -173,12 +176,14 @@ impl World {
         }
     }
 
-    fn next_return(&mut self) -> Option<u32> {
+    /// The next connection that comes back, and who has shed it.
+    fn next_return(&mut self) -> Option<(u32, Option<u32>)> {
         while let Some(source) = self.desk.returns.front() {
             if self.now < self.desk.shortage_until && self.random.chance(50) {
                 self.rest();
                 return None;
             }
+            let shed_by = self.shedder(source);
             let (queue, orphan_of) = match source {
                 Return::Orphan { queue, id } => (Some(Rc::clone(queue)), Some(*id)),
                 Return::Left(back) => (Some(Rc::clone(back)), None),
@@ -190,7 +195,10 @@ impl World {
                         p.record.given -= 1;
                     }
                     self.count("connection came back");
-                    return Some(connection);
+                    if shed_by.is_some() {
+                        self.count("connection shed");
+                    }
+                    return Some((connection, shed_by));
                 }
                 Some(Item::Probe) => {
                     if let Some(p) = orphan_of.and_then(|id| self.find(id)) {
@@ -212,8 +220,84 @@ impl World {
                 }
                 Some(Return::Left(_)) | None => {}
             }
+            return None;
         }
         None
+    }
+
+    /// As `Master::look_at_shares`.
+    pub fn look_at_shares(&mut self) {
+        if self.share_looks == 0 || self.machine.life.is_stopping() {
+            self.share_looks = 0;
+            return;
+        }
+        self.tick_soon();
+        let reloads = self.machine.life.is_reloading();
+        if reloads || self.desk.in_hand.is_some() || !self.desk.returns.is_empty() {
+            return;
+        }
+        self.share_looks -= 1;
+        let takers = || self.processes.iter().filter(|p| p.takes_connections());
+        let connections: u64 = takers().map(Process::in_flight).sum();
+        let share = connections.div_ceil(takers().count().max(1) as u64);
+        let now = self.now;
+        for p in &mut self.processes {
+            if p.takes_connections() && p.can_shed() && p.in_flight() > share {
+                p.record.watched = true;
+                p.shed(now, share);
+            }
+        }
+    }
+
+    fn shedder(&self, source: &Return) -> Option<u32> {
+        let Return::Living { id } = source else { return None };
+        self.get(*id).filter(|p| p.record.admitted).map(|p| p.id)
+    }
+
+    fn behind(&self, slot: usize) -> Option<&Process> {
+        self.get(self.desk.doors.get(slot).copied().flatten()?)
+    }
+
+    fn pick_beside(&self, id: u32) -> Option<usize> {
+        let slots = self.desk.doors.len();
+        let itself = self.machine.is(Mutation::ShedToItself);
+        let beside = |slot: usize| self.behind(slot).filter(|p| p.id != id || itself);
+        let other = dispatch::least(slots, |slot| beside(slot)?.load(MAX_QUEUED));
+        let will = || (0..slots).any(|slot| beside(slot).is_some_and(Process::will_have_room));
+        if other.is_some() || will() {
+            return other;
+        }
+        dispatch::least(slots, |slot| self.behind(slot)?.load(MAX_QUEUED))
+    }
+
+    fn pick_for_return(&mut self) -> Option<usize> {
+        for index in 0..self.desk.returns.len() {
+            let slot = match self.shedder(&self.desk.returns[index]) {
+                Some(id) => self.pick_beside(id),
+                None => self.pick(),
+            };
+            if slot.is_some() {
+                self.desk.returns.swap(0, index);
+                return slot;
+            }
+        }
+        None
+    }
+
+    pub fn has_room_for_returns(&self) -> bool {
+        self.desk.returns.iter().any(|source| match self.shedder(source) {
+            Some(id) => self.pick_beside(id).is_some(),
+            None => self.has_room(),
+        })
+    }
+
+    /// A worker does not get back what it has shed while another one takes it.
+    fn check_shed(&mut self, id: u32, shed_by: Option<u32>) {
+        let others = self.processes.iter().any(|p| p.id != id && p.load(MAX_QUEUED).is_some());
+        let back = shed_by == Some(id);
+        self.must(!back || !others, || {
+            format!("worker {id} gets back what it has shed, and another has room")
+        });
     }
 
     fn probe(&mut self, id: u32, if_admitted: bool) {
@@ -292,13 +376,16 @@ impl World {
             if self.desk.in_hand.is_none() && !self.has_returns() {
                 break;
             }
-            let Some(slot) = self.pick() else { break };
-            match self.desk.in_hand.take().or_else(|| self.next_return()) {
-                Some(connection) => self.give(connection, slot),
-                None => break,
+            let turn = self.desk.cursor;
+            let slot = if self.desk.in_hand.is_some() { self.pick() } else { self.pick_for_return() };
+            let Some(slot) = slot else { break };
+            let in_hand = self.desk.in_hand.take().map(|c| (c, self.desk.hand_shed_by));
+            match in_hand.or_else(|| self.next_return()) {
+                Some((connection, shed_by)) => self.give(connection, shed_by, slot),
+                None => self.desk.cursor = turn,
             }
         }
-        self.desk.more_to_do |= self.has_returns() && self.has_room();
+        self.desk.more_to_do |= self.has_returns() && self.has_room_for_returns();
     }
 
     pub fn has_returns(&self) -> bool {
@@ -335,20 +422,22 @@ impl World {
         let connection = self.desk.accepted;
         self.desk.accepted += 1;
         self.count("connection accepted");
-        self.give(connection, slot);
+        self.give(connection, None, slot);
         Accepted::One
     }
 
-    fn give(&mut self, connection: u32, slot: usize) {
-        let mut choice = self.pick_for(connection).or(Some(slot));
+    fn give(&mut self, connection: u32, shed_by: Option<u32>, slot: usize) {
+        let mut choice = self.pick_for(connection, shed_by).or(Some(slot));
         while let Some(slot) = choice {
+            let door = self.desk.doors.get(slot).copied().flatten();
+            door.into_iter().for_each(|id| self.check_shed(id, shed_by));
             if self.give_to(slot, connection) {
                 return;
             }
-            choice = self.pick_for(connection).or_else(|| self.pick());
+            choice = self.pick_for(connection, shed_by).or_else(|| self.pick());
         }
         self.count("connection in hand");
-        self.desk.in_hand = Some(connection);
+        (self.desk.in_hand, self.desk.hand_shed_by) = (Some(connection), shed_by);
     }
 
     fn give_to(&mut self, slot: usize, connection: u32) -> bool {
@@ -381,7 +470,10 @@ impl World {
     }
 
     /// A few clients have all connections.
-    fn pick_for(&self, connection: u32) -> Option<usize> {
+    fn pick_for(&self, connection: u32, shed_by: Option<u32>) -> Option<usize> {
+        if let Some(id) = shed_by {
+            return self.pick_beside(id);
+        }
         let is_asked = matches!(self.desk.policy, Dispatch::SourceHash);
         let has_room = |slot: usize| load_of(self.desk.doors[slot], &self.processes).is_some();
         is_asked.then(|| dispatch::pick_for(u64::from(connection % 7), self.desk.doors.len(), has_room))?

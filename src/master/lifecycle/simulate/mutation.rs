@@ -2,7 +2,8 @@
 //! with what goes in and comes out, so that the rules themselves hold no trace of them.
 
 use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reload, Rules, Slot, Stage};
-use crate::sys::signal::SIGKILL;
+use crate::sys::overdue;
+use crate::sys::signal::{SIGABRT, SIGKILL};
 
 /// The faults, by the rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub enum Mutation {
     HangIgnored,
     /// SIGABRT is all that is done against one that hangs.
     AbortIsAll,
+    /// A handler that hangs is not told.
+    WarningForgotten,
+    /// It is told, and has no time.
+    AbortedAtOnce,
     /// A reload does not wait for the generation before the last.
     ThreeGenerations,
     /// Worn workers are replaced all at once.
@@ -49,9 +54,15 @@ pub enum Mutation {
     NeverResumed,
     /// The workers are not told that the master waits for room.
     WaitingWordForgotten,
+    /// A slot that a scale-up made gets no share.
+    RebalanceForgotten,
+    /// Every new worker gets a share, also one whose slot is not new.
+    RebalancedAlways,
+    /// What a worker sheds may go back to it.
+    ShedToItself,
 }
 
-pub const MUTATIONS: [Mutation; 21] = [
+pub const MUTATIONS: [Mutation; 26] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -63,6 +74,8 @@ pub const MUTATIONS: [Mutation; 21] = [
     Mutation::DrainDeadlineIgnored,
     Mutation::HangIgnored,
     Mutation::AbortIsAll,
+    Mutation::WarningForgotten,
+    Mutation::AbortedAtOnce,
     Mutation::ThreeGenerations,
     Mutation::RecycledTogether,
     Mutation::IdReused,
@@ -73,6 +86,9 @@ pub const MUTATIONS: [Mutation; 21] = [
     Mutation::QueueOfTheDeadForgotten,
     Mutation::NeverResumed,
     Mutation::WaitingWordForgotten,
+    Mutation::RebalanceForgotten,
+    Mutation::RebalancedAlways,
+    Mutation::ShedToItself,
 ];
 
 /// The machine, with a fault or none.
@@ -121,10 +137,37 @@ impl Machine {
             }
             Mutation::AbortIsAll => {
                 let aborts = |a: &Action| {
-                    if let Action::Signal(id, s) = a { (*s != SIGKILL).then_some(*id) } else { None }
+                    if let Action::Signal(id, s) = a { (*s == SIGABRT).then_some(*id) } else { None }
                 };
                 self.aborted.extend(out.iter().filter_map(aborts));
                 out.retain(|a| !matches!(a, Action::Signal(id, SIGKILL) if self.aborted.contains(id)));
+            }
+            Mutation::WarningForgotten => {
+                out.retain(|a| !matches!(a, Action::Signal(_, overdue::SIGNAL)));
+            }
+            Mutation::AbortedAtOnce => {
+                let hangs = |a: &Action| {
+                    if let Action::Tell(Happening::Hang(id)) = a {
+                        Some(Action::Signal(*id, SIGABRT))
+                    } else {
+                        None
+                    }
+                };
+                let aborts: Vec<Action> = out.iter().filter_map(hangs).collect();
+                out.extend(aborts);
+            }
+            Mutation::RebalanceForgotten => out.retain(|a| !matches!(a, Action::Rebalance(_))),
+            Mutation::RebalancedAlways => {
+                let ready = |a: &Action| {
+                    if let Action::Tell(Happening::Ready(id)) = a {
+                        Some(Action::Rebalance(*id))
+                    } else {
+                        None
+                    }
+                };
+                out.retain(|a| !matches!(a, Action::Rebalance(_)));
+                let shares: Vec<Action> = out.iter().filter_map(ready).collect();
+                out.extend(shares);
             }
             Mutation::NotLetInAgain => {
                 let begins: Vec<u32> = out

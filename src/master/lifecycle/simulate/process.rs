@@ -121,6 +121,8 @@ pub struct Seen {
     pub ready: bool,
     /// Told to drain, with so much patience.
     pub drain: Option<(Mark, u64)>,
+    /// Told that its call takes too long.
+    pub warned: Option<Mark>,
     pub aborted: Option<Mark>,
     pub killed: Option<Mark>,
     /// Somebody outside wanted it to end, or it did.
@@ -161,6 +163,8 @@ pub struct Process {
     pub worn_at: u64,
     /// Told to drain; whether to hand back.
     pub draining: Option<bool>,
+    /// Told to hand idle connections back until so many are left.
+    pub sheds_to: Option<u64>,
     /// How long it has been stopped together with the master, as far as that can be seen.
     pub still: u64,
     ready_at: u64,
@@ -219,6 +223,7 @@ impl Process {
             probed: 0,
             worn_at: NEVER,
             draining: None,
+            sheds_to: None,
             still: 0,
             ready_at: quick,
             said_ready: false,
@@ -266,10 +271,19 @@ impl Process {
 
     /// Connections in flight, as the master sees it, where it has room for one more (`crew::Record::load`).
     pub fn load(&self, max_queued: u64) -> Option<u32> {
-        let r = &self.record;
-        let stuck = r.stuck && self.progress() == r.last_progress;
-        let has_room = r.admitted && !stuck && self.in_flight() < r.limit && self.queued() < max_queued;
+        let has_room = self.will_have_room() && self.queued() < max_queued;
         has_room.then_some(self.in_flight() as u32)
+    }
+
+    /// As `Record::takes`.
+    pub fn takes_connections(&self) -> bool {
+        let r = &self.record;
+        r.admitted && !(r.stuck && self.progress() == r.last_progress)
+    }
+
+    /// As `Record::will_have_room`.
+    pub fn will_have_room(&self) -> bool {
+        self.takes_connections() && self.in_flight() < self.record.limit
     }
 
     /// As `Record::is_stuck`.
@@ -292,6 +306,11 @@ impl Process {
 
     pub fn busy_since(&self) -> u64 {
         self.call.map_or(0, |c| c.since)
+    }
+
+    /// One that serves one connection at a time has none that is idle.
+    pub fn can_shed(&self) -> bool {
+        !self.blocking
     }
 
     pub fn held(&self) -> impl Iterator<Item = u32> + '_ {
@@ -333,7 +352,13 @@ impl Process {
         }
     }
 
+    pub fn shed(&mut self, now: u64, keep: u64) {
+        self.sheds_to = Some(keep);
+        self.looks_at = self.looks_at.min(now);
+    }
+
     pub fn drain(&mut self, now: u64, hands_back: bool) {
+        self.sheds_to = None;
         self.draining.get_or_insert(hands_back);
         self.gone_at = now.saturating_add(self.lingers);
         self.looks_at = self.looks_at.min(now);
@@ -342,6 +367,14 @@ impl Process {
     pub fn kill(&mut self, now: u64, r: &mut Random) {
         let takes = if r.chance(80) { r.between(0, 5) } else { r.between(0, KILL_TAKES) };
         self.killed_at = self.killed_at.min(now + takes);
+    }
+
+    /// Its handler is told, if its call does take too long, and may come to its end.
+    pub fn warn(&mut self, now: u64, timeout: u64, r: &mut Random) {
+        let heeds = r.chance(40);
+        if let Some(call) = self.call.as_mut().filter(|call| heeds && now >= call.since + timeout) {
+            call.until = call.until.min(now + r.between(0, 1500));
+        }
     }
 
     pub fn abort(&mut self, now: u64) {
@@ -483,13 +516,19 @@ impl Process {
     }
 
     fn hand_back(&mut self, now: u64, ran: &mut Ran) {
-        while self.draining == Some(true) && self.back.borrow().len() < BACK_ROOM {
-            let Some(at) = self.holds.iter().position(|h| h.idle_from <= now) else { return };
+        while self.draining == Some(true) || self.sheds_to.is_some_and(|keep| self.holds.len() as u64 > keep)
+        {
+            let Some(at) = self.holds.iter().position(|h| h.idle_from <= now) else { break };
+            if self.back.borrow().len() >= BACK_ROOM {
+                self.looks_at = self.looks_at.min(now + 5);
+                return;
+            }
             let held = self.holds.swap_remove(at);
             self.back.borrow_mut().push_back(Item::Connection(held.connection));
             self.finished += 1;
             ran.made_room = true;
         }
+        self.sheds_to = None;
     }
 
     fn look(&mut self, now: u64, r: &mut Random, ran: &mut Ran) {

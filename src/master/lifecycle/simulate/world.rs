@@ -7,11 +7,15 @@ use super::desk::Desk;
 use super::mutation::Machine;
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
 use super::random::Random;
+use crate::config::Dispatch;
+use crate::sys::overdue;
 use crate::sys::signal::SIGKILL;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How often the master looks at its workers (`reclaim::TICK`).
 const TICK: u64 = 100;
+/// Looks at the shares after a scale-up (`rebalance::LOOKS`).
+const LOOKS: u32 = 10;
 /// A look at the deadlines that is so late is forgiven (`lifecycle::LATE`).
 pub const LATE: u64 = super::super::LATE;
 /// Lines that are kept to show what led to a violation.
@@ -54,6 +58,9 @@ pub struct World {
     pub last_step: u64,
     timer_at: u64,
     pub tick_at: Option<u64>,
+    /// The setting of this name.
+    rebalance: bool,
+    pub share_looks: u32,
     inputs: VecDeque<Input>,
     in_step: bool,
     signals: VecDeque<Input>,
@@ -68,9 +75,12 @@ impl World {
         };
         let good = Character { first: (0, Temper::Good), then: Temper::Good };
         let now = random.between(1, 1_000_000);
+        let desk = Desk::new(&mut random);
         Self {
             now,
-            desk: Desk::new(&mut random),
+            rebalance: desk.policy != Dispatch::SourceHash && random.chance(70),
+            share_looks: 0,
+            desk,
             random,
             machine,
             rules,
@@ -271,6 +281,7 @@ impl World {
             self.tick_at = None;
             self.look_for_stuck();
             self.look_at_work();
+            self.look_at_shares();
         }
         self.look_at_wear();
         if !self.is_over() && self.machine.due() <= self.now {
@@ -375,7 +386,17 @@ impl World {
             }
             Action::Signal(id, signal) => {
                 if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
-                    if signal == SIGKILL { p.kill(now, &mut self.random) } else { p.abort(now) }
+                    match signal {
+                        SIGKILL => p.kill(now, &mut self.random),
+                        overdue::SIGNAL => p.warn(now, self.rules.hang_timeout, &mut self.random),
+                        _ => p.abort(now),
+                    }
+                }
+            }
+            Action::Rebalance(_) => {
+                if self.rebalance {
+                    self.share_looks = LOOKS;
+                    self.tick_soon();
                 }
             }
             Action::Prepare(generation) => self.prepare(generation),
@@ -465,7 +486,9 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Admit(_) => "action Admit",
         Action::Withdraw(_) => "action Withdraw",
         Action::Drain(_) => "action Drain",
+        Action::Rebalance(_) => "action Rebalance",
         Action::Signal(_, SIGKILL) => "action Signal(KILL)",
+        Action::Signal(_, overdue::SIGNAL) => "action Signal(URG)",
         Action::Signal(..) => "action Signal(ABRT)",
         Action::Prepare(_) => "action Prepare",
         Action::Commit => "action Commit",
