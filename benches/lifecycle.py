@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from run import CLIENTS, QUIET, machine, progress, reaped_cpu, spread
-from servers import (BODY, HERE, ROOT, Bench, Missing, children, compile_c, machine_busy_seconds, nginx_command,
+from servers import (BODY, BUILT, HERE, ROOT, Bench, Missing, children, compile_c, machine_busy_seconds, nginx_command,
                      prefork_command, running, tool)
 
 RELOADS = 5
@@ -161,12 +161,14 @@ def measure_reloads(bench, options, turn, kept):
             wrk = Wrk(server.url, kept)
             took = []
             for _ in range(RELOADS):
-                time.sleep(options.seconds / 10)
+                time.sleep(options.seconds / (RELOADS + 1))
                 took.append(RELOAD[name](server))
-            time.sleep(options.seconds / 10)
+            time.sleep(options.seconds / (RELOADS + 1))
             counted = wrk.end()
             # wrk makes one connection to see whether anybody is there.
             opened = passive_opens() - opened - 1
+            if name == "node":
+                os.killpg(server.master, signal.SIGKILL)  # workers that have disconnected do not follow the primary
         results[name] = {"errors": sum(counted["errors"].values()), "kinds": counted["errors"],
                          "requests": counted["requests"], "anew": opened - CLIENTS if kept else None,
                          "reload_ms": statistics.median(took)}
@@ -248,6 +250,16 @@ def successor_ms(bench, name, command):
 # ---- stuck workers, long requests ----
 
 
+def first_of_all():
+    """What has the server run before everybody else, where that is allowed: here it is asked who waits for whom, not who gets
+    the CPU. load.c does so by itself, and is before the server."""
+    try:
+        command = [tool("chrt", "util-linux"), "-r", "1"]
+    except Missing:
+        return []
+    return command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
+
+
 STUCK = {(style, policy): f"{style}, {policy}" for style in ["on_request", "on_connection"]
          for policy in ["least-connections", "round-robin"]}
 
@@ -257,7 +269,7 @@ def measure_stuck(bench, options, turn):
     results = {}
     for style, policy in rotated(list(STUCK), turn):
         command = partial(stuck_command, bench, style == "on_connection", policy)
-        with running(bench, "prefork", workers=4, command=command) as server:
+        with running(bench, "prefork", workers=4, wrapper=first_of_all(), command=command) as server:
             load = partial(Load, bench, server, "-r", STUCK_RATE, "-d", options.seconds)
             none = load().result()
             loaded = load()
@@ -298,7 +310,7 @@ def measure_tail(bench, options, turn):
     mix = f"{TAIL['rare']}:{TAIL['long']}:{TAIL['short']}"
     for name in rotated(list(TAILS), turn):
         command = partial(tail_command, bench, TAILS[name])
-        with running(bench, "prefork", TAIL["workers"], command=command) as server:
+        with running(bench, "prefork", TAIL["workers"], wrapper=first_of_all(), command=command) as server:
             load = Load(bench, server, "-r", TAIL["rate"], "-x", "-d", options.tail, "-m", mix)
             results[name] = load.result()
     return results
@@ -467,24 +479,30 @@ def goals(results):
             slower = ratio(results, "stuck", (name, "one", "p99_us"), (name, "none", "p99_us"))
             rows.append((f"one of 4 stuck, {name}: p99 to none stuck", figure(median, slower), "{:.2f}×", "≤", 1.2))
         else:
-            longest = [us / 1e3 for us in of("stuck", name, "one", "max_us")]
-            rows.append((f"one of 4 stuck, {name}: longest wait", figure(median, longest), "{:.0f} ms", "≤", RECLAIM_MS))
+            pairs = zip(of("stuck", name, "one", "max_us"), of("stuck", name, "none", "max_us"))
+            longer = [max(0, one - none) / 1e3 for one, none in pairs]
+            rows.append((f"one of 4 stuck, {name}: longest wait, over that with none stuck", figure(median, longer),
+                         "{:.0f} ms", "≤", RECLAIM_MS))
     best = best_tail(results)
     rows += [
         ("5 % of the work long: p99, master to shared", figure(median, ratio(results, "tail", (best, "p99_us"), ("shared", "p99_us"))),
          "{:.2f}×", "≤", 1.05),
+        ("5 % of the work long: p99 of the short, master to shared",
+         figure(median, ratio(results, "tail", (best, "common_p99_us"), ("shared", "common_p99_us"))), "{:.2f}×", "≤", 1.05),
         ("5 % of the work long: p99, master to reuseport",
          figure(median, ratio(results, "tail", (best, "p99_us"), ("reuseport", "p99_us"))), "{:.2f}×", "≤", 0.8),
+        ("messages: round trips a second, 64 at a time", figure(median, of("messages", "prefork", MANY)), "{:,.0f}", "≥", 100_000),
         ("messages: round trips a second, 1 at a time", figure(median, of("messages", "prefork", ONE)), "{:,.0f}", "≥", 100_000),
-        ("messages of 1 MiB meanwhile: p99 of connections to none", figure(median, message_slowdown(results, "p99_us")),
+        ("1 GiB of messages in 4 s: p99 of connections meanwhile, to none", figure(median, message_slowdown(results, "p99_us")),
          "{:.2f}×", "≤", 1.2),
     ]
     return rows
 
 
+MANY = "master asks worker, 64 at a time"
 ONE = "master asks worker, 1 at a time"
 PACED = "connections, 2000 a second"
-FLOODED = ", while messages of 1 MiB pass"
+FLOODED = ", 250 MiB/s meanwhile"
 
 
 def message_slowdown(results, key):
@@ -644,15 +662,13 @@ def parse():
     parser.add_argument("--only", metavar="NAMES", help=f"comma-separated, of {', '.join(MEASURES)}")
     parser.add_argument("--quick", action="store_true", help="one round, shorter")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed or not measured")
-    parser.add_argument("--prefork", default=None, help="the binary to measure")
+    parser.add_argument("--prefork", default=BUILT, help="the binary to measure")
     parser.add_argument("--out", default=ROOT / "target/bench", help="where results and logs go [target/bench]")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.seconds, options.tail = (1.5, 2) if options.quick else (3, 4)
     options.kills = KILLS // 2 if options.quick else KILLS
     options.crashes = 10 if options.quick else math.ceil(CRASHES / options.rounds)
-    built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    options.prefork = options.prefork or built / "release/prefork"
     options.measures = options.only.split(",") if options.only else list(MEASURES)
     for name in options.measures:
         if name not in MEASURES:

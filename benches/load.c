@@ -347,7 +347,7 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = take_signal}, NULL);
     prctl(PR_SET_TIMERSLACK, 1UL);
-    sched_setscheduler(0, SCHED_RR, &(struct sched_param){1}); /* refused to an ordinary user */
+    sched_setscheduler(0, SCHED_RR, &(struct sched_param){2}); /* refused to an ordinary user */
     conns = calloc(MAX_FD, sizeof *conns);
     epoll = epoll_create1(EPOLL_CLOEXEC);
     if (!conns || epoll < 0)

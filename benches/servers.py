@@ -21,6 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/prefork"
 BODY = b"hello world\n"
 START_LIMIT = 10.0  # seconds a server may take to answer its first request
 STOP_LIMIT = 3.0
