@@ -39,6 +39,7 @@ soak: deps ## reloads, deaths, scaling and load at random, for ten minutes or SO
 
 .PHONY: bench
 bench: build ## compare with other servers: under load; then through reloads, deaths and long requests
+	$(CARGO) bench --bench messages --no-run --locked
 	python3 benches/run.py
 	python3 benches/lifecycle.py
 

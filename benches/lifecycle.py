@@ -330,7 +330,7 @@ def measure_messages(bench, options, turn):
     for name, measure in rotated(measures, turn):
         try:
             results |= measure()
-        except Missing as why:
+        except (Missing, subprocess.SubprocessError) as why:
             progress(f"messages, without {name}: {why}")
     return results
 
