@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// How often the master looks at its workers (`reclaim::TICK`).
 pub const TICK: u64 = 50;
 /// Looks at the shares after a scale-up (`rebalance::LOOKS`).
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 20;
 /// A look at the deadlines that is so late is forgiven (`lifecycle::LATE`).
 pub const LATE: u64 = super::super::LATE;
 /// Lines that are kept to show what led to a violation.
