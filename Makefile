@@ -38,8 +38,10 @@ soak: deps ## reloads, deaths, scaling and load at random, for ten minutes or SO
 	$(CARGO) test --locked --test soak -- --ignored --nocapture
 
 .PHONY: bench
-bench: build ## compare with other servers by wrk
+bench: build ## compare with other servers: under load; then through reloads, deaths and long requests
+	$(CARGO) bench --bench messages --no-run --locked
 	python3 benches/run.py
+	python3 benches/lifecycle.py
 
 .PHONY: fuzz
 fuzz: ## a minute of random bytes against the HTTP parser, some against the frames of messages and the control socket

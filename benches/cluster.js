@@ -1,6 +1,8 @@
 // Node's cluster as its documentation shows it: the primary accepts and deals the connections out, round robin.
 //
 //   node cluster.js [WORKERS [PORT]]      on 127.0.0.1; port 0 (the default) takes a free one
+//
+// SIGHUP replaces the workers: a new one first, then the old one disconnects.
 'use strict';
 
 const cluster = require('node:cluster');
@@ -16,6 +18,11 @@ if (cluster.isPrimary) {
   let listening = 0;
   cluster.on('listening', (worker, address) => {
     if (++listening === workers) console.log(`listening on http://${address.address}:${address.port}`);
+  });
+  process.on('SIGHUP', () => {
+    for (const old of Object.values(cluster.workers).filter((worker) => !worker.exitedAfterDisconnect)) {
+      cluster.fork().once('listening', () => old.disconnect());
+    }
   });
 } else {
   const body = Buffer.from('hello world\n');

@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench messages
 //!
-//! One line per measure: its name, the figure, its unit. The program is the server; for the last four lines it starts itself once
+//! One line per measure: its name, the figure, its unit. The program is the server; for the last five lines it starts itself once
 //! more as the client, which makes one connection after the other and says how many a second it got and how long they took.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const ROUNDS: u64 = 300_000;
@@ -24,6 +25,8 @@ const CLIENTS: usize = 4;
 const CONNECTIONS: usize = 8_000;
 /// Between two connections of a client that does not hurry: with four of them, 2,000 a second.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Between two large messages that a worker sends because a client asks it to: 1 GiB meanwhile, and CPU left.
+const LUMP_PAUSE: Duration = Duration::from_millis(4);
 
 // Types of messages.
 const ASK: u32 = 1;
@@ -36,8 +39,9 @@ fn main() {
     let words: Vec<String> = std::env::args().collect();
     if let [_, word, address] = &words[..] {
         match word.as_str() {
-            "client" => return client(address, Duration::ZERO),
-            "paced" => return client(address, PAUSE),
+            "client" => return client(address, Duration::ZERO, false),
+            "paced" => return client(address, PAUSE, false),
+            "lumps" => return client(address, PAUSE, true),
             _ => {}
         }
     }
@@ -88,11 +92,12 @@ fn next(host: &Shared) {
         6 => post.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
         7 => start_client("client", &host.borrow().address),
         8 => start_client("paced", &host.borrow().address),
-        9 => {
+        9 => start_client("lumps", &host.borrow().address),
+        10 => {
             post.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
             start_client("client", &host.borrow().address);
         }
-        10 => start_client("paced", &host.borrow().address),
+        11 => start_client("paced", &host.borrow().address),
         _ => {
             Command::new("kill").arg(std::process::id().to_string()).status().unwrap();
         }
@@ -154,9 +159,17 @@ fn hear(host: &Shared, post: &Post, message: &Message<'_>) {
             next(host);
         }
         _ => {
-            let pace = if step % 2 == 1 { "connections, all that go" } else { "connections, 2000 a second" };
-            let meanwhile = if step > 8 { ", while messages of 1 MiB pass" } else { "" };
-            println!("{:56} {}", format!("{pace}{meanwhile}"), String::from_utf8_lossy(message.bytes()));
+            let pace = ["all that go", "2000 a second"][usize::from(!matches!(step, 7 | 10))];
+            let meanwhile = match step {
+                9 => ", 250 MiB/s meanwhile",
+                10.. => ", all MiB/s that go meanwhile",
+                _ => "",
+            };
+            println!(
+                "{:56} {}",
+                format!("connections, {pace}{meanwhile}"),
+                String::from_utf8_lossy(message.bytes())
+            );
             next(host);
         }
     }
@@ -212,6 +225,9 @@ impl Handler for Bench {
     }
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
+        if req.path() == "/lump" {
+            self.worker.send(3 - self.worker.id(), LUMP, &vec![1; LARGE]).unwrap();
+        }
         if let Some(text) = req.path().strip_prefix("/done/") {
             self.worker.send(MASTER, DONE, text.replace(['/', '-'], " ").as_bytes()).unwrap();
         }
@@ -247,8 +263,9 @@ fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
     worker.request(to, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
-/// The client: connections with one request each, as fast as they are answered or at a steady pace.
-fn client(address: &str, pause: Duration) {
+/// The client: connections with one request each, as fast as they are answered or at a steady pace; and, where wanted, some that
+/// have a message sent and are not counted.
+fn client(address: &str, pause: Duration, lumps: bool) {
     let get = |path: &str| {
         let mut socket = TcpStream::connect(address).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
@@ -265,9 +282,20 @@ fn client(address: &str, pause: Duration) {
         };
         (0..CONNECTIONS / CLIENTS).map(timed).collect::<Vec<_>>()
     };
+    let done = AtomicBool::new(!lumps);
+    let lump = || {
+        let asked = (1..).take_while(|_| !done.load(Relaxed));
+        asked.for_each(|n| {
+            std::thread::sleep((begun + LUMP_PAUSE * n).saturating_duration_since(Instant::now()));
+            get("/lump");
+        });
+    };
     let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        scope.spawn(lump);
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(one)).collect();
-        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
+        let times = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
+        done.store(true, Relaxed);
+        times
     });
     let rate = CONNECTIONS as f64 / begun.elapsed().as_secs_f64();
     times.sort();

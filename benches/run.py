@@ -23,7 +23,7 @@ import time
 
 import chart
 import counts
-from servers import (DEFAULT, COMMANDS, HERE, ROOT, Bench, Missing, machine_busy_seconds, memory, request, running,
+from servers import (BUILT, DEFAULT, COMMANDS, HERE, ROOT, Bench, Missing, machine_busy_seconds, memory, request, running,
                      tool)
 
 CLIENTS = 64
@@ -293,7 +293,7 @@ def parse():
     parser.add_argument("--syscalls", action="store_true", help="count system calls per connection instead")
     parser.add_argument("--instructions", action="store_true", help="count instructions per request instead")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
-    parser.add_argument("--prefork", default=ROOT / "target/release/prefork", help="the binary to measure")
+    parser.add_argument("--prefork", default=BUILT, help="the binary to measure")
     parser.add_argument("--out", default=ROOT / "target/bench", help="where results and logs go [target/bench]")
     options = parser.parse_args()
     rounds, seconds, options.starts = (2, 1, 3) if options.quick else (5, 3, 15)

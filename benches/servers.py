@@ -1,4 +1,4 @@
-"""The servers that run.py compares: how each is started, which processes it is, and what they have used.
+"""The servers that run.py and lifecycle.py compare: how each is started, which processes it is, and what they have used.
 
 Every server answers `GET /` with 200 and "hello world\\n". Each runs in a session of its own and is ended with all
 its processes when its `with` block is left, however it is left.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/prefork"
 BODY = b"hello world\n"
 START_LIMIT = 10.0  # seconds a server may take to answer its first request
 STOP_LIMIT = 3.0
@@ -34,6 +35,7 @@ pid {dir}/nginx.pid;
 error_log {dir}/nginx.log;
 events {{ worker_connections 16384; }}
 http {{
+    {http}
     access_log off;
     keepalive_requests 1000000000;
     keepalive_timeout 75;
@@ -45,7 +47,8 @@ http {{
     scgi_temp_path {dir}/scgi;
     server {{
         listen 127.0.0.1:{port};
-        location / {{ return 200 "hello world\\n"; }}
+        {server}
+        location / {{ {location} }}
     }}
 }}
 """
@@ -81,7 +84,7 @@ def compile_c(source, target, *flags):
     if not source.exists():
         raise Missing(f"{source.relative_to(ROOT)} is not there")
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run([tool("cc", "gcc"), "-O2", "-Wall", "-Wextra", *flags, "-o", target, source], check=True)
+        subprocess.run([tool("cc", "gcc"), "-O2", "-Wall", "-Wextra", "-o", target, source, *flags], check=True)
     return target
 
 
@@ -98,11 +101,13 @@ class Bench:
         return COMMANDS[name](self, workers, port)
 
 
-def prefork_command(bench, workers, port):
+def prefork_command(bench, workers, port, *flags, source=ROOT / "ffi-examples/hello.c", blocking=False):
     if not bench.prefork.exists():
         raise Missing("prefork is not built (cargo build --release)")
-    module = compile_c(ROOT / "ffi-examples/hello.c", bench.out / "hello.so", "-shared", "-fPIC", f"-I{ROOT}/include")
-    return [bench.prefork, "--workers", workers, "--listen", f"127.0.0.1:{port}", module]
+    target = bench.out / f"{source.stem}{'-blocking' if blocking else ''}.so"
+    define = ["-DBLOCKING"] if blocking else []
+    module = compile_c(source, target, "-shared", "-fPIC", f"-I{ROOT}/include", *define)
+    return [bench.prefork, "--workers", workers, "--listen", f"127.0.0.1:{port}", *flags, module]
 
 
 def bare_command(bench, workers, port, *flags):
@@ -114,14 +119,15 @@ def bare_tuned_command(bench, workers, port):
     return bare_command(bench, workers, port, "-b", "-d")
 
 
-def nginx_command(bench, workers, port):
+def nginx_command(bench, workers, port, http="", server="", location='return 200 "hello world\\n";'):
     nginx = tool("nginx", "nginx-light")
     home = bench.out / "nginx"
     home.mkdir(exist_ok=True)
     conf = home / "nginx.conf"
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     user = pwd.getpwuid(os.geteuid()).pw_name
-    conf.write_text(NGINX_CONF.format(workers=workers, port=port, dir=home, files=files, user=user))
+    conf.write_text(NGINX_CONF.format(workers=workers, port=port, dir=home, files=files, user=user,
+                                      http=http, server=server, location=location))
     return [nginx, "-p", home, "-c", conf, "-e", home / "nginx.log"]
 
 
@@ -162,11 +168,15 @@ class Running:
 
 
 @contextmanager
-def running(bench, name, workers=2, wrapper=()):
-    """Starts a server, waits for its first response, and ends all of it on leaving."""
+def running(bench, name, workers=2, wrapper=(), command=None):
+    """Starts a server, waits for its first response, and ends all of it on leaving.
+
+    `command(workers, port)` makes another command line than the server's usual one.
+    """
     log = open(bench.out / f"{name}.log", "ab")
     port = free_port() if name in SILENT else 0
-    command = [str(word) for word in [*wrapper, *bench.command(name, workers, port)]]
+    words = command(workers, port) if command else bench.command(name, workers, port)
+    command = [str(word) for word in [*wrapper, *words]]
     environment = dict(os.environ, XDG_RUNTIME_DIR=str(bench.out), NODE_ENV="production")
     started = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=bench.out,

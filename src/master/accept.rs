@@ -46,8 +46,8 @@ impl Master {
     /// A watched listener has a connection.
     pub(super) fn accept_from(&mut self, index: usize) {
         match self.pick() {
-            // The one in hand comes first: there is no place for a second.
-            _ if self.in_hand.is_some() => self.pause(index),
+            // What was accepted before comes first: the one in hand, for there is no place for a second, and what comes back.
+            _ if self.in_hand.is_some() || self.has_returns() => self.pause(index),
             None => self.pause(index),
             Some(slot) => {
                 if let Accepted::Exhausted(e) = self.accept_one(index, slot) {

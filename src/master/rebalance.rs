@@ -10,7 +10,7 @@ use crate::Kind;
 use crate::message::Verb;
 
 /// Looks after the last new worker has become ready, a tick apart: for what was not idle, or not with any worker, at the first.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 20;
 
 impl Master {
     /// A worker more than there were is ready.

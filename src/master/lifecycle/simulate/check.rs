@@ -4,7 +4,7 @@
 use super::super::{Action, HANG_GRACE, Happening, Input, NEWS, Reason};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
-use super::world::{LATE, World};
+use super::world::{LATE, TICK, World};
 use crate::master::restart;
 use crate::sys::overdue;
 use crate::sys::process::Exit;
@@ -652,6 +652,7 @@ impl World {
         });
         for i in 0..self.processes.len() {
             self.check_let_in(i);
+            self.check_left_lying(i);
         }
     }
 
@@ -668,6 +669,21 @@ impl World {
         let (id, since) = (p.id, p.seen.shut);
         let long = since.is_some_and(|since| self.elapsed(since) > LET_IN);
         self.must(!long, || format!("worker {id} is well and left out"));
+    }
+
+    /// What a worker does not take is put up for others after a tenth of a second.
+    fn check_left_lying(&mut self, i: usize) {
+        let id = self.processes[i].id;
+        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
+        let up = self.desk.returns.iter().any(is_up);
+        let (now, short) = (self.now, self.now < self.desk.shortage_until);
+        let p = &mut self.processes[i];
+        let lies = p.record.admitted && p.queued() > 0 && !up && !short;
+        let progress = p.progress();
+        let before = p.seen.lying.filter(|&(_, then)| then == progress);
+        p.seen.lying = lies.then(|| before.unwrap_or((now, progress)));
+        let long = p.seen.lying.is_some_and(|(since, _)| now > since + 2 * TICK);
+        self.must(!long, || format!("worker {id} takes nothing, and what waits for it is left there"));
     }
 
     fn check_connections(&mut self) {

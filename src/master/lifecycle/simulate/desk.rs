@@ -343,7 +343,9 @@ impl World {
                 continue;
             }
             match self.pick() {
-                _ if self.desk.in_hand.is_some() => self.desk.listeners[index].watched = false,
+                _ if self.desk.in_hand.is_some() || self.has_returns() => {
+                    self.desk.listeners[index].watched = false;
+                }
                 None => self.desk.listeners[index].watched = false,
                 Some(slot) => {
                     if matches!(self.accept_one(index, slot), Accepted::Exhausted) {

@@ -60,9 +60,11 @@ pub enum Mutation {
     RebalancedAlways,
     /// What a worker sheds may go back to it.
     ShedToItself,
+    /// The master looks at its workers half as often.
+    LooksSeldom,
 }
 
-pub const MUTATIONS: [Mutation; 26] = [
+pub const MUTATIONS: [Mutation; 27] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -89,6 +91,7 @@ pub const MUTATIONS: [Mutation; 26] = [
     Mutation::RebalanceForgotten,
     Mutation::RebalancedAlways,
     Mutation::ShedToItself,
+    Mutation::LooksSeldom,
 ];
 
 /// The machine, with a fault or none.

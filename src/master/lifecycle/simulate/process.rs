@@ -140,6 +140,8 @@ pub struct Seen {
     pub last_call: Option<(Call, u64)>,
     /// Well and left out since then.
     pub shut: Option<Mark>,
+    /// Something lies in its queue since then, and its progress was that.
+    pub lying: Option<(u64, u64)>,
 }
 
 /// A worker.

@@ -4,7 +4,7 @@
 use super::super::{Action, Happening, Input, NEVER, Rules};
 use super::check::Watch;
 use super::desk::Desk;
-use super::mutation::Machine;
+use super::mutation::{Machine, Mutation};
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
 use super::random::Random;
 use crate::config::Dispatch;
@@ -13,9 +13,9 @@ use crate::sys::signal::SIGKILL;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How often the master looks at its workers (`reclaim::TICK`).
-const TICK: u64 = 100;
+pub const TICK: u64 = 50;
 /// Looks at the shares after a scale-up (`rebalance::LOOKS`).
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 20;
 /// A look at the deadlines that is so late is forgiven (`lifecycle::LATE`).
 pub const LATE: u64 = super::super::LATE;
 /// Lines that are kept to show what led to a violation.
@@ -184,7 +184,10 @@ impl World {
         self.note(|| format!("-- the master stands still for {by} ms"));
         let due = self.machine.due();
         self.now += by;
-        self.processes.iter_mut().filter_map(|p| p.seen.shut.as_mut()).for_each(|m| m.at += by);
+        for seen in self.processes.iter_mut().map(|p| &mut p.seen) {
+            seen.shut.iter_mut().for_each(|m| m.at += by);
+            seen.lying.iter_mut().for_each(|(at, _)| *at += by);
+        }
         let seen = due != NEVER && self.now >= due.max(self.last_step) + LATE;
         if seen {
             self.stood += self.now - self.last_step;
@@ -299,8 +302,9 @@ impl World {
 
     pub fn tick_soon(&mut self) {
         if self.tick_at.is_none() {
-            self.tick_at = Some(self.now + TICK);
-            self.arm(self.now + TICK);
+            let tick = if self.machine.is(Mutation::LooksSeldom) { 2 * TICK } else { TICK };
+            self.tick_at = Some(self.now + tick);
+            self.arm(self.now + tick);
         }
     }
 
