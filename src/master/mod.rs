@@ -69,11 +69,12 @@ fn back_token(seat: usize) -> Token {
 }
 
 /// The signals the master reads; every other keeps the disposition it had.
-const WATCHED: [i32; 7] = [
+const WATCHED: [i32; 8] = [
     signal::SIGTERM,
     signal::SIGINT,
     signal::SIGQUIT,
     signal::SIGHUP,
+    signal::SIGUSR1,
     signal::SIGUSR2,
     signal::SIGTTIN,
     signal::SIGTTOU,
@@ -394,6 +395,8 @@ impl Master {
     fn take_signals(&mut self) {
         while let Some(signals) = &self.signals {
             match signals.next() {
+                // Scripts that rotate logs send it by habit, and its default would end this process.
+                Ok(Some(signal::SIGUSR1)) => log!("SIGUSR1: there are no log files to reopen; nothing done"),
                 Ok(Some(signal::SIGUSR2)) => self.upgrade(),
                 Ok(Some(signal::SIGHUP)) => self.happened(Input::Reload),
                 Ok(Some(signal::SIGTTIN)) => self.happened(Input::Scale(self.life.slots().len() + 1)),
