@@ -212,7 +212,8 @@ fn a_worker_that_writes_a_mebibyte_is_heard_to_the_end_and_then_speaks_for_itsel
     server.may_say("asked");
     let kinds = proc::kinds(server.pid);
     server.install(&module(MUCH));
-    server.reload();
+    let out = verb(&server, &["reload"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{out:?}; it said {:#?}", server.stderr().last());
     assert_eq!(server.ask("x"), Ok("new".into()));
     server.wait_for_line("asked");
     let log = server.stderr();
@@ -244,6 +245,7 @@ fn a_child_that_keeps_the_pipe_open_holds_up_neither_verdict_nor_worker() {
         (&verdict["stderr"], &verdict["exit"]),
         (&json!(["child here", "parent"]), &json!({"code": 3}))
     );
+    wait_until("both are in the log", || server.lines_with("is rolled back") == 2);
     // One that serves, and whose child stays.
     server.install(&module(CHILD));
     server.reload();

@@ -169,7 +169,8 @@ impl Master {
             let Some(from) = &pipe.from else { continue };
             pipe.watched = poll::watch_level(&self.poll, from.as_fd(), words_token(pipe.seat)).is_ok();
         }
-        NEVER
+        self.release_the_proved();
+        self.words.rest_until.unwrap_or(NEVER)
     }
 
     /// Workers that have proved themselves are told so.
@@ -178,6 +179,10 @@ impl Master {
         let proved: Vec<_> = self.words.pipes.iter().filter(proved).map(|p| (p.seat, p.worker)).collect();
         for (seat, worker) in proved {
             self.hear_some(seat, REST);
+            if self.words.rest_until.is_some() {
+                // What it says next is not to overtake what there is no room for yet.
+                return;
+            }
             // Where it cannot be told it is about to be reaped.
             let _ = self.post.borrow().say(worker, &Verb::Proved);
             if let Some(pipe) = self.words.find(seat) {
