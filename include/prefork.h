@@ -933,7 +933,10 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_READY = 5,
     /** A worker gets no more connections, on purpose, and finishes what it has. */
     PREFORK_EVENT_DISCONNECT = 6,
-    /** A worker has ended and was reaped; `code` or `signal` say how, `reason` why. */
+    /**
+     * A worker has ended and was reaped; `code` or `signal` say how, `reason` why; `stderr_lines` what it wrote last,
+     * where it ended before it could serve, or before the reload that it belongs to was complete.
+     */
     PREFORK_EVENT_EXIT = 7,
     /** A worker has been in one call of its handler for longer than the setting `timeout`. */
     PREFORK_EVENT_HANG = 8,
@@ -943,7 +946,11 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_RELOAD_STARTED = 10,
     /** Every worker is of `generation`. */
     PREFORK_EVENT_RELOAD_COMMITTED = 11,
-    /** The reload to `generation` failed: every worker is of the one before; `text` says why. */
+    /**
+     * The reload to `generation` failed: every worker is of the one before; `text` says why, `stage` how far it had
+     * come. Where a new worker failed, `id` says which, `code` or `signal` how it ended, and `stderr_lines` what
+     * it wrote last.
+     */
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /** The run is over: the last worker was reaped; `killed` of them had to be killed. */
     PREFORK_EVENT_STOPPED = 13,
@@ -974,6 +981,19 @@ typedef enum prefork_reason {
     /** All stop. */
     PREFORK_REASON_STOP = 11,
 } prefork_reason;
+
+/**
+ * How far a reload had come when it failed. A number never gets another meaning; there may be more of them in later
+ * versions.
+ */
+typedef enum prefork_stage {
+    /** The handler's file was read. */
+    PREFORK_STAGE_PREPARING = 1,
+    /** The first new worker was starting. */
+    PREFORK_STAGE_CANARY = 2,
+    /** New workers were taking the old ones' places. */
+    PREFORK_STAGE_ROLLING = 3,
+} prefork_stage;
 
 /** How a worker ended. It may grow at its end. */
 typedef struct prefork_exit {
@@ -1045,6 +1065,15 @@ typedef struct prefork_event {
     const char *text;
     /** Workers that had to be killed at the end of the run. */
     uint32_t killed;
+    /** How far a reload had come when it failed: one of `enum prefork_stage`. */
+    uint32_t stage;
+    /** The same in words: `preparing`, `canary` or `rolling`. */
+    const char *stage_name;
+    /**
+     * The last lines of a worker's standard error, at most 20 of them and 4 KiB, with a line feed between two; control
+     * characters but for the tab are escaped.
+     */
+    const char *stderr_lines;
 } prefork_event;
 
 

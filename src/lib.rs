@@ -111,8 +111,8 @@ pub use master::post::Post;
 pub use message::{ALL, MASTER, Undelivered};
 pub use role::{Role, role};
 pub use server::{
-    Bound, Event, Exit, Family, LastExit, Reason, Running, Server, Started, State, Status, Stopped, Totals,
-    WorkerInfo, WorkerStatus,
+    Bound, Event, Exit, Family, LastExit, Reason, ReloadFailure, ReloadStage, Running, Server, Started,
+    State, Status, Stopped, Totals, WorkerInfo, WorkerStatus,
 };
 /// For the binary alone.
 #[cfg(feature = "cli")]

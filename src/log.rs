@@ -18,9 +18,12 @@ pub fn line(text: Arguments<'_>) {
     let end = (0..=LONGEST.min(out.len())).rev().find(|&i| out.is_char_boundary(i)).unwrap_or(0);
     out.truncate(end);
     out.push('\n');
-    if is_read() {
-        let _ = std::io::stderr().lock().write_all(out.as_bytes());
-    }
+    copy(&out);
+}
+
+/// Writes lines, which are not to be longer than 4096 bytes together, in one write(2). `false` where they are dropped.
+pub fn copy(lines: &str) -> bool {
+    is_read() && std::io::stderr().lock().write_all(lines.as_bytes()).is_ok()
 }
 
 /// Whether standard error takes a line now. A reader that does not read must not stop the one who has something to say.

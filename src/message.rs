@@ -52,6 +52,8 @@ pub enum Verb {
         /// Connections to keep.
         keep: u32,
     },
+    /// Master: you have proved yourself; your standard error is your own from now on.
+    Proved,
     /// Master: the worker of this id has ended; what was asked of it stays unanswered.
     Gone(u32),
     /// Master: a letter to the worker of this id was dropped, its queue has been full for too long.
@@ -231,6 +233,7 @@ fn encode_verb(verb: &Verb) -> Vec<u8> {
             b'F'
         }
         Verb::Online => b'U',
+        Verb::Proved => b'P',
         Verb::Leaving => b'L',
         Verb::Drain { hand_back } => {
             body.push(u8::from(*hand_back));
@@ -255,6 +258,7 @@ fn decode_verb(tag: u8, body: &[u8]) -> Option<Verb> {
         (b'R', &[kind, a, b, c, d]) => Verb::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
         (b'F', text) => Verb::Failed(String::from_utf8_lossy(text).into_owned()),
         (b'U', []) => Verb::Online,
+        (b'P', []) => Verb::Proved,
         (b'L', []) => Verb::Leaving,
         (b'D', &[hand_back @ (0 | 1)]) => Verb::Drain { hand_back: hand_back == 1 },
         (b'K', &[a, b, c, d]) => Verb::Shed { keep: u32::from_le_bytes([a, b, c, d]) },
@@ -270,7 +274,7 @@ fn verb_fits(tag: u8, len: usize) -> bool {
     match tag {
         b'R' => len == 5,
         b'F' => len <= MAX_VERB,
-        b'U' | b'L' => len == 0,
+        b'U' | b'L' | b'P' => len == 0,
         b'D' => len == 1,
         b'K' | b'G' | b'S' | b'O' => len == 4,
         _ => false,

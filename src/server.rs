@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-pub use crate::master::lifecycle::Reason;
+pub use crate::master::lifecycle::{Reason, ReloadFailure, ReloadStage};
 use crate::master::post::{OnMessage, Post};
 use crate::master::{Master, News};
 use crate::role::{Role, role};
@@ -112,6 +112,9 @@ pub enum Event {
         exit: Exit,
         /// Why.
         reason: Reason,
+        /// The last lines of its standard error, where it ended before it could serve, or before the reload that it belongs to was
+        /// complete: at most 20 of them and 4 KiB.
+        stderr: Vec<String>,
     },
     /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
     Hang(WorkerInfo),
@@ -122,7 +125,7 @@ pub enum Event {
     /// Every worker is of this generation.
     ReloadCommitted(u32),
     /// Every worker is of the generation before this one; why.
-    ReloadRolledBack(u32, String),
+    ReloadRolledBack(u32, ReloadFailure),
     /// The run is over: the last worker was reaped.
     Stopped(Stopped),
 }

@@ -250,6 +250,10 @@ static int start(prefork_worker *worker, void **state)
     id = prefork_worker_id(worker);
     generation = prefork_worker_generation(worker);
     dir = prefork_worker_arg(worker, 0);
+    if (dir != NULL && told_to("speak")) {
+        fputs("out of luck\n", stderr);
+        return 1;
+    }
     if (dir == NULL || told_to("refuse"))
         return 1;
     snprintf(hung, sizeof hung, "%s/hung", dir);

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use util::{Server, Start, Style, comes_true, proc, wait_until};
 
 /// Signals that change nothing in a worker.
-const NOTHING_TO_WORKERS: [i32; 8] = [
+const NOTHING_TO_WORKERS: [i32; 9] = [
     libc::SIGHUP,
+    libc::SIGUSR1,
     libc::SIGINT,
     libc::SIGQUIT,
     libc::SIGPIPE,
@@ -146,7 +147,7 @@ fn a_worker_that_dies_of_a_signal_is_reported_by_its_name() {
         (libc::SIGBUS, "SIGBUS"),
         (libc::SIGFPE, "SIGFPE"),
         (libc::SIGILL, "SIGILL"),
-        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGUSR2, "SIGUSR2"),
         (libc::SIGALRM, "SIGALRM"),
     ] {
         let mut server = Start::new(Style::Request).start();
@@ -173,6 +174,25 @@ fn a_master_that_stands_still_costs_new_clients_time_and_those_it_has_nothing() 
     waiting.patience(util::PATIENCE);
     assert!(waiting.answer().is_ok());
     drop((client, waiting));
+    server.stop();
+}
+
+#[test]
+fn what_rotates_logs_ends_nobody_and_is_told_that_there_are_none() {
+    const LINE: &str = "prefork: SIGUSR1: there are no log files to reopen; nothing done";
+    let mut server = Start::new(Style::Request).start();
+    server.says(LINE);
+    let pids = server.workers();
+    let mut client = server.connect();
+    let pid = client.ask("pid");
+    for n in 1..=3 {
+        // To the whole group, as `kill -USR1 -PGID` does.
+        proc::signal(-server.pid, libc::SIGUSR1);
+        wait_until("the master says so", || server.lines_with(LINE) == n);
+    }
+    assert_eq!(client.ask("pid"), pid);
+    assert_eq!(server.workers(), pids);
+    drop(client);
     server.stop();
 }
 

@@ -122,7 +122,10 @@ static int message(uint32_t to, size_t size)
 static int begin(prefork_worker *worker, void **state)
 {
     (void)state;
-    return prefork_worker_generation(worker) > 1 && access("broken", F_OK) == 0;
+    if (prefork_worker_generation(worker) == 1 || access("broken", F_OK) != 0)
+        return 0;
+    fprintf(stderr, "this is\nbroken\n");
+    return 1;
 }
 
 static void happened(const prefork_event *e, void *state)
@@ -133,7 +136,13 @@ static void happened(const prefork_event *e, void *state)
         printf(" %s %s %d", e->address, e->address_type, e->port);
     if (e->type == PREFORK_EVENT_EXIT)
         printf(" %d %d %s %u", e->code, e->signal, e->reason_name, e->intended);
-    printf(" %s\n", e->text);
+    printf(" %s", e->text);
+    if (e->type == PREFORK_EVENT_RELOAD_ROLLED_BACK)
+        printf("; %u %s, %d %d", e->stage, e->stage_name, e->code, e->signal);
+    if (*e->stderr_lines) /* on one line */
+        for (const char *c = (printf("; "), e->stderr_lines); *c; c++)
+            putchar(*c == '\n' ? '|' : *c);
+    printf("\n");
     if (e->type == PREFORK_EVENT_RELOAD_COMMITTED) /* a callback may ask for more */
         printf("meanwhile %d %d\n", prefork_server_scale(server, 2), prefork_server_step(server, 0));
 }

@@ -152,10 +152,12 @@ fn events_come_in_the_order_of_what_happens() {
     std::fs::write(host.dir.path().join("broken"), "").unwrap();
     assert_eq!(host.ask("reload"), "reload 0");
     let line = host.reads("event reload rolled back");
-    assert!(
-        line.starts_with("event reload rolled back 0 0 3 worker 7 (slot 0): worker_start returned 1"),
-        "{line}"
+    assert_eq!(
+        line,
+        "event reload rolled back 7 0 3 worker 7 (slot 0): worker_start returned 1; 2 canary, 70 0; this is|broken"
     );
+    let gone = host.seen.iter().find(|l| l.starts_with("event exit 7 ")).unwrap();
+    assert!(gone.ends_with("boot failure 0 ; this is|broken"), "{gone}");
     std::fs::remove_file(host.dir.path().join("broken")).unwrap();
 
     assert_eq!(host.ask("scale 3"), "scale 0");

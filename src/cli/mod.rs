@@ -115,7 +115,7 @@ enum Task {
     Print(Vec<u8>),
 }
 
-/// Why there is nothing to do or it went wrong: the exit code and one line.
+/// Why there is nothing to do or it went wrong: the exit code and one line, which is empty where all has been said.
 struct Failure(u8, String);
 
 impl From<prefork::Error> for Failure {
@@ -139,7 +139,14 @@ pub fn main() -> ExitCode {
 
 /// One line, whatever a file's name may hold. With stderr closed the exit code is all that can be told.
 fn complain(Failure(_, text): &Failure) {
-    let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
+    if !text.is_empty() {
+        let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
+    }
+}
+
+/// A line that belongs to a complaint.
+fn say_more(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn task(cli: Cli) -> Result<Task, Failure> {

@@ -171,6 +171,30 @@ pub struct Verdict {
     /// How that worker ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// The last lines of that worker's standard error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<String>,
+}
+
+impl Verdict {
+    /// The verdict in an event that ends a reload.
+    pub(crate) fn of(event: &server::Event) -> Option<Self> {
+        let (generation, failure) = match event {
+            server::Event::ReloadCommitted(generation) => (*generation, None),
+            server::Event::ReloadRolledBack(generation, failure) => (*generation, Some(failure.clone())),
+            _ => return None,
+        };
+        let outcome = if failure.is_some() { Outcome::RolledBack } else { Outcome::Committed };
+        Some(Self {
+            outcome,
+            generation,
+            stage: failure.as_ref().map(|f| f.stage.into()),
+            worker: failure.as_ref().and_then(|f| f.worker),
+            exit: failure.as_ref().and_then(|f| f.exit).map(Exit::from),
+            reason: failure.as_ref().map(|f| f.reason.clone()),
+            stderr: failure.map_or_else(Vec::new, |f| f.stderr),
+        })
+    }
 }
 
 /// What came of a reload.
@@ -193,6 +217,16 @@ pub enum Stage {
     Canary,
     /// New workers take the old ones' places.
     Rolling,
+}
+
+impl From<server::ReloadStage> for Stage {
+    fn from(stage: server::ReloadStage) -> Self {
+        match stage {
+            server::ReloadStage::Preparing => Self::Preparing,
+            server::ReloadStage::Canary => Self::Canary,
+            server::ReloadStage::Rolling => Self::Rolling,
+        }
+    }
 }
 
 /// How a process ended: one of `code` and `signal`.
@@ -496,6 +530,9 @@ pub enum Event {
         reason: String,
         /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
         intended: bool,
+        /// The last lines of its standard error, where it ended before it had proved itself.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stderr: Vec<String>,
     },
     /// A worker has been in one call of its handler for too long.
     Hang {
@@ -513,9 +550,21 @@ pub enum Event {
         state: ReloadState,
         /// The new generation.
         generation: u32,
+        /// How far it had come when it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stage: Option<Stage>,
         /// Why it was rolled back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// The new worker that failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<u32>,
+        /// How that worker ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<Exit>,
+        /// The last lines of that worker's standard error.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stderr: Vec<String>,
     },
     /// An event this version does not know.
     #[serde(other)]
@@ -538,10 +587,9 @@ impl Event {
     /// As it is told; `None` where the master has it to itself: a stream begins with its own setup and ends with the master.
     pub(crate) fn of(event: &server::Event) -> Option<Self> {
         use server::Event as E;
-        let reload = |state, &generation: &u32, reason: Option<&String>| Self::Reload {
-            state,
-            generation,
-            reason: reason.cloned(),
+        let ends = |state| {
+            let Verdict { generation, stage, reason, worker, exit, stderr, .. } = Verdict::of(event)?;
+            Some(Self::Reload { state, generation, stage, reason, worker, exit, stderr })
         };
         Some(match event {
             E::Setup | E::Stopped(_) => return None,
@@ -553,17 +601,26 @@ impl Event {
             }
             E::Ready(w) => Self::Ready { worker: (*w).into() },
             E::Disconnect(w) => Self::Disconnect { worker: (*w).into() },
-            E::Exit { worker, exit, reason } => Self::Exit {
+            E::Exit { worker, exit, reason, stderr } => Self::Exit {
                 worker: (*worker).into(),
                 exit: (*exit).into(),
                 reason: reason.to_string(),
                 intended: reason.is_intended(),
+                stderr: stderr.clone(),
             },
             E::Hang(w) => Self::Hang { worker: (*w).into() },
             E::Error(text) => Self::Error { text: text.clone() },
-            E::ReloadStarted(g) => reload(ReloadState::Started, g, None),
-            E::ReloadCommitted(g) => reload(ReloadState::Committed, g, None),
-            E::ReloadRolledBack(g, why) => reload(ReloadState::RolledBack, g, Some(why)),
+            E::ReloadStarted(generation) => Self::Reload {
+                state: ReloadState::Started,
+                generation: *generation,
+                stage: None,
+                reason: None,
+                worker: None,
+                exit: None,
+                stderr: Vec::new(),
+            },
+            E::ReloadCommitted(_) => return ends(ReloadState::Committed),
+            E::ReloadRolledBack(..) => return ends(ReloadState::RolledBack),
         })
     }
 }
@@ -656,9 +713,10 @@ mod tests {
                     worker: w,
                     exit: server::Exit::Signal { number: 11, core: true },
                     reason: server::Reason::Crash,
+                    stderr: vec!["a".into(), "b\"".into()],
                 },
                 format!(
-                    r#"{{"event":"exit",{who},"exit":{{"signal":"SIGSEGV","core":true}},"reason":"crash","intended":false}}"#
+                    r#"{{"event":"exit",{who},"exit":{{"signal":"SIGSEGV","core":true}},"reason":"crash","intended":false,"stderr":["a","b\""]}}"#
                 ),
             ),
             (
@@ -666,6 +724,7 @@ mod tests {
                     worker: w,
                     exit: server::Exit::Code(0),
                     reason: server::Reason::Reload,
+                    stderr: Vec::new(),
                 },
                 format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true}}"#),
             ),
@@ -675,8 +734,18 @@ mod tests {
                 r#"{"event":"reload","state":"started","generation":3}"#.into(),
             ),
             (
-                server::Event::ReloadRolledBack(3, "why".into()),
-                r#"{"event":"reload","state":"rolled-back","generation":3,"reason":"why"}"#.into(),
+                server::Event::ReloadRolledBack(
+                    3,
+                    server::ReloadFailure {
+                        stage: server::ReloadStage::Canary,
+                        reason: "why".into(),
+                        worker: Some(7),
+                        exit: Some(server::Exit::Code(3)),
+                        stderr: vec!["a".into()],
+                    },
+                ),
+                r#"{"event":"reload","state":"rolled-back","generation":3,"stage":"canary","reason":"why","worker":7,"exit":{"code":3},"stderr":["a"]}"#
+                    .into(),
             ),
         ] {
             let event = Event::of(&event).unwrap();

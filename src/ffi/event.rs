@@ -2,7 +2,7 @@
 
 use super::guard::fill;
 use super::status::prefork_status;
-use crate::{Event, Exit, LastExit, Reason, WorkerInfo};
+use crate::{Event, Exit, LastExit, Reason, ReloadStage, WorkerInfo};
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// What an event tells. A number never gets another meaning; there may be more of them in later versions.
@@ -21,7 +21,8 @@ pub enum prefork_event_type {
     PREFORK_EVENT_READY = 5,
     /// A worker gets no more connections, on purpose, and finishes what it has.
     PREFORK_EVENT_DISCONNECT = 6,
-    /// A worker has ended and was reaped; `code` or `signal` say how, `reason` why.
+    /// A worker has ended and was reaped; `code` or `signal` say how, `reason` why; `stderr_lines` what it wrote last,
+    /// where it ended before it could serve, or before the reload that it belongs to was complete.
     PREFORK_EVENT_EXIT = 7,
     /// A worker has been in one call of its handler for longer than the setting `timeout`.
     PREFORK_EVENT_HANG = 8,
@@ -31,7 +32,9 @@ pub enum prefork_event_type {
     PREFORK_EVENT_RELOAD_STARTED = 10,
     /// Every worker is of `generation`.
     PREFORK_EVENT_RELOAD_COMMITTED = 11,
-    /// The reload to `generation` failed: every worker is of the one before; `text` says why.
+    /// The reload to `generation` failed: every worker is of the one before; `text` says why, `stage` how far it had
+    /// come. Where a new worker failed, `id` says which, `code` or `signal` how it ended, and `stderr_lines` what
+    /// it wrote last.
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /// The run is over: the last worker was reaped; `killed` of them had to be killed.
     PREFORK_EVENT_STOPPED = 13,
@@ -68,6 +71,21 @@ pub enum prefork_reason {
 }
 
 use prefork_reason::*;
+
+/// How far a reload had come when it failed. A number never gets another meaning; there may be more of them in later
+/// versions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_stage {
+    /// The handler's file was read.
+    PREFORK_STAGE_PREPARING = 1,
+    /// The first new worker was starting.
+    PREFORK_STAGE_CANARY = 2,
+    /// New workers were taking the old ones' places.
+    PREFORK_STAGE_ROLLING = 3,
+}
+
+use prefork_stage::*;
 
 /// How a worker ended. It may grow at its end.
 #[repr(C)]
@@ -139,6 +157,13 @@ pub struct prefork_event {
     pub text: *const c_char,
     /// Workers that had to be killed at the end of the run.
     pub killed: u32,
+    /// How far a reload had come when it failed: one of `enum prefork_stage`.
+    pub stage: u32,
+    /// The same in words: `preparing`, `canary` or `rolling`.
+    pub stage_name: *const c_char,
+    /// The last lines of a worker's standard error, at most 20 of them and 4 KiB, with a line feed between two; control
+    /// characters but for the tab are escaped.
+    pub stderr_lines: *const c_char,
 }
 
 /// Who is told of events, and what with.
@@ -168,17 +193,22 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
         reason_name: c"".as_ptr(),
         text: c"".as_ptr(),
         killed: 0,
+        stage: 0,
+        stage_name: c"".as_ptr(),
+        stderr_lines: c"".as_ptr(),
     };
-    // Lives until the callback has returned.
-    let (first, second);
+    // Live until the callback has returned.
+    let (first, second, third);
     match event {
         Event::Listening(_, bound) => {
             (first, second) = (clean(&bound.text), clean(&bound.family.to_string()));
             (told.address, told.address_type) = (first.as_ptr(), second.as_ptr());
             told.port = bound.port.map_or(-1, i32::from);
         }
-        Event::Exit { exit, reason, .. } => {
+        Event::Exit { exit, reason, stderr, .. } => {
             first = clean(&reason.to_string());
+            second = clean(&stderr.join("\n"));
+            told.stderr_lines = second.as_ptr();
             (told.code, told.signal, told.core) = numbers(*exit);
             (told.reason, told.intended) = (reason_number(*reason) as u32, reason.is_intended().into());
             told.reason_name = first.as_ptr();
@@ -187,9 +217,15 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
             first = clean(text);
             told.text = first.as_ptr();
         }
-        Event::ReloadRolledBack(generation, why) => {
-            first = clean(why);
+        Event::ReloadRolledBack(generation, failure) => {
+            first = clean(&failure.reason);
             (told.generation, told.text) = (*generation, first.as_ptr());
+            (told.code, told.signal, told.core) = failure.exit.map_or((-1, 0, 0), numbers);
+            told.id = failure.worker.unwrap_or(0);
+            second = clean(&failure.stage.to_string());
+            (told.stage, told.stage_name) = (stage_number(failure.stage) as u32, second.as_ptr());
+            third = clean(&failure.stderr.join("\n"));
+            told.stderr_lines = third.as_ptr();
         }
         Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
             told.generation = *generation;
@@ -251,6 +287,14 @@ fn type_of(event: &Event) -> prefork_event_type {
         Event::ReloadCommitted(_) => PREFORK_EVENT_RELOAD_COMMITTED,
         Event::ReloadRolledBack(..) => PREFORK_EVENT_RELOAD_ROLLED_BACK,
         Event::Stopped(_) => PREFORK_EVENT_STOPPED,
+    }
+}
+
+fn stage_number(stage: ReloadStage) -> prefork_stage {
+    match stage {
+        ReloadStage::Preparing => PREFORK_STAGE_PREPARING,
+        ReloadStage::Canary => PREFORK_STAGE_CANARY,
+        ReloadStage::Rolling => PREFORK_STAGE_ROLLING,
     }
 }
 

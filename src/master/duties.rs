@@ -28,6 +28,7 @@ impl Master {
             self.actions = actions;
         }
         self.in_step = false;
+        self.release_the_proved();
         let slots = self.life.slots().len();
         self.environments.retain(|slot, _| *slot < slots);
         self.last_exits.retain(|slot, _| *slot < slots);
@@ -188,9 +189,9 @@ impl Master {
     /// One line for what somebody should know who looks after the machine.
     fn log(&self, happening: &Happening, departed: Option<&Departed>) {
         match happening {
-            Happening::Exit { id, exit, reason, said, restart } => {
+            Happening::Exit { id, exit, reason, last, restart } => {
                 let Some(Departed { slot, pid, was_ready, queued, lost, .. }) = departed else { return };
-                let why = said.clone().unwrap_or_else(|| exit.to_string());
+                let why = last.said.clone().unwrap_or_else(|| exit.to_string());
                 let when = if *was_ready { "" } else { " before it was ready" };
                 match reason {
                     Reason::Crash | Reason::BootFailure | Reason::Hang | Reason::Killed => {
@@ -225,7 +226,9 @@ impl Master {
             }
             Happening::ReloadStarted(g) => log!("reload to generation {g} begins"),
             Happening::ReloadCommitted(g) => log!("reload to generation {g} is complete"),
-            Happening::ReloadRolledBack(g, why) => log!("reload to generation {g} is rolled back: {why}"),
+            Happening::ReloadRolledBack(g, failure) => {
+                log!("reload to generation {g} is rolled back {failure}")
+            }
             Happening::Error(text) => log!("{text}"),
             Happening::Fork(_) | Happening::Ready(_) | Happening::Disconnect(_) => {}
         }
@@ -237,16 +240,21 @@ impl Master {
             Happening::Ready(id) => Event::Ready(self.info(id)?),
             Happening::Disconnect(id) => Event::Disconnect(self.info(id)?),
             Happening::Hang(id) => Event::Hang(self.info(id)?),
-            Happening::Exit { id, exit, reason, .. } => {
+            Happening::Exit { id, exit, reason, last, .. } => {
                 let d = departed?;
                 let worker = WorkerInfo { id, slot: d.slot as u32, generation: d.generation, pid: d.pid };
                 self.last_exits.insert(d.slot, LastExit { worker, exit, reason });
-                Event::Exit { worker, exit, reason }
+                Event::Exit { worker, exit, reason, stderr: last.stderr }
             }
             Happening::Error(text) => Event::Error(text),
             Happening::ReloadStarted(generation) => Event::ReloadStarted(generation),
             Happening::ReloadCommitted(generation) => Event::ReloadCommitted(generation),
-            Happening::ReloadRolledBack(generation, why) => Event::ReloadRolledBack(generation, why),
+            Happening::ReloadRolledBack(generation, mut failure) => {
+                if let (Some(id), true) = (failure.worker, failure.exit.is_none()) {
+                    failure.stderr = self.words_so_far(id);
+                }
+                Event::ReloadRolledBack(generation, failure)
+            }
         })
     }
 }

@@ -20,6 +20,8 @@ const HANG_GRACE: u64 = 1000;
 const LATE: u64 = 500;
 /// The master looks at what workers do at least so often (milliseconds).
 const NEWS: u64 = 200;
+/// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL (milliseconds).
+const VERDICT_WAITS: u64 = 1000;
 
 /// What the machine is told once. Times are milliseconds; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +47,8 @@ pub enum Input {
     SpawnFailed(u32, String),
     /// The worker can serve.
     Ready(u32),
-    /// The worker was reaped; what it said of it, if anything.
-    Died(u32, Exit, Option<String>),
+    /// The worker was reaped.
+    Died(u32, Exit, LastWords),
     /// The handler for the next generation was read, or why not.
     Prepared(Result<(), String>),
     /// A reload is asked for.
@@ -125,7 +127,7 @@ pub enum Happening {
         /// Why.
         reason: Reason,
         /// What it said.
-        said: Option<String>,
+        last: LastWords,
         /// When its successor starts, in milliseconds from now; `None` where it has one, or gets none.
         restart: Option<u64>,
     },
@@ -136,9 +138,73 @@ pub enum Happening {
     /// All workers are of this generation.
     ReloadCommitted(u32),
     /// All workers are of the generation before; why.
-    ReloadRolledBack(u32, String),
+    ReloadRolledBack(u32, ReloadFailure),
     /// Something went wrong that costs nobody anything yet.
     Error(String),
+}
+
+/// What a worker said before it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// Why it cannot serve, if it could tell.
+    pub said: Option<String>,
+    /// The last lines of its standard error, where it had not proved itself.
+    pub stderr: Vec<String>,
+}
+
+/// Why a reload was rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReloadFailure {
+    /// How far it had come.
+    pub stage: ReloadStage,
+    /// What went wrong.
+    pub reason: String,
+    /// The new worker that failed, where it was one.
+    pub worker: Option<u32>,
+    /// How that worker ended, where it has.
+    pub exit: Option<Exit>,
+    /// The last lines of its standard error.
+    pub stderr: Vec<String>,
+}
+
+/// How far a reload has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ReloadStage {
+    /// The handler's file is read.
+    Preparing,
+    /// The first new worker starts.
+    Canary,
+    /// New workers take the old ones' places.
+    Rolling,
+}
+
+impl fmt::Display for ReloadStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preparing => "preparing",
+            Self::Canary => "canary",
+            Self::Rolling => "rolling",
+        })
+    }
+}
+
+/// `at the first new worker: worker 3 (slot 0): worker_start returned 1 (exit code 70)`
+impl fmt::Display for ReloadFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match self.stage {
+            ReloadStage::Preparing => "while the handler was read",
+            ReloadStage::Canary => "at the first new worker",
+            ReloadStage::Rolling => "while workers were being replaced",
+        };
+        write!(f, "{stage}: {}", self.reason)?;
+        match self.exit.map(|exit| exit.to_string()) {
+            // The reason may be what the worker said, and then does not tell how it ended.
+            Some(exit) if !self.reason.contains(&exit) => write!(f, " ({exit})"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a worker ended.
@@ -260,21 +326,18 @@ pub struct Slot {
     fresh: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Preparing,
-    /// The first new worker has not been ready yet.
-    Canary,
-    Rolling,
-    /// Old workers come back.
-    Back,
-}
-
 #[derive(Clone, Debug)]
 struct Reload {
     generation: u32,
-    stage: Stage,
-    why: String,
+    stage: ReloadStage,
+    /// Where it has failed: old workers come back.
+    back: Option<Back>,
+}
+
+#[derive(Clone, Debug)]
+struct Back {
+    failure: ReloadFailure,
+    since: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -428,7 +491,7 @@ impl Lifecycle {
             Input::Tick => self.expire(out),
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.is_ready(id, out),
-            Input::Died(id, exit, said) => self.died(id, exit, said, out),
+            Input::Died(id, exit, last) => self.died(id, exit, last, out),
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
             Input::Scale(n) => self.scale(n.max(1), out),
@@ -476,6 +539,13 @@ impl Lifecycle {
     /// Whether this worker is not ready yet, and may become so.
     pub fn is_starting(&self, id: u32) -> bool {
         self.workers.iter().any(|w| w.id == id && w.phase == Phase::Starting)
+    }
+
+    /// Whether this worker has shown what there was to show: it can serve, and its generation is not on trial.
+    pub fn is_proved(&self, id: u32) -> bool {
+        let serves = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
+        let worker = self.workers.iter().find(|w| w.id == id);
+        !self.booting && worker.is_some_and(|w| serves(w) && !self.is_on_trial(w.generation))
     }
 
     /// Whether a reload is under way, or asked for.
@@ -608,10 +678,10 @@ impl Lifecycle {
             }
         }
         if let Some(reload) = &mut self.reload
-            && reload.stage == Stage::Canary
+            && (reload.stage, reload.back.is_none()) == (ReloadStage::Canary, true)
             && self.workers.iter().any(|w| w.id == id && w.generation == reload.generation)
         {
-            reload.stage = Stage::Rolling;
+            reload.stage = ReloadStage::Rolling;
         }
         self.booting &= self.slots.iter().any(|s| !self.serves(s));
     }
@@ -626,21 +696,21 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() {
             return out.push(Action::Fail(why));
         }
-        let text = match self.vacate(&w, None, &why, out) {
+        let text = match self.vacate(&w, None, &why, &[], out) {
             Some(ms) => format!("{why}; tried again in {ms} ms"),
             None => why,
         };
         out.push(Action::Tell(Happening::Error(text)));
     }
 
-    fn died(&mut self, id: u32, exit: Exit, said: Option<String>, out: &mut Vec<Action>) {
+    fn died(&mut self, id: u32, exit: Exit, last: LastWords, out: &mut Vec<Action>) {
         let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
         let w = self.workers.swap_remove(at);
         let reason = w.leaving.unwrap_or(match w.phase {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
         });
-        let why = match &said {
+        let why = match &last.said {
             Some(text) => text.clone(),
             None if w.leaving == Some(Reason::BootFailure) => {
                 format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
@@ -650,15 +720,27 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
-        let restart = self.vacate(&w, Some(exit), &why, out);
+        if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut())
+            && failure.worker == Some(id)
+        {
+            (failure.exit, failure.stderr) = (Some(exit), last.stderr.clone());
+        }
+        let restart = self.vacate(&w, Some(exit), &why, &last.stderr, out);
         if self.recycling == Some(id) {
             self.recycling = None;
         }
-        out.push(Action::Tell(Happening::Exit { id, exit, reason, said, restart }));
+        out.push(Action::Tell(Happening::Exit { id, exit, reason, last, restart }));
     }
 
     /// A worker is no more: frees its place, and says when the next one starts there.
-    fn vacate(&mut self, w: &Worker, exit: Option<Exit>, why: &str, out: &mut Vec<Action>) -> Option<u64> {
+    fn vacate(
+        &mut self,
+        w: &Worker,
+        exit: Option<Exit>,
+        why: &str,
+        stderr: &[String],
+        out: &mut Vec<Action>,
+    ) -> Option<u64> {
         if self.stopping.is_some() {
             return None;
         }
@@ -687,7 +769,10 @@ impl Lifecycle {
             self.successor_failed(w, out);
         }
         if is_new && unasked {
-            self.roll_back(format!("worker {} (slot {}): {why}", w.id, w.slot), out);
+            self.roll_back(w.id, w.slot, why, out);
+            if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut()) {
+                (failure.exit, failure.stderr) = (exit, stderr.to_vec());
+            }
         }
         restart
     }
@@ -700,7 +785,7 @@ impl Lifecycle {
             // The old one serves on; it is tried again when another would be started in that slot.
             self.recycling = None;
             self.recycle_at = self.now.saturating_add(delay.max(1000));
-        } else if self.reload.as_ref().is_some_and(|r| r.stage == Stage::Back) {
+        } else if self.reload.as_ref().is_some_and(|r| r.back.is_some()) {
             // Not even the old generation starts: the slot is left to the ordinary restarts, so that the reload ends.
             slot.start_at = self.now.saturating_add(delay);
             if let Some(new) = slot.current.take() {
@@ -732,7 +817,7 @@ impl Lifecycle {
         let delay = self.slots.get_mut(slot).map_or(0, |s| s.restart.delay(now, now - since, true, random));
         self.leave_slot(id, delay);
         if self.is_on_trial(generation) {
-            self.roll_back(format!("worker {id} (slot {slot}): it left"), out);
+            self.roll_back(id, slot, "it left", out);
         }
     }
 
@@ -819,13 +904,13 @@ impl Lifecycle {
         let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
         self.kill(id, Reason::BootFailure, out);
         if self.is_on_trial(generation) {
-            self.roll_back(format!("worker {id} (slot {slot}): {why}"), out);
+            self.roll_back(id, slot, why, out);
         }
     }
 
     /// Whether this generation is the new one of a reload that may still fail.
     fn is_on_trial(&self, generation: u32) -> bool {
-        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.stage != Stage::Back)
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.back.is_none())
     }
 
     fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
@@ -869,7 +954,7 @@ impl Lifecycle {
         self.reload_wanted = false;
         self.last_generation += 1;
         let generation = self.last_generation;
-        self.reload = Some(Reload { generation, stage: Stage::Preparing, why: String::new() });
+        self.reload = Some(Reload { generation, stage: ReloadStage::Preparing, back: None });
         out.push(Action::Tell(Happening::ReloadStarted(generation)));
         out.push(Action::Prepare(generation));
     }
@@ -881,24 +966,40 @@ impl Lifecycle {
     }
 
     fn prepared(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
-        let Some(reload) = self.reload.as_mut().filter(|r| r.stage == Stage::Preparing) else { return };
+        let Some(reload) = self.reload.as_mut().filter(|r| r.stage == ReloadStage::Preparing) else { return };
         match result {
-            Ok(()) => reload.stage = Stage::Canary,
+            Ok(()) => reload.stage = ReloadStage::Canary,
             Err(why) => self.end_reload(&why, out),
         }
     }
 
+    /// Ends a reload that will not be: for the reason it failed for before, or else for this one.
     fn end_reload(&mut self, why: &str, out: &mut Vec<Action>) {
-        if let Some(reload) = self.reload.take() {
+        if let Some(Reload { generation, stage, back }) = self.reload.take() {
+            let other = || ReloadFailure {
+                stage,
+                reason: why.to_owned(),
+                worker: None,
+                exit: None,
+                stderr: Vec::new(),
+            };
+            let failure = back.map_or_else(other, |back| back.failure);
             out.push(Action::Revert);
-            out.push(Action::Tell(Happening::ReloadRolledBack(reload.generation, why.to_owned())));
+            out.push(Action::Tell(Happening::ReloadRolledBack(generation, failure)));
         }
     }
 
-    fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
+    fn roll_back(&mut self, worker: u32, slot: usize, why: &str, out: &mut Vec<Action>) {
+        let since = self.now;
         let Some(reload) = &mut self.reload else { return };
-        reload.stage = Stage::Back;
-        reload.why = why;
+        let failure = ReloadFailure {
+            stage: reload.stage,
+            reason: format!("worker {worker} (slot {slot}): {why}"),
+            worker: Some(worker),
+            exit: None,
+            stderr: Vec::new(),
+        };
+        reload.back = Some(Back { failure, since });
         let new = reload.generation;
         for i in 0..self.slots.len() {
             let fails = |id: &u32| {
@@ -918,14 +1019,25 @@ impl Lifecycle {
         }
     }
 
+    /// When a reload that is being rolled back may be told of: how the worker that failed has ended is a part of that, and where
+    /// it was just killed it is about to be known.
+    fn verdict_due(&self) -> u64 {
+        let Some(Back { failure, since }) = self.reload.as_ref().and_then(|r| r.back.as_ref()) else {
+            return NEVER;
+        };
+        let dying = |w: &Worker| Some(w.id) == failure.worker && w.phase == Phase::Killed;
+        if self.workers.iter().any(dying) { since + VERDICT_WAITS } else { self.now }
+    }
+
     /// Carries a reload on: new workers beside the old ones, a few at a time; or, rolling back, the other way round.
     fn roll(&mut self, out: &mut Vec<Action>) {
-        let Some(Reload { generation: new, stage, why }) = self.reload.clone() else { return };
+        let Some(&Reload { generation: new, stage, ref back }) = self.reload.as_ref() else { return };
+        let goes_back = back.is_some();
         let (to, at_once) = match stage {
-            Stage::Preparing => return,
-            Stage::Canary => (new, 1),
-            Stage::Rolling => (new, self.rules.surge.max(1)),
-            Stage::Back => (self.generation, self.rules.surge.max(1)),
+            _ if goes_back => (self.generation, self.rules.surge.max(1)),
+            ReloadStage::Preparing => return,
+            ReloadStage::Canary => (new, 1),
+            ReloadStage::Rolling => (new, self.rules.surge.max(1)),
         };
         // One that was killed for not being ready still counts: it is about to end the reload.
         let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
@@ -935,11 +1047,11 @@ impl Lifecycle {
         for i in 0..self.slots.len() {
             let Slot { current, successor, .. } = self.slots[i];
             let current = self.workers.iter().find(|w| Some(w.id) == current);
-            let done = match (current, stage) {
-                (Some(w), Stage::Back) => w.generation == to,
-                (Some(w), _) => w.generation == to && w.phase == Phase::Ready,
+            let done = match current {
+                Some(w) if goes_back => w.generation == to,
+                Some(w) => w.generation == to && w.phase == Phase::Ready,
                 // Rolling back, an empty slot is filled with the old generation in its own time.
-                (None, stage) => stage == Stage::Back,
+                None => goes_back,
             };
             left |= !done || successor.is_some();
             let moves = current.is_none_or(|w| w.generation != to);
@@ -954,8 +1066,11 @@ impl Lifecycle {
         if left {
             return;
         }
-        if stage == Stage::Back {
-            return self.end_reload(&why, out);
+        if goes_back {
+            if self.verdict_due() <= self.now {
+                self.end_reload("", out);
+            }
+            return;
         }
         self.reload = None;
         self.generation = new;
@@ -979,7 +1094,7 @@ impl Lifecycle {
     fn fill_slots(&mut self, out: &mut Vec<Action>) {
         let generation = match &self.reload {
             // The canary has shown that the new generation starts.
-            Some(r) if r.stage == Stage::Rolling => r.generation,
+            Some(r) if r.stage == ReloadStage::Rolling && r.back.is_none() => r.generation,
             _ => self.generation,
         };
         for i in 0..self.slots.len() {
@@ -1049,7 +1164,8 @@ impl Lifecycle {
         let worn = self.recycling.is_none() && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
         let recycle = if worn && self.recycle_at > self.now { self.recycle_at } else { NEVER };
         let slots = slots.map(|at| if self.stopping.is_some() { NEVER } else { at });
-        workers.chain(slots).chain([until, recycle]).min().unwrap_or(NEVER)
+        let verdict = Some(self.verdict_due()).filter(|at| *at > self.now).unwrap_or(NEVER);
+        workers.chain(slots).chain([until, recycle, verdict]).min().unwrap_or(NEVER)
     }
 }
 

@@ -13,6 +13,7 @@ mod crew;
 mod dispatch;
 mod doors;
 mod duties;
+mod last_words;
 pub mod lifecycle;
 mod listener;
 mod messages;
@@ -53,27 +54,32 @@ const CONTROL: Token = Token(3);
 /// The control socket's clients.
 const CLIENT: usize = 4;
 const LISTENER: usize = CLIENT + control::CLIENTS;
-/// Three tokens a seat, from here on: exit, messages, connections handed back.
+/// Four tokens a seat, from here on: exit, messages, connections handed back, words.
 const SEAT: usize = LISTENER + MAX_LISTENERS;
 
 fn exit_token(seat: usize) -> Token {
-    Token(SEAT + 3 * seat)
+    Token(SEAT + 4 * seat)
 }
 
 fn message_token(seat: usize) -> Token {
-    Token(SEAT + 3 * seat + 1)
+    Token(SEAT + 4 * seat + 1)
 }
 
 fn back_token(seat: usize) -> Token {
-    Token(SEAT + 3 * seat + 2)
+    Token(SEAT + 4 * seat + 2)
+}
+
+fn words_token(seat: usize) -> Token {
+    Token(SEAT + 4 * seat + 3)
 }
 
 /// The signals the master reads; every other keeps the disposition it had.
-const WATCHED: [i32; 7] = [
+const WATCHED: [i32; 8] = [
     signal::SIGTERM,
     signal::SIGINT,
     signal::SIGQUIT,
     signal::SIGHUP,
+    signal::SIGUSR1,
     signal::SIGUSR2,
     signal::SIGTTIN,
     signal::SIGTTOU,
@@ -123,6 +129,7 @@ pub struct Master {
     wake: OwnedFd,
     board: Scoreboard,
     spare: spare::Spare,
+    words: last_words::Words,
 
     life: Lifecycle,
     inputs: VecDeque<Input>,
@@ -182,6 +189,7 @@ impl Master {
         let Server { config, mut source, args, post, .. } = server;
         check_kernel()?;
         check_process()?;
+        let words = last_words::Words::new();
         let mut heritage = upgrade::inheritance()?;
         match &mut heritage {
             None => source.prepare(FIRST_GENERATION)?,
@@ -256,6 +264,7 @@ impl Master {
             emptied: 0,
             kind: crate::Kind::Request,
             spare: spare::Spare::new(),
+            words,
             config,
             source,
             args,
@@ -350,6 +359,7 @@ impl Master {
         seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
         seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
         self.carry_messages(acceptable != 0);
+        self.hear_words(events);
         seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
         self.serve_control(events);
         if self.now >= self.timer_at {
@@ -394,6 +404,8 @@ impl Master {
     fn take_signals(&mut self) {
         while let Some(signals) = &self.signals {
             match signals.next() {
+                // Scripts that rotate logs send it by habit, and its default would end this process.
+                Ok(Some(signal::SIGUSR1)) => log!("SIGUSR1: there are no log files to reopen; nothing done"),
                 Ok(Some(signal::SIGUSR2)) => self.upgrade(),
                 Ok(Some(signal::SIGHUP)) => self.happened(Input::Reload),
                 Ok(Some(signal::SIGTTIN)) => self.happened(Input::Scale(self.life.slots().len() + 1)),
@@ -435,8 +447,9 @@ impl Master {
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
         let control = self.control_timers();
+        let words = self.words_timers();
         let shortage = self.shortage.unwrap_or(NEVER);
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control, words];
         next.into_iter().for_each(|at| self.arm(at));
     }
 
@@ -455,9 +468,11 @@ impl Master {
             // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
             for seat in self.crew.seats() {
                 if self.crew.at(seat).is_some_and(|w| !matches!(w.process.reap(), Ok(None))) {
+                    self.last_words(seat);
                     self.crew.leave(seat);
                 }
             }
+            self.hear_words(events);
             if self.crew.seats().is_empty() || self.wait(events, None).is_err() {
                 return;
             }
@@ -482,6 +497,7 @@ impl Drop for Master {
         // Nobody would reap them.
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        self.crew.seats().for_each(|seat| drop(self.last_words(seat)));
         self.board.leave();
         role::set(Role::None);
     }
@@ -536,6 +552,6 @@ fn check_kernel() -> Result<()> {
 fn seats_of(events: &Events, first: Token) -> impl Iterator<Item = usize> + '_ {
     events.iter().filter_map(move |event| {
         let offset = event.token().0.checked_sub(first.0)?;
-        (offset % 3 == 0).then_some(offset / 3)
+        (offset % 4 == 0).then_some(offset / 4)
     })
 }

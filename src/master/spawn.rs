@@ -1,20 +1,21 @@
 //! Spawning a worker and collecting it: channels, fork, pidfd, registration; messages; death.
 
 use super::crew::Record;
-use super::lifecycle::Input;
+use super::lifecycle::{Input, LastWords};
 use super::{Master, exit_token};
 use crate::handoff;
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::scoreboard::Word;
 use crate::sys::process::{self, Fork};
+use crate::sys::stderr::Diverted;
 use crate::sys::{memory, signal};
 use crate::worker::mailbox::Mailbox;
 use crate::worker::{self, Birth, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Master {
@@ -42,14 +43,19 @@ impl Master {
         let (channel, theirs) = message::channel(self.config.max_message)?;
         let page = self.board.seat(seat);
         page.clear();
-        let process = match process::fork()? {
+        let stderr = self.listen_to(id, seat);
+        let forked = process::fork();
+        if forked.is_err() {
+            self.stop_listening(seat);
+        }
+        let process = match forked? {
             Fork::Parent(process) => process,
             Fork::Child => {
                 drop((giver, channel));
                 let Channel { socket, inbox, outbox } = theirs;
                 let mailbox = Mailbox::new(id, socket, outbox);
                 let worker = Worker::new(id, slot as u32, generation, &self.args, mailbox);
-                self.become_worker(seat, worker, queue, inbox)
+                self.become_worker(seat, worker, queue, inbox, stderr)
             }
         };
         let record = Record {
@@ -76,6 +82,7 @@ impl Master {
         if watched.is_err() {
             let _ = record.process.kill(signal::SIGKILL);
             let _ = record.process.wait();
+            self.stop_listening(seat);
         } else {
             self.post.borrow().join(id, channel);
             self.crew.sit(seat, record);
@@ -97,7 +104,14 @@ impl Master {
 
     /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
     /// goes to work. What user code opened before the fork stays open: it may be the handler's.
-    fn become_worker(&mut self, seat: usize, worker: Worker, queue: handoff::Taker, inbox: Inbox) -> ! {
+    fn become_worker(
+        &mut self,
+        seat: usize,
+        worker: Worker,
+        queue: handoff::Taker,
+        inbox: Inbox,
+        stderr: Option<OwnedFd>,
+    ) -> ! {
         let addresses = self.addresses_by_kind();
         let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
@@ -106,6 +120,9 @@ impl Master {
         self.in_hand = None;
         self.control.disown();
         self.spare.release();
+        self.words.clear();
+        // Where that cannot be, it writes where the master writes.
+        let diverted = stderr.and_then(|pipe| Diverted::into(&pipe).ok());
         for (name, value) in self.environments.get(&(worker.slot() as usize)).into_iter().flatten() {
             process::set_environment(name, value);
         }
@@ -127,7 +144,7 @@ impl Master {
         let (seat, common) = (self.board.seat(seat), self.board.common());
         let wake = self.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave };
+        let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave, diverted };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
@@ -145,6 +162,7 @@ impl Master {
         };
         let id = worker.id;
         self.close_channel(id);
+        let stderr = self.last_words(seat);
         let Some(mut worker) = self.crew.leave(seat) else { return };
         let said = worker.failure.take();
         self.departed = Some(Departed {
@@ -158,7 +176,7 @@ impl Master {
         });
         let id = worker.id;
         self.orphan_all(worker);
-        self.happened(Input::Died(id, exit, said));
+        self.happened(Input::Died(id, exit, LastWords { said, stderr }));
     }
 
     /// Tells the lifecycle who is busy, and since when; who has served enough.

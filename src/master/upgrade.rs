@@ -29,7 +29,7 @@ use std::path::PathBuf;
 const VARIABLE: &str = "PREFORK_UPGRADE";
 const TRIAL_VALUE: &str = "trial";
 /// First word and version of what is handed over. A binary that speaks another version refuses in its trial.
-const FORMAT: &str = "prefork-state-1";
+const FORMAT: &str = "prefork-state-2";
 const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
 /// How long a trial may take (milliseconds).
 const PATIENCE: u64 = 30_000;
@@ -182,6 +182,7 @@ impl Master {
             all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd()]);
             all.extend(courier.channel(r.id));
         }
+        all.extend(self.words.hand_over().map(|(_, pipe, _)| pipe));
         for source in &self.returns {
             match source {
                 Return::Orphan { queue, .. } => all.push(queue.as_fd()),
@@ -257,6 +258,9 @@ impl Master {
                 let _ = writeln!(text, "variable {slot} {name} {value}");
             }
         }
+        for (worker, pipe, begun) in self.words.hand_over() {
+            let _ = writeln!(text, "words {worker} {} {}", raw(pipe), hex(begun));
+        }
         for source in &self.returns {
             let _ = match source {
                 Return::Orphan { queue, id } => writeln!(text, "orphan {} {id}", raw(queue.as_fd())),
@@ -291,6 +295,8 @@ pub struct Inheritance {
     pub workers: Vec<(usize, Heir)>,
     /// Queues that connections come back from.
     pub returns: Vec<Return>,
+    /// Workers whose standard error is still read, from where, and the line that has begun.
+    pub words: Vec<(u32, OwnedFd, Vec<u8>)>,
     /// Slots with variables of their own: slot, name, value.
     pub variables: Vec<(usize, String, String)>,
 }
@@ -379,6 +385,7 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
         in_hand: None,
         workers: Vec::new(),
         returns: Vec::new(),
+        words: Vec::new(),
         variables: Vec::new(),
     };
     for line in lines {
@@ -403,6 +410,9 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
                 heritage
                     .returns
                     .push(Return::Orphan { queue: Taker::from(adopt(fd)?), id: id.parse().ok()? });
+            }
+            ["words", worker, fd, begun] => {
+                heritage.words.push((worker.parse().ok()?, adopt(fd)?, unhex(begun)?));
             }
             ["variable", slot, name, value] => {
                 let text = |hex| String::from_utf8(unhex(hex)?).ok();
@@ -459,7 +469,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 impl Master {
     /// Goes on with what a former program in this process has handed over.
     pub(super) fn inherit(&mut self, heritage: Inheritance) -> io::Result<()> {
-        let Inheritance { snapshot, workers, in_hand, returns, wake, board, variables, .. } = heritage;
+        let Inheritance { snapshot, workers, in_hand, returns, wake, board, variables, words, .. } = heritage;
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
@@ -468,6 +478,9 @@ impl Master {
             let taken = self.post.borrow().take_over(record.id, channel, self.config.max_message, &under_way);
             taken.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;
             self.crew.sit(seat, record);
+        }
+        for (worker, pipe, begun) in words {
+            self.go_on_listening(worker, pipe, begun);
         }
         for worker in &snapshot.workers {
             // One that stays may have been told to shed.
@@ -502,12 +515,12 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         for text in
-            ["", "prefork-state-0 1 1 1 1\n", "prefork-state-1 1 1 1\n", "prefork-state-1 1 1 1 1\nodd\n"]
+            ["", "prefork-state-0 1 1 1 1\n", "prefork-state-2 1 1 1\n", "prefork-state-2 1 1 1 1\nodd\n"]
         {
             assert!(parse(text, b"").is_none(), "{text}");
         }
-        assert!(parse("prefork-state-1 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
-        let variable = parse("prefork-state-1 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
+        assert!(parse("prefork-state-2 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
+        let variable = parse("prefork-state-2 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
         assert_eq!(variable, [(1, "A".into(), " ".into())]);
     }
 }

@@ -33,6 +33,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         ".{0,200}".prop_map(Verb::Failed),
         Just(Verb::Online),
         Just(Verb::Leaving),
+        Just(Verb::Proved),
         any::<bool>().prop_map(|hand_back| Verb::Drain { hand_back }),
         any::<u32>().prop_map(Verb::Gone),
         any::<u32>().prop_map(|keep| Verb::Shed { keep }),

@@ -19,6 +19,7 @@ pub mod poll;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod stderr;
 pub mod time;
 
 use std::io;

@@ -6,7 +6,9 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-pub use libc::{SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGURG, SIGUSR2};
+pub use libc::{
+    SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2,
+};
 
 /// What a write to a pipe without a reader, or beyond the limit on the size of files, brings beside its error.
 const OF_WRITES: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
@@ -134,7 +136,7 @@ type Function = extern "C" fn(libc::c_int);
 /// Signals that a terminal or a supervisor sends to a whole process group. In a worker they do nothing: the master gets them too and
 /// sees to the workers. They have a handler that does nothing, since an ignored signal would stay ignored over an exec(2), and
 /// one at its default would cost the requests in progress. System calls are restarted.
-const TO_GROUPS: [i32; 4] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP];
+const TO_GROUPS: [i32; 5] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1];
 
 extern "C" fn nothing(_: libc::c_int) {}
 
@@ -204,9 +206,9 @@ pub fn name(signal: i32) -> String {
         libc::SIGBUS => "SIGBUS",
         libc::SIGFPE => "SIGFPE",
         SIGKILL => "SIGKILL",
-        libc::SIGUSR1 => "SIGUSR1",
+        SIGUSR1 => "SIGUSR1",
         libc::SIGSEGV => "SIGSEGV",
-        libc::SIGUSR2 => "SIGUSR2",
+        SIGUSR2 => "SIGUSR2",
         libc::SIGPIPE => "SIGPIPE",
         libc::SIGALRM => "SIGALRM",
         SIGTERM => "SIGTERM",

@@ -11,6 +11,7 @@ use crate::log::log;
 use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
 use crate::sys::poll::{self, Interest};
+use crate::sys::stderr::Diverted;
 use crate::sys::{datagram, memory, process, time};
 use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,6 +48,8 @@ pub struct Inlet<'a> {
     /// When to tell the master that this worker leaves because a signal asks for it.
     leave_at: Option<u64>,
     leave: OwnedFd,
+    /// Standard error comes by the master.
+    diverted: Option<Diverted>,
     queue: Taker,
     acceptor: Acceptor,
     inbox: Inbox,
@@ -67,7 +70,7 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, doors, inbox, seat, common, wake, leave, .. } = birth;
+        let Birth { worker, queue, doors, inbox, seat, common, wake, leave, diverted, .. } = birth;
         let mut inlet = Self {
             worker,
             seat,
@@ -76,6 +79,7 @@ impl<'a> Inlet<'a> {
             sheds_to: None,
             leave_at: None,
             leave,
+            diverted,
             queue,
             acceptor: Acceptor::new(doors, kind == Kind::Connection),
             inbox,
@@ -304,6 +308,7 @@ impl<'a> Inlet<'a> {
                 }
             }
             Verb::Shed { keep } => self.sheds_to = Some(keep),
+            Verb::Proved => self.take_back_stderr(),
             Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
             Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
             Verb::Open(id) => self.worker.mailbox.set_shut(id, false),
@@ -342,7 +347,15 @@ impl<'a> Inlet<'a> {
         self.worker.mailbox.gone(MASTER, &mut cx);
     }
 
+    fn take_back_stderr(&mut self) {
+        if let Some(Err(e)) = self.diverted.take().map(Diverted::end) {
+            log!("worker {}: dup2 of standard error: {e}", self.worker.id);
+        }
+    }
+
     fn master_is_gone(&mut self) {
+        // Nobody reads the pipe any more.
+        self.take_back_stderr();
         self.master_is_gone = true;
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;

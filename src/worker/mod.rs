@@ -23,6 +23,7 @@ use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Seat};
 use crate::server::Source;
+use crate::sys::stderr::Diverted;
 use crate::sys::{overdue, process, signal};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
@@ -164,6 +165,8 @@ pub struct Birth<'a> {
     pub wake: BorrowedFd<'a>,
     /// A signal asks this worker to leave.
     pub leave: OwnedFd,
+    /// Its standard error, which comes by the master until this worker has proved itself.
+    pub diverted: Option<Diverted>,
 }
 
 /// The first address of each kind that is listened on.

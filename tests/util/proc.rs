@@ -70,6 +70,19 @@ pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
     found
 }
 
+/// The pipes a process has open beside its standard streams, but for those that it got through this process.
+pub fn pipes(pid: i32) -> Vec<String> {
+    let targets = |pid: &str| -> Vec<(u32, String)> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let target = |e: &fs::DirEntry| Some(fs::read_link(e.path()).ok()?.to_str()?.to_owned());
+        entries.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, target(&e)?))).collect()
+    };
+    let own = targets("self");
+    let passed_on = |target: &String| own.iter().any(|(_, t)| t == target);
+    let found = targets(&pid.to_string()).into_iter();
+    found.filter(|(n, t)| *n > 2 && t.starts_with("pipe:") && !passed_on(t)).map(|(_, t)| t).collect()
+}
+
 /// The kinds of what a process has open, without their numbers.
 pub fn kinds(pid: i32) -> Vec<String> {
     let mut kinds: Vec<_> = descriptors(pid).into_iter().map(|(_, kind)| kind).collect();

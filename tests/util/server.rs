@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A server to be started: by default `prefork` with `tests/handler.c`, 2 workers, on a free port.
 pub struct Start {
@@ -296,6 +297,9 @@ impl Server {
             panic!("no server: {:?}, it said {:?}", self.ended, self.stderr());
         };
         self.addresses = found;
+        // Standard error of workers that have just started comes through pipes for a moment yet.
+        let rests = || proc::pipes(self.pid).is_empty() && proc::state(self.pid) == Some('S');
+        comes_true(Duration::from_secs(2), rests);
         self.kinds_at_start = proc::kinds(self.pid);
     }
 

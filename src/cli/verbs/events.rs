@@ -51,12 +51,22 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
         };
         let text = match json {
             true => super::json(&Line { app: &name, pid, stamped: &stamped })?,
-            false => format!("{prefix}{}\n", line(&stamped).replace(char::is_control, "?")),
+            false => text(&prefix, &stamped),
         };
         if !print_some(&text)? {
             return Ok(());
         }
     }
+}
+
+/// An event's line, and under it what a worker said last.
+fn text(prefix: &str, stamped: &Stamped) -> String {
+    let mut text = format!("{prefix}{}\n", line(stamped).replace(char::is_control, "?"));
+    let (Event::Exit { stderr, .. } | Event::Reload { stderr, .. }) = &stamped.event else { return text };
+    for line in super::quote(stderr) {
+        text.push_str(&format!("{prefix}{line}\n"));
+    }
+    text
 }
 
 fn line(stamped: &Stamped) -> String {
@@ -83,13 +93,13 @@ fn describe(event: &Event) -> (&'static str, String) {
         Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", who(worker))),
         Event::Hang { worker } => ("hang", who(worker)),
         Event::Error { text } => ("error", text.clone()),
-        Event::Reload { state, generation, reason } => {
+        Event::Reload { state, generation, stage, reason, exit, .. } => {
             let what = match state {
                 ReloadState::Started => "started",
                 ReloadState::Committed => "committed",
                 ReloadState::RolledBack => "rolled back",
             };
-            let why = reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+            let why = reason.as_ref().map_or_else(String::new, |r| super::why(*stage, r, exit.as_ref()));
             ("reload", format!("to generation {generation} {what}{why}"))
         }
         Event::Other => ("other", "something this prefork has no word for".into()),

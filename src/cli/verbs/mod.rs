@@ -9,6 +9,7 @@ mod table;
 use super::Failure;
 use clap::{Args, Subcommand};
 use prefork::config::parse_duration;
+use prefork::control::protocol::{Exit, Stage};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -158,4 +159,25 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value);
     text.map(|t| t + "\n").map_err(|e| Failure(super::FAILED, format!("JSON: {e}")))
+}
+
+/// How far a reload had come when it failed, and why, as it follows `rolled back`.
+fn why(stage: Option<Stage>, reason: &str, exit: Option<&Exit>) -> String {
+    let stage = match stage {
+        Some(Stage::Preparing) => " while the handler was read",
+        Some(Stage::Canary) => " at the first new worker",
+        Some(Stage::Rolling) => " while workers were being replaced",
+        None => "",
+    };
+    match exit.map(ToString::to_string) {
+        // The reason may be what the worker said, and then does not tell how it ended.
+        Some(exit) if !reason.contains(&exit) => format!("{stage}: {reason} ({exit})"),
+        _ => format!("{stage}: {reason}"),
+    }
+}
+
+/// What a worker said, as it stands under what is said of it.
+fn quote(stderr: &[String]) -> Vec<String> {
+    let harmless = |c: char| if c.is_control() && c != '\t' { '?' } else { c };
+    stderr.iter().map(|line| format!("    {}", line.chars().map(harmless).collect::<String>())).collect()
 }

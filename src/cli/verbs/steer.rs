@@ -4,7 +4,7 @@ use super::find::{self, App, Meant};
 use super::list::no_such_worker;
 use super::{Wait, print, print_json};
 use crate::cli::{FAILED, Failure, ROLLED_BACK, TIMED_OUT};
-use prefork::control::protocol::{Count, Outcome, Reply, Stage, Verdict};
+use prefork::control::protocol::{Count, Outcome, Reply, Verdict};
 use prefork::control::{Client, Request};
 use serde::Serialize;
 use std::io;
@@ -198,25 +198,21 @@ impl Talk {
         }
         match verdict.outcome {
             Outcome::Committed => Ok(()),
-            Outcome::RolledBack => Err(Failure(ROLLED_BACK, self.why(verdict))),
+            Outcome::RolledBack => {
+                crate::cli::complain(&Failure(ROLLED_BACK, self.why(verdict)));
+                if !self.json {
+                    super::quote(&verdict.stderr).iter().for_each(|line| crate::cli::say_more(line));
+                }
+                Err(Failure(ROLLED_BACK, String::new()))
+            }
         }
     }
 
     fn why(&self, verdict: &Verdict) -> String {
-        let stage = match verdict.stage {
-            Some(Stage::Preparing) => " while the handler was read",
-            Some(Stage::Canary) => " at the first new worker",
-            Some(Stage::Rolling) => " while workers were being replaced",
-            None => "",
-        };
         let reason = verdict.reason.as_deref().unwrap_or("no reason given");
-        let exit = match &verdict.exit {
-            // The reason may be what the worker said, and then does not tell how it ended.
-            Some(exit) if !reason.contains(&exit.to_string()) => format!(" ({exit})"),
-            _ => String::new(),
-        };
+        let why = super::why(verdict.stage, reason, verdict.exit.as_ref());
         let (title, generation) = (&self.title, verdict.generation);
-        format!("{title}: the reload to generation {generation} was rolled back{stage}: {reason}{exit}")
+        format!("{title}: the reload to generation {generation} was rolled back{why}")
     }
 
     fn stopped(&self, killed: u32) -> Result<(), Failure> {

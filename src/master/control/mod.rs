@@ -4,14 +4,14 @@
 //! logged with who gave it.
 
 mod client;
-mod verdict;
 
 use super::lifecycle::Lifecycle;
 use super::{CLIENT, CONTROL, Master};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
-    Count, Event as Told, Hello, Refusal, RefusalKind, Reply, Request, Stamped, Status, VERSION, write_line,
+    Count, Event as Told, Hello, Refusal, RefusalKind, Reply, Request, Stamped, Status, VERSION, Verdict,
+    write_line,
 };
 use crate::log::log;
 use crate::server::{Event, Reason};
@@ -43,7 +43,6 @@ struct Desk {
     place: Place,
     hello: Hello,
     clients: [Option<Client>; CLIENTS],
-    witness: verdict::Witness,
     /// Nobody is let in until then.
     rest_until: Option<u64>,
     /// By client: it has been answered, and may have asked more meanwhile.
@@ -79,7 +78,6 @@ impl Control {
                 pid: process::own_pid(),
             },
             clients: Default::default(),
-            witness: verdict::Witness::default(),
             rest_until: None,
             again: 0,
         })))
@@ -105,7 +103,7 @@ impl Desk {
 
     /// Tells those who listen, and those who wait for this.
     fn hear(&mut self, event: &Event, life: &Lifecycle, now: u64) {
-        let verdict = self.witness.hear(event);
+        let verdict = Verdict::of(event);
         if self.clients().any(|(_, c)| c.waits == Waits::Events)
             && let Some(told) = Told::of(event)
         {
@@ -121,18 +119,17 @@ impl Desk {
                 (Waits::Reload(Some(generation)), _) => {
                     verdict.clone().filter(|v| v.generation == generation).map(Reply::Reload)
                 }
-                (Waits::Drain(id), Event::Exit { worker, exit, reason }) if worker.id == id => {
+                (Waits::Drain(id), Event::Exit { worker, exit, reason, .. }) if worker.id == id => {
                     let killed = *reason == Reason::DrainTimeout;
                     Some(Reply::Drained { worker: id, exit: (*exit).into(), killed })
                 }
-                (Waits::Scale { to, from }, Event::Exit { worker, exit, reason: Reason::BootFailure })
-                    if (from..to).contains(&(worker.slot as usize)) =>
-                {
-                    Some(failed(format!(
-                        "worker {} (slot {}) died before it was ready: {exit}; it is tried again",
-                        worker.id, worker.slot
-                    )))
-                }
+                (
+                    Waits::Scale { to, from },
+                    Event::Exit { worker, exit, reason: Reason::BootFailure, .. },
+                ) if (from..to).contains(&(worker.slot as usize)) => Some(failed(format!(
+                    "worker {} (slot {}) died before it was ready: {exit}; it is tried again",
+                    worker.id, worker.slot
+                ))),
                 _ => None,
             }
             .or_else(|| overtaken(client.waits, life));

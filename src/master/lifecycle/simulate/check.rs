@@ -1,7 +1,9 @@
 //! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
 //! machine by what it says and by its public tables, and the workers as they are.
 
-use super::super::{Action, HANG_GRACE, Happening, Input, NEWS, Reason};
+use super::super::{
+    Action, HANG_GRACE, Happening, Input, NEWS, Reason, ReloadFailure, ReloadStage, VERDICT_WAITS,
+};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, TICK, World};
@@ -9,7 +11,7 @@ use crate::master::restart;
 use crate::sys::overdue;
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// What a deadline may be missed by: lateness that is not forgiven, and a look at the workers.
@@ -45,6 +47,13 @@ struct Reloading {
     /// A worker of the new generation has been ready.
     proved: bool,
     failed: bool,
+    /// How its workers ended.
+    ends: BTreeMap<u32, Exit>,
+}
+
+/// What a worker has on its standard error.
+pub fn words_of(id: u32) -> Vec<String> {
+    vec![format!("worker {id} is unwell")]
 }
 
 /// What the checks remember.
@@ -163,6 +172,13 @@ impl World {
                 }
             }
             Input::Died(id, exit, _) => self.check_death(*id, *exit),
+            Input::SpawnFailed(id, _) => {
+                let unborn = self.machine.life.workers().iter().find(|w| w.id == *id);
+                let generation = unborn.map(|w| w.generation);
+                if let Some(reload) = &mut self.watch.reload {
+                    reload.failed |= generation == Some(reload.generation);
+                }
+            }
             _ => {}
         }
     }
@@ -195,11 +211,9 @@ impl World {
         let current = self.machine.life.slots().get(p.slot).is_some_and(|s| s.current == Some(id));
         let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
         let (slot, wanted) = (p.slot, p.seen.drain.is_none() && p.seen.killed.is_none() && !p.seen.asked);
-        if is_new
-            && wanted
-            && let Some(reload) = &mut self.watch.reload
-        {
-            reload.failed = true;
+        if is_new && let Some(reload) = &mut self.watch.reload {
+            reload.failed |= wanted;
+            reload.ends.insert(id, exit);
         }
         let was_ready = p.seen.ready;
         if let Some(seen) = self.watch.slots.get_mut(slot) {
@@ -436,7 +450,13 @@ impl World {
                 self.must(self.watch.reload.is_none(), || "two reloads at a time".into());
                 self.watch.wanted = None;
                 let (since, generation) = (self.mark(0), *generation);
-                self.watch.reload = Some(Reloading { generation, since, proved: false, failed: false });
+                self.watch.reload = Some(Reloading {
+                    generation,
+                    since,
+                    proved: false,
+                    failed: false,
+                    ends: BTreeMap::new(),
+                });
                 for slot in 0..self.watch.slots.len() {
                     self.watch.expects_spawn(slot);
                     self.watch.expects_spawn(slot);
@@ -447,7 +467,7 @@ impl World {
                 self.must(same, || format!("commit of {generation}, which is not being loaded"));
                 self.watch.commits += 1;
             }
-            Happening::ReloadRolledBack(generation, _) => self.check_rolled_back(*generation),
+            Happening::ReloadRolledBack(generation, failure) => self.check_rolled_back(*generation, failure),
             Happening::Ready(id) => {
                 let generation = self.get(*id).map(|p| p.generation);
                 let slot = self.get(*id).map_or(usize::MAX, |p| p.slot);
@@ -469,13 +489,55 @@ impl World {
         }
     }
 
-    fn check_rolled_back(&mut self, generation: u32) {
+    fn check_rolled_back(&mut self, generation: u32, failure: &ReloadFailure) {
         let reload = self.watch.reload.take();
         let same = reload.as_ref().is_some_and(|r| r.generation == generation);
         self.must(same, || format!("roll-back of {generation}, which is not being loaded"));
         self.watch.rollbacks += 1;
-        let proved = reload.is_some_and(|r| r.proved);
+        let Some(Reloading { proved, ends, .. }) = reload else { return };
+        self.must(proved == (failure.stage == ReloadStage::Rolling), || {
+            format!("{failure:?}, proved: {proved}")
+        });
+        self.check_verdict(failure, &ends);
         self.count(if proved { "rolled back while rolling" } else { "rolled back before anything" });
+    }
+
+    /// What is told of the worker that failed is of that worker, and all there is to tell.
+    fn check_verdict(&mut self, failure: &ReloadFailure, ends: &BTreeMap<u32, Exit>) {
+        let end = failure.worker.and_then(|id| ends.get(&id).copied());
+        let words = failure.worker.filter(|_| end.is_some()).map_or_else(Vec::new, words_of);
+        self.must((failure.exit, &failure.stderr) == (end, &words), || {
+            format!("{failure:?}, ended: {end:?}")
+        });
+        let Some(p) = failure.worker.and_then(|id| self.get(id)) else { return };
+        // It still lives: it leaves in its own time, or there was no waiting any longer.
+        let waits = p.seen.killed.is_some_and(|mark| self.now - mark.at < VERDICT_WAITS);
+        let early = waits && self.watch.stop.is_none();
+        self.must(!early, || format!("{failure:?} is told before the worker has ended"));
+        if end.is_none() {
+            self.count("rolled back before the worker had ended");
+        }
+    }
+
+    /// A worker that has proved itself serves, for good.
+    fn check_proof(&mut self, i: usize) {
+        let p = &self.processes[i];
+        let (id, ready, life) = (p.id, p.seen.ready, &self.machine.life);
+        let committed = p.generation == life.generation() && !life.is_booting();
+        let serves = ready && p.seen.killed.is_none();
+        let on_trial = self.watch.reload.as_ref().is_some_and(|r| {
+            let fails = |p: &Process| {
+                p.generation == r.generation
+                    && (p.seen.killed.is_some() || p.seen.drain.is_some() || p.ended.is_some())
+            };
+            r.generation == p.generation
+                && !r.failed
+                && r.ends.is_empty()
+                && !self.processes.iter().any(fails)
+        });
+        let proved = self.machine.is_proved(id);
+        self.must(!proved || ready && !on_trial, || format!("worker {id} counts as proved"));
+        self.must(proved || !(serves && committed), || format!("worker {id} serves and is not proved"));
     }
 
     fn check_exit(&mut self, id: u32, reason: Reason) {
@@ -506,6 +568,7 @@ impl World {
         self.check_replacements();
         for i in 0..self.processes.len() {
             self.check_worker(i);
+            self.check_proof(i);
         }
         self.check_long_things();
     }

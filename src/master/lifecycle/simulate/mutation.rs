@@ -1,7 +1,7 @@
 //! Deliberate faults: each must be caught, or the simulator is worth nothing. They tamper with the machine between its steps, or
 //! with what goes in and comes out, so that the rules themselves hold no trace of them.
 
-use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reload, Rules, Slot, Stage};
+use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reload, ReloadStage, Rules, Slot};
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 
@@ -62,9 +62,15 @@ pub enum Mutation {
     ShedToItself,
     /// The master looks at its workers half as often.
     LooksSeldom,
+    /// A verdict does not wait for how the worker ended that it is about.
+    VerdictTooEarly,
+    /// What a worker said last is told of another, or of none.
+    WordsForgotten,
+    /// A worker of a generation on trial counts as proved.
+    ProvedTooEarly,
 }
 
-pub const MUTATIONS: [Mutation; 27] = [
+pub const MUTATIONS: [Mutation; 30] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -92,6 +98,9 @@ pub const MUTATIONS: [Mutation; 27] = [
     Mutation::RebalancedAlways,
     Mutation::ShedToItself,
     Mutation::LooksSeldom,
+    Mutation::VerdictTooEarly,
+    Mutation::WordsForgotten,
+    Mutation::ProvedTooEarly,
 ];
 
 /// The machine, with a fault or none.
@@ -129,6 +138,13 @@ impl Machine {
         self.life.step(now, input, out);
         self.life.tamper_after(mutation, now, out);
         self.falsify(mutation, out);
+    }
+
+    /// As [`Lifecycle::is_proved`].
+    pub fn is_proved(&self, id: u32) -> bool {
+        let ready = |w: &&super::super::Worker| w.id == id && w.phase == Phase::Ready;
+        self.life.is_proved(id)
+            || self.is(Mutation::ProvedTooEarly) && self.life.workers().iter().any(|w| ready(&w))
     }
 
     fn falsify(&mut self, mutation: Mutation, out: &mut Vec<Action>) {
@@ -179,6 +195,11 @@ impl Machine {
                     .collect();
                 out.retain(|a| !matches!(a, Action::Admit(id) if !begins.contains(id)));
             }
+            Mutation::WordsForgotten => out.iter_mut().for_each(|a| {
+                if let Action::Tell(Happening::ReloadRolledBack(_, failure)) = a {
+                    failure.stderr.clear();
+                }
+            }),
             _ => {}
         }
     }
@@ -203,11 +224,14 @@ impl Lifecycle {
                 let generation = self.generation;
                 self.workers.iter_mut().for_each(|w| w.generation = generation);
             }
-            Mutation::RollbackForgetsSlot if self.stage() == Some(Stage::Back) => {
+            Mutation::VerdictTooEarly => {
+                self.reload.iter_mut().filter_map(|r| r.back.as_mut()).for_each(|b| b.since = 0);
+            }
+            Mutation::RollbackForgetsSlot if self.goes_back() => {
                 let (old, Some(current)) = (self.generation, self.slots[0].current) else { return };
                 self.workers.iter_mut().filter(|w| w.id == current).for_each(|w| w.generation = old);
             }
-            Mutation::CommittedEarly if self.stage() == Some(Stage::Rolling) => {
+            Mutation::CommittedEarly if self.stage() == Some(ReloadStage::Rolling) => {
                 let Some(Reload { generation, .. }) = self.reload.take() else { return };
                 self.generation = generation;
                 out.extend([Action::Commit, Action::Tell(Happening::ReloadCommitted(generation))]);
@@ -229,9 +253,9 @@ impl Lifecycle {
                 let successors: Vec<u32> = self.slots.iter().filter_map(|s| s.successor).collect();
                 successors.into_iter().for_each(|id| self.is_ready(id, out));
             }
-            Mutation::TwoCanaries if self.stage() == Some(Stage::Canary) => {
+            Mutation::TwoCanaries if self.stage() == Some(ReloadStage::Canary) => {
                 self.rules.surge = self.rules.surge.max(2);
-                self.reload.iter_mut().for_each(|r| r.stage = Stage::Rolling);
+                self.reload.iter_mut().for_each(|r| r.stage = ReloadStage::Rolling);
                 self.roll(out);
             }
             Mutation::IdReused => self.last_id = self.workers.iter().map(|w| w.id).max().unwrap_or(0),
@@ -239,7 +263,12 @@ impl Lifecycle {
         }
     }
 
-    fn stage(&self) -> Option<Stage> {
-        self.reload.as_ref().map(|r| r.stage)
+    /// How far the reload has come that is under way and has not failed.
+    fn stage(&self) -> Option<ReloadStage> {
+        self.reload.as_ref().filter(|r| r.back.is_none()).map(|r| r.stage)
+    }
+
+    fn goes_back(&self) -> bool {
+        self.reload.as_ref().is_some_and(|r| r.back.is_some())
     }
 }

@@ -1,8 +1,8 @@
 //! The world around the machine: virtual time, the workers, and the master's loop that feeds the machine and carries out what
 //! it says (the counterpart of `master/mod.rs`, `duties.rs` and `spawn.rs`).
 
-use super::super::{Action, Happening, Input, NEVER, Rules};
-use super::check::Watch;
+use super::super::{Action, Happening, Input, LastWords, NEVER, Rules};
+use super::check::{Watch, words_of};
 use super::desk::Desk;
 use super::mutation::{Machine, Mutation};
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
@@ -247,7 +247,8 @@ impl World {
             self.watch.is_gone(process);
             // What it said last is read first.
             let said = words.contains(&Word::Ready).then(|| "said".to_owned());
-            self.happened(Input::Died(id, exit, said));
+            let last = LastWords { said, stderr: words_of(id) };
+            self.happened(Input::Died(id, exit, last));
             if self.is_over() {
                 return;
             }
