@@ -961,7 +961,7 @@ typedef enum prefork_reason {
     PREFORK_REASON_SCALE = 4,
     /** It was drained: `prefork_server_drain()`. */
     PREFORK_REASON_DRAIN = 5,
-    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it. */
+    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it from elsewhere. */
     PREFORK_REASON_LEFT = 6,
     /** It had not finished within its deadline and was killed. */
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
@@ -969,7 +969,7 @@ typedef enum prefork_reason {
     PREFORK_REASON_HANG = 8,
     /** It had served enough: settings `max-requests`, `max-memory`, `max-age`. */
     PREFORK_REASON_RECYCLE = 9,
-    /** It was sent a signal: `prefork_server_kill()`. */
+    /** It ended by a signal that was sent to it through the master: `prefork_server_kill()`. */
     PREFORK_REASON_KILLED = 10,
     /** All stop. */
     PREFORK_REASON_STOP = 11,
@@ -1566,8 +1566,10 @@ int prefork_server_fork(prefork_server *server, size_t count, const char *const 
 int prefork_server_drain(prefork_server *server, uint32_t id, int deadline_ms);
 
 /**
- * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Its exit, if that follows, is
- * PREFORK_REASON_KILLED; another worker takes its place.
+ * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
+ * PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
+ * what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
+ * worker does nothing, and what it dies of later is no intention.
  *
  * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
  * refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.

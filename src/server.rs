@@ -561,7 +561,9 @@ impl Running {
         self.here()?.drain_worker(id, patience)
     }
 
-    /// Sends a signal to a worker (kill(2)).
+    /// Sends a signal to a worker (kill(2)); 0 only asks whether it is there. Where the signal ends it, the reason is
+    /// [`Reason::Killed`], and another one takes its place at once. After SIGTERM it finishes what it has first; what means
+    /// nothing to a worker (HUP, INT, QUIT ...) does nothing, and what it dies of later is no intention.
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.

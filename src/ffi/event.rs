@@ -53,7 +53,7 @@ pub enum prefork_reason {
     PREFORK_REASON_SCALE = 4,
     /// It was drained: `prefork_server_drain()`.
     PREFORK_REASON_DRAIN = 5,
-    /// It left on its own account: `prefork_worker_leave()`, or SIGTERM to it.
+    /// It left on its own account: `prefork_worker_leave()`, or SIGTERM to it from elsewhere.
     PREFORK_REASON_LEFT = 6,
     /// It had not finished within its deadline and was killed.
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
@@ -61,7 +61,7 @@ pub enum prefork_reason {
     PREFORK_REASON_HANG = 8,
     /// It had served enough: settings `max-requests`, `max-memory`, `max-age`.
     PREFORK_REASON_RECYCLE = 9,
-    /// It was sent a signal: `prefork_server_kill()`.
+    /// It ended by a signal that was sent to it through the master: `prefork_server_kill()`.
     PREFORK_REASON_KILLED = 10,
     /// All stop.
     PREFORK_REASON_STOP = 11,

@@ -265,8 +265,10 @@ pub unsafe extern "C" fn prefork_server_drain(
     guard(|| unsafe { order(server, id, |running| running.drain(id, patience)) })
 }
 
-/// Sends a worker a signal (kill(2)); 0 only asks whether it is there. Its exit, if that follows, is
-/// PREFORK_REASON_KILLED; another worker takes its place.
+/// Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
+/// PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
+/// what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
+/// worker does nothing, and what it dies of later is no intention.
 ///
 /// Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
 /// refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.

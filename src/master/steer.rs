@@ -95,7 +95,7 @@ impl Master {
         sent.map_err(|e| Error::io(ErrorKind::System, format!("signal {signal} to worker {id}"), e))?;
         // Signal 0 asks only whether the process is there.
         if signal != 0 {
-            self.happened(Input::Signalled(id));
+            self.happened(Input::Signalled(id, signal));
         }
         Ok(())
     }

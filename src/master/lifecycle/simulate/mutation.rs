@@ -1,7 +1,7 @@
 //! Deliberate faults: each must be caught, or the simulator is worth nothing. They tamper with the machine between its steps, or
 //! with what goes in and comes out, so that the rules themselves hold no trace of them.
 
-use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reload, Rules, Slot, Stage};
+use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reason, Reload, Rules, Slot, Stage};
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 
@@ -60,9 +60,11 @@ pub enum Mutation {
     RebalancedAlways,
     /// What a worker sheds may go back to it.
     ShedToItself,
+    /// Whoever was sent a signal, whatever it was, is said to have been killed.
+    SignalsAreMeantToEnd,
 }
 
-pub const MUTATIONS: [Mutation; 26] = [
+pub const MUTATIONS: [Mutation; 27] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -89,6 +91,7 @@ pub const MUTATIONS: [Mutation; 26] = [
     Mutation::RebalanceForgotten,
     Mutation::RebalancedAlways,
     Mutation::ShedToItself,
+    Mutation::SignalsAreMeantToEnd,
 ];
 
 /// The machine, with a fault or none.
@@ -189,6 +192,13 @@ impl Lifecycle {
     fn tamper_before(&mut self, mutation: Mutation, now: u64, input: &Input, out: &mut Vec<Action>) {
         match mutation {
             Mutation::RecycledTogether => self.recycling = None,
+            Mutation::SignalsAreMeantToEnd => {
+                if let Input::Signalled(id, _) = input
+                    && let Some(w) = self.find(*id)
+                {
+                    w.leaving.get_or_insert(Reason::Killed);
+                }
+            }
             Mutation::LatenessNotForgiven if now > self.due => self.due = NEVER,
             Mutation::StopForgetsStarting if matches!(input, Input::Stop) => {
                 self.workers.iter_mut().filter(|w| w.phase == Phase::Starting).for_each(|w| {
