@@ -635,6 +635,18 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
 /** All workers, as receivers of a message; of a worker's, all others, without the master. */
 #define PREFORK_TO_ALL 4294967295
 
+/** How far a worker has come. */
+typedef enum prefork_worker_state {
+    /** Forked, not ready. */
+    PREFORK_WORKER_STARTING = 1,
+    /** It serves. */
+    PREFORK_WORKER_READY = 2,
+    /** It finishes what it has. */
+    PREFORK_WORKER_DRAINING = 3,
+    /** SIGKILL is on its way. */
+    PREFORK_WORKER_KILLED = 4,
+} prefork_worker_state;
+
 /** What a process is. */
 typedef enum prefork_role_type {
     /** Neither: no server runs here, or a master or a worker has forked this process by itself. */
@@ -651,6 +663,60 @@ typedef enum prefork_role_type {
  * process lives.
  */
 typedef struct prefork_worker prefork_worker;
+
+/**
+ * A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
+ * the worker at itself. It may grow at its end.
+ */
+typedef struct prefork_worker_info {
+    /** The size of this struct: set it before the call; afterwards the size that was filled in. */
+    uint32_t size;
+    /** Its number; no other worker of this server has it. */
+    uint32_t id;
+    /** Its slot, from 0. */
+    uint32_t slot;
+    /** Its generation, from 1. */
+    uint32_t generation;
+    /** Its process id. */
+    int32_t pid;
+    /** How far it has come: one of `enum prefork_worker_state`. */
+    uint32_t state;
+    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
+    uint32_t connected;
+    /** Whether it is left out because it takes nothing: 0 or 1. Only the master knows. */
+    uint32_t stuck;
+    /** Connections given to it and not finished. */
+    uint32_t in_flight;
+    /** Of those, connections it has not taken yet. Only the master knows. */
+    uint32_t queued;
+    /** Milliseconds since its fork, by the monotonic clock. */
+    uint64_t age_ms;
+    /** Requests answered; in blocking style, connections served. */
+    uint64_t requests;
+    /** Requests refused or failed. */
+    uint64_t errors;
+    /** Bytes from clients. */
+    uint64_t bytes_in;
+    /** Bytes to clients. */
+    uint64_t bytes_out;
+    /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
+    uint64_t started_ms;
+    /**
+     * How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
+     * before it was forked. Its number, or 0 where none has; then the four below are 0.
+     */
+    uint32_t last_id;
+    /** Its exit code; -1 where a signal ended it. */
+    int32_t last_code;
+    /** The signal that ended it, or 0. */
+    int32_t last_signal;
+    /** Why: one of `enum prefork_reason`. */
+    uint32_t last_reason;
+    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    uint32_t last_intended;
+    /** 0. */
+    uint32_t reserved;
+} prefork_worker_info;
 
 /**
  * What this process is, from any thread. A worker finds its numbers also in its environment:
@@ -727,6 +793,17 @@ uint32_t prefork_worker_generation(const prefork_worker *worker);
  * Pointers: Borrows `worker` until return.
  */
 int prefork_worker_overdue(const prefork_worker *worker);
+
+/**
+ * Looks at this worker: its numbers, its process id, how far it has come, when it was forked, what it has
+ * counted, and how the one before it in its slot ended.
+ *
+ * Returns PREFORK_OK; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
+ */
+int prefork_worker_look(const prefork_worker *worker, prefork_worker_info *info);
 
 /**
  * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
@@ -1383,55 +1460,6 @@ uint32_t prefork_server_killed(const prefork_server *server);
 /* THE RUNNING SERVER: for programs that step through it, steer it or look at it
  * -------------------------------------------------------------------------------------------------------- */
 
-/** How far a worker has come. */
-typedef enum prefork_worker_state {
-    /** Forked, not ready. */
-    PREFORK_WORKER_STARTING = 1,
-    /** It serves. */
-    PREFORK_WORKER_READY = 2,
-    /** It finishes what it has. */
-    PREFORK_WORKER_DRAINING = 3,
-    /** SIGKILL is on its way. */
-    PREFORK_WORKER_KILLED = 4,
-} prefork_worker_state;
-
-/** A worker, until it is reaped. It may grow at its end. */
-typedef struct prefork_worker_info {
-    /**
-     * The size of this struct: set it before `prefork_server_worker()`; afterwards the size that was filled
-     * in.
-     */
-    uint32_t size;
-    /** Its number; no other worker of this server has it. */
-    uint32_t id;
-    /** Its slot, from 0. */
-    uint32_t slot;
-    /** Its generation, from 1. */
-    uint32_t generation;
-    /** Its process id. */
-    int32_t pid;
-    /** How far it has come: one of `enum prefork_worker_state`. */
-    uint32_t state;
-    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
-    uint32_t connected;
-    /** Whether it is left out because it takes nothing: 0 or 1. */
-    uint32_t stuck;
-    /** Connections given to it and not finished. */
-    uint32_t in_flight;
-    /** Of those, connections it has not taken yet. */
-    uint32_t queued;
-    /** Milliseconds since its fork. */
-    uint64_t age_ms;
-    /** Requests answered; in blocking style, connections served. */
-    uint64_t requests;
-    /** Requests refused or failed. */
-    uint64_t errors;
-    /** Bytes from clients. */
-    uint64_t bytes_in;
-    /** Bytes to clients. */
-    uint64_t bytes_out;
-} prefork_worker_info;
-
 /** What runs. It may grow at its end. */
 typedef struct prefork_server_info {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
@@ -1504,7 +1532,8 @@ int prefork_server_due(const prefork_server *server);
 /**
  * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
  * negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
- * for anything but a step, a start and its end.
+ * for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
+ * in the middle of a turn, and may send, no more.
  *
  * Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
  * closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the

@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where workers get their handler from.
 pub(crate) trait Source {
@@ -678,7 +678,8 @@ impl State {
     }
 }
 
-/// One worker.
+/// One worker: to the master from its fork until it is reaped ([`Running::worker`], [`Running::status`]), to itself as long as it
+/// lives ([`Worker::status`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStatus {
@@ -686,13 +687,15 @@ pub struct WorkerStatus {
     pub worker: WorkerInfo,
     /// How far it has come.
     pub state: State,
-    /// Since its fork.
+    /// When it was forked, by the wall clock as of then.
+    pub started: SystemTime,
+    /// Since its fork, by the monotonic clock.
     pub age: Duration,
     /// Connections given to it and not finished.
     pub in_flight: u32,
-    /// Of those, connections it has not taken yet.
+    /// Of those, connections it has not taken yet; only the master knows.
     pub queued: u64,
-    /// Whether it is left out because it takes nothing.
+    /// Whether it is left out because it takes nothing; only the master knows.
     pub stuck: bool,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
@@ -702,6 +705,8 @@ pub struct WorkerStatus {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself: before it was forked.
+    pub last_exit: Option<LastExit>,
 }
 
 /// A handler made before the fork; every worker has its copy of the process's memory and so its own.

@@ -208,10 +208,17 @@ const NOBODY: WorkerInfo = WorkerInfo { id: 0, slot: 0, generation: 0, pid: 0 };
 /// # Safety
 /// As [`fill`].
 pub(super) unsafe fn fill_exit(into: *mut prefork_exit, last: LastExit) -> super::guard::Result<c_int> {
+    // SAFETY: what the caller promises; the struct begins with its size.
+    unsafe { fill(into, &exit_of(last)) }?;
+    Ok(prefork_status::PREFORK_OK as c_int)
+}
+
+/// How a worker ended, as C sees it.
+pub(super) fn exit_of(last: LastExit) -> prefork_exit {
     let LastExit { worker, exit, reason } = last;
     let (code, signal, core) = numbers(exit);
-    let value = prefork_exit {
-        size: 0,
+    prefork_exit {
+        size: size_of::<prefork_exit>() as u32,
         id: worker.id,
         slot: worker.slot,
         generation: worker.generation,
@@ -221,10 +228,7 @@ pub(super) unsafe fn fill_exit(into: *mut prefork_exit, last: LastExit) -> super
         core,
         reason: reason_number(reason) as u32,
         intended: reason.is_intended().into(),
-    };
-    // SAFETY: what the caller promises; the struct begins with its size.
-    unsafe { fill(into, &value) }?;
-    Ok(prefork_status::PREFORK_OK as c_int)
+    }
 }
 
 /// Code, signal, core.

@@ -169,6 +169,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Crash,
+        Self::BootFailure,
+        Self::Reload,
+        Self::Scale,
+        Self::Drain,
+        Self::Left,
+        Self::DrainTimeout,
+        Self::Hang,
+        Self::Recycle,
+        Self::Killed,
+        Self::Stop,
+    ];
+
     /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
     pub fn is_intended(self) -> bool {
         !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)

@@ -10,12 +10,13 @@ use crate::scoreboard::Word;
 use crate::sys::process::{self, Fork};
 use crate::sys::{memory, signal};
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{self, Birth, Worker};
+use crate::worker::{self, Birth, Own, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::SystemTime;
 
 impl Master {
     /// Forks a worker.
@@ -42,13 +43,16 @@ impl Master {
         let (channel, theirs) = message::channel(self.config.max_message)?;
         let page = self.board.seat(seat);
         page.clear();
+        let (started, forked_at) = (SystemTime::now(), self.now);
         let process = match process::fork()? {
             Fork::Parent(process) => process,
             Fork::Child => {
                 drop((giver, channel));
                 let Channel { socket, inbox, outbox } = theirs;
                 let mailbox = Mailbox::new(id, socket, outbox);
-                let worker = Worker::new(id, slot as u32, generation, &self.args, mailbox);
+                let last_exit = self.last_exit(slot);
+                let own = Own { started, forked_at, last_exit, page };
+                let worker = Worker::new(id, slot as u32, generation, &self.args, own, mailbox);
                 self.become_worker(seat, worker, queue, inbox)
             }
         };
@@ -56,6 +60,7 @@ impl Master {
             id,
             slot,
             generation,
+            started,
             process,
             giver,
             queue,

@@ -21,9 +21,9 @@ use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
-use crate::scoreboard::{Common, Seat};
-use crate::server::Source;
-use crate::sys::{overdue, process, signal};
+use crate::scoreboard::{Common, Seat, Word};
+use crate::server::{LastExit, Source, State, WorkerInfo, WorkerStatus};
+use crate::sys::{overdue, process, signal, time};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
 use std::any::Any;
@@ -33,7 +33,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Exit code of a worker that could not serve; its reason went to the master.
 pub const EXIT_FAILED: i32 = 70;
@@ -52,6 +52,21 @@ pub struct Worker {
     args: Rc<[CString]>,
     leaves: Rc<Cell<bool>>,
     mailbox: Rc<Mailbox>,
+    own: Rc<Own>,
+    state: Rc<Cell<State>>,
+}
+
+/// What a worker knows of itself beside its numbers.
+#[derive(Debug)]
+pub struct Own {
+    /// When it was forked, by the wall clock.
+    pub started: SystemTime,
+    /// The same by the monotonic clock (milliseconds).
+    pub forked_at: u64,
+    /// How the last worker of its slot that had ended then did.
+    pub last_exit: Option<LastExit>,
+    /// Its counters.
+    pub page: Seat,
 }
 
 thread_local! {
@@ -59,8 +74,24 @@ thread_local! {
 }
 
 impl Worker {
-    pub(crate) fn new(id: u32, slot: u32, generation: u32, args: &[CString], mailbox: Mailbox) -> Self {
-        Self { id, slot, generation, args: args.into(), leaves: Rc::default(), mailbox: Rc::new(mailbox) }
+    pub(crate) fn new(
+        id: u32,
+        slot: u32,
+        generation: u32,
+        args: &[CString],
+        own: Own,
+        mailbox: Mailbox,
+    ) -> Self {
+        Self {
+            id,
+            slot,
+            generation,
+            args: args.into(),
+            leaves: Rc::default(),
+            mailbox: Rc::new(mailbox),
+            own: Rc::new(own),
+            state: Rc::new(Cell::new(State::Starting)),
+        }
     }
 
     /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
@@ -96,6 +127,32 @@ impl Worker {
     /// The start or reload this worker belongs to, from 1.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// What there is to say of this worker: its numbers, its process id, how far it has come, when it was forked, what it has
+    /// counted, and how the one before it in its slot ended.
+    pub fn status(&self) -> WorkerStatus {
+        let Own { started, forked_at, last_exit, page } = *self.own;
+        let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
+        WorkerStatus {
+            worker: WorkerInfo {
+                id: self.id,
+                slot: self.slot,
+                generation: self.generation,
+                pid: process::own_pid(),
+            },
+            state: self.state.get(),
+            started,
+            age: Duration::from_millis(time::monotonic_ms().saturating_sub(forked_at)),
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            queued: 0,
+            stuck: false,
+            requests: page.get(Word::Requests),
+            errors: page.get(Word::Errors),
+            bytes_in: page.get(Word::BytesIn),
+            bytes_out: page.get(Word::BytesOut),
+            last_exit,
+        }
     }
 
     /// The arguments that stand behind the handler on the command line.
@@ -202,6 +259,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
+    birth.worker.state.set(State::Ready);
     tell(birth.worker, &Verb::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
