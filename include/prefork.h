@@ -1024,6 +1024,11 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /** The run is over: the last worker was reaped; `killed` of them had to be killed. */
     PREFORK_EVENT_STOPPED = 13,
+    /**
+     * A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, has
+     * what it says.
+     */
+    PREFORK_EVENT_MESSAGE = 14,
 } prefork_event_type;
 
 /** Why a worker ended. A number never gets another meaning; there may be more of them in later versions. */
@@ -1088,8 +1093,8 @@ typedef struct prefork_event {
     uint32_t type;
     /**
      * The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
-     * `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
-     * back`, `stopped`.
+     * `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
+     * `reload rolled back`, `stopped`.
      */
     const char *name;
     /** The worker's number; 0 where the event is about none. */
@@ -1122,6 +1127,10 @@ typedef struct prefork_event {
     const char *text;
     /** Workers that had to be killed at the end of the run. */
     uint32_t killed;
+    /** What sort of message has come, as the worker said. */
+    uint32_t message_type;
+    /** Its length (bytes). */
+    size_t message_size;
 } prefork_event;
 
 

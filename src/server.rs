@@ -115,6 +115,15 @@ pub enum Event {
     },
     /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
     Hang(WorkerInfo),
+    /// A worker has sent the master a message; [`Server::on_message`], called next, has what it says.
+    Message {
+        /// Which.
+        worker: WorkerInfo,
+        /// What sort of message it is, as the worker said.
+        kind: u32,
+        /// Its length (bytes).
+        size: usize,
+    },
     /// Something went wrong that cost no connection.
     Error(String),
     /// A reload to this generation began.
@@ -139,6 +148,7 @@ impl Event {
             Self::Disconnect(_) => "disconnect",
             Self::Exit { .. } => "exit",
             Self::Hang(_) => "hang",
+            Self::Message { .. } => "message",
             Self::Error(_) => "error",
             Self::ReloadStarted(_) => "reload started",
             Self::ReloadCommitted(_) => "reload committed",
@@ -156,6 +166,7 @@ impl Event {
             | Self::Ready(worker)
             | Self::Disconnect(worker)
             | Self::Exit { worker, .. }
+            | Self::Message { worker, .. }
             | Self::Hang(worker) => Some(worker),
             _ => None,
         }

@@ -35,6 +35,9 @@ pub enum prefork_event_type {
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /// The run is over: the last worker was reaped; `killed` of them had to be killed.
     PREFORK_EVENT_STOPPED = 13,
+    /// A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, has
+    /// what it says.
+    PREFORK_EVENT_MESSAGE = 14,
 }
 
 use prefork_event_type::*;
@@ -106,8 +109,8 @@ pub struct prefork_event {
     /// What happened: one of `enum prefork_event_type`.
     pub r#type: u32,
     /// The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
-    /// `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
-    /// back`, `stopped`.
+    /// `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
+    /// `reload rolled back`, `stopped`.
     pub name: *const c_char,
     /// The worker's number; 0 where the event is about none.
     pub id: u32,
@@ -139,6 +142,10 @@ pub struct prefork_event {
     pub text: *const c_char,
     /// Workers that had to be killed at the end of the run.
     pub killed: u32,
+    /// What sort of message has come, as the worker said.
+    pub message_type: u32,
+    /// Its length (bytes).
+    pub message_size: usize,
 }
 
 /// Who is told of events, and what with.
@@ -168,6 +175,8 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
         reason_name: c"".as_ptr(),
         text: c"".as_ptr(),
         killed: 0,
+        message_type: 0,
+        message_size: 0,
     };
     // Lives until the callback has returned.
     let (first, second);
@@ -194,6 +203,7 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
         Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
             told.generation = *generation;
         }
+        Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (*kind, *size),
         Event::Stopped(stopped) => told.killed = stopped.killed,
         _ => {}
     }
@@ -255,6 +265,7 @@ fn type_of(event: &Event) -> prefork_event_type {
         Event::ReloadCommitted(_) => PREFORK_EVENT_RELOAD_COMMITTED,
         Event::ReloadRolledBack(..) => PREFORK_EVENT_RELOAD_ROLLED_BACK,
         Event::Stopped(_) => PREFORK_EVENT_STOPPED,
+        Event::Message { .. } => PREFORK_EVENT_MESSAGE,
     }
 }
 
