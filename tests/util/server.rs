@@ -55,6 +55,9 @@ pub struct Server {
     workers: usize,
     workers_at_start: usize,
     kinds_at_start: Vec<String>,
+    shared_at_start: Vec<String>,
+    /// It was seen to leave nothing.
+    audited: bool,
     stdout: Lines,
     stderr: Lines,
     readers: Vec<JoinHandle<()>>,
@@ -239,6 +242,8 @@ impl Start {
             workers: self.workers,
             workers_at_start: self.workers,
             kinds_at_start: Vec::new(),
+            shared_at_start: Vec::new(),
+            audited: false,
             stdout,
             stderr,
             readers,
@@ -260,6 +265,8 @@ impl Start {
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!(proc::group(pid), [0; 0], "still running; it said {stderr}");
+        assert_eq!(leftovers_of(pid, &self.dir), [""; 0]);
+        assert_eq!(self.dir.leftovers(), [""; 0]);
         Refused { code: exit.unwrap().code(), stdout, stderr }
     }
 }
@@ -297,6 +304,7 @@ impl Server {
         };
         self.addresses = found;
         self.kinds_at_start = proc::kinds(self.pid);
+        self.shared_at_start = proc::shared_memory(self.pid);
     }
 
     pub fn address(&self) -> &Address {
@@ -444,6 +452,10 @@ impl Server {
         self.stderr().into_iter().rfind(|l| l.contains(ROLLED_BACK)).unwrap()
     }
 
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().unwrap().clone()
+    }
+
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap().clone()
     }
@@ -480,6 +492,10 @@ impl Server {
         };
         if !comes_true(PATIENCE, whole) {
             panic!("{} workers expected: {:?}; it said {:#?}", self.workers, self.states(), self.stderr());
+        }
+        if !comes_true(PATIENCE, || proc::shared_memory(self.pid) == self.shared_at_start) {
+            let now = proc::shared_memory(self.pid);
+            panic!("the master's shared memory: {:#?} expected, now {now:#?}", self.shared_at_start);
         }
         if !comes_true(PATIENCE, || proc::kinds(self.pid) == self.kinds_due()) {
             panic!(
@@ -534,7 +550,8 @@ impl Server {
 
     #[track_caller]
     fn leaves_nothing(&mut self) {
-        assert!(self.control_files().is_empty(), "{:?}", self.control_files());
+        self.audited = true;
+        assert_eq!(leftovers_of(self.pid, &self.dir), [""; 0]);
         self.readers.drain(..).for_each(|r| r.join().unwrap());
         let lines = self.stderr();
         let known = |l: &&String| self.expected.iter().chain(&self.tolerated).any(|e| l.contains(e.as_str()));
@@ -545,6 +562,19 @@ impl Server {
         }
         assert_eq!(self.dir.leftovers(), [""; 0]);
     }
+}
+
+/// What a master that is no more has left where it keeps its control socket, and among the machine's shared memory.
+fn leftovers_of(master: i32, dir: &Dir) -> Vec<String> {
+    let mut left = Vec::new();
+    for place in [dir.runtime().as_path(), "/dev/shm".as_ref()] {
+        let Ok(entries) = fs::read_dir(place) else { continue };
+        let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let pid = master.to_string();
+        let is_its = |name: &String| name.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid);
+        left.extend(names.filter(is_its));
+    }
+    left
 }
 
 /// The slot in a worker's name.
@@ -562,5 +592,6 @@ impl Drop for Server {
             unsafe { libc::kill(-self.pid, libc::SIGKILL) };
         }
         let _ = self.child.wait();
+        assert!(self.audited || std::thread::panicking(), "nobody has looked what this server leaves");
     }
 }
