@@ -3,8 +3,11 @@
 
 mod util;
 
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -466,4 +469,40 @@ fn messages_under_way_survive_an_upgrade() {
     wait_until("the answer", || ends.iter().any(|line| count(&server, line) == 1));
     wait_until("the new generation serves", || server.ask("id").is_ok_and(|id| id == "6"));
     server.stop();
+}
+
+/// Whoever follows on the control socket is told of messages to the master, and misses no other event for their number.
+#[test]
+fn events_tell_of_messages() {
+    const MANY: usize = 20_000;
+    for language in [C, Rust] {
+        let mut server = start_in(language, Style::Request, 2, &[]);
+        server.says("died: SIGKILL");
+        let mut follower = UnixStream::connect(&server.control_files()[0]).unwrap();
+        follower.set_read_timeout(Some(util::PATIENCE)).unwrap();
+        follower.write_all(b"{\"verb\":\"events\"}\n").unwrap();
+        let lines = BufReader::new(follower).lines().map(Result::unwrap);
+        let mut events = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        events.find(|event| event["event"] == "setup").unwrap();
+        at(&server, 2, "send 0 50 77");
+        let event = events.find(|event| event["event"] == "message").unwrap();
+        assert_eq!((&event["worker"]["id"], &event["worker"]["slot"]), (&2.into(), &1.into()), "{event}");
+        assert_eq!((&event["type"], &event["size"]), (&50.into(), &77.into()), "{event}");
+        assert!(event.get("left_out").is_none());
+
+        // It does not read while many come.
+        assert_eq!(at(&server, 1, &format!("send 0 51 9 {MANY}")), format!("{MANY} taken, 0"));
+        let line = "master got 51 from 1: 9 bytes, good";
+        wait_until("all have come", || count(&server, line) == MANY);
+        proc::signal(server.worker_in(1), libc::SIGKILL);
+        wait_until("a successor", || server.ask_at_once(8, "id").answers.contains_key("3"));
+        let told = events.by_ref().take_while(|event| event["event"] != "exit").count();
+        events.find(|event| event["event"] == "ready").unwrap();
+        at(&server, 1, "send 0 52 5");
+        let last = events.find(|event| event["event"] == "message").unwrap();
+        let left_out = last["left_out"].as_u64().unwrap() as usize;
+        assert_eq!((&last["type"], told + left_out), (&52.into(), MANY), "{told} were told");
+        drop(events);
+        server.stop();
+    }
 }

@@ -37,6 +37,9 @@ use std::time::{Duration, SystemTime};
 
 /// Exit code of a worker that could not serve; its reason went to the master.
 pub const EXIT_FAILED: i32 = 70;
+/// By so many thousandths of all memory a worker counts as larger than it is where memory runs out: it goes before its master,
+/// which can start another.
+const OFFERED: i32 = 100;
 /// How long a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
@@ -241,6 +244,8 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         limit => overdue::watch(birth.seat.busy_since(), limit),
     }
     introduce(birth.worker);
+    // Where there is no such file, nobody is chosen by it.
+    let _ = process::offer_memory(OFFERED);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits for whoever reads standard error; the client of this request need not.
