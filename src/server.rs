@@ -5,7 +5,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub use crate::master::lifecycle::Reason;
 use crate::master::post::{OnMessage, Post};
 use crate::master::{Master, News};
-use crate::role::{Role, role};
 pub use crate::sys::process::Exit;
 use crate::sys::{process, socket};
 use crate::worker::Worker;
@@ -242,7 +241,7 @@ pub struct Started {
     pub kind: crate::Kind,
 }
 
-/// How a run ended.
+/// How a run ended: every worker was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
     /// Workers that had to be killed because they did not finish within [`Config::drain_timeout`].
@@ -449,10 +448,10 @@ impl Server {
     }
 }
 
-/// A running master. Dropping it ends its workers at once.
+/// A running master, to be used in the process that started it. Dropping it there ends its workers at once.
 ///
-/// In any other process than the one that started it (a worker, or a child that the host forked) nothing can be done with it:
-/// what returns a [`Result`] gives [`crate::ErrorKind::State`].
+/// In any other process (a worker, or a child that the host forked) nothing can be done with it: what returns a [`Result`] gives
+/// [`crate::ErrorKind::State`], what looks sees what was when that process was forked, and dropping it does nothing.
 pub struct Running {
     master: Master,
     on_start: Option<OnStart>,
@@ -518,15 +517,21 @@ impl Running {
         self.master.listen();
     }
 
+    /// Whether this process is the master.
+    pub(crate) fn is_here(&self) -> bool {
+        self.master.is_here()
+    }
+
     /// The master, where this process is it.
     fn here(&mut self) -> Result<&mut Master> {
-        match role() {
-            Role::Master => Ok(&mut self.master),
-            _ => Err(Error::new(ErrorKind::State, "the server runs in another process")),
+        if self.is_here() {
+            Ok(&mut self.master)
+        } else {
+            Err(Error::new(ErrorKind::State, "the server runs in another process"))
         }
     }
 
-    /// The way to write to workers.
+    /// The way to write to workers; refused in any process but the master.
     pub fn post(&self) -> Post {
         self.post.clone()
     }
@@ -563,8 +568,9 @@ impl Running {
         self.here()?.fork_worker(environment)
     }
 
-    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever).
-    /// Another one takes its place.
+    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever;
+    /// in whole milliseconds). Another one takes its place at once. One that has not left by then is killed, and told as
+    /// [`Reason::DrainTimeout`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker.
@@ -592,7 +598,7 @@ impl Running {
         Ok(())
     }
 
-    /// What runs, as of now.
+    /// What runs, as of the last [`Running::step`]; counters as of now.
     pub fn status(&self) -> Status {
         self.master.status()
     }
@@ -602,7 +608,7 @@ impl Running {
         self.master.worker(id)
     }
 
-    /// How the last worker of a slot ended, if one has.
+    /// How the worker ended that was the last one to end in a slot (from 0), if one has and the slot is still there.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
         self.master.last_exit(slot)
     }

@@ -27,7 +27,7 @@ fn start(style: Style, settings: &[(&str, &str)]) -> Server {
     fs::write(&clock, "+0").unwrap();
     // In the preloaded program the variable is as the dynamic linker takes it.
     let shell = ["2000-01-01", "sh", "-c", "echo $LD_PRELOAD"];
-    let library = Command::new("faketime").args(shell).output().expect("run faketime").stdout;
+    let library = Command::new("faketime").args(shell).output().unwrap().stdout;
     let library = String::from_utf8(library).unwrap();
     let mut server = start
         .env("LD_PRELOAD", Some(library.trim().as_ref()))

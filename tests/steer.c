@@ -313,6 +313,36 @@ static void copy(void)
     printf("copy ended %d\n", status);
 }
 
+/* A copy of the master becomes a master of its own, and asks what is not its. */
+static void usurp(void)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        prefork_server *own = prefork_server_new();
+        int reload, kill, step, send;
+
+        prefork_server_on_request(own, answer, NULL);
+        prefork_server_listen(own, "127.0.0.1:0");
+        if (prefork_server_start(own) != PREFORK_OK)
+            _exit(1);
+        reload = prefork_server_reload(server);
+        kill = prefork_server_kill(server, 1, SIGKILL);
+        step = prefork_server_step(server, 0);
+        send = prefork_server_send(server, 1, 5, "", 0);
+        prefork_server_free(server);
+        printf("usurp reload %d kill %d step %d send %d role %u own %d\n", reload, kill, step, send,
+               prefork_role(NULL, NULL, NULL), prefork_server_stop(own));
+        prefork_server_free(own);
+        fflush(stdout);
+        _exit(0);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    printf("usurper ended %d\n", status);
+}
+
 static void say(const char *what, int status)
 {
     printf("%s %d %s\n", what, status, prefork_server_error(server));
@@ -368,6 +398,8 @@ static void obey(char *line)
         child();
     else if (strcmp(word, "copy") == 0)
         copy();
+    else if (strcmp(word, "usurp") == 0)
+        usurp();
     else if (strcmp(word, "ignore") == 0)
         printf("ignore %d\n", signal(SIGCHLD, SIG_IGN) == count);
     else if (strcmp(word, "signals") == 0)

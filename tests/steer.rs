@@ -383,6 +383,21 @@ fn others_are_refused(mut host: Host) {
 }
 
 #[test]
+fn a_copy_that_becomes_a_master_of_its_own_has_no_power_over_the_other_s_workers() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        let pids = host.server.workers();
+        host.order("usurp");
+        assert_eq!(host.reads("usurp "), "usurp reload -4 kill -4 step -4 send -4 role 1 own 0");
+        assert_eq!(host.reads("usurper"), "usurper ended 0");
+        assert_eq!(host.server.workers(), pids);
+        assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
+        assert!(host.get("/").is_ok());
+        host.ends_with(2);
+    }
+}
+
+#[test]
 fn no_worker_is_forked_from_several_threads() {
     for language in [C, Rust] {
         let mut host = Host::start(language);

@@ -5,7 +5,7 @@ use super::guard::{Result, borrow, borrow_mut, c_str, fill, guard, pointers};
 use super::server::{Run, prefork_server};
 use super::status::prefork_status;
 use super::worker::{info, prefork_worker_info};
-use crate::{Error, ErrorKind, Role, Running, role};
+use crate::{Error, ErrorKind, Running};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -117,8 +117,8 @@ pub unsafe extern "C" fn prefork_server_due(server: *const prefork_server) -> c_
 pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeout_ms: c_int) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        unsafe { borrow(server) }?;
-        if role() != Role::Master {
+        let this = unsafe { borrow(server) }?;
+        if !running(this)?.is_here() {
             return Err(prefork_status::PREFORK_STATE);
         }
         let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);

@@ -99,6 +99,8 @@ pub enum News {
 
 /// The state of a running master.
 pub struct Master {
+    /// The process that is this master. A fork of it has a copy, and may become a master of its own.
+    home: i32,
     config: Config,
     source: Box<dyn Source>,
     /// What it is called by who asks after it.
@@ -226,6 +228,7 @@ impl Master {
         let control = control::Control::open(&config, &name, &poll);
         role::set(Role::Master);
         let mut master = Self {
+            home: process::own_pid(),
             events: Some(Events::with_capacity(EVENTS)),
             life,
             program,
@@ -275,6 +278,11 @@ impl Master {
             master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
         }
         Ok(master)
+    }
+
+    /// Whether this process is this master, and not a copy of it.
+    pub fn is_here(&self) -> bool {
+        role::role() == Role::Master && process::own_pid() == self.home
     }
 
     /// Whether this program was only started to see whether it could take a master's place.
@@ -474,7 +482,7 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         self.post.close();
-        if role::role() != Role::Master {
+        if !self.is_here() {
             // A copy in a process that the host forked: workers and files are the master's.
             self.control.disown();
             return self.listeners.iter_mut().for_each(listener::Listener::disown);

@@ -45,8 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
 
-/// The worker this code runs in, as its handler sees it. A clone is the same worker: keep one to send messages from callbacks
-/// that are not given it.
+/// The worker this code runs in, as its handler sees it; of use in that process and its first thread alone. A clone is the same
+/// worker: keep one to send messages from callbacks that are not given it.
 #[derive(Clone, Debug)]
 pub struct Worker {
     id: u32,
@@ -103,7 +103,8 @@ impl Worker {
     }
 
     /// Has this worker leave on its own account: it gets no more connections, another one takes its place, and when it has
-    /// finished what it has it exits with code 0. Returns at once.
+    /// finished what it has it exits with code 0. Returns at once; it can be said once, and not taken back. A worker that leaves
+    /// soon after its start is replaced with a delay.
     pub fn leave(&self) {
         self.leaves.set(true);
     }

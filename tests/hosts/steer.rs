@@ -207,8 +207,31 @@ impl Host {
                 say(&format!("look 0 generation {generation} slots {slots} workers {workers}"));
             }
             "copy" => copy(running),
+            "usurp" => self.usurp(),
             other => say(&format!("{other}?")),
         }
+    }
+}
+
+impl Host {
+    /// A copy of the master becomes a master of its own, and asks what is not its.
+    fn usurp(&mut self) {
+        // SAFETY: this process has one thread; the copy ends without unwinding.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let mut own = Server::factory(|_| Steered).listen("127.0.0.1:0").start().unwrap();
+            let mut other = self.running.take().unwrap();
+            let [reload, kill] = [other.reload(), other.kill(1, libc::SIGKILL)].map(|r| status(&r));
+            let step = status(&other.step(Some(Duration::ZERO)).map(drop));
+            let send = sent(other.post().send(1, 5, b""));
+            drop(other);
+            let (role, stop) = (role_number(), status(&own.stop()));
+            say(&format!("usurp reload {reload} kill {kill} step {step} send {send} role {role} own {stop}"));
+            drop(own);
+            // SAFETY: ends the copy, and runs nothing of what the host would.
+            unsafe { libc::_exit(0) }
+        }
+        say(&format!("usurper ended {}", wait_for(pid)));
     }
 }
 
