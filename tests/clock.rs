@@ -207,3 +207,38 @@ fn a_clock_that_jumps_does_not_hurry_restarts() {
     wait_until("it heals", || server.workers().len() == 2 && server.slots() == [0, 1]);
     server.stop();
 }
+
+#[test]
+fn a_clock_that_jumps_puts_no_deadline_off() {
+    for days in [1, -1] {
+        let mut server = start(Style::Request, &[("boot-timeout", "2s"), ("drain-timeout", "2s")]);
+        server.may_say(RELOAD);
+        server.says("died before it was ready");
+        server.says("had not finished within the drain-timeout and was killed");
+        let in_time = |begun: Instant| {
+            let took = begun.elapsed();
+            assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(10), "{took:?}");
+        };
+        // A canary that is never ready.
+        server.dir.make("wait");
+        let begun = Instant::now();
+        server.signal(libc::SIGHUP);
+        wait_until("the canary starts", || server.workers().len() == 3);
+        set(&server, days);
+        server.wait_for_line("is rolled back");
+        in_time(begun);
+        server.dir.remove("wait");
+        // A request that does not end while all stop.
+        let mut client = server.connect();
+        client.send_command("gate never").unwrap();
+        wait_until("a request is in progress", || server.dir.at_gate("never") == 1);
+        let begun = Instant::now();
+        server.signal(libc::SIGTERM);
+        wait_until("the other one has left", || server.workers().len() == 1);
+        set(&server, -days);
+        wait_until("the end", || server.has_exited());
+        in_time(begun);
+        server.dir.file("never");
+        server.ends();
+    }
+}
