@@ -311,7 +311,8 @@ impl Master {
         }
         self.events = Some(events);
         result?;
-        let stopped = self.life.has_stopped().then(|| Stopped { killed: self.life.killed() });
+        let over = self.life.has_stopped() && !self.is_trying_out();
+        let stopped = over.then(|| Stopped { killed: self.life.killed() });
         if let Some(stopped) = stopped {
             self.publish(Event::Stopped(stopped));
             self.control_ends();
@@ -490,6 +491,7 @@ impl Drop for Master {
         // Nobody would reap them.
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        self.end_trial();
         self.board.leave();
         role::set(Role::None);
     }

@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 const VARIABLE: &str = "PREFORK_UPGRADE";
 const TRIAL_VALUE: &str = "trial";
 /// First word and version of what is handed over. A binary that speaks another version refuses in its trial.
-const FORMAT: &str = "prefork-state-1";
+const FORMAT: &str = "prefork-state-2";
 const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
 /// How long a trial may take (milliseconds).
 const PATIENCE: u64 = 30_000;
@@ -97,18 +97,34 @@ impl Master {
         }
     }
 
-    /// Carries an upgrade on as far as it can go now.
+    /// Whether another program is being tried out; it is a child that this master has to collect.
+    pub(super) fn is_trying_out(&self) -> bool {
+        matches!(self.upgrade, Upgrade::Trying { .. })
+    }
+
+    /// Ends a program that is being tried out, and collects it.
+    pub(super) fn end_trial(&mut self) {
+        if let Upgrade::Trying { process, .. } = std::mem::replace(&mut self.upgrade, Upgrade::No) {
+            let _ = process.kill(signal::SIGKILL);
+            let _ = process.wait();
+        }
+    }
+
+    /// Carries an upgrade on as far as it can go now; a stop ends it.
     pub(super) fn go_on_upgrading(&mut self) {
+        let stops = self.life.is_stopping();
         match &self.upgrade {
             Upgrade::No => {}
+            Upgrade::Wanted | Upgrade::Tried if stops => self.upgrade = Upgrade::No,
             Upgrade::Wanted => self.try_out(),
             Upgrade::Trying { process, until } => {
                 let late = *until <= self.now;
-                if late {
+                if late || stops {
                     let _ = process.kill(signal::SIGKILL);
                 }
                 match process.reap() {
                     Ok(None) => {}
+                    Ok(Some(_)) if stops => self.upgrade = Upgrade::No,
                     Ok(Some(Exit::Code(0))) => self.upgrade = Upgrade::Tried,
                     Ok(Some(exit)) => {
                         let why =
@@ -546,14 +562,14 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         for text in
-            ["", "prefork-state-0 1 1 1 1\n", "prefork-state-1 1 1 1\n", "prefork-state-1 1 1 1 1\nodd\n"]
+            ["", "prefork-state-1 1 1 1 1\n", "prefork-state-2 1 1 1\n", "prefork-state-2 1 1 1 1\nodd\n"]
         {
             assert!(parse(text, b"").is_none(), "{text}");
         }
-        assert!(parse("prefork-state-1 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
-        let variable = parse("prefork-state-1 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
+        assert!(parse("prefork-state-2 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
+        let variable = parse("prefork-state-2 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
         assert_eq!(variable, [(1, "A".into(), " ".into())]);
-        let line = "prefork-state-1 3 4 9 2\nended 1 7 2 99 core 11 drain timeout\n";
+        let line = "prefork-state-2 3 4 9 2\nended 1 7 2 99 core 11 drain timeout\n";
         let worker = WorkerInfo { id: 7, slot: 1, generation: 2, pid: 99 };
         let exit = Exit::Signal { number: 11, core: true };
         let expected = LastExit { worker, exit, reason: Reason::DrainTimeout };
