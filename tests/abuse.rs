@@ -100,8 +100,7 @@ fn a_client_that_pipelines_thousands_gets_a_fair_share() {
         (0..REQUESTS).for_each(|_| assert_eq!(greedy.answer(), Ok("sleep".into())));
         greedy
     });
-    let mut slowest = Duration::ZERO;
-    let mut asked = 0;
+    let (mut slowest, mut asked, begun) = (Duration::ZERO, 0, Instant::now());
     while !reader.is_finished() {
         let begin = Instant::now();
         // On a connection of its own, and on one that is new.
@@ -110,12 +109,10 @@ fn a_client_that_pipelines_thousands_gets_a_fair_share() {
         slowest = slowest.max(begin.elapsed());
         asked += 1;
     }
+    let all = begun.elapsed();
     sender.join().unwrap();
     drop((reader.join().unwrap(), other));
-    assert!(
-        asked >= 5 && slowest < Duration::from_millis(1000),
-        "{asked} answers, the slowest in {slowest:?}"
-    );
+    assert!(asked >= 5 && slowest < all / 3, "{asked} answers, the slowest in {slowest:?} of {all:?}");
     server.stop();
 }
 
