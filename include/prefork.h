@@ -54,7 +54,8 @@
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callbacks of prefork_server_on_start() and _on_event(); never a handler
+ *     master   prefork_server_*, the callbacks of prefork_server_on_start(), _on_event() and _on_message(),
+ *              and those of requests; never a handler
  *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
  *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *
@@ -635,6 +636,18 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
 /** All workers, as receivers of a message; of a worker's, all others, without the master. */
 #define PREFORK_TO_ALL 4294967295
 
+/** How far a worker has come. */
+typedef enum prefork_worker_state {
+    /** Forked, not ready. */
+    PREFORK_WORKER_STARTING = 1,
+    /** It serves. */
+    PREFORK_WORKER_READY = 2,
+    /** It finishes what it has. */
+    PREFORK_WORKER_DRAINING = 3,
+    /** SIGKILL is on its way. */
+    PREFORK_WORKER_KILLED = 4,
+} prefork_worker_state;
+
 /** What a process is. */
 typedef enum prefork_role_type {
     /** Neither: no server runs here, or a master or a worker has forked this process by itself. */
@@ -651,6 +664,60 @@ typedef enum prefork_role_type {
  * process lives.
  */
 typedef struct prefork_worker prefork_worker;
+
+/**
+ * A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
+ * the worker at itself. It may grow at its end.
+ */
+typedef struct prefork_worker_info {
+    /** The size of this struct: set it before the call; afterwards the size that was filled in. */
+    uint32_t size;
+    /** Its number; no other worker of this server has it. */
+    uint32_t id;
+    /** Its slot, from 0. */
+    uint32_t slot;
+    /** Its generation, from 1. */
+    uint32_t generation;
+    /** Its process id. */
+    int32_t pid;
+    /** How far it has come: one of `enum prefork_worker_state`. */
+    uint32_t state;
+    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
+    uint32_t connected;
+    /** Whether it is left out because it takes nothing: 0 or 1. Only the master knows. */
+    uint32_t stuck;
+    /** Connections given to it and not finished. */
+    uint32_t in_flight;
+    /** Of those, connections it has not taken yet. Only the master knows. */
+    uint32_t queued;
+    /** Milliseconds since its fork, by the monotonic clock. */
+    uint64_t age_ms;
+    /** Requests answered; in blocking style, connections served. */
+    uint64_t requests;
+    /** Requests refused or failed. */
+    uint64_t errors;
+    /** Bytes from clients. */
+    uint64_t bytes_in;
+    /** Bytes to clients. */
+    uint64_t bytes_out;
+    /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
+    uint64_t started_ms;
+    /**
+     * How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
+     * before it was forked. Its number, or 0 where none has; then the four below are 0.
+     */
+    uint32_t last_id;
+    /** Its exit code; -1 where a signal ended it. */
+    int32_t last_code;
+    /** The signal that ended it, or 0. */
+    int32_t last_signal;
+    /** Why: one of `enum prefork_reason`. */
+    uint32_t last_reason;
+    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    uint32_t last_intended;
+    /** 0. */
+    uint32_t reserved;
+} prefork_worker_info;
 
 /**
  * What this process is, from any thread. A worker finds its numbers also in its environment:
@@ -727,6 +794,17 @@ uint32_t prefork_worker_generation(const prefork_worker *worker);
  * Pointers: Borrows `worker` until return.
  */
 int prefork_worker_overdue(const prefork_worker *worker);
+
+/**
+ * Looks at this worker: its numbers, its process id, how far it has come, when it was forked, what it has
+ * counted, and how the one before it in its slot ended.
+ *
+ * Returns PREFORK_OK; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+ * Process: worker.
+ *
+ * Pointers: Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
+ */
+int prefork_worker_look(const prefork_worker *worker, prefork_worker_info *info);
 
 /**
  * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
@@ -954,6 +1032,11 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /** The run is over: the last worker was reaped; `killed` of them had to be killed. */
     PREFORK_EVENT_STOPPED = 13,
+    /**
+     * A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, has
+     * what it says.
+     */
+    PREFORK_EVENT_MESSAGE = 14,
 } prefork_event_type;
 
 /** Why a worker ended. A number never gets another meaning; there may be more of them in later versions. */
@@ -968,7 +1051,7 @@ typedef enum prefork_reason {
     PREFORK_REASON_SCALE = 4,
     /** It was drained: `prefork_server_drain()`. */
     PREFORK_REASON_DRAIN = 5,
-    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it. */
+    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it from elsewhere. */
     PREFORK_REASON_LEFT = 6,
     /** It had not finished within its deadline and was killed. */
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
@@ -976,7 +1059,7 @@ typedef enum prefork_reason {
     PREFORK_REASON_HANG = 8,
     /** It had served enough: settings `max-requests`, `max-memory`, `max-age`. */
     PREFORK_REASON_RECYCLE = 9,
-    /** It was sent a signal: `prefork_server_kill()`. */
+    /** It ended by a signal that was sent to it through the master: `prefork_server_kill()`. */
     PREFORK_REASON_KILLED = 10,
     /** All stop. */
     PREFORK_REASON_STOP = 11,
@@ -1031,8 +1114,8 @@ typedef struct prefork_event {
     uint32_t type;
     /**
      * The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
-     * `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
-     * back`, `stopped`.
+     * `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
+     * `reload rolled back`, `stopped`.
      */
     const char *name;
     /** The worker's number; 0 where the event is about none. */
@@ -1074,6 +1157,10 @@ typedef struct prefork_event {
      * characters but for the tab are escaped.
      */
     const char *stderr_lines;
+    /** What sort of message has come, as the worker said. */
+    uint32_t message_type;
+    /** Its length (bytes). */
+    size_t message_size;
 } prefork_event;
 
 
@@ -1412,55 +1499,6 @@ uint32_t prefork_server_killed(const prefork_server *server);
 /* THE RUNNING SERVER: for programs that step through it, steer it or look at it
  * -------------------------------------------------------------------------------------------------------- */
 
-/** How far a worker has come. */
-typedef enum prefork_worker_state {
-    /** Forked, not ready. */
-    PREFORK_WORKER_STARTING = 1,
-    /** It serves. */
-    PREFORK_WORKER_READY = 2,
-    /** It finishes what it has. */
-    PREFORK_WORKER_DRAINING = 3,
-    /** SIGKILL is on its way. */
-    PREFORK_WORKER_KILLED = 4,
-} prefork_worker_state;
-
-/** A worker, until it is reaped. It may grow at its end. */
-typedef struct prefork_worker_info {
-    /**
-     * The size of this struct: set it before `prefork_server_worker()`; afterwards the size that was filled
-     * in.
-     */
-    uint32_t size;
-    /** Its number; no other worker of this server has it. */
-    uint32_t id;
-    /** Its slot, from 0. */
-    uint32_t slot;
-    /** Its generation, from 1. */
-    uint32_t generation;
-    /** Its process id. */
-    int32_t pid;
-    /** How far it has come: one of `enum prefork_worker_state`. */
-    uint32_t state;
-    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
-    uint32_t connected;
-    /** Whether it is left out because it takes nothing: 0 or 1. */
-    uint32_t stuck;
-    /** Connections given to it and not finished. */
-    uint32_t in_flight;
-    /** Of those, connections it has not taken yet. */
-    uint32_t queued;
-    /** Milliseconds since its fork. */
-    uint64_t age_ms;
-    /** Requests answered; in blocking style, connections served. */
-    uint64_t requests;
-    /** Requests refused or failed. */
-    uint64_t errors;
-    /** Bytes from clients. */
-    uint64_t bytes_in;
-    /** Bytes to clients. */
-    uint64_t bytes_out;
-} prefork_worker_info;
-
 /** What runs. It may grow at its end. */
 typedef struct prefork_server_info {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
@@ -1533,7 +1571,8 @@ int prefork_server_due(const prefork_server *server);
 /**
  * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
  * negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
- * for anything but a step, a start and its end.
+ * for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
+ * in the middle of a turn, and may send, no more.
  *
  * Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
  * closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the
@@ -1595,8 +1634,10 @@ int prefork_server_fork(prefork_server *server, size_t count, const char *const 
 int prefork_server_drain(prefork_server *server, uint32_t id, int deadline_ms);
 
 /**
- * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Its exit, if that follows, is
- * PREFORK_REASON_KILLED; another worker takes its place.
+ * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
+ * PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
+ * what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
+ * worker does nothing, and what it dies of later is no intention.
  *
  * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
  * refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.

@@ -32,7 +32,7 @@ static ID: AtomicU32 = AtomicU32::new(0);
 static SLOT: AtomicU32 = AtomicU32::new(0);
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// What this process is. A worker sees the same in its environment: `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+/// What this process is; in any process and any thread. A worker sees the same in its environment: `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
 pub fn role() -> Role {
     match WHAT.load(Relaxed) {
         _ if PID.load(Relaxed) != process::own_pid() => Role::None,

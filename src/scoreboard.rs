@@ -26,7 +26,7 @@ pub struct Common {
 }
 
 /// One worker's page.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Seat(&'static Page);
 
 /// Words of a [`Seat`]. All but [`Word::BusySince`] count up for as long as the seat is used.

@@ -5,7 +5,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub use crate::master::lifecycle::{Reason, ReloadFailure, ReloadStage};
 use crate::master::post::{OnMessage, Post};
 use crate::master::{Master, News};
-use crate::role::{Role, role};
 pub use crate::sys::process::Exit;
 use crate::sys::{process, socket};
 use crate::worker::Worker;
@@ -17,7 +16,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where workers get their handler from.
 pub(crate) trait Source {
@@ -118,6 +117,15 @@ pub enum Event {
     },
     /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
     Hang(WorkerInfo),
+    /// A worker has sent the master a message; [`Server::on_message`], called next, has what it says.
+    Message {
+        /// Which.
+        worker: WorkerInfo,
+        /// What sort of message it is, as the worker said.
+        kind: u32,
+        /// Its length (bytes).
+        size: usize,
+    },
     /// Something went wrong that cost no connection.
     Error(String),
     /// A reload to this generation began.
@@ -142,6 +150,7 @@ impl Event {
             Self::Disconnect(_) => "disconnect",
             Self::Exit { .. } => "exit",
             Self::Hang(_) => "hang",
+            Self::Message { .. } => "message",
             Self::Error(_) => "error",
             Self::ReloadStarted(_) => "reload started",
             Self::ReloadCommitted(_) => "reload committed",
@@ -159,6 +168,7 @@ impl Event {
             | Self::Ready(worker)
             | Self::Disconnect(worker)
             | Self::Exit { worker, .. }
+            | Self::Message { worker, .. }
             | Self::Hang(worker) => Some(worker),
             _ => None,
         }
@@ -234,7 +244,7 @@ pub struct Started {
     pub kind: crate::Kind,
 }
 
-/// How a run ended.
+/// How a run ended: every worker was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
     /// Workers that had to be killed because they did not finish within [`Config::drain_timeout`].
@@ -441,10 +451,10 @@ impl Server {
     }
 }
 
-/// A running master. Dropping it ends its workers at once.
+/// A running master, to be used in the process that started it. Dropping it there ends its workers at once.
 ///
-/// In any other process than the one that started it (a worker, or a child that the host forked) nothing can be done with it:
-/// what returns a [`Result`] gives [`crate::ErrorKind::State`].
+/// In any other process (a worker, or a child that the host forked) nothing can be done with it: what returns a [`Result`] gives
+/// [`crate::ErrorKind::State`], what looks sees what was when that process was forked, and dropping it does nothing.
 pub struct Running {
     master: Master,
     on_start: Option<OnStart>,
@@ -510,15 +520,21 @@ impl Running {
         self.master.listen();
     }
 
+    /// Whether this process is the master.
+    pub(crate) fn is_here(&self) -> bool {
+        self.master.is_here()
+    }
+
     /// The master, where this process is it.
     fn here(&mut self) -> Result<&mut Master> {
-        match role() {
-            Role::Master => Ok(&mut self.master),
-            _ => Err(Error::new(ErrorKind::State, "the server runs in another process")),
+        if self.is_here() {
+            Ok(&mut self.master)
+        } else {
+            Err(Error::new(ErrorKind::State, "the server runs in another process"))
         }
     }
 
-    /// The way to write to workers.
+    /// The way to write to workers; refused in any process but the master.
     pub fn post(&self) -> Post {
         self.post.clone()
     }
@@ -555,8 +571,9 @@ impl Running {
         self.here()?.fork_worker(environment)
     }
 
-    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever).
-    /// Another one takes its place.
+    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever;
+    /// in whole milliseconds). Another one takes its place at once. One that has not left by then is killed, and told as
+    /// [`Reason::DrainTimeout`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker.
@@ -564,7 +581,9 @@ impl Running {
         self.here()?.drain_worker(id, patience)
     }
 
-    /// Sends a signal to a worker (kill(2)).
+    /// Sends a signal to a worker (kill(2)); 0 only asks whether it is there. Where the signal ends it, the reason is
+    /// [`Reason::Killed`], and another one takes its place at once. After SIGTERM it finishes what it has first; what means
+    /// nothing to a worker (HUP, INT, QUIT ...) does nothing, and what it dies of later is no intention.
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.
@@ -582,7 +601,7 @@ impl Running {
         Ok(())
     }
 
-    /// What runs, as of now.
+    /// What runs, as of the last [`Running::step`]; counters as of now.
     pub fn status(&self) -> Status {
         self.master.status()
     }
@@ -592,7 +611,7 @@ impl Running {
         self.master.worker(id)
     }
 
-    /// How the last worker of a slot ended, if one has.
+    /// How the worker ended that was the last one to end in a slot (from 0), if one has and the slot is still there.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
         self.master.last_exit(slot)
     }
@@ -679,7 +698,8 @@ impl State {
     }
 }
 
-/// One worker.
+/// One worker: to the master from its fork until it is reaped ([`Running::worker`], [`Running::status`]), to itself as long as it
+/// lives ([`Worker::status`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStatus {
@@ -687,13 +707,15 @@ pub struct WorkerStatus {
     pub worker: WorkerInfo,
     /// How far it has come.
     pub state: State,
-    /// Since its fork.
+    /// When it was forked, by the wall clock as of then.
+    pub started: SystemTime,
+    /// Since its fork, by the monotonic clock.
     pub age: Duration,
     /// Connections given to it and not finished.
     pub in_flight: u32,
-    /// Of those, connections it has not taken yet.
+    /// Of those, connections it has not taken yet; only the master knows.
     pub queued: u64,
-    /// Whether it is left out because it takes nothing.
+    /// Whether it is left out because it takes nothing; only the master knows.
     pub stuck: bool,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
@@ -703,6 +725,8 @@ pub struct WorkerStatus {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself: before it was forked.
+    pub last_exit: Option<LastExit>,
 }
 
 /// A handler made before the fork; every worker has its copy of the process's memory and so its own.

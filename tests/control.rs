@@ -816,12 +816,14 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
     assert_eq!(rest_of(half).last().unwrap()["kind"], "too-slow");
 
     // One that asks and does not read.
+    let mut held = None;
     measured(&mut || {
         let mut deaf = raw(&server);
         deaf.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
         while deaf.write_all(&b"{\"verb\":\"status\"}\n".repeat(100)).is_ok() {}
-        server.ask("pid").unwrap();
+        held = Some(deaf);
     });
+    drop(held);
 
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally:?}");

@@ -47,10 +47,12 @@ fn every_call_says_what_it_refuses() {
         "meanwhile: -4 -4",
         "run: 0 ",
         "killed: 0",
+        "signals: 0",
         "started: 1 addresses, 2 workers, port 0: 0",
         "meanwhile: -4 -4",
         "run: 0 ",
         "killed: 0",
+        "signals: 0",
     ];
     for (line, expected) in text.lines().zip(expected) {
         assert!(line.starts_with(expected), "{line:?}, expected {expected:?}");

@@ -39,7 +39,22 @@ static void end(const prefork_started *started, void *state)
            (unsigned)started->workers, strstr(started->addresses[0], ":0") != NULL);
     printf("meanwhile: %d %d\n", prefork_server_set(server, "workers", "3"), prefork_server_run(server));
     prefork_server_free(server);
+    /* Blocked for as long as it runs, and forgotten then. */
+    kill(getpid(), SIGPIPE);
     kill(getpid(), SIGTERM);
+}
+
+/* Those that this process has blocked, or that wait for it. */
+static int signals(void)
+{
+    sigset_t blocked, pending;
+    int n = 0, i;
+
+    sigprocmask(SIG_SETMASK, NULL, &blocked);
+    sigpending(&pending);
+    for (i = 1; i < 32; i++)
+        n += sigismember(&blocked, i) + sigismember(&pending, i);
+    return n;
 }
 
 static void calls(prefork_server *server)
@@ -77,6 +92,7 @@ static void calls(prefork_server *server)
     for (i = 0; i < 2; i++) {
         say(server, "run", prefork_server_run(server));
         printf("killed: %u\n", prefork_server_killed(server));
+        printf("signals: %d\n", signals());
     }
 }
 

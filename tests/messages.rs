@@ -3,8 +3,11 @@
 
 mod util;
 
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +21,33 @@ const STATE: i32 = -4;
 const TIMEOUT: i32 = -16;
 const UNANSWERED: i32 = -18;
 
+/// The language of the program that is tested. Both obey the same commands and say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    /// `tests/messages.c`.
+    C,
+    /// `tests/hosts/messages.rs`.
+    Rust,
+}
+use Language::{C, Rust};
+
 fn start(style: Style, workers: usize, settings: &[&str]) -> Server {
-    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages.c")).unwrap();
+    start_in(C, style, workers, settings)
+}
+
+fn start_in(language: Language, style: Style, workers: usize, settings: &[&str]) -> Server {
+    let program = match language {
+        C => {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages.c");
+            handler::host(&fs::read_to_string(source).unwrap())
+        }
+        Rust => util::host::example("messages"),
+    };
     let dir = Arc::new(Dir::new());
     dir.file("log");
     let name = if style == Style::Request { "request" } else { "connection" };
     let (n, path) = (workers.to_string(), dir.path().as_os_str().to_owned());
-    let words: [OsString; 4] = [handler::host(&source).into(), name.into(), path, n.into()];
+    let words: [OsString; 4] = [program.into(), name.into(), path, n.into()];
     let settings = settings.iter().map(OsString::from);
     Start::new(style).workers(workers).within(&dir).program(words.into_iter().chain(settings)).start()
 }
@@ -59,107 +82,119 @@ fn at(server: &Server, id: u32, command: &str) -> String {
 
 #[test]
 fn messages_of_any_size_up_to_the_cap_arrive_unchanged() {
-    let server = start(Style::Request, 2, &[]);
-    let cap = 16 * 1024 * 1024;
-    for size in [0, 1, 63, 16 * 1024, 16 * 1024 + 1, 65_536, 1 << 20, cap] {
-        assert_eq!(at(&server, 1, &format!("send 2 50 {size}")), "1 taken, 0");
-        wait_for(&server, &format!("worker 2 got 50 from 1: {size} bytes, good"));
-        assert_eq!(at(&server, 2, &format!("send 0 50 {size}")), "1 taken, 0");
-        wait_for(&server, &format!("master got 50 from 2: {size} bytes, good"));
-        at(&server, 1, &format!("master send 1 51 {size}"));
-        wait_for(&server, &format!("worker 1 got 51 from 0: {size} bytes, good"));
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &[]);
+        let cap = 16 * 1024 * 1024;
+        for size in [0, 1, 63, 16 * 1024, 16 * 1024 + 1, 65_536, 1 << 20, cap] {
+            assert_eq!(at(&server, 1, &format!("send 2 50 {size}")), "1 taken, 0");
+            wait_for(&server, &format!("worker 2 got 50 from 1: {size} bytes, good"));
+            assert_eq!(at(&server, 2, &format!("send 0 50 {size}")), "1 taken, 0");
+            wait_for(&server, &format!("master got 50 from 2: {size} bytes, good"));
+            at(&server, 1, &format!("master send 1 51 {size}"));
+            wait_for(&server, &format!("worker 1 got 51 from 0: {size} bytes, good"));
+        }
+        let over = cap + 1;
+        assert_eq!(at(&server, 1, &format!("send 2 50 {over}")), format!("0 taken, {TOO_LARGE}"));
+        at(&server, 1, &format!("master send 2 50 {over}"));
+        wait_for(&server, &format!("master send 2 50 {over}: 0 taken, {TOO_LARGE}"));
+        assert_eq!(log(&server).iter().filter(|l| l.contains(&over.to_string())).count(), 1);
+        server.stop();
     }
-    let over = cap + 1;
-    assert_eq!(at(&server, 1, &format!("send 2 50 {over}")), format!("0 taken, {TOO_LARGE}"));
-    at(&server, 1, &format!("master send 2 50 {over}"));
-    wait_for(&server, &format!("master send 2 50 {over}: 0 taken, {TOO_LARGE}"));
-    assert_eq!(log(&server).iter().filter(|l| l.contains(&over.to_string())).count(), 1);
-    server.stop();
 }
 
 #[test]
 fn the_cap_is_a_setting() {
-    let server = start(Style::Request, 2, &["max-message", "2K"]);
-    assert_eq!(at(&server, 1, "send 2 50 2048"), "1 taken, 0");
-    assert_eq!(at(&server, 1, "send 2 50 2049"), format!("0 taken, {TOO_LARGE}"));
-    wait_for(&server, "worker 2 got 50 from 1: 2048 bytes, good");
-    server.stop();
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &["max-message", "2K"]);
+        assert_eq!(at(&server, 1, "send 2 50 2048"), "1 taken, 0");
+        assert_eq!(at(&server, 1, "send 2 50 2049"), format!("0 taken, {TOO_LARGE}"));
+        wait_for(&server, "worker 2 got 50 from 1: 2048 bytes, good");
+        server.stop();
+    }
 }
 
 #[test]
 fn a_broadcast_reaches_all_workers_but_the_sender() {
-    let server = start(Style::Request, 4, &[]);
-    let all = u32::MAX;
-    for (n, size) in [10, 100_000].into_iter().enumerate() {
-        assert_eq!(at(&server, 2, &format!("send {all} 6{n} {size}")), "1 taken, 0");
-        for id in [1, 3, 4] {
-            wait_for(&server, &format!("worker {id} got 6{n} from 2: {size} bytes, good"));
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 4, &[]);
+        let all = u32::MAX;
+        for (n, size) in [10, 100_000].into_iter().enumerate() {
+            assert_eq!(at(&server, 2, &format!("send {all} 6{n} {size}")), "1 taken, 0");
+            for id in [1, 3, 4] {
+                wait_for(&server, &format!("worker {id} got 6{n} from 2: {size} bytes, good"));
+            }
+            at(&server, 2, &format!("master send {all} 7{n} {size}"));
+            for id in 1..=4 {
+                wait_for(&server, &format!("worker {id} got 7{n} from 0: {size} bytes, good"));
+            }
         }
-        at(&server, 2, &format!("master send {all} 7{n} {size}"));
-        for id in 1..=4 {
-            wait_for(&server, &format!("worker {id} got 7{n} from 0: {size} bytes, good"));
-        }
+        let of_2 = |l: &&String| l.contains("from 2");
+        assert_eq!(log(&server).iter().filter(of_2).count(), 6, "{:#?}", log(&server));
+        server.stop();
     }
-    let of_2 = |l: &&String| l.contains("from 2");
-    assert_eq!(log(&server).iter().filter(of_2).count(), 6, "{:#?}", log(&server));
-    server.stop();
 }
 
 #[test]
 fn requests_are_answered_in_every_direction() {
-    let server = start(Style::Request, 2, &[]);
-    for size in [0, 64, 1 << 20] {
-        let good = |who: &str| format!("{who} answer to 1: 0, {size} bytes, good");
-        let before = ["worker 1", "master"].map(|who| count(&server, &good(who)));
-        assert_eq!(at(&server, 1, &format!("ask 2 1 {size} 10000")), "0");
-        wait_until("a worker's answer", || count(&server, &good("worker 1")) == before[0] + 1);
-        assert_eq!(at(&server, 1, &format!("ask 0 1 {size} 0")), "0");
-        wait_until("the master's answer", || count(&server, &good("worker 1")) == before[0] + 2);
-        at(&server, 1, &format!("master ask 2 1 {size} 10000"));
-        wait_until("an answer to the master", || count(&server, &good("master")) == before[1] + 1);
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &[]);
+        for size in [0, 64, 1 << 20] {
+            let good = |who: &str| format!("{who} answer to 1: 0, {size} bytes, good");
+            let before = ["worker 1", "master"].map(|who| count(&server, &good(who)));
+            assert_eq!(at(&server, 1, &format!("ask 2 1 {size} 10000")), "0");
+            wait_until("a worker's answer", || count(&server, &good("worker 1")) == before[0] + 1);
+            assert_eq!(at(&server, 1, &format!("ask 0 1 {size} 0")), "0");
+            wait_until("the master's answer", || count(&server, &good("worker 1")) == before[0] + 2);
+            at(&server, 1, &format!("master ask 2 1 {size} 10000"));
+            wait_until("an answer to the master", || count(&server, &good("master")) == before[1] + 1);
+        }
+        // To itself, through the master.
+        assert_eq!(at(&server, 2, "ask 2 1 5 10000"), "0");
+        wait_for(&server, "worker 2 answer to 1: 0, 5 bytes, good");
+        server.stop();
     }
-    // To itself, through the master.
-    assert_eq!(at(&server, 2, "ask 2 1 5 10000"), "0");
-    wait_for(&server, "worker 2 answer to 1: 0, 5 bytes, good");
-    server.stop();
 }
 
 #[test]
 fn a_request_without_an_answer_says_why() {
-    let server = start(Style::Request, 2, &[]);
-    let all = u32::MAX;
-    for (asker, from) in [("master ", "master"), ("", "worker 1")] {
-        at(&server, 1, &format!("{asker}ask 2 2 5 10000"));
-        wait_for(&server, &format!("{from} answer to 2: {UNANSWERED}, 0 bytes, good"));
-        at(&server, 1, &format!("{asker}ask 2 4 5 50"));
-        wait_for(&server, &format!("{from} answer to 4: {TIMEOUT}, 0 bytes, good"));
-        let refused = at(&server, 1, &format!("{asker}ask {all} 8 5 0"));
-        assert!(!asker.is_empty() || refused == STATE.to_string());
-        at(&server, 1, &format!("{asker}ask 77 9 5 10000"));
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &[]);
+        let all = u32::MAX;
+        for (asker, from) in [("master ", "master"), ("", "worker 1")] {
+            at(&server, 1, &format!("{asker}ask 2 2 5 10000"));
+            wait_for(&server, &format!("{from} answer to 2: {UNANSWERED}, 0 bytes, good"));
+            at(&server, 1, &format!("{asker}ask 2 4 5 50"));
+            wait_for(&server, &format!("{from} answer to 4: {TIMEOUT}, 0 bytes, good"));
+            let refused = at(&server, 1, &format!("{asker}ask {all} 8 5 0"));
+            assert!(!asker.is_empty() || refused == STATE.to_string());
+            at(&server, 1, &format!("{asker}ask 77 9 5 10000"));
+        }
+        wait_for(&server, &format!("master ask {all} 8 5 0: {STATE}"));
+        wait_for(&server, &format!("master ask 77 9 5 10000: {GONE}"));
+        wait_for(&server, &format!("worker 1 answer to 9: {GONE}, 0 bytes, good"));
+        // The answer that came too late is nobody's.
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(log(&server).iter().filter(|l| l.contains("answer to 4")).count(), 2);
+        assert_eq!(at(&server, 1, "reply"), STATE.to_string());
+        at(&server, 1, "ask 2 5 5 10000");
+        wait_for(&server, "worker 1 answer to 5: 0, 5 bytes, good");
+        wait_for(&server, &format!("worker 2 second reply: {STATE}"));
+        server.stop();
     }
-    wait_for(&server, &format!("master ask {all} 8 5 0: {STATE}"));
-    wait_for(&server, &format!("master ask 77 9 5 10000: {GONE}"));
-    wait_for(&server, &format!("worker 1 answer to 9: {GONE}, 0 bytes, good"));
-    // The answer that came too late is nobody's.
-    std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(log(&server).iter().filter(|l| l.contains("answer to 4")).count(), 2);
-    assert_eq!(at(&server, 1, "reply"), STATE.to_string());
-    at(&server, 1, "ask 2 5 5 10000");
-    wait_for(&server, "worker 1 answer to 5: 0, 5 bytes, good");
-    wait_for(&server, &format!("worker 2 second reply: {STATE}"));
-    server.stop();
 }
 
 #[test]
 fn who_asks_a_worker_that_dies_is_told() {
-    let mut server = start(Style::Request, 2, &[]);
-    server.says("died: SIGABRT");
-    at(&server, 1, "ask 2 3 5 0");
-    wait_for(&server, &format!("worker 1 answer to 3: {GONE}, 0 bytes, good"));
-    wait_until("a successor", || server.workers().len() == 2 && proc::children(server.pid).len() == 2);
-    at(&server, 1, "master ask 3 3 5 0");
-    wait_for(&server, &format!("master answer to 3: {GONE}, 0 bytes, good"));
-    server.stop();
+    for language in [C, Rust] {
+        let mut server = start_in(language, Style::Request, 2, &[]);
+        server.says("died: SIGABRT");
+        at(&server, 1, "ask 2 3 5 0");
+        wait_for(&server, &format!("worker 1 answer to 3: {GONE}, 0 bytes, good"));
+        wait_until("a successor", || server.workers().len() == 2 && proc::children(server.pid).len() == 2);
+        at(&server, 1, "master ask 3 3 5 0");
+        wait_for(&server, &format!("master answer to 3: {GONE}, 0 bytes, good"));
+        server.stop();
+    }
 }
 
 #[test]
@@ -194,20 +229,22 @@ fn fill(server: &Server) -> usize {
 
 #[test]
 fn a_full_queue_is_an_error_to_the_sender_while_dispatch_goes_on() {
-    let server = start(Style::Request, 2, &["max-message", "64K"]);
-    let sleeper = server.worker_in(1);
-    proc::freeze(sleeper);
-    let taken = fill(&server);
-    assert!(taken < 40, "{taken} of 60 kB are kept for one who sleeps");
-    let begun = Instant::now();
-    for _ in 0..20 {
-        assert_eq!(server.ask("id"), Ok("1".into()));
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &["max-message", "64K"]);
+        let sleeper = server.worker_in(1);
+        proc::freeze(sleeper);
+        let taken = fill(&server);
+        assert!(taken < 40, "{taken} of 60 kB are kept for one who sleeps");
+        let begun = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(server.ask("id"), Ok("1".into()));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        proc::signal(sleeper, libc::SIGCONT);
+        let line = "worker 2 got 50 from 1: 60000 bytes, good";
+        wait_until("what was taken arrives", || count(&server, line) == taken);
+        server.stop();
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    proc::signal(sleeper, libc::SIGCONT);
-    let line = "worker 2 got 50 from 1: 60000 bytes, good";
-    wait_until("what was taken arrives", || count(&server, line) == taken);
-    server.stop();
 }
 
 #[test]
@@ -234,42 +271,46 @@ fn one_who_sleeps_for_long_holds_up_nobody_else() {
 
 #[test]
 fn the_master_is_refused_where_a_worker_does_not_read() {
-    let server = start(Style::Request, 2, &["max-message", "64K"]);
-    let sleeper = server.worker_in(1);
-    proc::freeze(sleeper);
-    at(&server, 1, "master send 2 50 60000 100");
-    let line = || log(&server).into_iter().find(|l| l.starts_with("master send 2 50"));
-    wait_until("the master is refused", || line().is_some());
-    assert!(line().unwrap().ends_with(FULL), "{:?}", line());
-    let all = u32::MAX;
-    at(&server, 1, &format!("master send {all} 51 60000"));
-    wait_for(&server, &format!("master send {all} 51 60000: 0 taken, {FULL}"));
-    wait_for(&server, "worker 1 got 51 from 0: 60000 bytes, good");
-    proc::signal(sleeper, libc::SIGCONT);
-    server.stop();
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &["max-message", "64K"]);
+        let sleeper = server.worker_in(1);
+        proc::freeze(sleeper);
+        at(&server, 1, "master send 2 50 60000 100");
+        let line = || log(&server).into_iter().find(|l| l.starts_with("master send 2 50"));
+        wait_until("the master is refused", || line().is_some());
+        assert!(line().unwrap().ends_with(FULL), "{:?}", line());
+        let all = u32::MAX;
+        at(&server, 1, &format!("master send {all} 51 60000"));
+        wait_for(&server, &format!("master send {all} 51 60000: 0 taken, {FULL}"));
+        wait_for(&server, "worker 1 got 51 from 0: 60000 bytes, good");
+        proc::signal(sleeper, libc::SIGCONT);
+        server.stop();
+    }
 }
 
 #[test]
 fn garbage_on_the_channel_costs_the_worker_and_nobody_else() {
-    for what in ["text", "huge", "forged"] {
-        let mut server = start(Style::Request, 2, &[]);
-        server.says("died: unreadable message");
-        // It was written to the handoff channel as well.
-        server.may_say("reclaim: invalid data");
-        let master = server.pid;
-        let mut client = server.connect();
-        let pid: i32 = client.ask("pid").unwrap().parse().unwrap();
-        let mut other = server.connect();
-        while other.ask("pid").unwrap() == pid.to_string() {
-            other = server.connect();
+    for language in [C, Rust] {
+        for what in ["text", "huge", "forged"] {
+            let mut server = start_in(language, Style::Request, 2, &[]);
+            server.says("died: unreadable message");
+            // It was written to the handoff channel as well.
+            server.may_say("reclaim: invalid data");
+            let master = server.pid;
+            let mut client = server.connect();
+            let pid: i32 = client.ask("pid").unwrap().parse().unwrap();
+            let mut other = server.connect();
+            while other.ask("pid").unwrap() == pid.to_string() {
+                other = server.connect();
+            }
+            client.send_command(&format!("garbage {what}")).unwrap();
+            wait_until("it is killed and replaced", || {
+                !server.workers().contains(&pid) && server.workers().len() == 2
+            });
+            assert_eq!((server.pid, other.ask("id").is_ok()), (master, true), "{what}");
+            drop((client, other));
+            server.stop();
         }
-        client.send_command(&format!("garbage {what}")).unwrap();
-        wait_until("it is killed and replaced", || {
-            !server.workers().contains(&pid) && server.workers().len() == 2
-        });
-        assert_eq!((server.pid, other.ask("id").is_ok()), (master, true), "{what}");
-        drop((client, other));
-        server.stop();
     }
 }
 
@@ -289,28 +330,30 @@ fn a_worker_that_closes_its_channel_is_replaced() {
 
 #[test]
 fn messages_wait_for_a_blocking_handler_to_return() {
-    let server = start(Style::Connection, 2, &[]);
-    let mut busy = server.connect();
-    let id = busy.ask("id").unwrap();
-    let other = if id == "1" { "2" } else { "1" };
-    busy.send_command("gate busy").unwrap();
-    wait_for(&server, &format!("worker {id} at busy"));
-    server.dir.file("busy");
-    for n in 0..3 {
-        assert_eq!(server.ask(&format!("send {id} 5{n} 70000")), Ok("1 taken, 0".into()));
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Connection, 2, &[]);
+        let mut busy = server.connect();
+        let id = busy.ask("id").unwrap();
+        let other = if id == "1" { "2" } else { "1" };
+        busy.send_command("gate busy").unwrap();
+        wait_for(&server, &format!("worker {id} at busy"));
+        server.dir.file("busy");
+        for n in 0..3 {
+            assert_eq!(server.ask(&format!("send {id} 5{n} 70000")), Ok("1 taken, 0".into()));
+        }
+        assert_eq!(server.ask(&format!("ask {id} 1 5 100")), Ok("0".into()));
+        wait_for(&server, &format!("worker {other} answer to 1: {TIMEOUT}, 0 bytes, good"));
+        assert_eq!(log(&server).len(), 2, "{:#?}", log(&server));
+        server.dir.make("busy");
+        assert_eq!(busy.answer(), Ok("gate".into()));
+        drop(busy);
+        wait_for(&server, &format!("worker {id} got 1 from {other}: 5 bytes, good"));
+        let got: Vec<_> = log(&server).into_iter().filter(|l| l.contains(" got 5")).collect();
+        let expected: Vec<_> =
+            (0..3).map(|n| format!("worker {id} got 5{n} from {other}: 70000 bytes, good")).collect();
+        assert_eq!(got, expected);
+        server.stop();
     }
-    assert_eq!(server.ask(&format!("ask {id} 1 5 100")), Ok("0".into()));
-    wait_for(&server, &format!("worker {other} answer to 1: {TIMEOUT}, 0 bytes, good"));
-    assert_eq!(log(&server).len(), 2, "{:#?}", log(&server));
-    server.dir.make("busy");
-    assert_eq!(busy.answer(), Ok("gate".into()));
-    drop(busy);
-    wait_for(&server, &format!("worker {id} got 1 from {other}: 5 bytes, good"));
-    let got: Vec<_> = log(&server).into_iter().filter(|l| l.contains(" got 5")).collect();
-    let expected: Vec<_> =
-        (0..3).map(|n| format!("worker {id} got 5{n} from {other}: 70000 bytes, good")).collect();
-    assert_eq!(got, expected);
-    server.stop();
 }
 
 #[test]
@@ -327,26 +370,33 @@ fn a_blocking_worker_sends_what_did_not_fit_when_it_is_idle_again() {
 
 #[test]
 fn what_a_worker_says_last_is_heard() {
-    let mut server = start(Style::Request, 2, &[]);
-    server.may_say("died");
-    // A large one first: what the socket does not take is sent before the worker leaves.
-    for id in [1, 2] {
-        at(&server, id, "send 0 52 9000000");
-    }
-    let dir = server.dir.clone();
-    server.stop();
-    let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    for id in [1, 2] {
-        assert!(log.contains(&format!("master got 52 from {id}: 9000000 bytes, good")), "{log}");
-        assert!(log.contains(&format!("master got 50 from {id}: 0 bytes")), "on_drain has sent it: {log}");
+    for language in [C, Rust] {
+        let mut server = start_in(language, Style::Request, 2, &[]);
+        server.may_say("died");
+        // A large one first: what the socket does not take is sent before the worker leaves.
+        for id in [1, 2] {
+            at(&server, id, "send 0 52 9000000");
+        }
+        let dir = server.dir.clone();
+        server.stop();
+        let log = fs::read_to_string(dir.path().join("log")).unwrap();
+        for id in [1, 2] {
+            assert!(log.contains(&format!("master got 52 from {id}: 9000000 bytes, good")), "{log}");
+            assert!(
+                log.contains(&format!("master got 50 from {id}: 0 bytes")),
+                "on_drain has sent it: {log}"
+            );
+        }
     }
 }
 
 #[test]
 fn a_worker_has_no_part_in_the_masters_post() {
-    let server = start(Style::Request, 2, &[]);
-    assert_eq!(server.ask("foreign"), Ok(STATE.to_string()));
-    server.stop();
+    for language in [C, Rust] {
+        let server = start_in(language, Style::Request, 2, &[]);
+        assert_eq!(server.ask("foreign"), Ok(STATE.to_string()));
+        server.stop();
+    }
 }
 
 #[test]
@@ -419,4 +469,40 @@ fn messages_under_way_survive_an_upgrade() {
     wait_until("the answer", || ends.iter().any(|line| count(&server, line) == 1));
     wait_until("the new generation serves", || server.ask("id").is_ok_and(|id| id == "6"));
     server.stop();
+}
+
+/// Whoever follows on the control socket is told of messages to the master, and misses no other event for their number.
+#[test]
+fn events_tell_of_messages() {
+    const MANY: usize = 20_000;
+    for language in [C, Rust] {
+        let mut server = start_in(language, Style::Request, 2, &[]);
+        server.says("died: SIGKILL");
+        let mut follower = UnixStream::connect(&server.control_files()[0]).unwrap();
+        follower.set_read_timeout(Some(util::PATIENCE)).unwrap();
+        follower.write_all(b"{\"verb\":\"events\"}\n").unwrap();
+        let lines = BufReader::new(follower).lines().map(Result::unwrap);
+        let mut events = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        events.find(|event| event["event"] == "setup").unwrap();
+        at(&server, 2, "send 0 50 77");
+        let event = events.find(|event| event["event"] == "message").unwrap();
+        assert_eq!((&event["worker"]["id"], &event["worker"]["slot"]), (&2.into(), &1.into()), "{event}");
+        assert_eq!((&event["type"], &event["size"]), (&50.into(), &77.into()), "{event}");
+        assert!(event.get("left_out").is_none());
+
+        // It does not read while many come.
+        assert_eq!(at(&server, 1, &format!("send 0 51 9 {MANY}")), format!("{MANY} taken, 0"));
+        let line = "master got 51 from 1: 9 bytes, good";
+        wait_until("all have come", || count(&server, line) == MANY);
+        proc::signal(server.worker_in(1), libc::SIGKILL);
+        wait_until("a successor", || server.ask_at_once(8, "id").answers.contains_key("3"));
+        let told = events.by_ref().take_while(|event| event["event"] != "exit").count();
+        events.find(|event| event["event"] == "ready").unwrap();
+        at(&server, 1, "send 0 52 5");
+        let last = events.find(|event| event["event"] == "message").unwrap();
+        let left_out = last["left_out"].as_u64().unwrap() as usize;
+        assert_eq!((&last["type"], told + left_out), (&52.into(), MANY), "{told} were told");
+        drop(events);
+        server.stop();
+    }
 }

@@ -224,15 +224,7 @@ fn a_worker_that_cannot_start_says_why() {
 
 #[test]
 fn the_example_in_rust_serves() {
-    // `cargo test --test modules` does not build it.
-    let built = Path::new(PREFORK).parent().unwrap();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--locked", "--example", "hello"]);
-    build.args(built.ends_with("release").then_some("--release"));
-    build.arg("--target-dir").arg(built.parent().unwrap());
-    assert!(build.current_dir(ROOT).status().unwrap().success());
-    let example = built.join("examples/hello");
+    let example = util::host::example("hello");
     let words = [example.to_str().unwrap(), "127.0.0.1:0", "2"];
     let server = Start::new(Style::Request).program(words).start();
     assert_eq!(get(&server, "/").2, "hello world\n");

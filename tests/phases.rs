@@ -215,13 +215,14 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
 }
 
 #[test]
-fn a_reload_asked_for_while_it_stops_is_none() {
+fn whatever_is_asked_for_while_it_stops_is_not_done() {
     let server = Start::new(STYLE).start();
     let mut client = busy_client(&server);
     server.signal(libc::SIGTERM);
     wait_until("new clients are refused", || refuses(&server));
-    server.signal(libc::SIGHUP);
-    server.signal(libc::SIGTTIN);
+    for signal in [libc::SIGHUP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGUSR2] {
+        server.signal(signal);
+    }
     assert!(!comes_true(Duration::from_millis(100), || server.workers().len() > 2));
     server.dir.make("g");
     assert_eq!(client.answer(), Ok("gate".into()));

@@ -133,3 +133,26 @@ fn a_worker_that_runs_out_of_memory_costs_itself_only() {
     assert!(server.workers().iter().any(|p| pids.contains(p)));
     server.stop();
 }
+
+#[test]
+fn a_first_worker_that_is_never_ready_ends_the_start() {
+    let start = Start::new(Style::Request).set("boot-timeout", "300ms");
+    start.dir().make("wait.1");
+    let refused = start.refused();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("not ready within the boot-timeout of 300 ms"), "{refused:?}");
+}
+
+#[test]
+fn a_successor_that_is_never_ready_is_given_up_and_tried_again() {
+    let mut server = Start::new(Style::Request).set("boot-timeout", "300ms").start();
+    server.says("died: SIGKILL");
+    server.says("died before it was ready: SIGKILL");
+    server.dir.make("wait.0");
+    proc::signal(server.worker_in(0), libc::SIGKILL);
+    wait_until("it is tried again", || server.lines_with("died before it was ready") >= 2);
+    assert!((0..20).all(|_| server.ask("slot") == Ok("1".into())));
+    server.dir.remove("wait.0");
+    wait_until("it heals", || server.ask("slot") == Ok("0".into()));
+    server.stop();
+}

@@ -47,12 +47,16 @@ const HANDLER: &str = "#include <prefork.h>\n#include <stdlib.h>\n#include <unis
 /// Files that are none or will not load, and what is said of each.
 fn broken_files() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     let whole = fs::read(Style::Request.handler()).unwrap();
+    let mut of_another_machine = whole.clone();
+    // e_machine: AArch64, or on such a one x86-64 (elf(5)).
+    of_another_machine[18] = if whole[18] == 183 { 62 } else { 183 };
     let compiled = |code: &str| Some(fs::read(handler::compile(&format!("{HANDLER}{code}"), &[])).unwrap());
     vec![
         ("missing", None, "no such file"),
         ("text", Some(b"int main;\n".to_vec()), "found text"),
         ("empty", Some(vec![]), "an empty file"),
         ("cut", Some(whole[..whole.len() / 2].to_vec()), "truncated"),
+        ("wrong machine", Some(of_another_machine), "machine"),
         ("no symbol", compiled("int other = 1;"), "found no symbol of that name"),
         (
             "wrong ABI",

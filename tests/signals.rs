@@ -206,3 +206,24 @@ fn a_terminal_that_hangs_up_reloads_once() {
     assert!(!comes_true(Duration::from_millis(200), || server.lines_with("begins") > 1));
     server.stop();
 }
+
+/// SIGNALS.md: such workers cannot be asked by the signal, and the master asks through their channel.
+#[test]
+fn a_handler_that_takes_term_for_itself_drains_all_the_same() {
+    let code = "#include <prefork.h>\n#include <signal.h>\n#include <string.h>\n\
+        static int start(prefork_worker *w, void **s) { (void)w; (void)s; signal(SIGTERM, SIG_IGN); return 0; }\n\
+        static void on_request(prefork_request *q, prefork_response *r, void *s)\n\
+        { (void)q; (void)s; prefork_response_body(r, \"here\", 4); }\n\
+        PREFORK_MODULE(.worker_start = start, .on_request = on_request)\n";
+    let mut server = Start::new(Style::Request).module(util::handler::compile(code, &[])).start();
+    let pids = server.workers();
+    pids.iter().for_each(|&pid| proc::signal(pid, libc::SIGTERM));
+    let mut client = server.connect();
+    assert_eq!(client.ask("x"), Ok("here".into()));
+    assert_eq!(server.workers(), pids);
+    server.reload();
+    wait_until("all are new", || server.workers().iter().all(|pid| !pids.contains(pid)));
+    assert_eq!(client.ask("x"), Ok("here".into()), "its connection has moved");
+    drop(client);
+    server.stop();
+}

@@ -44,6 +44,24 @@ fn a_worker_has_default_dispositions_but_for_what_is_sent_to_whole_groups_and_an
     server.stop();
 }
 
+#[test]
+fn workers_are_offered_before_their_master_when_memory_runs_out() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGKILL");
+    let score = |pid: i32| -> i32 {
+        std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let master = score(server.pid);
+    let first = server.workers();
+    proc::signal(first[0], libc::SIGKILL);
+    server.replaces(first[0]);
+    assert!(server.ask_at_once(8, "pid").answered() == 8);
+    let due = (master + 100).min(1000);
+    wait_until("workers and successors", || server.workers().iter().all(|&pid| score(pid) == due));
+    assert_eq!(score(server.pid), master);
+    server.stop();
+}
+
 /// What a worker without a connection has open, but for its handler's file and what this test's own process has inherited
 /// and passed on.
 fn idle_descriptors(pid: i32) -> Vec<String> {

@@ -1,6 +1,9 @@
 /* A host with an event loop of its own, for the tests: does what it reads, a line each, and says what comes of it.
  *
- * It has an epoll instance in which the server's descriptor is nested, children, and handlers of SIGCHLD and SIGTERM.
+ *     steer [NAME VALUE]...      settings
+ *
+ * It has an epoll instance in which the server's descriptor is nested, children, and handlers of SIGCHLD, SIGTERM and SIGSEGV.
+ * tests/hosts/steer.rs is the same in Rust.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -13,11 +16,21 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static prefork_server *server;
 static volatile sig_atomic_t terms, deaths;
 static int loop;
+
+/* As a host may have it to tell of its own crash, and then to die of it. */
+static void crashed(int number)
+{
+    ssize_t n = write(1, "its own handler\n", 16);
+
+    (void)n;
+    signal(number, SIG_DFL);
+}
 
 static void count(int number)
 {
@@ -52,20 +65,74 @@ static int elsewhere(char *text, size_t size)
 
 static void nested(prefork_request *req, prefork_response *res, void *state);
 
+static unsigned long wall_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (unsigned long)now.tv_sec * 1000 + (unsigned long)now.tv_nsec / 1000000;
+}
+
+/* What a worker is, to itself or to the master. */
+static int tell(char *text, size_t size, const prefork_worker_info *w)
+{
+    long off = (long)(wall_ms() - w->started_ms - w->age_ms);
+
+    return snprintf(text, size, "%u %u %u state %u connected %u started %d last %u %d %d %u %u", w->id, w->slot,
+                    w->generation, w->state, w->connected, off > -1000 && off < 1000, w->last_id, w->last_code,
+                    w->last_signal, w->last_reason, w->last_intended);
+}
+
+static int describe(char *text, size_t size)
+{
+    uint32_t id = 0, slot = 0, generation = 0, role = prefork_role(&id, &slot, &generation);
+    prefork_worker_info me = {0};
+    int status, n;
+
+    me.size = sizeof me;
+    status = prefork_worker_look(prefork_worker_self(), &me);
+    n = snprintf(text, size, "look %d role %u %u %u %u environment %s %s %s pid %d: ", status, role, id, slot, generation,
+                 getenv("PREFORK_WORKER_ID"), getenv("PREFORK_SLOT"), getenv("PREFORK_GENERATION"), me.pid == getpid());
+    return n + tell(text + n, size - (size_t)n, &me);
+}
+
+/* Says that it is here, and waits until the test makes the file. */
+static void wait_at_gate(const char *name)
+{
+    struct timespec moment = {0, 1000000};
+    char here[64];
+    FILE *f;
+
+    snprintf(here, sizeof here, "%s.here", name);
+    f = fopen(here, "a");
+    fputc('.', f);
+    fclose(f);
+    while (access(name, F_OK) != 0)
+        nanosleep(&moment, NULL);
+}
+
 static void answer(prefork_request *req, prefork_response *res, void *state)
 {
     prefork_slice path = prefork_request_path(req);
     prefork_worker *self = prefork_worker_self();
-    char text[512] = "";
+    char text[512] = "", command[64], word[16] = "", rest[32] = "";
     const char *variable = getenv("COLOUR");
 
-    if (path.len >= 6 && memcmp(path.data, "/crash", 6) == 0)
+    snprintf(command, sizeof command, "%.*s", (int)path.len, path.data);
+    sscanf(command, "/%15[a-z]/%31[a-z0-9]", word, rest);
+    if (strcmp(word, "crash") == 0)
         abort();
-    else if (path.len >= 6 && memcmp(path.data, "/leave", 6) == 0)
+    else if (strcmp(word, "exit") == 0)
+        exit(atoi(rest));
+    else if (strcmp(word, "gate") == 0)
+        wait_at_gate(rest);
+    else if (strcmp(word, "me") == 0)
+        describe(text, sizeof text);
+    else if (strcmp(word, "leave") == 0)
         sprintf(text, "%d", prefork_worker_leave(self));
-    else if (path.len >= 6 && memcmp(path.data, "/wrong", 6) == 0)
+    else if (strcmp(word, "wrong") == 0)
         elsewhere(text, sizeof text);
-    else if (path.len >= 7 && memcmp(path.data, "/nested", 7) == 0)
+    else if (strcmp(word, "nested") == 0)
         nested(req, res, text);
     else
         sprintf(text, "%u %u %s", prefork_worker_id(self), prefork_worker_slot(self), variable ? variable : "-");
@@ -118,14 +185,42 @@ static int message(uint32_t to, size_t size)
     return status;
 }
 
-/* A generation that does not start. */
+/* A generation that does not start, or workers that do not. */
 static int begin(prefork_worker *worker, void **state)
 {
     (void)state;
-    if (prefork_worker_generation(worker) == 1 || access("broken", F_OK) != 0)
-        return 0;
-    fprintf(stderr, "this is\nbroken\n");
-    return 1;
+    if ((prefork_worker_generation(worker) > 1 && access("broken", F_OK) == 0) || access("refuse", F_OK) == 0) {
+        fprintf(stderr, "this is\nbroken\n");
+        return 1;
+    }
+    return 0;
+}
+
+/* Tells the master what it thinks of itself. */
+static void draining(prefork_worker *worker, void *state)
+{
+    prefork_worker_info me = {0};
+    uint64_t number;
+
+    (void)state;
+    me.size = sizeof me;
+    prefork_worker_look(worker, &me);
+    number = me.state;
+    if (access("tell", F_OK) == 0)
+        prefork_worker_send(worker, PREFORK_TO_MASTER, 77, &number, sizeof number);
+}
+
+static void started(const prefork_started *what, void *state)
+{
+    (void)state;
+    printf("listening on %s\n", what->addresses[0]);
+}
+
+static void answer_datagram(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t size, void *state)
+{
+    (void)peer;
+    (void)state;
+    prefork_datagram_reply(worker, data, size);
 }
 
 static void happened(const prefork_event *e, void *state)
@@ -136,6 +231,10 @@ static void happened(const prefork_event *e, void *state)
         printf(" %s %s %d", e->address, e->address_type, e->port);
     if (e->type == PREFORK_EVENT_EXIT)
         printf(" %d %d %s %u", e->code, e->signal, e->reason_name, e->intended);
+    if (e->type == PREFORK_EVENT_MESSAGE)
+        printf(" %u %lu", e->message_type, (unsigned long)e->message_size);
+    if (e->type == PREFORK_EVENT_STOPPED)
+        printf(" %u", e->killed);
     printf(" %s", e->text);
     if (e->type == PREFORK_EVENT_RELOAD_ROLLED_BACK)
         printf("; %u %s, %d %d", e->stage, e->stage_name, e->code, e->signal);
@@ -149,9 +248,11 @@ static void happened(const prefork_event *e, void *state)
 
 static void row(const prefork_worker_info *w, void *arg)
 {
+    char text[256];
+
     (void)arg;
-    printf("row %u %u %u state %u connected %u %d\n", w->id, w->slot, w->generation, w->state, w->connected,
-           w->size == sizeof *w && kill(w->pid, 0) == 0);
+    tell(text, sizeof text, w);
+    printf("row %s there %d\n", text, w->size == sizeof *w && kill(w->pid, 0) == 0);
 }
 
 static void *sleep_on(void *arg)
@@ -222,6 +323,36 @@ static void copy(void)
     printf("copy ended %d\n", status);
 }
 
+/* A copy of the master becomes a master of its own, and asks what is not its. */
+static void usurp(void)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        prefork_server *own = prefork_server_new();
+        int reload, kill, step, send;
+
+        prefork_server_on_request(own, answer, NULL);
+        prefork_server_listen(own, "127.0.0.1:0");
+        if (prefork_server_start(own) != PREFORK_OK)
+            _exit(1);
+        reload = prefork_server_reload(server);
+        kill = prefork_server_kill(server, 1, SIGKILL);
+        step = prefork_server_step(server, 0);
+        send = prefork_server_send(server, 1, 5, "", 0);
+        prefork_server_free(server);
+        printf("usurp reload %d kill %d step %d send %d role %u own %d\n", reload, kill, step, send,
+               prefork_role(NULL, NULL, NULL), prefork_server_stop(own));
+        prefork_server_free(own);
+        fflush(stdout);
+        _exit(0);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    printf("usurper ended %d\n", status);
+}
+
 static void say(const char *what, int status)
 {
     printf("%s %d %s\n", what, status, prefork_server_error(server));
@@ -250,7 +381,7 @@ static void obey(char *line)
     else if (strcmp(word, "fork") == 0)
         say("fork", prefork_server_fork(server, (a != NULL) + (b != NULL), variables));
     else if (strcmp(word, "drain") == 0)
-        say("drain", prefork_server_drain(server, n, -1));
+        say("drain", prefork_server_drain(server, n, b ? atoi(b) : -1));
     else if (strcmp(word, "kill") == 0)
         say("kill", prefork_server_kill(server, n, atoi(b)));
     else if (strcmp(word, "message") == 0)
@@ -277,6 +408,8 @@ static void obey(char *line)
         child();
     else if (strcmp(word, "copy") == 0)
         copy();
+    else if (strcmp(word, "usurp") == 0)
+        usurp();
     else if (strcmp(word, "ignore") == 0)
         printf("ignore %d\n", signal(SIGCHLD, SIG_IGN) == count);
     else if (strcmp(word, "signals") == 0)
@@ -293,6 +426,8 @@ static void obey(char *line)
         printf("left %d descriptors %d maps\n", entries("/proc/self/fd"), lines("/proc/self/maps"));
     else if (strcmp(word, "start") == 0)
         begin_serving();
+    else if (strcmp(word, "crash") == 0)
+        *(volatile char *)NULL = 1;
     else if (strcmp(word, "role") == 0)
         printf("role %u\n", prefork_role(NULL, NULL, NULL));
     else if (strcmp(word, "free") == 0) {
@@ -303,18 +438,21 @@ static void obey(char *line)
         printf("%s?\n", word);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct sigaction action;
     struct epoll_event event = {.events = EPOLLIN, .data = {.fd = 0}};
     struct prefork_module module = prefork_module_init();
     char input[4096];
     size_t held = 0;
+    int n, has_address = 0;
 
     memset(&action, 0, sizeof action);
     action.sa_handler = count;
     sigaction(SIGCHLD, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = crashed;
+    sigaction(SIGSEGV, &action, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
     loop = epoll_create1(EPOLL_CLOEXEC);
     epoll_ctl(loop, EPOLL_CTL_ADD, 0, &event);
@@ -322,9 +460,18 @@ int main(void)
     module.on_request = answer;
     module.worker_start = begin;
     module.on_message = heard;
+    module.on_drain = draining;
+    module.on_datagram = answer_datagram;
     prefork_server_module(server, &module, NULL);
-    prefork_server_listen(server, "127.0.0.1:0");
     prefork_server_workers(server, 2);
+    for (n = 1; n + 1 < argc; n += 2) {
+        has_address |= strcmp(argv[n], "listen") == 0;
+        if (prefork_server_set(server, argv[n], argv[n + 1]) != PREFORK_OK)
+            printf("%s\n", prefork_server_error(server));
+    }
+    if (!has_address)
+        prefork_server_listen(server, "127.0.0.1:0");
+    prefork_server_on_start(server, started, NULL);
     prefork_server_on_event(server, happened, NULL);
     prefork_server_on_message(server, reported, NULL);
     begin_serving();

@@ -3,22 +3,31 @@
 
 mod util;
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::ffi::OsString;
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use util::host::{Link, program, search};
-use util::{Dir, PATIENCE, Style, client, proc, wait_until};
+use std::time::{Duration, Instant};
+use util::host::{Link, example, program, search};
+use util::{Client, PATIENCE, Server, Start, Style, client, proc, wait_until};
 
-/// `tests/steer.c`, or another program that takes orders, a line each.
+/// The language of a host. Both obey the same orders and say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    /// `tests/steer.c`.
+    C,
+    /// `tests/hosts/steer.rs`.
+    Rust,
+}
+use Language::{C, Rust};
+
+/// A program that takes orders, a line each.
 struct Host {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
+    server: Server,
+    orders: Option<std::io::PipeWriter>,
     seen: Vec<String>,
+    /// Lines read, of all that it has said.
+    read: usize,
     address: Option<client::Address>,
-    dir: Dir,
 }
 
 fn unique(name: &str) -> String {
@@ -28,30 +37,38 @@ fn unique(name: &str) -> String {
 
 impl Host {
     /// Two workers, ready.
-    fn start() -> Self {
-        let mut host = Self::run(program("tests/steer.c", &unique("steer"), Link::Shared), &[]);
+    fn start(language: Language) -> Self {
+        Self::with(language, &[])
+    }
+
+    /// As [`Host::start`], with settings.
+    fn with(language: Language, settings: &[(&str, &str)]) -> Self {
+        let mut host = Self::launch(language, settings);
         host.reads("start 0");
         host.reads("event setup 0 0 0");
+        host.server.comes_up();
         host.is_up([1, 2]);
         host
     }
 
-    fn run(program: PathBuf, args: &[&str]) -> Self {
-        let dir = Dir::new();
-        let mut command = Command::new("env");
-        command.arg(search()).arg(program).args(args).current_dir(dir.path());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (send, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let stdin = child.stdin.take();
-        Self { child, stdin, lines, seen: Vec::new(), address: None, dir }
+    fn launch(language: Language, settings: &[(&str, &str)]) -> Self {
+        let program = match language {
+            C => program("tests/steer.c", &unique("steer"), Link::Shared),
+            Rust => example("steer"),
+        };
+        let settings = settings.iter().flat_map(|(name, value)| [name.into(), value.into()]);
+        Self::run([program.into()].into_iter().chain(settings))
+    }
+
+    fn run(words: impl IntoIterator<Item = OsString>) -> Self {
+        let (input, orders) = std::io::pipe().unwrap();
+        let server = Start::new(Style::Request).program(words).through(&["env", &search()]).stdin(input);
+        Self { server: server.launch(), orders: Some(orders), seen: Vec::new(), read: 0, address: None }
     }
 
     /// Sends an order.
     fn order(&mut self, order: &str) {
-        writeln!(self.stdin.as_mut().unwrap(), "{order}").unwrap();
+        writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
     }
 
     /// Sends an order and returns what is said of it: a line that begins with the same word.
@@ -65,13 +82,19 @@ impl Host {
     /// The next line that begins so. Those in front of it are kept.
     #[track_caller]
     fn reads(&mut self, start: &str) -> String {
+        let begun = Instant::now();
         loop {
-            let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|e| panic!("{start:?}: {e}; it said {:#?}", self.seen));
-            self.seen.push(line.clone());
-            if line.starts_with(start) {
-                return line.trim_end().to_owned();
+            let lines = self.server.stdout();
+            for line in &lines[self.read..] {
+                self.read += 1;
+                self.seen.push(line.clone());
+                if line.starts_with(start) {
+                    return line.trim_end().to_owned();
+                }
             }
+            let (said, errors) = (&self.seen, self.server.stderr());
+            assert!(begun.elapsed() < PATIENCE, "{start:?} does not come: {said:#?} {errors:#?}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -92,15 +115,35 @@ impl Host {
     }
 
     fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.server.pid
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.address.as_ref().unwrap(), Style::Request).unwrap()
     }
 
     /// The answer to one request.
     fn get(&self, path: &str) -> Result<String, util::Fault> {
-        let mut client = util::Client::connect(self.address.as_ref().unwrap(), Style::Request)?;
+        let mut client = Client::connect(self.address.as_ref().unwrap(), Style::Request)?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
         client.send(request.as_bytes())?;
         client.http_answer().map(|a| a.body)
+    }
+
+    /// A client whose request is in a worker's hands until the gate is made, and the worker's id.
+    #[track_caller]
+    fn at_gate(&self, gate: &str) -> (Client, u32) {
+        let mut client = self.connect();
+        let id = client.ask("who").unwrap().split(' ').next().unwrap().parse().unwrap();
+        let before = self.server.dir.at_gate(gate);
+        client.send_command(&format!("gate {gate}")).unwrap();
+        wait_until("the handler runs", || self.server.dir.at_gate(gate) > before);
+        (client, id)
+    }
+
+    /// The pid of a worker.
+    fn pid_of(&self, slot: u32) -> i32 {
+        self.server.worker_in(slot)
     }
 
     /// The events of a worker so far, by name.
@@ -110,96 +153,210 @@ impl Host {
         of.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect()
     }
 
-    /// The program ends by itself, well.
+    /// The program, with so many workers in its charge, ends by itself, and leaves nothing; so far it was as at the start.
+    #[track_caller]
+    fn ends_with(mut self, workers: usize) {
+        self.server.scaled_to(workers);
+        self.server.settles();
+        self.ends();
+    }
+
+    /// The program ends by itself, well, and leaves nothing.
     #[track_caller]
     fn ends(mut self) {
-        drop(self.stdin.take());
-        wait_until("the end", || self.child.try_wait().unwrap().is_some());
-        assert!(self.child.wait().unwrap().success());
+        drop(self.orders.take());
+        self.server.ends();
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// What is logged of deaths.
+const DIED: &str = "died";
 
 #[test]
 fn events_come_in_the_order_of_what_happens() {
-    let mut host = Host::start();
-    assert_eq!(host.events(1), ["fork", "online", "ready", "listening"]);
-    assert_eq!(host.ask("kill 1 9"), "kill 0");
-    assert_eq!(host.reads("event exit"), "event exit 1 0 1 -1 9 killed 1");
-    host.is_up([3]);
-    let _ = host.get("/crash");
-    assert!(host.reads("event exit").ends_with("-1 6 crash 0"));
-    host.is_up([4]);
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        for line in [DIED, util::RELOAD, "this is", "broken"] {
+            host.server.may_say(line);
+        }
+        assert_eq!(host.events(1), ["fork", "online", "ready", "listening"]);
+        assert_eq!(host.ask("kill 1 9"), "kill 0");
+        assert_eq!(host.reads("event exit"), "event exit 1 0 1 -1 9 killed 1");
+        host.is_up([3]);
+        let _ = host.get("/crash");
+        assert!(host.reads("event exit").ends_with("-1 6 crash 0"));
+        host.is_up([4]);
 
-    assert_eq!(host.ask("reload"), "reload 0");
-    assert_eq!(host.reads("event reload"), "event reload started 0 0 2");
-    host.is_up([5, 6]);
-    assert_eq!(host.reads("event reload"), "event reload committed 0 0 2");
-    // A callback may ask for more, but not for a step.
-    assert_eq!(host.reads("meanwhile"), "meanwhile 0 -4");
-    let gone = host.reads("event exit");
-    assert!(
-        gone.ends_with(" 1 0 0 reload 1") || host.seen.iter().any(|l| l.contains("0 0 reload 1")),
-        "{gone}"
-    );
+        assert_eq!(host.ask("reload"), "reload 0");
+        assert_eq!(host.reads("event reload"), "event reload started 0 0 2");
+        host.is_up([5, 6]);
+        assert_eq!(host.reads("event reload"), "event reload committed 0 0 2");
+        if language == C {
+            // A callback may ask for more, but not for a step. In Rust that cannot be written.
+            assert_eq!(host.reads("meanwhile"), "meanwhile 0 -4");
+        }
+        let gone = host.reads("event exit");
+        assert!(
+            gone.ends_with(" 1 0 0 reload 1") || host.seen.iter().any(|l| l.contains("0 0 reload 1")),
+            "{gone}"
+        );
 
-    std::fs::write(host.dir.path().join("broken"), "").unwrap();
-    assert_eq!(host.ask("reload"), "reload 0");
-    let line = host.reads("event reload rolled back");
-    assert_eq!(
-        line,
-        "event reload rolled back 7 0 3 worker 7 (slot 0): worker_start returned 1; 2 canary, 70 0; this is|broken"
-    );
-    let gone = host.seen.iter().find(|l| l.starts_with("event exit 7 ")).unwrap();
-    assert!(gone.ends_with("boot failure 0 ; this is|broken"), "{gone}");
-    std::fs::remove_file(host.dir.path().join("broken")).unwrap();
+        host.server.dir.make("broken");
+        assert_eq!(host.ask("reload"), "reload 0");
+        let line = host.reads("event reload rolled back");
+        assert_eq!(
+            line,
+            "event reload rolled back 7 0 3 worker 7 (slot 0): worker_start returned 1; 2 canary, 70 0; this is|broken"
+        );
+        let gone = host.seen.iter().find(|l| l.starts_with("event exit 7 ")).unwrap();
+        assert!(gone.ends_with("boot failure 0 ; this is|broken"), "{gone}");
+        host.server.dir.remove("broken");
 
-    assert_eq!(host.ask("scale 3"), "scale 0");
-    host.is_up([8]);
-    assert_eq!(host.ask("scale 1"), "scale 0");
-    for _ in 0..2 {
-        assert!(host.reads("event exit").ends_with("0 0 scale 1"));
+        assert_eq!(host.ask("scale 3"), "scale 0");
+        host.is_up([8]);
+        assert_eq!(host.ask("scale 1"), "scale 0");
+        for _ in 0..2 {
+            assert!(host.reads("event exit").ends_with("0 0 scale 1"));
+        }
+        assert_eq!(host.events(8), ["fork", "online", "ready", "listening", "disconnect", "exit"]);
+        assert_eq!(host.ask("stop"), "stop 0");
+        assert!(host.reads("event exit").ends_with("0 0 stop 1"));
+        assert_eq!(host.reads("event"), "event stopped 0 0 0 0");
+        assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
+        assert_eq!(host.ask("role"), "role 0");
+        host.ends();
     }
-    assert_eq!(host.events(8), ["fork", "online", "ready", "listening", "disconnect", "exit"]);
-    assert_eq!(host.ask("stop"), "stop 0");
-    assert!(host.reads("event exit").ends_with("0 0 stop 1"));
-    assert_eq!(host.reads("event"), "event stopped 0 0 0");
-    assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
-    assert_eq!(host.ask("role"), "role 0");
-    host.ends();
+}
+
+/// The address really bound, the port the kernel has chosen, and the type in Node's words.
+#[test]
+fn listening_is_told_of_every_sort_of_address() {
+    for language in [C, Rust] {
+        let sorts = ["127.0.0.1:0", "[::1]:0", "unix:socket", "udp:127.0.0.1:0", "udp:[::1]:0"];
+        let mut host = Host::launch(language, &sorts.map(|address| ("listen", address)));
+        host.server.comes_up();
+        for id in [1, 2] {
+            for (sort, family) in sorts.iter().zip(["4", "6", "unix", "udp4", "udp6"]) {
+                let start = format!("event listening {id} ");
+                let of = |l: &&String| l.starts_with(&start) && l.contains(&format!(" {family} "));
+                wait_until("it is told", || host.server.stdout().iter().any(|l| of(&l)));
+                let line = host.server.stdout().iter().find(of).unwrap().clone();
+                let [.., address, _, port] = line.trim_end().split(' ').collect::<Vec<_>>()[..] else {
+                    panic!("{line}")
+                };
+                match sort.strip_suffix(":0") {
+                    None => assert_eq!((address, port), (*sort, "-1"), "{line}"),
+                    Some(start) => {
+                        assert_eq!(address, format!("{start}:{port}"), "{line}");
+                        let number: u16 = port.parse().unwrap();
+                        assert_ne!(number, 0);
+                        if let Some(udp) = start.strip_prefix("udp:") {
+                            let socket = std::net::UdpSocket::bind(format!("{udp}:0")).unwrap();
+                            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                            socket.send_to(b"there", address.strip_prefix("udp:").unwrap()).unwrap();
+                            assert_eq!(socket.recv(&mut [0; 9]).unwrap(), 5, "{line}");
+                        } else {
+                            let there = client::Address::Tcp(address.parse().unwrap());
+                            assert!(Client::connect(&there, Style::Request).unwrap().ask("x").is_ok());
+                        }
+                    }
+                }
+            }
+        }
+        host.ends_with(2);
+    }
+}
+
+/// The reasons that the others have not; each with how it ended, and whether it was meant to.
+#[test]
+fn an_exit_says_why() {
+    for language in [C, Rust] {
+        // Boot failure: ended before it was ready.
+        let mut host = Host::start(language);
+        for line in [DIED, "this is", "broken"] {
+            host.server.may_say(line);
+        }
+        host.server.dir.make("refuse");
+        assert_eq!(host.ask("scale 3"), "scale 0");
+        assert_eq!(host.reads("event exit"), "event exit 3 2 1 70 0 boot failure 0 ; this is|broken");
+        host.server.dir.remove("refuse");
+        host.reads("event ready");
+        host.ends_with(3);
+
+        // Crash: also where it exits by itself, with whatever code.
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        assert!(host.get("/exit/0").is_err());
+        assert!(host.reads("event exit").ends_with(" 0 0 crash 0"));
+        host.is_up([3]);
+        assert!(host.get("/exit/3").is_err());
+        assert!(host.reads("event exit").ends_with(" 3 0 crash 0"));
+        host.is_up([4]);
+        host.ends_with(2);
+
+        // Hang.
+        let mut host = Host::with(language, &[("timeout", "200ms")]);
+        host.server.may_say(DIED);
+        host.server.may_say("hangs in its handler");
+        let client = host.at_gate("never");
+        assert!(host.reads("event hang").starts_with("event hang "));
+        assert!(host.reads("event exit").ends_with("-1 6 hang 0"));
+        host.is_up([3]);
+        drop(client);
+        host.ends_with(2);
+
+        // Recycle.
+        let mut host = Host::with(language, &[("max-requests", "5")]);
+        (0..20).for_each(|_| drop(host.get("/").unwrap()));
+        assert!(host.reads("event exit").ends_with(" 0 0 recycle 1"));
+        // Those that come next are on their way as well.
+        host.ends();
+
+        // Drain timeout.
+        let mut host = Host::start(language);
+        host.server.says("had not finished within the drain-timeout and was killed; 1 connections lost");
+        let (client, id) = host.at_gate("never");
+        assert_eq!(host.ask(&format!("drain {id} 100")), "drain 0");
+        assert!(host.reads("event disconnect").starts_with(&format!("event disconnect {id} ")));
+        let line = host.reads("event exit");
+        assert!(
+            line.starts_with(&format!("event exit {id} ")) && line.ends_with("-1 9 drain timeout 1"),
+            "{line}"
+        );
+        host.is_up([3]);
+        drop(client);
+        host.ends_with(2);
+    }
 }
 
 #[test]
 fn the_host_keeps_its_children_and_its_signals() {
-    let mut host = Host::start();
-    for _ in 0..3 {
-        // Workers are there, but not among the children that it waits for.
-        host.order("child");
-        assert!(host.reads("child 7").starts_with("child 7"));
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        for _ in 0..3 {
+            // Workers are there, but not among the children that it waits for.
+            host.order("child");
+            assert!(host.reads("child 7").starts_with("child 7"));
+        }
+        proc::signal(host.pid(), libc::SIGTERM);
+        wait_until("its own handler of SIGTERM", || host.ask("signals") == "signals 1 1");
+        assert_eq!(proc::children(host.pid()).len(), 2);
+        assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
+        // Where nobody may know how a child ended, it is replaced all the same.
+        assert_eq!(host.ask("ignore"), "ignore 1");
+        assert_eq!(host.ask("kill 1 9"), "kill 0");
+        assert_eq!(host.reads("event exit"), "event exit 1 0 1 -1 0 killed 1");
+        host.is_up([3]);
+        assert_eq!(host.ask("free"), "free 1");
+        assert_eq!(proc::children(host.pid()), [0; 0]);
+        host.ends();
     }
-    proc::signal(host.pid(), libc::SIGTERM);
-    wait_until("its own handler of SIGTERM", || host.ask("signals") == "signals 1 1");
-    assert_eq!(proc::children(host.pid()).len(), 2);
-    assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
-    // Where nobody may know how a child ended, it is replaced all the same.
-    assert_eq!(host.ask("ignore"), "ignore 1");
-    assert_eq!(host.ask("kill 1 9"), "kill 0");
-    assert_eq!(host.reads("event exit"), "event exit 1 0 1 -1 0 killed 1");
-    host.is_up([3]);
-    assert_eq!(host.ask("free"), "free 1");
-    assert_eq!(proc::children(host.pid()), [0; 0]);
-    host.ends();
 }
 
 #[test]
 fn other_processes_are_refused() {
-    let mut host = Host::start();
+    let mut host = Host::start(C);
     let refused = "reload -4 scale -4 fork -4 drain -4 kill -4 stop -4 step -4 run -4 start -4 set -4";
     let said = host.get("/wrong").unwrap();
     assert!(said.starts_with("role 2 ") && said.ends_with(&format!("self 1 {refused}")), "{said}");
@@ -207,6 +364,18 @@ fn other_processes_are_refused() {
     host.order("copy");
     let line = host.reads("role");
     assert_eq!(line, format!("role 0 0 0 0 self 0 {refused}"));
+    others_are_refused(host);
+
+    let mut host = Host::start(Rust);
+    assert_eq!(host.get("/wrong").unwrap(), "role 2 self 1 post -4 check 0");
+    host.order("copy");
+    let refused = "reload -4 scale -4 fork -4 drain -4 kill -4 stop -4 step -4 post -4";
+    // It is no master, and may become one of its own.
+    assert_eq!(host.reads("role"), format!("role 0 self 0 {refused} start 0"));
+    others_are_refused(host);
+}
+
+fn others_are_refused(mut host: Host) {
     assert_eq!(host.reads("copy ended"), "copy ended 0");
     let nested = host.get("/nested").unwrap();
     assert!(nested.starts_with("-4 run: this process is worker "), "{nested}");
@@ -214,118 +383,295 @@ fn other_processes_are_refused() {
     assert_eq!(host.ask("role"), "role 1");
     assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
     assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
-    host.ends();
+    host.ends_with(2);
+}
+
+#[test]
+fn a_copy_that_becomes_a_master_of_its_own_has_no_power_over_the_other_s_workers() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        let pids = host.server.workers();
+        host.order("usurp");
+        assert_eq!(host.reads("usurp "), "usurp reload -4 kill -4 step -4 send -4 role 1 own 0");
+        assert_eq!(host.reads("usurper"), "usurper ended 0");
+        assert_eq!(host.server.workers(), pids);
+        assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
+        assert!(host.get("/").is_ok());
+        host.ends_with(2);
+    }
 }
 
 #[test]
 fn no_worker_is_forked_from_several_threads() {
-    let mut host = Host::start();
-    assert_eq!(host.ask("thread"), "thread 0");
-    assert_eq!(host.ask("kill 2 9"), "kill 0");
-    let line = host.reads("event error");
-    assert!(line.contains("start worker in slot 1: this process has 2 threads, expected 1"), "{line}");
-    // The other one serves.
-    assert!(host.get("/").unwrap().starts_with("1 0 "));
-    host.ends();
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        host.server.may_say("this process has 2 threads");
+        assert_eq!(host.ask("thread"), "thread 0");
+        assert_eq!(host.ask("kill 2 9"), "kill 0");
+        let line = host.reads("event error");
+        assert!(line.contains("start worker in slot 1: this process has 2 threads, expected 1"), "{line}");
+        // The other one serves.
+        assert!(host.get("/").unwrap().starts_with("1 0 "));
+        host.ends();
+    }
 }
 
 #[test]
 fn the_table_shows_every_worker_until_it_is_reaped() {
-    let mut host = Host::start();
-    host.order("table");
-    assert_eq!(host.reads("row"), "row 1 0 1 state 2 connected 1 1");
-    assert_eq!(host.reads("row"), "row 2 1 1 state 2 connected 1 1");
-    assert_eq!(host.reads("table"), "table 2");
-    assert_eq!(host.ask("worker 2"), "worker 0 2 2");
-    // As much as the caller's header knows.
-    assert_eq!(host.ask("short 2"), "short 0 8 2 99");
-    assert_eq!(host.ask("worker 9"), "worker -13 0 0");
-    assert_eq!(host.ask("drain 9"), "drain -13 worker 9: no such worker");
-    assert_eq!(host.ask("kill 9 9"), "kill -13 worker 9: no such worker");
-    assert!(host.ask("kill 2 999").starts_with("kill -5 signal 999 to worker 2: "));
-    assert_eq!(host.ask("last 1"), "last -13 0 0 0 0 0");
-    assert_eq!(host.ask("drain 2"), "drain 0");
-    assert_eq!(host.reads("event exit"), "event exit 2 1 1 0 0 drain 1");
-    assert_eq!(host.ask("worker 2"), "worker -13 0 0");
-    assert_eq!(host.ask("last 1"), "last 0 2 0 0 5 1");
-    assert_eq!(host.ask("scale 0"), "scale -6 scale to 0 workers: expected 1 to 1024");
-    assert_eq!(host.ask("scale 1025"), "scale -6 scale to 1025 workers: expected 1 to 1024");
-    host.ends();
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        let never = "started 1 last 0 0 0 0 0 there 1";
+        host.order("table");
+        assert_eq!(host.reads("row"), format!("row 1 0 1 state 2 connected 1 {never}"));
+        assert_eq!(host.reads("row"), format!("row 2 1 1 state 2 connected 1 {never}"));
+        assert_eq!(host.reads("table"), "table 2");
+        assert_eq!(host.ask("worker 2"), "worker 0 2 2");
+        if language == C {
+            // As much as the caller's header knows.
+            assert_eq!(host.ask("short 2"), "short 0 8 2 99");
+        }
+        assert_eq!(host.ask("worker 9"), "worker -13 0 0");
+        assert_eq!(host.ask("drain 9"), "drain -13 worker 9: no such worker");
+        assert_eq!(host.ask("kill 9 9"), "kill -13 worker 9: no such worker");
+        assert!(host.ask("kill 2 999").starts_with("kill -5 signal 999 to worker 2: "));
+        assert_eq!(host.ask("kill 2 0"), "kill 0");
+        assert_eq!(host.ask("last 1"), "last -13 0 0 0 0 0");
+
+        // One that finishes what it has is there beside its successor, and one that stands still and was killed as well.
+        let pid = host.pid_of(1);
+        proc::freeze(pid);
+        assert_eq!(host.ask("drain 2"), "drain 0");
+        host.is_up([3]);
+        assert_eq!(host.ask("worker 2"), "worker 0 2 3");
+        host.order("table");
+        let mut rows = [(); 3].map(|()| host.reads("row"));
+        rows.sort();
+        assert_eq!(rows[1], format!("row 2 1 1 state 3 connected 0 {never}"));
+        assert_eq!(rows[2], format!("row 3 1 1 state 2 connected 1 {never}"));
+        proc::signal(pid, libc::SIGCONT);
+        assert_eq!(host.reads("event exit"), "event exit 2 1 1 0 0 drain 1");
+        assert_eq!(host.ask("worker 2"), "worker -13 0 0");
+        assert_eq!(host.ask("last 1"), "last 0 2 0 0 5 1");
+        host.order("table");
+        let row = [(); 2].map(|()| host.reads("row")).into_iter().find(|row| row.starts_with("row 3"));
+        assert_eq!(row.unwrap(), "row 3 1 1 state 2 connected 1 started 1 last 2 0 0 5 1 there 1");
+        assert_eq!(host.ask("scale 0"), "scale -6 scale to 0 workers: expected 1 to 1024");
+        assert_eq!(host.ask("scale 1025"), "scale -6 scale to 1025 workers: expected 1 to 1024");
+        host.ends_with(2);
+    }
+}
+
+/// Its numbers in the role and in the environment, and the record that the master has of it.
+#[test]
+fn a_worker_knows_itself() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        host.server.may_say(util::RELOAD);
+        assert_eq!(host.ask("role"), "role 1");
+        let of_slot = |host: &Host, slot: u32| {
+            let wanted = format!(" {slot} ");
+            let mut said = String::new();
+            wait_until("that worker answers", || {
+                said = host.get("/me").unwrap();
+                said.split("environment ").nth(1).unwrap()[1..].starts_with(&wanted)
+            });
+            said
+        };
+        let me = of_slot(&host, 1);
+        let expected =
+            "look 0 role 2 2 1 1 environment 2 1 1 pid 1: 2 1 1 state 2 connected 1 started 1 last 0 0 0 0 0";
+        assert_eq!(me, expected);
+        // Its successor knows how it ended.
+        assert_eq!(host.ask("kill 2 9"), "kill 0");
+        host.is_up([3]);
+        let me = of_slot(&host, 1);
+        let expected = "look 0 role 2 3 1 1 environment 3 1 1 pid 1: 3 1 1 state 2 connected 1 started 1 last 2 -1 9 10 1";
+        assert_eq!(me, expected);
+        assert_eq!(host.ask("reload"), "reload 0");
+        host.reads("event reload committed");
+        // What one says of itself that drains.
+        host.server.dir.make("tell");
+        assert_eq!(host.ask("drain 5"), "drain 0");
+        assert_eq!(host.reads("report 5"), "report 5 77 3");
+        host.is_up([6]);
+        assert!(of_slot(&host, 1).starts_with("look 0 role 2 6 1 2 environment 6 1 2 pid 1: 6 1 2 state 2 "));
+        host.ends_with(2);
+    }
 }
 
 /// More than a channel takes at once: the rest goes when the descriptor says that there is room.
 #[test]
 fn messages_of_any_size_go_from_one_step_to_the_next() {
-    let mut host = Host::start();
-    for (id, size) in [(1, 16), (2, 16 * 1024 * 1024), (1, 9_000_000)] {
-        assert_eq!(host.ask(&format!("message {id} {size}")), "message 0");
-        assert_eq!(host.reads("report"), format!("report {id} 6 {size}"));
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        for (id, size) in [(1, 16), (2, 16 * 1024 * 1024), (1, 9_000_000)] {
+            assert_eq!(host.ask(&format!("message {id} {size}")), "message 0");
+            // The event comes first, and says how long the message is; here that is a number.
+            assert_eq!(host.reads("event message"), format!("event message {id} {} 1 6 8", id - 1));
+            assert_eq!(host.reads("report"), format!("report {id} 6 {size}"));
+        }
+        assert_eq!(host.ask("message 9 1"), "message -13");
+        host.ends_with(2);
     }
-    assert_eq!(host.ask("message 9 1"), "message -13");
-    host.ends();
 }
 
 #[test]
 fn a_worker_leaves_on_its_own_account() {
-    let mut host = Host::start();
-    assert_eq!(host.get("/leave").unwrap(), "0");
-    let line = host.reads("event exit");
-    assert!(line.ends_with(" 0 0 left 1"), "{line}");
-    host.is_up([3]);
-    assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
-    host.ends();
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        assert_eq!(host.get("/leave").unwrap(), "0");
+        let line = host.reads("event exit");
+        assert!(line.ends_with(" 0 0 left 1"), "{line}");
+        host.is_up([3]);
+        // A signal from elsewhere is the same; through the master it is the master's intention.
+        proc::signal(host.pid_of(0), libc::SIGTERM);
+        assert!(host.reads("event exit").ends_with(" 0 0 left 1"));
+        host.is_up([4]);
+        assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
+        host.ends_with(2);
+    }
+}
+
+/// Killed is who was sent a signal and ended by it; not who heeded none, and not who was hit by another.
+#[test]
+fn whether_an_end_was_meant_is_exact() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        // Finishes what it has first.
+        let mut client = host.connect();
+        let mut before = client.ask("x").unwrap();
+        while !before.starts_with("1 ") {
+            client = host.connect();
+            before = client.ask("x").unwrap();
+        }
+        assert_eq!(host.ask("kill 1 15"), "kill 0");
+        assert_eq!(host.reads("event disconnect"), "event disconnect 1 0 1");
+        assert_eq!(host.reads("event exit"), "event exit 1 0 1 0 0 killed 1");
+        assert!(client.ask("x").is_ok(), "its connection went to another");
+        host.is_up([3]);
+        // Means nothing to a worker; what it dies of then is a crash.
+        assert_eq!(host.ask("kill 3 1"), "kill 0");
+        proc::signal(host.pid_of(0), libc::SIGKILL);
+        assert_eq!(host.reads("event exit"), "event exit 3 0 1 -1 9 crash 0");
+        host.is_up([4]);
+        assert_eq!(host.ask("last 0"), "last 0 3 -1 9 1 0");
+        assert_eq!(host.ask("kill 4 6"), "kill 0");
+        assert_eq!(host.reads("event exit"), "event exit 4 0 1 -1 6 killed 1");
+        host.is_up([5]);
+        host.ends_with(2);
+    }
+}
+
+#[test]
+fn a_stop_says_how_many_had_to_be_killed() {
+    for language in [C, Rust] {
+        let mut host = Host::with(language, &[("drain-timeout", "300ms")]);
+        host.server.says("had not finished within the drain-timeout and was killed");
+        let clients = [host.at_gate("never"), host.at_gate("never")];
+        assert_eq!(host.ask("stop"), "stop 0");
+        for _ in 0..2 {
+            assert!(host.reads("event exit").ends_with("-1 9 drain timeout 1"));
+        }
+        assert_eq!(host.reads("event stopped"), "event stopped 0 0 0 2");
+        assert_eq!(host.reads("ended"), "ended 0 killed 2 fd -4");
+        assert_eq!(proc::children(host.pid()), [0; 0], "the last pid is reaped by then");
+        drop(clients);
+        host.ends();
+
+        // A second one does not wait.
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        let client = host.at_gate("never");
+        assert_eq!(host.ask("stop"), "stop 0");
+        assert_eq!(host.ask("stop"), "stop 0");
+        assert!(host.reads("ended").starts_with("ended 0 killed "));
+        drop(client);
+        host.ends();
+    }
+}
+
+/// As a bug in the host's own code may do at any time.
+#[test]
+fn a_host_that_crashes_takes_nobody_s_request_with_it() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        let (mut client, id) = host.at_gate("g");
+        let idle = host.pid_of(2 - id);
+        host.order("crash");
+        // The host's own handler comes to its right.
+        host.reads("its own handler");
+        wait_until("the host is gone", || host.server.has_exited());
+        wait_until("who has nothing to do leaves", || proc::state(idle).is_none_or(|s| s == 'Z'));
+        host.server.dir.make("g");
+        assert!(client.answer().is_ok());
+        drop(client);
+        let port = host.address.take().unwrap();
+        wait_until("the port is free", || {
+            matches!(Client::connect(&port, Style::Request), Err(util::Fault::Refused))
+        });
+        host.server.dies_out();
+    }
 }
 
 #[test]
 fn one_more_worker_has_variables_of_its_own() {
-    let mut host = Host::start();
-    let colours = |host: &Host| -> Vec<String> {
-        let mut all: Vec<_> = (0..12).map(|_| host.get("/").unwrap()).collect();
-        all.sort();
-        all.dedup();
-        all
-    };
-    assert_eq!(host.ask("fork COLOUR=red SIZE=9"), "fork 2");
-    host.is_up([3]);
-    assert_eq!(colours(&host), ["1 0 -", "2 1 -", "3 2 red"]);
-    // Its successor has them too.
-    assert_eq!(host.ask("kill 3 9"), "kill 0");
-    host.is_up([4]);
-    assert_eq!(colours(&host), ["1 0 -", "2 1 -", "4 2 red"]);
-    assert!(host.ask("fork COLOUR").starts_with("fork -6 "));
-    assert!(host.ask("fork =red").starts_with("fork -6 "));
-    // With the slot they are gone.
-    assert_eq!(host.ask("scale 2"), "scale 0");
-    host.reads("event exit 4");
-    assert_eq!(host.ask("fork"), "fork 2");
-    host.is_up([5]);
-    assert_eq!(colours(&host), ["1 0 -", "2 1 -", "5 2 -"]);
-    host.ends();
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(DIED);
+        let colours = |host: &Host| -> Vec<String> {
+            let mut all: Vec<_> = (0..12).map(|_| host.get("/").unwrap()).collect();
+            all.sort();
+            all.dedup();
+            all
+        };
+        assert_eq!(host.ask("fork COLOUR=red SIZE=9"), "fork 2");
+        host.is_up([3]);
+        assert_eq!(colours(&host), ["1 0 -", "2 1 -", "3 2 red"]);
+        // Its successor has them too.
+        assert_eq!(host.ask("kill 3 9"), "kill 0");
+        host.is_up([4]);
+        assert_eq!(colours(&host), ["1 0 -", "2 1 -", "4 2 red"]);
+        assert!(host.ask("fork COLOUR").starts_with("fork -6 "));
+        assert!(host.ask("fork =red").starts_with("fork -6 "));
+        // With the slot they are gone.
+        assert_eq!(host.ask("scale 2"), "scale 0");
+        host.reads("event exit 4");
+        assert_eq!(host.ask("fork"), "fork 2");
+        host.is_up([5]);
+        assert_eq!(colours(&host), ["1 0 -", "2 1 -", "5 2 -"]);
+        host.ends_with(3);
+    }
 }
 
 #[test]
 fn one_server_after_the_other_leaves_nothing_behind() {
-    let mut host = Host::start();
-    let mut left = Vec::new();
-    for _ in 0..4 {
-        assert_eq!(host.ask("stop"), "stop 0");
-        assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
-        assert_eq!(proc::children(host.pid()), [0; 0]);
-        left.push(host.ask("left"));
-        host.seen.clear();
-        assert_eq!(host.ask("start"), "start 0");
-        host.is_up([1, 2]);
-        assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        let mut left = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(host.ask("stop"), "stop 0");
+            assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
+            assert_eq!(proc::children(host.pid()), [0; 0]);
+            left.push(host.ask("left"));
+            host.seen.clear();
+            assert_eq!(host.ask("start"), "start 0");
+            host.is_up([1, 2]);
+            assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
+        }
+        assert!(left.windows(2).skip(1).all(|pair| pair[0] == pair[1]), "{left:?}");
+        assert_eq!(host.ask("free"), "free 1");
+        host.ends();
     }
-    assert!(left.windows(2).skip(1).all(|pair| pair[0] == pair[1]), "{left:?}");
-    assert_eq!(host.ask("free"), "free 1");
-    host.ends();
 }
 
 #[test]
 fn the_example_is_told_by_keys() {
     let example = program("ffi-examples/loop.c", "loop", Link::Shared);
-    let mut host = Host::run(example, &["127.0.0.1:0", "2"]);
+    let mut host = Host::run([example.into(), "127.0.0.1:0".into(), "2".into()]);
+    host.server.may_say(util::RELOAD);
     let line = host.reads("listening on http://");
     let address = line["listening on http://".len()..].split(' ').next().unwrap();
     host.address = Some(client::Address::Tcp(address.parse().unwrap()));

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use util::dir::Dir;
 use util::{Server, Start, Style, proc, wait_until};
 
@@ -119,6 +120,23 @@ fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
     assert_eq!(server.workers(), before);
     clean(&dir);
     server.stop();
+}
+
+#[test]
+fn a_stop_ends_a_trial_and_leaves_nothing_of_it() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let server = start(&dir, &path, "127.0.0.1:0");
+    replace(&path, &script(&dir, "#!/bin/sh\nexec sleep 1000\n"));
+    server.signal(libc::SIGUSR2);
+    let sleeps =
+        |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    wait_until("it is tried", || proc::children(server.pid).into_iter().any(sleeps));
+    let begun = Instant::now();
+    server.signal(libc::SIGTERM);
+    clean(&dir);
+    server.ends();
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

@@ -539,6 +539,18 @@ pub enum Event {
         /// Which.
         worker: WorkerInfo,
     },
+    /// A worker has sent the master a message.
+    Message {
+        /// Which.
+        worker: WorkerInfo,
+        /// What sort of message it is, as the worker said.
+        r#type: u32,
+        /// Its length (bytes).
+        size: usize,
+        /// Messages before this one that the reader was not told of, because it had enough to read.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        left_out: u64,
+    },
     /// Something went wrong that cost no connection.
     Error {
         /// What.
@@ -609,6 +621,9 @@ impl Event {
                 stderr: stderr.clone(),
             },
             E::Hang(w) => Self::Hang { worker: (*w).into() },
+            E::Message { worker, kind, size } => {
+                Self::Message { worker: (*worker).into(), r#type: *kind, size: *size, left_out: 0 }
+            }
             E::Error(text) => Self::Error { text: text.clone() },
             E::ReloadStarted(generation) => Self::Reload {
                 state: ReloadState::Started,
@@ -623,6 +638,10 @@ impl Event {
             E::ReloadRolledBack(..) => return ends(ReloadState::RolledBack),
         })
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// The address without its port and its scheme, which stand beside it.
@@ -727,6 +746,10 @@ mod tests {
                     stderr: Vec::new(),
                 },
                 format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true}}"#),
+            ),
+            (
+                server::Event::Message { worker: w, kind: 5, size: 64 },
+                format!(r#"{{"event":"message",{who},"type":5,"size":64}}"#),
             ),
             (server::Event::Error("no\n".into()), r#"{"event":"error","text":"no\n"}"#.into()),
             (

@@ -38,6 +38,9 @@ pub enum prefork_event_type {
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
     /// The run is over: the last worker was reaped; `killed` of them had to be killed.
     PREFORK_EVENT_STOPPED = 13,
+    /// A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, has
+    /// what it says.
+    PREFORK_EVENT_MESSAGE = 14,
 }
 
 use prefork_event_type::*;
@@ -56,7 +59,7 @@ pub enum prefork_reason {
     PREFORK_REASON_SCALE = 4,
     /// It was drained: `prefork_server_drain()`.
     PREFORK_REASON_DRAIN = 5,
-    /// It left on its own account: `prefork_worker_leave()`, or SIGTERM to it.
+    /// It left on its own account: `prefork_worker_leave()`, or SIGTERM to it from elsewhere.
     PREFORK_REASON_LEFT = 6,
     /// It had not finished within its deadline and was killed.
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
@@ -64,7 +67,7 @@ pub enum prefork_reason {
     PREFORK_REASON_HANG = 8,
     /// It had served enough: settings `max-requests`, `max-memory`, `max-age`.
     PREFORK_REASON_RECYCLE = 9,
-    /// It was sent a signal: `prefork_server_kill()`.
+    /// It ended by a signal that was sent to it through the master: `prefork_server_kill()`.
     PREFORK_REASON_KILLED = 10,
     /// All stop.
     PREFORK_REASON_STOP = 11,
@@ -124,8 +127,8 @@ pub struct prefork_event {
     /// What happened: one of `enum prefork_event_type`.
     pub r#type: u32,
     /// The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
-    /// `disconnect`, `exit`, `hang`, `error`, `setup`, `reload started`, `reload committed`, `reload rolled
-    /// back`, `stopped`.
+    /// `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
+    /// `reload rolled back`, `stopped`.
     pub name: *const c_char,
     /// The worker's number; 0 where the event is about none.
     pub id: u32,
@@ -164,6 +167,10 @@ pub struct prefork_event {
     /// The last lines of a worker's standard error, at most 20 of them and 4 KiB, with a line feed between two; control
     /// characters but for the tab are escaped.
     pub stderr_lines: *const c_char,
+    /// What sort of message has come, as the worker said.
+    pub message_type: u32,
+    /// Its length (bytes).
+    pub message_size: usize,
 }
 
 /// Who is told of events, and what with.
@@ -196,6 +203,8 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
         stage: 0,
         stage_name: c"".as_ptr(),
         stderr_lines: c"".as_ptr(),
+        message_type: 0,
+        message_size: 0,
     };
     // Live until the callback has returned.
     let (first, second, third);
@@ -230,6 +239,7 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
         Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
             told.generation = *generation;
         }
+        Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (*kind, *size),
         Event::Stopped(stopped) => told.killed = stopped.killed,
         _ => {}
     }
@@ -244,10 +254,17 @@ const NOBODY: WorkerInfo = WorkerInfo { id: 0, slot: 0, generation: 0, pid: 0 };
 /// # Safety
 /// As [`fill`].
 pub(super) unsafe fn fill_exit(into: *mut prefork_exit, last: LastExit) -> super::guard::Result<c_int> {
+    // SAFETY: what the caller promises; the struct begins with its size.
+    unsafe { fill(into, &exit_of(last)) }?;
+    Ok(prefork_status::PREFORK_OK as c_int)
+}
+
+/// How a worker ended, as C sees it.
+pub(super) fn exit_of(last: LastExit) -> prefork_exit {
     let LastExit { worker, exit, reason } = last;
     let (code, signal, core) = numbers(exit);
-    let value = prefork_exit {
-        size: 0,
+    prefork_exit {
+        size: size_of::<prefork_exit>() as u32,
         id: worker.id,
         slot: worker.slot,
         generation: worker.generation,
@@ -257,10 +274,7 @@ pub(super) unsafe fn fill_exit(into: *mut prefork_exit, last: LastExit) -> super
         core,
         reason: reason_number(reason) as u32,
         intended: reason.is_intended().into(),
-    };
-    // SAFETY: what the caller promises; the struct begins with its size.
-    unsafe { fill(into, &value) }?;
-    Ok(prefork_status::PREFORK_OK as c_int)
+    }
 }
 
 /// Code, signal, core.
@@ -287,6 +301,7 @@ fn type_of(event: &Event) -> prefork_event_type {
         Event::ReloadCommitted(_) => PREFORK_EVENT_RELOAD_COMMITTED,
         Event::ReloadRolledBack(..) => PREFORK_EVENT_RELOAD_ROLLED_BACK,
         Event::Stopped(_) => PREFORK_EVENT_STOPPED,
+        Event::Message { .. } => PREFORK_EVENT_MESSAGE,
     }
 }
 

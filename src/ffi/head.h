@@ -54,7 +54,8 @@
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callbacks of prefork_server_on_start() and _on_event(); never a handler
+ *     master   prefork_server_*, the callbacks of prefork_server_on_start(), _on_event() and _on_message(),
+ *              and those of requests; never a handler
  *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
  *              prefork_response_*, prefork_conn_*, prefork_worker_*
  *

@@ -189,7 +189,10 @@ mod tests {
     fn worker() -> Worker {
         let (channel, _) = crate::message::channel(1024).unwrap();
         let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
-        Worker::new(1, 0, 1, &[], mailbox)
+        let page = crate::scoreboard::Scoreboard::new(1).unwrap().seat(0);
+        let own =
+            crate::worker::Own { started: std::time::SystemTime::now(), forked_at: 0, last_exit: None, page };
+        Worker::new(1, 0, 1, &[], own, mailbox)
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 

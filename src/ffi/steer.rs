@@ -4,63 +4,11 @@ use super::event::{fill_exit, prefork_exit};
 use super::guard::{Result, borrow, borrow_mut, c_str, fill, guard, pointers};
 use super::server::{Run, prefork_server};
 use super::status::prefork_status;
-use crate::{Error, ErrorKind, Role, Running, State, WorkerStatus, role};
+use super::worker::{info, prefork_worker_info};
+use crate::{Error, ErrorKind, Running};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
-
-/// How far a worker has come.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum prefork_worker_state {
-    /// Forked, not ready.
-    PREFORK_WORKER_STARTING = 1,
-    /// It serves.
-    PREFORK_WORKER_READY = 2,
-    /// It finishes what it has.
-    PREFORK_WORKER_DRAINING = 3,
-    /// SIGKILL is on its way.
-    PREFORK_WORKER_KILLED = 4,
-}
-
-use prefork_worker_state::*;
-
-/// A worker, until it is reaped. It may grow at its end.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct prefork_worker_info {
-    /// The size of this struct: set it before `prefork_server_worker()`; afterwards the size that was filled
-    /// in.
-    pub size: u32,
-    /// Its number; no other worker of this server has it.
-    pub id: u32,
-    /// Its slot, from 0.
-    pub slot: u32,
-    /// Its generation, from 1.
-    pub generation: u32,
-    /// Its process id.
-    pub pid: i32,
-    /// How far it has come: one of `enum prefork_worker_state`.
-    pub state: u32,
-    /// Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`).
-    pub connected: u32,
-    /// Whether it is left out because it takes nothing: 0 or 1.
-    pub stuck: u32,
-    /// Connections given to it and not finished.
-    pub in_flight: u32,
-    /// Of those, connections it has not taken yet.
-    pub queued: u32,
-    /// Milliseconds since its fork.
-    pub age_ms: u64,
-    /// Requests answered; in blocking style, connections served.
-    pub requests: u64,
-    /// Requests refused or failed.
-    pub errors: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-}
 
 /// What runs. It may grow at its end.
 #[repr(C)]
@@ -154,7 +102,8 @@ pub unsafe extern "C" fn prefork_server_due(server: *const prefork_server) -> c_
 
 /// Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
 /// negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
-/// for anything but a step, a start and its end.
+/// for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
+/// in the middle of a turn, and may send, no more.
 ///
 /// Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
 /// closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the
@@ -168,8 +117,8 @@ pub unsafe extern "C" fn prefork_server_due(server: *const prefork_server) -> c_
 pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeout_ms: c_int) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        unsafe { borrow(server) }?;
-        if role() != Role::Master {
+        let this = unsafe { borrow(server) }?;
+        if !running(this)?.is_here() {
             return Err(prefork_status::PREFORK_STATE);
         }
         let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
@@ -265,8 +214,10 @@ pub unsafe extern "C" fn prefork_server_drain(
     guard(|| unsafe { order(server, id, |running| running.drain(id, patience)) })
 }
 
-/// Sends a worker a signal (kill(2)); 0 only asks whether it is there. Its exit, if that follows, is
-/// PREFORK_REASON_KILLED; another worker takes its place.
+/// Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
+/// PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
+/// what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
+/// worker does nothing, and what it dies of later is no intention.
 ///
 /// Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
 /// refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
@@ -401,32 +352,6 @@ pub unsafe extern "C" fn prefork_server_last_exit(
         // SAFETY: `last` is NULL or has as many bytes as it says.
         unsafe { fill_exit(last, found) }
     })
-}
-
-fn info(w: &WorkerStatus) -> prefork_worker_info {
-    let state = match w.state {
-        State::Starting => PREFORK_WORKER_STARTING,
-        State::Ready => PREFORK_WORKER_READY,
-        State::Draining => PREFORK_WORKER_DRAINING,
-        State::Killed => PREFORK_WORKER_KILLED,
-    };
-    prefork_worker_info {
-        size: size_of::<prefork_worker_info>() as u32,
-        id: w.worker.id,
-        slot: w.worker.slot,
-        generation: w.worker.generation,
-        pid: w.worker.pid,
-        state: state as u32,
-        connected: w.state.is_connected().into(),
-        stuck: w.stuck.into(),
-        in_flight: w.in_flight,
-        queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
-        age_ms: w.age.as_millis() as u64,
-        requests: w.requests,
-        errors: w.errors,
-        bytes_in: w.bytes_in,
-        bytes_out: w.bytes_out,
-    }
 }
 
 fn running(server: &prefork_server) -> Result<&Running> {

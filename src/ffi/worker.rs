@@ -1,11 +1,12 @@
 //! The worker, as C sees it.
 
-use super::guard::{Opaque, borrow, bytes, guard, lend};
+use super::event::exit_of;
+use super::guard::{Opaque, borrow, bytes, fill, guard, lend};
 use super::status::{prefork_status, sent};
-use crate::{Role, Undelivered, Worker, role};
+use crate::{Role, State, Undelivered, Worker, WorkerStatus, role};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// The master, as the receiver of a message or its sender.
 pub const PREFORK_TO_MASTER: u32 = 0;
@@ -37,6 +38,73 @@ pub enum prefork_role_type {
 }
 
 use prefork_role_type::*;
+use prefork_worker_state::*;
+
+/// How far a worker has come.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_worker_state {
+    /// Forked, not ready.
+    PREFORK_WORKER_STARTING = 1,
+    /// It serves.
+    PREFORK_WORKER_READY = 2,
+    /// It finishes what it has.
+    PREFORK_WORKER_DRAINING = 3,
+    /// SIGKILL is on its way.
+    PREFORK_WORKER_KILLED = 4,
+}
+
+/// A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
+/// the worker at itself. It may grow at its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct prefork_worker_info {
+    /// The size of this struct: set it before the call; afterwards the size that was filled in.
+    pub size: u32,
+    /// Its number; no other worker of this server has it.
+    pub id: u32,
+    /// Its slot, from 0.
+    pub slot: u32,
+    /// Its generation, from 1.
+    pub generation: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// How far it has come: one of `enum prefork_worker_state`.
+    pub state: u32,
+    /// Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`).
+    pub connected: u32,
+    /// Whether it is left out because it takes nothing: 0 or 1. Only the master knows.
+    pub stuck: u32,
+    /// Connections given to it and not finished.
+    pub in_flight: u32,
+    /// Of those, connections it has not taken yet. Only the master knows.
+    pub queued: u32,
+    /// Milliseconds since its fork, by the monotonic clock.
+    pub age_ms: u64,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// When it was forked: milliseconds since 1970, by the wall clock as of then.
+    pub started_ms: u64,
+    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
+    /// before it was forked. Its number, or 0 where none has; then the four below are 0.
+    pub last_id: u32,
+    /// Its exit code; -1 where a signal ended it.
+    pub last_code: i32,
+    /// The signal that ended it, or 0.
+    pub last_signal: i32,
+    /// Why: one of `enum prefork_reason`.
+    pub last_reason: u32,
+    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
+    pub last_intended: u32,
+    /// 0.
+    pub reserved: u32,
+}
 
 /// What this process is, from any thread. A worker finds its numbers also in its environment:
 /// `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
@@ -148,6 +216,28 @@ pub unsafe extern "C" fn prefork_worker_generation(worker: *const prefork_worker
 pub unsafe extern "C" fn prefork_worker_overdue(worker: *const prefork_worker) -> c_int {
     // SAFETY: `worker` is NULL or lent to the caller.
     guard(|| Ok(unsafe { borrow(worker) }?.is_overdue().into()))
+}
+
+/// Looks at this worker: its numbers, its process id, how far it has come, when it was forked, what it has
+/// counted, and how the one before it in its slot ended.
+///
+/// Returns PREFORK_OK; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+/// Process: worker.
+///
+/// # Safety
+/// Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_look(
+    worker: *const prefork_worker,
+    info: *mut prefork_worker_info,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let status = unsafe { borrow(worker) }?.status();
+        // SAFETY: `info` is NULL or has as many bytes as it says; it begins with its size.
+        unsafe { fill(info, &self::info(&status)) }?;
+        Ok(prefork_status::PREFORK_OK as c_int)
+    })
 }
 
 /// The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
@@ -277,6 +367,41 @@ pub unsafe extern "C" fn prefork_worker_reply(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         sent(worker.reply(unsafe { bytes(data, size) }?))
     })
+}
+
+/// A worker's record, as C sees it.
+pub(super) fn info(w: &WorkerStatus) -> prefork_worker_info {
+    let last = w.last_exit.map(exit_of);
+    let state = match w.state {
+        State::Starting => PREFORK_WORKER_STARTING,
+        State::Ready => PREFORK_WORKER_READY,
+        State::Draining => PREFORK_WORKER_DRAINING,
+        State::Killed => PREFORK_WORKER_KILLED,
+    };
+    prefork_worker_info {
+        size: size_of::<prefork_worker_info>() as u32,
+        id: w.worker.id,
+        slot: w.worker.slot,
+        generation: w.worker.generation,
+        pid: w.worker.pid,
+        state: state as u32,
+        connected: w.state.is_connected().into(),
+        stuck: w.stuck.into(),
+        in_flight: w.in_flight,
+        queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
+        age_ms: w.age.as_millis() as u64,
+        requests: w.requests,
+        errors: w.errors,
+        bytes_in: w.bytes_in,
+        bytes_out: w.bytes_out,
+        started_ms: w.started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+        last_id: last.map_or(0, |l| l.id),
+        last_code: last.map_or(0, |l| l.code),
+        last_signal: last.map_or(0, |l| l.signal),
+        last_reason: last.map_or(0, |l| l.reason),
+        last_intended: last.map_or(0, |l| l.intended),
+        reserved: 0,
+    }
 }
 
 /// What a callback is given of a reply, or of its want.

@@ -9,6 +9,7 @@ use crate::handoff::{Giver, Taker};
 use crate::scoreboard::{Seat, Word};
 use crate::server::Totals;
 use crate::sys::process::Process;
+use std::time::SystemTime;
 
 /// Connections a worker may leave lying in its queue: enough to keep it going, few enough that one that stands still holds up
 /// few, and that all queues together stay below what the kernel lets an ordinary user have under way (`ETOOMANYREFS`).
@@ -24,6 +25,8 @@ pub struct Record {
     pub slot: usize,
     /// Its generation.
     pub generation: u32,
+    /// When it was forked, by the wall clock.
+    pub started: SystemTime,
     /// Signals go here, the status comes from here.
     pub process: Process,
     /// Where connections go to it, and where those it hands back come from.

@@ -148,6 +148,16 @@ impl Master {
         }
     }
 
+    /// Messages are many: nobody is looked up where nobody wants to know.
+    pub(super) fn tell_message(&mut self, id: u32, kind: u32, size: usize) {
+        if !self.listens && !self.control_has_followers() {
+            return;
+        }
+        if let Some(worker) = self.info(id) {
+            self.publish(Event::Message { worker, kind, size });
+        }
+    }
+
     fn tell_listening(&mut self, id: u32) {
         let Some(worker) = self.info(id) else { return };
         let addresses: Vec<Bound> = self.listeners.iter().map(super::listener::Listener::bound).collect();

@@ -7,7 +7,7 @@
 use super::restart::Restart;
 use crate::sys::overdue;
 use crate::sys::process::Exit;
-use crate::sys::signal::{SIGABRT, SIGKILL};
+use crate::sys::signal::{SIGABRT, SIGKILL, SIGTERM};
 use std::fmt;
 
 /// Later than any time.
@@ -59,8 +59,8 @@ pub enum Input {
     Drain(u32, u64),
     /// This worker leaves on its own account.
     Leaving(u32),
-    /// Somebody sent the worker a signal through the master.
-    Signalled(u32),
+    /// Somebody sent the worker this signal through the master.
+    Signalled(u32, i32),
     /// Since when the worker has been in one call of its handler; 0: in none.
     Busy(u32, u64),
     /// The worker has served enough, or grown too large.
@@ -228,13 +228,28 @@ pub enum Reason {
     Hang,
     /// It had served enough.
     Recycle,
-    /// A signal was sent to it through the master.
+    /// It ended by a signal that was sent to it through the master.
     Killed,
     /// All stop.
     Stop,
 }
 
 impl Reason {
+    /// All there are.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Crash,
+        Self::BootFailure,
+        Self::Reload,
+        Self::Scale,
+        Self::Drain,
+        Self::Left,
+        Self::DrainTimeout,
+        Self::Hang,
+        Self::Recycle,
+        Self::Killed,
+        Self::Stop,
+    ];
+
     /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
     pub fn is_intended(self) -> bool {
         !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)
@@ -294,12 +309,31 @@ pub struct Worker {
     hang: Hang,
     worn: bool,
     leaving: Option<Reason>,
+    /// Signals sent to it through the master, a bit each.
+    sent: u64,
 }
 
 impl Worker {
     /// When the next step against it is due, should it not come back from its handler.
     fn next_hang_step(&self) -> u64 {
         if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
+    }
+
+    /// Whether somebody sent it this signal through the master.
+    fn was_sent(&self, signal: i32) -> bool {
+        self.sent & bit(signal) != 0
+    }
+
+    /// Whether it ended so because of a signal that was sent to it through the master. Most signals do nothing to a worker, so
+    /// what it dies of later may be something else.
+    fn was_ended_by(&self, exit: Exit) -> bool {
+        match exit {
+            Exit::Signal { number, .. } => self.was_sent(number),
+            // A handler of its own may have answered to it.
+            Exit::Code(_) => self.was_sent(SIGTERM),
+            // Nobody can tell.
+            Exit::Unknown => self.sent != 0,
+        }
     }
 }
 
@@ -451,6 +485,7 @@ impl Lifecycle {
                 worn: false,
                 hang_at: NEVER,
                 leaving: w.draining.then_some(Reason::Drain),
+                sent: 0,
             });
             if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
                 slot.current = Some(w.id);
@@ -497,9 +532,9 @@ impl Lifecycle {
             Input::Scale(n) => self.scale(n.max(1), out),
             Input::Drain(id, patience) => self.drain(id, patience, out),
             Input::Leaving(id) => self.leaves(id, out),
-            Input::Signalled(id) => {
+            Input::Signalled(id, signal) => {
                 if let Some(w) = self.find(id) {
-                    w.leaving.get_or_insert(Reason::Killed);
+                    w.sent |= bit(signal);
                 }
             }
             Input::Busy(id, since) => self.busy(id, since, out),
@@ -620,6 +655,7 @@ impl Lifecycle {
             hang: Hang::No,
             worn: false,
             leaving: None,
+            sent: 0,
         });
         out.push(Action::Spawn { id, slot, generation });
         out.push(Action::Tell(Happening::Fork(id)));
@@ -705,7 +741,10 @@ impl Lifecycle {
 
     fn died(&mut self, id: u32, exit: Exit, last: LastWords, out: &mut Vec<Action>) {
         let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
-        let w = self.workers.swap_remove(at);
+        let mut w = self.workers.swap_remove(at);
+        if w.leaving.is_none() && w.was_ended_by(exit) {
+            w.leaving = Some(Reason::Killed);
+        }
         let reason = w.leaving.unwrap_or(match w.phase {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
@@ -802,10 +841,15 @@ impl Lifecycle {
         }
     }
 
-    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload.
+    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload;
+    /// unless it answers to a SIGTERM that was sent to it through the master.
     fn leaves(&mut self, id: u32, out: &mut Vec<Action>) {
         let Some(w) = self.find(id) else { return };
         let Worker { slot, generation, phase, since, .. } = *w;
+        if w.was_sent(SIGTERM) && matches!(phase, Phase::Starting | Phase::Ready) {
+            self.retire(id, Reason::Killed, self.rules.drain_timeout, out);
+            return self.leave_slot(id, 0);
+        }
         match phase {
             Phase::Starting => return self.give_up_start(id, "it left before it was ready", out),
             Phase::Ready => {}
@@ -1167,6 +1211,11 @@ impl Lifecycle {
         let verdict = Some(self.verdict_due()).filter(|at| *at > self.now).unwrap_or(NEVER);
         workers.chain(slots).chain([until, recycle, verdict]).min().unwrap_or(NEVER)
     }
+}
+
+/// The bit that stands for a signal; none for what is no signal's number.
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal - 1).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0)
 }
 
 /// A time that much later; 0 is never.

@@ -34,7 +34,10 @@ impl Master {
     fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Verb(id, verb) => self.heard(id, verb),
-            Heard::Mail(mail) => self.news.push_back(News::Mail(mail)),
+            Heard::Mail(mail) => {
+                self.tell_message(mail.label.from, mail.label.kind, mail.bytes.len());
+                self.news.push_back(News::Mail(mail));
+            }
             Heard::Reply(call, result) => self.news.push_back(News::Reply(call, result)),
             Heard::Broken(id, e) => self.kill_broken(id, &e),
             Heard::End(id) => self.kill_deaf(id),

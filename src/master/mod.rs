@@ -105,6 +105,8 @@ pub enum News {
 
 /// The state of a running master.
 pub struct Master {
+    /// The process that is this master. A fork of it has a copy, and may become a master of its own.
+    home: i32,
     config: Config,
     source: Box<dyn Source>,
     /// What it is called by who asks after it.
@@ -234,6 +236,7 @@ impl Master {
         let control = control::Control::open(&config, &name, &poll);
         role::set(Role::Master);
         let mut master = Self {
+            home: process::own_pid(),
             events: Some(Events::with_capacity(EVENTS)),
             life,
             program,
@@ -286,6 +289,11 @@ impl Master {
         Ok(master)
     }
 
+    /// Whether this process is this master, and not a copy of it.
+    pub fn is_here(&self) -> bool {
+        role::role() == Role::Master && process::own_pid() == self.home
+    }
+
     /// Whether this program was only started to see whether it could take a master's place.
     ///
     /// # Errors
@@ -312,7 +320,8 @@ impl Master {
         }
         self.events = Some(events);
         result?;
-        let stopped = self.life.has_stopped().then(|| Stopped { killed: self.life.killed() });
+        let over = self.life.has_stopped() && !self.is_trying_out();
+        let stopped = over.then(|| Stopped { killed: self.life.killed() });
         if let Some(stopped) = stopped {
             self.publish(Event::Stopped(stopped));
             self.control_ends();
@@ -489,7 +498,7 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         self.post.close();
-        if role::role() != Role::Master {
+        if !self.is_here() {
             // A copy in a process that the host forked: workers and files are the master's.
             self.control.disown();
             return self.listeners.iter_mut().for_each(listener::Listener::disown);
@@ -497,6 +506,7 @@ impl Drop for Master {
         // Nobody would reap them.
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
+        self.end_trial();
         self.crew.seats().for_each(|seat| drop(self.last_words(seat)));
         self.board.leave();
         role::set(Role::None);

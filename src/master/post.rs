@@ -2,8 +2,7 @@
 
 use super::courier::{Courier, Heard, Mail};
 use crate::message::{self, Budget, Label, Purpose, Undelivered};
-use crate::role::{Role, role};
-use crate::sys::time;
+use crate::sys::{process, time};
 use crate::worker::mailbox::Message;
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
@@ -20,7 +19,8 @@ pub struct Post {
 #[derive(Default)]
 struct Inner {
     courier: RefCell<Courier>,
-    running: Cell<bool>,
+    /// The process of the master, while it runs; 0 before and after.
+    home: Cell<i32>,
     /// The request that is being handled, until it is answered.
     asked: Cell<Option<Label>>,
 }
@@ -77,13 +77,13 @@ impl Post {
 
     /// The master runs: workers may be written to.
     pub(super) fn open(&self) {
-        self.inner.running.set(true);
+        self.inner.home.set(process::own_pid());
         self.borrow().number_from(time::monotonic_ns());
     }
 
     /// The master does not run any more, or this process is a worker.
     pub(crate) fn close(&self) {
-        self.inner.running.set(false);
+        self.inner.home.set(0);
         self.borrow().clear();
     }
 
@@ -110,14 +110,14 @@ impl Post {
     }
 
     fn courier(&self) -> Result<RefMut<'_, Courier>, Undelivered> {
-        // A process that the host forked by itself has a copy of all this.
-        let here = self.inner.running.get() && role() == Role::Master;
+        // A process that the host forked by itself has a copy of all this, and may be a master of its own.
+        let here = self.inner.home.get() == process::own_pid();
         if here { Ok(self.borrow()) } else { Err(Undelivered::Impossible) }
     }
 }
 
 impl fmt::Debug for Post {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Post").field("running", &self.inner.running.get()).finish_non_exhaustive()
+        f.debug_struct("Post").field("home", &self.inner.home.get()).finish_non_exhaustive()
     }
 }

@@ -11,12 +11,13 @@ use crate::sys::process::{self, Fork};
 use crate::sys::stderr::Diverted;
 use crate::sys::{memory, signal};
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{self, Birth, Worker};
+use crate::worker::{self, Birth, Own, Worker};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::SystemTime;
 
 impl Master {
     /// Forks a worker.
@@ -43,6 +44,7 @@ impl Master {
         let (channel, theirs) = message::channel(self.config.max_message)?;
         let page = self.board.seat(seat);
         page.clear();
+        let (started, forked_at) = (SystemTime::now(), self.now);
         let stderr = self.listen_to(id, seat);
         let forked = process::fork();
         if forked.is_err() {
@@ -54,7 +56,9 @@ impl Master {
                 drop((giver, channel));
                 let Channel { socket, inbox, outbox } = theirs;
                 let mailbox = Mailbox::new(id, socket, outbox);
-                let worker = Worker::new(id, slot as u32, generation, &self.args, mailbox);
+                let last_exit = self.last_exit(slot);
+                let own = Own { started, forked_at, last_exit, page };
+                let worker = Worker::new(id, slot as u32, generation, &self.args, own, mailbox);
                 self.become_worker(seat, worker, queue, inbox, stderr)
             }
         };
@@ -62,6 +66,7 @@ impl Master {
             id,
             slot,
             generation,
+            started,
             process,
             giver,
             queue,

@@ -95,7 +95,7 @@ impl Master {
         sent.map_err(|e| Error::io(ErrorKind::System, format!("signal {signal} to worker {id}"), e))?;
         // Signal 0 asks only whether the process is there.
         if signal != 0 {
-            self.happened(Input::Signalled(id));
+            self.happened(Input::Signalled(id, signal));
         }
         Ok(())
     }
@@ -149,6 +149,7 @@ impl Master {
                 Phase::Draining => State::Draining,
                 Phase::Killed => State::Killed,
             },
+            started: record.started,
             age: Duration::from_millis(self.now.saturating_sub(w.since)),
             in_flight: record.in_flight(),
             queued: record.queued(),
@@ -157,6 +158,7 @@ impl Master {
             errors: record.page.get(Word::Errors),
             bytes_in: record.page.get(Word::BytesIn),
             bytes_out: record.page.get(Word::BytesOut),
+            last_exit: self.last_exit(w.slot),
         })
     }
 }

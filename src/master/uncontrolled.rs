@@ -25,6 +25,10 @@ impl Master {
 
     pub(super) fn control_hears(&mut self, _: &Event) {}
 
+    pub(super) fn control_has_followers(&self) -> bool {
+        false
+    }
+
     pub(super) fn control_timers(&mut self) -> u64 {
         super::NEVER
     }

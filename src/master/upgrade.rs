@@ -7,15 +7,16 @@
 
 use super::courier::Courier;
 use super::crew::Record;
-use super::lifecycle::{Input, Snapshot, SnapshotWorker};
+use super::lifecycle::{Input, Reason, Snapshot, SnapshotWorker};
 use super::listener::Heirloom;
 use super::reclaim::Return;
 use super::{Master, TRIAL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
 use crate::log::log;
+use crate::server::{LastExit, WorkerInfo};
 use crate::sys::process::{self, Exit, Fork, Process};
-use crate::sys::{memory, signal};
+use crate::sys::{memory, signal, time};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 /// The variable that tells a program what it is started for: a trial, or a descriptor with what to go on with.
 const VARIABLE: &str = "PREFORK_UPGRADE";
@@ -95,18 +97,34 @@ impl Master {
         }
     }
 
-    /// Carries an upgrade on as far as it can go now.
+    /// Whether another program is being tried out; it is a child that this master has to collect.
+    pub(super) fn is_trying_out(&self) -> bool {
+        matches!(self.upgrade, Upgrade::Trying { .. })
+    }
+
+    /// Ends a program that is being tried out, and collects it.
+    pub(super) fn end_trial(&mut self) {
+        if let Upgrade::Trying { process, .. } = std::mem::replace(&mut self.upgrade, Upgrade::No) {
+            let _ = process.kill(signal::SIGKILL);
+            let _ = process.wait();
+        }
+    }
+
+    /// Carries an upgrade on as far as it can go now; a stop ends it.
     pub(super) fn go_on_upgrading(&mut self) {
+        let stops = self.life.is_stopping();
         match &self.upgrade {
             Upgrade::No => {}
+            Upgrade::Wanted | Upgrade::Tried if stops => self.upgrade = Upgrade::No,
             Upgrade::Wanted => self.try_out(),
             Upgrade::Trying { process, until } => {
                 let late = *until <= self.now;
-                if late {
+                if late || stops {
                     let _ = process.kill(signal::SIGKILL);
                 }
                 match process.reap() {
                     Ok(None) => {}
+                    Ok(Some(_)) if stops => self.upgrade = Upgrade::No,
                     Ok(Some(Exit::Code(0))) => self.upgrade = Upgrade::Tried,
                     Ok(Some(exit)) => {
                         let why =
@@ -252,6 +270,16 @@ impl Master {
             );
             mail.extend(under_way);
         }
+        for (slot, LastExit { worker: w, exit, reason }) in &self.last_exits {
+            let (how, number) = match *exit {
+                Exit::Code(code) => ("code", code),
+                Exit::Signal { number, core: false } => ("signal", number),
+                Exit::Signal { number, core: true } => ("core", number),
+                Exit::Unknown => ("unknown", 0),
+            };
+            let _ =
+                writeln!(text, "ended {slot} {} {} {} {how} {number} {reason}", w.id, w.generation, w.pid);
+        }
         for (slot, variables) in &self.environments {
             for (name, value) in variables {
                 let (name, value) = (hex(name.as_bytes()), hex(value.as_bytes()));
@@ -299,6 +327,8 @@ pub struct Inheritance {
     pub words: Vec<(u32, OwnedFd, Vec<u8>)>,
     /// Slots with variables of their own: slot, name, value.
     pub variables: Vec<(usize, String, String)>,
+    /// How the last worker of each slot ended.
+    pub last_exits: Vec<LastExit>,
 }
 
 /// A worker as it is handed over.
@@ -321,10 +351,14 @@ impl Heir {
     /// The record of it in this program, and its message channel.
     pub fn record(self, page: crate::scoreboard::Seat) -> (Record, (OwnedFd, Vec<u8>)) {
         let [given, limit, kind, max_requests, stuck] = self.numbers;
+        let now = SystemTime::now();
+        let age = Duration::from_millis(time::monotonic_ms().saturating_sub(self.worker.since));
+        let started = now.checked_sub(age).unwrap_or(now);
         let record = Record {
             id: self.worker.id,
             slot: self.worker.slot,
             generation: self.worker.generation,
+            started,
             process: self.process,
             giver: self.giver,
             queue: self.queue,
@@ -387,6 +421,7 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
         returns: Vec::new(),
         words: Vec::new(),
         variables: Vec::new(),
+        last_exits: Vec::new(),
     };
     for line in lines {
         match *line.as_slice() {
@@ -417,6 +452,20 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
             ["variable", slot, name, value] => {
                 let text = |hex| String::from_utf8(unhex(hex)?).ok();
                 heritage.variables.push((slot.parse().ok()?, text(name)?, text(value)?));
+            }
+            ["ended", slot, id, generation, pid, how, number, ref reason @ ..] => {
+                let worker = WorkerInfo {
+                    id: id.parse().ok()?,
+                    slot: slot.parse().ok()?,
+                    generation: generation.parse().ok()?,
+                    pid: pid.parse().ok()?,
+                };
+                let reason = reason.join(" ");
+                heritage.last_exits.push(LastExit {
+                    worker,
+                    exit: parse_exit(how, number.parse().ok()?)?,
+                    reason: Reason::ALL.into_iter().find(|r| r.to_string() == reason)?,
+                });
             }
             ["left", fd] => heritage.returns.push(Return::Left(Giver::from(adopt(fd)?))),
             _ => return None,
@@ -449,6 +498,15 @@ fn parse_worker(words: &[&str], mail: &mut &[u8]) -> Option<(usize, Heir)> {
     Some((seat.parse().ok()?, heir))
 }
 
+fn parse_exit(how: &str, number: i32) -> Option<Exit> {
+    match how {
+        "code" => Some(Exit::Code(number)),
+        "signal" | "core" => Some(Exit::Signal { number, core: how == "core" }),
+        "unknown" => Some(Exit::Unknown),
+        _ => None,
+    }
+}
+
 fn adopt(number: &str) -> Option<OwnedFd> {
     process::adopt_descriptor(number.parse().ok()?).ok()
 }
@@ -469,7 +527,18 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 impl Master {
     /// Goes on with what a former program in this process has handed over.
     pub(super) fn inherit(&mut self, heritage: Inheritance) -> io::Result<()> {
-        let Inheritance { snapshot, workers, in_hand, returns, wake, board, variables, words, .. } = heritage;
+        let Inheritance {
+            snapshot,
+            workers,
+            in_hand,
+            returns,
+            wake,
+            board,
+            variables,
+            words,
+            last_exits,
+            ..
+        } = heritage;
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
@@ -499,6 +568,7 @@ impl Master {
         for (slot, name, value) in variables {
             self.environments.entry(slot).or_default().push((name, value));
         }
+        self.last_exits.extend(last_exits.into_iter().map(|last| (last.worker.slot as usize, last)));
         self.started = true;
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);
         self.tick_soon();
@@ -522,5 +592,10 @@ mod tests {
         assert!(parse("prefork-state-2 3 4 9 2\n", b"").is_some_and(|h| h.snapshot.last_id == 9));
         let variable = parse("prefork-state-2 3 4 9 2\nvariable 1 x41 x20\n", b"").unwrap().variables;
         assert_eq!(variable, [(1, "A".into(), " ".into())]);
+        let line = "prefork-state-2 3 4 9 2\nended 1 7 2 99 core 11 drain timeout\n";
+        let worker = WorkerInfo { id: 7, slot: 1, generation: 2, pid: 99 };
+        let exit = Exit::Signal { number: 11, core: true };
+        let expected = LastExit { worker, exit, reason: Reason::DrainTimeout };
+        assert_eq!(parse(line, b"").unwrap().last_exits, [expected]);
     }
 }

@@ -10,6 +10,7 @@ use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Budget, Inbox, MASTER, Received, Verb};
 use crate::scoreboard::{Common, Seat, Word};
+use crate::server::State;
 use crate::sys::poll::{self, Interest};
 use crate::sys::stderr::Diverted;
 use crate::sys::{datagram, memory, process, time};
@@ -303,6 +304,7 @@ impl<'a> Inlet<'a> {
             Verb::Drain { hand_back } => {
                 self.hands_back = hand_back;
                 self.draining.get_or_insert(u64::MAX);
+                self.worker.state.set(State::Draining);
                 if hand_back {
                     self.unwatch(poll);
                 }
@@ -360,5 +362,6 @@ impl<'a> Inlet<'a> {
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));
+        self.worker.state.set(State::Draining);
     }
 }

@@ -21,10 +21,10 @@ use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
-use crate::scoreboard::{Common, Seat};
-use crate::server::Source;
+use crate::scoreboard::{Common, Seat, Word};
+use crate::server::{LastExit, Source, State, WorkerInfo, WorkerStatus};
 use crate::sys::stderr::Diverted;
-use crate::sys::{overdue, process, signal};
+use crate::sys::{overdue, process, signal, time};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
 use std::any::Any;
@@ -34,17 +34,20 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Exit code of a worker that could not serve; its reason went to the master.
 pub const EXIT_FAILED: i32 = 70;
+/// By so many thousandths of all memory a worker counts as larger than it is where memory runs out: it goes before its master,
+/// which can start another.
+const OFFERED: i32 = 100;
 /// How long a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
 
-/// The worker this code runs in, as its handler sees it. A clone is the same worker: keep one to send messages from callbacks
-/// that are not given it.
+/// The worker this code runs in, as its handler sees it; of use in that process and its first thread alone. A clone is the same
+/// worker: keep one to send messages from callbacks that are not given it.
 #[derive(Clone, Debug)]
 pub struct Worker {
     id: u32,
@@ -53,6 +56,21 @@ pub struct Worker {
     args: Rc<[CString]>,
     leaves: Rc<Cell<bool>>,
     mailbox: Rc<Mailbox>,
+    own: Rc<Own>,
+    state: Rc<Cell<State>>,
+}
+
+/// What a worker knows of itself beside its numbers.
+#[derive(Debug)]
+pub struct Own {
+    /// When it was forked, by the wall clock.
+    pub started: SystemTime,
+    /// The same by the monotonic clock (milliseconds).
+    pub forked_at: u64,
+    /// How the last worker of its slot that had ended then did.
+    pub last_exit: Option<LastExit>,
+    /// Its counters.
+    pub page: Seat,
 }
 
 thread_local! {
@@ -60,8 +78,24 @@ thread_local! {
 }
 
 impl Worker {
-    pub(crate) fn new(id: u32, slot: u32, generation: u32, args: &[CString], mailbox: Mailbox) -> Self {
-        Self { id, slot, generation, args: args.into(), leaves: Rc::default(), mailbox: Rc::new(mailbox) }
+    pub(crate) fn new(
+        id: u32,
+        slot: u32,
+        generation: u32,
+        args: &[CString],
+        own: Own,
+        mailbox: Mailbox,
+    ) -> Self {
+        Self {
+            id,
+            slot,
+            generation,
+            args: args.into(),
+            leaves: Rc::default(),
+            mailbox: Rc::new(mailbox),
+            own: Rc::new(own),
+            state: Rc::new(Cell::new(State::Starting)),
+        }
     }
 
     /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
@@ -70,7 +104,8 @@ impl Worker {
     }
 
     /// Has this worker leave on its own account: it gets no more connections, another one takes its place, and when it has
-    /// finished what it has it exits with code 0. Returns at once.
+    /// finished what it has it exits with code 0. Returns at once; it can be said once, and not taken back. A worker that leaves
+    /// soon after its start is replaced with a delay.
     pub fn leave(&self) {
         self.leaves.set(true);
     }
@@ -97,6 +132,32 @@ impl Worker {
     /// The start or reload this worker belongs to, from 1.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// What there is to say of this worker: its numbers, its process id, how far it has come, when it was forked, what it has
+    /// counted, and how the one before it in its slot ended.
+    pub fn status(&self) -> WorkerStatus {
+        let Own { started, forked_at, last_exit, page } = *self.own;
+        let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
+        WorkerStatus {
+            worker: WorkerInfo {
+                id: self.id,
+                slot: self.slot,
+                generation: self.generation,
+                pid: process::own_pid(),
+            },
+            state: self.state.get(),
+            started,
+            age: Duration::from_millis(time::monotonic_ms().saturating_sub(forked_at)),
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            queued: 0,
+            stuck: false,
+            requests: page.get(Word::Requests),
+            errors: page.get(Word::Errors),
+            bytes_in: page.get(Word::BytesIn),
+            bytes_out: page.get(Word::BytesOut),
+            last_exit,
+        }
     }
 
     /// The arguments that stand behind the handler on the command line.
@@ -187,6 +248,8 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         limit => overdue::watch(birth.seat.busy_since(), limit),
     }
     introduce(birth.worker);
+    // Where there is no such file, nobody is chosen by it.
+    let _ = process::offer_memory(OFFERED);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits for whoever reads standard error; the client of this request need not.
@@ -205,6 +268,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
+    birth.worker.state.set(State::Ready);
     tell(birth.worker, &Verb::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {

@@ -1,4 +1,4 @@
-//! Programs in C that embed the library.
+//! Programs that embed the library, in C and in Rust.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,13 +43,28 @@ pub fn program(source: &str, name: &str, link: Link) -> PathBuf {
     program
 }
 
+/// A program in Rust: an example of the crate, which `cargo test --test NAME` does not build.
+pub fn example(name: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_prefork")).parent().unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--locked", "--example", name]);
+    build.args(built.ends_with("release").then_some("--release"));
+    build.arg("--target-dir").arg(built.parent().unwrap());
+    assert!(build.current_dir(ROOT).status().unwrap().success());
+    built.join("examples").join(name)
+}
+
 /// The variable that lets a program find libprefork.so.0.
 pub fn search() -> String {
     let folder = scratch("lib");
-    let library = folder.join("libprefork.so.0");
-    if !library.exists() {
-        fs::create_dir_all(&folder).unwrap();
-        let _ = std::os::unix::fs::symlink(built("libprefork.so"), &library);
+    let (library, meant) = (folder.join("libprefork.so.0"), built("libprefork.so"));
+    fs::create_dir_all(&folder).unwrap();
+    // A build folder may have been copied from elsewhere, with this in it. Other tests may be doing the same.
+    if fs::read_link(&library).ok() != Some(meant.clone()) {
+        let own = folder.join(format!("own-{}", std::process::id()));
+        let _ = std::os::unix::fs::symlink(meant, &own);
+        let _ = fs::rename(own, library);
     }
     format!("LD_LIBRARY_PATH={}", folder.display())
 }

@@ -90,6 +90,18 @@ pub fn kinds(pid: i32) -> Vec<String> {
     kinds
 }
 
+/// What a process shares memory through, by name.
+pub fn shared_memory(pid: i32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let is_shared = |line: &&str| line.split_whitespace().nth(1).is_some_and(|mode| mode.ends_with('s'));
+    let name = |line: &str| line.split_whitespace().skip(5).collect::<Vec<_>>().join(" ");
+    let mut names: Vec<_> = text.lines().filter(is_shared).map(name).collect();
+    names.sort();
+    // One mapping is as many lines as its protection has parts.
+    names.dedup();
+    names
+}
+
 /// The fields of `/proc/PID/stat` behind the name: state, parent, group, ...
 fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -56,6 +56,9 @@ pub struct Server {
     workers: usize,
     workers_at_start: usize,
     kinds_at_start: Vec<String>,
+    shared_at_start: Vec<String>,
+    /// It was seen to leave nothing.
+    audited: bool,
     stdout: Lines,
     stderr: Lines,
     readers: Vec<JoinHandle<()>>,
@@ -240,6 +243,8 @@ impl Start {
             workers: self.workers,
             workers_at_start: self.workers,
             kinds_at_start: Vec::new(),
+            shared_at_start: Vec::new(),
+            audited: false,
             stdout,
             stderr,
             readers,
@@ -261,6 +266,10 @@ impl Start {
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!(proc::group(pid), [0; 0], "still running; it said {stderr}");
+        assert_eq!(leftovers_of(pid, &self.dir), [""; 0]);
+        if Arc::strong_count(&self.dir) == 1 {
+            assert_eq!(self.dir.leftovers(), [""; 0]);
+        }
         Refused { code: exit.unwrap().code(), stdout, stderr }
     }
 }
@@ -301,6 +310,7 @@ impl Server {
         let rests = || proc::pipes(self.pid).is_empty() && proc::state(self.pid) == Some('S');
         comes_true(Duration::from_secs(2), rests);
         self.kinds_at_start = proc::kinds(self.pid);
+        self.shared_at_start = proc::shared_memory(self.pid);
     }
 
     pub fn address(&self) -> &Address {
@@ -360,7 +370,13 @@ impl Server {
     /// The worker in a slot, as it says itself; the newest, where one is being replaced.
     #[track_caller]
     pub fn worker_in(&self, slot: u32) -> i32 {
-        self.workers().into_iter().rfind(|&pid| slot_of(pid) == Some(slot)).expect("a worker in the slot")
+        let mut found = None;
+        // One that was forked this moment has no name yet.
+        wait_until("a worker in the slot", || {
+            found = self.workers().into_iter().rfind(|&pid| slot_of(pid) == Some(slot));
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     /// The slots of the workers there are, as they say themselves.
@@ -448,6 +464,10 @@ impl Server {
         self.stderr().into_iter().rfind(|l| l.contains(ROLLED_BACK)).unwrap()
     }
 
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().unwrap().clone()
+    }
+
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap().clone()
     }
@@ -484,6 +504,10 @@ impl Server {
         };
         if !comes_true(PATIENCE, whole) {
             panic!("{} workers expected: {:?}; it said {:#?}", self.workers, self.states(), self.stderr());
+        }
+        if !comes_true(PATIENCE, || proc::shared_memory(self.pid) == self.shared_at_start) {
+            let now = proc::shared_memory(self.pid);
+            panic!("the master's shared memory: {:#?} expected, now {now:#?}", self.shared_at_start);
         }
         if !comes_true(PATIENCE, || proc::kinds(self.pid) == self.kinds_due()) {
             panic!(
@@ -538,7 +562,8 @@ impl Server {
 
     #[track_caller]
     fn leaves_nothing(&mut self) {
-        assert!(self.control_files().is_empty(), "{:?}", self.control_files());
+        self.audited = true;
+        assert_eq!(leftovers_of(self.pid, &self.dir), [""; 0]);
         self.readers.drain(..).for_each(|r| r.join().unwrap());
         let lines = self.stderr();
         let known = |l: &&String| self.expected.iter().chain(&self.tolerated).any(|e| l.contains(e.as_str()));
@@ -549,6 +574,19 @@ impl Server {
         }
         assert_eq!(self.dir.leftovers(), [""; 0]);
     }
+}
+
+/// What a master that is no more has left where it keeps its control socket, and among the machine's shared memory.
+fn leftovers_of(master: i32, dir: &Dir) -> Vec<String> {
+    let mut left = Vec::new();
+    for place in [dir.runtime().as_path(), "/dev/shm".as_ref()] {
+        let Ok(entries) = fs::read_dir(place) else { continue };
+        let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let pid = master.to_string();
+        let is_its = |name: &String| name.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid);
+        left.extend(names.filter(is_its));
+    }
+    left
 }
 
 /// The slot in a worker's name.
@@ -566,5 +604,6 @@ impl Drop for Server {
             unsafe { libc::kill(-self.pid, libc::SIGKILL) };
         }
         let _ = self.child.wait();
+        assert!(self.audited || std::thread::panicking(), "nobody has looked what this server leaves");
     }
 }

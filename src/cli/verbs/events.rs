@@ -92,6 +92,13 @@ fn describe(event: &Event) -> (&'static str, String) {
         Event::Disconnect { worker } => ("disconnect", who(worker)),
         Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", who(worker))),
         Event::Hang { worker } => ("hang", who(worker)),
+        Event::Message { worker, r#type, size, left_out } => {
+            let before = match left_out {
+                0 => String::new(),
+                n => format!("; {n} before it not shown"),
+            };
+            ("message", format!("{}: type {type}, {size} bytes{before}", who(worker)))
+        }
         Event::Error { text } => ("error", text.clone()),
         Event::Reload { state, generation, stage, reason, exit, .. } => {
             let what = match state {

@@ -47,6 +47,8 @@ pub struct Client {
     /// It cannot be spoken to.
     broken: bool,
     deadline: u64,
+    /// Messages it was not told of since the last one that it was.
+    left_out: u64,
 }
 
 impl Client {
@@ -63,6 +65,7 @@ impl Client {
             ended: false,
             broken: false,
             deadline: now + PATIENCE,
+            left_out: 0,
         }
     }
 
@@ -120,6 +123,16 @@ impl Client {
         self.out.extend_from_slice(line);
         self.flush();
         true
+    }
+
+    /// Whether to tell it of a message: how many it was not told of before that. `None`: what it has not read yet is enough; this
+    /// one is left out too.
+    pub fn room_for_message(&mut self) -> Option<u64> {
+        if self.out.len() - self.sent > MAX_BEHIND / 2 {
+            self.left_out += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut self.left_out))
     }
 
     /// Sends what the client takes.
@@ -241,6 +254,28 @@ mod tests {
         let text = reader.join().unwrap();
         assert_eq!(text.matches('e').count() / 1000, told);
         assert!(text.ends_with("\"text\":\"events came faster than they were read\"}\n"), "{text:.100}");
+    }
+
+    #[test]
+    fn who_does_not_read_of_messages_is_spared_them_and_told_how_many() {
+        let (mut client, mut peer) = pair();
+        client.waits = Waits::Events;
+        let (line, mut told) = ([b'm'; 1000], 0);
+        for _ in 0..10_000 {
+            if let Some(spared) = client.room_for_message() {
+                assert_eq!(spared, 0);
+                assert!(client.tell(&line, 0));
+                told += 1;
+            }
+        }
+        assert!(told < 10_000 && !client.is_over());
+        let mut buf = vec![0; told * 1000];
+        while client.out.len() > client.sent {
+            let _ = peer.read(&mut buf).unwrap();
+            client.flush();
+        }
+        assert_eq!(client.room_for_message(), Some(10_000 - told as u64));
+        assert_eq!(client.room_for_message(), Some(0));
     }
 
     #[test]

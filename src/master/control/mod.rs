@@ -11,7 +11,7 @@ use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
     Count, Event as Told, Hello, Refusal, RefusalKind, Reply, Request, Stamped, Status, VERSION, Verdict,
-    write_line,
+    WorkerInfo, write_line,
 };
 use crate::log::log;
 use crate::server::{Event, Reason};
@@ -103,6 +103,9 @@ impl Desk {
 
     /// Tells those who listen, and those who wait for this.
     fn hear(&mut self, event: &Event, life: &Lifecycle, now: u64) {
+        if let Event::Message { worker, kind, size } = *event {
+            return self.tell_message(worker.into(), kind, size, now);
+        }
         let verdict = Verdict::of(event);
         if self.clients().any(|(_, c)| c.waits == Waits::Events)
             && let Some(told) = Told::of(event)
@@ -137,6 +140,24 @@ impl Desk {
                 answer(client, &reply, now);
                 self.again |= 1 << i;
             }
+        }
+    }
+
+    /// Messages may be more than a follower can read, who is not to lose the other events for them: it is told how many it was
+    /// spared.
+    fn tell_message(&mut self, worker: WorkerInfo, kind: u32, size: usize, now: u64) {
+        let (mut line, mut spared_in_it) = (Vec::new(), None);
+        for client in self.clients.iter_mut().flatten().filter(|c| c.waits == Waits::Events) {
+            let Some(spared) = client.room_for_message() else { continue };
+            if spared_in_it != Some(spared) {
+                line.clear();
+                let told = Told::Message { worker, r#type: kind, size, left_out: spared };
+                if write_line(&Reply::Event(Stamped::now(told)), &mut line).is_err() {
+                    return;
+                }
+                spared_in_it = Some(spared);
+            }
+            client.tell(&line, now);
         }
     }
 
@@ -396,6 +417,12 @@ impl Master {
             desk.hear(event, &self.life, self.now);
             self.attend_soon();
         }
+    }
+
+    /// Whether somebody is told what happens.
+    pub(super) fn control_has_followers(&self) -> bool {
+        let clients = self.control.0.iter().flat_map(|desk| desk.clients.iter().flatten());
+        clients.into_iter().any(|client| client.waits == Waits::Events)
     }
 
     /// Those who were answered may have asked more meanwhile, but this is not the place to begin with it.

@@ -10,7 +10,7 @@ use super::world::{LATE, TICK, World};
 use crate::master::restart;
 use crate::sys::overdue;
 use crate::sys::process::Exit;
-use crate::sys::signal::SIGKILL;
+use crate::sys::signal::{SIGKILL, SIGTERM};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -21,6 +21,8 @@ const SLACK: u64 = LATE + 120;
 const RESTARTS_IN_A_SECOND: usize = 7;
 /// A worker that answers to everything for so long must be let in (milliseconds).
 const LET_IN: u64 = 1500;
+/// A signal that workers do not heed.
+pub const NOTHING_TO_IT: i32 = 1;
 /// Ticks at one time without anything else.
 const TICKS: u32 = 40;
 
@@ -147,7 +149,7 @@ impl World {
         match input {
             Input::Tick => self.check_tick(),
             Input::Drain(id, patience) => self.check_asked(*id, Some(*patience)),
-            Input::Signalled(id) => self.check_asked(*id, None),
+            Input::Signalled(id, signal) => self.check_signalled(*id, *signal),
             Input::Scale(_) => self.disturbed(),
             Input::Leaving(_) => {
                 self.count(if self.watch.reload.is_some() { "left during a reload" } else { "left" })
@@ -187,6 +189,15 @@ impl World {
         let (at, n) = self.watch.ticks;
         self.watch.ticks = if at == self.now { (at, n + 1) } else { (self.now, 1) };
         self.must(n < TICKS || at != self.now, || "ticks are asked for without end at one time".into());
+    }
+
+    fn check_signalled(&mut self, id: u32, signal: i32) {
+        if let Some(p) = self.find(id) {
+            p.seen.sent.push(signal);
+        }
+        if signal != NOTHING_TO_IT {
+            self.check_asked(id, None);
+        }
     }
 
     fn check_asked(&mut self, id: u32, patience: Option<u64>) {
@@ -545,6 +556,26 @@ impl World {
         self.watch.drain_timeouts += u32::from(reason == Reason::DrainTimeout);
         let Some(p) = self.watch.departed.take() else { return };
         self.must(p.id == id, || format!("the exit of {id} is told, {} is gone", p.id));
+        let of_signal = match p.ended {
+            Some(Exit::Signal { number, .. }) => p.seen.sent.contains(&number),
+            _ => p.seen.sent.contains(&SIGTERM),
+        };
+        match reason {
+            // One that was asked to leave may have met with something else meanwhile.
+            Reason::Killed => {
+                self.count("killed through the master");
+                self.must(of_signal || p.seen.sent.contains(&SIGTERM), || {
+                    format!("worker {id} is said to have been killed, and was not")
+                });
+            }
+            Reason::Crash => {
+                self.must(!of_signal, || format!("worker {id} is said to have crashed, and was killed"));
+                if !p.seen.sent.is_empty() {
+                    self.count("crashed after a signal of no consequence");
+                }
+            }
+            _ => {}
+        }
         if reason.is_intended()
             && reason != Reason::Left
             && let Some(seen) = self.watch.slots.get_mut(p.slot)

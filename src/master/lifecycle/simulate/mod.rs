@@ -12,6 +12,8 @@ mod random;
 mod world;
 
 use super::{Input, Rules};
+use crate::sys::signal::{SIGKILL, SIGTERM};
+use check::NOTHING_TO_IT;
 use mutation::{MUTATIONS, Machine, Mutation};
 use process::{LONGEST, TEMPERS, Temper};
 use random::Random;
@@ -125,18 +127,23 @@ fn disturb(world: &mut World) {
         }
         52..58 => {
             let id = somebody(world);
-            world.ask(Input::Signalled(id));
+            let signal = world.random.one_of(&[SIGKILL, SIGTERM, SIGTERM, NOTHING_TO_IT]);
+            world.ask(Input::Signalled(id, signal));
             let at = now + world.random.between(0, 50);
-            let dies = world.random.chance(70);
-            if let Some(p) = world.find(id).filter(|_| dies) {
-                p.strike(at);
+            let (heeds, leaves) = (world.random.chance(70), world.random.chance(60));
+            if let Some(p) = world.find(id).filter(|_| heeds) {
+                match signal {
+                    NOTHING_TO_IT => {}
+                    SIGTERM if leaves => p.leave(at),
+                    _ => p.strike(at, signal),
+                }
             }
         }
         58..66 => {
             let id = somebody(world);
             let at = now + world.random.between(0, 200);
             if let Some(p) = world.find(id) {
-                p.strike(at);
+                p.strike(at, SIGKILL);
             }
             world.count("killed from outside");
         }

@@ -1,7 +1,9 @@
 //! Deliberate faults: each must be caught, or the simulator is worth nothing. They tamper with the machine between its steps, or
 //! with what goes in and comes out, so that the rules themselves hold no trace of them.
 
-use super::super::{Action, Happening, Input, Lifecycle, NEVER, Phase, Reload, ReloadStage, Rules, Slot};
+use super::super::{
+    Action, Happening, Input, Lifecycle, NEVER, Phase, Reason, Reload, ReloadStage, Rules, Slot,
+};
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 
@@ -68,9 +70,11 @@ pub enum Mutation {
     WordsForgotten,
     /// A worker of a generation on trial counts as proved.
     ProvedTooEarly,
+    /// Whoever was sent a signal, whatever it was, is said to have been killed.
+    SignalsAreMeantToEnd,
 }
 
-pub const MUTATIONS: [Mutation; 30] = [
+pub const MUTATIONS: [Mutation; 31] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -101,6 +105,7 @@ pub const MUTATIONS: [Mutation; 30] = [
     Mutation::VerdictTooEarly,
     Mutation::WordsForgotten,
     Mutation::ProvedTooEarly,
+    Mutation::SignalsAreMeantToEnd,
 ];
 
 /// The machine, with a fault or none.
@@ -213,6 +218,13 @@ impl Lifecycle {
     fn tamper_before(&mut self, mutation: Mutation, now: u64, input: &Input, out: &mut Vec<Action>) {
         match mutation {
             Mutation::RecycledTogether => self.recycling = None,
+            Mutation::SignalsAreMeantToEnd => {
+                if let Input::Signalled(id, _) = input
+                    && let Some(w) = self.find(*id)
+                {
+                    w.leaving.get_or_insert(Reason::Killed);
+                }
+            }
             Mutation::LatenessNotForgiven if now > self.due => self.due = NEVER,
             Mutation::StopForgetsStarting if matches!(input, Input::Stop) => {
                 self.workers.iter_mut().filter(|w| w.phase == Phase::Starting).for_each(|w| {

@@ -138,6 +138,8 @@ pub struct Seen {
     /// When that was tried last.
     pub tried_at: Option<u64>,
     pub last_call: Option<(Call, u64)>,
+    /// Signals sent to it through the master.
+    pub sent: Vec<i32>,
     /// Well and left out since then.
     pub shut: Option<Mark>,
     /// Something lies in its queue since then, and its progress was that.
@@ -386,8 +388,15 @@ impl Process {
     }
 
     /// A signal from outside that it dies of.
-    pub fn strike(&mut self, at: u64) {
-        self.dies = (self.dies.0.min(at), Exit::Signal { number: 15, core: false });
+    pub fn strike(&mut self, at: u64, number: i32) {
+        if at <= self.dies.0 {
+            self.dies = (at, Exit::Signal { number, core: false });
+        }
+    }
+
+    /// A signal that asks it to leave.
+    pub fn leave(&mut self, at: u64) {
+        self.leaves_at = self.leaves_at.min(at);
     }
 
     pub fn freeze(&mut self, until: u64) {

@@ -477,7 +477,7 @@ fn name_of_input(input: &Input) -> &'static str {
         Input::Scale(_) => "input Scale",
         Input::Drain(..) => "input Drain",
         Input::Leaving(_) => "input Leaving",
-        Input::Signalled(_) => "input Signalled",
+        Input::Signalled(..) => "input Signalled",
         Input::Busy(..) => "input Busy",
         Input::Worn(_) => "input Worn",
         Input::Stop => "input Stop",
