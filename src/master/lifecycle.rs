@@ -3,276 +3,29 @@
 //! No system call, no clock, no chance of its own: the master's loop feeds it and carries out what it says, and so does a
 //! simulator with virtual time. It must hold that a slot has at most one current worker and one successor, that at most
 //! two generations live, that each reload ends, committed or rolled back, and that each stop ends.
+//!
+//! Here are births and deaths; `reload`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
+
+mod hang;
+mod reload;
+#[cfg(test)]
+mod simulate;
+mod snapshot;
+mod stop;
+mod terms;
 
 use super::restart::Restart;
-use crate::sys::overdue;
 use crate::sys::process::Exit;
-use crate::sys::signal::{SIGABRT, SIGKILL, SIGTERM};
-use std::fmt;
+use crate::sys::signal::{SIGKILL, SIGTERM};
+pub use snapshot::{Snapshot, SnapshotWorker};
+pub use terms::{Action, Happening, Input, LastWords, Reason, ReloadFailure, ReloadStage, Rules};
 
 /// Later than any time.
 pub const NEVER: u64 = u64::MAX;
 /// The exit code by which a worker says that its configuration is wrong and starting it again of no use (sysexits(3)).
 pub const EX_CONFIG: i32 = 78;
-/// How long a worker that hangs has from one step against it to the next (milliseconds).
-const HANG_GRACE: u64 = 1000;
 /// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
 const LATE: u64 = 500;
-/// The master looks at what workers do at least so often (milliseconds).
-const NEWS: u64 = 200;
-/// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL (milliseconds).
-const VERDICT_WAITS: u64 = 1000;
-
-/// What the machine is told once. Times are milliseconds; 0 is never.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// From the fork to ready.
-    pub boot_timeout: u64,
-    /// From being told to drain to SIGKILL.
-    pub drain_timeout: u64,
-    /// One call of a handler.
-    pub hang_timeout: u64,
-    /// The life of a worker.
-    pub max_age: u64,
-    /// New workers that may start at one time in a reload, at least 1.
-    pub surge: usize,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Time has passed.
-    Tick,
-    /// The fork of this worker failed.
-    SpawnFailed(u32, String),
-    /// The worker can serve.
-    Ready(u32),
-    /// The worker was reaped.
-    Died(u32, Exit, LastWords),
-    /// The handler for the next generation was read, or why not.
-    Prepared(Result<(), String>),
-    /// A reload is asked for.
-    Reload,
-    /// So many workers are asked for.
-    Scale(usize),
-    /// This worker is to be replaced; it has so many milliseconds to finish.
-    Drain(u32, u64),
-    /// This worker leaves on its own account.
-    Leaving(u32),
-    /// Somebody sent the worker this signal through the master.
-    Signalled(u32, i32),
-    /// Since when the worker has been in one call of its handler; 0: in none.
-    Busy(u32, u64),
-    /// The worker has served enough, or grown too large.
-    Worn(u32),
-    /// An orderly stop is asked for; a second time: an immediate one.
-    Stop,
-    /// All backlogs are empty and everything accepted is with a worker.
-    Emptied,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Fork a worker.
-    Spawn {
-        /// Its number.
-        id: u32,
-        /// Its slot.
-        slot: usize,
-        /// Which generation's handler it runs.
-        generation: u32,
-    },
-    /// Let dispatch give connections to the worker, as the one of its slot.
-    Admit(u32),
-    /// Give it no more, and reclaim what it has not taken.
-    Withdraw(u32),
-    /// Tell it to finish and to hand back what is idle.
-    Drain(u32),
-    /// A slot that a scale-up has made serves for the first time, by this worker: others may give it of what they have.
-    Rebalance(u32),
-    /// Send it a signal.
-    Signal(u32, i32),
-    /// Read the handler for a new generation, then say [`Input::Prepared`].
-    Prepare(u32),
-    /// The generation last prepared is the one from now on: forget the one before.
-    Commit,
-    /// The generation last prepared will not be: forget it.
-    Revert,
-    /// Accept what waits in the backlogs, then say [`Input::Emptied`].
-    EmptyBacklogs,
-    /// Close the listeners.
-    CloseListeners,
-    /// Tell whoever listens.
-    Tell(Happening),
-    /// The first workers could not start, and why; all are killed.
-    Fail(String),
-}
-
-/// What is told to listeners.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happening {
-    /// A worker was started.
-    Fork(u32),
-    /// It can serve.
-    Ready(u32),
-    /// It gets no more connections, on purpose.
-    Disconnect(u32),
-    /// It has ended.
-    Exit {
-        /// The worker.
-        id: u32,
-        /// How.
-        exit: Exit,
-        /// Why.
-        reason: Reason,
-        /// What it said.
-        last: LastWords,
-        /// When its successor starts, in milliseconds from now; `None` where it has one, or gets none.
-        restart: Option<u64>,
-    },
-    /// A worker has been in one call of its handler for longer than allowed.
-    Hang(u32),
-    /// A reload to this generation began.
-    ReloadStarted(u32),
-    /// All workers are of this generation.
-    ReloadCommitted(u32),
-    /// All workers are of the generation before; why.
-    ReloadRolledBack(u32, ReloadFailure),
-    /// Something went wrong that costs nobody anything yet.
-    Error(String),
-}
-
-/// What a worker said before it ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LastWords {
-    /// Why it cannot serve, if it could tell.
-    pub said: Option<String>,
-    /// The last lines of its standard error, where it had not proved itself.
-    pub stderr: Vec<String>,
-}
-
-/// Why a reload was rolled back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ReloadFailure {
-    /// How far it had come.
-    pub stage: ReloadStage,
-    /// What went wrong.
-    pub reason: String,
-    /// The new worker that failed, where it was one.
-    pub worker: Option<u32>,
-    /// How that worker ended, where it has.
-    pub exit: Option<Exit>,
-    /// The last lines of its standard error.
-    pub stderr: Vec<String>,
-}
-
-/// How far a reload has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum ReloadStage {
-    /// The handler's file is read.
-    Preparing,
-    /// The first new worker starts.
-    Canary,
-    /// New workers take the old ones' places.
-    Rolling,
-}
-
-impl fmt::Display for ReloadStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Preparing => "preparing",
-            Self::Canary => "canary",
-            Self::Rolling => "rolling",
-        })
-    }
-}
-
-/// `at the first new worker: worker 3 (slot 0): worker_start returned 1 (exit code 70)`
-impl fmt::Display for ReloadFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = match self.stage {
-            ReloadStage::Preparing => "while the handler was read",
-            ReloadStage::Canary => "at the first new worker",
-            ReloadStage::Rolling => "while workers were being replaced",
-        };
-        write!(f, "{stage}: {}", self.reason)?;
-        match self.exit.map(|exit| exit.to_string()) {
-            // The reason may be what the worker said, and then does not tell how it ended.
-            Some(exit) if !self.reason.contains(&exit) => write!(f, " ({exit})"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Why a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// It crashed, or exited unasked.
-    Crash,
-    /// It was not ready in time, or died before.
-    BootFailure,
-    /// A new generation took its place, or its generation was rolled back.
-    Reload,
-    /// There are to be fewer.
-    Scale,
-    /// It was to be drained.
-    Drain,
-    /// It left on its own account.
-    Left,
-    /// It had not finished in time and was killed.
-    DrainTimeout,
-    /// It hung in its handler and was killed.
-    Hang,
-    /// It had served enough.
-    Recycle,
-    /// It ended by a signal that was sent to it through the master.
-    Killed,
-    /// All stop.
-    Stop,
-}
-
-impl Reason {
-    /// All there are.
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Crash,
-        Self::BootFailure,
-        Self::Reload,
-        Self::Scale,
-        Self::Drain,
-        Self::Left,
-        Self::DrainTimeout,
-        Self::Hang,
-        Self::Recycle,
-        Self::Killed,
-        Self::Stop,
-    ];
-
-    /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
-    pub fn is_intended(self) -> bool {
-        !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Crash => "crash",
-            Self::BootFailure => "boot failure",
-            Self::Reload => "reload",
-            Self::Scale => "scale",
-            Self::Drain => "drain",
-            Self::Left => "left",
-            Self::DrainTimeout => "drain timeout",
-            Self::Hang => "hang",
-            Self::Recycle => "recycle",
-            Self::Killed => "killed",
-            Self::Stop => "stop",
-        })
-    }
-}
 
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -402,98 +155,7 @@ pub struct Lifecycle {
     random: u64,
 }
 
-/// What the machine of the next program in this process must know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The generation that serves.
-    pub generation: u32,
-    /// The last one that was tried.
-    pub last_generation: u32,
-    /// The last worker's number.
-    pub last_id: u32,
-    /// The number of slots.
-    pub slots: usize,
-    /// The workers, ready or draining.
-    pub workers: Vec<SnapshotWorker>,
-}
-
-/// A worker in a [`Snapshot`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SnapshotWorker {
-    /// Its number.
-    pub id: u32,
-    /// Its slot.
-    pub slot: usize,
-    /// Its generation.
-    pub generation: u32,
-    /// When it was forked.
-    pub since: u64,
-    /// Whether it finishes what it has.
-    pub draining: bool,
-}
-
 impl Lifecycle {
-    /// Whether nothing is under way that another program could not go on with.
-    pub fn is_at_rest(&self) -> bool {
-        let settled = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
-        !self.booting
-            && self.stopping.is_none()
-            && self.reload.is_none()
-            && self.recycling.is_none()
-            && self.workers.iter().all(settled)
-    }
-
-    /// What another machine is to go on with.
-    pub fn snapshot(&self) -> Snapshot {
-        let worker = |w: &Worker| SnapshotWorker {
-            id: w.id,
-            slot: w.slot,
-            generation: w.generation,
-            since: w.since,
-            draining: w.phase != Phase::Ready,
-        };
-        Snapshot {
-            generation: self.generation,
-            last_generation: self.last_generation,
-            last_id: self.last_id,
-            slots: self.slots.len(),
-            workers: self.workers.iter().map(worker).collect(),
-        }
-    }
-
-    /// Goes on where another machine stopped.
-    pub fn resume(rules: Rules, from: &Snapshot, now: u64, seed: u64) -> Self {
-        let mut life = Self::new(rules, from.slots, seed);
-        (life.generation, life.last_generation, life.last_id) =
-            (from.generation, from.last_generation, from.last_id);
-        (life.booting, life.now, life.due) = (false, now, now);
-        for w in &from.workers {
-            let (phase, wait) = if w.draining {
-                (Phase::Draining, after(now, rules.drain_timeout))
-            } else {
-                (Phase::Ready, after(w.since, rules.max_age))
-            };
-            life.workers.push(Worker {
-                id: w.id,
-                slot: w.slot,
-                generation: w.generation,
-                phase,
-                since: w.since,
-                deadline: wait,
-                busy_since: 0,
-                hang: Hang::No,
-                worn: false,
-                hang_at: NEVER,
-                leaving: w.draining.then_some(Reason::Drain),
-                sent: 0,
-            });
-            if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
-                slot.current = Some(w.id);
-            }
-        }
-        life
-    }
-
     /// `slots` empty slots to be filled at the first tick. `seed` spreads the delays of restarts.
     pub fn new(rules: Rules, slots: usize, seed: u64) -> Self {
         Self {
@@ -890,23 +552,6 @@ impl Lifecycle {
         self.slots.resize(n.max(self.slots.len()), fresh);
     }
 
-    fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
-        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
-        let w = &mut self.workers[at];
-        // After SIGABRT it is too late to come back: it may have been cut short anywhere.
-        if w.busy_since == since || w.hang == Hang::Aborted {
-            return;
-        }
-        w.busy_since = since;
-        // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
-        let seen = since.max(self.now.saturating_sub(NEWS));
-        w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
-        let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
-        if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
-            out.push(Action::Admit(id));
-        }
-    }
-
     /// What is overdue.
     fn expire(&mut self, out: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
@@ -934,49 +579,12 @@ impl Lifecycle {
         }
     }
 
-    /// Backlogs are emptied no longer than there is time and somebody to serve what they hold.
-    fn end_emptying(&mut self, out: &mut Vec<Action>) {
-        if let Some(Stopping::Emptying { until }) = self.stopping
-            && (until <= self.now || !self.accepts())
-        {
-            self.emptied(out);
-        }
-    }
-
     /// A worker that is starting will not be waited for.
     fn give_up_start(&mut self, id: u32, why: &str, out: &mut Vec<Action>) {
         let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
         self.kill(id, Reason::BootFailure, out);
         if self.is_on_trial(generation) {
             self.roll_back(id, slot, why, out);
-        }
-    }
-
-    /// Whether this generation is the new one of a reload that may still fail.
-    fn is_on_trial(&self, generation: u32) -> bool {
-        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.back.is_none())
-    }
-
-    fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
-        let w = &mut self.workers[i];
-        if w.next_hang_step() > self.now {
-            return;
-        }
-        let id = w.id;
-        w.hang_at = self.now + HANG_GRACE;
-        match w.hang {
-            Hang::No => {
-                w.hang = Hang::Noticed;
-                out.push(Action::Withdraw(id));
-                out.push(Action::Signal(id, overdue::SIGNAL));
-                out.push(Action::Tell(Happening::Hang(id)));
-            }
-            Hang::Noticed => {
-                w.hang = Hang::Aborted;
-                w.leaving = Some(Reason::Hang);
-                out.push(Action::Signal(id, SIGABRT));
-            }
-            Hang::Aborted => self.kill(id, Reason::Hang, out),
         }
     }
 
@@ -988,138 +596,6 @@ impl Lifecycle {
         self.roll(out);
         self.recycle(out);
         self.fill_slots(out);
-    }
-
-    /// A reload begins when no other is under way and no generation before this one has workers left.
-    fn begin_reload(&mut self, out: &mut Vec<Action>) {
-        if !self.reload_wanted || self.keeps_a_reload_waiting() {
-            return;
-        }
-        self.reload_wanted = false;
-        self.last_generation += 1;
-        let generation = self.last_generation;
-        self.reload = Some(Reload { generation, stage: ReloadStage::Preparing, back: None });
-        out.push(Action::Tell(Happening::ReloadStarted(generation)));
-        out.push(Action::Prepare(generation));
-    }
-
-    /// Whether a reload that is asked for now cannot begin at once.
-    pub fn keeps_a_reload_waiting(&self) -> bool {
-        let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
-        busy || self.workers.iter().any(|w| w.generation != self.generation)
-    }
-
-    fn prepared(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
-        let Some(reload) = self.reload.as_mut().filter(|r| r.stage == ReloadStage::Preparing) else { return };
-        match result {
-            Ok(()) => reload.stage = ReloadStage::Canary,
-            Err(why) => self.end_reload(&why, out),
-        }
-    }
-
-    /// Ends a reload that will not be: for the reason it failed for before, or else for this one.
-    fn end_reload(&mut self, why: &str, out: &mut Vec<Action>) {
-        if let Some(Reload { generation, stage, back }) = self.reload.take() {
-            let other = || ReloadFailure {
-                stage,
-                reason: why.to_owned(),
-                worker: None,
-                exit: None,
-                stderr: Vec::new(),
-            };
-            let failure = back.map_or_else(other, |back| back.failure);
-            out.push(Action::Revert);
-            out.push(Action::Tell(Happening::ReloadRolledBack(generation, failure)));
-        }
-    }
-
-    fn roll_back(&mut self, worker: u32, slot: usize, why: &str, out: &mut Vec<Action>) {
-        let since = self.now;
-        let Some(reload) = &mut self.reload else { return };
-        let failure = ReloadFailure {
-            stage: reload.stage,
-            reason: format!("worker {worker} (slot {slot}): {why}"),
-            worker: Some(worker),
-            exit: None,
-            stderr: Vec::new(),
-        };
-        reload.back = Some(Back { failure, since });
-        let new = reload.generation;
-        for i in 0..self.slots.len() {
-            let fails = |id: &u32| {
-                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
-            };
-            let successor = self.slots[i].successor.filter(&fails);
-            let current = self.slots[i].current.filter(&fails);
-            if let Some(id) = successor {
-                self.slots[i].successor = None;
-                self.kill(id, Reason::Reload, out);
-            }
-            if let Some(id) = current {
-                self.slots[i].current = None;
-                self.slots[i].start_at = self.now;
-                self.kill(id, Reason::Reload, out);
-            }
-        }
-    }
-
-    /// When a reload that is being rolled back may be told of: how the worker that failed has ended is a part of that, and where
-    /// it was just killed it is about to be known.
-    fn verdict_due(&self) -> u64 {
-        let Some(Back { failure, since }) = self.reload.as_ref().and_then(|r| r.back.as_ref()) else {
-            return NEVER;
-        };
-        let dying = |w: &Worker| Some(w.id) == failure.worker && w.phase == Phase::Killed;
-        if self.workers.iter().any(dying) { since + VERDICT_WAITS } else { self.now }
-    }
-
-    /// Carries a reload on: new workers beside the old ones, a few at a time; or, rolling back, the other way round.
-    fn roll(&mut self, out: &mut Vec<Action>) {
-        let Some(&Reload { generation: new, stage, ref back }) = self.reload.as_ref() else { return };
-        let goes_back = back.is_some();
-        let (to, at_once) = match stage {
-            _ if goes_back => (self.generation, self.rules.surge.max(1)),
-            ReloadStage::Preparing => return,
-            ReloadStage::Canary => (new, 1),
-            ReloadStage::Rolling => (new, self.rules.surge.max(1)),
-        };
-        // One that was killed for not being ready still counts: it is about to end the reload.
-        let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
-        let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
-        let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
-        let mut left = false;
-        for i in 0..self.slots.len() {
-            let Slot { current, successor, .. } = self.slots[i];
-            let current = self.workers.iter().find(|w| Some(w.id) == current);
-            let done = match current {
-                Some(w) if goes_back => w.generation == to,
-                Some(w) => w.generation == to && w.phase == Phase::Ready,
-                // Rolling back, an empty slot is filled with the old generation in its own time.
-                None => goes_back,
-            };
-            left |= !done || successor.is_some();
-            let moves = current.is_none_or(|w| w.generation != to);
-            if !done && moves && successor.is_none() && starting < at_once {
-                starting += 1;
-                let occupied = current.is_some();
-                let id = self.spawn(i, to, out);
-                let slot = &mut self.slots[i];
-                *(if occupied { &mut slot.successor } else { &mut slot.current }) = Some(id);
-            }
-        }
-        if left {
-            return;
-        }
-        if goes_back {
-            if self.verdict_due() <= self.now {
-                self.end_reload("", out);
-            }
-            return;
-        }
-        self.reload = None;
-        self.generation = new;
-        out.push(Action::Commit);
-        out.push(Action::Tell(Happening::ReloadCommitted(new)));
     }
 
     /// Replaces a worn worker, the new one first, one at a time.
@@ -1148,49 +624,6 @@ impl Lifecycle {
                 self.slots[i].current = Some(id);
             }
         }
-    }
-
-    fn stop(&mut self, out: &mut Vec<Action>) {
-        if self.stopping.is_some() {
-            for id in self.ids() {
-                self.kill(id, Reason::Stop, out);
-            }
-            return self.emptied(out);
-        }
-        self.reload_wanted = false;
-        self.end_reload("the master stops", out);
-        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.time_to_empty()) });
-        let starting: Vec<u32> =
-            self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
-        for id in starting {
-            self.kill(id, Reason::Stop, out);
-        }
-        out.push(Action::EmptyBacklogs);
-    }
-
-    /// Whether connections are accepted at all: there is a worker for them, and all have been ready.
-    fn accepts(&self) -> bool {
-        !self.booting && self.workers.iter().any(|w| w.phase == Phase::Ready)
-    }
-
-    fn emptied(&mut self, out: &mut Vec<Action>) {
-        let Some(Stopping::Emptying { until }) = self.stopping else { return };
-        self.stopping = Some(Stopping::Draining);
-        out.push(Action::CloseListeners);
-        // One timeout for both: what emptying took is not given again.
-        let took = self.time_to_empty().saturating_sub(until.saturating_sub(self.now));
-        let patience = match self.rules.drain_timeout {
-            0 => 0,
-            timeout => (timeout - took).max(1),
-        };
-        for id in self.ids() {
-            self.retire(id, Reason::Stop, patience, out);
-        }
-    }
-
-    /// How long a stop waits at most until all that was accepted is with a worker that has taken it.
-    fn time_to_empty(&self) -> u64 {
-        self.rules.drain_timeout.div_ceil(2)
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -1229,6 +662,3 @@ fn next_random(mut x: u64) -> u64 {
     x ^= x >> 7;
     x ^ (x << 17)
 }
-
-#[cfg(test)]
-mod simulate;

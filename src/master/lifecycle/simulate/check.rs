@@ -1,9 +1,9 @@
 //! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
 //! machine by what it says and by its public tables, and the workers as they are.
 
-use super::super::{
-    Action, HANG_GRACE, Happening, Input, NEWS, Reason, ReloadFailure, ReloadStage, VERDICT_WAITS,
-};
+use super::super::hang::{HANG_GRACE, NEWS};
+use super::super::reload::VERDICT_WAITS;
+use super::super::{Action, Happening, Input, Reason, ReloadFailure, ReloadStage};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, TICK, World};
