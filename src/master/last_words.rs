@@ -220,7 +220,7 @@ impl Master {
         pipe.unwatch(&self.poll);
         pipe.lines.end();
         if pipe.from.take().is_some() {
-            self.spare.sink();
+            self.has_let_go();
         }
         pipe.lines.kept.map_or_else(Vec::new, Vec::from)
     }
@@ -235,7 +235,15 @@ impl Master {
         pipe.lines.end();
         pipe.unwatch(&self.poll);
         pipe.from = None;
+        self.has_let_go();
+    }
+
+    /// A descriptor is closed: it may be one that the reserve lacks, or a better one.
+    fn has_let_go(&mut self) {
         self.spare.sink();
+        if self.shortage.is_none() {
+            self.spare.refill();
+        }
     }
 }
 
