@@ -307,9 +307,11 @@ impl Server {
         };
         self.addresses = found;
         // Standard error of workers that have just started comes through pipes for a moment yet.
-        let rests = || proc::pipes(self.pid).is_empty() && proc::state(self.pid) == Some('S');
-        comes_true(Duration::from_secs(2), rests);
-        self.kinds_at_start = proc::kinds(self.pid);
+        comes_true(Duration::from_secs(2), || {
+            // Read twice: the master may be in the middle of letting go of one.
+            let before = std::mem::replace(&mut self.kinds_at_start, proc::kinds(self.pid));
+            proc::pipes(self.pid).is_empty() && self.kinds_at_start == before
+        });
         self.shared_at_start = proc::shared_memory(self.pid);
     }
 
