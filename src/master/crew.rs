@@ -51,6 +51,8 @@ pub struct Record {
     pub asked: u64,
     /// What [`Record::progress`] was at the last tick.
     pub last_progress: u64,
+    /// Whether something lay in its queue at that look.
+    pub lay: bool,
     /// Requests after which it is replaced; 0 is never.
     pub max_requests: u64,
     /// The poll reports what it hands back.

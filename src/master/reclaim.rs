@@ -12,8 +12,8 @@ use crate::log::log;
 use crate::sys::{errno, poll};
 use std::os::fd::AsFd;
 
-/// How often the master looks at its workers while connections are under way (milliseconds). What lies in a queue is reclaimed at
-/// the second look at the latest, so after a tenth of a second.
+/// How often the master looks at its workers while connections are under way (milliseconds). What lies in a queue at two looks,
+/// while its worker takes nothing, is reclaimed: after a tenth of a second at the latest.
 const TICK: u64 = 50;
 
 /// A queue that connections come back from.
@@ -182,13 +182,11 @@ impl Master {
             let moved = progress != worker.last_progress;
             worker.last_progress = progress;
             let queued = worker.queued() > 0;
-            if moved {
-                worker.stuck = false;
-            } else if queued {
-                worker.stuck = true;
-            }
+            // What came just before this look is no reproach yet.
+            let lies = std::mem::replace(&mut worker.lay, queued) && queued && !moved;
+            worker.stuck = lies || worker.stuck && !moved;
             let (watch_on, id) = (queued || worker.stuck, worker.id);
-            if queued && !moved {
+            if lies {
                 self.orphan(id);
             } else if worker.stuck {
                 // The probe sent to it may not have found room, or was reclaimed: nothing else would show that it is back.

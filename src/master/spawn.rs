@@ -79,6 +79,7 @@ impl Master {
             stuck: false,
             asked: 0,
             last_progress: 0,
+            lay: false,
             max_requests: self.jittered_max_requests(id),
             watched: false,
             busy_told: 0,

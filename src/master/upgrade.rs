@@ -371,6 +371,7 @@ impl Heir {
             stuck: stuck != 0,
             asked: 0,
             last_progress: 0,
+            lay: false,
             max_requests,
             watched: false,
             busy_told: 0,

@@ -318,13 +318,10 @@ impl World {
             p.record.last_progress = progress;
             let queued = p.queued() > 0;
             let id = p.id;
-            if moved {
-                p.record.stuck = false;
-            } else if queued {
-                p.record.stuck = true;
-            }
+            let lies = std::mem::replace(&mut p.record.lay, queued) && queued && !moved;
+            p.record.stuck = lies || p.record.stuck && !moved;
             let (watch_on, stuck) = (queued || p.record.stuck, p.record.stuck);
-            if queued && !moved {
+            if lies {
                 self.count("worker found stuck");
                 self.note(|| format!("      worker {id} takes nothing"));
                 self.orphan(id);

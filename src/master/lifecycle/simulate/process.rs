@@ -101,6 +101,7 @@ pub struct Record {
     pub stuck: bool,
     pub asked: u64,
     pub last_progress: u64,
+    pub lay: bool,
     pub watched: bool,
     pub busy_told: u64,
 }
