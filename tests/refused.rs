@@ -6,13 +6,18 @@ mod util;
 use std::process::{Child, Command, Stdio};
 use util::{Start, Style, proc, wait_until};
 
+/// So many requests, with four clients, make at least so many calls of each sort: one wait may be for all four.
+const ANSWERS: u64 = 200;
+const CALLS: u32 = 45;
+
 /// Whoever traces a process has its calls fail, until dropped.
 struct Refusing(Child);
 
 impl Refusing {
-    /// `every` so many calls of `call` fail with `error`.
-    fn start(pid: i32, call: &str, error: &str, every: u32) -> Self {
-        let fault = format!("inject={call}:error={error}:when={every}+{every}");
+    /// `every` so many calls of `call` fail with `error`, up to the one numbered `last`. Until that one was made it must go on:
+    /// strace that lets go in the midst of such a call leaves it with an error of its own, ENOSYS.
+    fn start(pid: i32, call: &str, error: &str, every: u32, last: u32) -> Self {
+        let fault = format!("inject={call}:error={error}:when={every}..{last}+{every}");
         let mut strace = Command::new("strace");
         strace.args(["-qq", "-o", "/dev/null", "-e", &fault, "-p", &pid.to_string()]);
         let child = strace.stderr(Stdio::null()).spawn().unwrap();
@@ -54,8 +59,8 @@ fn what_the_kernel_refuses_for_a_moment_costs_nobody_anything() {
         let pids = server.workers();
         let load = server.load(4, "pid");
         load.go_on_for(4);
-        let refusing = Refusing::start(server.pid, call, error, 4);
-        load.go_on_for(40);
+        let refusing = Refusing::start(server.pid, call, error, 4, CALLS);
+        load.go_on_for(ANSWERS);
         refusing.stop(server.pid);
         load.go_on_for(20);
         let tally = load.stop();
@@ -74,8 +79,8 @@ fn what_the_kernel_refuses_a_worker_for_a_moment_costs_nobody_anything() {
         let pid = server.workers()[0];
         let load = server.load(4, "pid");
         load.go_on_for(4);
-        let refusing = Refusing::start(pid, call, error, 3);
-        load.go_on_for(40);
+        let refusing = Refusing::start(pid, call, error, 3, CALLS);
+        load.go_on_for(ANSWERS);
         refusing.stop(pid);
         load.go_on_for(20);
         let tally = load.stop();
@@ -97,7 +102,7 @@ fn forks_and_channels_that_are_refused_in_mid_reload_cost_nobody_anything() {
         server.may_say("SIGKILL");
         let load = server.load(4, "pid");
         load.go_on_for(4);
-        let refusing = Refusing::start(server.pid, call, error, 3);
+        let refusing = Refusing::start(server.pid, call, error, 3, 6);
         for _ in 0..3 {
             let ends = || server.lines_with("is complete") + server.lines_with("is rolled back");
             let before = ends();
