@@ -11,7 +11,7 @@
 //!
 //! [`Server::run`] makes the calling process the *master*: it binds the addresses, forks the *workers*, and from then on accepts
 //! connections and hands each to a worker, over a Unix socket. It reads nothing of what clients send and runs none of your
-//! code but [`Server::on_start`].
+//! code but what it tells things: [`Server::on_start`], [`Server::on_event`], [`Server::on_message`].
 //!
 //! A worker is a fork of the master with one thread. It makes its *handler*, says that it is ready, and serves what is handed
 //! to it. A handler has one of three styles:
@@ -60,7 +60,12 @@
 //! A panic in a handler costs the connection it was called for (an HTTP client gets 500) and the worker goes on. A crash costs
 //! the worker its connections in progress; what it had not taken yet goes to others, and a successor is started. While no
 //! worker has room, clients wait in the kernel's backlog. TERM ends the run: backlogs are emptied, workers finish, then
-//! [`Server::run`] returns.
+//! [`Server::run`] returns. HUP reloads: new workers take the old ones' places one by one, or, if one of them fails, none does.
+//!
+//! # Messages
+//!
+//! Workers, and the program in the master, write to one another: bytes with a type, to one, to all, as a request that is answered
+//! within a deadline. [`Worker::send`] and its like in a worker, [`Post`] in the master; a handler hears in [`Handler::on_message`].
 //!
 //! # In an event loop of your own
 //!
