@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// A server to be started: by default `prefork` with `tests/handler.c`, 2 workers, on a free port.
 pub struct Start {
@@ -307,10 +306,11 @@ impl Server {
         };
         self.addresses = found;
         // Standard error of workers that have just started comes through pipes for a moment yet.
-        comes_true(Duration::from_secs(2), || {
-            // Read twice: the master may be in the middle of letting go of one.
+        comes_true(PATIENCE, || {
+            // In this order, and read twice: the master may be in the middle of letting go of one.
+            let gone = proc::pipes(self.pid).is_empty();
             let before = std::mem::replace(&mut self.kinds_at_start, proc::kinds(self.pid));
-            proc::pipes(self.pid).is_empty() && self.kinds_at_start == before
+            gone && self.kinds_at_start == before
         });
         self.shared_at_start = proc::shared_memory(self.pid);
     }
