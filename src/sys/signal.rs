@@ -122,8 +122,7 @@ pub(super) fn start_afresh() {
             set_handler(signal, nothing, libc::SA_RESTART);
             continue;
         }
-        let action =
-            if matches!(signal, libc::SIGPIPE | libc::SIGXFSZ) { libc::SIG_IGN } else { libc::SIG_DFL };
+        let action = if IGNORED.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: sets a disposition that runs no code. Fails for SIGKILL, SIGSTOP and libc's own signals, as it should.
         unsafe { libc::signal(signal, action) };
     }
@@ -136,7 +135,11 @@ type Function = extern "C" fn(libc::c_int);
 /// Signals that a terminal or a supervisor sends to a whole process group. In a worker they do nothing: the master gets them too and
 /// sees to the workers. They have a handler that does nothing, since an ignored signal would stay ignored over an exec(2), and
 /// one at its default would cost the requests in progress. System calls are restarted.
-const TO_GROUPS: [i32; 5] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1];
+const TO_GROUPS: [i32; 6] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+
+/// Signals to workers that are ignored: of writes, and those that stop a process, which a handler would not make good where it
+/// is for reading a terminal.
+const IGNORED: [i32; 4] = [libc::SIGPIPE, libc::SIGXFSZ, SIGTTIN, SIGTTOU];
 
 extern "C" fn nothing(_: libc::c_int) {}
 
