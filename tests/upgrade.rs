@@ -60,6 +60,17 @@ fn expects_takeover(server: &mut Server) {
     server.says("reload to generation");
 }
 
+/// What `prefork show` says of requests.
+fn requests(server: &Server) -> u64 {
+    let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
+    let ran =
+        show.args(["show", "--json"]).env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{text} {}", String::from_utf8_lossy(&ran.stderr));
+    let number = text.split_once("\"requests\":").unwrap().1;
+    number.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
 fn clean(dir: &Dir) {
     ["prefork", "script"].iter().for_each(|name| drop(fs::remove_file(dir.file(name))));
 }
@@ -75,6 +86,7 @@ fn a_new_program_takes_over_with_every_connection_and_new_workers_follow() {
     for client in &mut idle {
         client.ask("pid").unwrap();
     }
+    let mut counted = 0;
     for generation in 2..5 {
         load.go_on_for(50);
         let before = server.workers();
@@ -83,6 +95,10 @@ fn a_new_program_takes_over_with_every_connection_and_new_workers_follow() {
         server.wait_for_line(&format!("reload to generation {generation} is complete"));
         wait_until("the old workers are gone", || server.workers().iter().all(|pid| !before.contains(pid)));
         assert_eq!(fs::read_link(format!("/proc/{}/exe", server.pid)).unwrap(), path);
+        // What was counted before goes on; and who asks in the middle of it is answered.
+        let requests = requests(&server);
+        assert!(requests >= counted + 50, "{requests} after {counted}");
+        counted = requests;
     }
     // Not one of them was closed.
     for client in &mut idle {

@@ -148,6 +148,16 @@ impl Crew {
         self.seats[seat] = Some(record);
     }
 
+    /// What former workers have counted, for the next program in this process.
+    pub fn totals_of_former(&self) -> Totals {
+        self.totals
+    }
+
+    /// Goes on from what was counted before.
+    pub fn go_on_from(&mut self, totals: Totals) {
+        self.totals = totals;
+    }
+
     /// Takes a worker that was reaped out of its seat, and adds what it counted to the totals.
     pub fn leave(&mut self, seat: usize) -> Option<Record> {
         let record = self.seats.get_mut(seat)?.take()?;

@@ -14,7 +14,7 @@ use super::{Master, TRIAL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
 use crate::log::log;
-use crate::server::{LastExit, WorkerInfo};
+use crate::server::{LastExit, Totals, WorkerInfo};
 use crate::sys::process::{self, Exit, Fork, Process};
 use crate::sys::{memory, signal, time};
 use mio::Interest;
@@ -92,8 +92,9 @@ pub fn is_trial() -> Result<bool> {
 impl Master {
     /// Somebody has put another binary into this one's place.
     pub(super) fn upgrade(&mut self) {
-        if matches!(self.upgrade, Upgrade::No) {
-            self.upgrade = Upgrade::Wanted;
+        match self.upgrade {
+            Upgrade::No => self.upgrade = Upgrade::Wanted,
+            _ => log!("upgrade: one is under way, so this one is not tried; ask again when that has ended"),
         }
     }
 
@@ -224,6 +225,9 @@ impl Master {
             snapshot.generation, snapshot.last_generation, snapshot.last_id, snapshot.slots
         );
         let _ = writeln!(text, "shared {} {}", raw(self.wake.as_fd()), raw(self.board.as_fd()));
+        let t = self.crew.totals_of_former();
+        let counts = [t.taken, t.requests, t.errors, t.bytes_in, t.bytes_out].map(|n| n.to_string());
+        let _ = writeln!(text, "since {} {}", self.born, counts.join(" "));
         for l in &self.listeners {
             let fds: Vec<_> = l.descriptors().map(|fd| raw(fd).to_string()).collect();
             let of = if l.is_per_slot() { "slots" } else { "all" };
@@ -309,6 +313,10 @@ impl Master {
 pub struct Inheritance {
     /// Of the lifecycle.
     pub snapshot: Snapshot,
+    /// When the first program in this process began to serve (monotonic, milliseconds).
+    pub born: u64,
+    /// What workers that are no more have counted.
+    pub totals: Totals,
     /// Wakes the master.
     pub wake: OwnedFd,
     /// The scoreboard's memory.
@@ -415,6 +423,8 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
         },
         wake: OwnedFd::from(File::open("/dev/null").ok()?),
         board: OwnedFd::from(File::open("/dev/null").ok()?),
+        born: 0,
+        totals: Totals::default(),
         listeners: Vec::new(),
         images: Vec::new(),
         in_hand: None,
@@ -427,6 +437,18 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
     for line in lines {
         match *line.as_slice() {
             ["shared", wake, board] => (heritage.wake, heritage.board) = (adopt(wake)?, adopt(board)?),
+            ["since", born, taken, requests, errors, bytes_in, bytes_out] => {
+                let [taken, requests, errors, bytes_in, bytes_out] =
+                    [taken, requests, errors, bytes_in, bytes_out].map(|n| n.parse().ok());
+                heritage.born = born.parse().ok()?;
+                heritage.totals = Totals {
+                    taken: taken?,
+                    requests: requests?,
+                    errors: errors?,
+                    bytes_in: bytes_in?,
+                    bytes_out: bytes_out?,
+                };
+            }
             ["listener", ownership, of, fds] => heritage.listeners.push(Heirloom {
                 fds: fds.split(',').map(adopt).collect::<Option<_>>()?,
                 per_slot: of == "slots",
@@ -538,8 +560,12 @@ impl Master {
             variables,
             words,
             last_exits,
+            born,
+            totals,
             ..
         } = heritage;
+        self.born = born;
+        self.crew.go_on_from(totals);
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
