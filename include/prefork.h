@@ -935,7 +935,9 @@ struct prefork_module {
     /**
      * Called first, before the worker is ready: open here what must not be shared between processes.
      * `*state` is the pointer given with the handler (NULL for a module from a file) and may be replaced.
-     * Returns 0, or anything else where this worker cannot serve.
+     * Returns 0, or anything else where this worker cannot serve: it is tried again, later and later. One
+     * that would fail in the same way each time, since its configuration is wrong, calls `_exit(78)`
+     * (EX_CONFIG): its slot stays empty until a reload.
      */
     int (*worker_start)(prefork_worker *worker, void **state);
     /**

@@ -41,6 +41,15 @@ fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_hea
     assert!(!comes_true(Duration::from_millis(1500), || server.lines_with("exit code 78") > 1));
     assert_eq!(server.workers(), well);
     assert!((0..20).all(|_| server.ask("version") == Ok("v1".into())));
+    // Whoever asks for more, or fewer, is not kept waiting for it.
+    for n in ["4", "3"] {
+        let mut scale = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
+        let ran = scale.args(["scale", n]).env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.code() == Some(1) && said.contains("slot 1 stays empty"), "{said}");
+    }
+    server.may_say("control: scale");
+    wait_until("the one more is gone", || server.workers() == well);
     // A reload that would not heal it changes nothing.
     let why = server.reload_fails();
     assert!(why.contains("exit code 78"), "{why}");

@@ -43,7 +43,9 @@ const NOTES: [(&str, &str); 5] = [
         "TERM, INT, QUIT    drain and stop: finish what is in progress\n\
          a second of these  stop at once\n\
          HUP                reload: a new generation of workers, one after the other\n\
-         TTIN, TTOU         one worker more, one less",
+         USR2               upgrade: the binary that is at its path by now takes over, in the same process\n\
+         TTIN, TTOU         one worker more, one less\n\
+         USR1               nothing yet; kept for log files",
     ),
     (
         "Control sockets",

@@ -312,8 +312,10 @@ pub struct Status {
 pub enum MasterState {
     /// Not all of the first workers are ready.
     Starting,
-    /// All is as it should be, or being repaired.
+    /// All is as it should be.
     Serving,
+    /// It serves, with fewer workers than are wanted.
+    Degraded,
     /// A reload is under way, or waits.
     Reloading,
     /// A stop is under way.
@@ -389,6 +391,9 @@ impl Status {
             s if s.stopping => MasterState::Stopping,
             s if s.starting => MasterState::Starting,
             s if s.reloading => MasterState::Reloading,
+            s if s.workers.iter().filter(|w| w.state == server::State::Ready).count() < s.slots => {
+                MasterState::Degraded
+            }
             _ => MasterState::Serving,
         };
         let mut workers: Vec<_> = s.workers.iter().map(Worker::new).collect();

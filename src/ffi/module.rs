@@ -43,7 +43,9 @@ pub struct prefork_module {
     pub abi_minor: u16,
     /// Called first, before the worker is ready: open here what must not be shared between processes.
     /// `*state` is the pointer given with the handler (NULL for a module from a file) and may be replaced.
-    /// Returns 0, or anything else where this worker cannot serve.
+    /// Returns 0, or anything else where this worker cannot serve: it is tried again, later and later. One
+    /// that would fail in the same way each time, since its configuration is wrong, calls `_exit(78)`
+    /// (EX_CONFIG): its slot stays empty until a reload.
     pub worker_start:
         Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
     /// Called last, when the worker has finished its last connection. A worker that is killed does not get

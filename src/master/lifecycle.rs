@@ -256,6 +256,13 @@ impl Lifecycle {
         self.slots.iter().all(|s| self.serves(s)) && self.workers.iter().all(|w| w.slot < self.slots.len())
     }
 
+    /// The first slot that stays empty, since its worker said that its configuration is wrong.
+    #[cfg(feature = "control")]
+    pub fn given_up(&self) -> Option<usize> {
+        let empty = |s: &Slot| s.current.is_none() && s.successor.is_none() && s.start_at == NEVER;
+        self.slots.iter().position(empty).filter(|_| self.reload.is_none() && self.stopping.is_none())
+    }
+
     /// Workers that had to be killed because they did not finish in time.
     pub fn killed(&self) -> u32 {
         self.killed
@@ -479,6 +486,11 @@ impl Lifecycle {
     }
 
     fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
+        let goes_back = self.reload.as_ref().is_some_and(|r| r.back.is_some());
+        if self.recycling.is_none() && !goes_back {
+            // A new generation that fails says nothing about the slot, where an old worker serves on.
+            return;
+        }
         self.random = next_random(self.random);
         let slot = &mut self.slots[w.slot];
         let delay = slot.restart.delay(self.now, self.now - w.since, false, self.random);
@@ -486,12 +498,12 @@ impl Lifecycle {
             // The old one serves on; it is tried again when another would be started in that slot.
             self.recycling = None;
             self.recycle_at = self.now.saturating_add(delay.max(1000));
-        } else if self.reload.as_ref().is_some_and(|r| r.back.is_some()) {
-            // Not even the old generation starts: the slot is left to the ordinary restarts, so that the reload ends.
-            slot.start_at = self.now.saturating_add(delay);
-            if let Some(new) = slot.current.take() {
-                self.retire(new, Reason::Reload, self.rules.drain_timeout, out);
-            }
+            return;
+        }
+        // Not even the old generation starts: the slot is left to the ordinary restarts, so that the reload ends.
+        slot.start_at = self.now.saturating_add(delay);
+        if let Some(new) = slot.current.take() {
+            self.retire(new, Reason::Reload, self.rules.drain_timeout, out);
         }
     }
 

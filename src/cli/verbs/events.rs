@@ -37,7 +37,7 @@ pub fn follow(name: Option<String>, id: Option<String>, json: bool) -> Result<()
 fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
     let (name, pid) = (app.name.clone(), app.pid);
     let (mut client, title) = app.client()?;
-    client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, &e))?;
+    client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, pid, &e))?;
     let prefix = if prefixed { format!("{title}  ") } else { String::new() };
     loop {
         let stamped = match client.next(None) {
@@ -46,8 +46,8 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
                 return Err(Failure(FAILED, format!("{title}: {}; some are missing", refusal.text)));
             }
             Ok(other) => return Err(find::unexpected(&title, &other)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(e) => return Err(find::unreachable(&title, &e)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && !find::lives_on(pid) => return Ok(()),
+            Err(e) => return Err(find::unreachable(&title, pid, &e)),
         };
         let text = match json {
             true => super::json(&Line { app: &name, pid, stamped: &stamped })?,

@@ -5,7 +5,7 @@ use prefork::control::protocol::{Reply, Status};
 use prefork::control::{Client, Request, place};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ impl App {
         let title = self.title();
         match self.client {
             Ok(client) => Ok((client, title)),
-            Err(e) => Err(unreachable(&title, &e)),
+            Err(e) => Err(unreachable(&title, self.pid, &e)),
         }
     }
 
@@ -42,26 +42,46 @@ impl App {
         let title = self.title();
         let client = match &mut self.client {
             Ok(client) => client,
-            Err(e) => return Err(unreachable(&title, e)),
+            Err(e) => return Err(unreachable(&title, self.pid, e)),
         };
-        client.send(&Request::Status {}).map_err(|e| unreachable(&title, &e))?;
+        client.send(&Request::Status {}).map_err(|e| unreachable(&title, self.pid, &e))?;
         match client.next(Some(PATIENCE)) {
             Ok(Reply::Status(mut status)) => {
                 status.measure();
                 Ok(*status)
             }
             Ok(other) => Err(unexpected(&title, &other)),
-            Err(e) => Err(unreachable(&title, &e)),
+            Err(e) => Err(unreachable(&title, self.pid, &e)),
         }
     }
 }
 
+/// What a master did that has closed the connection.
+pub fn left(pid: i32) -> &'static str {
+    if lives_on(pid) { "gave way to another program (SIGUSR2)" } else { "ended" }
+}
+
+/// Whether a process that has closed its connection goes on. One that ends takes a moment for it.
+pub fn lives_on(pid: i32) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    while lives(pid) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lives(pid)
+}
+
+/// Whether there is such a process, and it has not ended unreaped (proc(5)).
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// What to say of a master that does not speak as it should.
-pub fn unreachable(title: &str, e: &io::Error) -> Failure {
+pub fn unreachable(title: &str, pid: i32, e: &io::Error) -> Failure {
     match e.kind() {
         io::ErrorKind::TimedOut => Failure(TIMED_OUT, format!("{title} does not answer")),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            Failure(FAILED, format!("{title} ended before it answered"))
+            Failure(FAILED, format!("{title} {} before it answered", left(pid)))
         }
         _ => Failure(FAILED, format!("{title}: {e}")),
     }
@@ -93,7 +113,7 @@ pub fn all() -> Vec<App> {
 }
 
 fn meet(path: &Path) -> Option<App> {
-    match Client::connect(path, PATIENCE) {
+    match connect(path) {
         Ok(client) => {
             let hello = client.hello();
             Some(App { name: hello.name.replace(char::is_control, "?"), pid: hello.pid, client: Ok(client) })
@@ -108,6 +128,22 @@ fn meet(path: &Path) -> Option<App> {
             let (name, pid) = named(path)?;
             Some(App { name, pid, client: Err(e) })
         }
+    }
+}
+
+/// Connects; where another program is just taking the master's place, once it has.
+fn connect(path: &Path) -> io::Result<Client> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let result = Client::connect(path, PATIENCE);
+        let between = matches!(&result, Err(e) if matches!(
+            e.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+        ));
+        if !between || Instant::now() >= until || !named(path).is_some_and(|(_, pid)| lives(pid)) {
+            return result;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -108,8 +108,8 @@ fn app_row(s: Summary) -> Row {
         return Row { cells, colour: WRONG };
     };
     let colour = match f.state {
-        MasterState::Serving if f.ready == f.total => None,
-        MasterState::Serving if f.ready == 0 => WRONG,
+        MasterState::Serving => None,
+        MasterState::Degraded if f.ready == 0 => WRONG,
         _ => CHANGING,
     };
     let cells = vec![

@@ -37,7 +37,7 @@ pub enum Verb {
     /// Replace all workers by new ones, one after the other, and say how it ended
     ///
     /// A new worker starts first; when it is ready the others follow, and each old one finishes what it has. If a new one cannot
-    /// start, the old ones stay, the reason is printed, and the exit status is 4. A reload that is under way is ended first.
+    /// start, the old ones stay, the reason is printed, and the exit status is 4. A reload that is under way is waited for.
     #[command(override_usage = "prefork reload [APP] [OPTIONS]")]
     Reload {
         /// A server by name or pid

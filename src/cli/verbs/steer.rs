@@ -151,8 +151,9 @@ fn command(
     ends: impl Fn(&Talk, &Reply) -> Option<Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let talk = Talk { name: app.name.clone(), pid: app.pid, title: app.title(), json };
+    let pid = app.pid;
     let (mut client, title) = app.client()?;
-    let lost = |e: io::Error| find::unreachable(&title, &e);
+    let lost = |e: io::Error| find::unreachable(&title, pid, &e);
     client.send(request).map_err(lost)?;
     let queued = match client.next(Some(PATIENCE)).map_err(lost)? {
         Reply::Accepted { queued } => queued,
@@ -178,10 +179,11 @@ impl Talk {
             io::ErrorKind::TimedOut => {
                 Failure(TIMED_OUT, format!("{}: not done within the timeout; it goes on", self.title))
             }
-            io::ErrorKind::UnexpectedEof => {
-                Failure(FAILED, format!("{} ended, and did not say what came of it", self.title))
-            }
-            _ => find::unreachable(&self.title, &e),
+            io::ErrorKind::UnexpectedEof => Failure(
+                FAILED,
+                format!("{} {}, and did not say what came of it", self.title, find::left(self.pid)),
+            ),
+            _ => find::unreachable(&self.title, self.pid, &e),
         })
     }
 

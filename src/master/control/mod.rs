@@ -5,7 +5,7 @@
 
 mod client;
 
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{EX_CONFIG, Lifecycle};
 use super::{CLIENT, CONTROL, Master};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
@@ -129,10 +129,12 @@ impl Desk {
                 (
                     Waits::Scale { to, from },
                     Event::Exit { worker, exit, reason: Reason::BootFailure, .. },
-                ) if (from..to).contains(&(worker.slot as usize)) => Some(failed(format!(
-                    "worker {} (slot {}) died before it was ready: {exit}; it is tried again",
-                    worker.id, worker.slot
-                ))),
+                ) if (from..to).contains(&(worker.slot as usize)) && life.given_up().is_none() => {
+                    Some(failed(format!(
+                        "worker {} (slot {}) died before it was ready: {exit}; it is tried again",
+                        worker.id, worker.slot
+                    )))
+                }
                 _ => None,
             }
             .or_else(|| overtaken(client.waits, life));
@@ -200,6 +202,12 @@ fn overtaken(waits: Waits, life: &Lifecycle) -> Option<Reply> {
             Some(failed(format!("overtaken: {} workers are wanted by now", life.slots().len())))
         }
         Waits::Scale { to, .. } if life.is_complete() => Some(Reply::Scaled { workers: to }),
+        Waits::Scale { to, .. } => life.given_up().map(|slot| {
+            failed(format!(
+                "{to} workers are wanted, but slot {slot} stays empty: its worker ended with exit code {EX_CONFIG}, which says that \
+                 its configuration is wrong; mend that and reload"
+            ))
+        }),
         _ => None,
     }
 }
