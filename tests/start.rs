@@ -35,8 +35,10 @@ fn a_worker_has_default_dispositions_but_for_what_is_sent_to_whole_groups_and_an
     let server = server.start();
     let bits = |signals: &[i32]| signals.iter().map(|s| 1u64 << (s - 1)).sum::<u64>();
     // 32 and 33 belong to libc, which lets nobody change them.
-    let (ignored, of_libc) = (bits(&[libc::SIGPIPE, libc::SIGXFSZ]), bits(&[32, 33]));
-    let shrugged_off = bits(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1]);
+    let of_libc = bits(&[32, 33]);
+    let ignored = bits(&[libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU]);
+    let shrugged_off =
+        bits(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2]);
     for pid in server.workers() {
         let mask = |field| u64::from_str_radix(&proc::status(pid, field), 16).unwrap();
         assert_eq!((mask("SigBlk"), mask("SigCgt"), mask("SigIgn") & !of_libc), (0, shrugged_off, ignored));
