@@ -18,8 +18,10 @@ const FLUSH_AT: usize = 64 * 1024;
 const KEEP: usize = 256 * 1024;
 /// What a stream reads at once, at least.
 const READ_SIZE: usize = 16 * 1024;
-/// What a blocking handler left unread is dropped up to this.
+/// What a blocking handler left unread is dropped up to this ...
 const DROPPED: usize = 1024 * 1024;
+/// ... so much at a time: mostly there is nothing, and the room for it has to be cleared.
+const SCRAP: usize = 4096;
 
 /// A connection whose bytes a handler reads and writes itself.
 ///
@@ -255,7 +257,7 @@ impl Conn {
     /// destroy the answer on its way (RFC 9112 section 9.6).
     pub(crate) fn drop_unread(&mut self) {
         let Some(fd) = self.fd.as_ref().filter(|_| !self.at_end) else { return };
-        let mut scrap = [0; READ_SIZE];
+        let mut scrap = [0; SCRAP];
         let mut dropped = 0;
         while dropped < DROPPED {
             match socket::recv(fd.as_fd(), &mut scrap) {
