@@ -130,6 +130,14 @@ impl Client {
     }
 }
 
+/// Whether a master's process ends within a time, or has ended: one whose connection has closed may also have given way to
+/// another program (SIGUSR2), which goes on.
+pub fn ends_within(pid: i32, patience: Duration) -> bool {
+    let ended = |watch: OwnedFd| socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false);
+    // There is nothing to watch where it was collected already.
+    peer::watch_stranger(pid).map_or(true, ended)
+}
+
 fn refused(refusal: &Refusal) -> io::Error {
     let kind = match refusal.kind {
         protocol::RefusalKind::Denied => io::ErrorKind::PermissionDenied,

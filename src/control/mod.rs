@@ -8,5 +8,5 @@ pub mod client;
 pub mod place;
 pub mod protocol;
 
-pub use client::Client;
+pub use client::{Client, ends_within};
 pub use protocol::{Reply, Request};

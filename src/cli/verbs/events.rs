@@ -3,8 +3,8 @@
 use super::find::{self, App};
 use super::print_some;
 use crate::cli::{FAILED, Failure};
-use prefork::control::Request;
 use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
+use prefork::control::{Request, ends_within};
 use serde::Serialize;
 use std::io;
 
@@ -46,7 +46,9 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
                 return Err(Failure(FAILED, format!("{title}: {}; some are missing", refusal.text)));
             }
             Ok(other) => return Err(find::unexpected(&title, &other)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && !find::lives_on(pid) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && ends_within(pid, find::LAST_STEPS) => {
+                return Ok(());
+            }
             Err(e) => return Err(find::unreachable(&title, pid, &e)),
         };
         let text = match json {

@@ -2,13 +2,15 @@
 
 use crate::cli::{FAILED, Failure, NO_SUCH, TIMED_OUT, USAGE};
 use prefork::control::protocol::{Reply, Status};
-use prefork::control::{Client, Request, place};
+use prefork::control::{Client, Request, ends_within, place};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a process may take to end that has closed its connections.
+pub const LAST_STEPS: Duration = Duration::from_secs(1);
 
 /// A master that was found.
 pub struct App {
@@ -58,22 +60,7 @@ impl App {
 
 /// What a master did that has closed the connection.
 pub fn left(pid: i32) -> &'static str {
-    if lives_on(pid) { "gave way to another program (SIGUSR2)" } else { "ended" }
-}
-
-/// Whether a process that has closed its connection goes on. One that ends takes a moment for it.
-pub fn lives_on(pid: i32) -> bool {
-    let until = Instant::now() + Duration::from_secs(1);
-    while lives(pid) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    lives(pid)
-}
-
-/// Whether there is such a process, and it has not ended unreaped (proc(5)).
-fn lives(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    if ends_within(pid, LAST_STEPS) { "ended" } else { "gave way to another program (SIGUSR2)" }
 }
 
 /// What to say of a master that does not speak as it should.
@@ -140,7 +127,10 @@ fn connect(path: &Path) -> io::Result<Client> {
             e.kind(),
             io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
         ));
-        if !between || Instant::now() >= until || !named(path).is_some_and(|(_, pid)| lives(pid)) {
+        if !between
+            || Instant::now() >= until
+            || named(path).is_none_or(|(_, pid)| ends_within(pid, Duration::ZERO))
+        {
             return result;
         }
         std::thread::sleep(Duration::from_millis(5));
