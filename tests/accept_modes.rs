@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use util::client::Address;
-use util::{Client, Dir, Fault, Mode, Server, Start, Style, proc, wait_until};
+use util::{Client, Dir, Fault, Mode, Start, Style, proc, wait_until};
 
 /// Every style with every mode.
 fn all() -> impl Iterator<Item = (Style, Mode)> {
@@ -17,10 +17,6 @@ fn all() -> impl Iterator<Item = (Style, Mode)> {
 
 /// The modes in which workers accept.
 const WORKERS: [Mode; 2] = [Mode::Shared, Mode::ReusePort];
-
-fn refuses(server: &Server) -> bool {
-    matches!(Client::connect(server.address(), server.style), Err(Fault::Refused))
-}
 
 #[test]
 fn every_kind_of_address_is_served_in_every_mode() {
@@ -266,13 +262,13 @@ fn workers_of_a_killed_master_finish_and_the_port_is_free() {
         server.signal(libc::SIGKILL);
         // A worker in its handler holds its door until that returns.
         if mode == Mode::Master {
-            wait_until("the listener is closed", || refuses(&server));
+            wait_until("the listener is closed", || server.refuses());
         }
         server.dir.make("g");
         assert_eq!(client.answer(), Ok("gate".into()), "{style:?} {mode:?}");
         client.end().unwrap();
         assert_eq!(client.rest(), Ok(vec![]), "{style:?} {mode:?}");
-        wait_until("the listener is closed", || refuses(&server));
+        wait_until("the listener is closed", || server.refuses());
         let next = Start::new(style).accept(mode).listen(format!("127.0.0.1:{}", server.port())).start();
         assert!(next.ask("pid").is_ok(), "{style:?} {mode:?}");
         server.dies_out();

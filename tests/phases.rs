@@ -15,10 +15,6 @@ fn busy_client(server: &Server) -> Client {
     client
 }
 
-fn refuses(server: &Server) -> bool {
-    matches!(Client::connect(server.address(), STYLE), Err(Fault::Refused))
-}
-
 /// Brings a server of two into the middle of something.
 type Phase = (&'static str, fn() -> Server);
 
@@ -129,7 +125,7 @@ fn a_master_killed_in_any_phase_leaves_no_worker_and_the_port_free() {
         server.may_say("tell the master");
         server.signal(libc::SIGKILL);
         if let Some(port) = port {
-            wait_until("the listener is closed", || refuses(&server));
+            wait_until("the listener is closed", || server.refuses());
             let next = Start::new(STYLE).listen(format!("127.0.0.1:{port}")).start();
             assert!(next.ask("pid").is_ok(), "{phase}");
             next.stop();
@@ -173,7 +169,7 @@ fn requests_in_both_generations_are_finished_by_a_stop() {
     new.send_command("gate h").unwrap();
     wait_until("the handler runs", || server.dir.at_gate("h") == 1);
     server.signal(libc::SIGTERM);
-    wait_until("new clients are refused", || refuses(&server));
+    wait_until("new clients are refused", || server.refuses());
     server.dir.make("g");
     server.dir.make("h");
     assert_eq!((old.answer(), new.answer()), (Ok("gate".into()), Ok("gate".into())));
@@ -207,7 +203,7 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
     wait_until("the second rolls", || server.slots().len() >= 3);
     let start = Instant::now();
     server.signal(libc::SIGTERM);
-    wait_until("new clients are refused", || refuses(&server));
+    wait_until("new clients are refused", || server.refuses());
     server.signal(libc::SIGTERM);
     server.ends();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -219,7 +215,7 @@ fn whatever_is_asked_for_while_it_stops_is_not_done() {
     let server = Start::new(STYLE).start();
     let mut client = busy_client(&server);
     server.signal(libc::SIGTERM);
-    wait_until("new clients are refused", || refuses(&server));
+    wait_until("new clients are refused", || server.refuses());
     for signal in [libc::SIGHUP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGUSR2] {
         server.signal(signal);
     }

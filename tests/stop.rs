@@ -14,10 +14,6 @@ fn at_gate(server: &Server) -> Client {
     client
 }
 
-fn refuses(server: &Server) -> bool {
-    matches!(Client::connect(server.address(), server.style), Err(Fault::Refused))
-}
-
 #[test]
 fn the_request_in_progress_and_those_that_wait_are_answered() {
     for style in Style::ALL {
@@ -30,7 +26,7 @@ fn the_request_in_progress_and_those_that_wait_are_answered() {
             server.signal(signal);
             // A blocking worker takes one at a time: its master listens on until the backlog is empty.
             if style != Style::Connection {
-                wait_until("new clients are refused", || refuses(&server));
+                wait_until("new clients are refused", || server.refuses());
             }
             server.dir.make("g");
             assert_eq!(first.answer(), Ok("gate".into()), "{style:?}");
@@ -70,7 +66,7 @@ fn a_second_signal_ends_it_at_once() {
         let mut server = Start::new(style).start();
         let mut client = at_gate(&server);
         server.signal(libc::SIGTERM);
-        wait_until("new clients are refused", || refuses(&server));
+        wait_until("new clients are refused", || server.refuses());
         server.signal(libc::SIGTERM);
         assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
         server.may_say("lost");
@@ -143,7 +139,7 @@ fn workers_of_a_killed_master_finish_and_leave_and_the_port_is_free() {
         let server = Start::new(style).start();
         let mut client = at_gate(&server);
         server.signal(libc::SIGKILL);
-        wait_until("the listener is closed", || refuses(&server));
+        wait_until("the listener is closed", || server.refuses());
         let next = Start::new(style).listen(format!("127.0.0.1:{}", server.port())).start();
         assert!(next.ask("pid").is_ok(), "{style:?}");
         server.dir.make("g");
@@ -177,7 +173,7 @@ fn a_signal_to_the_whole_process_group_finishes_requests_too() {
         let mut client = at_gate(&server);
         // As a terminal does at Ctrl-C, and a supervisor that stops a whole group.
         proc::signal(-server.pid, signal);
-        wait_until("new clients are refused", || refuses(&server));
+        wait_until("new clients are refused", || server.refuses());
         server.dir.make("g");
         assert_eq!(client.answer(), Ok("gate".into()), "signal {signal}");
         server.ends();
@@ -212,7 +208,7 @@ fn backlogs_are_emptied_however_many_addresses_there_are() {
     let mut queued: Vec<_> = (0..5).map(|_| server.connect()).collect();
     queued.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
     server.signal(libc::SIGTERM);
-    wait_until("new clients are refused", || refuses(&server));
+    wait_until("new clients are refused", || server.refuses());
     server.dir.make("g");
     assert_eq!(client.answer(), Ok("gate".into()));
     for mut client in queued {

@@ -335,6 +335,11 @@ impl Server {
         Client::connect(self.address(), self.style).expect("connect")
     }
 
+    /// Whether new clients are refused.
+    pub fn refuses(&self) -> bool {
+        matches!(Client::connect(self.address(), self.style), Err(Fault::Refused))
+    }
+
     /// One connection, one command.
     pub fn ask(&self, command: &str) -> Result<String, Fault> {
         Client::connect(self.address(), self.style)?.ask_last(command)
