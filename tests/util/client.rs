@@ -65,7 +65,14 @@ pub struct Answer {
 impl Client {
     pub fn connect(address: &Address, style: Style) -> Result<Self, Fault> {
         let socket = match address {
-            Address::Tcp(a) => Socket::Tcp(TcpStream::connect_timeout(a, TIMEOUT)?),
+            Address::Tcp(a) => {
+                let socket = TcpStream::connect_timeout(a, TIMEOUT)?;
+                // Nobody listens there: the kernel chose the very port for this end, which so has met itself.
+                if socket.local_addr()? == *a {
+                    return Err(Fault::Refused);
+                }
+                Socket::Tcp(socket)
+            }
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
             Address::Udp(_) => panic!("no connections there"),
         };
