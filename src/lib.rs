@@ -101,6 +101,8 @@ pub mod control;
 pub mod error;
 pub mod ffi;
 mod handoff;
+#[expect(dead_code, reason = "comes into use file by file")]
+mod ids;
 mod log;
 mod master;
 mod message;

@@ -1,6 +1,58 @@
 //! The two clocks: monotonic for every deadline, wall clock for `Date` alone.
 
-/// Milliseconds of the monotonic clock (clock_gettime(2), `CLOCK_MONOTONIC`); never goes back, stops in suspend.
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// A point on the monotonic clock (clock_gettime(2), `CLOCK_MONOTONIC`), in milliseconds. The clock never goes back and stops
+/// in suspend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(u64);
+
+#[allow(dead_code, reason = "comes into use file by file")]
+impl Time {
+    /// Later than any other.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// Reads the clock.
+    pub fn now() -> Self {
+        Self(monotonic_ms())
+    }
+
+    /// The point so many milliseconds after the clock's zero.
+    pub const fn from_millis(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    /// Milliseconds since the clock's zero.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// The point `wait` later, or never if `wait` is zero, which is how settings say that there is no limit.
+    pub fn deadline(self, wait: Duration) -> Self {
+        if wait.is_zero() { Self::NEVER } else { self + wait }
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+
+    /// Saturates at [`Time::NEVER`].
+    fn add(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub for Time {
+    type Output = Duration;
+
+    /// The time from `earlier` to this point; zero if it is not earlier.
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Milliseconds of the monotonic clock.
 pub fn monotonic_ms() -> u64 {
     monotonic_ns() / 1_000_000
 }
