@@ -1,10 +1,11 @@
 //! The scoreboard: one page of shared counters per worker process, and two for all.
 //!
-//! A worker writes its own page (its *seat*), the master reads them all; everything is an atomic word. The master takes what
+//! A worker writes its own page, the master reads them all; everything is an atomic word. The master takes what
 //! it reads as numbers to compare and show, never as an index or a pointer: a worker that writes garbage harms its own
 //! place in the order of dispatch and nothing else. What the master must be able to trust it counts itself.
 
-use crate::sys::memory::{self, Page};
+use crate::ids::Page;
+use crate::sys::memory::{self, SharedPage};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -13,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// All pages: the master's view.
 pub struct Scoreboard {
-    pages: &'static [Page],
+    pages: &'static [SharedPage],
     /// What is mapped, for a program that takes this one's place; a worker lets go of it.
     file: Option<OwnedFd>,
 }
@@ -21,15 +22,15 @@ pub struct Scoreboard {
 /// The pages that are about all workers: one that they write too, and one that is the master's alone to write.
 #[derive(Clone, Copy)]
 pub struct Common {
-    shared: &'static Page,
-    masters: &'static Page,
+    shared: &'static SharedPage,
+    masters: &'static SharedPage,
 }
 
 /// One worker's page.
 #[derive(Clone, Copy, Debug)]
-pub struct Seat(&'static Page);
+pub struct WorkerPage(&'static SharedPage);
 
-/// Words of a [`Seat`]. All but [`Word::BusySince`] count up for as long as the seat is used.
+/// Words of a [`WorkerPage`]. All but [`Word::BusySince`] count up for as long as the page is used.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
@@ -53,35 +54,35 @@ pub enum Word {
     Accepted,
 }
 
-/// Pages before the first seat: the two of [`Common`].
-const SEATS: usize = 2;
+/// Pages before those of workers: the two of [`Common`].
+const COMMON_PAGES: usize = 2;
 
 /// The word of the shared page.
 const WAITING: usize = 0;
 /// The word of the master's page.
-const DOORS: usize = 0;
+const INTAKE: usize = 0;
 
-/// Words at `DOORS`; 0 before the first workers are all ready.
-const OPEN: u64 = 1;
-const LAST: u64 = 2;
+/// Words at `INTAKE`; 0 before the first workers are all ready.
+const ALLOWED: u64 = 1;
+const FINAL: u64 = 2;
 
 /// Mappings stay for the rest of the process's life: of a master that is no more, without its memory, for the next one.
-static LEFT: Mutex<Vec<&'static [Page]>> = Mutex::new(Vec::new());
+static LEFT: Mutex<Vec<&'static [SharedPage]>> = Mutex::new(Vec::new());
 
 impl Scoreboard {
-    /// Maps a scoreboard with `seats` seats; seats take memory when they are used.
-    pub fn new(seats: usize) -> io::Result<Self> {
-        Self::resume(memory::page_file(c"prefork-scoreboard", seats + SEATS)?, seats)
+    /// Maps a scoreboard with `pages` pages for workers; pages take memory when they are used.
+    pub fn new(workers: usize) -> io::Result<Self> {
+        Self::resume(memory::page_file(c"prefork-scoreboard", workers + COMMON_PAGES)?, workers)
     }
 
     /// Maps the scoreboard of the program that was in this process before. Where a former master of this program has left a
     /// mapping of that size, it takes its place.
-    pub fn resume(file: OwnedFd, seats: usize) -> io::Result<Self> {
+    pub fn resume(file: OwnedFd, workers: usize) -> io::Result<Self> {
         let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = left.iter().position(|pages| pages.len() == seats + SEATS);
+        let at = left.iter().position(|pages| pages.len() == workers + COMMON_PAGES);
         let pages = match at.map(|at| left.swap_remove(at)) {
             Some(pages) => memory::map_over(pages, Some(file.as_fd())).map(|()| pages)?,
-            None => memory::map_pages(file.as_fd(), seats + SEATS)?,
+            None => memory::map_pages(file.as_fd(), workers + COMMON_PAGES)?,
         };
         Ok(Self { pages, file: Some(file) })
     }
@@ -98,16 +99,16 @@ impl Scoreboard {
         Common { shared: &self.pages[0], masters: &self.pages[1] }
     }
 
-    /// Seat `index`.
-    pub fn seat(&self, index: usize) -> Seat {
-        Seat(&self.pages[index + SEATS])
+    /// WorkerPage `index`.
+    pub fn page(&self, page: Page) -> WorkerPage {
+        WorkerPage(&self.pages[page.index() + COMMON_PAGES])
     }
 
-    /// Worker: keeps the shared page and seat `index`, and makes the others read-only in this process.
-    pub fn keep_only(&mut self, index: usize) -> io::Result<()> {
+    /// Worker: keeps the shared page and its own, and makes the others read-only in this process.
+    pub fn keep_only(&mut self, page: Page) -> io::Result<()> {
         self.file = None;
-        memory::protect(&self.pages[1..index + SEATS])?;
-        memory::protect(&self.pages[index + SEATS + 1..])
+        memory::protect(&self.pages[1..page.index() + COMMON_PAGES])?;
+        memory::protect(&self.pages[page.index() + COMMON_PAGES + 1..])
     }
 }
 
@@ -131,23 +132,23 @@ impl Common {
     }
 
     /// Master: workers may accept and read datagrams, where that is theirs to do. They look when something wakes them.
-    pub fn open_doors(self) {
-        self.masters[DOORS].store(OPEN, Relaxed);
+    pub fn allow_intake(self) {
+        self.masters[INTAKE].store(ALLOWED, Relaxed);
     }
 
     /// Master: no worker comes after those there are; whoever drains from now on takes all that waits at its doors first.
-    pub fn last_call(self) {
-        self.masters[DOORS].store(LAST, SeqCst);
+    pub fn start_final_intake(self) {
+        self.masters[INTAKE].store(FINAL, SeqCst);
     }
 
     /// Worker: whether it may accept and read datagrams.
-    pub fn doors_are_open(self) -> bool {
-        self.masters[DOORS].load(Relaxed) != 0
+    pub fn may_take_in(self) -> bool {
+        self.masters[INTAKE].load(Relaxed) != 0
     }
 
     /// Worker: whether no other comes after it.
-    pub fn is_last_call(self) -> bool {
-        self.masters[DOORS].load(SeqCst) == LAST
+    pub fn is_final_intake(self) -> bool {
+        self.masters[INTAKE].load(SeqCst) == FINAL
     }
 
     /// Worker, after it made room: whether it is the one to wake the master.
@@ -159,7 +160,7 @@ impl Common {
     }
 }
 
-impl Seat {
+impl WorkerPage {
     fn word(self, word: Word) -> &'static AtomicU64 {
         &self.0[word as usize]
     }
@@ -174,7 +175,7 @@ impl Seat {
         self.word(word).store(value, Relaxed);
     }
 
-    /// Adds to a word. Only the seat's worker does, so a load and a store are enough.
+    /// Adds to a word. Only the page's worker does, so a load and a store are enough.
     pub fn add(self, word: Word, n: u64) {
         self.set(word, self.get(word).wrapping_add(n));
     }
@@ -184,7 +185,7 @@ impl Seat {
         self.word(Word::BusySince)
     }
 
-    /// Clears the seat for its next worker.
+    /// Clears the page for its next worker.
     pub fn clear(self) {
         self.0.iter().for_each(|w| w.store(0, Relaxed));
     }
@@ -205,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_apart_and_start_at_zero() {
+    fn pages_are_apart_and_start_at_zero() {
         let board = Scoreboard::new(3).unwrap();
-        board.seat(1).add(Word::Taken, 2);
-        assert_eq!(board.seat(0).get(Word::Taken), 0);
-        assert_eq!(board.seat(1).get(Word::Taken), 2);
-        assert_eq!(board.seat(2).get(Word::Taken), 0);
-        board.seat(1).clear();
-        assert_eq!(board.seat(1).get(Word::Taken), 0);
+        board.page(Page(1)).add(Word::Taken, 2);
+        assert_eq!(board.page(Page(0)).get(Word::Taken), 0);
+        assert_eq!(board.page(Page(1)).get(Word::Taken), 2);
+        assert_eq!(board.page(Page(2)).get(Word::Taken), 0);
+        board.page(Page(1)).clear();
+        assert_eq!(board.page(Page(1)).get(Word::Taken), 0);
     }
 }

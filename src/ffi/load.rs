@@ -189,7 +189,7 @@ mod tests {
     fn worker() -> Worker {
         let (channel, _) = crate::message::channel(1024).unwrap();
         let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
-        let page = crate::scoreboard::Scoreboard::new(1).unwrap().seat(0);
+        let page = crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0));
         let own =
             crate::worker::Own { started: std::time::SystemTime::now(), forked_at: 0, last_exit: None, page };
         Worker::new(1, 0, 1, &[], own, mailbox)

@@ -6,7 +6,7 @@
 use crate::Kind;
 use crate::config::MAX_WORKERS;
 use crate::handoff::{Giver, Taker};
-use crate::scoreboard::{Seat, Word};
+use crate::scoreboard::{Word, WorkerPage};
 use crate::server::Totals;
 use crate::sys::process::Process;
 use std::time::SystemTime;
@@ -34,7 +34,7 @@ pub struct Record {
     /// The master's copy of where it takes them, to reclaim what it does not take.
     pub queue: Taker,
     /// Its counters.
-    pub page: Seat,
+    pub page: WorkerPage,
     /// Why it said it cannot serve.
     pub failure: Option<String>,
     /// How its handler takes connections; `None` until it is ready.
@@ -269,7 +269,7 @@ impl Crew {
     }
 }
 
-fn add(totals: &mut Totals, page: Seat) {
+fn add(totals: &mut Totals, page: WorkerPage) {
     let sum = |a: &mut u64, word| *a = a.wrapping_add(page.get(word));
     sum(&mut totals.taken, Word::Taken);
     sum(&mut totals.requests, Word::Requests);

@@ -204,7 +204,7 @@ impl Master {
 
     /// The first workers are all ready: they may accept now.
     pub(super) fn open_doors(&mut self) {
-        self.board.common().open_doors();
+        self.board.common().allow_intake();
         if self.listeners.iter().any(|l| l.is_for_workers(self.config.accept)) {
             // Wakes them, so that they look.
             for worker in self.crew.iter() {

@@ -62,7 +62,7 @@ impl Master {
             Action::Commit | Action::Revert => self.source.keep_only(self.life.generation()),
             Action::EmptyBacklogs => {
                 self.emptying = true;
-                self.board.common().last_call();
+                self.board.common().start_final_intake();
                 for index in 0..self.listeners.len() {
                     self.pause(index);
                     self.listeners[index].stop_intake();

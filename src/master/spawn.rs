@@ -4,6 +4,7 @@ use super::crew::Record;
 use super::lifecycle::{Input, LastWords};
 use super::{Master, exit_token};
 use crate::handoff;
+use crate::ids::Page;
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::scoreboard::Word;
@@ -42,7 +43,7 @@ impl Master {
         let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
         let (giver, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel(self.config.max_message)?;
-        let page = self.board.seat(seat);
+        let page = self.board.page(Page::at(seat));
         page.clear();
         let (started, forked_at) = (SystemTime::now(), self.now);
         let stderr = self.listen_to(id, seat);
@@ -135,7 +136,7 @@ impl Master {
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
-        if let Err(e) = self.board.keep_only(seat) {
+        if let Err(e) = self.board.keep_only(Page::at(seat)) {
             log!("worker {}: protect the scoreboard: {e}", worker.id());
         }
         let made = mio::Poll::new().and_then(|poll| memory::wake_counter().map(|leave| (poll, leave)));
@@ -147,10 +148,10 @@ impl Master {
             }
             Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
         };
-        let (seat, common) = (self.board.seat(seat), self.board.common());
+        let (page, common) = (self.board.page(Page::at(seat)), self.board.common());
         let wake = self.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let birth = Birth { worker, queue, doors, addresses, inbox, seat, common, wake, leave, diverted };
+        let birth = Birth { worker, queue, doors, addresses, inbox, page, common, wake, leave, diverted };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, birth, &mut self.poll)

@@ -13,6 +13,7 @@ use super::reclaim::Return;
 use super::{Master, TRIAL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
+use crate::ids::Page;
 use crate::log::log;
 use crate::server::{LastExit, Totals, WorkerInfo};
 use crate::sys::process::{self, Exit, Fork, Process};
@@ -357,7 +358,7 @@ pub struct Heir {
 
 impl Heir {
     /// The record of it in this program, and its message channel.
-    pub fn record(self, page: crate::scoreboard::Seat) -> (Record, (OwnedFd, Vec<u8>)) {
+    pub fn record(self, page: crate::scoreboard::WorkerPage) -> (Record, (OwnedFd, Vec<u8>)) {
         let [given, limit, kind, max_requests, stuck] = self.numbers;
         let now = SystemTime::now();
         let age = Duration::from_millis(time::monotonic_ms().saturating_sub(self.worker.since));
@@ -569,7 +570,7 @@ impl Master {
         // What stands in for the two that went into the master already must not be left to the workers that start next.
         drop((wake, board));
         for (seat, heir) in workers {
-            let (record, (channel, under_way)) = heir.record(self.board.seat(seat));
+            let (record, (channel, under_way)) = heir.record(self.board.page(Page::at(seat)));
             self.watch(seat, &record)?;
             let taken = self.post.borrow().take_over(record.id, channel, self.config.max_message, &under_way);
             taken.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;

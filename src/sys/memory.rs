@@ -12,7 +12,7 @@ pub const PAGE: usize = 4096;
 pub const PAGE_WORDS: usize = PAGE / 8;
 
 /// One page of shared words.
-pub type Page = [AtomicU64; PAGE_WORDS];
+pub type SharedPage = [AtomicU64; PAGE_WORDS];
 
 /// A file in memory of `pages` pages of zeroed words, to be mapped by [`map_pages`].
 pub fn page_file(name: &CStr, pages: usize) -> io::Result<OwnedFd> {
@@ -25,7 +25,7 @@ pub fn page_file(name: &CStr, pages: usize) -> io::Result<OwnedFd> {
 
 /// Maps the pages of a file of [`page_file`] (mmap(2), `MAP_SHARED`): every process forked from now on shares them. A page takes
 /// memory when it is first touched. The mapping stays for the rest of the process's life.
-pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [Page]> {
+pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [SharedPage]> {
     // SAFETY: asks for a new mapping at a place of the kernel's choice.
     let at = unsafe {
         libc::mmap(
@@ -42,12 +42,12 @@ pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [Pag
     }
     // SAFETY: the mapping is page-aligned, readable, writable, zeroed (a valid AtomicU64) and `pages` pages long; it is never
     // unmapped in the process that made it. Other processes change it, which atomics allow.
-    Ok(unsafe { std::slice::from_raw_parts(at.cast::<Page>(), pages) })
+    Ok(unsafe { std::slice::from_raw_parts(at.cast::<SharedPage>(), pages) })
 }
 
 /// Maps other memory in the place of pages that were mapped by [`map_pages`] (mmap(2), `MAP_FIXED`): those of a file as long, or
 /// `None`: zeroed pages of this process alone, which take memory when they are touched.
-pub fn map_over(pages: &'static [Page], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub fn map_over(pages: &'static [SharedPage], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let flags = match file {
         Some(_) => libc::MAP_SHARED,
         None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
@@ -69,7 +69,7 @@ pub fn map_over(pages: &'static [Page], file: Option<BorrowedFd<'_>>) -> io::Res
 
 /// Makes pages read-only in this process (mprotect(2)): for a worker, which writes its own page and no other worker's. A write
 /// to them is then a fault that ends this process, whatever made it.
-pub fn protect(pages: &'static [Page]) -> io::Result<()> {
+pub fn protect(pages: &'static [SharedPage]) -> io::Result<()> {
     if pages.is_empty() {
         return Ok(());
     }

@@ -110,18 +110,18 @@ impl One<'_> {
 
     fn serve(&mut self, fd: OwnedFd, listener: u16, inlet: &mut Inlet<'_>) {
         self.count += 1;
-        let (id, seat) = (self.count, inlet.seat);
+        let (id, page) = (self.count, inlet.page);
         let style = Style::blocking(self.config);
         let conn = match &mut self.conn {
             Some(conn) => {
                 conn.renew(fd, id, listener);
                 conn
             }
-            none => none.insert(Conn::new(fd, id, listener, style, seat)),
+            none => none.insert(Conn::new(fd, id, listener, style, page)),
         };
         let mut cx = context(self.handler, self.config, inlet);
         let result = cx.call(|handler| handler.on_connection(conn));
-        seat.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
+        page.add(if result.is_some() { Word::Requests } else { Word::Errors }, 1);
         conn.drop_unread();
         conn.end();
         inlet.finished(1);
@@ -130,5 +130,5 @@ impl One<'_> {
 
 fn context<'a>(handler: &'a mut dyn Handler, config: &'a Config, inlet: &Inlet<'_>) -> Context<'a> {
     let (now, draining) = (time::monotonic_ms(), inlet.draining.is_some());
-    Context { handler, config, seat: inlet.seat, now, draining }
+    Context { handler, config, page: inlet.page, now, draining }
 }

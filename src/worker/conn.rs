@@ -2,7 +2,7 @@
 
 use super::engine::Deadline;
 use crate::config::Config;
-use crate::scoreboard::{Seat, Word};
+use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
 use std::any::Any;
 use std::cell::{Cell, OnceCell};
@@ -31,7 +31,7 @@ const SCRAP: usize = 4096;
 pub struct Conn {
     /// `None` only while this value waits to be used for the next connection; no handler sees it then.
     fd: Option<OwnedFd>,
-    seat: Seat,
+    page: WorkerPage,
     style: Style,
     id: u64,
     listener: u16,
@@ -73,10 +73,10 @@ impl Style {
 }
 
 impl Conn {
-    pub(crate) fn new(fd: OwnedFd, id: u64, listener: u16, style: Style, seat: Seat) -> Self {
+    pub(crate) fn new(fd: OwnedFd, id: u64, listener: u16, style: Style, page: WorkerPage) -> Self {
         Self {
             fd: Some(fd),
-            seat,
+            page,
             style,
             id,
             listener,
@@ -131,7 +131,7 @@ impl Conn {
                 let n = self.waiting(false, timeout, |fd| socket::recv(fd, buf))?;
                 self.fresh = false;
                 self.at_end |= n == 0 && !buf.is_empty();
-                self.seat.add(Word::BytesIn, n as u64);
+                self.page.add(Word::BytesIn, n as u64);
                 Ok(n)
             }
             Style::Stream { .. } => {
@@ -163,7 +163,7 @@ impl Conn {
         let mut rest = bytes;
         while !rest.is_empty() {
             let n = self.waiting(true, timeout, |fd| socket::send(fd, rest))?;
-            self.seat.add(Word::BytesOut, n as u64);
+            self.page.add(Word::BytesOut, n as u64);
             rest = &rest[n..];
         }
         Ok(())
@@ -296,7 +296,7 @@ impl Conn {
             }
             Ok(n) => {
                 *drained = n < room;
-                self.seat.add(Word::BytesIn, n as u64);
+                self.page.add(Word::BytesIn, n as u64);
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -314,7 +314,7 @@ impl Conn {
             match socket::send(fd.as_fd(), &self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;
-                    self.seat.add(Word::BytesOut, n as u64);
+                    self.page.add(Word::BytesOut, n as u64);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.sent >= FLUSH_AT {

@@ -3,7 +3,7 @@
 use super::Worker;
 use super::acceptor::Door;
 use super::engine::Context;
-use crate::scoreboard::{Seat, Word};
+use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::datagram::{self, LARGEST, Origin, sockaddr};
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ pub struct Datagram<'a> {
     origin: &'a Origin,
     data: &'a [u8],
     listener: u16,
-    seat: Seat,
+    page: WorkerPage,
 }
 
 impl Datagram<'_> {
@@ -47,7 +47,7 @@ impl Datagram<'_> {
     /// `WouldBlock` where too much waits to be sent already; what sendmsg(2) says, for instance of one that is too large.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
         datagram::reply(self.socket, bytes, self.origin)?;
-        self.seat.add(Word::BytesOut, bytes.len() as u64);
+        self.page.add(Word::BytesOut, bytes.len() as u64);
         Ok(())
     }
 
@@ -86,11 +86,11 @@ impl DatagramEngine {
                 origin: &self.origin,
                 data: &self.buffer[..n],
                 listener: door.listener,
-                seat: cx.seat,
+                page: cx.page,
             };
-            cx.seat.add(Word::BytesIn, n as u64);
+            cx.page.add(Word::BytesIn, n as u64);
             let done = cx.call(|handler| handler.on_datagram(&datagram));
-            cx.seat.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
+            cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::handler::Handler;
 use crate::config::Config;
-use crate::scoreboard::{Seat, Word};
+use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::{overdue, time};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -47,7 +47,7 @@ pub struct Context<'a> {
     /// The settings.
     pub config: &'a Config,
     /// The worker's counters.
-    pub seat: Seat,
+    pub page: WorkerPage,
     /// The monotonic clock in milliseconds, read once per turn of the loop.
     pub now: u64,
     /// Whether the worker takes nothing new and is to end its connections.
@@ -63,10 +63,10 @@ impl Context<'_> {
             since = time::monotonic_ms();
             overdue::begin();
         }
-        self.seat.set(Word::BusySince, since.max(1));
+        self.page.set(Word::BusySince, since.max(1));
         // The handler is used on after a panic, as a server's user expects; what it left half done is its own.
         let result = catch_unwind(AssertUnwindSafe(|| f(self.handler))).ok();
-        self.seat.set(Word::BusySince, 0);
+        self.page.set(Word::BusySince, 0);
         result
     }
 }

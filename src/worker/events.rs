@@ -70,7 +70,7 @@ macro_rules! context {
         &mut Context {
             handler: $self.handler,
             config: $self.config,
-            seat: $self.inlet.seat,
+            page: $self.inlet.page,
             now: $self.now,
             draining: $self.drains && !$self.inlet.hands_back,
         }
@@ -242,7 +242,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             }
             None => {
                 let style = Style::stream(self.config);
-                Box::new(Conn::new(fd, self.count, listener, style, self.inlet.seat))
+                Box::new(Conn::new(fd, self.count, listener, style, self.inlet.page))
             }
         }
     }
@@ -268,7 +268,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn readable(&mut self, index: u32, ended: bool) {
-        let before = self.inlet.seat.get(Word::BytesOut);
+        let before = self.inlet.page.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => {
@@ -282,7 +282,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn writable(&mut self, index: u32) {
-        let before = self.inlet.seat.get(Word::BytesOut);
+        let before = self.inlet.page.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
@@ -295,7 +295,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
 
     /// A client that took something has `write-timeout` anew for the rest.
     fn note_progress(&mut self, index: u32, bytes_before: u64) {
-        if self.inlet.seat.get(Word::BytesOut) != bytes_before {
+        if self.inlet.page.get(Word::BytesOut) != bytes_before {
             self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
         }
     }

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Budget, Inbox, MASTER, Received, Verb};
-use crate::scoreboard::{Common, Seat, Word};
+use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::State;
 use crate::sys::poll::{self, Interest};
 use crate::sys::stderr::Diverted;
@@ -38,7 +38,7 @@ pub struct Inlet<'a> {
     /// Who this worker is.
     pub worker: &'static Worker,
     /// Its counters.
-    pub seat: Seat,
+    pub page: WorkerPage,
     /// Set when the worker is to take what lies in its queue, finish, and leave; until this time (monotonic milliseconds) where
     /// the master is gone, who would otherwise see to that.
     pub draining: Option<u64>,
@@ -71,10 +71,10 @@ pub struct Inlet<'a> {
 impl<'a> Inlet<'a> {
     /// Watches both channels, level-triggered.
     pub fn new(birth: Birth<'a>, kind: Kind, poll: &mio::Poll, drain_timeout: Duration) -> Self {
-        let Birth { worker, queue, doors, inbox, seat, common, wake, leave, diverted, .. } = birth;
+        let Birth { worker, queue, doors, inbox, page, common, wake, leave, diverted, .. } = birth;
         let mut inlet = Self {
             worker,
-            seat,
+            page,
             draining: None,
             hands_back: false,
             sheds_to: None,
@@ -129,17 +129,17 @@ impl<'a> Inlet<'a> {
             match self.queue.take() {
                 Ok(Taken::Connection(fd, origin)) => {
                     self.highest = fd.as_raw_fd().unsigned_abs().into();
-                    self.seat.add(Word::Taken, 1);
+                    self.page.add(Word::Taken, 1);
                     self.made_room();
                     return Some((fd, origin));
                 }
                 Ok(Taken::Probe) => {
-                    self.seat.add(Word::Probed, 1);
+                    self.page.add(Word::Probed, 1);
                     self.made_room();
                 }
                 Ok(Taken::Lost) => {
                     log!("worker {}: no free descriptor, a connection is lost", self.worker.id);
-                    self.seat.add(Word::Taken, 1);
+                    self.page.add(Word::Taken, 1);
                     self.finished(1);
                 }
                 Ok(Taken::Nothing) => return None,
@@ -186,14 +186,14 @@ impl<'a> Inlet<'a> {
         let (fd, listener) = self.acceptor.accept(door, poll, now)?;
         self.highest = fd.as_raw_fd().unsigned_abs().into();
         // In this order: the master must not see more taken than there were to take.
-        self.seat.add(Word::Accepted, 1);
-        self.seat.add(Word::Taken, 1);
+        self.page.add(Word::Accepted, 1);
+        self.page.add(Word::Taken, 1);
         Some((fd, listener))
     }
 
     /// Has the poll report this worker's doors as long as it may and can take what comes.
     pub fn mind_doors(&mut self, has_room: bool, poll: &mio::Poll, now: u64) {
-        let datagrams = self.draining.is_none() && self.common.doors_are_open();
+        let datagrams = self.draining.is_none() && self.common.may_take_in();
         let open = Open { connections: datagrams && has_room && self.watching, datagrams };
         self.acceptor.set_open(open, poll, now);
     }
@@ -206,7 +206,7 @@ impl<'a> Inlet<'a> {
     /// Whether nobody comes after this worker to a door, so that what waits there is its own to serve, or lost.
     pub fn is_last_at(&self, door: usize) -> bool {
         self.master_is_gone
-            || self.common.is_last_call()
+            || self.common.is_final_intake()
             || self.datagrams(door).is_some_and(|door| datagram::is_retired(door.fd.as_fd()))
     }
 
@@ -228,7 +228,7 @@ impl<'a> Inlet<'a> {
 
     /// A connection that was taken is over: its number is free again, and the next one will be at most as high.
     pub fn finished(&mut self, n: u64) {
-        self.seat.add(Word::Finished, n);
+        self.page.add(Word::Finished, n);
         self.highest = 0;
         self.made_room();
     }
@@ -345,7 +345,7 @@ impl<'a> Inlet<'a> {
     /// At the worker's end: nobody waits for replies any more.
     pub fn close(&self, handler: &mut dyn Handler, config: &Config) {
         let now = time::monotonic_ms();
-        let mut cx = Context { handler, config, seat: self.seat, now, draining: true };
+        let mut cx = Context { handler, config, page: self.page, now, draining: true };
         self.worker.mailbox.gone(MASTER, &mut cx);
     }
 

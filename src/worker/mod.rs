@@ -21,7 +21,7 @@ use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Inbox, Undelivered, Verb};
 use crate::role::{self, Role};
-use crate::scoreboard::{Common, Seat, Word};
+use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::{LastExit, Source, State, WorkerInfo, WorkerStatus};
 use crate::sys::stderr::Diverted;
 use crate::sys::{overdue, process, signal, time};
@@ -70,7 +70,7 @@ pub struct Own {
     /// How the last worker of its slot that had ended then did.
     pub last_exit: Option<LastExit>,
     /// Its counters.
-    pub page: Seat,
+    pub page: WorkerPage,
 }
 
 thread_local! {
@@ -219,7 +219,7 @@ pub struct Birth<'a> {
     /// What comes on the message channel.
     pub inbox: Inbox,
     /// Its counters.
-    pub seat: Seat,
+    pub page: WorkerPage,
     /// What it shares with all.
     pub common: Common,
     /// Wakes the master.
@@ -245,7 +245,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     signal::count(signal::SIGTERM, &birth.leave);
     match config.timeout.as_millis() as u64 {
         0 => {}
-        limit => overdue::watch(birth.seat.busy_since(), limit),
+        limit => overdue::watch(birth.page.busy_since(), limit),
     }
     introduce(birth.worker);
     // Where there is no such file, nobody is chosen by it.

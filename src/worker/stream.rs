@@ -44,7 +44,7 @@ impl StreamEngine {
                 Ok(true) => {}
                 Err(_) => return Next::Close,
             }
-            cx.seat.add(Word::Requests, 1);
+            cx.page.add(Word::Requests, 1);
             if cx.call(|h| h.on_data(conn)).is_none() {
                 return failed(cx);
             }
@@ -87,6 +87,6 @@ impl StreamEngine {
 
 /// The handler panicked: that costs the connection.
 fn failed(cx: &Context<'_>) -> Next {
-    cx.seat.add(Word::Errors, 1);
+    cx.page.add(Word::Errors, 1);
     Next::Close
 }

@@ -45,7 +45,7 @@ impl HttpEngine {
             scratch.clear();
             match scratch.fill(link.fd) {
                 Ok(Fill::Bytes(n, full)) => {
-                    cx.seat.add(Word::BytesIn, n as u64);
+                    cx.page.add(Word::BytesIn, n as u64);
                     link.conn.dropped = link.conn.dropped.saturating_add(n as u32);
                     link.conn.more = full || link.conn.ended;
                 }

@@ -134,7 +134,7 @@ impl HttpEngine {
         cx: &mut Context<'_>,
     ) -> Next {
         if conn.output.is_some() {
-            cx.seat.add(Word::Errors, 1);
+            cx.page.add(Word::Errors, 1);
         }
         if conn.phase != Phase::Open || conn.output.is_some() || conn.input.is_none() {
             return Next::Close;
@@ -184,7 +184,7 @@ impl HttpEngine {
     /// Sends on what the client did not take before. `None` once everything is out.
     fn resume(&mut self, mut output: Box<Output>, link: &mut Link<'_>, cx: &mut Context<'_>) -> Option<Next> {
         let sent = output.flush(link.fd);
-        cx.seat.add(Word::BytesOut, std::mem::take(&mut output.sent));
+        cx.page.add(Word::BytesOut, std::mem::take(&mut output.sent));
         let Ok(blocked @ (Sent::Blocked | Sent::Again)) = sent else {
             self.outputs.put(output);
             return sent.is_err().then_some(Next::Close);
@@ -306,9 +306,9 @@ impl HttpEngine {
         let request = Request::new(head, body, link.fd, link.listener);
         let lent = Rc::clone(&res.lent);
         let called = lent.during(link.fd, || cx.call(|handler| handler.on_request(&request, res)));
-        cx.seat.add(Word::Requests, 1);
+        cx.page.add(Word::Requests, 1);
         if called.is_none() {
-            cx.seat.add(Word::Errors, 1);
+            cx.page.add(Word::Errors, 1);
             res.fail();
             res.close();
         }
@@ -358,7 +358,7 @@ impl HttpEngine {
     fn read(&mut self, input: &mut Input, link: &mut Link<'_>, cx: &mut Context<'_>) -> Option<Stop> {
         match input.fill(link.fd) {
             Ok(Fill::Bytes(n, full)) => {
-                cx.seat.add(Word::BytesIn, n as u64);
+                cx.page.add(Word::BytesIn, n as u64);
                 link.conn.more = full || link.conn.ended;
                 None
             }
@@ -391,7 +391,7 @@ impl HttpEngine {
     }
 
     fn refuse(&mut self, fault: Fault, input: &Input, link: &mut Link<'_>, cx: &mut Context<'_>) {
-        cx.seat.add(Word::Errors, 1);
+        cx.page.add(Word::Errors, 1);
         self.response.refuse(fault, input.rest().starts_with(b"HEAD "));
         link.conn.phase = Phase::Staged;
     }
@@ -466,7 +466,7 @@ impl HttpEngine {
             link.conn.nonblocking = true;
         }
         let sent = out.flush(link.fd);
-        cx.seat.add(Word::BytesOut, std::mem::take(&mut out.sent));
+        cx.page.add(Word::BytesOut, std::mem::take(&mut out.sent));
         if matches!(sent, Ok(Sent::All)) {
             pool::reset(&mut out.bytes);
             pool::reset(&mut out.copied);

@@ -56,7 +56,7 @@ fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
 /// An engine, its surroundings and one connection.
 struct Bench {
     config: Config,
-    seat: crate::scoreboard::Seat,
+    page: crate::scoreboard::WorkerPage,
     handler: Box<dyn Handler>,
     engine: HttpEngine,
     conn: HttpConn,
@@ -79,7 +79,7 @@ impl Bench {
         Self {
             engine: HttpEngine::new(&config),
             config,
-            seat: Scoreboard::new(1).unwrap().seat(0),
+            page: Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             handler: Box::new(handler),
             conn: HttpConn::default(),
             server: Some(server),
@@ -100,7 +100,7 @@ impl Bench {
         let mut cx = Context {
             handler: &mut *self.handler,
             config: &self.config,
-            seat: self.seat,
+            page: self.page,
             now: self.now,
             draining: self.draining,
         };

@@ -140,14 +140,14 @@ fn a_pipelining_client_yields_to_others() {
         let mut cx = Context {
             handler: &mut *b.handler,
             config: &b.config,
-            seat: b.seat,
+            page: b.page,
             now: b.now,
             draining: false,
         };
         turns += 1;
-        let before = b.seat.get(Word::Requests);
+        let before = b.page.get(Word::Requests);
         idle = !matches!(b.engine.on_readable(server.as_fd(), 0, &mut b.conn, false, &mut cx), Next::Again);
-        assert!(b.seat.get(Word::Requests) - before <= REQUESTS as u64);
+        assert!(b.page.get(Word::Requests) - before <= REQUESTS as u64);
     }
     assert_eq!(turns, 3);
     assert_eq!(statuses(&b.text()).len(), REQUESTS * 2 + 1);

@@ -35,9 +35,9 @@ fn a_request_is_answered_and_leaves_nothing_behind() {
     assert!(text.ends_with("GMT\r\nContent-Length: 6\r\n\r\nhello\n"), "{text}");
     assert!(!closed && b.conn.is_idle());
     assert_eq!(b.deadline, Some(Deadline::Idle));
-    assert_eq!(b.seat.get(Word::Requests), 1);
-    assert_eq!(b.seat.get(Word::BytesIn), 32);
-    assert_eq!(b.seat.get(Word::BytesOut), text.len() as u64);
+    assert_eq!(b.page.get(Word::Requests), 1);
+    assert_eq!(b.page.get(Word::BytesIn), 32);
+    assert_eq!(b.page.get(Word::BytesOut), text.len() as u64);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_panic_is_a_500_and_closes() {
     let (b, text, closed) = answer("/panic");
     assert_eq!(statuses(&text), ["500"]);
     assert!(closed && text.contains("Connection: close\r\n"), "{text}");
-    assert_eq!(b.seat.get(Word::Errors), 1);
+    assert_eq!(b.page.get(Word::Errors), 1);
     let (_, text, closed) = answer("/late-panic");
     assert!(text.starts_with("HTTP/1.1 200 OK") && !text.ends_with("0\r\n\r\n"));
     assert!(closed);
@@ -257,7 +257,7 @@ fn a_client_that_is_gone_is_noticed() {
     b.client = UnixStream::pair().unwrap().0;
     b.readable(true);
     assert!(b.server.is_none());
-    assert_eq!(b.seat.get(Word::Errors), 0);
+    assert_eq!(b.page.get(Word::Errors), 0);
 }
 
 #[test]

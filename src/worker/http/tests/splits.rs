@@ -18,7 +18,7 @@ fn talk<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (String, bool, u64) {
     got.extend_from_slice(&b.receive().0);
     // Whether a 100 is due depends on what has arrived.
     let text = String::from_utf8_lossy(&got).replace("HTTP/1.1 100 Continue\r\n\r\n", "");
-    (without_date(&text), closed, b.seat.get(Word::Requests))
+    (without_date(&text), closed, b.page.get(Word::Requests))
 }
 
 fn pieces<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
