@@ -7,7 +7,8 @@
 //! is read until its end, or the worker's.
 
 use super::lifecycle::NEVER;
-use super::{Master, seats_of, words_token};
+use super::{Master, Token, tokens};
+use crate::ids::Page;
 use crate::log;
 use crate::message::Verb;
 use crate::sys::{poll, stderr};
@@ -103,7 +104,7 @@ impl Master {
         let pidfd = std::fs::File::open("/dev/null").ok()?;
         let (from, to) = stderr::pipe().ok()?;
         drop(pidfd);
-        poll::watch_level(&self.poll, from.as_fd(), words_token(seat)).ok()?;
+        poll::watch_level(&self.poll, from.as_fd(), Token::Stderr(Page::at(seat)).into()).ok()?;
         let lines = Lines::new(worker, Vec::new(), Some(VecDeque::new()));
         self.words.pipes.push(Pipe { worker, seat, from: Some(from), watched: true, lines });
         Some(to)
@@ -112,7 +113,7 @@ impl Master {
     /// Goes on with a pipe that a former program in this process has handed over.
     pub(super) fn go_on_listening(&mut self, worker: u32, from: OwnedFd, begun: Vec<u8>) {
         let Some(seat) = self.crew.seat_of(worker) else { return };
-        if poll::watch_level(&self.poll, from.as_fd(), words_token(seat)).is_ok() {
+        if poll::watch_level(&self.poll, from.as_fd(), Token::Stderr(Page::at(seat)).into()).is_ok() {
             let lines = Lines::new(worker, begun, None);
             self.words.pipes.push(Pipe { worker, seat, from: Some(from), watched: true, lines });
         }
@@ -121,9 +122,13 @@ impl Master {
     /// Copies what the poll has found.
     pub(super) fn hear_words(&mut self, events: &Events) {
         let (all, least, most) = SHARE;
-        let speakers = seats_of(events, words_token(0)).count();
+        let speakers = tokens(events).filter(|t| matches!(t, Token::Stderr(_))).count();
         let share = (all / speakers.max(1)).clamp(least, most);
-        seats_of(events, words_token(0)).for_each(|seat| self.hear_some(seat, share));
+        for token in tokens(events) {
+            if let Token::Stderr(page) = token {
+                self.hear_some(page.index(), share);
+            }
+        }
     }
 
     /// Copies at most so many bytes of one worker's, as long as there is room for them.
@@ -167,7 +172,9 @@ impl Master {
         self.words.rest_until = None;
         for pipe in self.words.pipes.iter_mut().filter(|p| !p.watched) {
             let Some(from) = &pipe.from else { continue };
-            pipe.watched = poll::watch_level(&self.poll, from.as_fd(), words_token(pipe.seat)).is_ok();
+            pipe.watched =
+                poll::watch_level(&self.poll, from.as_fd(), Token::Stderr(Page::at(pipe.seat)).into())
+                    .is_ok();
         }
         self.release_the_proved();
         self.words.rest_until.unwrap_or(NEVER)
@@ -175,7 +182,7 @@ impl Master {
 
     /// Workers that have proved themselves are told so.
     pub(super) fn release_the_proved(&mut self) {
-        let proved = |p: &&Pipe| p.lines.kept.is_some() && self.life.is_proved(p.worker);
+        let proved = |p: &&Pipe| p.lines.kept.is_some() && self.lifecycle.is_proved(p.worker);
         let proved: Vec<_> = self.words.pipes.iter().filter(proved).map(|p| (p.seat, p.worker)).collect();
         for (seat, worker) in proved {
             self.hear_some(seat, REST);

@@ -2,8 +2,9 @@
 
 use super::courier::Heard;
 use super::lifecycle::{Input, NEVER};
-use super::{Master, News, message_token};
+use super::{Master, News, Token};
 use crate::Kind;
+use crate::ids::Page;
 use crate::log::log;
 use crate::message::{Budget, Verb};
 use crate::sys::poll;
@@ -65,18 +66,18 @@ impl Master {
         let Some(worker) = self.crew.find(id) else { return };
         match verb {
             // Too late where SIGKILL is on its way.
-            Verb::Ready { .. } if !self.life.is_starting(id) => {}
+            Verb::Ready { .. } if !self.lifecycle.is_starting(id) => {}
             Verb::Ready { kind, limit } => {
                 let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
                 worker.kind = Some(kind);
                 worker.limit =
                     if kind == Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
                 self.kind = kind;
-                self.happened(Input::Ready(id));
+                self.feed(Input::Ready(id));
             }
             Verb::Online => self.tell_online(id),
             Verb::Failed(text) => worker.failure = Some(text),
-            Verb::Leaving => self.happened(Input::Leaving(id)),
+            Verb::Leaving => self.feed(Input::Leaving(id)),
             other => log!("worker {id}: unexpected message {other:?}; ignored"),
         }
     }
@@ -92,7 +93,7 @@ impl Master {
     pub(super) fn settle_channels(&self) {
         let (poll, crew) = (&self.poll, &self.crew);
         self.post.borrow().settle(|id, channel, before, after| {
-            let token = message_token(crew.seat_of(id).ok_or(io::ErrorKind::NotFound)?);
+            let token = Token::Messages(Page::at(crew.seat_of(id).ok_or(io::ErrorKind::NotFound)?)).into();
             match (before, after) {
                 (None, Some(wanted)) => poll::watch_level_for(poll, channel, token, wanted),
                 (Some(_), Some(wanted)) => poll::rewatch_level(poll, channel, token, wanted),

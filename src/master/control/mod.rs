@@ -6,7 +6,7 @@
 mod client;
 
 use super::lifecycle::{EX_CONFIG, Lifecycle};
-use super::{CLIENT, CONTROL, Master};
+use super::{Master, Token};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
@@ -19,7 +19,7 @@ use crate::sys::peer::{self, Peer};
 use crate::sys::{poll, process, socket};
 use client::{Client, Waits};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -58,7 +58,7 @@ impl Control {
         }
         let made = Place::make(name).and_then(|(place, socket)| {
             let watched = socket::set_nonblocking(socket.as_fd(), true)
-                .and_then(|()| poll::watch_level(poll, socket.as_fd(), CONTROL));
+                .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()));
             watched.map_err(|e| e.to_string()).map(|()| (place, socket))
         });
         let (place, socket) = match made {
@@ -224,10 +224,10 @@ impl Master {
     /// What the poll reports of the control socket and its clients.
     pub(super) fn serve_control(&mut self, events: &Events) {
         for event in events.iter() {
-            match event.token() {
-                CONTROL => self.let_in(),
-                Token(t) if (CLIENT..CLIENT + CLIENTS).contains(&t) => {
-                    self.attend(t - CLIENT, event.is_write_closed() || event.is_error());
+            match event.token().into() {
+                Token::Control => self.let_in(),
+                Token::ControlClient(n) => {
+                    self.attend(n, event.is_write_closed() || event.is_error());
                 }
                 _ => {}
             }
@@ -264,7 +264,7 @@ impl Master {
         let registry = self.poll.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
         let fd = client.socket.as_raw_fd();
-        if let Err(e) = registry.register(&mut SourceFd(&fd), Token(CLIENT + place), both) {
+        if let Err(e) = registry.register(&mut SourceFd(&fd), Token::ControlClient(place).into(), both) {
             return log!("control: epoll_ctl: {e}");
         }
         client.reply(&Reply::Hello(desk.hello.clone()), self.now);
@@ -324,7 +324,7 @@ impl Master {
             client.reply(&reply, now);
         }
         if let Some(desk) = &mut self.control.0 {
-            desk.look_again(&self.life, now);
+            desk.look_again(&self.lifecycle, now);
         }
         self.attend_soon();
     }
@@ -336,7 +336,7 @@ impl Master {
             Request::Events {} => self.begin_events(index),
             Request::Reload {} => {
                 self.refuse_when_stopping()?;
-                let queued = self.life.keeps_a_reload_waiting();
+                let queued = self.lifecycle.keeps_a_reload_waiting();
                 self.accept_command(index, "reload", Waits::Reload(None), queued);
                 self.reload().map_err(|e| failed(e.to_string()))
             }
@@ -353,7 +353,7 @@ impl Master {
                 let what = if now { "stop at once" } else { "stop" };
                 self.accept_command(index, what, Waits::Stop, false);
                 // Asking twice would mean at once.
-                if now || !self.life.is_stopping() {
+                if now || !self.lifecycle.is_stopping() {
                     self.stop();
                 }
                 if now {
@@ -390,10 +390,10 @@ impl Master {
 
     fn begin_scale(&mut self, index: usize, count: Count) -> Result<(), Reply> {
         self.refuse_when_stopping()?;
-        if self.life.is_booting() {
+        if self.lifecycle.is_booting() {
             return Err(failed("the first workers are not ready yet"));
         }
-        let from = self.life.slots().len();
+        let from = self.lifecycle.slots().len();
         let to = match count {
             Count::To(n) => i64::from(n),
             Count::By(n) => from as i64 + i64::from(n),
@@ -407,7 +407,7 @@ impl Master {
     }
 
     fn refuse_when_stopping(&self) -> Result<(), Reply> {
-        if self.life.is_stopping() { Err(failed("the master stops")) } else { Ok(()) }
+        if self.lifecycle.is_stopping() { Err(failed("the master stops")) } else { Ok(()) }
     }
 
     /// Says that something is being done, to the client and in the log, before it is: what follows from it may follow at once.
@@ -422,7 +422,7 @@ impl Master {
     /// Something happened.
     pub(super) fn control_hears(&mut self, event: &Event) {
         if let Some(desk) = &mut self.control.0 {
-            desk.hear(event, &self.life, self.now);
+            desk.hear(event, &self.lifecycle, self.now);
             self.attend_soon();
         }
     }
@@ -446,7 +446,7 @@ impl Master {
         let Some(desk) = &mut self.control.0 else { return NEVER };
         if desk.rest_until.is_some_and(|at| at <= now) {
             desk.rest_until = None;
-            if let Err(e) = poll::watch_level(&self.poll, desk.socket.as_fd(), CONTROL) {
+            if let Err(e) = poll::watch_level(&self.poll, desk.socket.as_fd(), Token::Control.into()) {
                 log!("control: epoll_ctl: {e}");
             }
         }
@@ -467,7 +467,7 @@ impl Master {
     /// The run is over: who waited for it hears so, and so does who waited for something else.
     pub(super) fn control_ends(&mut self) {
         let Some(desk) = &mut self.control.0 else { return };
-        let killed = self.life.killed();
+        let killed = self.lifecycle.killed();
         for (_, client) in desk.clients() {
             match client.waits {
                 Waits::Stop => client.reply(&Reply::Stopped { killed }, self.now),
