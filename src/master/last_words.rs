@@ -8,8 +8,9 @@
 
 use super::lifecycle::NEVER;
 use super::{Master, seats_of, words_token};
+use crate::ids::WorkerId;
 use crate::log;
-use crate::message::Verb;
+use crate::message::Notice;
 use crate::sys::{poll, stderr};
 use mio::{Events, Poll};
 use std::collections::VecDeque;
@@ -184,7 +185,7 @@ impl Master {
                 return;
             }
             // Where it cannot be told it is about to be reaped.
-            let _ = self.post.borrow().say(worker, &Verb::Proved);
+            let _ = self.messages.router().notify(WorkerId(worker), &Notice::RestoreStderr);
             if let Some(pipe) = self.words.find(seat) {
                 pipe.lines.kept = None;
             }

@@ -3,12 +3,12 @@
 //! Each turn takes signals first, then deaths, then messages, then what is due, then connections.
 
 mod accept;
+mod connect;
 #[cfg(feature = "control")]
 mod control;
 #[cfg(not(feature = "control"))]
 #[path = "uncontrolled.rs"]
 mod control;
-mod courier;
 mod crew;
 mod dispatch;
 mod doors;
@@ -16,12 +16,11 @@ mod duties;
 mod last_words;
 pub mod lifecycle;
 mod listener;
-mod messages;
 mod owner;
-pub mod post;
 mod rebalance;
 mod reclaim;
 mod restart;
+pub mod router;
 mod spare;
 mod spawn;
 mod steer;
@@ -30,7 +29,7 @@ mod upgrade;
 use crate::config::{Config, MAX_LISTENERS, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::log;
-use crate::message::Undelivered;
+use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::{Event, LastExit, Server, Source, Started, Stopped};
@@ -39,7 +38,7 @@ use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use post::{OnReply, Post};
+use router::Messages;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
@@ -98,7 +97,7 @@ pub enum News {
     /// Something happened.
     Event(Event),
     /// A worker has written to the host.
-    Mail(courier::Mail),
+    Message(Envelope, Vec<u8>),
     /// A request of the host's has come to its end.
     Reply(OnReply, std::result::Result<Vec<u8>, Undelivered>),
 }
@@ -113,7 +112,7 @@ pub struct Master {
     name: String,
     args: Vec<CString>,
     /// All message channels.
-    post: Post,
+    messages: Messages,
     /// What is to be told when the turn is over: who is told may then ask for more.
     news: VecDeque<News>,
     /// Somebody wants to know of events.
@@ -188,7 +187,7 @@ impl Master {
     /// As [`Server::run`].
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, post, .. } = server;
+        let Server { config, mut source, args, messages, .. } = server;
         check_kernel()?;
         check_process()?;
         let words = last_words::Words::new();
@@ -271,7 +270,7 @@ impl Master {
             config,
             source,
             args,
-            post,
+            messages,
             news: VecDeque::new(),
             listens: false,
             environments: BTreeMap::new(),
@@ -282,7 +281,7 @@ impl Master {
             board,
             listeners,
         };
-        master.post.open();
+        master.messages.open();
         if let Some(heritage) = heritage {
             master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
         }
@@ -315,7 +314,7 @@ impl Master {
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
-            self.post.close();
+            self.messages.close();
             self.wait_for_all(&mut events);
         }
         self.events = Some(events);
@@ -343,7 +342,7 @@ impl Master {
     pub fn patience(&self) -> Option<Duration> {
         match self.timer_at.min(self.life.due()).min(self.messages_due()) {
             // What is watched of the message channels is set at the beginning of a turn.
-            _ if self.more_to_do || !self.post.borrow().is_settled() => Some(Duration::ZERO),
+            _ if self.more_to_do || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             NEVER => None,
             at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
         }
@@ -389,7 +388,7 @@ impl Master {
     }
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
-        self.settle_channels();
+        self.messages.router().update_poll(&self.poll);
         self.timer_at = self.timer_at.min(self.life.due());
         let sleep = match self.timer_at.min(self.messages_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
@@ -497,7 +496,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.post.close();
+        self.messages.close();
         if !self.is_here() {
             // A copy in a process that the host forked: workers and files are the master's.
             self.control.disown();

@@ -4,7 +4,7 @@ use super::crew::Record;
 use super::lifecycle::{Input, LastWords};
 use super::{Master, exit_token};
 use crate::handoff;
-use crate::ids::Page;
+use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::scoreboard::Word;
@@ -91,7 +91,7 @@ impl Master {
             let _ = record.process.wait();
             self.stop_listening(seat);
         } else {
-            self.post.borrow().join(id, channel);
+            self.messages.router().add(WorkerId(id), Page::at(seat), channel);
             self.crew.sit(seat, record);
         }
         watched
@@ -122,7 +122,7 @@ impl Master {
         let addresses = self.addresses_by_kind();
         let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
-        self.post.close();
+        self.messages.close();
         self.returns.clear();
         self.in_hand = None;
         self.control.disown();
