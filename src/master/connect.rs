@@ -1,14 +1,15 @@
-//! The master's calls to the owners that know nothing of it: the router.
+//! The master's calls to owners that know nothing of it: the router and the capture of standard error.
 
 use super::lifecycle::Input;
 use super::router::RouterEvent;
-use super::{Master, News};
+use super::{Master, News, seats_of, words_token};
 use crate::Kind;
-use crate::ids::WorkerId;
+use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{Budget, Notice};
 use crate::sys::signal;
 use crate::sys::time::Time;
+use mio::Events;
 
 /// The budget for messages in a turn without connections to accept.
 const AT_EASE: Budget = Budget::new(128 * 1024, 128);
@@ -88,5 +89,37 @@ impl Master {
         self.messages.router().read_rest(WorkerId(id));
         self.carry_messages(false);
         self.messages.router().remove(WorkerId(id), &self.poll);
+    }
+
+    /// Reads the standard error of workers that the poll has reported.
+    pub(super) fn read_stderr(&mut self, events: &Events) {
+        for seat in seats_of(events, words_token(0)) {
+            if self.stderr.read(Page::at(seat), &self.poll) {
+                self.refill_reserve();
+            }
+        }
+    }
+
+    /// The worker of a seat has ended; returns its last lines.
+    pub(super) fn finish_stderr(&mut self, seat: usize) -> Vec<String> {
+        let lines = self.stderr.finish(Page::at(seat), &self.poll);
+        self.refill_reserve();
+        lines
+    }
+
+    /// Has workers that have proved themselves restore their standard error.
+    pub(super) fn release_stderr(&mut self) {
+        for id in self.stderr.release(|id| self.life.is_proved(id.0)) {
+            // If it has ended, it is about to be reaped.
+            let _ = self.messages.router().notify(id, &Notice::RestoreStderr);
+        }
+    }
+
+    /// A descriptor was closed: the reserve may lack it, or its number may be lower than one in the reserve.
+    fn refill_reserve(&mut self) {
+        self.fd_reserve.move_down();
+        if self.shortage.is_none() {
+            self.fd_reserve.refill();
+        }
     }
 }

@@ -29,7 +29,7 @@ impl Master {
             self.actions = actions;
         }
         self.in_step = false;
-        self.release_the_proved();
+        self.release_stderr();
         let slots = self.life.slots().len();
         self.environments.retain(|slot, _| *slot < slots);
         self.last_exits.retain(|slot, _| *slot < slots);
@@ -262,7 +262,7 @@ impl Master {
             Happening::ReloadCommitted(generation) => Event::ReloadCommitted(generation),
             Happening::ReloadRolledBack(generation, mut failure) => {
                 if let (Some(id), true) = (failure.worker, failure.exit.is_none()) {
-                    failure.stderr = self.words_so_far(id);
+                    failure.stderr = self.stderr.last_lines(WorkerId(id));
                 }
                 Event::ReloadRolledBack(generation, failure)
             }

@@ -13,7 +13,7 @@ mod crew;
 mod dispatch;
 mod doors;
 mod duties;
-mod last_words;
+mod fd_reserve;
 pub mod lifecycle;
 mod listener;
 mod owner;
@@ -21,8 +21,8 @@ mod rebalance;
 mod reclaim;
 mod restart;
 pub mod router;
-mod spare;
 mod spawn;
+mod stderr_capture;
 mod steer;
 mod upgrade;
 
@@ -129,8 +129,8 @@ pub struct Master {
     /// Workers write it to say that there is room.
     wake: OwnedFd,
     board: Scoreboard,
-    spare: spare::Spare,
-    words: last_words::Words,
+    fd_reserve: fd_reserve::FdReserve,
+    stderr: stderr_capture::StderrCapture,
 
     life: Lifecycle,
     inputs: VecDeque<Input>,
@@ -190,7 +190,7 @@ impl Master {
         let Server { config, mut source, args, messages, .. } = server;
         check_kernel()?;
         check_process()?;
-        let words = last_words::Words::new();
+        let stderr = stderr_capture::StderrCapture::new();
         let mut heritage = upgrade::inheritance()?;
         match &mut heritage {
             None => source.prepare(FIRST_GENERATION)?,
@@ -265,8 +265,8 @@ impl Master {
             emptying: false,
             emptied: 0,
             kind: crate::Kind::Request,
-            spare: spare::Spare::new(),
-            words,
+            fd_reserve: fd_reserve::FdReserve::new(),
+            stderr,
             config,
             source,
             args,
@@ -367,7 +367,7 @@ impl Master {
         seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
         seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
         self.carry_messages(acceptable != 0);
-        self.hear_words(events);
+        self.read_stderr(events);
         seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
         self.serve_control(events);
         if self.now >= self.timer_at {
@@ -455,9 +455,8 @@ impl Master {
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
         let control = self.control_timers();
-        let words = self.words_timers();
         let shortage = self.shortage.unwrap_or(NEVER);
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control, words];
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
         next.into_iter().for_each(|at| self.arm(at));
     }
 
@@ -476,11 +475,11 @@ impl Master {
             // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
             for seat in self.crew.seats() {
                 if self.crew.at(seat).is_some_and(|w| !matches!(w.process.reap(), Ok(None))) {
-                    self.last_words(seat);
+                    self.finish_stderr(seat);
                     self.crew.leave(seat);
                 }
             }
-            self.hear_words(events);
+            self.read_stderr(events);
             if self.crew.seats().is_empty() || self.wait(events, None).is_err() {
                 return;
             }
@@ -506,7 +505,7 @@ impl Drop for Master {
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
         self.end_trial();
-        self.crew.seats().for_each(|seat| drop(self.last_words(seat)));
+        self.crew.seats().for_each(|seat| drop(self.finish_stderr(seat)));
         self.board.leave();
         role::set(Role::None);
     }

@@ -202,7 +202,7 @@ impl Master {
             all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd()]);
             all.extend(router.channel(WorkerId(r.id)));
         }
-        all.extend(self.words.hand_over().map(|(_, pipe, _)| pipe));
+        all.extend(self.stderr.saved().map(|(_, pipe, _)| pipe));
         for source in &self.returns {
             match source {
                 Return::Orphan { queue, .. } => all.push(queue.as_fd()),
@@ -291,7 +291,7 @@ impl Master {
                 let _ = writeln!(text, "variable {slot} {name} {value}");
             }
         }
-        for (worker, pipe, begun) in self.words.hand_over() {
+        for (worker, pipe, begun) in self.stderr.saved() {
             let _ = writeln!(text, "words {worker} {} {}", raw(pipe), hex(begun));
         }
         for source in &self.returns {
@@ -617,7 +617,8 @@ impl Master {
             self.crew.sit(seat, record);
         }
         for (worker, pipe, begun) in words {
-            self.go_on_listening(worker, pipe, begun);
+            let Some(seat) = self.crew.seat_of(worker) else { continue };
+            self.stderr.restore(WorkerId(worker), Page::at(seat), pipe, begun, &self.poll);
         }
         for worker in &snapshot.workers {
             // One that stays may have been told to shed.

@@ -350,7 +350,7 @@ impl<'a> Inlet<'a> {
     }
 
     fn take_back_stderr(&mut self) {
-        if let Some(Err(e)) = self.diverted.take().map(Diverted::end) {
+        if let Some(Err(e)) = self.diverted.take().map(Diverted::restore) {
             log!("worker {}: dup2 of standard error: {e}", self.worker.id);
         }
     }
