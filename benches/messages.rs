@@ -6,7 +6,7 @@
 //! more as the client, which makes one connection after the other and says how many a second it got and how long they took.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use prefork::{Handler, Kind, MASTER, Message, Post, Request, Response, Server, Started, Worker};
+use prefork::{Handler, Kind, MASTER, Message, Messages, Request, Response, Server, Started, Worker};
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -47,7 +47,7 @@ fn main() {
     }
     let server = Server::factory(|worker| Bench { worker: worker.clone(), moved: Rc::default() });
     let host = Rc::new(RefCell::new(Host {
-        post: server.post(),
+        messages: server.messages(),
         step: 0,
         address: String::new(),
         begun: Instant::now(),
@@ -60,12 +60,12 @@ fn main() {
         started.borrow_mut().address.clone_from(&what.addresses[0]);
         next(&started);
     });
-    server.on_message(move |post, message| hear(&heard, post, message)).run().unwrap();
+    server.on_message(move |messages, message| hear(&heard, messages, message)).run().unwrap();
 }
 
 /// What the master does, one measure after the other.
 struct Host {
-    post: Post,
+    messages: Messages,
     step: u32,
     address: String,
     begun: Instant,
@@ -80,21 +80,21 @@ fn next(host: &Shared) {
     h.step += 1;
     h.begun = Instant::now();
     (h.sent, h.taken) = (0, 0);
-    let (post, step) = (h.post.clone(), h.step);
+    let (messages, step) = (h.messages.clone(), h.step);
     drop(h);
     match step {
         1 => ask(host, 1),
         2 => (0..64).for_each(|_| ask(host, 64)),
         // The same, asked by a worker: of the master, of another worker.
-        3 => post.send(1, ASK, &MASTER.to_le_bytes()).unwrap(),
-        4 => post.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
+        3 => messages.send(1, ASK, &MASTER.to_le_bytes()).unwrap(),
+        4 => messages.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
         5 => (0..WINDOW).for_each(|_| lump(host)),
-        6 => post.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
+        6 => messages.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
         7 => start_client("client", &host.borrow().address),
         8 => start_client("paced", &host.borrow().address),
         9 => start_client("lumps", &host.borrow().address),
         10 => {
-            post.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
+            messages.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
             start_client("client", &host.borrow().address);
         }
         11 => start_client("paced", &host.borrow().address),
@@ -125,21 +125,21 @@ fn ask(host: &Shared, window: u64) {
         }
         ask(&again, window);
     };
-    h.post.request(1, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
+    h.messages.request(1, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
 fn lump(host: &Shared) {
     let mut h = host.borrow_mut();
     if h.sent * (LARGE as u64) < GIB {
         h.sent += 1;
-        h.post.send(1, LUMP, &vec![1; LARGE]).unwrap();
+        h.messages.send(1, LUMP, &vec![1; LARGE]).unwrap();
     }
 }
 
-fn hear(host: &Shared, post: &Post, message: &Message<'_>) {
+fn hear(host: &Shared, messages: &Messages, message: &Message<'_>) {
     let step = host.borrow().step;
     match message.kind() {
-        _ if message.is_request() => post.reply(message.bytes()).unwrap(),
+        _ if message.is_request() => messages.reply(message.bytes()).unwrap(),
         TAKEN => {
             host.borrow_mut().taken += 1;
             if host.borrow().taken * LARGE as u64 == GIB {

@@ -65,7 +65,7 @@
 //! # Messages
 //!
 //! Workers, and the program in the master, write to one another: bytes with a type, to one, to all, as a request that is answered
-//! within a deadline. [`Worker::send`] and its like in a worker, [`Post`] in the master; a handler hears in [`Handler::on_message`].
+//! within a deadline. [`Worker::send`] and its like in a worker, [`Messages`] in the master; a handler hears in [`Handler::on_message`].
 //!
 //! # In an event loop of your own
 //!
@@ -114,8 +114,8 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
-pub use master::post::Post;
-pub use message::{ALL, MASTER, Undelivered};
+pub use master::router::Messages;
+pub use message::{ALL, MASTER, Message, Undelivered};
 pub use role::{Role, role};
 pub use server::{
     Bound, Event, Exit, Family, LastExit, Reason, ReloadFailure, ReloadStage, Running, Server, Started,
@@ -136,4 +136,3 @@ pub mod fuzzing {
     pub use crate::worker::http::fuzzing::request;
 }
 pub use worker::http::{Refused, Request, Response};
-pub use worker::mailbox::Message;

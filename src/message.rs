@@ -1,9 +1,9 @@
-//! The message channel between the master and one worker, beside the handoff channel so that no connection ever waits behind a
-//! message: verbs, which the two say to each other, and letters, the messages of user code.
+//! The message channel between the master and one worker. It is separate from the handoff channel, so that no connection waits
+//! behind a message. It carries *notices*, which the two processes send to each other, and *messages* of user code.
 //!
-//! A stream socket pair per worker, non-blocking both ways. A frame is a 4-byte length, a 1-byte tag, three zero bytes, then that
-//! many bytes; a letter's begin with its label. All numbers are little-endian. Both processes run the same program, so there is
-//! no version; what is no frame is a fault of the worker's, which pays for it.
+//! One stream socket pair per worker, non-blocking in both directions. A frame is a 4-byte length, a 1-byte tag, three zero bytes,
+//! then that many bytes; those of a message begin with its envelope. All numbers are little-endian. Both processes run the same
+//! program, so there is no version. Bytes that are no frame are the worker's fault, and cost it its life.
 
 mod inbox;
 mod outbox;
@@ -11,65 +11,95 @@ mod requests;
 
 pub use inbox::{Budget, Inbox, Received};
 pub use outbox::{Outbox, Room};
-pub use requests::Requests;
+pub use requests::{OnReply, Requests};
 
-use crate::sys::{fdpass, socket};
-use std::borrow::Cow;
+use crate::ids::WorkerId;
+use crate::sys::fdpass;
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::OwnedFd;
 
 /// The address of the master in a message.
 pub const MASTER: u32 = 0;
-/// The address of all workers but the one that sends.
+/// The address of all workers except the sender.
 pub const ALL: u32 = u32::MAX;
 
-/// What the master and a worker say to each other.
+/// The sender or the receiver of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The host program.
+    Master,
+    /// One worker.
+    Worker(WorkerId),
+    /// All workers except the sender; never a sender itself.
+    All,
+}
+
+impl From<u32> for Address {
+    fn from(number: u32) -> Self {
+        match number {
+            MASTER => Self::Master,
+            ALL => Self::All,
+            id => Self::Worker(WorkerId(id)),
+        }
+    }
+}
+
+impl From<Address> for u32 {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Master => MASTER,
+            Address::Worker(WorkerId(id)) => id,
+            Address::All => ALL,
+        }
+    }
+}
+
+/// A notice from the master to a worker, or from a worker to the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum Notice {
     /// Worker: it runs.
     Online,
-    /// Worker: it can serve, in the style of this number ([`crate::Kind`]), at most so many connections at a time.
+    /// Worker: it can serve.
     Ready {
-        /// The style's number.
+        /// The number of its handler's style ([`crate::Kind`]).
         kind: u8,
-        /// Connections it may have in flight.
+        /// The most connections it may have in flight.
         limit: u32,
     },
-    /// Worker: it cannot serve, and why; it exits next.
+    /// Worker: it cannot serve, for this reason, and exits next.
     Failed(String),
-    /// Worker: it leaves on its own account and waits to be drained.
+    /// Worker: it wants to exit of its own accord and waits to be drained.
     Leaving,
     /// Master: finish what you have, take nothing new, exit.
     Drain {
-        /// Idle connections go back to the master, for workers that stay; what lies in the handoff queue too. Otherwise all of it
-        /// is served here first.
+        /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay; false if this
+        /// worker serves them all first.
         hand_back: bool,
     },
-    /// Master: hand idle connections back until no more than so many are left.
+    /// Master: hand back idle connections until at most this many are left.
     Shed {
         /// Connections to keep.
         keep: u32,
     },
-    /// Master: you have proved yourself; your standard error is your own from now on.
-    Proved,
-    /// Master: the worker of this id has ended; what was asked of it stays unanswered.
-    Gone(u32),
-    /// Master: a letter to the worker of this id was dropped, its queue has been full for too long.
-    Shut(u32),
-    /// Master: that queue has room again.
-    Open(u32),
+    /// Master: restore your own standard error; you have proved yourself.
+    RestoreStderr,
+    /// Master: this worker has ended; requests to it stay unanswered.
+    Gone(WorkerId),
+    /// Master: a message to this worker was dropped because its queue has been full for too long.
+    Overflowing(WorkerId),
+    /// Master: the queue of this worker has room again.
+    HasRoom(WorkerId),
 }
 
-impl Verb {
-    /// Whether it is for workers to say.
-    pub fn is_a_workers(&self) -> bool {
+impl Notice {
+    /// True if workers may send it.
+    pub fn is_from_worker(&self) -> bool {
         matches!(self, Self::Online | Self::Ready { .. } | Self::Failed(_) | Self::Leaving)
     }
 }
 
-/// What a letter is for.
+/// The purpose of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
@@ -79,40 +109,71 @@ pub enum Purpose {
     Request = b'Q',
     /// The answer to a request.
     Reply = b'A',
-    /// Why there is no answer: one byte, the number of an [`Undelivered`].
+    /// The reason why there is no answer: one byte, the number of an [`Undelivered`].
     Failure = b'X',
 }
 
-/// What stands on a letter.
+/// The head of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// What it is for.
+pub struct Envelope {
+    /// The purpose of the message.
     pub purpose: Purpose,
-    /// The worker that wrote it, or [`MASTER`].
-    pub from: u32,
-    /// The worker it is for, [`MASTER`] or [`ALL`].
-    pub to: u32,
+    /// The sender.
+    pub from: Address,
+    /// The receiver.
+    pub to: Address,
     /// The user's type of a message or request.
     pub kind: u32,
-    /// The number of a request among those of its sender; a reply has that of its request. 0 for a message.
+    /// The number of a request, unique for its sender; a reply has that of its request. 0 for a message.
     pub request: u64,
 }
 
-/// A message of user code on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter<'a> {
-    /// Who writes to whom about what.
-    pub label: Label,
-    /// What is said.
-    pub bytes: Cow<'a, [u8]>,
+impl Envelope {
+    /// The envelope of the answer to this request.
+    pub fn answer(&self, purpose: Purpose) -> Self {
+        Self { purpose, from: self.to, to: self.from, kind: 0, request: self.request }
+    }
 }
 
-/// Why a message was not taken, or a request not answered.
+/// A message, given to [`crate::Handler::on_message`] and to the callback of [`crate::Server::on_message`].
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    envelope: Envelope,
+    bytes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn new(envelope: Envelope, bytes: &'a [u8]) -> Self {
+        Self { envelope, bytes }
+    }
+
+    /// The id of the worker that sent it, or [`crate::MASTER`].
+    pub fn from(&self) -> u32 {
+        self.envelope.from.into()
+    }
+
+    /// The type that the sender gave it.
+    pub fn kind(&self) -> u32 {
+        self.envelope.kind
+    }
+
+    /// The content.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// True if the sender waits for a reply ([`crate::Worker::reply`], [`crate::Messages::reply`]).
+    pub fn is_request(&self) -> bool {
+        self.envelope.purpose == Purpose::Request
+    }
+}
+
+/// The reason why a message was not sent, or a request not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Undelivered {
-    /// It is longer than [`crate::Config::max_message`]. Nothing was sent.
+    /// The message is longer than [`crate::Config::max_message`]. Nothing was sent.
     TooLarge = 1,
     /// Too much waits for the receiver already. Nothing was sent.
     Full = 2,
@@ -120,10 +181,10 @@ pub enum Undelivered {
     Gone = 3,
     /// No reply came before the deadline.
     TimedOut = 4,
-    /// The receiver has no use for requests, or returned without a reply.
+    /// The receiver does not handle requests, or returned without a reply.
     Unanswered = 5,
-    /// Not possible here or now: there is no request to reply to, a request to all, the server does not run, or this process is
-    /// not its master.
+    /// Not possible here or now: there is no request to reply to, a request cannot go to all workers, the server does not run, or
+    /// this process is not its master.
     Impossible = 6,
 }
 
@@ -131,10 +192,9 @@ impl Undelivered {
     const ALL: [Self; 6] =
         [Self::TooLarge, Self::Full, Self::Gone, Self::TimedOut, Self::Unanswered, Self::Impossible];
 
-    /// What a [`Purpose::Failure`] says; anything that is none of these numbers says that there is no answer.
-    pub(crate) fn read(bytes: &[u8]) -> Self {
-        let known = |reason: &Self| bytes == [*reason as u8];
-        Self::ALL.into_iter().find(known).unwrap_or(Self::Unanswered)
+    /// The reason in a [`Purpose::Failure`]; [`Undelivered::Unanswered`] for bytes that are none of these numbers.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Self::ALL.into_iter().find(|reason| bytes == [*reason as u8]).unwrap_or(Self::Unanswered)
     }
 }
 
@@ -156,62 +216,39 @@ impl std::error::Error for Undelivered {}
 /// One end of a channel.
 #[derive(Debug)]
 pub struct Channel {
-    /// The socket, for both ways.
+    /// The socket, for both directions.
     pub socket: OwnedFd,
-    /// What comes.
+    /// The incoming direction.
     pub inbox: Inbox,
-    /// What goes.
+    /// The outgoing direction.
     pub outbox: Outbox,
 }
 
-/// Length, tag, zeros.
+/// Bytes of a frame's header: length, tag, zeros.
 const HEADER: usize = 8;
-/// From, to, kind, request.
-const LABEL: usize = 20;
-/// What stands in front of a letter's bytes.
-const LETTER: usize = HEADER + LABEL;
-/// The longest verb: a reason for a failure.
-const MAX_VERB: usize = 16 * 1024;
+/// Bytes of an envelope: from, to, kind, request. The purpose is the frame's tag.
+const ENVELOPE: usize = 20;
+/// Bytes in front of a message's content.
+const HEAD: usize = HEADER + ENVELOPE;
+/// The most bytes of a notice: the reason for a failure.
+const MAX_NOTICE: usize = 16 * 1024;
 
-/// A new channel for messages of at most `max_message` bytes: the master's end and the worker's.
+/// Creates a channel for messages of at most `max_message` bytes: the master's end and the worker's.
 pub fn channel(max_message: usize) -> io::Result<(Channel, Channel)> {
     let (master, worker) = fdpass::stream_pair()?;
     Ok((Channel::new(master, max_message), Channel::new(worker, max_message)))
 }
 
 impl Channel {
-    /// One end, of a socket.
+    /// One end, over this socket.
     pub fn new(socket: OwnedFd, max_message: usize) -> Self {
         Self { socket, inbox: Inbox::new(max_message), outbox: Outbox::new(max_message) }
     }
 }
 
-/// The frame of a letter.
-pub fn encode_letter(label: &Label, bytes: &[u8]) -> Vec<u8> {
-    [&encode_label(label, bytes.len()), bytes].concat()
-}
-
-/// Sends what is left in an outbox, waiting at most so long between two steps.
-///
-/// # Errors
-/// `TimedOut` where there was no room for all of it; what send(2) says.
-pub fn finish(outbox: &mut Outbox, to: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
-    while !outbox.is_empty() {
-        outbox.flush(to, usize::MAX)?;
-        if !outbox.is_empty() && !socket::wait_ready(to, true, Some(patience))? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
-}
-
-/// When a request sent now has waited long enough (monotonic milliseconds). A time of zero is for ever.
-pub fn deadline(now: u64, time: Duration) -> u64 {
-    match u64::try_from(time.as_millis()) {
-        Ok(0) if time.is_zero() => u64::MAX,
-        Ok(ms) => now.saturating_add(ms),
-        Err(_) => u64::MAX,
-    }
+/// Returns the frame of a message.
+pub fn encode_message(envelope: &Envelope, bytes: &[u8]) -> Vec<u8> {
+    [&encode_head(envelope, bytes.len()), bytes].concat()
 }
 
 fn header(len: usize, tag: u8) -> [u8; HEADER] {
@@ -219,61 +256,47 @@ fn header(len: usize, tag: u8) -> [u8; HEADER] {
     [a, b, c, d, tag, 0, 0, 0]
 }
 
-/// The frame of a verb.
-fn encode_verb(verb: &Verb) -> Vec<u8> {
-    let mut body = Vec::new();
-    let tag = match verb {
-        Verb::Ready { kind, limit } => {
-            body.push(*kind);
-            body.extend(limit.to_le_bytes());
-            b'R'
-        }
-        Verb::Failed(text) => {
-            body.extend(text.bytes().take(MAX_VERB));
-            b'F'
-        }
-        Verb::Online => b'U',
-        Verb::Proved => b'P',
-        Verb::Leaving => b'L',
-        Verb::Drain { hand_back } => {
-            body.push(u8::from(*hand_back));
-            b'D'
-        }
-        Verb::Shed { keep } => number(&mut body, *keep, b'K'),
-        Verb::Gone(id) => number(&mut body, *id, b'G'),
-        Verb::Shut(id) => number(&mut body, *id, b'S'),
-        Verb::Open(id) => number(&mut body, *id, b'O'),
+/// Returns the frame of a notice.
+fn encode_notice(notice: &Notice) -> Vec<u8> {
+    let number = |n: u32| n.to_le_bytes().to_vec();
+    let (tag, body) = match notice {
+        Notice::Ready { kind, limit } => (b'R', [&[*kind][..], &limit.to_le_bytes()].concat()),
+        Notice::Failed(text) => (b'F', text.bytes().take(MAX_NOTICE).collect()),
+        Notice::Online => (b'U', Vec::new()),
+        Notice::RestoreStderr => (b'P', Vec::new()),
+        Notice::Leaving => (b'L', Vec::new()),
+        Notice::Drain { hand_back } => (b'D', vec![u8::from(*hand_back)]),
+        Notice::Shed { keep } => (b'K', number(*keep)),
+        Notice::Gone(id) => (b'G', number(id.0)),
+        Notice::Overflowing(id) => (b'S', number(id.0)),
+        Notice::HasRoom(id) => (b'O', number(id.0)),
     };
     [&header(body.len(), tag), body.as_slice()].concat()
 }
 
-fn number(body: &mut Vec<u8>, number: u32, tag: u8) -> u8 {
-    body.extend(number.to_le_bytes());
-    tag
-}
-
-/// A verb from its tag and what follows the header.
-fn decode_verb(tag: u8, body: &[u8]) -> Option<Verb> {
+/// Reads a notice from its tag and the bytes after the header.
+fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
+    let id = |bytes: &[u8; 4]| WorkerId(u32::from_le_bytes(*bytes));
     Some(match (tag, body) {
-        (b'R', &[kind, a, b, c, d]) => Verb::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
-        (b'F', text) => Verb::Failed(String::from_utf8_lossy(text).into_owned()),
-        (b'U', []) => Verb::Online,
-        (b'P', []) => Verb::Proved,
-        (b'L', []) => Verb::Leaving,
-        (b'D', &[hand_back @ (0 | 1)]) => Verb::Drain { hand_back: hand_back == 1 },
-        (b'K', &[a, b, c, d]) => Verb::Shed { keep: u32::from_le_bytes([a, b, c, d]) },
-        (b'G', &[a, b, c, d]) => Verb::Gone(u32::from_le_bytes([a, b, c, d])),
-        (b'S', &[a, b, c, d]) => Verb::Shut(u32::from_le_bytes([a, b, c, d])),
-        (b'O', &[a, b, c, d]) => Verb::Open(u32::from_le_bytes([a, b, c, d])),
+        (b'R', &[kind, a, b, c, d]) => Notice::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
+        (b'F', text) => Notice::Failed(String::from_utf8_lossy(text).into_owned()),
+        (b'U', []) => Notice::Online,
+        (b'P', []) => Notice::RestoreStderr,
+        (b'L', []) => Notice::Leaving,
+        (b'D', &[hand_back @ (0 | 1)]) => Notice::Drain { hand_back: hand_back == 1 },
+        (b'K', &[a, b, c, d]) => Notice::Shed { keep: u32::from_le_bytes([a, b, c, d]) },
+        (b'G', bytes) => Notice::Gone(id(bytes.try_into().ok()?)),
+        (b'S', bytes) => Notice::Overflowing(id(bytes.try_into().ok()?)),
+        (b'O', bytes) => Notice::HasRoom(id(bytes.try_into().ok()?)),
         _ => return None,
     })
 }
 
-/// Whether a verb may have a tag and a length, so that no more than a verb is waited for.
-fn verb_fits(tag: u8, len: usize) -> bool {
+/// True if a notice with this tag may have this length, so that the reader never waits for more than a notice.
+fn notice_fits(tag: u8, len: usize) -> bool {
     match tag {
         b'R' => len == 5,
-        b'F' => len <= MAX_VERB,
+        b'F' => len <= MAX_NOTICE,
         b'U' | b'L' | b'P' => len == 0,
         b'D' => len == 1,
         b'K' | b'G' | b'S' | b'O' => len == 4,
@@ -281,15 +304,15 @@ fn verb_fits(tag: u8, len: usize) -> bool {
     }
 }
 
-/// What stands in front of a letter's bytes.
-fn encode_label(label: &Label, len: usize) -> [u8; LETTER] {
-    let mut head = [0; LETTER];
+/// Returns the header and the envelope of a message with `len` bytes of content.
+fn encode_head(envelope: &Envelope, len: usize) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
     let parts: [&[u8]; 5] = [
-        &header(LABEL + len, label.purpose as u8),
-        &label.from.to_le_bytes(),
-        &label.to.to_le_bytes(),
-        &label.kind.to_le_bytes(),
-        &label.request.to_le_bytes(),
+        &header(ENVELOPE + len, envelope.purpose as u8),
+        &u32::from(envelope.from).to_le_bytes(),
+        &u32::from(envelope.to).to_le_bytes(),
+        &envelope.kind.to_le_bytes(),
+        &envelope.request.to_le_bytes(),
     ];
     let mut at = 0;
     for part in parts {
@@ -299,18 +322,19 @@ fn encode_label(label: &Label, len: usize) -> [u8; LETTER] {
     head
 }
 
-/// A label from its tag and what follows the header.
-fn decode_label(tag: u8, body: &[u8; LABEL]) -> Option<Label> {
+/// Reads an envelope from the frame's tag and the bytes after its header.
+fn decode_envelope(tag: u8, body: &[u8; ENVELOPE]) -> Option<Envelope> {
     let [f0, f1, f2, f3, t0, t1, t2, t3, k0, k1, k2, k3, request @ ..] = *body;
-    Some(Label {
+    Some(Envelope {
         purpose: purpose(tag)?,
-        from: u32::from_le_bytes([f0, f1, f2, f3]),
-        to: u32::from_le_bytes([t0, t1, t2, t3]),
+        from: u32::from_le_bytes([f0, f1, f2, f3]).into(),
+        to: u32::from_le_bytes([t0, t1, t2, t3]).into(),
         kind: u32::from_le_bytes([k0, k1, k2, k3]),
         request: u64::from_le_bytes(request),
     })
 }
 
+/// The purpose of messages with this tag; `None` for a notice's.
 fn purpose(tag: u8) -> Option<Purpose> {
     [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure]
         .into_iter()

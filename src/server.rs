@@ -3,14 +3,14 @@
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::master::lifecycle::{Reason, ReloadFailure, ReloadStage};
-use crate::master::post::{OnMessage, Post};
+use crate::master::router::{Messages, OnMessage};
 use crate::master::{Master, News};
+use crate::message::Message;
 pub use crate::sys::process::Exit;
 use crate::sys::{process, socket};
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
-use crate::worker::mailbox::Message;
 use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
 use std::fmt;
@@ -64,7 +64,7 @@ pub struct Server {
     pub(crate) on_start: Option<OnStart>,
     pub(crate) on_event: Option<OnEvent>,
     pub(crate) on_message: Option<OnMessage>,
-    pub(crate) post: Post,
+    pub(crate) messages: Messages,
     refused: Option<Error>,
 }
 
@@ -319,7 +319,7 @@ impl Server {
             on_start: None,
             on_event: None,
             on_message: None,
-            post: Post::default(),
+            messages: Messages::default(),
             refused: None,
         }
     }
@@ -380,17 +380,18 @@ impl Server {
     }
 
     /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`], at the end of the turn in which it
-    /// came. The [`Post`] is the way to answer it, and to write to workers. Without it messages to the master are dropped, and
-    /// requests unanswered.
+    /// came. [`Messages`] sends the reply, and messages to other workers. Without a callback messages to the master are dropped, and
+    /// requests stay unanswered.
     #[must_use]
-    pub fn on_message(mut self, f: impl FnMut(&Post, &Message<'_>) + 'static) -> Self {
+    pub fn on_message(mut self, f: impl FnMut(&Messages, &Message<'_>) + 'static) -> Self {
         self.on_message = Some(Box::new(f));
         self
     }
 
-    /// The host's way to write to workers, of use in the master while the server runs, and refused before and after.
-    pub fn post(&self) -> Post {
-        self.post.clone()
+    /// The handle that sends messages from the host to workers. It works in the master while the server runs; before and after, and in
+    /// other processes, every call is refused.
+    pub fn messages(&self) -> Messages {
+        self.messages.clone()
     }
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
@@ -441,8 +442,9 @@ impl Server {
         }
         self.config.check()?;
         let (on_start, on_event) = (self.on_start.take(), self.on_event.take());
-        let (on_message, post) = (self.on_message.take(), self.post.clone());
-        let mut running = Running { master: Master::new(self)?, on_start, on_event: None, on_message, post };
+        let (on_message, messages) = (self.on_message.take(), self.messages.clone());
+        let mut running =
+            Running { master: Master::new(self)?, on_start, on_event: None, on_message, messages };
         if on_event.is_some() {
             running.listen();
         }
@@ -460,7 +462,7 @@ pub struct Running {
     on_start: Option<OnStart>,
     on_event: Option<OnEvent>,
     on_message: Option<OnMessage>,
-    post: Post,
+    messages: Messages,
 }
 
 impl Running {
@@ -495,10 +497,10 @@ impl Running {
             match news {
                 News::Started(started) => self.on_start.iter_mut().for_each(|f| f(&started)),
                 News::Event(event) => self.on_event.iter_mut().for_each(|f| f(&event)),
-                News::Mail(mail) => {
-                    let post = &self.post;
-                    let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(post, message));
-                    post.deliver(&mail, call);
+                News::Message(envelope, bytes) => {
+                    let messages = &self.messages;
+                    let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(messages, message));
+                    messages.deliver(envelope, &bytes, call);
                 }
                 News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
             }
@@ -534,9 +536,9 @@ impl Running {
         }
     }
 
-    /// The way to write to workers; refused in any process but the master.
-    pub fn post(&self) -> Post {
-        self.post.clone()
+    /// The handle that sends messages to workers; every call is refused in any process except the master.
+    pub fn messages(&self) -> Messages {
+        self.messages.clone()
     }
 
     /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does

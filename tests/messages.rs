@@ -1,4 +1,4 @@
-//! Messages between real processes: sizes, queues, deadlines, the dead, garbage; and connections meanwhile.
+//! Messages between real processes: sizes, queues, deadlines, deaths, garbage; and connections meanwhile.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -21,7 +21,7 @@ const STATE: i32 = -4;
 const TIMEOUT: i32 = -16;
 const UNANSWERED: i32 = -18;
 
-/// The language of the program that is tested. Both obey the same commands and say the same.
+/// The language of the tested program. Both programs take the same commands and log the same lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Language {
     /// `tests/messages.c`.
@@ -68,7 +68,7 @@ fn wait_for(server: &Server, line: &str) {
     }
 }
 
-/// Has the worker of an id do something, over a connection that is its.
+/// Sends a command to the worker with this id, over a connection that it serves.
 #[track_caller]
 fn at(server: &Server, id: u32, command: &str) -> String {
     for _ in 0..1000 {
@@ -114,7 +114,7 @@ fn the_cap_is_a_setting() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_workers_but_the_sender() {
+fn a_broadcast_reaches_all_workers_except_the_sender() {
     for language in [C, Rust] {
         let server = start_in(language, Style::Request, 4, &[]);
         let all = u32::MAX;
@@ -172,7 +172,7 @@ fn a_request_without_an_answer_says_why() {
         wait_for(&server, &format!("master ask {all} 8 5 0: {STATE}"));
         wait_for(&server, &format!("master ask 77 9 5 10000: {GONE}"));
         wait_for(&server, &format!("worker 1 answer to 9: {GONE}, 0 bytes, good"));
-        // The answer that came too late is nobody's.
+        // The reply that came too late is dropped.
         std::thread::sleep(Duration::from_millis(400));
         assert_eq!(log(&server).iter().filter(|l| l.contains("answer to 4")).count(), 2);
         assert_eq!(at(&server, 1, "reply"), STATE.to_string());
@@ -184,7 +184,7 @@ fn a_request_without_an_answer_says_why() {
 }
 
 #[test]
-fn who_asks_a_worker_that_dies_is_told() {
+fn a_request_to_a_worker_that_dies_ends_with_the_reason() {
     for language in [C, Rust] {
         let mut server = start_in(language, Style::Request, 2, &[]);
         server.says("died: SIGABRT");
@@ -198,7 +198,7 @@ fn who_asks_a_worker_that_dies_is_told() {
 }
 
 #[test]
-fn a_worker_hears_from_the_one_before_it_under_the_new_id_alone() {
+fn messages_reach_a_successor_under_its_new_id_only() {
     let mut server = start(Style::Request, 2, &[]);
     server.says("died: SIGKILL");
     proc::signal(server.worker_in(1), libc::SIGKILL);
@@ -210,8 +210,8 @@ fn a_worker_hears_from_the_one_before_it_under_the_new_id_alone() {
     server.stop();
 }
 
-/// Worker 1 writes to worker 2, which sleeps, until there is no room any more: what the master keeps for the sleeper, what is on
-/// the way there, and what the sender keeps itself. Returns how many messages that are.
+/// Worker 1 sends to worker 2, which sleeps, until there is no room: in the master's queue for the sleeper, in the sockets, and in the
+/// sender's own queue. Returns the number of messages that were taken.
 #[track_caller]
 fn fill(server: &Server) -> usize {
     let (mut taken, mut refused) = (0, 0);
@@ -248,13 +248,13 @@ fn a_full_queue_is_an_error_to_the_sender_while_dispatch_goes_on() {
 }
 
 #[test]
-fn one_who_sleeps_for_long_holds_up_nobody_else() {
+fn a_worker_that_sleeps_for_long_holds_up_no_other() {
     let mut server = start(Style::Request, 3, &["max-message", "64K"]);
     server.says("worker 2 has taken no message for 3 s");
     let sleeper = server.worker_in(1);
     proc::freeze(sleeper);
     fill(&server);
-    // Behind what waits for the sleeper, until its queue is given up.
+    // Behind what waits for the sleeper, until its queue is overflowing.
     assert_eq!(at(&server, 1, "ask 3 1 10 20000"), "0");
     wait_for(&server, "worker 1 answer to 1: 0, 10 bytes, good");
     assert_eq!(at(&server, 1, "send 2 51 60000"), format!("0 taken, {FULL}"));
@@ -270,7 +270,7 @@ fn one_who_sleeps_for_long_holds_up_nobody_else() {
 }
 
 #[test]
-fn the_master_is_refused_where_a_worker_does_not_read() {
+fn the_master_is_refused_if_a_worker_does_not_read() {
     for language in [C, Rust] {
         let server = start_in(language, Style::Request, 2, &["max-message", "64K"]);
         let sleeper = server.worker_in(1);
@@ -289,7 +289,7 @@ fn the_master_is_refused_where_a_worker_does_not_read() {
 }
 
 #[test]
-fn garbage_on_the_channel_costs_the_worker_and_nobody_else() {
+fn garbage_on_the_channel_costs_that_worker_and_no_other() {
     for language in [C, Rust] {
         for what in ["text", "huge", "forged"] {
             let mut server = start_in(language, Style::Request, 2, &[]);
@@ -369,7 +369,7 @@ fn a_blocking_worker_sends_what_did_not_fit_when_it_is_idle_again() {
 }
 
 #[test]
-fn what_a_worker_says_last_is_heard() {
+fn the_last_messages_of_a_worker_arrive() {
     for language in [C, Rust] {
         let mut server = start_in(language, Style::Request, 2, &[]);
         server.may_say("died");
@@ -391,7 +391,7 @@ fn what_a_worker_says_last_is_heard() {
 }
 
 #[test]
-fn a_worker_has_no_part_in_the_masters_post() {
+fn a_worker_cannot_send_as_the_master() {
     for language in [C, Rust] {
         let server = start_in(language, Style::Request, 2, &[]);
         assert_eq!(server.ask("foreign"), Ok(STATE.to_string()));
@@ -455,7 +455,7 @@ fn messages_under_way_survive_an_upgrade() {
     server.says("reload to generation 2");
     let sleeper = server.worker_in(1);
     proc::freeze(sleeper);
-    // Some lie in its channel, the others with the master.
+    // Some wait in its channel, the others in the master.
     assert_eq!(at(&server, 1, "send 2 50 60000 3"), "3 taken, 0");
     assert_eq!(at(&server, 1, "send 2 50 60000 3"), "3 taken, 0");
     at(&server, 3, "ask 2 1 10 0");
@@ -464,14 +464,14 @@ fn messages_under_way_survive_an_upgrade() {
     proc::signal(sleeper, libc::SIGCONT);
     let line = "worker 2 got 50 from 1: 60000 bytes, good";
     wait_until("what was taken arrives", || count(&server, line) == 6);
-    // Unless it has left before that, as the new generation comes.
+    // Unless it has left before that, since the new generation replaces it.
     let ends = ["0, 10", &format!("{GONE}, 0")].map(|end| format!("worker 3 answer to 1: {end} bytes, good"));
     wait_until("the answer", || ends.iter().any(|line| count(&server, line) == 1));
     wait_until("the new generation serves", || server.ask("id").is_ok_and(|id| id == "6"));
     server.stop();
 }
 
-/// Whoever follows on the control socket is told of messages to the master, and misses no other event for their number.
+/// A follower on the control socket gets events for messages to the master, and loses no other event however many they are.
 #[test]
 fn events_tell_of_messages() {
     const MANY: usize = 20_000;

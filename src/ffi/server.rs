@@ -11,7 +11,7 @@ use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
 use crate::master::News;
 use crate::sys::datagram::sockaddr;
-use crate::{Error, ErrorKind, Message, Post, Running, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Message, Messages, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct prefork_server {
     /// A callback of the program is being called.
     telling: bool,
     on_message: Option<(MessageCallback, *mut c_void)>,
-    post: Post,
+    messages: Messages,
     killed: u32,
     error: CString,
 }
@@ -110,7 +110,7 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             run: Run::No,
             telling: false,
             on_message: None,
-            post: Post::default(),
+            messages: Messages::default(),
             killed: 0,
             error: CString::default(),
         })))
@@ -500,7 +500,7 @@ pub unsafe extern "C" fn prefork_server_send(
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { borrow(server) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(server.post.send(to, r#type, unsafe { bytes(data, size) }?))
+        sent(server.messages.send(to, r#type, unsafe { bytes(data, size) }?))
     })
 }
 
@@ -542,7 +542,7 @@ pub unsafe extern "C" fn prefork_server_request(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         let deadline = Duration::from_millis(deadline_ms.into());
-        sent(this.post.request(to, r#type, data, deadline, move |result| {
+        sent(this.messages.request(to, r#type, data, deadline, move |result| {
             let (status, data, size) = reply_parts(result);
             // SAFETY: a callback and an argument that were given for this; the server is not freed while it runs.
             unsafe { on_reply(server, status, data, size, arg) }
@@ -568,7 +568,7 @@ pub unsafe extern "C" fn prefork_server_reply(
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { borrow(server) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(server.post.reply(unsafe { bytes(data, size) }?))
+        sent(server.messages.reply(unsafe { bytes(data, size) }?))
     })
 }
 
@@ -651,7 +651,7 @@ impl prefork_server {
             Some(Given::Callbacks(callbacks)) => Server::factory(move |_| callbacks.clone()),
         };
         let mut server = server.config(self.config.clone()).args(self.args.clone());
-        server.post = self.post.clone();
+        server.messages = self.messages.clone();
         Ok(server)
     }
 
@@ -725,10 +725,11 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
         match news {
             News::Started(started) => on_start.into_iter().for_each(|f| tell(f, &started)),
             News::Event(event) => on_event.into_iter().for_each(|f| event::tell(f, &event)),
-            News::Mail(mail) => {
-                let post = this.post.clone();
-                post.deliver(
-                    &mail,
+            News::Message(envelope, bytes) => {
+                let messages = this.messages.clone();
+                messages.deliver(
+                    envelope,
+                    &bytes,
                     on_message.map(|f| move |message: &Message<'_>| hand(server, f, message)),
                 );
             }

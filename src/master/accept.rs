@@ -98,7 +98,7 @@ impl Master {
             }
         }
         if some && self.shortage.is_none() {
-            self.spare.refill();
+            self.fd_reserve.refill();
         }
         self.more_to_do |= self.has_returns() && self.has_room_for_returns();
     }
@@ -255,7 +255,7 @@ impl Master {
     pub(super) fn look_at_shortage(&mut self) {
         if self.shortage.is_some_and(|until| until <= self.now) {
             self.shortage = None;
-            self.spare.refill();
+            self.fd_reserve.refill();
         }
     }
 }

@@ -4,26 +4,25 @@
 
 mod accept;
 mod commands;
+mod connect;
 #[cfg(feature = "control")]
 mod control;
 #[cfg(not(feature = "control"))]
 #[path = "uncontrolled.rs"]
 mod control;
-mod courier;
 mod crew;
 mod dispatch;
 mod doors;
-mod last_words;
+mod fd_reserve;
 pub mod lifecycle;
 mod listener;
-mod messages;
 mod owner;
-pub mod post;
 mod rebalance;
 mod reclaim;
 mod restart;
-mod spare;
+pub mod router;
 mod spawn;
+mod stderr_capture;
 mod supervise;
 mod token;
 mod upgrade;
@@ -32,7 +31,7 @@ use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ListenerId;
 use crate::log::log;
-use crate::message::Undelivered;
+use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::{Event, LastExit, Server, Source, Started, Stopped};
@@ -41,7 +40,7 @@ use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
-use post::{OnReply, Post};
+use router::Messages;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
@@ -74,7 +73,7 @@ pub enum News {
     /// Something happened.
     Event(Event),
     /// A worker has written to the host.
-    Mail(courier::Mail),
+    Message(Envelope, Vec<u8>),
     /// A request of the host's has come to its end.
     Reply(OnReply, std::result::Result<Vec<u8>, Undelivered>),
 }
@@ -89,7 +88,7 @@ pub struct Master {
     name: String,
     args: Vec<CString>,
     /// All message channels.
-    post: Post,
+    messages: Messages,
     /// What is to be told when the turn is over: who is told may then ask for more.
     news: VecDeque<News>,
     /// Somebody wants to know of events.
@@ -106,8 +105,8 @@ pub struct Master {
     /// Workers write it to say that there is room.
     wake: OwnedFd,
     board: Scoreboard,
-    spare: spare::Spare,
-    words: last_words::Words,
+    fd_reserve: fd_reserve::FdReserve,
+    stderr: stderr_capture::StderrCapture,
 
     lifecycle: Lifecycle,
     actions: Vec<Action>,
@@ -161,10 +160,10 @@ impl Master {
     /// As [`Server::run`].
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, post, .. } = server;
+        let Server { config, mut source, args, messages, .. } = server;
         check_kernel()?;
         check_process()?;
-        let words = last_words::Words::new();
+        let stderr = stderr_capture::StderrCapture::new();
         let mut heritage = upgrade::inheritance()?;
         match &mut heritage {
             None => source.prepare(FIRST_GENERATION)?,
@@ -237,12 +236,12 @@ impl Master {
             emptying: false,
             emptied: 0,
             kind: crate::Kind::Request,
-            spare: spare::Spare::new(),
-            words,
+            fd_reserve: fd_reserve::FdReserve::new(),
+            stderr,
             config,
             source,
             args,
-            post,
+            messages,
             news: VecDeque::new(),
             listens: false,
             environments: BTreeMap::new(),
@@ -253,7 +252,7 @@ impl Master {
             board,
             listeners,
         };
-        master.post.open();
+        master.messages.open();
         if let Some(heritage) = heritage {
             master.inherit(heritage).map_err(system("upgrade: go on with the workers"))?;
         }
@@ -286,7 +285,7 @@ impl Master {
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
-            self.post.close();
+            self.messages.close();
             self.wait_for_all(&mut events);
         }
         self.events = Some(events);
@@ -314,7 +313,7 @@ impl Master {
     pub fn patience(&self) -> Option<Duration> {
         match self.timer_at.min(self.lifecycle.due()).min(self.messages_due()) {
             // What is watched of the message channels is set at the beginning of a turn.
-            _ if self.more_to_do || !self.post.borrow().is_settled() => Some(Duration::ZERO),
+            _ if self.more_to_do || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             NEVER => None,
             at => Some(Duration::from_millis(at.saturating_sub(time::monotonic_ms()))),
         }
@@ -348,7 +347,7 @@ impl Master {
             }
         }
         self.carry_messages(acceptable != 0);
-        self.hear_words(events);
+        self.read_stderr(events);
         for token in tokens(events) {
             if let Token::Returns(page) = token {
                 self.handed_back(page.index());
@@ -373,7 +372,7 @@ impl Master {
     }
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
-        self.settle_channels();
+        self.messages.router().update_poll(&self.poll);
         self.timer_at = self.timer_at.min(self.lifecycle.due());
         let sleep = match self.timer_at.min(self.messages_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
@@ -440,9 +439,8 @@ impl Master {
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
         let control = self.control_timers();
-        let words = self.words_timers();
         let shortage = self.shortage.unwrap_or(NEVER);
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control, words];
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
         next.into_iter().for_each(|at| self.arm(at));
     }
 
@@ -461,11 +459,11 @@ impl Master {
             // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
             for seat in self.crew.seats() {
                 if self.crew.at(seat).is_some_and(|w| !matches!(w.process.reap(), Ok(None))) {
-                    self.last_words(seat);
+                    self.finish_stderr(seat);
                     self.crew.leave(seat);
                 }
             }
-            self.hear_words(events);
+            self.read_stderr(events);
             if self.crew.seats().is_empty() || self.wait(events, None).is_err() {
                 return;
             }
@@ -481,7 +479,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.post.close();
+        self.messages.close();
         if !self.is_here() {
             // A copy in a process that the host forked: workers and files are the master's.
             self.control.disown();
@@ -491,7 +489,7 @@ impl Drop for Master {
         self.kill_all();
         self.crew.iter().for_each(|worker| drop(worker.process.wait()));
         self.end_trial();
-        self.crew.seats().for_each(|seat| drop(self.last_words(seat)));
+        self.crew.seats().for_each(|seat| drop(self.finish_stderr(seat)));
         self.board.leave();
         role::set(Role::None);
     }

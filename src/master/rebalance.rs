@@ -7,7 +7,8 @@
 use super::reclaim::Return;
 use super::{Master, dispatch};
 use crate::Kind;
-use crate::message::Verb;
+use crate::ids::WorkerId;
+use crate::message::Notice;
 
 /// Looks after the last new worker has become ready, a tick apart: for what was not idle, or not with any worker, at the first.
 const LOOKS: u32 = 20;
@@ -48,7 +49,7 @@ impl Master {
             let Some(id) = self.crew.at(seat).filter(over).map(|w| w.id) else { continue };
             self.watch_for_returns(id);
             // What could not be said is said at the next look, and one that is gone has nothing to shed.
-            let _ = self.post.borrow().say(id, &Verb::Shed { keep: share as u32 });
+            let _ = self.messages.router().notify(WorkerId(id), &Notice::Shed { keep: share as u32 });
         }
     }
 

@@ -92,7 +92,7 @@ impl Master {
     /// Takes one connection back from the first source. `None` where none is left there: then it is no source any more.
     pub(super) fn next_return(&mut self) -> Option<InHand> {
         while let Some(source) = self.returns.front() {
-            if !self.spare.make_room() {
+            if !self.fd_reserve.make_room() {
                 // One that is taken without a place for it is lost: it stays where it is.
                 let cause = errno::error(errno::EMFILE);
                 self.rest(&cause);

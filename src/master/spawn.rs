@@ -4,7 +4,7 @@ use super::crew::Record;
 use super::lifecycle::{Input, LastWords};
 use super::{Master, Token};
 use crate::handoff;
-use crate::ids::Page;
+use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::scoreboard::Word;
@@ -24,11 +24,11 @@ impl Master {
     /// Forks a worker.
     pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
         self.make_doors();
-        self.spare.release();
+        self.fd_reserve.release();
         let result = self.spawn_with(id, slot, generation);
         // Where a shortage was seen, the numbers set free are for the next start.
         if self.shortage.is_none() {
-            self.spare.refill();
+            self.fd_reserve.refill();
         }
         result
     }
@@ -46,10 +46,10 @@ impl Master {
         let page = self.board.page(Page::at(seat));
         page.clear();
         let (started, forked_at) = (SystemTime::now(), self.now);
-        let stderr = self.listen_to(id, seat);
+        let stderr = self.stderr.open(WorkerId(id), Page::at(seat), &self.poll);
         let forked = process::fork();
         if forked.is_err() {
-            self.stop_listening(seat);
+            self.finish_stderr(seat);
         }
         let process = match forked? {
             Fork::Parent(process) => process,
@@ -89,9 +89,9 @@ impl Master {
         if watched.is_err() {
             let _ = record.process.kill(signal::SIGKILL);
             let _ = record.process.wait();
-            self.stop_listening(seat);
+            self.finish_stderr(seat);
         } else {
-            self.post.borrow().join(id, channel);
+            self.messages.router().add(WorkerId(id), Page::at(seat), channel);
             self.crew.sit(seat, record);
         }
         watched
@@ -126,12 +126,12 @@ impl Master {
         let addresses = self.addresses_by_kind();
         let doors = self.doors_of(worker.slot() as usize);
         self.crew.clear();
-        self.post.close();
+        self.messages.close();
         self.returns.clear();
         self.in_hand = None;
         self.control.disown();
-        self.spare.release();
-        self.words.clear();
+        self.fd_reserve.release();
+        self.stderr.clear();
         // Where that cannot be, it writes where the master writes.
         let diverted = stderr.and_then(|pipe| Diverted::into(&pipe).ok());
         for (name, value) in self.environments.get(&(worker.slot() as usize)).into_iter().flatten() {
@@ -173,7 +173,7 @@ impl Master {
         };
         let id = worker.id;
         self.close_channel(id);
-        let stderr = self.last_words(seat);
+        let stderr = self.finish_stderr(seat);
         let Some(mut worker) = self.crew.leave(seat) else { return };
         let said = worker.failure.take();
         self.departed = Some(Departed {

@@ -5,8 +5,9 @@ use super::listener::Listener;
 use super::spawn::Departed;
 use super::{Master, News};
 use crate::error::{Error, ErrorKind};
+use crate::ids::WorkerId;
 use crate::log::log;
-use crate::message::{Undelivered, Verb};
+use crate::message::{Notice, Undelivered};
 use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
@@ -24,7 +25,7 @@ impl Master {
             self.actions = actions;
             next = follow_ups.pop_front();
         }
-        self.release_the_proved();
+        self.release_stderr();
         let slots = self.lifecycle.slots().len();
         self.environments.retain(|slot, _| *slot < slots);
         self.last_exits.retain(|slot, _| *slot < slots);
@@ -86,7 +87,7 @@ impl Master {
         }
         // Before it hears of it: it reads its door to the end where the slot is no more.
         self.mind_doors();
-        let told = self.post.borrow().say(id, &Verb::Drain { hand_back });
+        let told = self.messages.router().notify(WorkerId(id), &Notice::Drain { hand_back });
         let Some(worker) = self.crew.find(id) else { return };
         match told {
             // One that has ended already is about to be reaped.
@@ -259,7 +260,7 @@ impl Master {
             Happening::ReloadCommitted(generation) => Event::ReloadCommitted(generation),
             Happening::ReloadRolledBack(generation, mut failure) => {
                 if let (Some(id), true) = (failure.worker, failure.exit.is_none()) {
-                    failure.stderr = self.words_so_far(id);
+                    failure.stderr = self.stderr.last_lines(WorkerId(id));
                 }
                 Event::ReloadRolledBack(generation, failure)
             }

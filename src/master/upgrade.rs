@@ -5,15 +5,15 @@
 //! It adopts all that and reloads, so that workers of the new program follow. Whatever fails before the exec, or in it,
 //! leaves everything as it was.
 
-use super::courier::Courier;
 use super::crew::Record;
 use super::lifecycle::{Input, Reason, Snapshot, SnapshotWorker};
 use super::listener::Heirloom;
 use super::reclaim::Return;
+use super::router::{ChannelState, Router};
 use super::{Master, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
-use crate::ids::Page;
+use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::server::{LastExit, Totals, WorkerInfo};
 use crate::sys::process::{self, Exit, Fork, Process};
@@ -182,8 +182,8 @@ impl Master {
         match self.hand_over() {
             Ok(state) => {
                 process::set_environment(VARIABLE, &state.as_raw_fd().to_string());
-                let courier = self.post.borrow();
-                let inherited = self.descriptors(state.as_fd(), &courier);
+                let router = self.messages.router();
+                let inherited = self.descriptors(state.as_fd(), &router);
                 inherited.iter().for_each(|fd| process::keep_over_exec(*fd, true));
                 let e = process::execute(&self.program.path, &self.program.args);
                 inherited.iter().for_each(|fd| process::keep_over_exec(*fd, false));
@@ -195,16 +195,16 @@ impl Master {
     }
 
     /// Everything the next program goes on with.
-    fn descriptors<'a>(&'a self, state: BorrowedFd<'a>, courier: &'a Courier) -> Vec<BorrowedFd<'a>> {
+    fn descriptors<'a>(&'a self, state: BorrowedFd<'a>, router: &'a Router) -> Vec<BorrowedFd<'a>> {
         let mut all = vec![state, self.wake.as_fd(), self.board.as_fd()];
         all.extend(self.listeners.iter().flat_map(|l| l.descriptors()));
         all.extend(self.source.images().into_iter().map(|(_, fd)| fd));
         all.extend(self.in_hand.iter().map(|c| c.fd.as_fd()));
         for r in self.crew.iter() {
             all.extend([r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd()]);
-            all.extend(courier.channel(r.id));
+            all.extend(router.channel(WorkerId(r.id)));
         }
-        all.extend(self.words.hand_over().map(|(_, pipe, _)| pipe));
+        all.extend(self.stderr.saved().map(|(_, pipe, _)| pipe));
         for source in &self.returns {
             match source {
                 Return::Orphan { queue, .. } => all.push(queue.as_fd()),
@@ -220,7 +220,7 @@ impl Master {
     fn hand_over(&self) -> io::Result<File> {
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
         let (mut text, mut mail) = (String::new(), Vec::new());
-        let courier = self.post.borrow();
+        let router = self.messages.router();
         let snapshot = self.lifecycle.snapshot();
         let _ = writeln!(
             text,
@@ -251,9 +251,9 @@ impl Master {
         for w in &snapshot.workers {
             let Some(seat) = self.crew.seat_of(w.id) else { continue };
             let Some(r) = self.crew.iter().find(|r| r.id == w.id) else { continue };
-            let Some(channel) = courier.channel(w.id) else { continue };
+            let Some(channel) = router.channel(WorkerId(w.id)) else { continue };
             let fds = [r.process.as_fd(), r.giver.as_fd(), r.queue.as_fd(), channel].map(raw);
-            let under_way = courier.hand_over(w.id);
+            let under_way = pack(&router.save(WorkerId(w.id)).unwrap_or_default());
             let _ = writeln!(
                 text,
                 "worker {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}",
@@ -293,7 +293,7 @@ impl Master {
                 let _ = writeln!(text, "variable {slot} {name} {value}");
             }
         }
-        for (worker, pipe, begun) in self.words.hand_over() {
+        for (worker, pipe, begun) in self.stderr.saved() {
             let _ = writeln!(text, "words {worker} {} {}", raw(pipe), hex(begun));
         }
         for source in &self.returns {
@@ -537,6 +537,43 @@ fn adopt(number: &str) -> Option<OwnedFd> {
     process::adopt_descriptor(number.parse().ok()?).ok()
 }
 
+/// The state of a message channel, as bytes.
+fn pack(state: &ChannelState) -> Vec<u8> {
+    let mut all = vec![u8::from(state.overflowing)];
+    let awaiting = state.awaiting_reply.iter().flat_map(|(id, n)| [*id, *n]).collect();
+    for numbers in [awaiting, state.notified.clone()] {
+        all.extend((numbers.len() as u32).to_le_bytes());
+        all.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+    }
+    all.extend((state.unread.len() as u32).to_le_bytes());
+    all.extend(&state.unread);
+    all.extend(&state.unsent);
+    all
+}
+
+fn unpack(bytes: &[u8]) -> Option<ChannelState> {
+    let (overflowing, rest) = bytes.split_first()?;
+    let (awaiting, rest) = split_numbers(rest)?;
+    let (notified, rest) = split_numbers(rest)?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (unread, unsent) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    Some(ChannelState {
+        overflowing: *overflowing == 1,
+        notified,
+        awaiting_reply: awaiting.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(),
+        unread: unread.to_vec(),
+        unsent: unsent.to_vec(),
+    })
+}
+
+/// The numbers at the start of these bytes, and the rest.
+fn split_numbers(bytes: &[u8]) -> Option<(Vec<u32>, &[u8])> {
+    let (count, rest) = bytes.split_first_chunk()?;
+    let (numbers, rest) = rest.split_at_checked(u32::from_le_bytes(*count) as usize * 4)?;
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+    Some((numbers.chunks_exact(4).map(number).collect(), rest))
+}
+
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::from("x");
     for b in bytes {
@@ -574,12 +611,16 @@ impl Master {
         for (seat, heir) in workers {
             let (record, (channel, under_way)) = heir.record(self.board.page(Page::at(seat)));
             self.watch(seat, &record)?;
-            let taken = self.post.borrow().take_over(record.id, channel, self.config.max_message, &under_way);
-            taken.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;
+            let state = unpack(&under_way);
+            let state =
+                state.ok_or_else(|| io::Error::other(format!("worker {}: its messages", record.id)))?;
+            let (id, page) = (WorkerId(record.id), Page::at(seat));
+            self.messages.router().restore(id, page, channel, self.config.max_message, state);
             self.crew.sit(seat, record);
         }
         for (worker, pipe, begun) in words {
-            self.go_on_listening(worker, pipe, begun);
+            let Some(seat) = self.crew.seat_of(worker) else { continue };
+            self.stderr.restore(WorkerId(worker), Page::at(seat), pipe, begun, &self.poll);
         }
         for worker in &snapshot.workers {
             // One that stays may have been told to shed.

@@ -1,44 +1,44 @@
-//! What the fuzz target `frames` runs: bytes that come in one piece, byte by byte, and in between must make the same frames.
+//! The fuzz target `frames`: however the bytes are cut into pieces, they must make the same frames.
 
-use super::{Inbox, Label, Received, Verb, encode_letter, encode_verb};
+use super::{Envelope, Inbox, Notice, Received, encode_message, encode_notice};
 
 /// A frame, owned.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    Verb(Verb),
-    Letter(Label, Vec<u8>),
+    Notice(Notice),
+    Message(Envelope, Vec<u8>),
 }
 
 impl Frame {
     /// The frame as it is on the channel.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Verb(verb) => encode_verb(verb),
-            Self::Letter(label, bytes) => encode_letter(label, bytes),
+            Self::Notice(notice) => encode_notice(notice),
+            Self::Message(envelope, bytes) => encode_message(envelope, bytes),
         }
     }
 }
 
-/// The longest letter in these tests.
+/// The most bytes of a message in these tests.
 pub const MAX: usize = 70_000;
 
-/// Reads `bytes` as another process's.
+/// Reads `bytes` as if another process had sent them.
 ///
 /// # Panics
-/// Where frames depend on how the bytes come, or what was read is not what was written.
+/// If the frames depend on how the bytes are cut, or are not the ones that were written.
 pub fn frames(bytes: &[u8]) {
     let (whole, fault) = read(bytes, bytes.len().max(1));
     for step in [1, 7, 61] {
-        assert_eq!(read(bytes, step), (whole.iter().map(Frame::copy).collect(), fault));
+        assert_eq!(read(bytes, step), (whole.clone(), fault));
     }
-    // Text that is not UTF-8 is repaired, so that only its meaning comes back.
-    for frame in whole.iter().filter(|f| !matches!(f, Frame::Verb(Verb::Failed(_)))) {
+    // A reason that is not UTF-8 is repaired when it is read, so its bytes differ.
+    for frame in whole.iter().filter(|f| !matches!(f, Frame::Notice(Notice::Failed(_)))) {
         let again = frame.encode();
         assert!(bytes.windows(again.len()).any(|w| w == again));
     }
 }
 
-/// The frames in `bytes`, which come in pieces of `step`, and whether they end in something else.
+/// Returns the frames in `bytes`, cut into pieces of `step`, and true if bytes that are no frame end them.
 pub fn read(bytes: &[u8], step: usize) -> (Vec<Frame>, bool) {
     let (mut inbox, mut frames) = (Inbox::new(MAX), Vec::new());
     for mut piece in bytes.chunks(step) {
@@ -46,9 +46,9 @@ pub fn read(bytes: &[u8], step: usize) -> (Vec<Frame>, bool) {
             piece = &piece[inbox.feed(piece)..];
             loop {
                 match inbox.next() {
-                    Ok(Some(Received::Verb(verb))) => frames.push(Frame::Verb(verb)),
-                    Ok(Some(Received::Letter(l))) => {
-                        frames.push(Frame::Letter(l.label, l.bytes.into_owned()));
+                    Ok(Some(Received::Notice(notice))) => frames.push(Frame::Notice(notice)),
+                    Ok(Some(Received::Message(envelope, bytes))) => {
+                        frames.push(Frame::Message(envelope, bytes.into_owned()));
                     }
                     Ok(_) => break,
                     Err(_) => return (frames, true),
@@ -57,13 +57,4 @@ pub fn read(bytes: &[u8], step: usize) -> (Vec<Frame>, bool) {
         }
     }
     (frames, false)
-}
-
-impl Frame {
-    fn copy(&self) -> Self {
-        match self {
-            Self::Verb(verb) => Self::Verb(verb.clone()),
-            Self::Letter(label, bytes) => Self::Letter(*label, bytes.clone()),
-        }
-    }
 }

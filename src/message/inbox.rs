@@ -1,167 +1,169 @@
-//! What comes in on a channel: bytes in any pieces become frames. Runs in the master and in workers.
+//! The incoming direction of a channel: bytes in any pieces become frames. Runs in the master and in workers.
 //!
-//! Short frames are read many at a time into one buffer and lent from there; a long one gets a buffer of its own that it is read
-//! into, and is given away whole. Nothing is shifted but the part of one short frame per buffer, so the cost is that of the bytes.
+//! Short frames are read many at a time into one buffer and borrowed from there. A long message is read into a buffer of its own,
+//! which the caller gets. At most one part of a short frame is moved per buffer, so the cost is proportional to the bytes.
 
 use super::{
-    HEADER, LABEL, LETTER, Label, Letter, MAX_VERB, Verb, decode_label, decode_verb, encode_label, purpose,
-    verb_fits,
+    ENVELOPE, Envelope, HEAD, HEADER, MAX_NOTICE, Notice, decode_envelope, decode_notice, encode_head,
+    notice_fits, purpose,
 };
 use crate::sys::socket;
 use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Where short frames are read.
+/// Bytes of the buffer for short frames.
 const BUFFER: usize = 64 * 1024;
-/// A letter with more bytes than this has a buffer of its own. Tests want to get there with less.
+/// A message with more content than this gets a buffer of its own. Low in tests, so that they reach it with few bytes.
 const LONG: usize = if cfg!(any(fuzzing, test)) { 64 } else { 16 * 1024 };
-/// With less room than this behind it, what is in the buffer moves to its front.
+/// If less room than this is left at the end of the buffer, its content moves to the front.
 const LITTLE: usize = 16 * 1024;
-// A short frame of which a part is there has room for the rest.
-const _: () = assert!(BUFFER > 2 * (LITTLE + LETTER) && LITTLE >= LONG && LITTLE >= MAX_VERB);
+// The rest of a short frame always finds room behind its first part.
+const _: () = assert!(BUFFER > 2 * (LITTLE + HEAD) && LITTLE >= LONG && LITTLE >= MAX_NOTICE);
 
-/// How much of what comes may be worked on before others have their turn.
+/// The work that one channel may cause before others have their turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes to read.
     pub bytes: usize,
-    /// Frames to hand out.
+    /// Frames to return.
     pub frames: usize,
-    /// The last read found less than there was room for: the poll will say when there is more.
+    /// The last read got less than it asked for, so the socket is empty: the poll reports when there is more.
     drained: bool,
 }
 
 impl Budget {
-    /// So many bytes and frames.
+    /// A budget of this many bytes and frames.
     pub const fn new(bytes: usize, frames: usize) -> Self {
         Self { bytes, frames, drained: false }
     }
 
-    /// The smaller one in each respect.
+    /// The smaller of the two, for bytes and for frames.
     pub fn min(self, other: Self) -> Self {
         Self::new(self.bytes.min(other.bytes), self.frames.min(other.frames))
     }
 
-    /// Takes off what became of a part of it.
+    /// Subtracts what was spent of a part of it.
     pub fn spend(&mut self, before: Self, after: Self) {
         self.bytes -= before.bytes - after.bytes;
         self.frames -= before.frames - after.frames;
     }
 
-    /// Whether nothing is left in one respect.
+    /// True if no bytes or no frames are left.
     pub fn is_spent(&self) -> bool {
         self.bytes == 0 || self.frames == 0
     }
 }
 
-/// The incoming side of a channel.
+/// The incoming direction of a channel.
 #[derive(Debug, Default)]
 pub struct Inbox {
     max: usize,
     bytes: Vec<u8>,
-    /// How much of `bytes` was handed out.
+    /// The length of the part of `bytes` that was returned already.
     taken: usize,
     long: Option<Long>,
 }
 
-/// A letter that is on its way in.
+/// A long message that has come in part.
 #[derive(Debug)]
 struct Long {
-    label: Label,
+    envelope: Envelope,
     bytes: Vec<u8>,
     len: usize,
 }
 
-/// What [`Inbox::receive`] found.
+/// The result of [`Inbox::receive`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
-    /// What the other process says.
-    Verb(Verb),
-    /// What user code there says.
-    Letter(Letter<'a>),
-    /// No whole frame is there, and nothing to read.
+    /// A notice of the other process.
+    Notice(Notice),
+    /// A message of user code, and its content.
+    Message(Envelope, Cow<'a, [u8]>),
+    /// There is no whole frame, and nothing to read.
     Nothing,
     /// The budget is spent; there may be more at once.
-    Later,
-    /// The other end is gone.
-    End,
+    BudgetSpent,
+    /// The other end is closed.
+    Closed,
 }
 
-/// The next frame, when it is all there.
-enum Found {
-    Not,
+/// The next frame, if all of it is there.
+enum Next {
+    Incomplete,
     Long,
-    /// In the buffer: its tag and how many bytes follow its header.
+    /// In the buffer: its tag, and the number of bytes after its header.
     Short(u8, usize),
 }
 
 impl Inbox {
-    /// An empty one, for letters of at most `max` bytes.
+    /// An empty one, for messages of at most `max` bytes.
     pub fn new(max: usize) -> Self {
         Self { max, ..Self::default() }
     }
 
-    /// One that goes on where another one stood.
+    /// One that continues with these bytes, which another one had not returned ([`Inbox::unread`]).
     pub fn resume(max: usize, unread: Vec<u8>) -> Self {
         Self { max, bytes: unread, ..Self::default() }
     }
 
-    /// What was read and not handed out, as it came.
+    /// The bytes that were read from the socket and are not returned yet, as they came.
     pub fn unread(&self) -> Vec<u8> {
         let mut all = Vec::new();
         if let Some(long) = &self.long {
-            all.extend(encode_label(&long.label, long.len));
+            all.extend(encode_head(&long.envelope, long.len));
             all.extend(&long.bytes);
         }
         all.extend(&self.bytes[self.taken..]);
         all
     }
 
-    /// The next frame, without waiting.
+    /// Returns the next frame, without waiting.
     ///
     /// # Errors
-    /// `InvalidData` where the bytes are no frame; what recv(2) says.
+    /// `InvalidData` if the bytes are no frame; those of recv(2).
     pub fn receive(&mut self, from: BorrowedFd<'_>, budget: &mut Budget) -> io::Result<Received<'_>> {
         loop {
             match self.find()? {
-                Found::Not => {}
-                _ if budget.frames == 0 => return Ok(Received::Later),
-                found => {
+                Next::Incomplete => {}
+                _ if budget.frames == 0 => return Ok(Received::BudgetSpent),
+                next => {
                     budget.frames -= 1;
-                    return self.take(found);
+                    return self.take(next);
                 }
             }
             if budget.drained {
+                // Saves the recv(2) that would find nothing; what has come since is reported by the poll.
                 return Ok(Received::Nothing);
             }
             if budget.bytes == 0 {
-                return Ok(Received::Later);
+                return Ok(Received::BudgetSpent);
             }
-            let (into, room) = self.landing();
+            let (into, room) = self.read_target();
             let room = room.min(budget.bytes);
             match socket::recv_append_up_to(from, into, room) {
-                Ok(0) => return Ok(Received::End),
+                Ok(0) => return Ok(Received::Closed),
                 Ok(n) => {
                     budget.bytes -= n;
                     budget.drained = n < room;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
+                // The other process ended with bytes of ours unread.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::Closed),
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// Uses `spare` as its buffer where it has none, so that many idle inboxes share one.
-    pub fn lend(&mut self, spare: &mut Vec<u8>) {
+    /// Uses `spare` as the buffer if this inbox has none, so that many idle inboxes share one.
+    pub fn borrow_buffer(&mut self, spare: &mut Vec<u8>) {
         if self.bytes.capacity() == 0 {
             self.bytes = std::mem::take(spare);
         }
     }
 
-    /// Gives its buffer to `spare` where it is empty.
-    pub fn give_back(&mut self, spare: &mut Vec<u8>) {
+    /// Gives the buffer to `spare` if it is empty.
+    pub fn return_buffer(&mut self, spare: &mut Vec<u8>) {
         if self.taken == self.bytes.len() {
             self.bytes.clear();
             self.taken = 0;
@@ -169,27 +171,28 @@ impl Inbox {
         }
     }
 
-    /// Takes bytes from elsewhere than a socket; returns how many, less than all where frames are to be taken first.
+    /// Takes bytes from a test instead of a socket; returns the number taken, less than all if frames have to be taken first.
     #[cfg(any(fuzzing, test))]
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
-        let (into, room) = self.landing();
+        let (into, room) = self.read_target();
         let n = room.min(bytes.len());
         into.extend_from_slice(&bytes[..n]);
         n
     }
 
-    /// As [`Inbox::receive`], of what was fed.
+    /// As [`Inbox::receive`], of the bytes that were fed.
     #[cfg(any(fuzzing, test))]
     pub fn next(&mut self) -> io::Result<Option<Received<'_>>> {
         match self.find()? {
-            Found::Not => Ok(None),
-            found => self.take(found).map(Some),
+            Next::Incomplete => Ok(None),
+            next => self.take(next).map(Some),
         }
     }
 
-    /// Where the next bytes go, and how many at most.
-    fn landing(&mut self) -> (&mut Vec<u8>, usize) {
+    /// The buffer for the next bytes, and the most it may take.
+    fn read_target(&mut self) -> (&mut Vec<u8>, usize) {
         if let Some(long) = &mut self.long {
+            // Not a byte more: what follows the message belongs into the shared buffer.
             let room = long.len - long.bytes.len();
             return (&mut long.bytes, room);
         }
@@ -205,59 +208,60 @@ impl Inbox {
         (&mut self.bytes, room)
     }
 
-    fn find(&mut self) -> io::Result<Found> {
+    fn find(&mut self) -> io::Result<Next> {
         if self.long.is_none() {
             let rest = &self.bytes[self.taken..];
-            let Some((head, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(Found::Not) };
+            let Some((head, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(Next::Incomplete) };
             let (tag, len) = self.check(*head)?;
-            if purpose(tag).is_none() || len <= LABEL + LONG {
-                return Ok(if rest.len() < len { Found::Not } else { Found::Short(tag, len) });
+            if purpose(tag).is_none() || len <= ENVELOPE + LONG {
+                return Ok(if rest.len() < len { Next::Incomplete } else { Next::Short(tag, len) });
             }
-            let Some(label) = rest.first_chunk::<LABEL>() else { return Ok(Found::Not) };
-            let label = decode_label(tag, label).ok_or_else(invalid)?;
-            self.begin(label, len - LABEL);
+            let Some(envelope) = rest.first_chunk::<ENVELOPE>() else { return Ok(Next::Incomplete) };
+            let envelope = decode_envelope(tag, envelope).ok_or_else(invalid)?;
+            self.begin_long(envelope, len - ENVELOPE);
         }
-        Ok(if self.long.as_ref().is_some_and(|l| l.bytes.len() == l.len) { Found::Long } else { Found::Not })
+        let is_whole = self.long.as_ref().is_some_and(|l| l.bytes.len() == l.len);
+        Ok(if is_whole { Next::Long } else { Next::Incomplete })
     }
 
-    /// The tag and the length of a header.
+    /// Checks a header as soon as it is there, before memory is set aside for its frame; returns its tag and length.
     fn check(&self, head: [u8; HEADER]) -> io::Result<(u8, usize)> {
         let [l0, l1, l2, l3, tag, 0, 0, 0] = head else { return Err(invalid()) };
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let fits = match purpose(tag) {
-            Some(_) => (LABEL..=LABEL + self.max).contains(&len),
-            None => verb_fits(tag, len),
+            Some(_) => (ENVELOPE..=ENVELOPE + self.max).contains(&len),
+            None => notice_fits(tag, len),
         };
         if fits { Ok((tag, len)) } else { Err(invalid()) }
     }
 
-    /// A long letter gets its buffer, and what of it was read already.
-    fn begin(&mut self, label: Label, len: usize) {
-        let start = self.taken + LETTER;
+    /// Makes a buffer for a long message, with the part of it that was read already.
+    fn begin_long(&mut self, envelope: Envelope, len: usize) {
+        let start = self.taken + HEAD;
         let end = self.bytes.len().min(start + len);
         let mut bytes = Vec::with_capacity(len);
         bytes.extend_from_slice(&self.bytes[start..end]);
         self.taken = end;
-        self.long = Some(Long { label, bytes, len });
+        self.long = Some(Long { envelope, bytes, len });
     }
 
-    fn take(&mut self, found: Found) -> io::Result<Received<'_>> {
-        let (tag, len) = match (found, self.long.take()) {
-            (Found::Short(tag, len), _) => (tag, len),
-            (_, Some(Long { label, bytes, .. })) => {
-                return Ok(Received::Letter(Letter { label, bytes: Cow::Owned(bytes) }));
+    fn take(&mut self, next: Next) -> io::Result<Received<'_>> {
+        let (tag, len) = match (next, self.long.take()) {
+            (Next::Short(tag, len), _) => (tag, len),
+            (_, Some(Long { envelope, bytes, .. })) => {
+                return Ok(Received::Message(envelope, Cow::Owned(bytes)));
             }
             (_, None) => return Ok(Received::Nothing),
         };
         let start = self.taken + HEADER;
         self.taken = start + len;
         let body = &self.bytes[start..self.taken];
-        let letter = body.split_first_chunk::<LABEL>().and_then(|(label, bytes)| {
-            Some(Letter { label: decode_label(tag, label)?, bytes: Cow::Borrowed(bytes) })
+        let message = body.split_first_chunk::<ENVELOPE>().and_then(|(envelope, bytes)| {
+            Some(Received::Message(decode_envelope(tag, envelope)?, Cow::Borrowed(bytes)))
         });
-        match letter {
-            Some(letter) => Ok(Received::Letter(letter)),
-            None => decode_verb(tag, body).map(Received::Verb).ok_or_else(invalid),
+        match message {
+            Some(message) => Ok(message),
+            None => decode_notice(tag, body).map(Received::Notice).ok_or_else(invalid),
         }
     }
 }

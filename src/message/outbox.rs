@@ -1,37 +1,38 @@
-//! What goes out on a channel: sent at once where the socket takes it, else kept in order up to a bound. Never waits.
+//! The outgoing direction of a channel. Frames are sent at once if the socket takes them, else kept in order, up to a bound.
 //! Runs in the master and in workers.
 
-use super::{LETTER, Label, Undelivered, Verb, encode_label, encode_verb};
+use super::{Envelope, HEAD, Notice, Undelivered, encode_head, encode_notice};
 use crate::sys::{errno, socket};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
-/// Short frames are put together in pieces of this size.
+/// Short frames are collected in pieces of this size (bytes).
 const PACK: usize = 64 * 1024;
-/// What a full outbox holds: so many messages of the greatest size.
+/// The capacity of an outbox, in messages of the greatest size.
 const MESSAGES: usize = 4;
-/// Parts sent by one call.
+/// The most slices that one call sends.
 const SLICES: usize = 16;
 
-/// The outgoing side of a channel.
+/// The outgoing direction of a channel.
 #[derive(Debug)]
 pub struct Outbox {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece has been sent.
+    /// Bytes of the first piece that have been sent.
     sent: usize,
-    /// Bytes in all pieces that have not been sent.
+    /// Bytes of all pieces that have not been sent.
     unsent: usize,
     max: usize,
 }
 
-/// Whether a frame has to fit in.
+/// Says whether the outbox's capacity applies to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// It is refused where the outbox is full.
+    /// The frame is refused if the outbox is full.
     Needed,
-    /// It goes in whatever else is there: short frames that somebody relies on.
+    /// The frame is kept even if the outbox is full.
     Ignored,
 }
 
@@ -39,35 +40,35 @@ pub enum Room {
 enum Piece {
     /// Frames, or the rest of one, copied.
     Packed(Vec<u8>),
-    /// A letter whose bytes lie where they were read.
-    Shared([u8; LETTER], Rc<Vec<u8>>),
+    /// A message whose content stays in the buffer it was read into.
+    Shared([u8; HEAD], Rc<Vec<u8>>),
 }
 
 impl Outbox {
-    /// An empty one, for letters of at most `max` bytes.
+    /// An empty one, for messages of at most `max` bytes.
     pub fn new(max: usize) -> Self {
         Self { pieces: VecDeque::new(), sent: 0, unsent: 0, max }
     }
 
-    /// One that goes on where another one stood.
+    /// One that continues with these bytes, which another one had not sent ([`Outbox::unsent`]).
     pub fn resume(max: usize, unsent: &[u8]) -> Self {
         let mut outbox = Self::new(max);
         outbox.keep(unsent, &[]);
         outbox
     }
 
-    /// What was not sent, as it is to go.
+    /// The bytes that are not sent yet, in their order.
     pub fn unsent(&self) -> Vec<u8> {
         let all = self.pieces.iter().flat_map(Piece::parts).flatten();
         all.skip(self.sent).copied().collect()
     }
 
-    /// Whether nothing is left to send.
+    /// True if nothing is left to send.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// The bytes that wait.
+    /// The number of bytes that wait.
     pub fn waiting(&self) -> usize {
         self.unsent
     }
@@ -77,55 +78,60 @@ impl Outbox {
         MESSAGES * self.max + PACK
     }
 
-    /// Whether there is room for a letter of so many bytes.
+    /// True if there is room for a message with `len` bytes of content.
     pub fn has_room(&self, len: usize) -> bool {
-        self.unsent + LETTER + len <= self.capacity()
+        self.unsent + HEAD + len <= self.capacity()
     }
 
-    /// Sends a verb; there is always room for one.
+    /// Sends a notice, whatever waits already.
     ///
     /// # Errors
-    /// [`Undelivered::Gone`] where the other end is.
-    pub fn say(&mut self, to: BorrowedFd<'_>, verb: &Verb) -> Result<(), Undelivered> {
-        let frame = encode_verb(verb);
+    /// [`Undelivered::Gone`] if the other end is closed.
+    pub fn notify(&mut self, to: BorrowedFd<'_>, notice: &Notice) -> Result<(), Undelivered> {
+        let frame = encode_notice(notice);
         let sent = self.try_now(to, &[IoSlice::new(&frame)])?;
         self.keep(&frame[sent..], &[]);
         Ok(())
     }
 
-    /// Sends a letter, and copies what the socket does not take.
+    /// Sends a message, and copies what the socket does not take.
     ///
     /// # Errors
     /// [`Undelivered::TooLarge`], [`Undelivered::Full`], [`Undelivered::Gone`]; then nothing was sent.
     pub fn send(
         &mut self,
         to: BorrowedFd<'_>,
-        label: &Label,
+        envelope: &Envelope,
         bytes: &[u8],
         room: Room,
     ) -> Result<(), Undelivered> {
         self.check(bytes.len(), room)?;
-        let head = encode_label(label, bytes.len());
+        let head = encode_head(envelope, bytes.len());
         let sent = self.try_now(to, &[IoSlice::new(&head), IoSlice::new(bytes)])?;
-        self.keep(&head[sent.min(LETTER)..], &bytes[sent.saturating_sub(LETTER)..]);
+        self.keep(&head[sent.min(HEAD)..], &bytes[sent.saturating_sub(HEAD)..]);
         Ok(())
     }
 
-    /// As [`Outbox::send`], of bytes that are not copied. It is sent by [`Outbox::flush`], in parts.
+    /// As [`Outbox::send`], without copying the content. Nothing is sent before [`Outbox::flush`].
     ///
     /// # Errors
     /// As [`Outbox::send`].
-    pub fn send_shared(&mut self, label: &Label, bytes: &Rc<Vec<u8>>, room: Room) -> Result<(), Undelivered> {
+    pub fn send_shared(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &Rc<Vec<u8>>,
+        room: Room,
+    ) -> Result<(), Undelivered> {
         self.check(bytes.len(), room)?;
-        self.unsent += LETTER + bytes.len();
-        self.pieces.push_back(Piece::Shared(encode_label(label, bytes.len()), bytes.clone()));
+        self.unsent += HEAD + bytes.len();
+        self.pieces.push_back(Piece::Shared(encode_head(envelope, bytes.len()), bytes.clone()));
         Ok(())
     }
 
-    /// Sends of what waits as much as the socket takes by one call, at most `limit` bytes; returns how many.
+    /// Sends as much as the socket takes by one call, at most `limit` bytes; returns the number of bytes.
     ///
     /// # Errors
-    /// What send(2) says; the other end is gone then.
+    /// Those of send(2); the other end is closed then.
     pub fn flush(&mut self, to: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut skip, mut left) = (self.sent, limit);
@@ -142,7 +148,21 @@ impl Outbox {
         Ok(n)
     }
 
-    /// Drops what waits, where nobody will read it.
+    /// Sends all that waits; gives up when the socket takes nothing for `patience`.
+    ///
+    /// # Errors
+    /// `TimedOut`; those of send(2).
+    pub fn flush_all(&mut self, to: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+        while !self.is_empty() {
+            self.flush(to, usize::MAX)?;
+            if !self.is_empty() && !socket::wait_ready(to, true, Some(patience))? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what waits.
     pub fn clear(&mut self) {
         self.pieces.clear();
         (self.sent, self.unsent) = (0, 0);
@@ -158,7 +178,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what it can at once, where nothing is to go before it.
+    /// Sends what the socket takes now, unless other frames have to go first; returns the number of bytes.
     fn try_now(&self, to: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Undelivered> {
         if !self.pieces.is_empty() {
             return Ok(0);
@@ -166,7 +186,7 @@ impl Outbox {
         taken(socket::send_slices(to, slices, false)).map_err(|_| Undelivered::Gone)
     }
 
-    /// Keeps a copy of what was not sent.
+    /// Keeps a copy of these bytes, to be sent later.
     fn keep(&mut self, head: &[u8], bytes: &[u8]) {
         let len = head.len() + bytes.len();
         if len == 0 {
@@ -208,7 +228,7 @@ impl Piece {
     }
 }
 
-/// What a socket took: nothing where it is full, or the kernel has no memory for it now.
+/// The number of bytes that a socket took: 0 if it is full (`EAGAIN`), or if the kernel has no memory for more now.
 fn taken(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(errno::EAGAIN | errno::ENOBUFS | errno::ENOMEM)) => Ok(0),

@@ -1,77 +1,82 @@
-//! The requests of one process that wait for their replies: to whom, until when, and what is called then. Pure.
+//! The requests of one process that wait for their replies: the receiver, the deadline, and the callback of each. Pure.
 
+use super::{Address, Undelivered};
+use crate::sys::time::Time;
 use std::collections::{BTreeSet, HashMap};
 
-/// Requests by their numbers; `C` is what is done with the answer.
+/// The callback for the answer to a request.
+pub type OnReply = Box<dyn FnOnce(Result<&[u8], Undelivered>)>;
+
+/// Requests by their numbers; `C` is the callback for the answer.
 #[derive(Debug)]
 pub struct Requests<C> {
     last: u64,
-    open: HashMap<u64, Open<C>>,
-    deadlines: BTreeSet<(u64, u64)>,
+    pending: HashMap<u64, Pending<C>>,
+    deadlines: BTreeSet<(Time, u64)>,
 }
 
 #[derive(Debug)]
-struct Open<C> {
-    to: u32,
-    deadline: u64,
+struct Pending<C> {
+    to: Address,
+    deadline: Time,
     call: C,
 }
 
 impl<C> Default for Requests<C> {
     fn default() -> Self {
-        Self { last: 0, open: HashMap::new(), deadlines: BTreeSet::new() }
+        Self { last: 0, pending: HashMap::new(), deadlines: BTreeSet::new() }
     }
 }
 
 impl<C> Requests<C> {
-    /// None; the first one gets the number behind `number`.
+    /// An empty table; the first request gets the number after `number`.
     pub fn numbered_from(number: u64) -> Self {
         Self { last: number, ..Self::default() }
     }
 
-    /// The number the next request will have.
+    /// The number of the next request.
     pub fn next_number(&self) -> u64 {
         self.last + 1
     }
 
-    /// Adds the request of that number, which was sent to `to`; `deadline` is `u64::MAX` where it has none.
-    pub fn add(&mut self, to: u32, deadline: u64, call: C) {
+    /// Adds the request with that number, which was sent to `to`.
+    pub fn add(&mut self, to: Address, deadline: Time, call: C) {
         self.last += 1;
-        self.open.insert(self.last, Open { to, deadline, call });
-        if deadline < u64::MAX {
+        self.pending.insert(self.last, Pending { to, deadline, call });
+        if deadline < Time::NEVER {
             self.deadlines.insert((deadline, self.last));
         }
     }
 
-    /// Takes the request that a reply answers; `None` where it is over already, or was sent to somebody else.
-    pub fn answered(&mut self, number: u64, by: u32) -> Option<C> {
-        self.open.get(&number).filter(|open| open.to == by)?;
-        self.remove(number)
+    /// Takes the request that a reply from `by` answers; `None` if it is over already, or was sent to another receiver.
+    pub fn take_answered(&mut self, number: u64, by: Address) -> Option<C> {
+        self.pending.get(&number).filter(|pending| pending.to == by)?;
+        self.take(number)
     }
 
     /// Takes a request whose deadline has come.
-    pub fn expired(&mut self, now: u64) -> Option<C> {
+    pub fn take_expired(&mut self, now: Time) -> Option<C> {
         let (deadline, number) = *self.deadlines.first()?;
-        if deadline > now { None } else { self.remove(number) }
+        if deadline > now { None } else { self.take(number) }
     }
 
-    /// Takes the requests to somebody who is gone, oldest first; all of them where `to` is `None`.
-    pub fn abandoned(&mut self, to: Option<u32>) -> Vec<C> {
-        let those = self.open.iter().filter(|(_, open)| to.is_none_or(|to| open.to == to));
+    /// Takes all requests to this receiver, or all requests if it is `None`; oldest first.
+    pub fn take_all(&mut self, to: Option<Address>) -> Vec<C> {
+        let those = self.pending.iter().filter(|(_, pending)| to.is_none_or(|to| pending.to == to));
         let mut numbers: Vec<u64> = those.map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        numbers.into_iter().filter_map(|number| self.remove(number)).collect()
+        numbers.into_iter().filter_map(|number| self.take(number)).collect()
     }
 
-    /// When the next deadline comes.
-    pub fn due(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+    /// The next deadline; [`Time::NEVER`] if there is none.
+    pub fn next_deadline(&self) -> Time {
+        self.deadlines.first().map_or(Time::NEVER, |(deadline, _)| *deadline)
     }
 
-    fn remove(&mut self, number: u64) -> Option<C> {
-        let open = self.open.remove(&number)?;
-        self.deadlines.remove(&(open.deadline, number));
-        Some(open.call)
+    fn take(&mut self, number: u64) -> Option<C> {
+        let pending = self.pending.remove(&number)?;
+        self.deadlines.remove(&(pending.deadline, number));
+        Some(pending.call)
     }
 }
 
@@ -81,37 +86,41 @@ mod tests {
 
     fn three() -> Requests<&'static str> {
         let mut requests = Requests::default();
-        requests.add(1, 30, "first");
-        requests.add(2, 10, "second");
-        requests.add(1, u64::MAX, "third");
+        requests.add(1.into(), at(30), "first");
+        requests.add(2.into(), at(10), "second");
+        requests.add(1.into(), Time::NEVER, "third");
         requests
     }
 
-    #[test]
-    fn a_reply_counts_once_and_only_from_the_one_who_was_asked() {
-        let mut requests = three();
-        assert_eq!(requests.answered(1, 2), None);
-        assert_eq!(requests.answered(1, 1), Some("first"));
-        assert_eq!(requests.answered(1, 1), None);
-        assert_eq!(requests.answered(9, 1), None);
-        assert_eq!(requests.due(), Some(10));
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
     }
 
     #[test]
-    fn deadlines_come_in_their_order() {
+    fn a_reply_counts_once_and_only_from_the_receiver() {
         let mut requests = three();
-        assert_eq!(requests.expired(9), None);
-        assert_eq!(requests.expired(100), Some("second"));
-        assert_eq!(requests.expired(100), Some("first"));
-        assert_eq!(requests.expired(u64::MAX), None);
-        assert_eq!(requests.due(), None);
+        assert_eq!(requests.take_answered(1, 2.into()), None);
+        assert_eq!(requests.take_answered(1, 1.into()), Some("first"));
+        assert_eq!(requests.take_answered(1, 1.into()), None);
+        assert_eq!(requests.take_answered(9, 1.into()), None);
+        assert_eq!(requests.next_deadline(), at(10));
     }
 
     #[test]
-    fn what_was_asked_of_the_dead_is_given_up() {
+    fn requests_expire_in_the_order_of_their_deadlines() {
         let mut requests = three();
-        assert_eq!(requests.abandoned(Some(1)), ["first", "third"]);
-        assert_eq!(requests.abandoned(None), ["second"]);
-        assert_eq!(requests.due(), None);
+        assert_eq!(requests.take_expired(at(9)), None);
+        assert_eq!(requests.take_expired(at(100)), Some("second"));
+        assert_eq!(requests.take_expired(at(100)), Some("first"));
+        assert_eq!(requests.take_expired(Time::NEVER), None);
+        assert_eq!(requests.next_deadline(), Time::NEVER);
+    }
+
+    #[test]
+    fn requests_to_a_dead_worker_are_taken() {
+        let mut requests = three();
+        assert_eq!(requests.take_all(Some(1.into())), ["first", "third"]);
+        assert_eq!(requests.take_all(None), ["second"]);
+        assert_eq!(requests.next_deadline(), Time::NEVER);
     }
 }

@@ -1,4 +1,4 @@
-//! Frames in any pieces; channels that are full, broken or at their end.
+//! Frames in any pieces; channels that are full, broken or closed.
 
 use super::fuzzing::{Frame, MAX, read};
 use super::*;
@@ -6,39 +6,39 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::os::fd::AsFd;
 
-fn label(kind: u32) -> Label {
-    Label { purpose: Purpose::Message, from: 1, to: 2, kind, request: 0 }
+fn envelope(kind: u32) -> Envelope {
+    Envelope { purpose: Purpose::Message, from: 1.into(), to: 2.into(), kind, request: 0 }
 }
 
 fn send(channel: &mut Channel, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-    channel.outbox.send(channel.socket.as_fd(), &label(kind), bytes, Room::Needed)
+    channel.outbox.send(channel.socket.as_fd(), &envelope(kind), bytes, Room::Needed)
 }
 
-fn say(channel: &mut Channel, verb: &Verb) -> Result<(), Undelivered> {
-    channel.outbox.say(channel.socket.as_fd(), verb)
+fn notify(channel: &mut Channel, notice: &Notice) -> Result<(), Undelivered> {
+    channel.outbox.notify(channel.socket.as_fd(), notice)
 }
 
-/// The next frame of a channel, owned; `None` where there is none now.
+/// The next frame of a channel, owned; `None` if there is none now.
 fn receive(channel: &mut Channel) -> Option<Frame> {
     match channel.inbox.receive(channel.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX)).unwrap() {
-        Received::Verb(verb) => Some(Frame::Verb(verb)),
-        Received::Letter(l) => Some(Frame::Letter(l.label, l.bytes.into_owned())),
+        Received::Notice(notice) => Some(Frame::Notice(notice)),
+        Received::Message(envelope, bytes) => Some(Frame::Message(envelope, bytes.into_owned())),
         _ => None,
     }
 }
 
-fn verb() -> impl Strategy<Value = Verb> {
+fn notice() -> impl Strategy<Value = Notice> {
     prop_oneof![
-        (any::<u8>(), any::<u32>()).prop_map(|(kind, limit)| Verb::Ready { kind, limit }),
-        ".{0,200}".prop_map(Verb::Failed),
-        Just(Verb::Online),
-        Just(Verb::Leaving),
-        Just(Verb::Proved),
-        any::<bool>().prop_map(|hand_back| Verb::Drain { hand_back }),
-        any::<u32>().prop_map(Verb::Gone),
-        any::<u32>().prop_map(|keep| Verb::Shed { keep }),
-        any::<u32>().prop_map(Verb::Shut),
-        any::<u32>().prop_map(Verb::Open),
+        (any::<u8>(), any::<u32>()).prop_map(|(kind, limit)| Notice::Ready { kind, limit }),
+        ".{0,200}".prop_map(Notice::Failed),
+        Just(Notice::Online),
+        Just(Notice::Leaving),
+        Just(Notice::RestoreStderr),
+        any::<bool>().prop_map(|hand_back| Notice::Drain { hand_back }),
+        any::<u32>().prop_map(|id| Notice::Gone(WorkerId(id))),
+        any::<u32>().prop_map(|keep| Notice::Shed { keep }),
+        any::<u32>().prop_map(|id| Notice::Overflowing(WorkerId(id))),
+        any::<u32>().prop_map(|id| Notice::HasRoom(WorkerId(id))),
     ]
 }
 
@@ -48,15 +48,11 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn frame() -> impl Strategy<Value = Frame> {
     let purposes = [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure];
-    let label =
-        (0..4usize, any::<[u32; 3]>(), any::<u64>()).prop_map(move |(p, [from, to, kind], request)| Label {
-            purpose: purposes[p],
-            from,
-            to,
-            kind,
-            request,
+    let envelope =
+        (0..4usize, any::<[u32; 3]>(), any::<u64>()).prop_map(move |(p, [from, to, kind], request)| {
+            Envelope { purpose: purposes[p], from: from.into(), to: to.into(), kind, request }
         });
-    prop_oneof![verb().prop_map(Frame::Verb), (label, bytes()).prop_map(|(l, b)| Frame::Letter(l, b))]
+    prop_oneof![notice().prop_map(Frame::Notice), (envelope, bytes()).prop_map(|(e, b)| Frame::Message(e, b))]
 }
 
 proptest! {
@@ -91,12 +87,12 @@ proptest! {
         for (kind, size) in (0..).zip(&sizes) {
             let bytes = vec![kind as u8; *size];
             let sent = if kind % 3 == 0 {
-                one.outbox.send_shared(&label(kind), &std::rc::Rc::new(bytes.clone()), Room::Needed)
+                one.outbox.send_shared(&envelope(kind), &std::rc::Rc::new(bytes.clone()), Room::Needed)
             } else {
                 send(&mut one, kind, &bytes)
             };
             match sent {
-                Ok(()) => expected.push_back(Frame::Letter(label(kind), bytes)),
+                Ok(()) => expected.push_back(Frame::Message(envelope(kind), bytes)),
                 Err(e) => prop_assert_eq!(e, Undelivered::Full),
             }
             if let Some(found) = (kind % 7 == 6).then(|| receive(&mut other)).flatten() {
@@ -118,46 +114,50 @@ proptest! {
 }
 
 #[test]
-fn verbs_arrive_as_said_and_then_the_end() {
+fn notices_arrive_in_order_and_then_the_end() {
     let (mut master, mut worker) = channel(1024).unwrap();
-    let said = [Verb::Ready { kind: 2, limit: 70_000 }, Verb::Failed("no such file".into()), Verb::Leaving];
-    for verb in &said {
-        say(&mut master, verb).unwrap();
+    let sent =
+        [Notice::Ready { kind: 2, limit: 70_000 }, Notice::Failed("no such file".into()), Notice::Leaving];
+    for notice in &sent {
+        notify(&mut master, notice).unwrap();
     }
-    for verb in said {
-        assert_eq!(receive(&mut worker), Some(Frame::Verb(verb)));
+    for notice in sent {
+        assert_eq!(receive(&mut worker), Some(Frame::Notice(notice)));
     }
     assert_eq!(receive(&mut worker), None);
     drop(master);
     let end = worker.inbox.receive(worker.socket.as_fd(), &mut Budget::new(usize::MAX, usize::MAX));
-    assert_eq!(end.unwrap(), Received::End);
-    assert_eq!(say(&mut worker, &Verb::Leaving), Err(Undelivered::Gone));
+    assert_eq!(end.unwrap(), Received::Closed);
+    assert_eq!(notify(&mut worker, &Notice::Leaving), Err(Undelivered::Gone));
 }
 
 #[test]
 fn garbage_is_a_fault_as_soon_as_its_header_is_there() {
-    let letter = |len: usize| header(LABEL + len, Purpose::Message as u8);
-    let short_letter = header(LABEL - 1, Purpose::Message as u8);
+    let message = |len: usize| header(ENVELOPE + len, Purpose::Message as u8);
+    let short_message = header(ENVELOPE - 1, Purpose::Message as u8);
     for bad in [
         *b"GET / HT",
         header(0, b'R'),
         header(5, b'D'),
         header(0, b'D'),
-        header(MAX_VERB + 1, b'F'),
-        letter(MAX + 1),
-        short_letter,
+        header(MAX_NOTICE + 1, b'F'),
+        message(MAX + 1),
+        short_message,
     ] {
         assert_eq!(read(&bad, 3), (vec![], true), "{bad:?}");
     }
     assert_eq!(read(&[0, 0, 0, 0, b'L', 0, 1, 0], 8), (vec![], true));
-    assert_eq!(read(&letter(MAX), 3), (vec![], false));
+    assert_eq!(read(&message(MAX), 3), (vec![], false));
 }
 
 #[test]
-fn a_reason_is_cut_to_what_a_verb_may_hold() {
-    let long = Verb::Failed("é".repeat(MAX_VERB));
-    let (frames, fault) = read(&encode_verb(&long), 1000);
-    assert!(matches!(&frames[..], [Frame::Verb(Verb::Failed(text))] if text.len() == MAX_VERB), "{fault}");
+fn a_reason_is_cut_to_the_size_of_a_notice() {
+    let long = Notice::Failed("é".repeat(MAX_NOTICE));
+    let (frames, fault) = read(&encode_notice(&long), 1000);
+    assert!(
+        matches!(&frames[..], [Frame::Notice(Notice::Failed(text))] if text.len() == MAX_NOTICE),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -170,17 +170,17 @@ fn what_is_too_large_or_too_much_is_refused_and_nothing_of_it_sent() {
     }
     assert_eq!(send(&mut one, sent, &[7; 100_000]), Err(Undelivered::Full));
     assert!((5..12).contains(&sent), "{sent} of 100 kB: four, and what the socket holds");
-    // There is always room for a verb.
-    say(&mut one, &Verb::Leaving).unwrap();
+    // There is always room for a notice.
+    notify(&mut one, &Notice::Leaving).unwrap();
     let mut received = 0;
     loop {
         one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap();
         match receive(&mut other) {
-            Some(Frame::Letter(l, bytes)) => {
+            Some(Frame::Message(l, bytes)) => {
                 assert_eq!((l.kind, bytes.len()), (received, 100_000));
                 received += 1;
             }
-            Some(frame) => break assert_eq!(frame, Frame::Verb(Verb::Leaving)),
+            Some(frame) => break assert_eq!(frame, Frame::Notice(Notice::Leaving)),
             None => {}
         }
     }
@@ -196,7 +196,7 @@ fn a_budget_bounds_what_is_read_and_handed_out() {
     let mut budget = Budget::new(1 << 20, 3);
     let mut take = |budget: &mut Budget| {
         let found = other.inbox.receive(other.socket.as_fd(), budget).unwrap();
-        matches!(found, Received::Letter(_)).then_some(()).ok_or(found == Received::Later)
+        matches!(found, Received::Message(..)).then_some(()).ok_or(found == Received::BudgetSpent)
     };
     assert_eq!([take(&mut budget), take(&mut budget), take(&mut budget)], [Ok(()); 3]);
     assert_eq!(take(&mut budget), Err(true));
@@ -220,10 +220,10 @@ fn many_short_frames_cost_what_their_bytes_cost() {
             sent += 1;
         }
         one.outbox.flush(one.socket.as_fd(), usize::MAX).unwrap();
-        while let Some(Frame::Letter(l, _)) = receive(&mut other) {
+        while let Some(Frame::Message(l, _)) = receive(&mut other) {
             assert_eq!(l.kind, received);
             received += 1;
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -4,8 +4,9 @@ use super::Worker;
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::http::{Request, Response};
-use super::mailbox::Message;
+
 use crate::log::log;
+use crate::message::Message;
 use std::fmt::Display;
 
 /// How a handler wants its new connections.

@@ -8,7 +8,7 @@ use super::{Birth, DESCRIPTOR_RESERVE, Worker};
 use crate::config::Config;
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
-use crate::message::{Budget, Inbox, MASTER, Received, Verb};
+use crate::message::{Address, Budget, Inbox, Notice, Received};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::State;
 use crate::sys::poll::{self, Interest};
@@ -260,7 +260,7 @@ impl<'a> Inlet<'a> {
             self.leave_at = None;
             self.worker.leaves.set(false);
             if self.draining.is_none()
-                && let Err(e) = self.worker.mailbox.say(&Verb::Leaving)
+                && let Err(e) = self.worker.mailbox.notify(&Notice::Leaving)
             {
                 log!("worker {}: tell the master that it leaves: {e}", self.worker.id);
             }
@@ -282,26 +282,26 @@ impl<'a> Inlet<'a> {
         let _ = self.worker.mailbox.flush();
         loop {
             match self.inbox.receive(self.worker.mailbox.as_fd(), &mut budget) {
-                Ok(Received::Letter(letter)) => deliver(self.worker, &letter, cx),
-                Ok(Received::Verb(verb)) => self.heard(verb, poll, cx),
+                Ok(Received::Message(envelope, bytes)) => deliver(self.worker, envelope, &bytes, cx),
+                Ok(Received::Notice(notice)) => self.heard(notice, poll, cx),
                 Ok(Received::Nothing) => return,
-                Ok(Received::Later) => {
+                Ok(Received::BudgetSpent) => {
                     self.more = true;
                     return;
                 }
-                Ok(Received::End) | Err(_) => {
+                Ok(Received::Closed) | Err(_) => {
                     self.interest = None;
                     let _ = poll::unwatch(poll, self.worker.mailbox.as_fd());
-                    self.worker.mailbox.gone(MASTER, cx);
+                    self.worker.mailbox.gone(Address::Master, cx);
                     return self.master_is_gone();
                 }
             }
         }
     }
 
-    fn heard(&mut self, verb: Verb, poll: &mio::Poll, cx: &mut Context<'_>) {
-        match verb {
-            Verb::Drain { hand_back } => {
+    fn heard(&mut self, notice: Notice, poll: &mio::Poll, cx: &mut Context<'_>) {
+        match notice {
+            Notice::Drain { hand_back } => {
                 self.hands_back = hand_back;
                 self.draining.get_or_insert(u64::MAX);
                 self.worker.state.set(State::Draining);
@@ -309,11 +309,11 @@ impl<'a> Inlet<'a> {
                     self.unwatch(poll);
                 }
             }
-            Verb::Shed { keep } => self.sheds_to = Some(keep),
-            Verb::Proved => self.take_back_stderr(),
-            Verb::Gone(id) => self.worker.mailbox.gone(id, cx),
-            Verb::Shut(id) => self.worker.mailbox.set_shut(id, true),
-            Verb::Open(id) => self.worker.mailbox.set_shut(id, false),
+            Notice::Shed { keep } => self.sheds_to = Some(keep),
+            Notice::RestoreStderr => self.take_back_stderr(),
+            Notice::Gone(id) => self.worker.mailbox.gone(Address::Worker(id), cx),
+            Notice::Overflowing(id) => self.worker.mailbox.set_overflowing(id, true),
+            Notice::HasRoom(id) => self.worker.mailbox.set_overflowing(id, false),
             other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id),
         }
     }
@@ -346,11 +346,11 @@ impl<'a> Inlet<'a> {
     pub fn close(&self, handler: &mut dyn Handler, config: &Config) {
         let now = time::monotonic_ms();
         let mut cx = Context { handler, config, page: self.page, now, draining: true };
-        self.worker.mailbox.gone(MASTER, &mut cx);
+        self.worker.mailbox.gone(Address::Master, &mut cx);
     }
 
     fn take_back_stderr(&mut self) {
-        if let Some(Err(e)) = self.diverted.take().map(Diverted::end) {
+        if let Some(Err(e)) = self.diverted.take().map(Diverted::restore) {
             log!("worker {}: dup2 of standard error: {e}", self.worker.id);
         }
     }

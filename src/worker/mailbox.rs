@@ -2,53 +2,18 @@
 
 use super::Worker;
 use super::engine::Context;
-use crate::message::{self, ALL, Label, Letter, MASTER, Outbox, Purpose, Requests, Room, Undelivered, Verb};
+use crate::ids::WorkerId;
+use crate::message::{
+    Address, Envelope, Message, Notice, OnReply, Outbox, Purpose, Requests, Room, Undelivered,
+};
 use crate::role::{Role, role};
-use crate::sys::time;
+use crate::sys::time::Time;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-
-/// What is called with the answer to a request.
-pub type OnReply = Box<dyn FnOnce(Result<&[u8], Undelivered>)>;
-
-/// A message, given to [`crate::Handler::on_message`] and the callback of [`crate::Server::on_message`].
-#[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
-    from: u32,
-    kind: u32,
-    bytes: &'a [u8],
-    is_request: bool,
-}
-
-impl<'a> Message<'a> {
-    pub(crate) fn new(label: &Label, bytes: &'a [u8]) -> Self {
-        Self { from: label.from, kind: label.kind, bytes, is_request: label.purpose == Purpose::Request }
-    }
-
-    /// The id of the worker that sent it, or [`crate::MASTER`].
-    pub fn from(&self) -> u32 {
-        self.from
-    }
-
-    /// What sort of message it is, as the sender said.
-    pub fn kind(&self) -> u32 {
-        self.kind
-    }
-
-    /// What it says.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    /// Whether the sender waits for a reply ([`Worker::reply`]).
-    pub fn is_request(&self) -> bool {
-        self.is_request
-    }
-}
 
 /// The outgoing side of a worker's channel, and what it has asked.
 pub struct Mailbox {
@@ -57,9 +22,9 @@ pub struct Mailbox {
     outbox: RefCell<Outbox>,
     requests: RefCell<Requests<OnReply>>,
     /// The request that is being handled, until it is answered: who sent it, its number.
-    asked: Cell<Option<(u32, u64)>>,
+    asked: Cell<Option<(Address, u64)>>,
     /// Workers whose queue the master says is full.
-    shut: RefCell<BTreeSet<u32>>,
+    overflowing: RefCell<BTreeSet<WorkerId>>,
 }
 
 impl Mailbox {
@@ -70,12 +35,12 @@ impl Mailbox {
             outbox: RefCell::new(outbox),
             requests: RefCell::default(),
             asked: Cell::new(None),
-            shut: RefCell::default(),
+            overflowing: RefCell::default(),
         }
     }
 
     pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.post(Purpose::Message, to, kind, 0, bytes, Room::Needed)
+        self.send_as(Purpose::Message, to.into(), kind, 0, bytes, Room::Needed)
     }
 
     pub fn request(
@@ -86,45 +51,49 @@ impl Mailbox {
         deadline: Duration,
         on_reply: OnReply,
     ) -> Result<(), Undelivered> {
-        if to == ALL {
+        let to = Address::from(to);
+        if to == Address::All {
             return Err(Undelivered::Impossible);
         }
         let number = self.requests.borrow().next_number();
-        self.post(Purpose::Request, to, kind, number, bytes, Room::Needed)?;
-        self.requests.borrow_mut().add(to, message::deadline(time::monotonic_ms(), deadline), on_reply);
+        self.send_as(Purpose::Request, to, kind, number, bytes, Room::Needed)?;
+        self.requests.borrow_mut().add(to, Time::now().deadline(deadline), on_reply);
         Ok(())
     }
 
     pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
         let (to, number) = self.asked.get().ok_or(Undelivered::Impossible)?;
-        self.post(Purpose::Reply, to, 0, number, bytes, Room::Needed)?;
+        self.send_as(Purpose::Reply, to, 0, number, bytes, Room::Needed)?;
         self.asked.set(None);
         Ok(())
     }
 
-    fn post(
+    fn send_as(
         &self,
         purpose: Purpose,
-        to: u32,
+        to: Address,
         kind: u32,
         request: u64,
         bytes: &[u8],
         room: Room,
     ) -> Result<(), Undelivered> {
-        if self.shut.borrow().contains(&to) && room == Room::Needed {
+        if let Address::Worker(id) = to
+            && room == Room::Needed
+            && self.overflowing.borrow().contains(&id)
+        {
             return Err(Undelivered::Full);
         }
         // A process that the worker forked by itself has a copy of the channel.
         if !matches!(role(), Role::Worker { .. }) {
             return Err(Undelivered::Impossible);
         }
-        let label = Label { purpose, from: self.id, to, kind, request };
-        self.outbox.borrow_mut().send(self.socket.as_fd(), &label, bytes, room)
+        let envelope = Envelope { purpose, from: self.id.into(), to, kind, request };
+        self.outbox.borrow_mut().send(self.socket.as_fd(), &envelope, bytes, room)
     }
 
-    /// Says a verb to the master.
-    pub fn say(&self, verb: &Verb) -> Result<(), Undelivered> {
-        self.outbox.borrow_mut().say(self.socket.as_fd(), verb)
+    /// Sends a notice to the master.
+    pub fn notify(&self, notice: &Notice) -> Result<(), Undelivered> {
+        self.outbox.borrow_mut().notify(self.socket.as_fd(), notice)
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -138,7 +107,7 @@ impl Mailbox {
 
     /// Sends what waits; at most so long between two steps.
     pub fn finish(&self, patience: Duration) -> io::Result<()> {
-        message::finish(&mut self.outbox.borrow_mut(), self.socket.as_fd(), patience)
+        self.outbox.borrow_mut().flush_all(self.socket.as_fd(), patience)
     }
 
     /// Whether something waits to be sent.
@@ -148,66 +117,70 @@ impl Mailbox {
 
     /// When the next request of this worker has waited long enough.
     pub fn due(&self) -> Option<u64> {
-        self.requests.borrow().due()
+        let deadline = self.requests.borrow().next_deadline();
+        (deadline < Time::NEVER).then(|| deadline.as_millis())
     }
 
     /// Gives up the requests whose deadline has come.
     pub fn expire(&self, cx: &mut Context<'_>) {
         loop {
             // A statement of its own: the callback may send requests.
-            let expired = self.requests.borrow_mut().expired(cx.now);
+            let expired = self.requests.borrow_mut().take_expired(Time::from_millis(cx.now));
             let Some(call) = expired else { return };
             cx.call(|_| call(Err(Undelivered::TimedOut)));
         }
     }
 
-    /// Gives up what was asked of somebody who has ended; of everybody where that is the master, through whom all goes.
-    pub fn gone(&self, id: u32, cx: &mut Context<'_>) {
-        self.shut.borrow_mut().remove(&id);
-        let abandoned = self.requests.borrow_mut().abandoned((id != MASTER).then_some(id));
+    /// Gives up the requests to a receiver that has ended; all requests if it is the master, which routes them.
+    pub fn gone(&self, receiver: Address, cx: &mut Context<'_>) {
+        if let Address::Worker(id) = receiver {
+            self.overflowing.borrow_mut().remove(&id);
+        }
+        let of = (receiver != Address::Master).then_some(receiver);
+        let abandoned = self.requests.borrow_mut().take_all(of);
         for call in abandoned {
             cx.call(|_| call(Err(Undelivered::Gone)));
         }
     }
 
-    /// Whether the master takes letters to this worker.
-    pub fn set_shut(&self, id: u32, shut: bool) {
-        let mut set = self.shut.borrow_mut();
-        if shut {
+    /// Notes whether the master drops messages to this worker.
+    pub fn set_overflowing(&self, id: WorkerId, overflowing: bool) {
+        let mut set = self.overflowing.borrow_mut();
+        if overflowing {
             set.insert(id)
         } else {
             set.remove(&id)
         };
     }
 
-    fn answered(&self, label: &Label, result: Result<&[u8], Undelivered>, cx: &mut Context<'_>) {
-        let open = self.requests.borrow_mut().answered(label.request, label.from);
-        // What is not open any more has timed out.
-        if let Some(call) = open {
+    fn answered(&self, envelope: &Envelope, result: Result<&[u8], Undelivered>, cx: &mut Context<'_>) {
+        let pending = self.requests.borrow_mut().take_answered(envelope.request, envelope.from);
+        // A request that is no longer pending has timed out.
+        if let Some(call) = pending {
             cx.call(|_| call(result));
         }
     }
 }
 
-/// Hands a letter to the worker's handler, or to the request it answers.
-pub fn deliver(worker: &Worker, letter: &Letter<'_>, cx: &mut Context<'_>) {
-    let (mailbox, label) = (&*worker.mailbox, &letter.label);
-    let message = Message::new(label, &letter.bytes);
-    match label.purpose {
+/// Hands a message to the worker's handler, or to the request that it answers.
+pub fn deliver(worker: &Worker, envelope: Envelope, bytes: &[u8], cx: &mut Context<'_>) {
+    let mailbox = &*worker.mailbox;
+    let message = Message::new(envelope, bytes);
+    match envelope.purpose {
         Purpose::Message => {
             cx.call(|handler| handler.on_message(worker, &message));
         }
         Purpose::Request => {
-            mailbox.asked.set(Some((label.from, label.request)));
+            mailbox.asked.set(Some((envelope.from, envelope.request)));
             cx.call(|handler| handler.on_message(worker, &message));
             if let Some((to, number)) = mailbox.asked.take() {
                 let reason = [Undelivered::Unanswered as u8];
-                // Where the master is gone there is nobody to tell.
-                let _ = mailbox.post(Purpose::Failure, to, 0, number, &reason, Room::Ignored);
+                // If the master is gone, the sender cannot be told.
+                let _ = mailbox.send_as(Purpose::Failure, to, 0, number, &reason, Room::Ignored);
             }
         }
-        Purpose::Reply => mailbox.answered(label, Ok(&letter.bytes), cx),
-        Purpose::Failure => mailbox.answered(label, Err(Undelivered::read(&letter.bytes)), cx),
+        Purpose::Reply => mailbox.answered(&envelope, Ok(bytes), cx),
+        Purpose::Failure => mailbox.answered(&envelope, Err(Undelivered::from_bytes(bytes)), cx),
     }
 }
 

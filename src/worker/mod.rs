@@ -19,7 +19,7 @@ mod table;
 use crate::config::Config;
 use crate::handoff::Taker;
 use crate::log::log;
-use crate::message::{Inbox, Undelivered, Verb};
+use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::{LastExit, Source, State, WorkerInfo, WorkerStatus};
@@ -257,7 +257,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
             usual(about);
         }
     }));
-    tell(birth.worker, &Verb::Online);
+    tell(birth.worker, &Notice::Online);
     let started = guarded(|| start(source, &birth));
     let mut handler = match started {
         Ok(handler) => handler,
@@ -269,7 +269,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
     birth.worker.state.set(State::Ready);
-    tell(birth.worker, &Verb::Ready { kind: kind as u8, limit });
+    tell(birth.worker, &Notice::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {
         Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
@@ -331,14 +331,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 /// Says why this worker cannot serve, and leaves.
 pub fn fail(worker: &Worker, text: String) -> ! {
-    tell(worker, &Verb::Failed(text));
+    tell(worker, &Notice::Failed(text));
     process::exit(EXIT_FAILED)
 }
 
 /// Says something to the master that must arrive before anything else happens.
-fn tell(worker: &Worker, verb: &Verb) {
-    let said = worker.mailbox.say(verb).map_err(io::Error::other);
-    if let Err(e) = said.and_then(|()| worker.mailbox.finish(PATIENCE)) {
+fn tell(worker: &Worker, notice: &Notice) {
+    let sent = worker.mailbox.notify(notice).map_err(io::Error::other);
+    if let Err(e) = sent.and_then(|()| worker.mailbox.finish(PATIENCE)) {
         log!("worker {}: tell the master: {e}", worker.id);
         process::exit(EXIT_FAILED);
     }

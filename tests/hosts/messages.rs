@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    Conn, Handler, Kind, MASTER, Message, Post, Request, Response, Role, Server, Undelivered, Worker,
+    Conn, Handler, Kind, MASTER, Message, Messages, Request, Response, Role, Server, Undelivered, Worker,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,23 +16,23 @@ fn main() {
     let kind = if args[1] == "request" { Kind::Request } else { Kind::Connection };
     let dir = PathBuf::from(&args[2]);
     let (here, there) = (dir.clone(), dir);
-    let server = Server::factory(move |_| Messenger { kind, dir: here.clone(), post: None });
-    let post = server.post();
-    assert_eq!(post.send(1, 0, b""), Err(Undelivered::Impossible));
+    let server = Server::factory(move |_| Messenger { kind, dir: here.clone(), messages: None });
+    let messages = server.messages();
+    assert_eq!(messages.send(1, 0, b""), Err(Undelivered::Impossible));
     let mut server = server.listen("127.0.0.1:0").set("workers", &args[3]);
     for pair in args[4..].chunks(2) {
         server = server.set(&pair[0], &pair[1]);
     }
     server = server.on_start(|started| println!("listening on {}", started.addresses[0]));
-    server = server.on_message(move |post, message| {
-        let peer = Messenger { kind, dir: there.clone(), post: Some(post.clone()) };
+    server = server.on_message(move |messages, message| {
+        let peer = Messenger { kind, dir: there.clone(), messages: Some(messages.clone()) };
         peer.receive(message);
     });
     if let Err(e) = server.run() {
         eprintln!("{e}");
         std::process::exit(1);
     }
-    assert_eq!(post.send(1, 0, b""), Err(Undelivered::Impossible));
+    assert_eq!(messages.send(1, 0, b""), Err(Undelivered::Impossible));
 }
 
 /// The number C has for it.
@@ -67,11 +67,11 @@ fn note(dir: &Path, line: &str) {
     log.write_all(format!("{who} {line}\n").as_bytes()).unwrap();
 }
 
-/// Either side of a channel: in the master with its post, in a worker without.
+/// Either side of a channel: in the master with the handle for messages, in a worker without.
 struct Messenger {
     kind: Kind,
     dir: PathBuf,
-    post: Option<Post>,
+    messages: Option<Messages>,
 }
 
 impl Messenger {
@@ -80,15 +80,15 @@ impl Messenger {
     }
 
     fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        match &self.post {
-            Some(post) => post.send(to, kind, bytes),
+        match &self.messages {
+            Some(messages) => messages.send(to, kind, bytes),
             None => Worker::current().unwrap().send(to, kind, bytes),
         }
     }
 
     fn reply(&self, bytes: &[u8]) -> i32 {
-        number(match &self.post {
-            Some(post) => post.reply(bytes),
+        number(match &self.messages {
+            Some(messages) => messages.reply(bytes),
             None => Worker::current().unwrap().reply(bytes),
         })
     }
@@ -101,8 +101,8 @@ impl Messenger {
             let size = bytes.len();
             note(&dir, &format!("answer to {kind}: {status}, {size} bytes, {}", judge(bytes)));
         };
-        number(match &self.post {
-            Some(post) => post.request(to, kind, bytes, deadline, answered),
+        number(match &self.messages {
+            Some(messages) => messages.request(to, kind, bytes, deadline, answered),
             None => Worker::current().unwrap().request(to, kind, bytes, deadline, answered),
         })
     }
@@ -130,7 +130,7 @@ impl Messenger {
                 let rest = words[1..].join(" ");
                 number(self.send(MASTER, 100, rest.as_bytes())).to_string()
             }
-            "foreign" => number(Server::http(|_, _| ()).post().send(1, 0, b"")).to_string(),
+            "foreign" => number(Server::http(|_, _| ()).messages().send(1, 0, b"")).to_string(),
             "forked" => in_a_child(|| self.send(1, 50, b"")).to_string(),
             "garbage" => {
                 garbage(words[1]);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    ALL, Config, Datagram, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message, Post, Reason,
-    Request, Response, Role, Running, Server, State, Undelivered, Worker, WorkerStatus,
+    ALL, Config, Datagram, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message, Messages,
+    Reason, Request, Response, Role, Running, Server, State, Undelivered, Worker, WorkerStatus,
 };
 use std::fmt::Write as _;
 use std::io::{ErrorKind as Io, Read, Write};
@@ -178,7 +178,7 @@ impl Host {
             }
             "message" => {
                 let bytes = vec![0; words[2].parse().unwrap()];
-                say(&format!("message {}", sent(running.post().send(id, 5, &bytes))));
+                say(&format!("message {}", sent(running.messages().send(id, 5, &bytes))));
             }
             "table" => {
                 let workers = running.status().workers;
@@ -223,7 +223,7 @@ impl Host {
             let mut other = self.running.take().unwrap();
             let [reload, kill] = [other.reload(), other.kill(1, libc::SIGKILL)].map(|r| status(&r));
             let step = status(&other.step(Some(Duration::ZERO)).map(drop));
-            let send = sent(other.post().send(1, 5, b""));
+            let send = sent(other.messages().send(1, 5, b""));
             drop(other);
             let (role, stop) = (role_number(), status(&own.stop()));
             say(&format!("usurp reload {reload} kill {kill} step {step} send {send} role {role} own {stop}"));
@@ -235,7 +235,7 @@ impl Host {
     }
 }
 
-fn reported(_: &Post, message: &Message<'_>) {
+fn reported(_: &Messages, message: &Message<'_>) {
     let number = u64::from_ne_bytes(message.bytes().try_into().unwrap());
     say(&format!("report {} {} {number}", message.from(), message.kind()));
 }
@@ -347,7 +347,7 @@ fn copy(running: &mut Running) {
         let [reload, scale, fork, drain, kill, stop, step] =
             [reload, scale, fork, drain, kill, stop, step].map(|r| status(&r));
         let own = u8::from(Worker::current().is_some());
-        let post = sent(running.post().send(1, 5, b""));
+        let post = sent(running.messages().send(1, 5, b""));
         say(&format!(
             "role {} self {own} reload {reload} scale {scale} fork {fork} drain {drain} kill {kill} stop {stop} step {step} \
              post {post} start {}",
@@ -485,7 +485,7 @@ impl Handler for Steered {
 
 /// What the host's calls say in a worker; most cannot even be written there.
 fn wrong() -> String {
-    let post = sent(Server::factory(|_| Steered).post().send(ALL, 5, b""));
+    let post = sent(Server::factory(|_| Steered).messages().send(ALL, 5, b""));
     let config = Config::default().check();
     let own = u8::from(Worker::current().is_some());
     format!("role {} self {own} post {post} check {}", role_number(), status(&config))

@@ -1,0 +1,50 @@
+//! A few descriptors in reserve, so that a worker can still be started when the process has run out of them.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+/// The most descriptors that the start of a worker needs at one time: two socket pairs and a pidfd.
+const COUNT: usize = 5;
+
+/// The descriptors in reserve.
+pub struct FdReserve(Vec<File>);
+
+impl FdReserve {
+    /// Opens the reserve.
+    pub fn new() -> Self {
+        let mut reserve = Self(Vec::with_capacity(COUNT));
+        reserve.refill();
+        reserve
+    }
+
+    /// Closes the reserve, for a start that follows at once.
+    pub fn release(&mut self) {
+        self.0.clear();
+    }
+
+    /// Makes sure that the next descriptor can be opened, at the cost of the reserve if need be. `false` if none is free.
+    pub fn make_room(&mut self) -> bool {
+        self.0.pop().is_some() || File::open("/dev/null").is_ok()
+    }
+
+    /// Opens as many descriptors as the reserve lacks and the process may have.
+    pub fn refill(&mut self) {
+        while self.0.len() < COUNT {
+            match File::open("/dev/null") {
+                Ok(file) => self.0.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Moves to the number of a descriptor that was just closed, if it is lower. With the lowest numbers the reserve is of use even after
+    /// somebody has lowered the process's limit: that does not close what is above it, but nothing is opened there again.
+    pub fn move_down(&mut self) {
+        if let Some(highest) = self.0.iter_mut().max_by_key(|file| file.as_raw_fd())
+            && let Ok(lower) = File::open("/dev/null")
+            && lower.as_raw_fd() < highest.as_raw_fd()
+        {
+            *highest = lower;
+        }
+    }
+}
