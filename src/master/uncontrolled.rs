@@ -2,7 +2,7 @@
 
 use super::Master;
 use crate::config::Config;
-use crate::server::Event;
+use crate::event::Event;
 use mio::{Events, Poll};
 
 /// No clients.

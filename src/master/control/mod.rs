@@ -10,11 +10,10 @@ use super::{Master, Token};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
-    Count, Event as Told, Hello, Refusal, RefusalKind, Reply, Request, Stamped, Status, VERSION, Verdict,
-    WorkerInfo, write_line,
+    Count, Hello, Refusal, RefusalKind, Reply, Request, Stamped, VERSION, Verdict, write_line,
 };
+use crate::event::{Event, Reason, ReloadState};
 use crate::log::log;
-use crate::server::{Event, Reason};
 use crate::sys::peer::{self, Peer};
 use crate::sys::{poll, process, socket};
 use client::{Client, Waits};
@@ -103,19 +102,20 @@ impl Desk {
 
     /// Tells those who listen, and those who wait for this.
     fn hear(&mut self, event: &Event, life: &Lifecycle, now: u64) {
-        if let Event::Message { worker, kind, size } = *event {
-            return self.tell_message(worker.into(), kind, size, now);
+        if let Event::Message { .. } = event {
+            return self.tell_message(event, now);
         }
         let verdict = Verdict::of(event);
         if self.clients().any(|(_, c)| c.waits == Waits::Events)
-            && let Some(told) = Told::of(event)
+            // A stream begins with a setup of its own and ends with the master.
+            && !matches!(event, Event::Setup { .. } | Event::Stopped { .. })
         {
-            self.tell(&Reply::Event(Stamped::now(told)), now);
+            self.tell(&Reply::Event(Stamped::now(event.clone())), now);
         }
         for (i, client) in self.clients.iter_mut().enumerate() {
             let Some(client) = client else { continue };
             let reply = match (client.waits, event) {
-                (Waits::Reload(None), Event::ReloadStarted(generation)) => {
+                (Waits::Reload(None), Event::Reload { state: ReloadState::Started, generation, .. }) => {
                     client.waits = Waits::Reload(Some(*generation));
                     continue;
                 }
@@ -124,7 +124,7 @@ impl Desk {
                 }
                 (Waits::Drain(id), Event::Exit { worker, exit, reason, .. }) if worker.id == id => {
                     let killed = *reason == Reason::DrainTimeout;
-                    Some(Reply::Drained { worker: id, exit: (*exit).into(), killed })
+                    Some(Reply::Drained { worker: id, exit: *exit, killed })
                 }
                 (
                     Waits::Scale { to, from },
@@ -147,14 +147,14 @@ impl Desk {
 
     /// Messages may be more than a follower can read, who is not to lose the other events for them: it is told how many it was
     /// spared.
-    fn tell_message(&mut self, worker: WorkerInfo, kind: u32, size: usize, now: u64) {
+    fn tell_message(&mut self, event: &Event, now: u64) {
         let (mut line, mut spared_in_it) = (Vec::new(), None);
         for client in self.clients.iter_mut().flatten().filter(|c| c.waits == Waits::Events) {
             let Some(spared) = client.room_for_message() else { continue };
             if spared_in_it != Some(spared) {
                 line.clear();
-                let told = Told::Message { worker, r#type: kind, size, left_out: spared };
-                if write_line(&Reply::Event(Stamped::now(told)), &mut line).is_err() {
+                let stamped = Stamped { left_out: spared, ..Stamped::now(event.clone()) };
+                if write_line(&Reply::Event(stamped), &mut line).is_err() {
                     return;
                 }
                 spared_in_it = Some(spared);
@@ -332,7 +332,7 @@ impl Master {
     /// Begins what is asked for; `Err`: the answer, where there is nothing to wait for.
     fn begin(&mut self, index: usize, request: &Request) -> Result<(), Reply> {
         match *request {
-            Request::Status {} => Err(Reply::Status(Box::new(Status::new(self.status())))),
+            Request::Status {} => Err(Reply::Status(Box::new(self.status()))),
             Request::Events {} => self.begin_events(index),
             Request::Reload {} => {
                 self.refuse_when_stopping()?;
@@ -373,13 +373,7 @@ impl Master {
         if listening >= LISTENERS {
             return Err(refusal(RefusalKind::Busy, format!("{LISTENERS} clients listen already")));
         }
-        let status = self.status();
-        let setup = Told::Setup {
-            name: status.name,
-            generation: status.generation,
-            workers: status.slots,
-            addresses: status.addresses,
-        };
+        let setup = self.setup_event();
         let now = self.now;
         if let Some(client) = self.control.client(index) {
             client.reply(&Reply::Event(Stamped::now(setup)), now);
