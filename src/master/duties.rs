@@ -11,6 +11,7 @@ use crate::message::{Notice, Undelivered};
 use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
+use crate::sys::time::Time;
 
 impl Master {
     /// Something happened: the lifecycle says what follows, and that is done, with all that follows from it.
@@ -151,7 +152,7 @@ impl Master {
 
     /// Messages are many: nobody is looked up where nobody wants to know.
     pub(super) fn tell_message(&mut self, id: u32, kind: u32, size: usize) {
-        if !self.listens && !self.control_has_followers() {
+        if !self.listens && !self.control.has_followers() {
             return;
         }
         if let Some(worker) = self.info(id) {
@@ -169,7 +170,7 @@ impl Master {
 
     /// Keeps what happened until the turn is over, where somebody wants to know.
     pub(super) fn publish(&mut self, event: Event) {
-        self.control_hears(&event);
+        self.control.publish(&event, &self.life, Time::from_millis(self.now));
         if self.listens {
             self.news.push_back(News::Event(event));
         }
