@@ -407,7 +407,7 @@ fn stop_waits_until_the_master_is_gone() {
         client.send_command("gate g").unwrap();
         wait_until("a request is in progress", || server.dir.at_gate("g") == 1);
         let text = verb(&server.dir, &["stop", "--timeout", "100ms"]).failed(5);
-        assert!(text.contains("it goes on"), "{text}");
+        assert!(text.contains("it continues"), "{text}");
         let waiting = start_verb(&server.dir, &["stop", "--json"]);
         wait_until("it was accepted", || {
             server.stderr().iter().filter(|l| l.contains("control: stop")).count() == 2
@@ -608,7 +608,7 @@ fn other_users_are_refused() {
     };
     // As it is, the directory keeps them out.
     let (code, text) = other(&["stop"]);
-    assert!(code == Some(3) && text.contains("is not for this user"), "{text}");
+    assert!(code == Some(3) && text.contains("is not accessible to this user"), "{text}");
     // Were it open, the kernel would tell who they are.
     open(&server.dir.runtime(), 0o755);
     let (code, text) = other(&["stop"]);
@@ -684,7 +684,7 @@ fn a_server_without_a_control_socket_serves_all_the_same() {
     off.ask("pid").unwrap();
     off.stop();
 
-    for (mode, why) in [(0o777, "others may write there"), (0o000, "expected a directory")] {
+    for (mode, why) in [(0o777, "others may write to it"), (0o000, "expected a directory")] {
         let _ = fs::remove_dir(dir.runtime());
         match mode {
             0 => fs::write(dir.runtime(), "").unwrap(),

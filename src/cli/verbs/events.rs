@@ -1,6 +1,6 @@
-//! `prefork events`: what happens, a line each, until the master ends or the reader has enough.
+//! `prefork events`: prints one line per event until the server ends or the reader closes its end.
 
-use super::find::{self, App};
+use super::find::{self, Server};
 use super::print_some;
 use crate::cli::{FAILED, Failure};
 use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
@@ -11,32 +11,30 @@ use std::io;
 /// One line of JSON.
 #[derive(Serialize)]
 struct Line<'a> {
-    app: &'a str,
+    #[serde(rename = "app")]
+    server: &'a str,
     pid: i32,
     #[serde(flatten)]
     stamped: &'a Stamped,
 }
 
-/// Follows masters, each to its end.
+/// Follows servers, each until it ends.
 pub fn follow(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
-    let apps = match (name, id) {
-        (Some(name), Some(id)) if name != id => {
-            return Err(Failure(crate::cli::USAGE, format!("-n {name} and {id}: which of them?")));
-        }
-        (name, id) => find::select(name.or(id).as_deref())?,
-    };
-    let prefixed = apps.len() > 1;
-    let threads: Vec<_> =
-        apps.into_iter().map(|app| std::thread::spawn(move || follow_one(app, prefixed, json))).collect();
-    // All are joined before the first failure is told.
+    let servers = find::named(name, id)?;
+    let prefixed = servers.len() > 1;
+    let threads: Vec<_> = servers
+        .into_iter()
+        .map(|server| std::thread::spawn(move || follow_one(server, prefixed, json)))
+        .collect();
+    // Collected first: a failure of one must not end the others.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
     ends.into_iter()
         .try_for_each(|end| end.unwrap_or_else(|_| Err(Failure(FAILED, "events: a thread panicked".into()))))
 }
 
-fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
-    let (name, pid) = (app.name.clone(), app.pid);
-    let (mut client, title) = app.client()?;
+fn follow_one(server: Server, prefixed: bool, json: bool) -> Result<(), Failure> {
+    let (name, pid) = (server.name.clone(), server.pid);
+    let (mut client, title) = server.client()?;
     client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, pid, &e))?;
     let prefix = if prefixed { format!("{title}  ") } else { String::new() };
     loop {
@@ -52,7 +50,7 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
             Err(e) => return Err(find::unreachable(&title, pid, &e)),
         };
         let text = match json {
-            true => super::json(&Line { app: &name, pid, stamped: &stamped })?,
+            true => super::json(&Line { server: &name, pid, stamped: &stamped })?,
             false => text(&prefix, &stamped),
         };
         if !print_some(&text)? {
@@ -61,7 +59,7 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// An event's line, and under it what a worker said last.
+/// An event's line, and below it the last lines of a worker's standard error.
 fn text(prefix: &str, stamped: &Stamped) -> String {
     let mut text = format!("{prefix}{}\n", line(stamped).replace(char::is_control, "?"));
     let (Event::Exit { stderr, .. } | Event::Reload { stderr, .. }) = &stamped.event else { return text };
@@ -84,22 +82,22 @@ fn describe(event: &Event) -> (&'static str, String) {
             "setup",
             format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" ")),
         ),
-        Event::Fork { worker } => ("fork", who(worker)),
-        Event::Online { worker } => ("online", who(worker)),
+        Event::Fork { worker } => ("fork", name(worker)),
+        Event::Online { worker } => ("online", name(worker)),
         Event::Listening { worker, address, port, .. } => {
             let port = port.map_or_else(String::new, |p| format!(" port {p}"));
-            ("listening", format!("{} on {address}{port}", who(worker)))
+            ("listening", format!("{} on {address}{port}", name(worker)))
         }
-        Event::Ready { worker } => ("ready", who(worker)),
-        Event::Disconnect { worker } => ("disconnect", who(worker)),
-        Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", who(worker))),
-        Event::Hang { worker } => ("hang", who(worker)),
+        Event::Ready { worker } => ("ready", name(worker)),
+        Event::Disconnect { worker } => ("disconnect", name(worker)),
+        Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", name(worker))),
+        Event::Hang { worker } => ("hang", name(worker)),
         Event::Message { worker, r#type, size, left_out } => {
             let before = match left_out {
                 0 => String::new(),
                 n => format!("; {n} before it not shown"),
             };
-            ("message", format!("{}: type {type}, {size} bytes{before}", who(worker)))
+            ("message", format!("{}: type {type}, {size} bytes{before}", name(worker)))
         }
         Event::Error { text } => ("error", text.clone()),
         Event::Reload { state, generation, stage, reason, exit, .. } => {
@@ -111,11 +109,11 @@ fn describe(event: &Event) -> (&'static str, String) {
             let why = reason.as_ref().map_or_else(String::new, |r| super::why(*stage, r, exit.as_ref()));
             ("reload", format!("to generation {generation} {what}{why}"))
         }
-        Event::Other => ("other", "something this prefork has no word for".into()),
+        Event::Other => ("other", "an event that this version of prefork does not know".into()),
     }
 }
 
-fn who(w: &WorkerInfo) -> String {
+fn name(w: &WorkerInfo) -> String {
     format!("worker {} (slot {}, generation {}, pid {})", w.id, w.slot, w.generation, w.pid)
 }
 
