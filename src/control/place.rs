@@ -99,7 +99,7 @@ impl Place {
         Err(why.join("; "))
     }
 
-    fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
+    pub(crate) fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
         match DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check(directory)?,

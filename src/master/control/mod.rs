@@ -450,3 +450,6 @@ fn failed(text: impl Into<String>) -> Refusal {
 fn refusal(kind: RefusalKind, text: impl Into<String>) -> Refusal {
     Refusal { kind, text: text.into() }
 }
+
+#[cfg(test)]
+mod tests;
