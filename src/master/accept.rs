@@ -224,7 +224,8 @@ impl Master {
     /// Whether a listener is left alone for want of room; not one that rests, waits for the first workers, was emptied by a stop,
     /// or is for the workers to accept from.
     fn is_paused(&self, index: usize) -> bool {
-        let rests = self.now < self.accept_at || self.life.is_booting() || self.emptied & (1 << index) != 0;
+        let rests =
+            self.now < self.accept_at || self.lifecycle.is_booting() || self.emptied & (1 << index) != 0;
         !rests && self.listeners[index].is_paused()
     }
 

@@ -2,7 +2,7 @@
 
 use super::lifecycle::Input;
 use super::router::RouterEvent;
-use super::{Master, News, seats_of, words_token};
+use super::{Master, News, Token, tokens};
 use crate::Kind;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
@@ -58,9 +58,9 @@ impl Master {
     pub(super) fn serve_control(&mut self, events: &Events) {
         let now = Time::from_millis(self.now);
         self.control.serve(events, &self.poll, now);
-        while let Some((client, command)) = self.control.next_command(&self.life, &self.poll, now) {
+        while let Some((client, command)) = self.control.next_command(&self.lifecycle, &self.poll, now) {
             let answer = self.execute_command(command);
-            self.control.answer(client, answer, &self.life, now);
+            self.control.answer(client, answer, &self.lifecycle, now);
         }
     }
 
@@ -72,7 +72,7 @@ impl Master {
             Command::Drain(id) => self.drain_worker(id.0, None),
             Command::Stop { now } => {
                 // A second stop means at once, so it is not repeated unless that is asked for.
-                if now || !self.life.is_stopping() {
+                if now || !self.lifecycle.is_stopping() {
                     self.stop();
                 }
                 if now {
@@ -115,18 +115,18 @@ impl Master {
         let Some(worker) = self.crew.find(id) else { return };
         match notice {
             // Too late if SIGKILL is on its way.
-            Notice::Ready { .. } if !self.life.is_starting(id) => {}
+            Notice::Ready { .. } if !self.lifecycle.is_starting(id) => {}
             Notice::Ready { kind, limit } => {
                 let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
                 worker.kind = Some(kind);
                 worker.limit =
                     if kind == Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
                 self.kind = kind;
-                self.happened(Input::Ready(id));
+                self.feed(Input::Ready(id));
             }
             Notice::Online => self.tell_online(id),
             Notice::Failed(text) => worker.failure = Some(text),
-            Notice::Leaving => self.happened(Input::Leaving(id)),
+            Notice::Leaving => self.feed(Input::Leaving(id)),
             other => log!("worker {id}: unexpected notice {other:?}; ignored"),
         }
     }
@@ -147,8 +147,10 @@ impl Master {
 
     /// Reads the standard error of workers that the poll has reported.
     pub(super) fn read_stderr(&mut self, events: &Events) {
-        for seat in seats_of(events, words_token(0)) {
-            if self.stderr.read(Page::at(seat), &self.poll) {
+        for token in tokens(events) {
+            if let Token::Stderr(page) = token
+                && self.stderr.read(page, &self.poll)
+            {
                 self.refill_reserve();
             }
         }
@@ -163,7 +165,7 @@ impl Master {
 
     /// Has workers that have proved themselves restore their standard error.
     pub(super) fn release_stderr(&mut self) {
-        for id in self.stderr.release(|id| self.life.is_proved(id.0)) {
+        for id in self.stderr.release(|id| self.lifecycle.is_proved(id.0)) {
             // If it has ended, it is about to be reaped.
             let _ = self.messages.router().notify(id, &Notice::RestoreStderr);
         }

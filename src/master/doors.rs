@@ -178,8 +178,8 @@ impl Door {
 impl Master {
     /// Takes over the doors that no worker is there to attend, and leaves the others to the workers.
     pub(super) fn mind_doors(&mut self) {
-        let ours = self.config.accept == Accept::Master || self.life.is_stopping();
-        let (crew, slots) = (&self.crew, self.life.slots().len());
+        let ours = self.config.accept == Accept::Master || self.lifecycle.is_stopping();
+        let (crew, slots) = (&self.crew, self.lifecycle.slots().len());
         for listener in &mut self.listeners {
             if listener.takes_datagrams() {
                 listener.settle(slots, |slot| crew.is_attended(slot));
@@ -194,7 +194,7 @@ impl Master {
 
     /// Makes the doors that a new worker needs and that are not there yet.
     pub(super) fn make_doors(&mut self) {
-        let slots = self.life.slots().len();
+        let slots = self.lifecycle.slots().len();
         for listener in &mut self.listeners {
             if let Err(e) = listener.make_doors(slots, &self.config, false) {
                 log!("{e}; a worker without a door of its own uses another's");

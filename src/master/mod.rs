@@ -3,6 +3,7 @@
 //! Each turn takes signals first, then deaths, then messages, then what is due, then connections.
 
 mod accept;
+mod commands;
 mod connect;
 #[cfg(feature = "control")]
 mod control;
@@ -12,7 +13,6 @@ mod control;
 mod crew;
 mod dispatch;
 mod doors;
-mod duties;
 mod fd_reserve;
 pub mod lifecycle;
 mod listener;
@@ -23,11 +23,13 @@ mod restart;
 pub mod router;
 mod spawn;
 mod stderr_capture;
-mod steer;
+mod supervise;
+mod token;
 mod upgrade;
 
-use crate::config::{Config, MAX_LISTENERS, name_after};
+use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
@@ -38,40 +40,14 @@ use crate::sys::time::Time;
 use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 use router::Messages;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-
-const SIGNALS: Token = Token(0);
-const WAKE: Token = Token(1);
-const TRIAL: Token = Token(2);
-#[cfg(feature = "control")]
-const CONTROL: Token = Token(3);
-/// The control socket's clients.
-const CLIENT: usize = 4;
-const LISTENER: usize = CLIENT + control::CLIENTS;
-/// Four tokens a seat, from here on: exit, messages, connections handed back, words.
-const SEAT: usize = LISTENER + MAX_LISTENERS;
-
-fn exit_token(seat: usize) -> Token {
-    Token(SEAT + 4 * seat)
-}
-
-fn message_token(seat: usize) -> Token {
-    Token(SEAT + 4 * seat + 1)
-}
-
-fn back_token(seat: usize) -> Token {
-    Token(SEAT + 4 * seat + 2)
-}
-
-fn words_token(seat: usize) -> Token {
-    Token(SEAT + 4 * seat + 3)
-}
+use token::{Token, tokens};
 
 /// The signals the master reads; every other keeps the disposition it had.
 const WATCHED: [i32; 8] = [
@@ -133,11 +109,8 @@ pub struct Master {
     fd_reserve: fd_reserve::FdReserve,
     stderr: stderr_capture::StderrCapture,
 
-    life: Lifecycle,
-    inputs: VecDeque<Input>,
+    lifecycle: Lifecycle,
     actions: Vec<Action>,
-    /// `happened` is at work.
-    in_step: bool,
     /// What to tell of the worker that was reaped last.
     departed: Option<spawn::Departed>,
     failed: Option<Error>,
@@ -204,9 +177,9 @@ impl Master {
             Some(false) | None => None,
         };
         let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
-        let token = |i| Token(LISTENER + i);
+        let token = |i| Token::Listener(ListenerId::at(i)).into();
         let now = time::monotonic_ms();
-        let (wake, board, listeners, life) = match &mut heritage {
+        let (wake, board, listeners, lifecycle) = match &mut heritage {
             None => (
                 memory::wake_counter().map_err(system("eventfd"))?,
                 Scoreboard::new(crew::SEATS).map_err(system("map the scoreboard"))?,
@@ -225,10 +198,10 @@ impl Master {
             }
         };
         let registry = poll.registry();
-        let signal = signals.as_ref().map(|s| (s.as_fd(), SIGNALS));
-        for (fd, token) in signal.into_iter().chain([(wake.as_fd(), WAKE)]) {
+        let signal = signals.as_ref().map(|s| (s.as_fd(), Token::Signals));
+        for (fd, token) in signal.into_iter().chain([(wake.as_fd(), Token::Wake)]) {
             registry
-                .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+                .register(&mut SourceFd(&fd.as_raw_fd()), token.into(), Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
         let name =
@@ -238,12 +211,10 @@ impl Master {
         let mut master = Self {
             home: process::own_pid(),
             events: Some(Events::with_capacity(EVENTS)),
-            life,
+            lifecycle,
             program,
             upgrade: upgrade::Upgrade::No,
-            inputs: VecDeque::new(),
             actions: Vec::new(),
-            in_step: false,
             departed: None,
             failed: None,
             set_up: false,
@@ -320,11 +291,11 @@ impl Master {
         }
         self.events = Some(events);
         result?;
-        let over = self.life.has_stopped() && !self.is_trying_out();
-        let stopped = over.then(|| Stopped { killed: self.life.killed() });
+        let over = self.lifecycle.has_stopped() && !self.is_trying_out();
+        let stopped = over.then(|| Stopped { killed: self.lifecycle.killed() });
         if let Some(stopped) = stopped {
             self.publish(Event::Stopped(stopped));
-            self.control.close(self.life.killed(), Time::from_millis(self.now));
+            self.control.close(self.lifecycle.killed(), Time::from_millis(self.now));
         }
         Ok(stopped)
     }
@@ -341,7 +312,7 @@ impl Master {
 
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
     pub fn patience(&self) -> Option<Duration> {
-        match self.timer_at.min(self.life.due()).min(self.owners_due()) {
+        match self.timer_at.min(self.lifecycle.due()).min(self.owners_due()) {
             // What is watched of the message channels is set at the beginning of a turn.
             _ if self.more_to_do || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             NEVER => None,
@@ -358,18 +329,31 @@ impl Master {
     fn turn(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.wait(events, patience)?;
         let mut acceptable = 0u64;
-        for event in events.iter() {
-            match event.token() {
-                SIGNALS => self.take_signals(),
-                Token(t) if (LISTENER..SEAT).contains(&t) => acceptable |= 1 << (t - LISTENER),
+        for token in tokens(events) {
+            match token {
+                Token::Signals => self.take_signals(),
+                Token::Listener(listener) => acceptable |= 1 << listener.index(),
                 _ => {}
             }
         }
-        seats_of(events, exit_token(0)).for_each(|seat| self.reap(seat));
-        seats_of(events, message_token(0)).for_each(|seat| self.mark_channel(seat));
+        // In this order: a death is known before what the worker said is acted on, and both before anything is accepted.
+        for token in tokens(events) {
+            if let Token::Exit(page) = token {
+                self.reap(page.index());
+            }
+        }
+        for token in tokens(events) {
+            if let Token::Messages(page) = token {
+                self.mark_channel(page.index());
+            }
+        }
         self.carry_messages(acceptable != 0);
         self.read_stderr(events);
-        seats_of(events, back_token(0)).for_each(|seat| self.handed_back(seat));
+        for token in tokens(events) {
+            if let Token::Returns(page) = token {
+                self.handed_back(page.index());
+            }
+        }
         self.serve_control(events);
         if self.now >= self.timer_at {
             self.run_timers();
@@ -390,7 +374,7 @@ impl Master {
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.messages.router().update_poll(&self.poll);
-        self.timer_at = self.timer_at.min(self.life.due());
+        self.timer_at = self.timer_at.min(self.lifecycle.due());
         let sleep = match self.timer_at.min(self.owners_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
             NEVER => patience,
@@ -416,12 +400,12 @@ impl Master {
                 // Scripts that rotate logs send it by habit, and its default would end this process.
                 Ok(Some(signal::SIGUSR1)) => log!("SIGUSR1: there are no log files to reopen; nothing done"),
                 Ok(Some(signal::SIGUSR2)) => self.upgrade(),
-                Ok(Some(signal::SIGHUP)) => self.happened(Input::Reload),
-                Ok(Some(signal::SIGTTIN)) => self.happened(Input::Scale(self.life.slots().len() + 1)),
+                Ok(Some(signal::SIGHUP)) => self.feed(Input::Reload),
+                Ok(Some(signal::SIGTTIN)) => self.feed(Input::Scale(self.lifecycle.slots().len() + 1)),
                 Ok(Some(signal::SIGTTOU)) => {
-                    self.happened(Input::Scale(self.life.slots().len().saturating_sub(1)))
+                    self.feed(Input::Scale(self.lifecycle.slots().len().saturating_sub(1)))
                 }
-                Ok(Some(_)) => self.happened(Input::Stop),
+                Ok(Some(_)) => self.feed(Input::Stop),
                 Ok(None) => return,
                 Err(e) => return log!("read signals: {e}"),
             }
@@ -447,9 +431,9 @@ impl Master {
             self.look_at_memory();
         }
         self.look_at_shortage();
-        if self.life.due() <= self.now {
+        if self.lifecycle.due() <= self.now {
             self.look_at_work();
-            self.happened(Input::Tick);
+            self.feed(Input::Tick);
         }
         if self.watches_work() {
             self.tick_soon();
@@ -554,12 +538,4 @@ fn check_kernel() -> Result<()> {
         ErrorKind::System,
         format!("expected Linux {a}.{b} or newer, found {major}.{minor}: update the kernel"),
     ))
-}
-
-/// The seats whose tokens of the kind of `first` are among the events.
-fn seats_of(events: &Events, first: Token) -> impl Iterator<Item = usize> + '_ {
-    events.iter().filter_map(move |event| {
-        let offset = event.token().0.checked_sub(first.0)?;
-        (offset % 4 == 0).then_some(offset / 4)
-    })
 }

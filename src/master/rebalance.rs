@@ -26,12 +26,12 @@ impl Master {
     /// during a reload, in which a connection must not go back to the old generation; and not while connections are under way
     /// that no worker's count holds.
     pub(super) fn look_at_shares(&mut self) {
-        if self.share_looks == 0 || self.life.is_stopping() {
+        if self.share_looks == 0 || self.lifecycle.is_stopping() {
             self.share_looks = 0;
             return;
         }
         self.tick_soon();
-        if self.life.is_reloading() || self.in_hand.is_some() || !self.returns.is_empty() {
+        if self.lifecycle.is_reloading() || self.in_hand.is_some() || !self.returns.is_empty() {
             return;
         }
         self.share_looks -= 1;

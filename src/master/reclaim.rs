@@ -6,8 +6,9 @@
 
 use super::accept::InHand;
 use super::crew::Record;
-use super::{Master, back_token};
+use super::{Master, Token};
 use crate::handoff::{Giver, Taken, Taker};
+use crate::ids::Page;
 use crate::log::log;
 use crate::sys::{errno, poll};
 use std::os::fd::AsFd;
@@ -77,7 +78,7 @@ impl Master {
         let is_up =
             self.returns.iter().any(|r| matches!(r, Return::Living { id: other, .. } if *other == id));
         let Some(worker) = self.crew.at(seat).filter(|w| !w.watched && !is_up) else { return };
-        match poll::watch_level(&self.poll, worker.giver.as_fd(), back_token(seat)) {
+        match poll::watch_level(&self.poll, worker.giver.as_fd(), Token::Returns(Page::at(seat)).into()) {
             Ok(()) => worker.watched = true,
             Err(e) => log!("watch what worker {id} hands back: {e}"),
         }

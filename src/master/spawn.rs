@@ -2,7 +2,7 @@
 
 use super::crew::Record;
 use super::lifecycle::{Input, LastWords};
-use super::{Master, exit_token};
+use super::{Master, Token};
 use crate::handoff;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
@@ -99,7 +99,11 @@ impl Master {
 
     pub(super) fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
         let process = record.process.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&process), exit_token(seat), Interest::READABLE)
+        self.poll.registry().register(
+            &mut SourceFd(&process),
+            Token::Exit(Page::at(seat)).into(),
+            Interest::READABLE,
+        )
     }
 
     /// Spread over a tenth above the setting, so that workers that started together are not replaced together.
@@ -183,7 +187,7 @@ impl Master {
         });
         let id = worker.id;
         self.orphan_all(worker);
-        self.happened(Input::Died(id, exit, LastWords { said, stderr }));
+        self.feed(Input::Died(id, exit, LastWords { said, stderr }));
     }
 
     /// Tells the lifecycle who is busy, and since when; who has served enough.
@@ -196,11 +200,11 @@ impl Master {
             worker.busy_told = since;
             if worn {
                 worker.max_requests = 0;
-                self.happened(Input::Worn(id));
+                self.feed(Input::Worn(id));
             }
             if news && self.config.timeout > std::time::Duration::ZERO {
                 // A worker's own word: not later than now, whatever it says.
-                self.happened(Input::Busy(id, since.min(self.now)));
+                self.feed(Input::Busy(id, since.min(self.now)));
             }
         }
     }
@@ -212,7 +216,7 @@ impl Master {
             let Some(worker) = self.crew.at(seat).filter(|w| w.admitted) else { continue };
             let id = worker.id;
             if process::resident_bytes(worker.process.pid()).is_some_and(|bytes| bytes > limit) {
-                self.happened(Input::Worn(id));
+                self.feed(Input::Worn(id));
             }
         }
     }

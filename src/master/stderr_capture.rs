@@ -5,7 +5,7 @@
 //! for a slow reader. Once the worker can serve and its generation is committed, it restores its own standard error, and its lines
 //! do not pass through the master any more. A child that it has started may keep the pipe open: it is read until it ends or the worker does.
 
-use super::words_token;
+use super::Token;
 use crate::ids::{Page, WorkerId};
 use crate::log;
 use crate::sys::{poll, stderr};
@@ -146,7 +146,7 @@ impl StderrCapture {
     }
 
     fn watch(&mut self, worker: WorkerId, page: Page, source: OwnedFd, lines: Lines, poll: &Poll) -> bool {
-        let watched = poll::watch_level(poll, source.as_fd(), words_token(page.index())).is_ok();
+        let watched = poll::watch_level(poll, source.as_fd(), Token::Stderr(page).into()).is_ok();
         if watched {
             self.pipes.push(Pipe { worker, page, source: Some(source), lines });
         }

@@ -10,7 +10,7 @@ use super::lifecycle::{Input, Reason, Snapshot, SnapshotWorker};
 use super::listener::Heirloom;
 use super::reclaim::Return;
 use super::router::{ChannelState, Router};
-use super::{Master, TRIAL};
+use super::{Master, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Giver, Origin, Taker};
 use crate::ids::{Page, WorkerId};
@@ -114,7 +114,7 @@ impl Master {
 
     /// Carries an upgrade on as far as it can go now; a stop ends it.
     pub(super) fn go_on_upgrading(&mut self) {
-        let stops = self.life.is_stopping();
+        let stops = self.lifecycle.is_stopping();
         match &self.upgrade {
             Upgrade::No => {}
             Upgrade::Wanted | Upgrade::Tried if stops => self.upgrade = Upgrade::No,
@@ -139,7 +139,7 @@ impl Master {
                     self.go_on_upgrading();
                 }
             }
-            Upgrade::Tried if self.life.is_at_rest() => {
+            Upgrade::Tried if self.lifecycle.is_at_rest() => {
                 // Only comes back where it failed.
                 let e = self.replace();
                 self.give_up(&format!("execute {}: {e}", self.program.path.display()));
@@ -166,7 +166,9 @@ impl Master {
             }
             Ok(Fork::Parent(process)) => {
                 let fd = process.as_fd().as_raw_fd();
-                if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), TRIAL, Interest::READABLE) {
+                if let Err(e) =
+                    self.poll.registry().register(&mut SourceFd(&fd), Token::Trial.into(), Interest::READABLE)
+                {
                     log!("upgrade: watch the trial: {e}");
                 }
                 self.upgrade = Upgrade::Trying { process, until };
@@ -219,7 +221,7 @@ impl Master {
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
         let (mut text, mut mail) = (String::new(), Vec::new());
         let router = self.messages.router();
-        let snapshot = self.life.snapshot();
+        let snapshot = self.lifecycle.snapshot();
         let _ = writeln!(
             text,
             "{FORMAT} {} {} {} {}",
@@ -642,7 +644,7 @@ impl Master {
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);
         self.tick_soon();
         log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
-        self.happened(Input::Reload);
+        self.feed(Input::Reload);
         Ok(())
     }
 }

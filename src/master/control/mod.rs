@@ -6,9 +6,9 @@
 
 mod client;
 
+use super::Token;
 use super::connect::{Answer, Command};
 use super::lifecycle::{EX_CONFIG, Lifecycle};
-use super::{CLIENT, CONTROL};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
@@ -23,7 +23,7 @@ use crate::sys::time::Time;
 use crate::sys::{poll, process, socket};
 use client::{Awaits, Client};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl ControlServer {
         }
         let made = Place::make(name).and_then(|(place, socket)| {
             let watched = socket::set_nonblocking(socket.as_fd(), true)
-                .and_then(|()| poll::watch_level(poll, socket.as_fd(), CONTROL));
+                .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()));
             watched.map_err(|e| e.to_string()).map(|()| (place, socket))
         });
         let (place, socket) = match made {
@@ -98,10 +98,10 @@ impl ControlServer {
     pub fn serve(&mut self, events: &Events, poll: &Poll, now: Time) {
         let Some(listening) = &mut self.0 else { return };
         for event in events.iter() {
-            match event.token() {
-                CONTROL => listening.accept(poll, now),
-                Token(t) if (CLIENT..CLIENT + CLIENTS).contains(&t) => {
-                    listening.receive(t - CLIENT, event.is_write_closed() || event.is_error());
+            match event.token().into() {
+                Token::Control => listening.accept(poll, now),
+                Token::ControlClient(n) => {
+                    listening.receive(n, event.is_write_closed() || event.is_error());
                 }
                 _ => {}
             }
@@ -239,7 +239,8 @@ impl Listening {
         };
         let fd = client.socket.as_raw_fd();
         let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(e) = poll.registry().register(&mut SourceFd(&fd), Token(CLIENT + index), both) {
+        if let Err(e) = poll.registry().register(&mut SourceFd(&fd), Token::ControlClient(index).into(), both)
+        {
             return log!("control: epoll_ctl: {e}");
         }
         client.reply(&Reply::Hello(self.hello.clone()), now);
@@ -265,7 +266,7 @@ impl Listening {
     fn expire(&mut self, poll: &Poll, now: Time) {
         if self.paused_until.is_some_and(|at| at <= now) {
             self.paused_until = None;
-            if let Err(e) = poll::watch_level(poll, self.socket.as_fd(), CONTROL) {
+            if let Err(e) = poll::watch_level(poll, self.socket.as_fd(), Token::Control.into()) {
                 log!("control: epoll_ctl: {e}");
             }
         }

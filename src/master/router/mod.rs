@@ -10,7 +10,7 @@ mod messages;
 
 pub use messages::{Messages, OnMessage};
 
-use super::message_token;
+use super::Token;
 use crate::ids::{Page, WorkerId};
 use crate::message::{
     Address, Budget, Channel, Envelope, Inbox, Notice, OnReply, Outbox, Purpose, Received, Requests, Room,
@@ -340,7 +340,7 @@ impl Router {
             let Some(incoming) = self.incoming.get_mut(&id) else { continue };
             let Some(outgoing) = self.delivery.outgoing.get(&id) else { continue };
             let wanted = incoming.wanted_interest(outgoing);
-            let (channel, token) = (incoming.socket.as_fd(), message_token(incoming.page.index()));
+            let (channel, token) = (incoming.socket.as_fd(), Token::Messages(incoming.page).into());
             let updated = match (incoming.watched, wanted) {
                 (watched, wanted) if watched == wanted => continue,
                 (None, Some(wanted)) => poll::watch_level_for(poll, channel, token, wanted),

@@ -15,7 +15,7 @@ impl Master {
     /// [`ErrorKind::State`]: all stop.
     pub fn reload(&mut self) -> Result<()> {
         self.goes_on()?;
-        self.happened(Input::Reload);
+        self.feed(Input::Reload);
         Ok(())
     }
 
@@ -25,14 +25,14 @@ impl Master {
     /// [`ErrorKind::Config`]: there cannot be so many. [`ErrorKind::State`]: the first workers are not all ready yet, or all stop.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
         self.goes_on()?;
-        if self.life.is_booting() {
+        if self.lifecycle.is_booting() {
             return Err(Error::new(ErrorKind::State, "scale: the first workers are not all ready yet"));
         }
         if !(1..=MAX_WORKERS).contains(&workers) {
             let text = format!("scale to {workers} workers: expected 1 to {MAX_WORKERS}");
             return Err(Error::new(ErrorKind::Config, text));
         }
-        self.happened(Input::Scale(workers));
+        self.feed(Input::Scale(workers));
         Ok(())
     }
 
@@ -50,7 +50,7 @@ impl Master {
             );
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let slot = self.life.slots().len();
+        let slot = self.lifecycle.slots().len();
         let owned = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         self.environments.insert(slot, owned.collect());
         let done = self.scale(slot + 1);
@@ -61,7 +61,7 @@ impl Master {
     }
 
     fn goes_on(&self) -> Result<()> {
-        if self.life.is_stopping() {
+        if self.lifecycle.is_stopping() {
             return Err(Error::new(ErrorKind::State, "all workers are being stopped"));
         }
         Ok(())
@@ -69,7 +69,7 @@ impl Master {
 
     /// Asks for an orderly stop; a second time, for an immediate one.
     pub fn stop(&mut self) {
-        self.happened(Input::Stop);
+        self.feed(Input::Stop);
     }
 
     /// Has a worker finish what it has and leave; another takes its place.
@@ -79,7 +79,7 @@ impl Master {
     pub fn drain_worker(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
         self.known(id)?;
         let patience = patience.unwrap_or(self.config.drain_timeout).as_millis() as u64;
-        self.happened(Input::Drain(id, patience));
+        self.feed(Input::Drain(id, patience));
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl Master {
         sent.map_err(|e| Error::io(ErrorKind::System, format!("signal {signal} to worker {id}"), e))?;
         // Signal 0 asks only whether the process is there.
         if signal != 0 {
-            self.happened(Input::Signalled(id, signal));
+            self.feed(Input::Signalled(id, signal));
         }
         Ok(())
     }
@@ -113,20 +113,20 @@ impl Master {
             name: self.name.clone(),
             handler: self.source.name().to_owned(),
             uptime: Duration::from_millis(self.now.saturating_sub(self.born)),
-            starting: self.life.is_booting(),
-            generation: self.life.generation(),
+            starting: self.lifecycle.is_booting(),
+            generation: self.lifecycle.generation(),
             addresses: self.listeners.iter().map(ToString::to_string).collect(),
-            reloading: self.life.is_reloading(),
-            stopping: self.life.is_stopping(),
-            slots: self.life.slots().len(),
+            reloading: self.lifecycle.is_reloading(),
+            stopping: self.lifecycle.is_stopping(),
+            slots: self.lifecycle.slots().len(),
             totals: self.crew.totals(),
-            workers: self.life.workers().iter().filter_map(|w| self.worker_status(w)).collect(),
+            workers: self.lifecycle.workers().iter().filter_map(|w| self.worker_status(w)).collect(),
         }
     }
 
     /// A worker, until it is reaped.
     pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
-        self.life.workers().iter().find(|w| w.id == id).and_then(|w| self.worker_status(w))
+        self.lifecycle.workers().iter().find(|w| w.id == id).and_then(|w| self.worker_status(w))
     }
 
     /// How the last worker of a slot ended.

@@ -1,4 +1,4 @@
-//! What the lifecycle says is to be done, done; and what happens, told.
+//! Executes lifecycle actions; logs and publishes events.
 
 use super::lifecycle::{Action, Happening, Input, Reason};
 use super::listener::Listener;
@@ -12,36 +12,34 @@ use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
 use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
 use crate::sys::time::Time;
+use std::collections::VecDeque;
 
 impl Master {
-    /// Something happened: the lifecycle says what follows, and that is done, with all that follows from it.
-    pub(super) fn happened(&mut self, input: Input) {
-        self.inputs.push_back(input);
-        if std::mem::replace(&mut self.in_step, true) {
-            // Called from below: it is taken up where the first call stands.
-            return;
-        }
-        while let Some(input) = self.inputs.pop_front() {
+    /// Tells the lifecycle what happened, executes what it orders, and goes on with what follows from that.
+    pub(super) fn feed(&mut self, input: Input) {
+        let mut next = Some(input);
+        let mut follow_ups = VecDeque::new();
+        while let Some(input) = next {
             let mut actions = std::mem::take(&mut self.actions);
-            self.life.step(self.now, input, &mut actions);
-            for action in actions.drain(..) {
-                self.carry_out(action);
-            }
+            self.lifecycle.step(self.now, input, &mut actions);
+            follow_ups.extend(actions.drain(..).filter_map(|action| self.execute(action)));
             self.actions = actions;
+            next = follow_ups.pop_front();
         }
-        self.in_step = false;
         self.release_stderr();
-        let slots = self.life.slots().len();
+        let slots = self.lifecycle.slots().len();
         self.environments.retain(|slot, _| *slot < slots);
         self.last_exits.retain(|slot, _| *slot < slots);
     }
 
-    fn carry_out(&mut self, action: Action) {
+    /// Executes one action; returns what follows from it at once.
+    fn execute(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::Spawn { id, slot, generation } => {
-                if let Err(e) = self.spawn(id, slot, generation) {
-                    self.happened(Input::SpawnFailed(id, format!("start worker in slot {slot}: {e}")));
-                }
+                let result = self.spawn(id, slot, generation);
+                return result
+                    .err()
+                    .map(|e| Input::SpawnFailed(id, format!("start worker in slot {slot}: {e}")));
             }
             Action::Admit(id) => self.crew.admit(id),
             Action::Withdraw(id) => {
@@ -58,17 +56,16 @@ impl Master {
                 }
             }
             Action::Prepare(generation) => {
-                let result = self.source.prepare(generation).map_err(|e| e.to_string());
-                self.happened(Input::Prepared(result));
+                return Some(Input::Prepared(self.source.prepare(generation).map_err(|e| e.to_string())));
             }
-            Action::Commit | Action::Revert => self.source.keep_only(self.life.generation()),
+            Action::Commit | Action::Revert => self.source.keep_only(self.lifecycle.generation()),
             Action::EmptyBacklogs => {
                 self.emptying = true;
                 self.board.common().start_final_intake();
                 for index in 0..self.listeners.len() {
                     self.pause(index);
                     self.listeners[index].stop_intake();
-                    // What lies in sockets for datagrams is the workers' to read.
+                    // Datagrams that wait in a socket are for the workers to read.
                     self.emptied |= u64::from(self.listeners[index].takes_datagrams()) << index;
                 }
             }
@@ -80,11 +77,12 @@ impl Master {
                 self.failed.get_or_insert(Error::new(ErrorKind::Handler, text));
             }
         }
+        None
     }
 
     /// Tells a worker to finish. What is idle with it goes to those that stay, if any do.
     fn drain(&mut self, id: u32) {
-        let hand_back = !self.life.is_stopping();
+        let hand_back = !self.lifecycle.is_stopping();
         if hand_back {
             self.watch_for_returns(id);
         }
@@ -126,7 +124,7 @@ impl Master {
         let taken = self.crew.iter().all(|w| !w.admitted || w.queued() == 0);
         if empty && taken && self.in_hand.is_none() && self.returns.is_empty() {
             self.emptying = false;
-            self.happened(Input::Emptied);
+            self.feed(Input::Emptied);
         }
     }
 
@@ -170,7 +168,7 @@ impl Master {
 
     /// Keeps what happened until the turn is over, where somebody wants to know.
     pub(super) fn publish(&mut self, event: Event) {
-        self.control.publish(&event, &self.life, Time::from_millis(self.now));
+        self.control.publish(&event, &self.lifecycle, Time::from_millis(self.now));
         if self.listens {
             self.news.push_back(News::Event(event));
         }
@@ -188,10 +186,10 @@ impl Master {
     fn look_whether_started(&mut self) {
         let started = Started {
             addresses: self.listeners.iter().map(ToString::to_string).collect(),
-            workers: self.life.slots().len(),
+            workers: self.lifecycle.slots().len(),
             kind: self.kind,
         };
-        if self.life.is_booting() || std::mem::replace(&mut self.started, true) {
+        if self.lifecycle.is_booting() || std::mem::replace(&mut self.started, true) {
             return;
         }
         self.open_doors();
