@@ -368,7 +368,7 @@ fn scale_waits_until_it_is_so() {
     assert_eq!(verb(&dir, &["scale", "+1", "--json"]).json()["workers"], 3);
     for beyond in ["-3", "1025", "+1022"] {
         let text = verb(&dir, &["scale", beyond]).failed(1);
-        assert!(text.contains("expected 1 to 1024 workers, and 3 are wanted now"), "{text}");
+        assert!(text.contains("expected 1 to 1024 workers, found") && text.contains("(3 run now)"), "{text}");
     }
     verb(&dir, &["scale", "2", "-n", "web"]).done();
 
@@ -390,7 +390,7 @@ fn scale_waits_until_it_is_so() {
         wait_until("it was accepted", || server.stderr().iter().any(|l| l.contains("from 2 to 1")));
         // The slot has a worker again, while its former one still finishes.
         verb(&dir, &["scale", "3"]).done();
-        assert!(end_of(waiting).failed(1).contains("overtaken"));
+        assert!(end_of(waiting).failed(1).contains("superseded"));
     }
     dir.make("g");
     client.answer().unwrap();
@@ -407,7 +407,7 @@ fn stop_waits_until_the_master_is_gone() {
         client.send_command("gate g").unwrap();
         wait_until("a request is in progress", || server.dir.at_gate("g") == 1);
         let text = verb(&server.dir, &["stop", "--timeout", "100ms"]).failed(5);
-        assert!(text.contains("it goes on"), "{text}");
+        assert!(text.contains("it continues"), "{text}");
         let waiting = start_verb(&server.dir, &["stop", "--json"]);
         wait_until("it was accepted", || {
             server.stderr().iter().filter(|l| l.contains("control: stop")).count() == 2
@@ -415,7 +415,7 @@ fn stop_waits_until_the_master_is_gone() {
         // A second stop is not a stop at once.
         assert_eq!(verb(&server.dir, &["show", "--json"]).json()["state"], "stopping");
         for late in [&["reload"][..], &["scale", "3"]] {
-            assert!(verb(&server.dir, late).failed(1).contains("the master stops"));
+            assert!(verb(&server.dir, late).failed(1).contains("the server is stopping"));
         }
         server.dir.make("g");
         assert_eq!(client.answer(), Ok("gate".into()), "{style:?}");
@@ -608,7 +608,7 @@ fn other_users_are_refused() {
     };
     // As it is, the directory keeps them out.
     let (code, text) = other(&["stop"]);
-    assert!(code == Some(3) && text.contains("is not for this user"), "{text}");
+    assert!(code == Some(3) && text.contains("is not accessible to this user"), "{text}");
     // Were it open, the kernel would tell who they are.
     open(&server.dir.runtime(), 0o755);
     let (code, text) = other(&["stop"]);
@@ -616,7 +616,11 @@ fn other_users_are_refused() {
     open(&socket_of(&server), 0o666);
     for verb in [&["stop"][..], &["reload"], &["events"], &["show"]] {
         let (code, text) = other(verb);
-        assert_eq!((code, text.contains("only its own user and root may")), (Some(1), true), "{text}");
+        assert_eq!(
+            (code, text.contains("only the server's own user and root are admitted")),
+            (Some(1), true),
+            "{text}"
+        );
     }
     let (code, _) = other(&["ls"]);
     assert_eq!(code, Some(0));
@@ -680,7 +684,7 @@ fn a_server_without_a_control_socket_serves_all_the_same() {
     off.ask("pid").unwrap();
     off.stop();
 
-    for (mode, why) in [(0o777, "others may write there"), (0o000, "expected a directory")] {
+    for (mode, why) in [(0o777, "others may write to it"), (0o000, "expected a directory")] {
         let _ = fs::remove_dir(dir.runtime());
         match mode {
             0 => fs::write(dir.runtime(), "").unwrap(),
@@ -808,7 +812,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
         .collect();
     wait_until("they are let in", || {
         let ran = verb(&server.dir, &["events"]);
-        ran.code == 1 && ran.err.contains("12 clients listen already")
+        ran.code == 1 && ran.err.contains("12 clients follow events already")
     });
     measured(&mut || {
         verb(&server.dir, &["reload"]).done();
@@ -835,7 +839,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
 #[test]
 fn a_follower_that_does_not_read_is_dropped_and_told_why() {
     let mut server = started(web().workers(1));
-    server.says("does not read the events it asked for; dropped");
+    server.says("does not read its events; disconnected");
     server.may_say("died");
     let mut deaf = raw(&server);
     deaf.write_all(b"{\"verb\":\"events\"}\n").unwrap();

@@ -1,4 +1,4 @@
-//! The other side of a control socket: connects, asks, reads what comes, and waits no longer than it is told to.
+//! A client of the control socket: connects, sends requests, reads replies, and never waits longer than its caller says.
 
 use super::protocol::{self, Hello, MAX_REPLY, Refusal, Reply, Request, VERSION, write_line};
 use crate::sys::{peer, socket};
@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a process that was told to end and has closed its control socket is given to disappear.
+/// The time that a stopped process has to disappear after it has closed its control socket.
 const LAST_STEPS: Duration = Duration::from_secs(2);
-/// Between two attempts to connect to a master that has no room.
+/// The pause between two attempts to connect to a master that has no room.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to a master.
@@ -22,21 +22,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the master behind a socket.
+    /// Connects to the master with this socket.
     ///
     /// # Errors
-    /// `ConnectionRefused`: nobody is there any more. `TimedOut`: it says nothing. `PermissionDenied`: not to this user.
-    /// `Unsupported`: it speaks another version. `InvalidData`: it is no master.
+    /// `ConnectionRefused`: the master has ended. `TimedOut`: it does not answer. `PermissionDenied`: it does not admit this user.
+    /// `Unsupported`: it uses another version of the protocol. `InvalidData`: it is no master.
     pub fn connect(path: &Path, patience: Duration) -> io::Result<Self> {
         let end = Instant::now() + patience;
         loop {
             match Self::try_connect(path, end) {
-                // Its backlog, or its table of clients, is full.
+                // Its backlog or its table of clients is full.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() + PAUSE < end => {
                     std::thread::sleep(PAUSE);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "too many speak to it"));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it has too many clients"));
                 }
                 done => return done,
             }
@@ -46,8 +46,8 @@ impl Client {
     fn try_connect(path: &Path, end: Instant) -> io::Result<Self> {
         let socket = socket::connect_unix(path)?;
         let pid = peer::peer_of(socket.as_fd())?.pid;
-        let nobody = Hello { prefork: String::new(), protocol: 0, name: String::new(), pid };
-        let mut client = Self { socket, inbox: Vec::new(), hello: nobody, pid };
+        let unknown = Hello { prefork: String::new(), protocol: 0, name: String::new(), pid };
+        let mut client = Self { socket, inbox: Vec::new(), hello: unknown, pid };
         match client.next_until(Some(end))? {
             Reply::Hello(hello) if hello.protocol == VERSION => {
                 client.hello = hello;
@@ -56,7 +56,7 @@ impl Client {
             Reply::Hello(hello) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!(
-                    "it speaks protocol {}, this prefork {VERSION}: use prefork {}",
+                    "it uses protocol {}, this prefork {VERSION}: use prefork {}",
                     hello.protocol, hello.prefork
                 ),
             )),
@@ -65,15 +65,15 @@ impl Client {
         }
     }
 
-    /// Who the master is.
+    /// The master's introduction.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// Asks.
+    /// Sends a request.
     ///
     /// # Errors
-    /// What send(2) says.
+    /// Those of send(2).
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut line = Vec::new();
         write_line(request, &mut line)?;
@@ -85,10 +85,10 @@ impl Client {
         Ok(())
     }
 
-    /// What the master says next; waits for it no longer than `patience` (`None`: as long as it takes).
+    /// Returns the next reply; waits for it at most `patience`, or forever if that is `None`.
     ///
     /// # Errors
-    /// `TimedOut`; `UnexpectedEof`: the master is gone; `InvalidData`: it is no reply.
+    /// `TimedOut`; `UnexpectedEof`: the master has closed the connection; `InvalidData`: the line is no reply.
     pub fn next(&mut self, patience: Option<Duration>) -> io::Result<Reply> {
         self.next_until(patience.map(|p| Instant::now() + p))
     }
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    /// After [`Reply::Stopped`]: waits until the master's process is gone, or its socket where the process has other things to do.
+    /// After [`Reply::Stopped`]: waits until the master's process has ended, or at most two seconds if a host program continues.
     pub fn wait_gone(mut self) {
         let watch = peer::watch_stranger(self.pid);
         while self.next(Some(LAST_STEPS)).is_ok() {}
@@ -130,11 +130,11 @@ impl Client {
     }
 }
 
-/// Whether a master's process ends within a time, or has ended: one whose connection has closed may also have given way to
-/// another program (SIGUSR2), which goes on.
+/// True if a master's process has ended or does so within this time. A master that has closed the connection may also have been
+/// replaced by another program (SIGUSR2), in the same process.
 pub fn ends_within(pid: i32, patience: Duration) -> bool {
     let ended = |watch: OwnedFd| socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false);
-    // There is nothing to watch where it was collected already.
+    // There is no pidfd for a process that has been reaped.
     peer::watch_stranger(pid).map_or(true, ended)
 }
 

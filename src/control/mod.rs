@@ -1,10 +1,11 @@
-//! The control socket: how a running master is found, asked and told, by `prefork ls`, `reload` and the like, or by a program
-//! of your own.
+//! The control socket, through which `prefork ls`, `reload` and the like, or a program of your own, find a running server, query it and
+//! give it commands.
 //!
-//! Each master has one Unix socket in a directory of its user ([`place`]). Whoever connects gets a [`protocol::Hello`], then
-//! sends requests, one JSON object a line, and gets replies, one JSON object a line ([`protocol`]). [`client`] does it for you.
+//! Each master has one Unix socket in a directory of its user ([`place`]). A client that connects gets a [`protocol::Hello`]. Then it
+//! sends requests and gets replies, each one JSON object on a line ([`protocol`]). [`Client`] implements this.
 
 pub mod client;
+mod measure;
 pub mod place;
 pub mod protocol;
 

@@ -1,7 +1,7 @@
-//! Where control sockets are: `NAME.PID.sock` in a directory that only its user can enter.
+//! The places of control sockets: `NAME.PID.sock` in a directory that only its user can enter.
 //!
-//! The directory is the first of these that can be used: `$PREFORK_RUNTIME_DIR`, the only one where it is set;
-//! `$XDG_RUNTIME_DIR/prefork`; `/run/prefork`, for root and for whom it was made; `/tmp/prefork-UID`. All of them are searched.
+//! The directory is the first of these that can be used: `$PREFORK_RUNTIME_DIR`, the only one if it is set;
+//! `$XDG_RUNTIME_DIR/prefork`; `/run/prefork`, for root or its owner; `/tmp/prefork-UID`. Clients search all of them.
 
 use crate::sys::{peer, process, socket};
 use std::ffi::OsString;
@@ -28,21 +28,21 @@ pub fn directories() -> Vec<PathBuf> {
     own.into_iter().chain(["/run/prefork".into(), last_resort()]).collect()
 }
 
-/// Where there is nothing better.
+/// The directory if there is no better one.
 fn last_resort() -> PathBuf {
     format!("/tmp/prefork-{}", peer::own_user()).into()
 }
 
-/// The sockets found.
+/// The sockets that were found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Their paths, in the order of their names.
+    /// Their paths, sorted in each directory.
     pub sockets: Vec<PathBuf>,
-    /// Directories that are there and not for this user.
+    /// Directories that exist but are not accessible to this user.
     pub closed: Vec<PathBuf>,
 }
 
-/// Looks for sockets. Whether anybody answers there is another question.
+/// Finds control sockets; their masters may have ended.
 pub fn find() -> Found {
     let mut found = Found::default();
     for directory in directories() {
@@ -59,7 +59,7 @@ pub fn find() -> Found {
 }
 
 fn sockets_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    // Anybody may make it and wait for who looks there.
+    // Any user may have created it, with sockets of their own for others to connect to.
     if directory == last_resort() && directory.exists() {
         check(directory).map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
     }
@@ -69,14 +69,14 @@ fn sockets_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(sockets.map(|e| e.path()).collect())
 }
 
-/// Removes a socket that nobody answers on, where it lies in a directory of this user's.
+/// Removes the socket of a master that has ended, if its directory belongs to this user.
 pub fn remove_stale(path: &Path) {
     if path.parent().is_some_and(|d| check(d).is_ok()) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// The file of a control socket that was made here; removed when dropped.
+/// The file of a control socket that this process has created; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
@@ -84,10 +84,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes a control socket in the first directory that can be used.
+    /// Creates a control socket in the first directory that can be used.
     ///
     /// # Errors
-    /// Why no directory can, each with its reason.
+    /// The reason for each directory why it cannot be used.
     pub(crate) fn make(name: &str) -> Result<(Self, OwnedFd), String> {
         let mut why = Vec::new();
         for directory in directories() {
@@ -99,7 +99,7 @@ impl Place {
         Err(why.join("; "))
     }
 
-    fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
+    pub(crate) fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
         match DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check(directory)?,
@@ -110,15 +110,15 @@ impl Place {
         let name: String = name.chars().take(room).collect();
         let path = directory.join(format!("{name}{end}"));
         if name.is_empty() {
-            return Err("too long a path for a socket".into());
+            return Err("the path is too long for a socket".into());
         }
         if socket::unix_answers(&path).unwrap_or(false) {
-            return Err(format!("{name}{end} is in use, by a process of this number in another container"));
+            return Err(format!("{name}{end} is in use by a process with the same pid in another container"));
         }
         Self::bind(directory, path).map_err(|e| e.to_string())
     }
 
-    /// Binds under another name first, so that nobody finds the socket, and takes it for a stale one, before it listens.
+    /// Binds under a hidden name first: a client that found the socket before it listens would remove it as stale.
     fn bind(directory: &Path, path: PathBuf) -> io::Result<(Self, OwnedFd)> {
         let mut hidden = OsString::from(".");
         hidden.push(path.file_name().unwrap_or_default());
@@ -131,13 +131,13 @@ impl Place {
         Ok((place, fd))
     }
 
-    /// In a worker: forgets that the file is this process's to remove.
+    /// Leaves the file to the master, in another process.
     pub(crate) fn disown(&mut self) {
         self.identity = None;
     }
 }
 
-/// Clients that may wait to be accepted.
+/// The most clients that wait to be accepted.
 const BACKLOG: i32 = 64;
 
 impl Drop for Place {
@@ -152,7 +152,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Whether a directory is this user's, and no other user can put anything into it.
+/// Checks that a directory belongs to this user, and that no other user can create files in it.
 fn check(directory: &Path) -> Result<(), String> {
     let found = fs::symlink_metadata(directory).map_err(|e| e.to_string())?;
     if !found.is_dir() {
@@ -163,7 +163,7 @@ fn check(directory: &Path) -> Result<(), String> {
     }
     match found.permissions().mode() & 0o022 {
         0 => Ok(()),
-        _ => Err("others may write there".into()),
+        _ => Err("others may write to it".into()),
     }
 }
 
@@ -173,14 +173,14 @@ mod tests {
     use std::fs::Permissions;
 
     #[test]
-    fn a_directory_of_somebody_else_or_open_to_others_will_not_do() {
+    fn a_directory_of_another_user_or_open_to_others_is_refused() {
         assert!(check(Path::new("/proc/self/nothing")).is_err());
         assert!(check(Path::new("/dev/null")).unwrap_err().contains("expected a directory"));
         let own = std::env::temp_dir().join(format!("prefork-place-{}", process::own_pid()));
         DirBuilder::new().mode(0o700).create(&own).unwrap();
         assert_eq!(check(&own), Ok(()));
         fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(check(&own), Err("others may write there".into()));
+        assert_eq!(check(&own), Err("others may write to it".into()));
         assert!(Place::make_in(&own, "x").is_err());
         fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
         let link = own.join("link");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_0600_found_and_gone_in_the_end() {
+    fn a_socket_has_mode_0600_and_is_removed_at_the_end() {
         let own = std::env::temp_dir().join(format!("prefork-place2-{}", process::own_pid()));
         let (place, fd) = Place::make_in(&own, &"long-name".repeat(7)).unwrap();
         assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);

@@ -2,7 +2,7 @@
 
 use super::guard::fill;
 use super::status::prefork_status;
-use crate::{Event, Exit, LastExit, Reason, ReloadState};
+use crate::{Event, Exit, LastExit, ReloadState};
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// What an event tells. A number never gets another meaning; there may be more of them in later versions.
@@ -305,9 +305,9 @@ mod tests {
     use super::prefork_reason::*;
     use super::prefork_stage::*;
     use super::*;
-    use crate::ReloadStage;
     use crate::WorkerState;
     use crate::ffi::worker::prefork_worker_state::{self, *};
+    use crate::{Reason, ReloadStage};
 
     /// The C names of the variants of an enum, from those of Rust: `BootFailure` is `PREFORK_REASON_BOOT_FAILURE`.
     fn c_name(prefix: &str, name: &str) -> String {

@@ -1,9 +1,10 @@
-//! The master's calls to owners that know nothing of it: the router and the capture of standard error.
+//! The master's calls to owners that know nothing of it: the router, the capture of standard error, the control server.
 
 use super::lifecycle::Input;
 use super::router::RouterEvent;
 use super::{Master, News, Token, tokens};
 use crate::Kind;
+use crate::event::Status;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{Budget, Notice};
@@ -16,6 +17,29 @@ const AT_EASE: Budget = Budget::new(128 * 1024, 128);
 /// The budget in a turn with one: about as much work as the connection.
 const IN_HASTE: Budget = Budget::new(16 * 1024, 4);
 
+/// A command of a client of the control socket.
+#[cfg_attr(not(feature = "control"), allow(dead_code, reason = "the control server makes them"))]
+pub enum Command {
+    /// Return [`Answer::Status`].
+    Status,
+    /// Replace all workers.
+    Reload,
+    /// Run this many workers.
+    Scale(usize),
+    /// Have a worker finish and leave.
+    Drain(WorkerId),
+    /// Stop the server; `now`: at once.
+    Stop { now: bool },
+}
+
+/// The answer to a [`Command`]. An accepted one has its outcome in a later event.
+#[cfg_attr(not(feature = "control"), allow(dead_code, reason = "the control server reads them"))]
+pub enum Answer {
+    Accepted,
+    Refused(String),
+    Status(Box<Status>),
+}
+
 impl Master {
     /// Carries messages, and acts on what workers say.
     pub(super) fn carry_messages(&mut self, connections_wait: bool) {
@@ -25,9 +49,39 @@ impl Master {
         }
     }
 
-    /// The time at which messages need the master's attention even if the poll reports nothing (0: at once).
-    pub(super) fn messages_due(&self) -> u64 {
-        self.messages.router().due().as_millis()
+    /// The time at which one of these owners has something to do even if the poll reports nothing (0: at once).
+    pub(super) fn owners_due(&self) -> u64 {
+        self.messages.router().due().min(self.control.due()).as_millis()
+    }
+
+    /// Executes the commands of clients of the control socket.
+    pub(super) fn serve_control(&mut self, events: &Events) {
+        let now = Time::from_millis(self.now);
+        self.control.serve(events, &self.poll, now);
+        while let Some((client, command)) = self.control.next_command(&self.lifecycle, &self.poll, now) {
+            let answer = self.execute_command(command);
+            self.control.answer(client, answer, &self.lifecycle, now);
+        }
+    }
+
+    fn execute_command(&mut self, command: Command) -> Answer {
+        let done = match command {
+            Command::Status => return Answer::Status(Box::new(self.status())),
+            Command::Reload => self.reload(),
+            Command::Scale(workers) => self.scale(workers),
+            Command::Drain(id) => self.drain_worker(id.0, None),
+            Command::Stop { now } => {
+                // A second stop means at once, so it is not repeated unless that is asked for.
+                if now || !self.lifecycle.is_stopping() {
+                    self.stop();
+                }
+                if now {
+                    self.stop();
+                }
+                Ok(())
+            }
+        };
+        done.map_or_else(|e| Answer::Refused(e.to_string()), |()| Answer::Accepted)
     }
 
     fn act_on(&mut self, event: RouterEvent) {

@@ -8,7 +8,7 @@ mod connect;
 #[cfg(feature = "control")]
 mod control;
 #[cfg(not(feature = "control"))]
-#[path = "uncontrolled.rs"]
+#[path = "control_stub.rs"]
 mod control;
 mod crew;
 mod dispatch;
@@ -38,6 +38,7 @@ use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::{Server, Source};
 use crate::sys::signal::{self, Signals};
+use crate::sys::time::Time;
 use crate::sys::{kernel, memory, poll, process, time};
 use lifecycle::{Action, Input, Lifecycle, NEVER, Rules};
 use mio::unix::SourceFd;
@@ -117,7 +118,7 @@ pub struct Master {
     cursor: usize,
     /// The one connection that was accepted when no queue would take it.
     in_hand: Option<accept::InHand>,
-    control: control::Control,
+    control: control::ControlServer,
     returns: VecDeque<reclaim::Return>,
     /// How many more times the workers' shares are looked at after a scale-up.
     share_looks: u32,
@@ -196,7 +197,7 @@ impl Master {
         }
         let name =
             Some(config.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| name_after(source.name()));
-        let control = control::Control::open(&config, &name, &poll);
+        let control = control::ControlServer::open(&config, &name, &poll);
         role::set(Role::Master);
         let mut master = Self {
             home: process::own_pid(),
@@ -278,7 +279,7 @@ impl Master {
         let stopped = over.then(|| Stopped { killed: self.lifecycle.killed() });
         if let Some(stopped) = stopped {
             self.publish(Event::Stopped { killed: stopped.killed });
-            self.control_ends();
+            self.control.close(self.lifecycle.killed(), Time::from_millis(self.now));
         }
         Ok(stopped)
     }
@@ -295,7 +296,7 @@ impl Master {
 
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.
     pub fn patience(&self) -> Option<Duration> {
-        match self.timer_at.min(self.lifecycle.due()).min(self.messages_due()) {
+        match self.timer_at.min(self.lifecycle.due()).min(self.owners_due()) {
             // What is watched of the message channels is set at the beginning of a turn.
             _ if self.more_to_do || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             NEVER => None,
@@ -358,7 +359,7 @@ impl Master {
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.messages.router().update_poll(&self.poll);
         self.timer_at = self.timer_at.min(self.lifecycle.due());
-        let sleep = match self.timer_at.min(self.messages_due()) {
+        let sleep = match self.timer_at.min(self.owners_due()) {
             _ if self.more_to_do => Some(Duration::ZERO),
             NEVER => patience,
             at => {
@@ -422,9 +423,8 @@ impl Master {
             self.tick_soon();
         }
         let rest_ends = if self.accept_at > self.now { self.accept_at } else { NEVER };
-        let control = self.control_timers();
         let shortage = self.shortage.unwrap_or(NEVER);
-        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage, control];
+        let next = [self.tick_at.unwrap_or(NEVER), self.memory_at, rest_ends, shortage];
         next.into_iter().for_each(|at| self.arm(at));
     }
 

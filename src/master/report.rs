@@ -6,6 +6,7 @@ use super::{Master, News};
 use crate::event::{Bound, Event, Exit, LastExit, Reason, ReloadState, Started, WorkerInfo};
 use crate::ids::WorkerId;
 use crate::log::log;
+use crate::sys::time::Time;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the host is to be told, and what was reported before.
@@ -73,7 +74,7 @@ impl Master {
 
     /// Tells the followers of the control socket and, at the end of the turn, the host.
     pub(super) fn publish(&mut self, event: Event) {
-        self.control_hears(&event);
+        self.control.publish(&event, &self.lifecycle, Time::from_millis(self.now));
         if self.report.wants_events {
             self.report.add(News::Event(event));
         }
@@ -104,7 +105,7 @@ impl Master {
 
     /// Messages are many: the worker is looked up only if somebody wants to know of them.
     pub(super) fn report_message(&mut self, id: u32, kind: u32, size: usize) {
-        if !self.report.wants_events && !self.control_has_followers() {
+        if !self.report.wants_events && !self.control.has_followers() {
             return;
         }
         if let Some(worker) = self.worker_info(id) {

@@ -1,9 +1,9 @@
-//! `prefork events`: what happens, a line each, until the master ends or the reader has enough.
+//! `prefork events`: prints one line per event until the server ends or the reader closes its end.
 
-use super::find::{self, App};
+use super::find::{self, Server};
 use super::print_some;
 use crate::cli::{FAILED, Failure};
-use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
+use prefork::control::protocol::{Event, RefusalKind, Reply, Stamped, WorkerInfo};
 use prefork::control::{Request, ends_within};
 use serde::Serialize;
 use std::io;
@@ -11,32 +11,30 @@ use std::io;
 /// One line of JSON.
 #[derive(Serialize)]
 struct Line<'a> {
-    app: &'a str,
+    #[serde(rename = "app")]
+    server: &'a str,
     pid: i32,
     #[serde(flatten)]
     stamped: &'a Stamped,
 }
 
-/// Follows masters, each to its end.
+/// Follows servers, each until it ends.
 pub fn follow(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
-    let apps = match (name, id) {
-        (Some(name), Some(id)) if name != id => {
-            return Err(Failure(crate::cli::USAGE, format!("-n {name} and {id}: which of them?")));
-        }
-        (name, id) => find::select(name.or(id).as_deref())?,
-    };
-    let prefixed = apps.len() > 1;
-    let threads: Vec<_> =
-        apps.into_iter().map(|app| std::thread::spawn(move || follow_one(app, prefixed, json))).collect();
-    // All are joined before the first failure is told.
+    let servers = find::named(name, id)?;
+    let prefixed = servers.len() > 1;
+    let threads: Vec<_> = servers
+        .into_iter()
+        .map(|server| std::thread::spawn(move || follow_one(server, prefixed, json)))
+        .collect();
+    // Collected first: a failure of one must not end the others.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
     ends.into_iter()
         .try_for_each(|end| end.unwrap_or_else(|_| Err(Failure(FAILED, "events: a thread panicked".into()))))
 }
 
-fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
-    let (name, pid) = (app.name.clone(), app.pid);
-    let (mut client, title) = app.client()?;
+fn follow_one(server: Server, prefixed: bool, json: bool) -> Result<(), Failure> {
+    let (name, pid) = (server.name.clone(), server.pid);
+    let (mut client, title) = server.client()?;
     client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, pid, &e))?;
     let prefix = if prefixed { format!("{title}  ") } else { String::new() };
     loop {
@@ -52,7 +50,7 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
             Err(e) => return Err(find::unreachable(&title, pid, &e)),
         };
         let text = match json {
-            true => super::json(&Line { app: &name, pid, stamped: &stamped })?,
+            true => super::json(&Line { server: &name, pid, stamped: &stamped })?,
             false => text(&prefix, &stamped),
         };
         if !print_some(&text)? {
@@ -61,10 +59,14 @@ fn follow_one(app: App, prefixed: bool, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// An event's line, and under it what a worker said last.
+/// An event's line, and below it the last lines of a worker's standard error.
 fn text(prefix: &str, stamped: &Stamped) -> String {
     let mut text = format!("{prefix}{}\n", line(stamped).replace(char::is_control, "?"));
-    let (Event::Exit { stderr, .. } | Event::Reload { stderr, .. }) = &stamped.event else { return text };
+    let stderr = match &stamped.event {
+        Event::Exit { stderr, .. } => stderr,
+        Event::Reload { failure: Some(failure), .. } => &failure.stderr,
+        _ => return text,
+    };
     for line in super::quote(stderr) {
         text.push_str(&format!("{prefix}{line}\n"));
     }
@@ -72,50 +74,43 @@ fn text(prefix: &str, stamped: &Stamped) -> String {
 }
 
 fn line(stamped: &Stamped) -> String {
-    let (word, rest) = describe(&stamped.event);
     let ms = stamped.time_ms % 86_400_000;
     let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {rest}", ms % 1000)
+    // Of a reload the state follows with the rest.
+    let word = stamped.event.name().split(' ').next().unwrap_or_default();
+    format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {}", ms % 1000, describe(stamped))
 }
 
-fn describe(event: &Event) -> (&'static str, String) {
-    match event {
-        Event::Setup { name, generation, workers, addresses } => (
-            "setup",
-            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" ")),
-        ),
-        Event::Fork { worker } => ("fork", who(worker)),
-        Event::Online { worker } => ("online", who(worker)),
-        Event::Listening { worker, address, port, .. } => {
-            let port = port.map_or_else(String::new, |p| format!(" port {p}"));
-            ("listening", format!("{} on {address}{port}", who(worker)))
+fn describe(stamped: &Stamped) -> String {
+    let who = stamped.event.worker().map(name).unwrap_or_default();
+    match &stamped.event {
+        Event::Setup { name, generation, workers, addresses } => {
+            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" "))
         }
-        Event::Ready { worker } => ("ready", who(worker)),
-        Event::Disconnect { worker } => ("disconnect", who(worker)),
-        Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", who(worker))),
-        Event::Hang { worker } => ("hang", who(worker)),
-        Event::Message { worker, r#type, size, left_out } => {
-            let before = match left_out {
+        Event::Listening { address, .. } => {
+            let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
+            format!("{who} on {}{port}", address.host)
+        }
+        Event::Exit { exit, reason, .. } => format!("{who}: {reason}, {exit}"),
+        Event::Message { kind, size, .. } => {
+            let before = match stamped.left_out {
                 0 => String::new(),
                 n => format!("; {n} before it not shown"),
             };
-            ("message", format!("{}: type {type}, {size} bytes{before}", who(worker)))
+            format!("{who}: type {kind}, {size} bytes{before}")
         }
-        Event::Error { text } => ("error", text.clone()),
-        Event::Reload { state, generation, stage, reason, exit, .. } => {
-            let what = match state {
-                ReloadState::Started => "started",
-                ReloadState::Committed => "committed",
-                ReloadState::RolledBack => "rolled back",
-            };
-            let why = reason.as_ref().map_or_else(String::new, |r| super::why(*stage, r, exit.as_ref()));
-            ("reload", format!("to generation {generation} {what}{why}"))
+        Event::Error { text } => text.clone(),
+        Event::Reload { generation, failure, .. } => {
+            let state = stamped.event.name().trim_start_matches("reload ");
+            let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
+            format!("to generation {generation} {state}{why}")
         }
-        Event::Other => ("other", "something this prefork has no word for".into()),
+        Event::Other => "an event that this version of prefork does not know".into(),
+        _ => who,
     }
 }
 
-fn who(w: &WorkerInfo) -> String {
+fn name(w: &WorkerInfo) -> String {
     format!("worker {} (slot {}, generation {}, pid {})", w.id, w.slot, w.generation, w.pid)
 }
 
@@ -126,7 +121,8 @@ mod tests {
     #[test]
     fn an_event_is_a_line_with_its_time() {
         let worker = WorkerInfo { id: 3, slot: 0, generation: 2, pid: 99 };
-        let stamped = Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker } };
+        let stamped =
+            Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker }, left_out: 0 };
         assert_eq!(line(&stamped), "01:02:03.004Z  ready       worker 3 (slot 0, generation 2, pid 99)");
     }
 }

@@ -1,14 +1,14 @@
 //! `prefork ls` and `prefork show`.
 
-use super::find::{self, App, Meant};
+use super::find::{self, Server, Target};
 use super::table::{self, CHANGING, Column, Row, WRONG, bytes, bytes_or_dash, time};
 use super::{print, print_json};
 use crate::cli::{Failure, NO_SUCH};
-use prefork::control::protocol::{MasterState, Status, Worker, WorkerState};
+use prefork::{ServerState, Status, WorkerState, WorkerStatus};
 use serde::Serialize;
 use std::io::Write;
 
-const APPS: [Column; 10] = [
+const SERVERS: [Column; 10] = [
     ("NAME", false),
     ("PID", true),
     ("VERSION", false),
@@ -37,7 +37,7 @@ const WORKERS: [Column; 13] = [
     ("RSS", true),
 ];
 
-/// A server as `ls --json` has it: its status without its workers; of one that does not answer, what its socket is called.
+/// A server in `ls --json`: its status without the workers, or only its name and pid if it does not answer.
 #[derive(Serialize)]
 struct Summary {
     name: String,
@@ -51,7 +51,7 @@ struct Summary {
 struct Figures {
     version: String,
     handler: String,
-    state: MasterState,
+    state: ServerState,
     addresses: Vec<String>,
     ready: usize,
     total: usize,
@@ -62,27 +62,27 @@ struct Figures {
     memory: Option<u64>,
 }
 
-/// All servers.
+/// Lists all servers.
 pub fn ls(json: bool) -> Result<(), Failure> {
-    let apps = find::all();
-    let nothing = apps.is_empty();
-    let summaries: Vec<_> = apps.into_iter().map(summary).collect();
+    let servers = find::all();
+    let nothing = servers.is_empty();
+    let summaries: Vec<_> = servers.into_iter().map(summary).collect();
     if json {
         return print_json(&summaries);
     }
     if nothing {
-        // Not an error: a list may be empty. With stderr closed nobody wants to know.
+        // Not a failure: a list may be empty, and standard error closed.
         let _ = writeln!(std::io::stderr(), "prefork: {}", find::nothing_runs());
         return Ok(());
     }
-    print(&table::render(&APPS, summaries.into_iter().map(app_row).collect()))
+    print(&table::render(&SERVERS, summaries.into_iter().map(server_row).collect()))
 }
 
-fn summary(mut app: App) -> Summary {
-    let status = if app.answers() { app.status().ok() } else { None };
+fn summary(mut server: Server) -> Summary {
+    let status = if server.answers() { server.status().ok() } else { None };
     Summary {
-        name: app.name,
-        pid: app.pid,
+        name: server.name,
+        pid: server.pid,
         answers: status.is_some(),
         status: status.map(|s| Figures {
             version: s.version,
@@ -92,31 +92,31 @@ fn summary(mut app: App) -> Summary {
             ready: s.ready,
             total: s.total,
             generation: s.generation,
-            uptime_ms: s.uptime_ms,
-            requests: s.requests,
-            errors: s.errors,
+            uptime_ms: s.uptime.as_millis() as u64,
+            requests: s.totals.requests,
+            errors: s.totals.errors,
             memory: s.memory,
         }),
     }
 }
 
-fn app_row(s: Summary) -> Row {
+fn server_row(s: Summary) -> Row {
     let Some(f) = s.status else {
         let dash = || "-".to_owned();
         let mut cells = vec![s.name, s.pid.to_string(), dash(), "no answer".into()];
-        cells.resize_with(APPS.len(), dash);
+        cells.resize_with(SERVERS.len(), dash);
         return Row { cells, colour: WRONG };
     };
     let colour = match f.state {
-        MasterState::Serving => None,
-        MasterState::Degraded if f.ready == 0 => WRONG,
+        ServerState::Serving => None,
+        ServerState::Degraded if f.ready == 0 => WRONG,
         _ => CHANGING,
     };
     let cells = vec![
         s.name,
         s.pid.to_string(),
         f.version,
-        word(&f.state),
+        f.state.to_string(),
         format!("{}/{}", f.ready, f.total),
         f.generation.to_string(),
         time(f.uptime_ms),
@@ -127,25 +127,19 @@ fn app_row(s: Summary) -> Row {
     Row { cells, colour }
 }
 
-/// The word that JSON has for it.
-fn word(value: &impl Serialize) -> String {
-    let text = serde_json::to_value(value).ok();
-    text.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-/// Servers with their workers, or one worker.
+/// Shows servers with their workers, or one worker.
 pub fn show(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
     match find::resolve(name.as_deref(), id.as_deref())? {
-        Meant::Apps(apps) => show_apps(apps, json),
-        Meant::Worker(app, id) => show_worker(app, id, json),
+        Target::Servers(servers) => show_servers(servers, json),
+        Target::Worker(server, id) => show_worker(server, id, json),
     }
 }
 
-fn show_apps(apps: Vec<App>, json: bool) -> Result<(), Failure> {
-    let several = apps.len() > 1;
+fn show_servers(servers: Vec<Server>, json: bool) -> Result<(), Failure> {
+    let several = servers.len() > 1;
     let mut all = Vec::new();
-    for mut app in apps {
-        all.push(app.status()?);
+    for mut server in servers {
+        all.push(server.status()?);
     }
     match (json, all.as_slice()) {
         (true, [one]) if !several => print_json(one),
@@ -161,33 +155,33 @@ fn describe(s: &Status) -> String {
         ("pid", s.pid.to_string()),
         ("version", plain(&s.version)),
         ("handler", plain(&s.handler)),
-        ("state", word(&s.state)),
+        ("state", s.state.to_string()),
         ("listening on", plain(&s.addresses.join(" "))),
         ("workers", format!("{} of {} ready", s.ready, s.total)),
         ("generation", s.generation.to_string()),
-        ("uptime", time(s.uptime_ms)),
-        ("connections", s.taken.to_string()),
-        ("requests", format!("{}, {} refused or failed", s.requests, s.errors)),
-        ("bytes", format!("{} in, {} out", bytes(s.bytes_in), bytes(s.bytes_out))),
+        ("uptime", time(s.uptime.as_millis() as u64)),
+        ("connections", s.totals.taken.to_string()),
+        ("requests", format!("{}, {} refused or failed", s.totals.requests, s.totals.errors)),
+        ("bytes", format!("{} in, {} out", bytes(s.totals.bytes_in), bytes(s.totals.bytes_out))),
         ("memory", bytes_or_dash(s.memory)),
     ];
     let head: String = lines.map(|(what, value)| format!("{what:<13} {value}\n")).concat();
     head + "\n" + &table::render(&WORKERS, s.workers.iter().map(worker_row).collect())
 }
 
-fn worker_row(w: &Worker) -> Row {
+fn worker_row(w: &WorkerStatus) -> Row {
     let colour = match w.state {
         WorkerState::Ready => None,
         WorkerState::Starting | WorkerState::Draining => CHANGING,
-        WorkerState::Stuck | WorkerState::Killed => WRONG,
+        _ => WRONG,
     };
     let cells = vec![
         w.worker.id.to_string(),
         w.worker.slot.to_string(),
         w.worker.generation.to_string(),
         w.worker.pid.to_string(),
-        word(&w.state),
-        time(w.age_ms),
+        w.state.to_string(),
+        time(w.age.as_millis() as u64),
         w.in_flight.to_string(),
         w.queued.to_string(),
         w.requests.to_string(),
@@ -199,15 +193,15 @@ fn worker_row(w: &Worker) -> Row {
     Row { cells, colour }
 }
 
-fn show_worker(mut app: App, id: u32, json: bool) -> Result<(), Failure> {
-    let status = app.status()?;
+fn show_worker(mut server: Server, id: u32, json: bool) -> Result<(), Failure> {
+    let status = server.status()?;
     let Some(worker) = status.workers.iter().find(|w| w.worker.id == id) else {
-        return Err(no_such_worker(&app.title(), id, &status));
+        return Err(no_such_worker(&server.title(), id, &status));
     };
     if json { print_json(worker) } else { print(&table::render(&WORKERS, vec![worker_row(worker)])) }
 }
 
-/// Says which workers there are.
+/// The failure for an unknown worker; it lists the known ones.
 pub fn no_such_worker(title: &str, id: u32, status: &Status) -> Failure {
     let ids: Vec<_> = status.workers.iter().map(|w| w.worker.id.to_string()).collect();
     Failure(NO_SUCH, format!("{title}: no worker {id}; there are: {}", ids.join(", ")))

@@ -1,4 +1,4 @@
-//! The verbs that speak to running masters. None of them starts anything; each says what it found, as a table or as JSON.
+//! The commands for running servers. None starts a server; each prints its result as text or as JSON.
 
 mod events;
 mod find;
@@ -9,12 +9,11 @@ mod table;
 use super::Failure;
 use clap::{Args, Subcommand};
 use prefork::config::parse_duration;
-use prefork::control::protocol::{Exit, Stage};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// What to do with masters that run.
+/// A command for running servers.
 #[derive(Subcommand)]
 pub enum Verb {
     /// List the servers that run
@@ -24,27 +23,27 @@ pub enum Verb {
         output: Output,
     },
     /// Show a server and its workers, or one worker
-    #[command(override_usage = "prefork show [APP | WORKER | APP/WORKER] [OPTIONS]")]
+    #[command(override_usage = "prefork show [SERVER | WORKER | SERVER/WORKER] [OPTIONS]")]
     Show {
-        /// A server by name or pid, a worker by number
+        /// A server by name or pid, a worker by id
         #[arg(value_name = "ID")]
         id: Option<String>,
         #[command(flatten)]
-        app: App,
+        server: Server,
         #[command(flatten)]
         output: Output,
     },
-    /// Replace all workers by new ones, one after the other, and say how it ended
+    /// Replace all workers by new ones, one after the other, and print the outcome
     ///
-    /// A new worker starts first; when it is ready the others follow, and each old one finishes what it has. If a new one cannot
-    /// start, the old ones stay, the reason is printed, and the exit status is 4. A reload that is under way is waited for.
-    #[command(override_usage = "prefork reload [APP] [OPTIONS]")]
+    /// One new worker starts first. When it is ready the others follow, and each old one finishes its connections. If a new worker cannot
+    /// start, the old ones stay, the reason is printed, and the exit status is 4. A reload in progress is finished first.
+    #[command(override_usage = "prefork reload [SERVER] [OPTIONS]")]
     Reload {
         /// A server by name or pid
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "SERVER")]
         id: Option<String>,
         #[command(flatten)]
-        app: App,
+        server: Server,
         #[command(flatten)]
         wait: Wait,
         #[command(flatten)]
@@ -52,59 +51,59 @@ pub enum Verb {
     },
     /// Run more or fewer workers
     ///
-    /// Those in the highest slots go first, and finish what they have.
+    /// The workers in the highest slots leave first, and finish their connections.
     #[command(override_usage = "prefork scale N|+N|-N [OPTIONS]")]
     Scale {
-        /// So many workers; with a sign, so many more or fewer
+        /// The number of workers, or with a sign the number to add or remove
         #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = steer::parse_count)]
         count: prefork::control::protocol::Count,
         #[command(flatten)]
-        app: App,
+        server: Server,
         #[command(flatten)]
         wait: Wait,
         #[command(flatten)]
         output: Output,
     },
-    /// Stop a server, or have one worker finish and be replaced
+    /// Stop a server, or replace one worker after it has finished
     ///
-    /// What is in progress is finished; what is not within the server's drain-timeout is killed.
-    #[command(override_usage = "prefork stop [APP | WORKER | APP/WORKER] [OPTIONS]")]
+    /// Requests in progress are finished; workers that take longer than the server's drain-timeout are killed.
+    #[command(override_usage = "prefork stop [SERVER | WORKER | SERVER/WORKER] [OPTIONS]")]
     Stop {
-        /// A server by name or pid, a worker by number
+        /// A server by name or pid, a worker by id
         #[arg(value_name = "ID")]
         id: Option<String>,
-        /// Stop a server at once, without waiting for what is in progress
+        /// Stop a server at once, without waiting for requests in progress
         #[arg(long)]
         now: bool,
         #[command(flatten)]
-        app: App,
+        server: Server,
         #[command(flatten)]
         wait: Wait,
         #[command(flatten)]
         output: Output,
     },
-    /// Print what happens, as it happens
-    #[command(override_usage = "prefork events [APP] [OPTIONS]")]
+    /// Print events as they happen
+    #[command(override_usage = "prefork events [SERVER] [OPTIONS]")]
     Events {
         /// A server by name or pid
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "SERVER")]
         id: Option<String>,
         #[command(flatten)]
-        app: App,
+        server: Server,
         #[command(flatten)]
         output: Output,
     },
 }
 
-/// Which server.
+/// The server of a command.
 #[derive(Args)]
-pub struct App {
-    /// Which server, by name or pid; "all" is every one. Not needed where only one runs
+pub struct Server {
+    /// The server, by name or pid; "all" for every one. Not needed if only one runs
     #[arg(short = 'n', long, value_name = "NAME")]
     name: Option<String>,
 }
 
-/// How to say it.
+/// The form of the output.
 #[derive(Args)]
 pub struct Output {
     /// Print JSON
@@ -112,36 +111,38 @@ pub struct Output {
     json: bool,
 }
 
-/// How long to wait for the end.
+/// The time to wait for the outcome.
 #[derive(Args)]
 pub struct Wait {
-    /// How long to wait until it is done; then the exit status is 5, and it goes on [default: as long as it takes]
+    /// The longest time to wait for the outcome; after it the exit status is 5, and the command continues [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// Do not wait until it is done
+    /// Do not wait for the outcome
     #[arg(long, conflicts_with = "timeout")]
     no_wait: bool,
 }
 
-/// Does it. `name` is a `-n` that stood before the verb.
+/// Runs a command. `name` is from a `-n` in front of the verb.
 pub fn run(verb: Verb, name: Option<String>) -> Result<(), Failure> {
-    let app = |app: App| app.name.or(name);
+    let server = |server: Server| server.name.or(name);
     match verb {
         Verb::Ls { output } => list::ls(output.json),
-        Verb::Show { id, app: a, output } => list::show(app(a), id, output.json),
-        Verb::Reload { id, app: a, wait, output } => steer::reload(app(a), id, &wait, output.json),
-        Verb::Scale { count, app: a, wait, output } => steer::scale(app(a), count, &wait, output.json),
-        Verb::Stop { id, now, app: a, wait, output } => steer::stop(app(a), id, now, &wait, output.json),
-        Verb::Events { id, app: a, output } => events::follow(app(a), id, output.json),
+        Verb::Show { id, server: a, output } => list::show(server(a), id, output.json),
+        Verb::Reload { id, server: a, wait, output } => steer::reload(server(a), id, &wait, output.json),
+        Verb::Scale { count, server: a, wait, output } => steer::scale(server(a), count, &wait, output.json),
+        Verb::Stop { id, now, server: a, wait, output } => {
+            steer::stop(server(a), id, now, &wait, output.json)
+        }
+        Verb::Events { id, server: a, output } => events::follow(server(a), id, output.json),
     }
 }
 
-/// Writes to standard output. A reader that had enough is no failure.
+/// Writes to standard output. A reader that has closed its end is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     print_some(text).map(drop)
 }
 
-/// As [`print`]; whether more is wanted.
+/// As [`print`]; returns true while there is a reader.
 fn print_some(text: &str) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -161,22 +162,7 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
     text.map(|t| t + "\n").map_err(|e| Failure(super::FAILED, format!("JSON: {e}")))
 }
 
-/// How far a reload had come when it failed, and why, as it follows `rolled back`.
-fn why(stage: Option<Stage>, reason: &str, exit: Option<&Exit>) -> String {
-    let stage = match stage {
-        Some(Stage::Preparing) => " while the handler was read",
-        Some(Stage::Canary) => " at the first new worker",
-        Some(Stage::Rolling) => " while workers were being replaced",
-        None => "",
-    };
-    match exit.map(ToString::to_string) {
-        // The reason may be what the worker said, and then does not tell how it ended.
-        Some(exit) if !reason.contains(&exit) => format!("{stage}: {reason} ({exit})"),
-        _ => format!("{stage}: {reason}"),
-    }
-}
-
-/// What a worker said, as it stands under what is said of it.
+/// The last lines of a worker, indented.
 fn quote(stderr: &[String]) -> Vec<String> {
     let harmless = |c: char| if c.is_control() && c != '\t' { '?' } else { c };
     stderr.iter().map(|line| format!("    {}", line.chars().map(harmless).collect::<String>())).collect()

@@ -1,25 +1,25 @@
-//! `prefork reload`, `scale` and `stop`: ask, wait, say how it ended.
+//! `prefork reload`, `scale` and `stop`: send the command, wait, print the outcome.
 
-use super::find::{self, App, Meant};
+use super::find::{self, Server, Target};
 use super::list::no_such_worker;
 use super::{Wait, print, print_json};
 use crate::cli::{FAILED, Failure, ROLLED_BACK, TIMED_OUT};
-use prefork::control::protocol::{Count, Outcome, Reply, Verdict};
+use prefork::control::protocol::{Count, Reply, Verdict};
 use prefork::control::{Client, Request};
 use serde::Serialize;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long a master may take to say that it does what it is told.
+/// The time that a master has to accept a command.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came of it, as JSON.
+/// An outcome, as JSON.
 #[derive(Serialize)]
-struct Of<T> {
+struct Outcome<T> {
     name: String,
     pid: i32,
     #[serde(flatten)]
-    what: T,
+    outcome: T,
 }
 
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ struct Stopped {
 #[derive(Serialize)]
 struct Drained<'a> {
     worker: u32,
-    exit: &'a prefork::control::protocol::Exit,
+    exit: &'a prefork::Exit,
     killed: bool,
 }
 
@@ -51,7 +51,7 @@ pub fn parse_count(text: &str) -> Result<Count, String> {
     match text.as_bytes().first() {
         Some(b'+' | b'-') => text.parse().map(Count::By).map_err(bad),
         _ => match text.parse().map_err(bad)? {
-            0 => Err("expected at least 1; `prefork stop` ends all of them".into()),
+            0 => Err("expected at least 1; `prefork stop` stops the server".into()),
             n => Ok(Count::To(n)),
         },
     }
@@ -59,8 +59,8 @@ pub fn parse_count(text: &str) -> Result<Count, String> {
 
 /// Replaces all workers.
 pub fn reload(name: Option<String>, id: Option<String>, wait: &Wait, json: bool) -> Result<(), Failure> {
-    for_each(apps(name, id)?, |app| {
-        command(app, &Request::Reload {}, wait, json, |talk, reply| match reply {
+    for_each(find::named(name, id)?, |server| {
+        command(server, &Request::Reload {}, wait, json, |talk, reply| match reply {
             Reply::Reload(verdict) => Some(talk.reloaded(verdict)),
             _ => None,
         })
@@ -69,11 +69,11 @@ pub fn reload(name: Option<String>, id: Option<String>, wait: &Wait, json: bool)
 
 /// Runs more or fewer workers.
 pub fn scale(name: Option<String>, count: Count, wait: &Wait, json: bool) -> Result<(), Failure> {
-    for_each(apps(name, None)?, |app| {
-        command(app, &Request::Scale(count), wait, json, |talk, reply| match reply {
+    for_each(find::named(name, None)?, |server| {
+        command(server, &Request::Scale(count), wait, json, |talk, reply| match reply {
             Reply::Scaled { workers } => {
                 let text = format!("{workers} {}", plural(*workers, "worker"));
-                Some(talk.say(Scaled { workers: *workers }, &text))
+                Some(talk.print(Scaled { workers: *workers }, &text))
             }
             _ => None,
         })
@@ -89,22 +89,22 @@ pub fn stop(
     json: bool,
 ) -> Result<(), Failure> {
     match find::resolve(name.as_deref(), id.as_deref())? {
-        Meant::Apps(apps) => for_each(apps, |app| {
-            command(app, &Request::Stop { now }, wait, json, |talk, reply| match reply {
+        Target::Servers(servers) => for_each(servers, |server| {
+            command(server, &Request::Stop { now }, wait, json, |talk, reply| match reply {
                 Reply::Stopped { killed } => Some(talk.stopped(*killed)),
                 _ => None,
             })
         }),
-        Meant::Worker(mut app, worker) => {
-            let status = app.status()?;
+        Target::Worker(mut server, worker) => {
+            let status = server.status()?;
             if status.workers.iter().all(|w| w.worker.id != worker) {
-                return Err(no_such_worker(&app.title(), worker, &status));
+                return Err(no_such_worker(&server.title(), worker, &status));
             }
-            command(app, &Request::Drain { worker }, wait, json, |talk, reply| match reply {
+            command(server, &Request::Drain { worker }, wait, json, |talk, reply| match reply {
                 Reply::Drained { worker, exit, killed } => {
-                    let how = if *killed { "had not finished in time and was killed" } else { "has ended" };
-                    let what = Drained { worker: *worker, exit, killed: *killed };
-                    Some(talk.say(what, &format!("worker {worker} {how} ({exit})")))
+                    let how = if *killed { "did not finish in time and was killed" } else { "has ended" };
+                    let outcome = Drained { worker: *worker, exit, killed: *killed };
+                    Some(talk.print(outcome, &format!("worker {worker} {how} ({exit})")))
                 }
                 _ => None,
             })
@@ -112,20 +112,11 @@ pub fn stop(
     }
 }
 
-fn apps(name: Option<String>, id: Option<String>) -> Result<Vec<App>, Failure> {
-    match (name, id) {
-        (Some(name), Some(id)) if name != id => {
-            Err(Failure(crate::cli::USAGE, format!("-n {name} and {id}: which of them?")))
-        }
-        (name, id) => find::select(name.or(id).as_deref()),
-    }
-}
-
-/// One after the other; what goes wrong with one does not keep the others from it. The last failure is the exit status.
-fn for_each(apps: Vec<App>, act: impl Fn(App) -> Result<(), Failure>) -> Result<(), Failure> {
+/// Acts on one server after the other, whatever fails. The last failure is the exit status.
+fn for_each(servers: Vec<Server>, act: impl Fn(Server) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut last = None;
-    for app in apps {
-        if let Err(failure) = act(app)
+    for server in servers {
+        if let Err(failure) = act(server)
             && let Some(before) = last.replace(failure)
         {
             crate::cli::complain(&before);
@@ -134,7 +125,7 @@ fn for_each(apps: Vec<App>, act: impl Fn(App) -> Result<(), Failure>) -> Result<
     last.map_or(Ok(()), Err)
 }
 
-/// A conversation with one master.
+/// A conversation with one server.
 struct Talk {
     name: String,
     pid: i32,
@@ -142,17 +133,17 @@ struct Talk {
     json: bool,
 }
 
-/// Says what is wanted, and waits for a reply that `ends` knows what to do with.
+/// Sends a command, and waits for its outcome, which `finish` prints.
 fn command(
-    app: App,
+    server: Server,
     request: &Request,
     wait: &Wait,
     json: bool,
-    ends: impl Fn(&Talk, &Reply) -> Option<Result<(), Failure>>,
+    finish: impl Fn(&Talk, &Reply) -> Option<Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let talk = Talk { name: app.name.clone(), pid: app.pid, title: app.title(), json };
-    let pid = app.pid;
-    let (mut client, title) = app.client()?;
+    let talk = Talk { name: server.name.clone(), pid: server.pid, title: server.title(), json };
+    let pid = server.pid;
+    let (mut client, title) = server.client()?;
     let lost = |e: io::Error| find::unreachable(&title, pid, &e);
     client.send(request).map_err(lost)?;
     let queued = match client.next(Some(PATIENCE)).map_err(lost)? {
@@ -160,12 +151,13 @@ fn command(
         other => return Err(find::unexpected(&title, &other)),
     };
     if wait.no_wait {
-        let text = if queued { "accepted; it waits for what is under way" } else { "accepted" };
-        return talk.say(Accepted { accepted: true, queued }, text);
+        let text =
+            if queued { "accepted; it begins after the start or reload in progress" } else { "accepted" };
+        return talk.print(Accepted { accepted: true, queued }, text);
     }
     let end = wait.timeout.map(|t| Instant::now() + t);
     let reply = talk.wait_for(&mut client, end)?;
-    let done = ends(&talk, &reply).unwrap_or_else(|| Err(find::unexpected(&title, &reply)));
+    let done = finish(&talk, &reply).unwrap_or_else(|| Err(find::unexpected(&title, &reply)));
     if matches!(reply, Reply::Stopped { .. }) {
         client.wait_gone();
     }
@@ -177,52 +169,45 @@ impl Talk {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         client.next(left).map_err(|e| match e.kind() {
             io::ErrorKind::TimedOut => {
-                Failure(TIMED_OUT, format!("{}: not done within the timeout; it goes on", self.title))
+                Failure(TIMED_OUT, format!("{}: not done within the timeout; it continues", self.title))
             }
             io::ErrorKind::UnexpectedEof => Failure(
                 FAILED,
-                format!("{} {}, and did not say what came of it", self.title, find::left(self.pid)),
+                format!("{} {} before it reported the outcome", self.title, find::left(self.pid)),
             ),
             _ => find::unreachable(&self.title, self.pid, &e),
         })
     }
 
-    fn say(&self, what: impl Serialize, text: &str) -> Result<(), Failure> {
+    fn print(&self, outcome: impl Serialize, text: &str) -> Result<(), Failure> {
         match self.json {
-            true => print_json(&Of { name: self.name.clone(), pid: self.pid, what }),
+            true => print_json(&Outcome { name: self.name.clone(), pid: self.pid, outcome }),
             false => print(&format!("{}: {text}\n", self.title)),
         }
     }
 
     fn reloaded(&self, verdict: &Verdict) -> Result<(), Failure> {
-        if self.json || verdict.outcome == Outcome::Committed {
-            self.say(verdict, &format!("generation {} serves", verdict.generation))?;
+        let Some(failure) = &verdict.failure else {
+            return self.print(verdict, &format!("generation {} serves", verdict.generation));
+        };
+        if self.json {
+            self.print(verdict, "")?;
         }
-        match verdict.outcome {
-            Outcome::Committed => Ok(()),
-            Outcome::RolledBack => {
-                crate::cli::complain(&Failure(ROLLED_BACK, self.why(verdict)));
-                if !self.json {
-                    super::quote(&verdict.stderr).iter().for_each(|line| crate::cli::say_more(line));
-                }
-                Err(Failure(ROLLED_BACK, String::new()))
-            }
-        }
-    }
-
-    fn why(&self, verdict: &Verdict) -> String {
-        let reason = verdict.reason.as_deref().unwrap_or("no reason given");
-        let why = super::why(verdict.stage, reason, verdict.exit.as_ref());
         let (title, generation) = (&self.title, verdict.generation);
-        format!("{title}: the reload to generation {generation} was rolled back{why}")
+        let text = format!("{title}: the reload to generation {generation} was rolled back {failure}");
+        crate::cli::complain(&Failure(ROLLED_BACK, text));
+        if !self.json {
+            super::quote(&failure.stderr).iter().for_each(|line| crate::cli::say_more(line));
+        }
+        Err(Failure(ROLLED_BACK, String::new()))
     }
 
     fn stopped(&self, killed: u32) -> Result<(), Failure> {
         let text = match killed {
             0 => "stopped".to_owned(),
-            n => format!("stopped; {n} {} had not finished in time", plural(n as usize, "worker")),
+            n => format!("stopped; {n} {} did not finish in time", plural(n as usize, "worker")),
         };
-        self.say(Stopped { killed }, &text)
+        self.print(Stopped { killed }, &text)
     }
 }
 

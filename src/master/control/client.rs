@@ -1,33 +1,34 @@
-//! One client of the control socket: what it sent, what it is to get, what it waits for. Nothing here waits, and nothing grows
-//! beyond a bound.
+//! One client of the control socket: its requests, the replies to it, and what it awaits. It never blocks the master, and its buffers
+//! are bounded.
 
 use crate::control::protocol::{self, MAX_REQUEST, Refusal, RefusalKind, Reply, Request, write_line};
+use crate::ids::{Generation, WorkerId};
 use crate::sys::peer::Peer;
 use crate::sys::socket;
+use crate::sys::time::Time;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-/// How long a client may take to send a request, and to take a reply (milliseconds).
-pub const PATIENCE: u64 = 5_000;
-/// Bytes of events that may wait for a client, beside what the kernel holds.
+/// The time that a client has to send a request, and to take a reply.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of events that wait for a client, besides those in the kernel.
 const MAX_BEHIND: usize = 64 * 1024;
-/// Later than any time.
-const NEVER: u64 = u64::MAX;
 
-/// What a client waits for.
+/// The outcome that a client awaits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waits {
-    /// Nothing: it is its turn to ask.
-    No,
+pub enum Awaits {
+    /// None: it is the client's turn to send a request.
+    Nothing,
     /// The end of the reload to this generation; `None`: of the next one to begin.
-    Reload(Option<u32>),
-    /// So many workers; there were so many before.
+    Reload(Option<Generation>),
+    /// That there are `to` workers; there were `from` before.
     Scale { to: usize, from: usize },
     /// The end of this worker.
-    Drain(u32),
-    /// The end.
+    Drain(WorkerId),
+    /// The end of the run.
     Stop,
-    /// Whatever happens.
+    /// Every event.
     Events,
 }
 
@@ -36,28 +37,31 @@ pub enum Waits {
 pub struct Client {
     pub socket: OwnedFd,
     pub peer: Peer,
-    pub waits: Waits,
+    pub awaits: Awaits,
+    /// It has closed the connection; requests that it sent before are executed still.
+    pub hung_up: bool,
     inbox: Vec<u8>,
     out: Vec<u8>,
     sent: usize,
-    /// Nothing is read any more; it is gone when it has got its last reply.
+    /// It gets no more after its last reply, and nothing is read from it any more.
     closing: bool,
     /// It has closed its sending side.
     ended: bool,
-    /// It cannot be spoken to.
+    /// Reading or writing has failed.
     broken: bool,
-    deadline: u64,
-    /// Messages it was not told of since the last one that it was.
+    deadline: Time,
+    /// Messages that were left out of its events since the last one that was not.
     left_out: u64,
 }
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(socket: OwnedFd, peer: Peer, now: u64) -> Self {
+    pub fn new(socket: OwnedFd, peer: Peer, now: Time) -> Self {
         Self {
             socket,
             peer,
-            waits: Waits::No,
+            awaits: Awaits::Nothing,
+            hung_up: false,
             inbox: Vec::new(),
             out: Vec::new(),
             sent: 0,
@@ -69,9 +73,9 @@ impl Client {
         }
     }
 
-    /// The next request, where it is the client's turn and a whole one is there. `Err`: what came is none.
+    /// The next request, if it is the client's turn and a whole one is there; or why the bytes are no request.
     pub fn next_request(&mut self) -> Option<Result<Request, String>> {
-        if self.waits != Waits::No || self.closing || self.broken || !self.is_flushed() {
+        if self.awaits != Awaits::Nothing || self.closing || self.broken || !self.is_flushed() {
             return None;
         }
         self.read();
@@ -84,7 +88,7 @@ impl Client {
             .then(|| Err(format!("expected a line of at most {MAX_REQUEST} bytes")))
     }
 
-    /// Takes what is there, as far as a request may be long.
+    /// Reads what is there, up to the length of a request.
     pub fn read(&mut self) {
         while self.inbox.len() < MAX_REQUEST && !self.ended {
             self.inbox.reserve_exact(MAX_REQUEST - self.inbox.len());
@@ -101,23 +105,29 @@ impl Client {
     }
 
     /// Gives the client a reply; it has [`PATIENCE`] to take it.
-    pub fn reply(&mut self, reply: &Reply, now: u64) {
+    pub fn reply(&mut self, reply: &Reply, now: Time) {
         self.broken |= write_line(reply, &mut self.out).is_err();
         self.deadline = now + PATIENCE;
         self.flush();
     }
 
-    /// As [`Client::reply`], for the last time.
-    pub fn dismiss(&mut self, kind: RefusalKind, text: impl Into<String>, now: u64) {
-        self.reply(&Reply::Error(Refusal { kind, text: text.into() }), now);
-        self.waits = Waits::No;
-        self.closing = true;
+    /// Gives the client the reply that it awaits.
+    pub fn finish(&mut self, reply: &Reply, now: Time) {
+        self.awaits = Awaits::Nothing;
+        self.reply(reply, now);
     }
 
-    /// Gives the client an event, as a line. One that is too far behind is told so and dismissed: `false`.
-    pub fn tell(&mut self, line: &[u8], now: u64) -> bool {
+    /// Refuses what the client asked for. After some kinds of refusal the connection is closed ([`RefusalKind`]).
+    pub fn refuse(&mut self, refusal: Refusal, now: Time) {
+        use RefusalKind::{Denied, TooSlow, Usage};
+        self.closing |= matches!(refusal.kind, Usage | Denied | TooSlow);
+        self.finish(&Reply::Error(refusal), now);
+    }
+
+    /// Sends the client an event, as a line. A client that is too far behind is refused: `false`.
+    pub fn send(&mut self, line: &[u8], now: Time) -> bool {
         if self.out.len() - self.sent + line.len() > MAX_BEHIND {
-            self.dismiss(RefusalKind::TooSlow, "events came faster than they were read", now);
+            self.refuse_too_slow("events came faster than they were read", now);
             return false;
         }
         self.out.extend_from_slice(line);
@@ -125,8 +135,8 @@ impl Client {
         true
     }
 
-    /// Whether to tell it of a message: how many it was not told of before that. `None`: what it has not read yet is enough; this
-    /// one is left out too.
+    /// The number of messages that were left out before this one; `None` if this one is to be left out too, because the client has enough
+    /// to read.
     pub fn room_for_message(&mut self) -> Option<u64> {
         if self.out.len() - self.sent > MAX_BEHIND / 2 {
             self.left_out += 1;
@@ -135,7 +145,7 @@ impl Client {
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// Sends what the client takes.
+    /// Sends as much as the client takes.
     pub fn flush(&mut self) {
         while !self.is_flushed() && !self.broken {
             match socket::send(self.socket.as_fd(), &self.out[self.sent..]) {
@@ -144,12 +154,12 @@ impl Client {
                 Err(_) => self.broken = true,
             }
         }
-        // Not kept: a status may have been large, and the master is to stay small.
+        // Not kept: a status may be large, and the master stays small.
         self.out = Vec::new();
         self.sent = 0;
     }
 
-    /// A stream is never flushed to its end where events keep coming.
+    /// Frees the part that was sent: a stream of events may never be flushed to its end.
     fn forget_sent(&mut self) {
         if self.sent > MAX_BEHIND {
             self.out.drain(..self.sent);
@@ -161,27 +171,32 @@ impl Client {
         self.sent == self.out.len()
     }
 
-    /// Whether there is no more to be had from it or to be given to it.
+    /// True if nothing is left to read from it or to send to it.
     pub fn is_over(&self) -> bool {
-        self.broken || self.is_flushed() && (self.closing || self.ended && self.waits == Waits::No)
+        let done = self.closing || self.ended && self.awaits == Awaits::Nothing;
+        self.broken || self.hung_up || self.is_flushed() && done
     }
 
-    /// When it has kept others waiting for too long.
-    pub fn deadline(&self) -> u64 {
-        // What is waited for has its own time, and events may be few.
-        if self.waits == Waits::No || !self.is_flushed() && self.waits != Waits::Events {
+    /// The time at which it has kept others from its place for too long.
+    pub fn deadline(&self) -> Time {
+        // An outcome takes its own time, and events may be few.
+        if self.awaits == Awaits::Nothing || !self.is_flushed() && self.awaits != Awaits::Events {
             self.deadline
         } else {
-            NEVER
+            Time::NEVER
         }
     }
 
-    /// The deadline is over: it is told, if it may still hear that, and is gone.
-    pub fn give_up(&mut self, now: u64) {
+    /// Ends the connection at the deadline, with a refusal if the client may still take that.
+    pub fn give_up(&mut self, now: Time) {
         if !self.closing && self.is_flushed() {
-            self.dismiss(RefusalKind::TooSlow, "no request came for 5 seconds", now);
+            self.refuse_too_slow("no request came for 5 seconds", now);
         }
         self.broken = true;
+    }
+
+    fn refuse_too_slow(&mut self, text: &str, now: Time) {
+        self.refuse(Refusal { kind: RefusalKind::TooSlow, text: text.to_owned() }, now);
     }
 }
 
@@ -194,7 +209,11 @@ mod tests {
 
     fn pair() -> (Client, UnixStream) {
         let (ours, theirs) = fdpass::stream_pair().unwrap();
-        (Client::new(ours, Peer { pid: 1, uid: 0 }, 0), theirs.into())
+        (Client::new(ours, Peer { pid: 1, uid: 0 }, at(0)), theirs.into())
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
     }
 
     fn stopped() -> Reply {
@@ -209,9 +228,9 @@ mod tests {
         assert!(client.next_request().is_none());
         peer.write_all(b"tus\"}\n{\"verb\":\"reload\"}\n").unwrap();
         assert_eq!(client.next_request(), Some(Ok(Request::Status {})));
-        client.waits = Waits::Stop;
+        client.awaits = Awaits::Stop;
         assert!(client.next_request().is_none());
-        client.waits = Waits::No;
+        client.awaits = Awaits::Nothing;
         assert_eq!(client.next_request(), Some(Ok(Request::Reload {})));
         assert!(!client.is_over());
         peer.shutdown(std::net::Shutdown::Write).unwrap();
@@ -234,14 +253,14 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_events_is_told_and_dismissed() {
+    fn a_follower_that_does_not_read_is_refused() {
         let (mut client, mut peer) = pair();
-        client.waits = Waits::Events;
+        client.awaits = Awaits::Events;
         let line = [b'e'; 1000];
-        let told = (0..10_000).take_while(|_| client.tell(&line, 7)).count();
+        let told = (0..10_000).take_while(|_| client.send(&line, at(7))).count();
         assert!(told < 10_000 && client.out.len() - client.sent <= MAX_BEHIND + 200);
-        assert!(!client.is_over(), "it may still read the note");
-        assert_eq!(client.deadline(), 7 + PATIENCE);
+        assert!(!client.is_over(), "it may still read the refusal");
+        assert_eq!(client.deadline(), at(7) + PATIENCE);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             peer.read_to_string(&mut text).unwrap();
@@ -257,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_of_messages_is_spared_them_and_told_how_many() {
+    fn messages_are_left_out_and_counted_for_a_follower_that_does_not_read() {
         let (mut client, mut peer) = pair();
-        client.waits = Waits::Events;
+        client.awaits = Awaits::Events;
         let (line, mut told) = ([b'm'; 1000], 0);
         for _ in 0..10_000 {
-            if let Some(spared) = client.room_for_message() {
-                assert_eq!(spared, 0);
-                assert!(client.tell(&line, 0));
+            if let Some(left_out) = client.room_for_message() {
+                assert_eq!(left_out, 0);
+                assert!(client.send(&line, at(0)));
                 told += 1;
             }
         }
@@ -279,29 +298,29 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_read_may_go_on_for_ever_in_little_memory() {
+    fn a_stream_of_events_that_is_read_takes_little_memory_forever() {
         let (mut client, mut peer) = pair();
-        client.waits = Waits::Events;
+        client.awaits = Awaits::Events;
         let mut buf = vec![0; 1 << 20];
         for _ in 0..5_000 {
-            assert!(client.tell(&[b'e'; 1000], 0));
+            assert!(client.send(&[b'e'; 1000], at(0)));
             let _ = peer.read(&mut buf).unwrap();
         }
         assert!(client.out.capacity() <= 4 * MAX_BEHIND);
     }
 
     #[test]
-    fn only_who_keeps_others_waiting_has_a_deadline() {
+    fn only_a_client_that_keeps_others_waiting_has_a_deadline() {
         let (mut client, peer) = pair();
-        assert_eq!(client.deadline(), PATIENCE);
-        client.reply(&stopped(), 100);
-        assert_eq!(client.deadline(), 100 + PATIENCE, "from its reply to its next request");
-        for waits in [Waits::Reload(None), Waits::Events, Waits::Stop] {
-            client.waits = waits;
-            assert_eq!(client.deadline(), NEVER);
+        assert_eq!(client.deadline(), at(0) + PATIENCE);
+        client.reply(&stopped(), at(100));
+        assert_eq!(client.deadline(), at(100) + PATIENCE, "from its reply to its next request");
+        for awaits in [Awaits::Reload(None), Awaits::Events, Awaits::Stop] {
+            client.awaits = awaits;
+            assert_eq!(client.deadline(), Time::NEVER);
         }
         drop(peer);
-        client.reply(&stopped(), 100);
+        client.reply(&stopped(), at(100));
         assert!(client.is_over());
     }
 }
