@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct Origin {
     /// The index of the listener it came through.
     pub listener: u16,
@@ -45,9 +46,9 @@ pub enum Given {
 
 /// What lay in the queue.
 #[derive(Debug)]
-pub enum Taken {
+pub enum Taken<C = OwnedFd> {
     /// A connection, and where it comes from.
-    Connection(OwnedFd, Origin),
+    Connection(C, Origin),
     /// Nothing to serve: the master asks for a sign of life.
     Probe,
     /// A connection came, but this process had no descriptor free for it: it is lost.
@@ -127,14 +128,6 @@ impl Taker {
     pub fn hand_back(&self, connection: BorrowedFd<'_>, listener: u16) -> io::Result<Given> {
         send(self.0.as_fd(), connection, Origin { listener, used: true })
     }
-
-    /// A second owner of the same end.
-    ///
-    /// # Errors
-    /// What dup(2) says.
-    pub fn duplicate(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
-    }
 }
 
 impl AsFd for Taker {
@@ -212,7 +205,7 @@ mod tests {
     #[test]
     fn what_was_not_taken_outlives_giver_and_worker() {
         let (giver, taker) = channel().unwrap();
-        let kept = taker.duplicate().unwrap();
+        let kept = Taker(taker.0.try_clone().unwrap());
         let (near, _far) = connection();
         giver.give(near.as_fd(), Origin::listener(0)).unwrap();
         drop((taker, giver));

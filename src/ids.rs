@@ -6,22 +6,27 @@ use std::fmt;
 
 /// The number of a worker, from 1; no other worker of this master has had it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct WorkerId(pub u32);
 
 /// The index of a worker's place, from 0; a worker's successor has the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Slot(pub u32);
 
 /// The start (1) or reload a worker belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Generation(pub u32);
 
 /// The index of a page of the scoreboard, from 0: a worker has one from its fork until it is reaped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Page(pub u32);
 
 /// The index of a listener, from 0, in the order of the settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct ListenerId(pub u16);
 
 impl Slot {

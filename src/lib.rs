@@ -90,6 +90,10 @@
 //! # From C
 //!
 //! The same library is `libprefork`, with `include/prefork.h`; see [`ffi`].
+#![cfg_attr(
+    not(feature = "control"),
+    allow(dead_code, reason = "upgrades and the control socket use more of it")
+)]
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "prefork needs Linux 5.10 or newer: it is built on pidfd, signalfd and SCM_RIGHTS over SOCK_SEQPACKET"
@@ -102,9 +106,12 @@ pub mod error;
 pub mod event;
 pub mod ffi;
 mod handoff;
-#[expect(dead_code, reason = "comes into use file by file")]
 mod ids;
 mod log;
+#[cfg_attr(
+    not(feature = "control"),
+    allow(dead_code, reason = "upgrades and the control socket use more of it")
+)]
 mod master;
 mod message;
 mod role;

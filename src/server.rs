@@ -340,7 +340,7 @@ impl Running {
 
     /// Somebody wants to know of events.
     pub(crate) fn listen(&mut self) {
-        self.master.listen();
+        self.master.keep_events();
     }
 
     /// Whether this process is the master.
@@ -365,7 +365,7 @@ impl Running {
     /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
     /// not ask for it; `None`: as late as that.
     pub fn due(&self) -> Option<Duration> {
-        self.master.patience()
+        self.master.timeout()
     }
 
     /// Replaces all workers by a new generation, one after the other. What comes of it is told as an [`Event`].

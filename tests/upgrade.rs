@@ -131,7 +131,7 @@ fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
     dir.remove("prefork");
     server.signal(libc::SIGUSR2);
     wait_until("the last trial failed too", || {
-        server.stderr().iter().filter(|l| l.contains("this master goes on")).count() == 4
+        server.stderr().iter().filter(|l| l.contains("this master continues")).count() == 4
     });
     assert_eq!(server.workers(), before);
     clean(&dir);

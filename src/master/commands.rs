@@ -1,15 +1,68 @@
-//! What a host, or whoever speaks on the control socket, can ask of a running master, and what it can see.
+//! The commands and queries of the host and of clients of the control socket.
 
 use super::Master;
 use super::lifecycle::{Input, Phase};
 use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{LastExit, ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
+use crate::ids::{Slot, WorkerId};
 use crate::scoreboard::Word;
 use crate::sys::process;
+use mio::Events;
 use std::time::Duration;
 
+/// A command of a client of the control socket.
+pub enum Command {
+    /// Return [`Answer::Status`].
+    Status,
+    /// Replace all workers.
+    Reload,
+    /// Run this many workers.
+    Scale(usize),
+    /// Have a worker finish and leave.
+    Drain(WorkerId),
+    /// Stop the server; `now`: at once.
+    Stop { now: bool },
+}
+
+/// The answer to a [`Command`]. An accepted one has its outcome in a later event.
+pub enum Answer {
+    Accepted,
+    Refused(String),
+    Status(Box<Status>),
+}
+
 impl Master {
+    /// Executes the commands of clients of the control socket.
+    pub(super) fn serve_control(&mut self, events: &Events) {
+        let now = self.clock.now;
+        self.control.serve(events, &self.poll, now);
+        while let Some((client, command)) = self.control.next_command(&self.lifecycle, &self.poll, now) {
+            let answer = self.execute_command(command);
+            self.control.answer(client, answer, &self.lifecycle, now);
+        }
+    }
+
+    fn execute_command(&mut self, command: Command) -> Answer {
+        let done = match command {
+            Command::Status => return Answer::Status(Box::new(self.status())),
+            Command::Reload => self.reload(),
+            Command::Scale(workers) => self.scale(workers),
+            Command::Drain(id) => self.drain_worker(id.0, None),
+            Command::Stop { now } => {
+                // A second stop means at once, so it is not repeated unless that is asked for.
+                if now || !self.lifecycle.is_stopping() {
+                    self.stop();
+                }
+                if now {
+                    self.stop();
+                }
+                Ok(())
+            }
+        };
+        done.map_or_else(|e| Answer::Refused(e.to_string()), |()| Answer::Accepted)
+    }
+
     /// Asks for a reload; one that is under way is ended first.
     ///
     /// # Errors
@@ -51,12 +104,12 @@ impl Master {
             );
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let slot = self.lifecycle.slots().len();
+        let slot = self.lifecycle.slots();
         let owned = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
-        self.environments.insert(slot, owned.collect());
+        self.births.environments.insert(Slot::at(slot), owned.collect());
         let done = self.scale(slot + 1);
         if done.is_err() {
-            self.environments.remove(&slot);
+            self.births.environments.remove(&Slot::at(slot));
         }
         done.map(|()| slot)
     }
@@ -79,8 +132,8 @@ impl Master {
     /// [`ErrorKind::State`]: there is no such worker.
     pub fn drain_worker(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
         self.known(id)?;
-        let patience = patience.unwrap_or(self.config.drain_timeout).as_millis() as u64;
-        self.feed(Input::Drain(id, patience));
+        let patience = patience.unwrap_or(self.config.drain_timeout);
+        self.feed(Input::Drain(WorkerId(id), patience));
         Ok(())
     }
 
@@ -91,18 +144,18 @@ impl Master {
     /// signal's.
     pub fn signal_worker(&mut self, id: u32, signal: i32) -> Result<()> {
         self.known(id)?;
-        let Some(worker) = self.crew.find(id) else { return Ok(()) };
-        let sent = worker.process.kill(signal);
+        let Some(worker) = self.pool.workers.get(WorkerId(id)) else { return Ok(()) };
+        let sent = worker.link.process.kill(signal);
         sent.map_err(|e| Error::io(ErrorKind::System, format!("signal {signal} to worker {id}"), e))?;
         // Signal 0 asks only whether the process is there.
         if signal != 0 {
-            self.feed(Input::Signalled(id, signal));
+            self.feed(Input::Signalled(WorkerId(id), signal));
         }
         Ok(())
     }
 
     fn known(&self, id: u32) -> Result<()> {
-        match self.crew.seat_of(id) {
+        match self.pool.workers.get(WorkerId(id)) {
             Some(_) => Ok(()),
             None => Err(Error::new(ErrorKind::State, format!("worker {id}: no such worker"))),
         }
@@ -113,7 +166,7 @@ impl Master {
         let lifecycle = &self.lifecycle;
         let mut workers: Vec<_> = lifecycle.workers().iter().filter_map(|w| self.worker_status(w)).collect();
         workers.sort_by_key(|w| (w.worker.slot, w.worker.id));
-        let total = lifecycle.slots().len();
+        let total = lifecycle.slots();
         // A worker of a slot that a scale-down has taken away is draining, and does not count.
         let ready = lifecycle.workers().iter().filter(|w| w.phase == Phase::Ready).count().min(total);
         Status {
@@ -128,12 +181,12 @@ impl Master {
                 () if ready < total => ServerState::Degraded,
                 () => ServerState::Serving,
             },
-            generation: lifecycle.generation(),
+            generation: lifecycle.generation().0,
             addresses: self.addresses(),
             ready,
             total,
-            uptime: Duration::from_millis(self.now.saturating_sub(self.born)),
-            totals: self.crew.totals(),
+            uptime: self.clock.now - self.clock.born,
+            totals: self.pool.workers.totals(),
             memory: None,
             workers,
         }
@@ -141,45 +194,45 @@ impl Master {
 
     /// The addresses bound.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.listeners.iter().map(ToString::to_string).collect()
+        self.pool.listeners.iter().map(ToString::to_string).collect()
     }
 
     /// A worker, until it is reaped.
     pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
-        self.lifecycle.workers().iter().find(|w| w.id == id).and_then(|w| self.worker_status(w))
+        self.lifecycle.workers().iter().find(|w| w.id.0 == id).and_then(|w| self.worker_status(w))
     }
 
     /// How the last worker of a slot ended.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
-        self.report.last_exits.get(&slot).copied()
+        self.report.last_exits.get(&Slot::at(slot)).copied()
     }
 
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {
-        let record = self.crew.iter().find(|r| r.id == w.id)?;
+        let entry = self.pool.workers.get(w.id)?;
         Some(WorkerStatus {
             worker: WorkerInfo {
-                id: w.id,
-                slot: w.slot as u32,
-                generation: w.generation,
-                pid: record.process.pid(),
+                id: w.id.0,
+                slot: w.slot.0,
+                generation: w.generation.0,
+                pid: entry.link.process.pid(),
             },
             state: match w.phase {
                 Phase::Starting => WorkerState::Starting,
-                Phase::Ready if record.stuck => WorkerState::Stuck,
+                Phase::Ready if entry.stuck => WorkerState::Stuck,
                 Phase::Ready => WorkerState::Ready,
                 Phase::Draining => WorkerState::Draining,
                 Phase::Killed => WorkerState::Killed,
             },
-            started: record.started,
-            age: Duration::from_millis(self.now.saturating_sub(w.since)),
-            in_flight: record.in_flight(),
-            queued: record.queued(),
-            requests: record.page.get(Word::Requests),
-            errors: record.page.get(Word::Errors),
-            bytes_in: record.page.get(Word::BytesIn),
-            bytes_out: record.page.get(Word::BytesOut),
+            started: entry.started,
+            age: self.clock.now - w.since,
+            in_flight: entry.in_flight(),
+            queued: entry.queued(),
+            requests: entry.link.page.get(Word::Requests),
+            errors: entry.link.page.get(Word::Errors),
+            bytes_in: entry.link.page.get(Word::BytesIn),
+            bytes_out: entry.link.page.get(Word::BytesOut),
             rss: None,
-            last_exit: self.last_exit(w.slot),
+            last_exit: self.last_exit(w.slot.index()),
         })
     }
 }

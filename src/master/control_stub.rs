@@ -1,6 +1,6 @@
 //! The control server of builds without the feature `control`: it has no socket and no clients.
 
-use super::connect::{Answer, Command};
+use super::commands::{Answer, Command};
 use super::lifecycle::Lifecycle;
 use crate::config::Config;
 use crate::event::Event;

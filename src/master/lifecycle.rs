@@ -16,16 +16,19 @@ mod terms;
 
 use super::restart::Restart;
 use crate::event::{Event, Exit, Reason, ReloadFailure, ReloadStage, ReloadState, WorkerInfo};
+use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::signal::{SIGKILL, SIGTERM};
-pub use snapshot::{Snapshot, SnapshotWorker};
+use crate::sys::time::Time;
+pub use snapshot::Snapshot;
+use std::time::Duration;
 pub use terms::{Action, Ended, Input, Rules};
 
-/// Later than any time.
-pub const NEVER: u64 = u64::MAX;
 /// The exit code by which a worker says that its configuration is wrong and starting it again of no use (sysexits(3)).
 pub const EX_CONFIG: i32 = 78;
-/// A look at the deadlines that comes so much later than due says that the master itself stood still (milliseconds).
-const LATE: u64 = 500;
+/// If a tick comes this much later than due, the master itself stood still.
+const LATE: Duration = Duration::from_millis(500);
+/// The time after which a failed recycling is tried again, at least.
+const RECYCLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,21 +47,21 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct Worker {
     /// A number no other worker has.
-    pub id: u32,
+    pub id: WorkerId,
     /// The slot it was started for.
-    pub slot: usize,
+    pub slot: Slot,
     /// The generation of its handler.
-    pub generation: u32,
+    pub generation: Generation,
     /// How far it has come.
     pub phase: Phase,
     /// When it was forked.
-    pub since: u64,
+    pub since: Time,
     /// When something is done about it: it is not ready, or not drained.
-    deadline: u64,
+    deadline: Time,
     /// Since when it has been in one call of its handler, as last told.
-    busy_since: u64,
+    busy_since: Time,
     /// When the next step against it is due, if it stays in that call.
-    hang_at: u64,
+    hang_at: Time,
     hang: Hang,
     worn: bool,
     leaving: Option<Reason>,
@@ -68,12 +71,12 @@ pub struct Worker {
 
 impl Worker {
     fn info(&self) -> WorkerInfo {
-        WorkerInfo { id: self.id, slot: self.slot as u32, generation: self.generation, pid: 0 }
+        WorkerInfo { id: self.id.0, slot: self.slot.0, generation: self.generation.0, pid: 0 }
     }
 
     /// When the next step against it is due, should it not come back from its handler.
-    fn next_hang_step(&self) -> u64 {
-        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
+    fn next_hang_step(&self) -> Time {
+        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { Time::NEVER }
     }
 
     /// Whether somebody sent it this signal through the master.
@@ -106,12 +109,12 @@ enum Hang {
 
 /// A place for a worker.
 #[derive(Clone, Debug, Default)]
-pub struct Slot {
+pub struct Place {
     /// The worker there; it may still be starting.
-    pub current: Option<u32>,
-    /// The one that is to take its place.
-    pub successor: Option<u32>,
-    start_at: u64,
+    pub current: Option<WorkerId>,
+    /// The one that is to replace it.
+    pub successor: Option<WorkerId>,
+    start_at: Time,
     restart: Restart,
     /// A scale-up has made it, and nobody has served there yet.
     fresh: bool,
@@ -119,7 +122,7 @@ pub struct Slot {
 
 #[derive(Clone, Debug)]
 struct Reload {
-    generation: u32,
+    generation: Generation,
     stage: ReloadStage,
     /// Where it has failed: old workers come back.
     back: Option<Back>,
@@ -128,12 +131,12 @@ struct Reload {
 #[derive(Clone, Debug)]
 struct Back {
     failure: ReloadFailure,
-    since: u64,
+    since: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
-    Emptying { until: u64 },
+    Emptying { until: Time },
     Draining,
 }
 
@@ -142,18 +145,19 @@ enum Stopping {
 pub struct Lifecycle {
     rules: Rules,
     workers: Vec<Worker>,
-    slots: Vec<Slot>,
-    generation: u32,
-    last_generation: u32,
-    last_id: u32,
-    now: u64,
-    due: u64,
+    /// By slot.
+    places: Vec<Place>,
+    generation: Generation,
+    last_generation: Generation,
+    last_id: WorkerId,
+    now: Time,
+    due: Time,
     booting: bool,
     reload: Option<Reload>,
     reload_wanted: bool,
     /// The worker that is being recycled, until it is gone.
-    recycling: Option<u32>,
-    recycle_at: u64,
+    recycling: Option<WorkerId>,
+    recycle_at: Time,
     stopping: Option<Stopping>,
     killed: u32,
     random: u64,
@@ -165,25 +169,25 @@ impl Lifecycle {
         Self {
             rules,
             workers: Vec::with_capacity(2 * slots),
-            slots: vec![Slot::default(); slots],
-            generation: 1,
-            last_generation: 1,
-            last_id: 0,
-            now: 0,
-            due: 0,
+            places: vec![Place::default(); slots],
+            generation: Generation::FIRST,
+            last_generation: Generation::FIRST,
+            last_id: WorkerId(0),
+            now: Time::default(),
+            due: Time::default(),
             booting: true,
             reload: None,
             reload_wanted: false,
             recycling: None,
-            recycle_at: 0,
+            recycle_at: Time::default(),
             stopping: None,
             killed: 0,
             random: seed | 1,
         }
     }
 
-    /// Takes one thing that happened at `now` (milliseconds, never less than before) and says what to do, in this order.
-    pub fn step(&mut self, now: u64, input: Input, out: &mut Vec<Action>) {
+    /// Takes one thing that happened at `now` (never earlier than before) and appends what to do, in this order.
+    pub fn step(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
         self.forgive_lateness(now);
         self.now = now;
         match input {
@@ -191,7 +195,7 @@ impl Lifecycle {
             // a call that ended long ago.
             Input::Tick => self.expire(out),
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
-            Input::Ready(id) => self.is_ready(id, out),
+            Input::Ready(id) => self.became_ready(id, out),
             Input::Died(ended) => self.died(ended, out),
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
@@ -218,7 +222,7 @@ impl Lifecycle {
     }
 
     /// When [`Input::Tick`] must come at the latest.
-    pub fn due(&self) -> u64 {
+    pub fn due(&self) -> Time {
         self.due
     }
 
@@ -238,12 +242,12 @@ impl Lifecycle {
     }
 
     /// Whether this worker is not ready yet, and may become so.
-    pub fn is_starting(&self, id: u32) -> bool {
+    pub fn is_starting(&self, id: WorkerId) -> bool {
         self.workers.iter().any(|w| w.id == id && w.phase == Phase::Starting)
     }
 
     /// Whether this worker has shown what there was to show: it can serve, and its generation is not on trial.
-    pub fn is_proved(&self, id: u32) -> bool {
+    pub fn is_proved(&self, id: WorkerId) -> bool {
         let serves = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
         let worker = self.workers.iter().find(|w| w.id == id);
         !self.booting && worker.is_some_and(|w| serves(w) && !self.is_on_trial(w.generation))
@@ -255,16 +259,19 @@ impl Lifecycle {
     }
 
     /// Whether every slot has a worker that can serve, and no worker is left of a slot there is no more.
-    #[cfg(feature = "control")]
     pub fn is_complete(&self) -> bool {
-        self.slots.iter().all(|s| self.serves(s)) && self.workers.iter().all(|w| w.slot < self.slots.len())
+        self.places.iter().all(|p| self.serves(p))
+            && self.workers.iter().all(|w| w.slot.index() < self.places.len())
     }
 
     /// The first slot that stays empty, since its worker said that its configuration is wrong.
-    #[cfg(feature = "control")]
-    pub fn given_up(&self) -> Option<usize> {
-        let empty = |s: &Slot| s.current.is_none() && s.successor.is_none() && s.start_at == NEVER;
-        self.slots.iter().position(empty).filter(|_| self.reload.is_none() && self.stopping.is_none())
+    pub fn given_up(&self) -> Option<Slot> {
+        let empty = |p: &Place| p.current.is_none() && p.successor.is_none() && p.start_at == Time::NEVER;
+        self.places
+            .iter()
+            .position(empty)
+            .map(Slot::at)
+            .filter(|_| self.reload.is_none() && self.stopping.is_none())
     }
 
     /// Workers that had to be killed because they did not finish in time.
@@ -273,7 +280,7 @@ impl Lifecycle {
     }
 
     /// The generation that serves, or is being replaced.
-    pub fn generation(&self) -> u32 {
+    pub fn generation(&self) -> Generation {
         self.generation
     }
 
@@ -282,65 +289,70 @@ impl Lifecycle {
         &self.workers
     }
 
-    /// All slots.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
+    /// The places of workers, by slot.
+    #[cfg(test)]
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The number of slots.
+    pub fn slots(&self) -> usize {
+        self.places.len()
     }
 
     /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile. Since
     /// when it stood still nobody knows, so each gets what it had left at the last step.
-    fn forgive_lateness(&mut self, now: u64) {
-        let late = now.saturating_sub(self.due.max(self.now));
-        if self.due == NEVER || self.due == 0 || late < LATE {
+    fn forgive_lateness(&mut self, now: Time) {
+        let late = now - self.due.max(self.now);
+        if self.due == Time::NEVER || self.due == Time::default() || late < LATE {
             return;
         }
         let stood = now - self.now;
         for w in &mut self.workers {
-            w.deadline = w.deadline.saturating_add(stood);
-            w.hang_at = w.hang_at.saturating_add(stood);
+            w.deadline = w.deadline + stood;
+            w.hang_at = w.hang_at + stood;
         }
         if let Some(Stopping::Emptying { until }) = &mut self.stopping {
-            *until = until.saturating_add(stood);
+            *until = *until + stood;
         }
     }
 
-    fn find(&mut self, id: u32) -> Option<&mut Worker> {
+    fn find(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.workers.iter_mut().find(|w| w.id == id)
     }
 
     fn is_current(&self, w: &Worker) -> bool {
-        self.slots.get(w.slot).is_some_and(|s| s.current == Some(w.id))
+        self.places.get(w.slot.index()).is_some_and(|s| s.current == Some(w.id))
     }
 
-    fn spawn(&mut self, slot: usize, generation: u32, out: &mut Vec<Action>) -> u32 {
-        self.last_id += 1;
+    fn spawn(&mut self, slot: Slot, generation: Generation, out: &mut Vec<Action>) -> WorkerId {
+        self.last_id = WorkerId(self.last_id.0 + 1);
         let id = self.last_id;
-        let deadline = after(self.now, self.rules.boot_timeout);
-        self.workers.push(Worker {
+        let deadline = self.now.deadline(self.rules.boot_timeout);
+        let worker = Worker {
             id,
             slot,
             generation,
             phase: Phase::Starting,
             since: self.now,
             deadline,
-            busy_since: 0,
-            hang_at: NEVER,
+            busy_since: Time::default(),
+            hang_at: Time::NEVER,
             hang: Hang::No,
             worn: false,
             leaving: None,
             sent: 0,
-        });
+        };
         out.push(Action::Spawn { id, slot, generation });
-        out.push(Action::Tell(Event::Fork {
-            worker: WorkerInfo { id, slot: slot as u32, generation, pid: 0 },
-        }));
+        out.push(Action::Tell(Event::Fork { worker: worker.info() }));
+        self.workers.push(worker);
         id
     }
 
-    fn kill(&mut self, id: u32, reason: Reason, out: &mut Vec<Action>) {
+    fn kill(&mut self, id: WorkerId, reason: Reason, out: &mut Vec<Action>) {
         if let Some(w) = self.find(id).filter(|w| w.phase != Phase::Killed) {
             w.phase = Phase::Killed;
-            w.deadline = NEVER;
+            w.deadline = Time::NEVER;
             w.leaving = Some(reason);
             out.push(Action::Withdraw(id));
             out.push(Action::Signal(id, SIGKILL));
@@ -348,8 +360,8 @@ impl Lifecycle {
     }
 
     /// Takes a worker out of dispatch and has it finish; one that has not started to serve is killed.
-    fn retire(&mut self, id: u32, reason: Reason, patience: u64, out: &mut Vec<Action>) {
-        let deadline = after(self.now, patience);
+    fn retire(&mut self, id: WorkerId, reason: Reason, patience: Duration, out: &mut Vec<Action>) {
+        let deadline = self.now.deadline(patience);
         let Some(w) = self.find(id) else { return };
         match w.phase {
             Phase::Starting => self.kill(id, reason, out),
@@ -366,20 +378,21 @@ impl Lifecycle {
         }
     }
 
-    fn is_ready(&mut self, id: u32, out: &mut Vec<Action>) {
+    fn became_ready(&mut self, id: WorkerId, out: &mut Vec<Action>) {
         let max_age = self.rules.max_age;
         let Some(w) = self.find(id).filter(|w| w.phase == Phase::Starting) else { return };
         w.phase = Phase::Ready;
         let (slot, worker) = (w.slot, w.info());
-        w.deadline = after(w.since, max_age);
+        w.deadline = w.since.deadline(max_age);
         out.push(Action::Tell(Event::Ready { worker }));
         out.push(Action::Admit(id));
-        if std::mem::take(&mut self.slots[slot].fresh) {
+        let place = &mut self.places[slot.index()];
+        if std::mem::take(&mut place.fresh) {
             out.push(Action::Rebalance(id));
         }
-        if self.slots[slot].successor == Some(id) {
-            self.slots[slot].successor = None;
-            let before = self.slots[slot].current.replace(id);
+        if place.successor == Some(id) {
+            place.successor = None;
+            let before = place.current.replace(id);
             let reason = if self.recycling.is_some() && self.recycling == before {
                 Reason::Recycle
             } else {
@@ -395,21 +408,21 @@ impl Lifecycle {
         {
             reload.stage = ReloadStage::Rolling;
         }
-        self.booting &= self.slots.iter().any(|s| !self.serves(s));
+        self.booting &= self.places.iter().any(|p| !self.serves(p));
     }
 
-    fn serves(&self, slot: &Slot) -> bool {
-        self.workers.iter().any(|w| Some(w.id) == slot.current && w.phase == Phase::Ready)
+    fn serves(&self, place: &Place) -> bool {
+        self.workers.iter().any(|w| Some(w.id) == place.current && w.phase == Phase::Ready)
     }
 
-    fn spawn_failed(&mut self, id: u32, why: String, out: &mut Vec<Action>) {
+    fn spawn_failed(&mut self, id: WorkerId, why: String, out: &mut Vec<Action>) {
         let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
         let w = self.workers.swap_remove(at);
         if self.booting && self.stopping.is_none() {
             return out.push(Action::Fail(why));
         }
         let text = match self.vacate(&w, None, &why, &[], out) {
-            Some(ms) => format!("{why}; tried again in {ms} ms"),
+            Some(delay) => format!("{why}; tried again in {} ms", delay.as_millis()),
             None => why,
         };
         out.push(Action::Tell(Event::Error { text }));
@@ -428,16 +441,14 @@ impl Lifecycle {
         });
         let why = match &ended.failure {
             Some(text) => text.clone(),
-            None if w.leaving == Some(Reason::BootFailure) => {
-                format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
-            }
+            None if w.leaving == Some(Reason::BootFailure) => self.boot_timeout_text(),
             None => exit.to_string(),
         };
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
         if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut())
-            && failure.worker == Some(id)
+            && failure.worker == Some(id.0)
         {
             (failure.exit, failure.stderr) = (Some(exit), ended.stderr.clone());
         }
@@ -457,32 +468,30 @@ impl Lifecycle {
         why: &str,
         stderr: &[String],
         out: &mut Vec<Action>,
-    ) -> Option<u64> {
+    ) -> Option<Duration> {
         if self.stopping.is_some() {
             return None;
         }
         let is_new = self.is_on_trial(w.generation);
         let unasked = w.leaving.is_none_or(|r| !r.is_intended());
-        let slot = self.slots.get_mut(w.slot)?;
+        let place = self.places.get_mut(w.slot.index())?;
         let mut restart = None;
-        if slot.current == Some(w.id) {
-            slot.current = slot.successor.take();
-            // The code speaks of its own generation, not of the one that a roll-back brings back; and of nothing where the worker
-            // was told to end.
+        if place.current == Some(w.id) {
+            place.current = place.successor.take();
+            // Exit code 78 blocks the slot only for the generation it came from, and not if the worker was asked to exit.
             let says_wrong = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting;
             let gives_up = says_wrong && unasked && !is_new;
-            let delay = if gives_up {
-                NEVER
+            place.start_at = if gives_up {
+                Time::NEVER
             } else {
                 self.random = next_random(self.random);
-                let lived = if unasked { self.now - w.since } else { NEVER };
+                let lived = if unasked { self.now - w.since } else { Duration::MAX };
                 let was_ready = w.phase != Phase::Starting && w.leaving != Some(Reason::BootFailure);
-                slot.restart.delay(self.now, lived, was_ready, self.random)
+                self.now + place.restart.delay(self.now, lived, was_ready, self.random)
             };
-            slot.start_at = self.now.saturating_add(delay);
-            restart = (slot.current.is_none() && delay < NEVER).then_some(delay);
-        } else if slot.successor == Some(w.id) {
-            slot.successor = None;
+            restart = (place.current.is_none() && !gives_up).then(|| place.start_at - self.now);
+        } else if place.successor == Some(w.id) {
+            place.successor = None;
             self.successor_failed(w, out);
         }
         if is_new && unasked {
@@ -497,41 +506,41 @@ impl Lifecycle {
     fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
         let goes_back = self.reload.as_ref().is_some_and(|r| r.back.is_some());
         if self.recycling.is_none() && !goes_back {
-            // A new generation that fails says nothing about the slot, where an old worker serves on.
+            // A new generation that fails says nothing about the slot, in which an old worker still serves.
             return;
         }
         self.random = next_random(self.random);
-        let slot = &mut self.slots[w.slot];
-        let delay = slot.restart.delay(self.now, self.now - w.since, false, self.random);
+        let place = &mut self.places[w.slot.index()];
+        let delay = place.restart.delay(self.now, self.now - w.since, false, self.random);
         if self.recycling.is_some() {
-            // The old one serves on; it is tried again when another would be started in that slot.
+            // The old one still serves; it is tried again when another would be started in that slot.
             self.recycling = None;
-            self.recycle_at = self.now.saturating_add(delay.max(1000));
+            self.recycle_at = self.now + delay.max(RECYCLE_AGAIN);
             return;
         }
         // Not even the old generation starts: the slot is left to the ordinary restarts, so that the reload ends.
-        slot.start_at = self.now.saturating_add(delay);
-        if let Some(new) = slot.current.take() {
+        place.start_at = self.now + delay;
+        if let Some(new) = place.current.take() {
             self.retire(new, Reason::Reload, self.rules.drain_timeout, out);
         }
     }
 
-    /// Somebody wants this worker replaced.
-    fn drain(&mut self, id: u32, patience: u64, out: &mut Vec<Action>) {
+    /// This worker is to be replaced.
+    fn drain(&mut self, id: WorkerId, patience: Duration, out: &mut Vec<Action>) {
         if self.find(id).is_some_and(|w| matches!(w.phase, Phase::Starting | Phase::Ready)) {
             self.retire(id, Reason::Drain, patience, out);
-            self.leave_slot(id, 0);
+            self.leave_slot(id, Duration::ZERO);
         }
     }
 
-    /// A worker ends of its own will. That is no crash, but it counts as a death for when the next one starts, and for a reload;
-    /// unless it answers to a SIGTERM that was sent to it through the master.
-    fn leaves(&mut self, id: u32, out: &mut Vec<Action>) {
+    /// A worker leaves by itself. That is no crash, but it counts as a death for the delay of the next one, and for a reload;
+    /// unless it follows a SIGTERM that was sent to it through the master.
+    fn leaves(&mut self, id: WorkerId, out: &mut Vec<Action>) {
         let Some(w) = self.find(id) else { return };
         let Worker { slot, generation, phase, since, .. } = *w;
         if w.was_sent(SIGTERM) && matches!(phase, Phase::Starting | Phase::Ready) {
             self.retire(id, Reason::Killed, self.rules.drain_timeout, out);
-            return self.leave_slot(id, 0);
+            return self.leave_slot(id, Duration::ZERO);
         }
         match phase {
             Phase::Starting => return self.give_up_start(id, "it left before it was ready", out),
@@ -541,7 +550,8 @@ impl Lifecycle {
         self.retire(id, Reason::Left, self.rules.drain_timeout, out);
         self.random = next_random(self.random);
         let (now, random) = (self.now, self.random);
-        let delay = self.slots.get_mut(slot).map_or(0, |s| s.restart.delay(now, now - since, true, random));
+        let place = self.places.get_mut(slot.index());
+        let delay = place.map_or(Duration::ZERO, |p| p.restart.delay(now, now - since, true, random));
         self.leave_slot(id, delay);
         if self.is_on_trial(generation) {
             self.roll_back(id, slot, "it left", out);
@@ -549,10 +559,10 @@ impl Lifecycle {
     }
 
     /// A worker's place is free, and is filled again after `delay`.
-    fn leave_slot(&mut self, id: u32, delay: u64) {
-        if let Some(slot) = self.slots.iter_mut().find(|s| s.current == Some(id)) {
-            slot.current = slot.successor.take();
-            slot.start_at = self.now.saturating_add(delay);
+    fn leave_slot(&mut self, id: WorkerId, delay: Duration) {
+        if let Some(place) = self.places.iter_mut().find(|p| p.current == Some(id)) {
+            place.current = place.successor.take();
+            place.start_at = self.now + delay;
         }
     }
 
@@ -560,17 +570,17 @@ impl Lifecycle {
         if self.stopping.is_some() || self.booting {
             return;
         }
-        while self.slots.len() > n {
-            let Some(slot) = self.slots.pop() else { break };
-            for id in [slot.successor, slot.current].into_iter().flatten() {
+        while self.places.len() > n {
+            let Some(place) = self.places.pop() else { break };
+            for id in [place.successor, place.current].into_iter().flatten() {
                 self.retire(id, Reason::Scale, self.rules.drain_timeout, out);
                 if self.recycling == Some(id) {
                     self.recycling = None;
                 }
             }
         }
-        let fresh = Slot { start_at: self.now, fresh: true, ..Slot::default() };
-        self.slots.resize(n.max(self.slots.len()), fresh);
+        let fresh = Place { start_at: self.now, fresh: true, ..Place::default() };
+        self.places.resize(n.max(self.places.len()), fresh);
     }
 
     /// What is overdue.
@@ -581,8 +591,7 @@ impl Lifecycle {
             if w.deadline <= self.now {
                 match phase {
                     Phase::Starting => {
-                        let why =
-                            format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout);
+                        let why = self.boot_timeout_text();
                         self.give_up_start(id, &why, out);
                     }
                     Phase::Draining => {
@@ -591,7 +600,7 @@ impl Lifecycle {
                     }
                     Phase::Ready => {
                         self.workers[i].worn = true;
-                        self.workers[i].deadline = NEVER;
+                        self.workers[i].deadline = Time::NEVER;
                     }
                     Phase::Killed => {}
                 }
@@ -600,8 +609,12 @@ impl Lifecycle {
         }
     }
 
-    /// A worker that is starting will not be waited for.
-    fn give_up_start(&mut self, id: u32, why: &str, out: &mut Vec<Action>) {
+    fn boot_timeout_text(&self) -> String {
+        format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout.as_millis())
+    }
+
+    /// Waits no longer for a worker that is starting.
+    fn give_up_start(&mut self, id: WorkerId, why: &str, out: &mut Vec<Action>) {
         let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
         self.kill(id, Reason::BootFailure, out);
         if self.is_on_trial(generation) {
@@ -628,7 +641,7 @@ impl Lifecycle {
         if let Some((id, slot)) = worn.map(|w| (w.id, w.slot)) {
             self.recycling = Some(id);
             let new = self.spawn(slot, self.generation, out);
-            self.slots[slot].successor = Some(new);
+            self.places[slot.index()].successor = Some(new);
         }
     }
 
@@ -638,43 +651,37 @@ impl Lifecycle {
             Some(r) if r.stage == ReloadStage::Rolling && r.back.is_none() => r.generation,
             _ => self.generation,
         };
-        for i in 0..self.slots.len() {
-            let slot = &self.slots[i];
-            if slot.current.is_none() && slot.successor.is_none() && slot.start_at <= self.now {
-                let id = self.spawn(i, generation, out);
-                self.slots[i].current = Some(id);
+        for i in 0..self.places.len() {
+            let place = &self.places[i];
+            if place.current.is_none() && place.successor.is_none() && place.start_at <= self.now {
+                let id = self.spawn(Slot::at(i), generation, out);
+                self.places[i].current = Some(id);
             }
         }
     }
 
-    fn ids(&self) -> Vec<u32> {
+    fn ids(&self) -> Vec<WorkerId> {
         self.workers.iter().map(|w| w.id).collect()
     }
 
-    fn next_due(&self) -> u64 {
+    fn next_due(&self) -> Time {
         let workers = self.workers.iter().flat_map(|w| [w.deadline, w.next_hang_step()]);
-        let slots =
-            self.slots.iter().filter(|s| s.current.is_none() && s.successor.is_none()).map(|s| s.start_at);
+        let empty = self.places.iter().filter(|p| p.current.is_none() && p.successor.is_none());
         let until = match self.stopping {
             Some(Stopping::Emptying { until }) => until,
-            _ => NEVER,
+            _ => Time::NEVER,
         };
         let worn = self.recycling.is_none() && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
-        let recycle = if worn && self.recycle_at > self.now { self.recycle_at } else { NEVER };
-        let slots = slots.map(|at| if self.stopping.is_some() { NEVER } else { at });
-        let verdict = Some(self.verdict_due()).filter(|at| *at > self.now).unwrap_or(NEVER);
-        workers.chain(slots).chain([until, recycle, verdict]).min().unwrap_or(NEVER)
+        let recycle = if worn && self.recycle_at > self.now { self.recycle_at } else { Time::NEVER };
+        let starts = empty.map(|p| if self.stopping.is_some() { Time::NEVER } else { p.start_at });
+        let verdict = Some(self.verdict_due()).filter(|at| *at > self.now).unwrap_or(Time::NEVER);
+        workers.chain(starts).chain([until, recycle, verdict]).min().unwrap_or(Time::NEVER)
     }
 }
 
 /// The bit that stands for a signal; none for what is no signal's number.
 fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0)
-}
-
-/// A time that much later; 0 is never.
-fn after(now: u64, wait: u64) -> u64 {
-    if wait == 0 { NEVER } else { now.saturating_add(wait) }
 }
 
 /// Marsaglia's xorshift: even enough for jitter, and the same everywhere.

@@ -2,12 +2,14 @@
 //! socket.
 
 use super::lifecycle::Ended;
+use super::sockets::Listener;
 use super::{Master, News};
+use crate::Kind;
 use crate::event::{Bound, Event, Exit, LastExit, Reason, ReloadState, Started, WorkerInfo};
-use crate::ids::WorkerId;
+use crate::ids::{Slot, WorkerId};
 use crate::log::log;
-use crate::sys::time::Time;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// What the host is to be told, and what was reported before.
 #[derive(Default)]
@@ -17,7 +19,9 @@ pub struct Report {
     /// True if the host has a callback for events.
     pub wants_events: bool,
     /// By slot.
-    pub last_exits: BTreeMap<usize, LastExit>,
+    pub last_exits: BTreeMap<Slot, LastExit>,
+    /// What the handler takes, as the last worker that became ready has said.
+    pub kind: Kind,
     /// True once the host was told that the addresses are bound.
     pub is_set_up: bool,
     /// True once the host was told that all workers are ready.
@@ -40,8 +44,8 @@ impl Master {
     /// Reports an event of the lifecycle, which does not know process ids and standard error.
     pub(super) fn report(&mut self, mut event: Event) {
         if let Some(worker) = event.worker_mut() {
-            let Some(entry) = self.crew.find(worker.id) else { return };
-            worker.pid = entry.process.pid();
+            let Some(entry) = self.pool.workers.get(WorkerId(worker.id)) else { return };
+            worker.pid = entry.link.process.pid();
         }
         if let Event::Reload { failure: Some(failure), .. } = &mut event
             && let (Some(id), None) = (failure.worker, failure.exit)
@@ -63,18 +67,18 @@ impl Master {
         worker: WorkerInfo,
         ended: Ended,
         reason: Reason,
-        restart: Option<u64>,
+        restart: Option<Duration>,
     ) {
         log_exit(&worker, &ended, reason, restart);
         let exit = ended.exit;
-        self.report.last_exits.insert(worker.slot as usize, LastExit { worker, exit, reason });
+        self.report.last_exits.insert(Slot(worker.slot), LastExit { worker, exit, reason });
         let intended = reason.is_intended();
         self.publish(Event::Exit { worker, exit, reason, intended, stderr: ended.stderr });
     }
 
     /// Tells the followers of the control socket and, at the end of the turn, the host.
     pub(super) fn publish(&mut self, event: Event) {
-        self.control.publish(&event, &self.lifecycle, Time::from_millis(self.now));
+        self.control.publish(&event, &self.lifecycle, self.clock.now);
         if self.report.wants_events {
             self.report.add(News::Event(event));
         }
@@ -91,20 +95,20 @@ impl Master {
     pub(super) fn setup_event(&self) -> Event {
         Event::Setup {
             name: self.name.clone(),
-            generation: self.lifecycle.generation(),
-            workers: self.lifecycle.slots().len(),
+            generation: self.lifecycle.generation().0,
+            workers: self.lifecycle.slots(),
             addresses: self.addresses(),
         }
     }
 
-    pub(super) fn report_online(&mut self, id: u32) {
+    pub(super) fn report_online(&mut self, id: WorkerId) {
         if let Some(worker) = self.worker_info(id) {
             self.publish(Event::Online { worker });
         }
     }
 
     /// Messages are many: the worker is looked up only if somebody wants to know of them.
-    pub(super) fn report_message(&mut self, id: u32, kind: u32, size: usize) {
+    pub(super) fn report_message(&mut self, id: WorkerId, kind: u32, size: usize) {
         if !self.report.wants_events && !self.control.has_followers() {
             return;
         }
@@ -114,7 +118,7 @@ impl Master {
     }
 
     fn report_listening(&mut self, worker: WorkerInfo) {
-        let addresses: Vec<Bound> = self.listeners.iter().map(super::listener::Listener::bound).collect();
+        let addresses: Vec<Bound> = self.pool.listeners.iter().map(Listener::bound).collect();
         for address in addresses {
             self.publish(Event::Listening { worker, address });
         }
@@ -125,17 +129,17 @@ impl Master {
             return;
         }
         let started =
-            Started { addresses: self.addresses(), workers: self.lifecycle.slots().len(), kind: self.kind };
-        self.open_doors();
+            Started { addresses: self.addresses(), workers: self.lifecycle.slots(), kind: self.report.kind };
+        self.pool.allow_intake();
         self.report.add(News::Started(started));
     }
 
-    fn worker_info(&mut self, id: u32) -> Option<WorkerInfo> {
-        self.crew.find(id).map(|w| WorkerInfo {
-            id,
-            slot: w.slot as u32,
-            generation: w.generation,
-            pid: w.process.pid(),
+    fn worker_info(&self, id: WorkerId) -> Option<WorkerInfo> {
+        self.pool.workers.get(id).map(|w| WorkerInfo {
+            id: id.0,
+            slot: w.slot.0,
+            generation: w.generation.0,
+            pid: w.link.process.pid(),
         })
     }
 }
@@ -160,7 +164,7 @@ fn log_event(event: &Event) {
     }
 }
 
-fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<u64>) {
+fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<Duration>) {
     let WorkerInfo { id, slot, pid, .. } = worker;
     let Ended { exit, queued, lost, was_ready, .. } = ended;
     let why = ended.failure.clone().unwrap_or_else(|| exit.to_string());
@@ -168,8 +172,8 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
         Reason::Crash | Reason::BootFailure | Reason::Hang | Reason::Killed => {
             let when = if *was_ready { "" } else { " before it was ready" };
             let next = match restart {
-                Some(0) => "its successor starts at once".to_owned(),
-                Some(ms) => format!("its successor starts in {ms} ms"),
+                Some(Duration::ZERO) => "its successor starts at once".to_owned(),
+                Some(delay) => format!("its successor starts in {} ms", delay.as_millis()),
                 None => "no successor is due".to_owned(),
             };
             log!(

@@ -1,36 +1,38 @@
-//! When the successor of a dead worker starts: at once after a long life, slower and slower after quick deaths, and never
-//! more often than a budget lets.
+//! The delay before the successor of a dead worker starts: none after a long life, longer and longer after quick deaths, and never
+//! more restarts than a budget allows.
 
+use crate::sys::time::Time;
 use std::collections::VecDeque;
+use std::time::Duration;
 
-/// A worker that lived so long (milliseconds) died of something else than its start.
-const LONG_LIFE: u64 = 5_000;
+/// A worker that lived this long died of something else than its start.
+const LONG_LIFE: Duration = Duration::from_secs(5);
 /// The first delay after the second quick death in a row, doubled by each further one.
-const FIRST_DELAY: u64 = 50;
+const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// The longest of those delays.
-const LAST_DELAY: u64 = 10_000;
+const LAST_DELAY: Duration = Duration::from_secs(10);
 /// The longest one for a worker that was ready: it has shown that it can serve, and what killed it may have been one request.
-const READY_DELAY: u64 = 500;
-/// So many restarts a slot gets ...
+const READY_DELAY: Duration = Duration::from_millis(500);
+/// The most restarts of a slot ...
 pub const BUDGET: usize = 20;
 /// ... in any time of this length.
-pub const WINDOW: u64 = 60_000;
+pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// The memory of one slot for how its workers have died.
+/// What one slot remembers of the deaths of its workers.
 #[derive(Clone, Debug, Default)]
 pub struct Restart {
     quick_deaths: u32,
-    /// When restarts were due that still count, and one to come: at most [`BUDGET`] and one.
-    starts: VecDeque<u64>,
+    /// The times of restarts that still count, and of one to come: at most [`BUDGET`] and one.
+    starts: VecDeque<Time>,
 }
 
 impl Restart {
-    /// A worker of the slot is gone at `now` after `lived` milliseconds ([`u64::MAX`] where it was meant to go); returns after
-    /// how many to start the next one. `was_ready`: it could serve; then the delays stay short, and the budget is not touched.
+    /// A worker of the slot ended at `now` after it has `lived` for a time ([`Duration::MAX`] if it was asked to end); returns the
+    /// delay before the next one starts. If it `was_ready`, the delays stay short, and the budget is not touched.
     ///
     /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles,
     /// and `random` (any number) spreads it over the upper half, so that slots that died together do not start together.
-    pub fn delay(&mut self, now: u64, lived: u64, was_ready: bool, random: u64) -> u64 {
+    pub fn delay(&mut self, now: Time, lived: Duration, was_ready: bool, random: u64) -> Duration {
         if was_ready {
             return self.after_deaths(lived, random).min(READY_DELAY);
         }
@@ -42,31 +44,31 @@ impl Restart {
             self.starts.pop_front();
         }
         let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
-        if lived < u64::MAX {
+        if lived < Duration::MAX {
             self.starts.push_back(start);
         }
         start - now
     }
 
-    fn after_deaths(&mut self, lived: u64, random: u64) -> u64 {
+    fn after_deaths(&mut self, lived: Duration, random: u64) -> Duration {
         if lived >= LONG_LIFE {
             self.quick_deaths = 0;
-            return 0;
+            return Duration::ZERO;
         }
         self.quick_deaths = self.quick_deaths.saturating_add(1);
         match self.quick_deaths {
-            1 => 0,
+            1 => Duration::ZERO,
             n => {
-                let delay = FIRST_DELAY.saturating_mul(1 << (n - 2).min(16)).min(LAST_DELAY);
-                delay / 2 + random % (delay / 2 + 1)
+                let half = FIRST_DELAY.saturating_mul(1 << (n - 2).min(16)).min(LAST_DELAY) / 2;
+                half + Duration::from_millis(random % (half.as_millis() as u64 + 1))
             }
         }
     }
 
     /// When the oldest of the last [`BUDGET`] restarts leaves the window.
-    fn budget_free_at(&self) -> u64 {
+    fn budget_free_at(&self) -> Time {
         let oldest = self.starts.len().checked_sub(BUDGET).and_then(|at| self.starts.get(at));
-        oldest.map_or(0, |oldest| oldest + WINDOW)
+        oldest.map_or(Time::default(), |oldest| *oldest + WINDOW)
     }
 }
 
@@ -83,29 +85,34 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
     #[test]
     fn a_first_death_and_a_long_life_are_repaired_at_once() {
         let mut r = Restart::default();
-        assert_eq!(r.delay(0, 10, false, 0), 0);
-        assert!(r.delay(10, 10, false, 0) > 0);
-        assert_eq!(r.delay(LONG_LIFE, LONG_LIFE, false, 0), 0);
-        assert_eq!(r.delay(LONG_LIFE, 10, false, 0), 0);
+        let mut delay =
+            |now, lived: u64| r.delay(Time::from_millis(now), Duration::from_millis(lived), false, 0);
+        assert_eq!(delay(0, 10), Duration::ZERO);
+        assert!(delay(10, 10) > Duration::ZERO);
+        assert_eq!(delay(5000, 5000), Duration::ZERO);
+        assert_eq!(delay(5000, 10), Duration::ZERO);
     }
 
     #[test]
     fn what_could_serve_is_soon_back_however_often_it_dies() {
         let mut r = Restart::default();
-        assert!((0..1000).all(|n| r.delay(n, 1, true, u64::MAX) <= READY_DELAY));
+        assert!((0..1000).all(|n| r.delay(Time::from_millis(n), MS, true, u64::MAX) <= READY_DELAY));
     }
 
     proptest! {
         #[test]
         fn no_window_has_more_restarts_than_the_budget(lives in proptest::collection::vec((0u64..8_000, any::<u64>()), 300)) {
             let mut r = Restart::default();
-            let (mut now, mut starts) = (0, Vec::new());
+            let (mut now, mut starts) = (Time::default(), Vec::new());
             for (lived, random) in lives {
-                now += lived;
-                now += r.delay(now, lived, false, random);
+                let lived = Duration::from_millis(lived);
+                now = now + lived;
+                now = now + r.delay(now, lived, false, random);
                 starts.push(now);
             }
             for window in starts.windows(BUDGET + 1) {
@@ -116,15 +123,15 @@ mod tests {
         #[test]
         fn a_start_that_is_overtaken_costs_no_place(overtaken in proptest::collection::vec(any::<bool>(), 300)) {
             let mut r = Restart::default();
-            let (mut now, mut starts) = (0, Vec::new());
+            let (mut now, mut starts) = (Time::default(), Vec::new());
             for overtaken in overtaken {
-                now += r.delay(now, 1, false, 0);
+                now = now + r.delay(now, MS, false, 0);
                 starts.push(now);
-                now += 1;
+                now = now + MS;
                 if overtaken {
-                    // One more dies that nobody waits for.
-                    r.delay(now, 1, false, 0);
-                    now += 1;
+                    // Another one dies before it is due.
+                    r.delay(now, MS, false, 0);
+                    now = now + MS;
                 }
             }
             for window in starts.windows(BUDGET + 1) {
@@ -135,10 +142,10 @@ mod tests {
         #[test]
         fn quick_deaths_in_ten_seconds_are_few(randoms in proptest::collection::vec(any::<u64>(), 200)) {
             let mut r = Restart::default();
-            let (mut now, mut starts) = (0, 0);
+            let (mut now, mut starts) = (Time::default(), 0);
             for random in randoms {
-                now += r.delay(now, 1, false, random) + 1;
-                starts += u32::from(now <= 10_000);
+                now = now + r.delay(now, MS, false, random) + MS;
+                starts += u32::from(now <= Time::from_millis(10_000));
             }
             prop_assert!(starts <= 12, "{} starts", starts);
         }

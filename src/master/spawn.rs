@@ -1,20 +1,20 @@
-//! Spawning a worker and collecting it: channels, fork, pidfd, registration; messages; death.
+//! Spawning a worker and reaping it: channels, fork, pidfd, registration; what the child does first; death.
 
-use super::crew::Record;
 use super::lifecycle::{Ended, Input};
+use super::pool::{HandoffQueue, WorkerEntry, WorkerLink};
 use super::{Master, Token};
-use crate::handoff;
-use crate::ids::{Page, WorkerId};
+use crate::handoff::{self, Taker};
+use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
-use crate::scoreboard::Word;
 use crate::sys::process::{self, Fork};
 use crate::sys::stderr::Diverted;
 use crate::sys::{memory, signal};
+use crate::worker::acceptor::Door;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{self, Birth, Own, Worker};
-use mio::Interest;
+use crate::worker::{self, Addresses, Birth, Own, Worker};
 use mio::unix::SourceFd;
+use mio::{Events, Interest};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,125 +22,114 @@ use std::time::SystemTime;
 
 impl Master {
     /// Forks a worker.
-    pub(super) fn spawn(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
-        self.make_doors();
-        self.fd_reserve.release();
+    pub(super) fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> io::Result<()> {
+        self.add_sockets();
+        self.pool.system.reserve.release();
         let result = self.spawn_with(id, slot, generation);
-        // Where a shortage was seen, the numbers set free are for the next start.
-        if self.shortage.is_none() {
-            self.fd_reserve.refill();
+        // During a shortage the descriptors set free are for the next start.
+        if !self.pool.has_shortage() {
+            self.pool.system.reserve.refill();
         }
         result
     }
 
-    fn spawn_with(&mut self, id: u32, slot: usize, generation: u32) -> io::Result<()> {
-        match process::thread_count()? {
-            1 => {}
-            threads => {
-                return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
-            }
+    fn spawn_with(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> io::Result<()> {
+        let threads = process::thread_count()?;
+        if threads != 1 {
+            return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
         }
-        let seat = self.crew.free_seat().ok_or_else(|| io::Error::other("all seats are taken"))?;
+        let page = self.pool.workers.free_page().ok_or_else(|| io::Error::other("all pages are taken"))?;
         let (giver, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel(self.config.max_message)?;
-        let page = self.board.page(Page::at(seat));
-        page.clear();
-        let (started, forked_at) = (SystemTime::now(), self.now);
-        let stderr = self.stderr.open(WorkerId(id), Page::at(seat), &self.poll);
+        let counters = self.births.board.page(page);
+        counters.clear();
+        let started = SystemTime::now();
+        let stderr = self.stderr.open(id, page, &self.poll);
         let forked = process::fork();
         if forked.is_err() {
-            self.finish_stderr(seat);
+            self.finish_stderr(page);
         }
         let process = match forked? {
             Fork::Parent(process) => process,
             Fork::Child => {
                 drop((giver, channel));
                 let Channel { socket, inbox, outbox } = theirs;
-                let mailbox = Mailbox::new(id, socket, outbox);
-                let last_exit = self.last_exit(slot);
-                let own = Own { started, forked_at, last_exit, page };
-                let worker = Worker::new(id, slot as u32, generation, &self.args, own, mailbox);
-                self.become_worker(seat, worker, queue, inbox, stderr)
+                let own = Own {
+                    started,
+                    forked_at: self.clock.now.as_millis(),
+                    last_exit: self.last_exit(slot.index()),
+                    page: counters,
+                };
+                let mailbox = Mailbox::new(id.0, socket, outbox);
+                let worker = Worker::new(id.0, slot.0, generation.0, &self.births.args, own, mailbox);
+                self.become_worker(page, worker, queue, inbox, stderr)
             }
         };
-        let record = Record {
-            id,
-            slot,
-            generation,
-            started,
-            process,
-            giver,
-            queue,
-            page,
-            failure: None,
-            kind: None,
-            given: 0,
-            limit: 0,
-            admitted: false,
-            stuck: false,
-            asked: 0,
-            last_progress: 0,
-            lay: false,
-            max_requests: self.jittered_max_requests(id),
-            watched: false,
-            busy_told: 0,
-        };
-        let watched = self.watch(seat, &record);
+        let link = WorkerLink { process, queue: HandoffQueue { giver, taker: queue }, page: counters };
+        let max_requests = self.jittered_max_requests(id);
+        let entry = WorkerEntry { started, ..WorkerEntry::new(id, slot, generation, link, max_requests) };
+        let watched = self.watch_exit(page, &entry.link);
         if watched.is_err() {
-            let _ = record.process.kill(signal::SIGKILL);
-            let _ = record.process.wait();
-            self.finish_stderr(seat);
+            // Nothing would ever report its death.
+            let _ = entry.link.process.kill(signal::SIGKILL);
+            let _ = entry.link.process.wait();
+            self.finish_stderr(page);
         } else {
-            self.messages.router().add(WorkerId(id), Page::at(seat), channel);
-            self.crew.sit(seat, record);
+            self.messages.router().add(id, page, channel);
+            self.pool.workers.add(page, entry);
         }
         watched
     }
 
-    pub(super) fn watch(&self, seat: usize, record: &Record) -> io::Result<()> {
-        let process = record.process.as_fd().as_raw_fd();
-        self.poll.registry().register(
-            &mut SourceFd(&process),
-            Token::Exit(Page::at(seat)).into(),
-            Interest::READABLE,
-        )
+    /// Has the poll report the death of a worker.
+    pub(super) fn watch_exit(&self, page: Page, link: &WorkerLink) -> io::Result<()> {
+        let process = link.process.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&process), Token::Exit(page).into(), Interest::READABLE)
     }
 
-    /// Spread over a tenth above the setting, so that workers that started together are not replaced together.
-    fn jittered_max_requests(&self, id: u32) -> u64 {
+    /// Returns the requests after which a worker is replaced: up to a tenth more than the setting, so that workers that started
+    /// together are not replaced together.
+    fn jittered_max_requests(&self, id: WorkerId) -> u64 {
         let n = self.config.max_requests;
-        let spread = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let spread = u64::from(id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         n + spread % (n / 10 + 1)
     }
 
-    /// In the child: lets go of all that is the master's, so that siblings and clients see ends of file when they should, and
-    /// goes to work. What user code opened before the fork stays open: it may be the handler's.
+    /// Makes the sockets of its own that a new worker needs and that are not there yet.
+    fn add_sockets(&mut self) {
+        let slots = self.lifecycle.slots();
+        for listener in &mut self.pool.listeners {
+            if let Err(e) = listener.add_sockets(slots, &self.config, false) {
+                log!("{e}; a worker without a socket of its own uses another's");
+            }
+        }
+    }
+
+    /// In the child: closes all that is the master's, so that siblings and clients see ends of file when they should, and
+    /// starts to work. What user code opened before the fork stays open: it may be the handler's.
     fn become_worker(
         &mut self,
-        seat: usize,
+        page: Page,
         worker: Worker,
-        queue: handoff::Taker,
+        queue: Taker,
         inbox: Inbox,
         stderr: Option<OwnedFd>,
     ) -> ! {
-        let addresses = self.addresses_by_kind();
-        let doors = self.doors_of(worker.slot() as usize);
-        self.crew.clear();
+        let slot = Slot(worker.slot());
+        let (addresses, doors) = self.intake_of(slot);
         self.messages.close();
-        self.returns.clear();
-        self.in_hand = None;
         self.control.disown();
-        self.fd_reserve.release();
+        self.pool.system.reserve.release();
         self.stderr.clear();
-        // Where that cannot be, it writes where the master writes.
+        // If that fails, the worker writes to the master's standard error.
         let diverted = stderr.and_then(|pipe| Diverted::into(&pipe).ok());
-        for (name, value) in self.environments.get(&(worker.slot() as usize)).into_iter().flatten() {
+        for (name, value) in self.births.environments.get(&slot).into_iter().flatten() {
             process::set_environment(name, value);
         }
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }
-        if let Err(e) = self.board.keep_only(Page::at(seat)) {
+        if let Err(e) = self.births.board.keep_only(page) {
             log!("worker {}: protect the scoreboard: {e}", worker.id());
         }
         let made = mio::Poll::new().and_then(|poll| memory::wake_counter().map(|leave| (poll, leave)));
@@ -152,8 +141,8 @@ impl Master {
             }
             Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
         };
-        let (page, common) = (self.board.page(Page::at(seat)), self.board.common());
-        let wake = self.wake.as_fd();
+        let (page, common) = (self.births.board.page(page), self.births.board.common());
+        let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
         let birth = Birth { worker, queue, doors, addresses, inbox, page, common, wake, leave, diverted };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
@@ -163,60 +152,94 @@ impl Master {
         process::exit(worker::EXIT_FAILED)
     }
 
-    /// Collects the worker in a seat if it has ended, and puts what it had not taken up for the others.
-    pub(super) fn reap(&mut self, seat: usize) {
-        let Some(worker) = self.crew.at(seat) else { return };
-        let exit = match worker.process.reap() {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            Err(e) => return log!("wait for worker {}: {e}", worker.id),
+    /// In a worker: the addresses that its handler must be able to serve, and its own sockets. Everything else of the pool is
+    /// closed.
+    fn intake_of(&mut self, slot: Slot) -> (Addresses, Vec<Door>) {
+        let accept = self.config.accept;
+        let listeners = self.pool.abandon();
+        let first = |datagrams| listeners.iter().find(|l| l.takes_datagrams() == datagrams);
+        let addresses = Addresses {
+            connections: first(false).map(ToString::to_string),
+            datagrams: first(true).map(ToString::to_string),
         };
-        let id = worker.id;
-        self.close_channel(id);
-        let stderr = self.finish_stderr(seat);
-        let Some(mut worker) = self.crew.leave(seat) else { return };
-        let ended = Ended {
-            id: worker.id,
-            pid: worker.process.pid(),
-            exit,
-            failure: worker.failure.take(),
-            stderr,
-            was_ready: worker.kind.is_some(),
-            queued: worker.queued(),
-            lost: u64::from(worker.in_flight()).saturating_sub(worker.queued()),
+        let own = |(index, listener): (usize, super::sockets::Listener)| {
+            listener.into_socket_of(slot.index(), index as u16, accept)
         };
-        self.orphan_all(worker);
-        self.feed(Input::Died(ended));
+        (addresses, listeners.into_iter().enumerate().filter_map(own).collect())
     }
 
-    /// Tells the lifecycle who is busy, and since when; who has served enough.
-    pub(super) fn look_at_work(&mut self) {
-        for seat in self.crew.seats() {
-            let Some(worker) = self.crew.at(seat) else { continue };
-            let (id, since) = (worker.id, worker.page.get(Word::BusySince));
-            let worn = worker.max_requests > 0 && worker.page.get(Word::Requests) >= worker.max_requests;
-            let news = since != worker.busy_told;
-            worker.busy_told = since;
-            if worn {
-                worker.max_requests = 0;
-                self.feed(Input::Worn(id));
+    /// Reaps the worker of a page if it has ended, and has what it had not taken go to others.
+    pub(super) fn reap(&mut self, page: Page) {
+        let Some(worker) = self.pool.workers.at(page) else { return };
+        let (id, pid) = (worker.id, worker.link.process.pid());
+        let exit = match worker.link.process.reap() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(e) => return log!("wait for worker {id}: {e}"),
+        };
+        // What it said last may be that it was ready, or why it could not serve.
+        self.close_channel(id);
+        let stderr = self.finish_stderr(page);
+        let Some(removed) = self.pool.remove(page) else { return };
+        self.feed(Input::Died(Ended {
+            id,
+            pid,
+            exit,
+            failure: removed.failure,
+            stderr,
+            was_ready: removed.was_ready,
+            queued: removed.queued,
+            lost: removed.lost,
+        }));
+    }
+
+    /// After a failed start: reaps every worker that was started.
+    pub(super) fn wait_for_all(&mut self, events: &mut Events) {
+        loop {
+            // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
+            for page in self.pool.workers.pages() {
+                let worker = self.pool.workers.at(page);
+                if worker.is_some_and(|w| !matches!(w.link.process.reap(), Ok(None))) {
+                    self.finish_stderr(page);
+                    self.pool.remove(page);
+                }
             }
-            if news && self.config.timeout > std::time::Duration::ZERO {
-                // A worker's own word: not later than now, whatever it says.
-                self.feed(Input::Busy(id, since.min(self.now)));
+            for token in super::tokens(events) {
+                if let Token::Stderr(page) = token {
+                    self.read_stderr(page);
+                }
+            }
+            if self.pool.workers.iter().next().is_none() || self.wait(events, None).is_err() {
+                return;
             }
         }
     }
 
-    /// Finds workers that have grown too large.
-    pub(super) fn look_at_memory(&mut self) {
-        let limit = self.config.max_memory;
-        for seat in self.crew.seats() {
-            let Some(worker) = self.crew.at(seat).filter(|w| w.admitted) else { continue };
-            let id = worker.id;
-            if process::resident_bytes(worker.process.pid()).is_some_and(|bytes| bytes > limit) {
-                self.feed(Input::Worn(id));
-            }
+    pub(super) fn kill_all(&mut self) {
+        for worker in self.pool.workers.iter() {
+            let _ = worker.link.process.kill(signal::SIGKILL);
+        }
+    }
+
+    /// Reads the standard error of the worker of a page.
+    pub(super) fn read_stderr(&mut self, page: Page) {
+        if self.stderr.read(page, &self.poll) {
+            self.restore_reserve();
+        }
+    }
+
+    /// The worker of a page has ended; returns its last lines.
+    fn finish_stderr(&mut self, page: Page) -> Vec<String> {
+        let lines = self.stderr.finish(page, &self.poll);
+        self.restore_reserve();
+        lines
+    }
+
+    /// A descriptor was closed: the reserve may lack it, or its number may be lower than one in the reserve.
+    fn restore_reserve(&mut self) {
+        self.pool.system.reserve.move_down();
+        if !self.pool.has_shortage() {
+            self.pool.system.reserve.refill();
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 /// A point on the monotonic clock (clock_gettime(2), `CLOCK_MONOTONIC`), in milliseconds. The clock never goes back and stops
 /// in suspend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Time(u64);
 
-#[allow(dead_code, reason = "comes into use file by file")]
 impl Time {
     /// Later than any other.
     pub const NEVER: Self = Self(u64::MAX);
@@ -26,6 +26,11 @@ impl Time {
     /// Milliseconds since the clock's zero.
     pub const fn as_millis(self) -> u64 {
         self.0
+    }
+
+    /// The point `span` earlier; the clock's zero if that is later.
+    pub fn earlier_by(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span.as_millis() as u64))
     }
 
     /// The point `wait` later, or never if `wait` is zero, which is how settings say that there is no limit.

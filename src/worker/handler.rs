@@ -10,10 +10,11 @@ use crate::message::Message;
 use std::fmt::Display;
 
 /// How a handler wants its new connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     /// As HTTP requests: [`Handler::on_request`].
+    #[default]
     Request = 1,
     /// One at a time, in blocking style: [`Handler::on_connection`].
     Connection = 2,

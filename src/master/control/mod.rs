@@ -7,7 +7,7 @@
 mod client;
 
 use super::Token;
-use super::connect::{Answer, Command};
+use super::commands::{Answer, Command};
 use super::lifecycle::{EX_CONFIG, Lifecycle};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
@@ -310,12 +310,12 @@ impl Listening {
                 (Command::Reload, Awaits::Reload(None), "reload".to_owned())
             }
             Request::Scale(count) => {
-                let (from, to) = (life.slots().len(), target(count, life)?);
+                let (from, to) = (life.slots(), target(count, life)?);
                 let what = format!("scale from {from} to {to} workers");
                 (Command::Scale(to), Awaits::Scale { to, from }, what)
             }
             Request::Drain { worker } => {
-                if life.workers().iter().all(|w| w.id != worker) {
+                if life.workers().iter().all(|w| w.id.0 != worker) {
                     let text = format!("worker {worker}: no such worker");
                     return Err(refusal(RefusalKind::NoSuchWorker, text));
                 }
@@ -410,8 +410,8 @@ fn outcome(awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
         Awaits::Reload(None) | Awaits::Scale { .. } if life.is_stopping() => {
             refuse_if_stopping(life).err().map(Reply::Error)
         }
-        Awaits::Scale { to, .. } if life.slots().len() != to => {
-            Some(Reply::Error(failed(format!("superseded: {} workers are wanted by now", life.slots().len()))))
+        Awaits::Scale { to, .. } if life.slots() != to => {
+            Some(Reply::Error(failed(format!("superseded: {} workers are wanted by now", life.slots()))))
         }
         Awaits::Scale { to, .. } if life.is_complete() => Some(Reply::Scaled { workers: to }),
         Awaits::Scale { to, .. } => life.given_up().map(|slot| {
@@ -430,7 +430,7 @@ fn target(count: Count, life: &Lifecycle) -> Result<usize, Refusal> {
     if life.is_booting() {
         return Err(failed("the first workers are not ready yet"));
     }
-    let from = life.slots().len();
+    let from = life.slots();
     let to = match count {
         Count::To(n) => i64::from(n),
         Count::By(n) => from as i64 + i64::from(n),

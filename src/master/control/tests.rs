@@ -33,16 +33,25 @@ impl Fixture {
             BufReader::new(stream)
         });
         let peers = peers.collect();
-        let rules = Rules { boot_timeout: 0, drain_timeout: 0, hang_timeout: 0, max_age: 0, surge: 1 };
+        let never = std::time::Duration::ZERO;
+        let rules = Rules {
+            boot_timeout: never,
+            drain_timeout: never,
+            hang_timeout: never,
+            max_age: never,
+            surge: 1,
+        };
         let control = ControlServer(Some(Box::new(listening)));
         let mut f = Self { control, life: Lifecycle::new(rules, 2, 1), poll, peers, directory };
-        [Input::Tick, Input::Ready(1), Input::Ready(2)].into_iter().for_each(|input| f.step(input));
+        [Input::Tick, Input::Ready(WorkerId(1)), Input::Ready(WorkerId(2))]
+            .into_iter()
+            .for_each(|input| f.step(input));
         (0..clients).for_each(|client| assert!(f.reply(client).contains("hello")));
         f
     }
 
     fn step(&mut self, input: Input) {
-        self.life.step(1, input, &mut Vec::new());
+        self.life.step(Time::from_millis(1), input, &mut Vec::new());
     }
 
     /// A client sends a request; returns the command that the master gets, which is still to be answered.
@@ -109,7 +118,7 @@ fn a_scale_ends_when_all_workers_are_ready_or_another_is_asked_for() {
     f.answer(1, Answer::Accepted);
     assert!(f.reply(0).contains("superseded: 4 workers"));
     for id in [3, 4] {
-        f.step(Input::Ready(id));
+        f.step(Input::Ready(WorkerId(id)));
         f.publish(&Event::Ready { worker: worker(id, id - 1) });
     }
     assert_eq!(f.reply(1), "{\"reply\":\"scaled\",\"workers\":4}\n");
@@ -129,7 +138,7 @@ fn a_new_worker_that_fails_ends_the_scale_and_an_exit_the_drain() {
     f.answer(0, Answer::Accepted);
     assert!(f.reply(0).contains("accepted"));
     f.step(Input::Died(Ended {
-        id: 3,
+        id: WorkerId(3),
         pid: 99,
         exit: Exit::Code(1),
         failure: None,

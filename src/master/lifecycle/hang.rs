@@ -1,18 +1,21 @@
 //! Calls that take too long: left out, told, aborted, killed.
 
-use super::{Action, Hang, Lifecycle, NEVER, Phase, Reason, after};
+use super::{Action, Hang, Lifecycle, Phase, Reason};
 use crate::event::Event;
+use crate::ids::WorkerId;
 use crate::sys::overdue;
 use crate::sys::signal::SIGABRT;
+use crate::sys::time::Time;
+use std::time::Duration;
 
-/// How long a worker that hangs has from one step against it to the next (milliseconds).
-pub(super) const HANG_GRACE: u64 = 1000;
-/// The master looks at what workers do at least so often (milliseconds).
-pub(super) const NEWS: u64 = 200;
+/// The time from one step against a worker that hangs to the next.
+pub(super) const HANG_GRACE: Duration = Duration::from_secs(1);
+/// The longest time between two checks of what workers do.
+pub(super) const NEWS: Duration = Duration::from_millis(200);
 
 impl Lifecycle {
-    /// A worker is in a call since then, or in none: 0.
-    pub(super) fn busy(&mut self, id: u32, since: u64, out: &mut Vec<Action>) {
+    /// A worker is in a call that started at `since`, or in none if that is zero.
+    pub(super) fn busy(&mut self, id: WorkerId, since: Time, out: &mut Vec<Action>) {
         let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
         let w = &mut self.workers[at];
         // After SIGABRT it is too late to come back: it may have been cut short anywhere.
@@ -20,9 +23,10 @@ impl Lifecycle {
             return;
         }
         w.busy_since = since;
-        // The master looks many times in this time: what it sees later than that it missed because it stood still itself.
-        let seen = since.max(self.now.saturating_sub(NEWS));
-        w.hang_at = if since == 0 { NEVER } else { after(seen, self.rules.hang_timeout) };
+        // Checks are more frequent than this: a call that is seen later was missed because the master itself stood still.
+        let seen = since.max(self.now.earlier_by(NEWS));
+        w.hang_at =
+            if since == Time::default() { Time::NEVER } else { seen.deadline(self.rules.hang_timeout) };
         let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
         if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
             out.push(Action::Admit(id));

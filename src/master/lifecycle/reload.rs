@@ -1,16 +1,20 @@
 //! A reload: a canary, then the others, then commit; or back to the generation before.
 
 use super::{
-    Action, Back, Event, Lifecycle, NEVER, Phase, Reason, Reload, ReloadFailure, ReloadStage, ReloadState,
-    Slot, Worker,
+    Action, Back, Event, Lifecycle, Phase, Place, Reason, Reload, ReloadFailure, ReloadStage, ReloadState,
+    Worker,
 };
 
-/// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL (milliseconds).
-pub(super) const VERDICT_WAITS: u64 = 1000;
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::sys::time::Time;
+use std::time::Duration;
+
+/// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL.
+pub(super) const VERDICT_WAITS: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// Whether this generation is the new one of a reload that may still fail.
-    pub(super) fn is_on_trial(&self, generation: u32) -> bool {
+    pub(super) fn is_on_trial(&self, generation: Generation) -> bool {
         self.reload.as_ref().is_some_and(|r| r.generation == generation && r.back.is_none())
     }
 
@@ -20,7 +24,7 @@ impl Lifecycle {
             return;
         }
         self.reload_wanted = false;
-        self.last_generation += 1;
+        self.last_generation = self.last_generation.next();
         let generation = self.last_generation;
         self.reload = Some(Reload { generation, stage: ReloadStage::Preparing, back: None });
         out.push(tell(ReloadState::Started, generation, None));
@@ -59,31 +63,31 @@ impl Lifecycle {
     }
 
     /// A new worker has failed: what is new goes, and the old generation fills what it leaves.
-    pub(super) fn roll_back(&mut self, worker: u32, slot: usize, why: &str, out: &mut Vec<Action>) {
+    pub(super) fn roll_back(&mut self, worker: WorkerId, slot: Slot, why: &str, out: &mut Vec<Action>) {
         let since = self.now;
         let Some(reload) = &mut self.reload else { return };
         let failure = ReloadFailure {
             stage: reload.stage,
             reason: format!("worker {worker} (slot {slot}): {why}"),
-            worker: Some(worker),
+            worker: Some(worker.0),
             exit: None,
             stderr: Vec::new(),
         };
         reload.back = Some(Back { failure, since });
         let new = reload.generation;
-        for i in 0..self.slots.len() {
-            let fails = |id: &u32| {
+        for i in 0..self.places.len() {
+            let fails = |id: &WorkerId| {
                 self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
             };
-            let successor = self.slots[i].successor.filter(&fails);
-            let current = self.slots[i].current.filter(&fails);
+            let successor = self.places[i].successor.filter(&fails);
+            let current = self.places[i].current.filter(&fails);
             if let Some(id) = successor {
-                self.slots[i].successor = None;
+                self.places[i].successor = None;
                 self.kill(id, Reason::Reload, out);
             }
             if let Some(id) = current {
-                self.slots[i].current = None;
-                self.slots[i].start_at = self.now;
+                self.places[i].current = None;
+                self.places[i].start_at = self.now;
                 self.kill(id, Reason::Reload, out);
             }
         }
@@ -91,12 +95,12 @@ impl Lifecycle {
 
     /// When a reload that is being rolled back may be told of: how the worker that failed has ended is a part of that, and where
     /// it was just killed it is about to be known.
-    pub(super) fn verdict_due(&self) -> u64 {
+    pub(super) fn verdict_due(&self) -> Time {
         let Some(Back { failure, since }) = self.reload.as_ref().and_then(|r| r.back.as_ref()) else {
-            return NEVER;
+            return Time::NEVER;
         };
-        let dying = |w: &Worker| Some(w.id) == failure.worker && w.phase == Phase::Killed;
-        if self.workers.iter().any(dying) { since + VERDICT_WAITS } else { self.now }
+        let dying = |w: &Worker| Some(w.id.0) == failure.worker && w.phase == Phase::Killed;
+        if self.workers.iter().any(dying) { *since + VERDICT_WAITS } else { self.now }
     }
 
     /// Carries a reload on: new workers beside the old ones, a few at a time; or, rolling back, the other way round.
@@ -114,8 +118,8 @@ impl Lifecycle {
         let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
         let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
         let mut left = false;
-        for i in 0..self.slots.len() {
-            let Slot { current, successor, .. } = self.slots[i];
+        for i in 0..self.places.len() {
+            let Place { current, successor, .. } = self.places[i];
             let current = self.workers.iter().find(|w| Some(w.id) == current);
             let done = match current {
                 Some(w) if goes_back => w.generation == to,
@@ -128,9 +132,9 @@ impl Lifecycle {
             if !done && moves && successor.is_none() && starting < at_once {
                 starting += 1;
                 let occupied = current.is_some();
-                let id = self.spawn(i, to, out);
-                let slot = &mut self.slots[i];
-                *(if occupied { &mut slot.successor } else { &mut slot.current }) = Some(id);
+                let id = self.spawn(Slot::at(i), to, out);
+                let place = &mut self.places[i];
+                *(if occupied { &mut place.successor } else { &mut place.current }) = Some(id);
             }
         }
         if left {
@@ -149,6 +153,6 @@ impl Lifecycle {
     }
 }
 
-fn tell(state: ReloadState, generation: u32, failure: Option<ReloadFailure>) -> Action {
-    Action::Tell(Event::Reload { state, generation, failure })
+fn tell(state: ReloadState, generation: Generation, failure: Option<ReloadFailure>) -> Action {
+    Action::Tell(Event::Reload { state, generation: generation.0, failure })
 }

@@ -1,16 +1,19 @@
 //! The lifecycle as another program in the same process goes on with it.
 
-use super::{Hang, Lifecycle, NEVER, Phase, Reason, Rules, Worker, after};
+use super::{Hang, Lifecycle, Phase, Reason, Rules, Worker};
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::sys::time::Time;
 
-/// What the machine of the next program in this process must know.
+/// What the lifecycle in the next program of this process must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
     /// The generation that serves.
-    pub generation: u32,
+    pub generation: Generation,
     /// The last one that was tried.
-    pub last_generation: u32,
+    pub last_generation: Generation,
     /// The last worker's number.
-    pub last_id: u32,
+    pub last_id: WorkerId,
     /// The number of slots.
     pub slots: usize,
     /// The workers, ready or draining.
@@ -19,21 +22,22 @@ pub struct Snapshot {
 
 /// A worker in a [`Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct SnapshotWorker {
     /// Its number.
-    pub id: u32,
+    pub id: WorkerId,
     /// Its slot.
-    pub slot: usize,
+    pub slot: Slot,
     /// Its generation.
-    pub generation: u32,
+    pub generation: Generation,
     /// When it was forked.
-    pub since: u64,
+    pub since: Time,
     /// Whether it finishes what it has.
     pub draining: bool,
 }
 
 impl Lifecycle {
-    /// Whether nothing is under way that another program could not go on with.
+    /// True if nothing is under way that another program could not continue.
     pub fn is_at_rest(&self) -> bool {
         let settled = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
         !self.booting
@@ -43,7 +47,7 @@ impl Lifecycle {
             && self.workers.iter().all(settled)
     }
 
-    /// What another machine is to go on with.
+    /// Returns what another program is to continue with.
     pub fn snapshot(&self) -> Snapshot {
         let worker = |w: &Worker| SnapshotWorker {
             id: w.id,
@@ -56,22 +60,22 @@ impl Lifecycle {
             generation: self.generation,
             last_generation: self.last_generation,
             last_id: self.last_id,
-            slots: self.slots.len(),
+            slots: self.places.len(),
             workers: self.workers.iter().map(worker).collect(),
         }
     }
 
     /// Goes on where another machine stopped.
-    pub fn resume(rules: Rules, from: &Snapshot, now: u64, seed: u64) -> Self {
+    pub fn resume(rules: Rules, from: &Snapshot, now: Time, seed: u64) -> Self {
         let mut life = Self::new(rules, from.slots, seed);
         (life.generation, life.last_generation, life.last_id) =
             (from.generation, from.last_generation, from.last_id);
         (life.booting, life.now, life.due) = (false, now, now);
         for w in &from.workers {
             let (phase, wait) = if w.draining {
-                (Phase::Draining, after(now, rules.drain_timeout))
+                (Phase::Draining, now.deadline(rules.drain_timeout))
             } else {
-                (Phase::Ready, after(w.since, rules.max_age))
+                (Phase::Ready, w.since.deadline(rules.max_age))
             };
             life.workers.push(Worker {
                 id: w.id,
@@ -80,15 +84,15 @@ impl Lifecycle {
                 phase,
                 since: w.since,
                 deadline: wait,
-                busy_since: 0,
+                busy_since: Time::default(),
                 hang: Hang::No,
                 worn: false,
-                hang_at: NEVER,
+                hang_at: Time::NEVER,
                 leaving: w.draining.then_some(Reason::Drain),
                 sent: 0,
             });
-            if let Some(slot) = life.slots.get_mut(w.slot).filter(|_| !w.draining) {
-                slot.current = Some(w.id);
+            if let Some(place) = life.places.get_mut(w.slot.index()).filter(|_| !w.draining) {
+                place.current = Some(w.id);
             }
         }
         life

@@ -1,6 +1,8 @@
 //! The end: backlogs emptied, workers drained, all within one timeout.
 
-use super::{Action, Lifecycle, Phase, Reason, Stopping, after};
+use super::{Action, Lifecycle, Phase, Reason, Stopping};
+use crate::ids::WorkerId;
+use std::time::Duration;
 
 impl Lifecycle {
     /// Backlogs are emptied no longer than there is time and somebody to serve what they hold.
@@ -22,8 +24,8 @@ impl Lifecycle {
         }
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
-        self.stopping = Some(Stopping::Emptying { until: after(self.now, self.time_to_empty()) });
-        let starting: Vec<u32> =
+        self.stopping = Some(Stopping::Emptying { until: self.now.deadline(self.time_to_empty()) });
+        let starting: Vec<WorkerId> =
             self.workers.iter().filter(|w| w.phase == Phase::Starting).map(|w| w.id).collect();
         for id in starting {
             self.kill(id, Reason::Stop, out);
@@ -42,10 +44,10 @@ impl Lifecycle {
         self.stopping = Some(Stopping::Draining);
         out.push(Action::CloseListeners);
         // One timeout for both: what emptying took is not given again.
-        let took = self.time_to_empty().saturating_sub(until.saturating_sub(self.now));
+        let took = self.time_to_empty().saturating_sub(until - self.now);
         let patience = match self.rules.drain_timeout {
-            0 => 0,
-            timeout => (timeout - took).max(1),
+            Duration::ZERO => Duration::ZERO,
+            timeout => (timeout - took).max(Duration::from_millis(1)),
         };
         for id in self.ids() {
             self.retire(id, Reason::Stop, patience, out);
@@ -53,7 +55,8 @@ impl Lifecycle {
     }
 
     /// How long a stop waits at most until all that was accepted is with a worker that has taken it.
-    pub(super) fn time_to_empty(&self) -> u64 {
-        self.rules.drain_timeout.div_ceil(2)
+    pub(super) fn time_to_empty(&self) -> Duration {
+        // In whole milliseconds, rounded up: half of a timeout that is set is not no timeout.
+        Duration::from_millis((self.rules.drain_timeout.as_millis() as u64).div_ceil(2))
     }
 }

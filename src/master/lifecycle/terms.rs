@@ -1,84 +1,87 @@
 //! The terms of the lifecycle: its rules, its inputs, its actions.
 
 use crate::event::{Event, Exit, Reason, WorkerInfo};
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::sys::time::Time;
+use std::time::Duration;
 
-/// What the machine is told once. Times are milliseconds; 0 is never.
+/// The rules. A time of zero is no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// From the fork to ready.
-    pub boot_timeout: u64,
+    pub boot_timeout: Duration,
     /// From being told to drain to SIGKILL.
-    pub drain_timeout: u64,
+    pub drain_timeout: Duration,
     /// One call of a handler.
-    pub hang_timeout: u64,
+    pub hang_timeout: Duration,
     /// The life of a worker.
-    pub max_age: u64,
+    pub max_age: Duration,
     /// New workers that may start at one time in a reload, at least 1.
     pub surge: usize,
 }
 
-/// What happened.
+/// An input: something that happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time has passed.
+    /// Time has passed: deadlines may be over.
     Tick,
     /// The fork of this worker failed.
-    SpawnFailed(u32, String),
+    SpawnFailed(WorkerId, String),
     /// The worker can serve.
-    Ready(u32),
+    Ready(WorkerId),
     /// The worker was reaped.
     Died(Ended),
-    /// The handler for the next generation was read, or why not.
+    /// The handler for the next generation was read, or could not be.
     Prepared(Result<(), String>),
-    /// A reload is asked for.
+    /// A reload is wanted.
     Reload,
-    /// So many workers are asked for.
+    /// This number of workers is wanted.
     Scale(usize),
-    /// This worker is to be replaced; it has so many milliseconds to finish.
-    Drain(u32, u64),
-    /// This worker leaves on its own account.
-    Leaving(u32),
-    /// Somebody sent the worker this signal through the master.
-    Signalled(u32, i32),
-    /// Since when the worker has been in one call of its handler; 0: in none.
-    Busy(u32, u64),
+    /// This worker is to be replaced; it has this time to finish.
+    Drain(WorkerId, Duration),
+    /// This worker leaves by itself.
+    Leaving(WorkerId),
+    /// This signal was sent to the worker through the master.
+    Signalled(WorkerId, i32),
+    /// The start of the call of its handler that the worker is in; zero if it is in none.
+    Busy(WorkerId, Time),
     /// The worker has served enough, or grown too large.
-    Worn(u32),
-    /// An orderly stop is asked for; a second time: an immediate one.
+    Worn(WorkerId),
+    /// A stop is wanted; the second one is immediate.
     Stop,
     /// All backlogs are empty and everything accepted is with a worker.
     Emptied,
 }
 
-/// What to do.
+/// An action: something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Fork a worker.
     Spawn {
         /// Its number.
-        id: u32,
+        id: WorkerId,
         /// Its slot.
-        slot: usize,
-        /// Which generation's handler it runs.
-        generation: u32,
+        slot: Slot,
+        /// The generation of its handler.
+        generation: Generation,
     },
-    /// Let dispatch give connections to the worker, as the one of its slot.
-    Admit(u32),
+    /// Admit the worker to dispatch, as the one of its slot.
+    Admit(WorkerId),
     /// Give it no more, and reclaim what it has not taken.
-    Withdraw(u32),
+    Withdraw(WorkerId),
     /// Tell it to finish and to hand back what is idle.
-    Drain(u32),
-    /// A slot that a scale-up has made serves for the first time, by this worker: others may give it of what they have.
-    Rebalance(u32),
+    Drain(WorkerId),
+    /// The first worker of a slot that a scale-up has made is ready: others may give it of their connections.
+    Rebalance(WorkerId),
     /// Send it a signal.
-    Signal(u32, i32),
-    /// Read the handler for a new generation, then say [`Input::Prepared`].
-    Prepare(u32),
+    Signal(WorkerId, i32),
+    /// Read the handler for a new generation; [`Input::Prepared`] follows.
+    Prepare(Generation),
     /// The generation last prepared is the one from now on: forget the one before.
     Commit,
     /// The generation last prepared will not be: forget it.
     Revert,
-    /// Accept what waits in the backlogs, then say [`Input::Emptied`].
+    /// Accept what waits in the backlogs; [`Input::Emptied`] follows.
     EmptyBacklogs,
     /// Close the listeners.
     CloseListeners,
@@ -92,8 +95,8 @@ pub enum Action {
         ended: Ended,
         /// Why it ended.
         reason: Reason,
-        /// Milliseconds until its successor starts; `None` if it has one, or gets none.
-        restart: Option<u64>,
+        /// The time until its successor starts; `None` if it has one, or gets none.
+        restart: Option<Duration>,
     },
     /// The first workers could not start, and why; all are killed.
     Fail(String),
@@ -103,7 +106,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// Its number.
-    pub id: u32,
+    pub id: WorkerId,
     /// The process id it had.
     pub pid: i32,
     /// How it ended.

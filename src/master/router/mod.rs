@@ -54,6 +54,7 @@ pub enum RouterEvent {
 
 /// The state of one channel that an upgrade carries over, besides its socket.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct ChannelState {
     /// True if messages to the worker are dropped.
     pub overflowing: bool,

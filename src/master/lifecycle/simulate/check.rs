@@ -1,19 +1,24 @@
 //! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
 //! machine by what it says and by its public tables, and the workers as they are.
 
-use super::super::hang::{HANG_GRACE, NEWS};
-use super::super::reload::VERDICT_WAITS;
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
-use super::desk::Return;
+use super::super::{hang, reload};
+use super::model::Messages;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, TICK, World};
+use crate::event::Exit;
+use crate::ids::{Generation, WorkerId};
+use crate::master::pool::Return;
 use crate::master::restart;
 use crate::sys::overdue;
-use crate::sys::process::Exit;
 use crate::sys::signal::{SIGKILL, SIGTERM};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+/// As in `hang.rs` and `reload.rs`, in milliseconds.
+const HANG_GRACE: u64 = hang::HANG_GRACE.as_millis() as u64;
+const NEWS: u64 = hang::NEWS.as_millis() as u64;
+const VERDICT_WAITS: u64 = reload::VERDICT_WAITS.as_millis() as u64;
 /// What a deadline may be missed by: lateness that is not forgiven, and a look at the workers.
 const SLACK: u64 = LATE + 120;
 /// Restarts of a slot in a second: at once after a long life, at once after the first quick death, then after 25, 50, 100, 200 and
@@ -44,28 +49,28 @@ pub struct SlotSeen {
 }
 
 struct Reloading {
-    generation: u32,
+    generation: Generation,
     since: Mark,
     /// A worker of the new generation has been ready.
     proved: bool,
     failed: bool,
     /// How its workers ended.
-    ends: BTreeMap<u32, Exit>,
+    ends: BTreeMap<WorkerId, Exit>,
 }
 
 /// What a worker has on its standard error.
-pub fn words_of(id: u32) -> Vec<String> {
+pub fn words_of(id: WorkerId) -> Vec<String> {
     vec![format!("worker {id} is unwell")]
 }
 
 /// What the checks remember.
 pub struct Watch {
-    pub stillborn: Vec<u32>,
+    pub stillborn: Vec<WorkerId>,
     pub slots: Vec<SlotSeen>,
     pub departed: Option<Process>,
     pub commits: u32,
     pub rollbacks: u32,
-    pub last_id: u32,
+    pub last_id: WorkerId,
     reload: Option<Reloading>,
     wanted: Option<Mark>,
     stop: Option<Mark>,
@@ -75,8 +80,10 @@ pub struct Watch {
     born: u32,
     gone: u32,
     drain_timeouts: u32,
+    /// Workers that had room before connections were placed, all of it seen by the master.
+    pub with_room: Vec<WorkerId>,
     /// The worker that has just been ready in a fresh slot.
-    to_rebalance: Option<u32>,
+    to_rebalance: Option<WorkerId>,
 }
 
 impl Watch {
@@ -87,7 +94,7 @@ impl Watch {
             departed: None,
             commits: 0,
             rollbacks: 0,
-            last_id: 0,
+            last_id: WorkerId(0),
             reload: None,
             wanted: None,
             stop: None,
@@ -97,6 +104,7 @@ impl Watch {
             born: 0,
             gone: 0,
             drain_timeouts: 0,
+            with_room: Vec::new(),
             to_rebalance: None,
         };
         watch.fit(slots);
@@ -141,14 +149,14 @@ impl World {
     }
 
     fn is_placed(&self, p: &Process) -> bool {
-        let slot = self.machine.life.slots().get(p.slot);
+        let slot = self.machine.life.places().get(p.slot);
         slot.is_some_and(|s| s.current == Some(p.id) || s.successor == Some(p.id))
     }
 
     pub fn check_input(&mut self, input: &Input) {
         match input {
             Input::Tick => self.check_tick(),
-            Input::Drain(id, patience) => self.check_asked(*id, Some(*patience)),
+            Input::Drain(id, patience) => self.check_asked(*id, Some(patience.as_millis() as u64)),
             Input::Signalled(id, signal) => self.check_signalled(*id, *signal),
             Input::Scale(_) => self.disturbed(),
             Input::Leaving(_) => {
@@ -191,7 +199,7 @@ impl World {
         self.must(n < TICKS || at != self.now, || "ticks are asked for without end at one time".into());
     }
 
-    fn check_signalled(&mut self, id: u32, signal: i32) {
+    fn check_signalled(&mut self, id: WorkerId, signal: i32) {
         if let Some(p) = self.find(id) {
             p.seen.sent.push(signal);
         }
@@ -200,7 +208,7 @@ impl World {
         }
     }
 
-    fn check_asked(&mut self, id: u32, patience: Option<u64>) {
+    fn check_asked(&mut self, id: WorkerId, patience: Option<u64>) {
         self.disturbed();
         if let Some(patience) = patience {
             self.watch.patience = self.watch.patience.max(patience);
@@ -214,12 +222,12 @@ impl World {
         self.watch.expects_spawn(slot);
     }
 
-    fn check_death(&mut self, id: u32, exit: Exit) {
+    fn check_death(&mut self, id: WorkerId, exit: Exit) {
         self.watch.ticks = (0, 0);
         let committed = self.machine.life.generation();
         let Some(p) = &self.watch.departed else { return };
         let gives_up = exit == Exit::Code(78) && !p.seen.ready && p.generation == committed;
-        let current = self.machine.life.slots().get(p.slot).is_some_and(|s| s.current == Some(id));
+        let current = self.machine.life.places().get(p.slot).is_some_and(|s| s.current == Some(id));
         let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
         let (slot, wanted) = (p.slot, p.seen.drain.is_none() && p.seen.killed.is_none() && !p.seen.asked);
         if is_new && let Some(reload) = &mut self.watch.reload {
@@ -235,7 +243,7 @@ impl World {
 
     pub fn check_action(&mut self, action: &Action) {
         match action {
-            Action::Spawn { id, slot, generation } => self.check_spawn(*id, *slot, *generation),
+            Action::Spawn { id, slot, generation } => self.check_spawn(*id, slot.index(), *generation),
             Action::Admit(id) => self.check_admit(*id),
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
             Action::Drain(id) => self.check_drain(*id),
@@ -250,25 +258,25 @@ impl World {
                 self.must(self.watch.stop.is_some(), || "intake ends without a stop".into());
             }
             Action::Tell(event) => self.check_told(event),
-            Action::TellExit { worker, reason, .. } => self.check_exit(worker.id, *reason),
+            Action::TellExit { worker, reason, .. } => self.check_exit(WorkerId(worker.id), *reason),
             Action::Fail(_) => {
                 self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
             }
         }
     }
 
-    fn check_known(&mut self, id: u32, what: &str) {
+    fn check_known(&mut self, id: WorkerId, what: &str) {
         let known = self.get(id).is_some() || self.watch.stillborn.contains(&id);
         self.must(known, || format!("{what} worker {id}, which is unknown"));
     }
 
-    fn check_spawn(&mut self, id: u32, slot: usize, generation: u32) {
+    fn check_spawn(&mut self, id: WorkerId, slot: usize, generation: Generation) {
         self.watch.born += 1;
         self.must(id > self.watch.last_id, || format!("id {id} is used again"));
         self.watch.last_id = self.watch.last_id.max(id);
         self.must(self.handlers.contains(&generation), || format!("no handler for generation {generation}"));
         self.must(self.watch.stop.is_none(), || format!("worker {id} is started while stopping"));
-        let slots = self.machine.life.slots().len();
+        let slots = self.machine.life.slots();
         self.must(slot < slots, || format!("worker {id} for slot {slot} of {slots}"));
         self.watch.fit(slots);
         let recycles = self.check_room(id, slot);
@@ -280,7 +288,7 @@ impl World {
 
     /// A slot has at most one worker that stays, before the new one; outside a reload that one is worn, and tried at most once a
     /// second. Returns whether it is being recycled.
-    fn check_room(&mut self, id: u32, slot: usize) -> bool {
+    fn check_room(&mut self, id: WorkerId, slot: usize) -> bool {
         let (now, max_age) = (self.now, self.rules.max_age);
         let stays = |p: &&mut Process| p.slot == slot && p.seen.drain.is_none() && p.seen.killed.is_none();
         let mut there: Vec<&mut Process> = self.processes.iter_mut().filter(stays).collect();
@@ -301,7 +309,7 @@ impl World {
     }
 
     /// Before a worker of the new generation has been ready, there is one of it at a time.
-    fn check_canary(&mut self, id: u32, generation: u32) {
+    fn check_canary(&mut self, id: WorkerId, generation: Generation) {
         let Some(reload) = self.watch.reload.as_ref().filter(|r| r.generation == generation) else { return };
         let others =
             self.processes.iter().filter(|p| p.generation == generation && p.seen.killed.is_none()).count();
@@ -321,7 +329,9 @@ impl World {
             seen.restarts.push_back(now);
         }
         seen.recent.push_back(now);
-        for (list, window) in [(&mut seen.restarts, restart::WINDOW), (&mut seen.recent, 1000)] {
+        for (list, window) in
+            [(&mut seen.restarts, restart::WINDOW.as_millis() as u64), (&mut seen.recent, 1000)]
+        {
             while list.front().is_some_and(|&at| at + window <= now) {
                 list.pop_front();
             }
@@ -331,7 +341,7 @@ impl World {
         self.must(second <= RESTARTS_IN_A_SECOND, || format!("{second} restarts in slot {slot} in a second"));
     }
 
-    fn check_admit(&mut self, id: u32) {
+    fn check_admit(&mut self, id: WorkerId) {
         self.check_known(id, "admit");
         let Some(p) = self.processes.iter_mut().find(|p| p.id == id) else { return };
         p.seen.hangs = false;
@@ -341,14 +351,14 @@ impl World {
     }
 
     /// Where a scale-up has made a slot and nowhere else, once.
-    fn check_rebalance(&mut self, id: u32) {
+    fn check_rebalance(&mut self, id: WorkerId) {
         let due = self.watch.to_rebalance.take();
-        let admitted = self.get(id).is_some_and(|p| p.record.admitted);
+        let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
         self.must(due == Some(id), || format!("worker {id} gets a share and is none more"));
         self.must(admitted, || format!("worker {id} gets a share and is not let in"));
     }
 
-    fn check_drain(&mut self, id: u32) {
+    fn check_drain(&mut self, id: WorkerId) {
         self.check_known(id, "drain");
         let timeout = self.rules.drain_timeout;
         let Some(p) = self.get(id) else { return };
@@ -356,13 +366,14 @@ impl World {
         // What emptying the backlogs took of a stop's timeout, half of it at most, is not given again.
         let took = self.watch.stop.map_or(0, |stop| (self.now - stop.at).min(timeout.div_ceil(2)));
         let patience = p.seen.patience.unwrap_or((timeout - took).max(timeout.min(1)));
-        let slot = self.machine.life.slots().get(p.slot);
+        let slot = self.machine.life.places().get(p.slot);
         let replaced = slot.and_then(|s| self.get(s.current?)).is_some_and(|p| p.seen.ready && p.id != id);
         let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
         let in_reload = self.watch.reload.is_some() && (replaced || is_new);
         let wanted = p.seen.asked || slot.is_none() || self.watch.stop.is_some();
         let allowed = wanted || in_reload || p.seen.recycling && replaced;
-        let (admitted, ready, again) = (p.record.admitted, p.seen.ready, p.seen.drain.is_some());
+        let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
+        let (ready, again) = (p.seen.ready, p.seen.drain.is_some());
         let (scaled, reloads) = (slot.is_none(), self.watch.reload.is_some());
         self.must(!admitted, || format!("worker {id} drains before it is withdrawn"));
         self.must(ready && !again, || format!("worker {id} drains before it is ready, or twice"));
@@ -374,12 +385,12 @@ impl World {
         }
         let recycled =
             self.processes.iter().filter(|p| p.seen.recycling && p.seen.drain.is_some() && !p.seen.asked);
-        let recycled = recycled.filter(|p| p.slot < self.machine.life.slots().len()).count();
+        let recycled = recycled.filter(|p| p.slot < self.machine.life.slots()).count();
         let stops = self.watch.stop.is_some() || self.watch.reload.is_some();
         self.must(recycled <= 1 || stops, || format!("{recycled} workers are recycled at once"));
     }
 
-    fn check_kill(&mut self, id: u32) {
+    fn check_kill(&mut self, id: WorkerId) {
         self.check_known(id, "kill");
         let Some(p) = self.get(id) else { return };
         let own = |mark: Mark| self.now - mark.at - (p.still - mark.still);
@@ -393,7 +404,8 @@ impl World {
             }
         };
         let reason = late || p.seen.aborted.is_some() || self.watch.stop_again.is_some();
-        let (admitted, mark) = (p.record.admitted, self.mark(p.still));
+        let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
+        let mark = self.mark(p.still);
         self.must(reason, || format!("worker {id} is killed, for no reason"));
         self.must(!admitted, || format!("worker {id} is killed before it is withdrawn"));
         if let Some(p) = self.find(id) {
@@ -410,7 +422,7 @@ impl World {
         self.rules.hang_timeout > 0 && hangs
     }
 
-    fn check_warning(&mut self, id: u32) {
+    fn check_warning(&mut self, id: WorkerId) {
         self.check_known(id, "warn");
         let Some(p) = self.get(id) else { return };
         // After a pause of all the machine takes a call for so much older than it saw it get.
@@ -421,7 +433,7 @@ impl World {
         }
     }
 
-    fn check_abort(&mut self, id: u32) {
+    fn check_abort(&mut self, id: WorkerId) {
         self.check_known(id, "abort");
         let Some(p) = self.get(id) else { return };
         let (hangs, mark) = (self.hangs(p, 0), self.mark(p.still));
@@ -435,11 +447,11 @@ impl World {
 
     fn check_commit(&mut self) {
         let generation = self.machine.life.generation();
-        let serves = |id: Option<u32>| {
+        let serves = |id: Option<WorkerId>| {
             let p = id.and_then(|id| self.get(id));
             p.is_some_and(|p| p.generation == generation && p.seen.ready && p.seen.killed.is_none())
         };
-        let all = self.machine.life.slots().iter().all(|s| serves(s.current));
+        let all = self.machine.life.places().iter().all(|s| serves(s.current));
         self.must(all, || format!("generation {generation} is committed before all of it serve"));
     }
 
@@ -461,7 +473,7 @@ impl World {
                 self.must(!old, || "a reload begins while an older generation is there".into());
                 self.must(self.watch.reload.is_none(), || "two reloads at a time".into());
                 self.watch.wanted = None;
-                let (since, generation) = (self.mark(0), *generation);
+                let (since, generation) = (self.mark(0), Generation(*generation));
                 self.watch.reload = Some(Reloading {
                     generation,
                     since,
@@ -475,7 +487,7 @@ impl World {
                 }
             }
             Event::Reload { state: ReloadState::Committed, generation, .. } => {
-                let same = self.watch.reload.take().is_some_and(|r| r.generation == *generation);
+                let same = self.watch.reload.take().is_some_and(|r| r.generation.0 == *generation);
                 self.must(same, || format!("commit of {generation}, which is not being loaded"));
                 self.watch.commits += 1;
             }
@@ -484,7 +496,7 @@ impl World {
                 None => self.must(false, || "a roll-back has no reason".into()),
             },
             Event::Ready { worker } => {
-                let id = &worker.id;
+                let id = &WorkerId(worker.id);
                 let generation = self.get(*id).map(|p| p.generation);
                 let slot = self.get(*id).map_or(usize::MAX, |p| p.slot);
                 let slot = self.watch.slots.get_mut(slot);
@@ -494,7 +506,7 @@ impl World {
                 }
             }
             Event::Hang { worker } => {
-                let id = &worker.id;
+                let id = &WorkerId(worker.id);
                 let warned = self.get(*id).is_none_or(|p| p.seen.warned.is_some_and(|m| m.at == self.now));
                 self.must(warned, || format!("worker {id} hangs, and its handler is not told"));
                 if let Some(p) = self.find(*id) {
@@ -507,7 +519,7 @@ impl World {
 
     fn check_rolled_back(&mut self, generation: u32, failure: &ReloadFailure) {
         let reload = self.watch.reload.take();
-        let same = reload.as_ref().is_some_and(|r| r.generation == generation);
+        let same = reload.as_ref().is_some_and(|r| r.generation.0 == generation);
         self.must(same, || format!("roll-back of {generation}, which is not being loaded"));
         self.watch.rollbacks += 1;
         let Some(Reloading { proved, ends, .. }) = reload else { return };
@@ -519,13 +531,14 @@ impl World {
     }
 
     /// What is told of the worker that failed is of that worker, and all there is to tell.
-    fn check_verdict(&mut self, failure: &ReloadFailure, ends: &BTreeMap<u32, Exit>) {
-        let end = failure.worker.and_then(|id| ends.get(&id).copied());
-        let words = failure.worker.filter(|_| end.is_some()).map_or_else(Vec::new, words_of);
+    fn check_verdict(&mut self, failure: &ReloadFailure, ends: &BTreeMap<WorkerId, Exit>) {
+        let worker = failure.worker.map(WorkerId);
+        let end = worker.and_then(|id| ends.get(&id).copied());
+        let words = worker.filter(|_| end.is_some()).map_or_else(Vec::new, words_of);
         self.must((failure.exit, &failure.stderr) == (end, &words), || {
             format!("{failure:?}, ended: {end:?}")
         });
-        let Some(p) = failure.worker.and_then(|id| self.get(id)) else { return };
+        let Some(p) = worker.and_then(|id| self.get(id)) else { return };
         // It still lives: it leaves in its own time, or there was no waiting any longer.
         let waits = p.seen.killed.is_some_and(|mark| self.now - mark.at < VERDICT_WAITS);
         let early = waits && self.watch.stop.is_none();
@@ -556,7 +569,7 @@ impl World {
         self.must(proved || !(serves && committed), || format!("worker {id} serves and is not proved"));
     }
 
-    fn check_exit(&mut self, id: u32, reason: Reason) {
+    fn check_exit(&mut self, id: WorkerId, reason: Reason) {
         self.watch.gone += 1;
         self.watch.drain_timeouts += u32::from(reason == Reason::DrainTimeout);
         let Some(p) = self.watch.departed.take() else { return };
@@ -594,7 +607,7 @@ impl World {
         if self.violation.is_some() || self.failed {
             return;
         }
-        let slots = self.machine.life.slots().len();
+        let slots = self.machine.life.slots();
         self.watch.fit(slots);
         let forgotten = self.watch.to_rebalance;
         self.must(forgotten.is_none(), || format!("worker {forgotten:?} is one more and gets no share"));
@@ -615,7 +628,7 @@ impl World {
     }
 
     fn check_generations(&mut self) {
-        let alive: BTreeSet<u32> = self.processes.iter().map(|p| p.generation).collect();
+        let alive: BTreeSet<Generation> = self.processes.iter().map(|p| p.generation).collect();
         self.must(alive.len() <= 2, || format!("generations {alive:?} are alive"));
         let known = self.machine.life.workers().len();
         let real = self.processes.len() + self.watch.stillborn.len();
@@ -627,7 +640,7 @@ impl World {
             return;
         }
         let mut ids = BTreeSet::new();
-        for (slot, s) in self.machine.life.slots().iter().enumerate() {
+        for (slot, s) in self.machine.life.places().iter().enumerate() {
             for id in [s.current, s.successor].into_iter().flatten() {
                 let there =
                     self.get(id).is_some_and(|p| p.slot == slot) || self.watch.stillborn.contains(&id);
@@ -644,8 +657,8 @@ impl World {
         if self.watch.stop.is_some() {
             return;
         }
-        let slots = self.machine.life.slots();
-        let lives = |id: u32| self.get(id).is_some_and(|p| p.seen.killed.is_none());
+        let slots = self.machine.life.places();
+        let lives = |id: WorkerId| self.get(id).is_some_and(|p| p.seen.killed.is_none());
         let successors = slots.iter().filter(|s| s.successor.is_some_and(lives)).count();
         let recycled = |p: &&Process| {
             p.seen.recycling && p.seen.drain.is_some() && !p.seen.asked && p.slot < slots.len()
@@ -668,7 +681,8 @@ impl World {
         let placed = self.is_placed(p);
         let out = p.seen.hangs || p.seen.aborted.is_some();
         let stops = self.watch.stop.is_some();
-        let (admitted, ready) = (p.record.admitted, p.seen.ready);
+        let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
+        let ready = p.seen.ready;
         self.must(!admitted || ready && !leaves, || {
             format!("worker {id} is let in and not ready, or leaves")
         });
@@ -709,7 +723,7 @@ impl World {
     }
 
     fn check_long_things(&mut self) {
-        let slots = self.machine.life.slots().len() as u64;
+        let slots = self.machine.life.slots() as u64;
         let drain = self.drain_bound(self.rules.drain_timeout).max(self.drain_bound(self.watch.patience));
         let boot = self.boot_bound();
         if let Some(reload) = &self.watch.reload {
@@ -740,31 +754,35 @@ impl World {
             return;
         }
         self.check_connections();
-        let (room, more) = (self.has_room(), self.desk.more_to_do);
-        let paused = (0..self.desk.listeners.len()).any(|i| self.is_paused(i));
-        let waits = self.desk.in_hand.is_some() && room || self.has_returns() && self.has_room_for_returns();
+        let (pool, life) = (&self.pool, &self.machine.life);
+        let (room, more, stuck) = (pool.has_room(), pool.has_more(), pool.has_room_for_what_waits(life));
+        let paused = (0..pool.listeners.len()).any(|i| pool.is_paused(i, life));
+        let said = self.shared.waiting.get() || more || !pool.waits_for_room(life);
         self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
-        self.must(!waits || more, || "a worker has room and a connection waits".into());
-        let word = self.desk.waiting;
-        self.must(word || more || !self.waits_for_room(), || {
-            "the master waits for room and does not say so".into()
-        });
+        self.must(!stuck || more, || "a worker has room and a connection waits".into());
+        self.must(said, || "the master waits for room and does not say so".into());
+        for id in self.shared.shed_to_itself.take() {
+            let load = |slot| self.pool.load(slot).is_some();
+            let had_room = |w: &WorkerId| *w != id && self.watch.with_room.contains(w);
+            let other = |slot: &usize| self.pool.workers.admitted(*slot).is_some_and(|w| had_room(&w.id));
+            let others = (0..self.pool.workers.slots()).filter(other).any(load);
+            self.must(!others, || format!("worker {id} gets back what it has shed, and another has room"));
+        }
         for i in 0..self.processes.len() {
-            self.check_let_in(i);
+            self.check_eligible(i);
             self.check_left_lying(i);
         }
     }
 
     /// A worker that answers to everything is not left out for long.
-    fn check_let_in(&mut self, i: usize) {
+    fn check_eligible(&mut self, i: usize) {
         let mark = self.mark(0);
         let p = &mut self.processes[i];
         let serves =
             p.seen.ready && p.seen.drain.is_none() && p.seen.killed.is_none() && p.seen.aborted.is_none();
         let well = p.ended.is_none() && p.takes(self.now);
-        let stuck = p.record.stuck && p.record.last_progress == p.progress();
-        let shut = stuck || !p.record.admitted;
-        p.seen.shut = p.seen.shut.or(Some(mark)).filter(|_| serves && well && shut);
+        let out = !self.pool.workers.get(p.id).is_some_and(|w| w.is_eligible());
+        p.seen.shut = p.seen.shut.or(Some(mark)).filter(|_| serves && well && out);
         let (id, since) = (p.id, p.seen.shut);
         let long = since.is_some_and(|since| self.elapsed(since) > LET_IN);
         self.must(!long, || format!("worker {id} is well and left out"));
@@ -773,11 +791,11 @@ impl World {
     /// What a worker does not take is put up for others after a tenth of a second.
     fn check_left_lying(&mut self, i: usize) {
         let id = self.processes[i].id;
-        let is_up = |r: &Return| matches!(r, Return::Orphan { id: other, .. } if *other == id);
-        let up = self.desk.returns.iter().any(is_up);
-        let (now, short) = (self.now, self.now < self.desk.shortage_until);
+        let up = self.pool.returns().any(|r| matches!(r, Return::Unclaimed(other) if *other == id));
+        let (now, short) = (self.now, self.shared.is_short());
+        let worker = self.pool.workers.get(id);
+        let lies = worker.is_some_and(|w| w.admitted && w.queued() > 0) && !up && !short;
         let p = &mut self.processes[i];
-        let lies = p.record.admitted && p.queued() > 0 && !up && !short;
         let progress = p.progress();
         let before = p.seen.lying.filter(|&(_, then)| then == progress);
         p.seen.lying = lies.then(|| before.unwrap_or((now, progress)));
@@ -786,23 +804,19 @@ impl World {
     }
 
     fn check_connections(&mut self) {
-        let mut found: Vec<u32> = self.desk.in_hand.into_iter().collect();
-        let mut queues = Vec::new();
+        let mut found: Vec<u32> = self.pool.parked().map(|c| c.connection).into_iter().collect();
+        let mut queues: Vec<&Messages> = Vec::new();
         for p in &self.processes {
             found.extend(p.held());
-            queues.push(&p.queue);
-            queues.push(&p.back);
+            queues.extend([&p.queue, &p.back]);
         }
-        let mut orphans = BTreeSet::new();
+        let mut unclaimed = BTreeSet::new();
         let mut twice = None;
-        for source in &self.desk.returns {
+        for source in self.pool.returns() {
             match source {
-                Return::Orphan { queue, id } => {
-                    twice = if orphans.insert(*id) || self.get(*id).is_none() { twice } else { Some(*id) };
-                    queues.push(queue);
-                }
-                Return::Left(queue) => queues.push(queue),
-                Return::Living { .. } => {}
+                Return::Unclaimed(id) => twice = twice.or((!unclaimed.insert(*id)).then_some(*id)),
+                Return::OfDeadWorker(queue) => queues.extend([&queue.to_worker, &queue.back]),
+                Return::HandedBack(_) => {}
             }
         }
         queues.sort_by_key(|q| Rc::as_ptr(q));
@@ -814,13 +828,47 @@ impl World {
         let n = found.len() as u32;
         found.sort_unstable();
         found.dedup();
-        let d = &self.desk;
-        let (over, accepted) = (d.finished + d.lost + d.unanswered, d.accepted);
+        let (over, accepted) = (self.finished + self.lost + self.unanswered, self.shared.accepted.get());
         self.must(found.len() as u32 == n, || "a connection is in two places".into());
         self.must(n + over == accepted, || {
             format!("{accepted} connections accepted, {over} over, {n} there")
         });
-        self.must(twice.is_none(), || format!("the queue of worker {twice:?} is read back by two copies"));
+        self.must(twice.is_none(), || format!("the queue of worker {twice:?} is read back twice"));
+        self.check_counts();
+        self.check_watched();
+    }
+
+    /// What a worker hands back, or was told to, is noticed.
+    fn check_watched(&mut self) {
+        for p in &self.processes {
+            let listed = self.pool.returns().any(|r| matches!(r, Return::HandedBack(id) if *id == p.id));
+            let watched = self.pool.workers.get(p.id).is_none_or(|w| w.watched);
+            if !watched && !listed && !p.back.borrow().is_empty() {
+                let id = p.id;
+                return self.must(false, || format!("worker {id} hands back, and the master does not look"));
+            }
+        }
+    }
+
+    /// What the master counts as given to a worker is with it, in its queue, or finished.
+    fn check_counts(&mut self) {
+        for p in &self.processes {
+            let Some(worker) = self.pool.workers.get(p.id).filter(|_| p.ended.is_none()) else { continue };
+            let connections =
+                p.queue.borrow().iter().filter(|item| matches!(item, Item::Connection(_))).count() as u64;
+            let (given, taken) = (worker.given, p.counters.taken.get());
+            if given != taken + connections {
+                let id = p.id;
+                return self.must(false, || {
+                    format!("worker {id}: {given} counted as given, {taken} taken and {connections} queued")
+                });
+            }
+            let probes = p.queue.borrow().iter().filter(|item| **item == Item::Probe).count();
+            if probes == 0 && worker.asked > p.counters.probed.get() {
+                let id = p.id;
+                return self.must(false, || format!("worker {id}: a probe counts as sent that is not there"));
+            }
+        }
     }
 
     /// After the last pid is reaped.

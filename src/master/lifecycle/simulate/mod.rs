@@ -1,18 +1,20 @@
 //! The simulator: the real machine, virtual time, and random schedules of everything that can happen to it.
 //!
-//! A seed is a schedule: `PREFORK_SEED=... make simulate` runs that one and shows what led to its violation. The machine is the
-//! one that the master runs, and so is `dispatch::pick`; accepting and reclaiming, which work on descriptors, are modelled
-//! (`desk.rs`), as are the workers (`process.rs`). `check.rs` says what must hold, `mutation.rs` what must be caught.
+//! A seed is a schedule: `PREFORK_SEED=... make simulate` runs that one and shows what led to its violation. The lifecycle and the
+//! pool are the master's own; the kernel is modelled (`model.rs`), and so are the workers (`process.rs`). `check.rs` says what must
+//! hold, `mutation.rs` what must be caught.
 
 mod check;
-mod desk;
+mod model;
 mod mutation;
 mod process;
 mod random;
 mod world;
 
 use super::{Input, Rules};
+use crate::ids::{Generation, WorkerId};
 use crate::sys::signal::{SIGKILL, SIGTERM};
+use crate::sys::time::Time;
 use check::NOTHING_TO_IT;
 use mutation::{MUTATIONS, Machine, Mutation};
 use process::{LONGEST, TEMPERS, Temper};
@@ -27,6 +29,28 @@ const SCHEDULES: u64 = 600;
 const UNTIL_CAUGHT: u64 = 1500;
 /// Time after which everything that can be well is: the longest back-off, and the window of the budget.
 const RECOVERY: u64 = 75_000;
+
+/// Later than any time, in milliseconds.
+const NEVER: u64 = Time::NEVER.as_millis();
+
+/// The rules of the lifecycle, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    boot_timeout: u64,
+    drain_timeout: u64,
+    hang_timeout: u64,
+    max_age: u64,
+    surge: usize,
+}
+
+impl Times {
+    fn rules(self) -> Rules {
+        let [boot_timeout, drain_timeout, hang_timeout, max_age] =
+            [self.boot_timeout, self.drain_timeout, self.hang_timeout, self.max_age]
+                .map(Duration::from_millis);
+        Rules { boot_timeout, drain_timeout, hang_timeout, max_age, surge: self.surge }
+    }
+}
 
 /// What a schedule came to.
 struct Outcome {
@@ -45,16 +69,19 @@ fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcome {
     world.trace = traced.then(Default::default);
     world.note(|| format!("{rules:?}, {slots} slots"));
     play(&mut world);
-    let World { violation, steps, counts, trace, .. } = world;
+    let World { violation, steps, mut counts, trace, shared, .. } = world;
+    for (what, n) in shared.counts.take() {
+        *counts.entry(what).or_default() += n;
+    }
     Outcome { violation, steps, counts, trace: trace.into_iter().flatten().collect() }
 }
 
-fn some_rules(r: &mut Random) -> Rules {
+fn some_rules(r: &mut Random) -> Times {
     let or_never = |r: &mut Random, ms: u64| if r.chance(15) { 0 } else { ms };
     let boot = if r.chance(80) { r.between(100, 3000) } else { r.between(5500, 8000) };
     let drain = if r.chance(5) { 1 } else { r.between(100, 4000) };
     let hang = r.between(300, 2000);
-    Rules {
+    Times {
         boot_timeout: or_never(r, boot),
         drain_timeout: or_never(r, drain),
         hang_timeout: if r.chance(50) { 0 } else { hang },
@@ -67,7 +94,7 @@ fn some_rules(r: &mut Random) -> Rules {
 fn play(world: &mut World) {
     if world.random.chance(4) {
         let temper = world.random.one_of(&TEMPERS);
-        world.characters.insert(1, Character { first: (2, Temper::Good), then: temper });
+        world.characters.insert(Generation::FIRST, Character { first: (2, Temper::Good), then: temper });
     }
     if !world.random.chance(10) {
         let until = world.now + world.boot_bound();
@@ -96,7 +123,7 @@ fn play(world: &mut World) {
 
 fn disturb(world: &mut World) {
     let now = world.now;
-    let slots = world.machine.life.slots().len();
+    let slots = world.machine.life.slots();
     match world.random.below(100) {
         0..18 => arrive(world),
         18..33 => reload(world),
@@ -123,7 +150,7 @@ fn disturb(world: &mut World) {
             } else {
                 world.random.between(1, 3000)
             };
-            world.ask(Input::Drain(id, patience));
+            world.ask(Input::Drain(id, Duration::from_millis(patience)));
         }
         52..58 => {
             let id = somebody(world);
@@ -170,7 +197,7 @@ fn disturb(world: &mut World) {
             world.count("forks fail");
         }
         84..87 => {
-            world.desk.shortage_until = now + world.random.between(1, 1500);
+            world.shared.shortage_until.set(now + world.random.between(1, 1500));
             world.count("descriptors short");
         }
         87..93 => turn_bad(world),
@@ -185,8 +212,8 @@ fn disturb(world: &mut World) {
         98 => flake(world),
         _ => {
             // A word about a worker that nobody knows any more.
-            let id = world.random.between(0, u64::from(world.watch.last_id)) as u32;
-            let since = world.random.between(0, now);
+            let id = WorkerId(world.random.between(0, u64::from(world.watch.last_id.0)) as u32);
+            let since = Time::from_millis(world.random.between(0, now));
             if world.get(id).is_none() {
                 world.ask(Input::Busy(id, since));
                 world.ask(Input::Ready(id));
@@ -202,9 +229,9 @@ fn arrive(world: &mut World) {
         return;
     }
     let n = world.random.between(1, 20) as u32;
-    let i = world.random.below(world.desk.listeners.len() as u64) as usize;
-    if let Some(listener) = world.desk.listeners.get_mut(i) {
-        listener.backlog += n;
+    let i = world.random.below(world.pool.listeners.len() as u64) as usize;
+    if let Some(listener) = world.pool.listeners.get_mut(i) {
+        listener.waiting += n;
     }
 }
 
@@ -242,10 +269,10 @@ fn flake(world: &mut World) {
     world.count("long bad time");
 }
 
-fn somebody(world: &mut World) -> u32 {
+fn somebody(world: &mut World) -> WorkerId {
     let n = world.processes.len() as u64;
     if n == 0 || world.random.chance(5) {
-        return world.random.between(0, 60) as u32;
+        return WorkerId(world.random.between(0, 60) as u32);
     }
     let at = world.random.below(n) as usize;
     world.processes[at].id
@@ -255,7 +282,7 @@ fn somebody(world: &mut World) -> u32 {
 fn recover(world: &mut World) {
     world.calm = true;
     world.forks_fail_until = 0;
-    world.desk.shortage_until = 0;
+    world.shared.shortage_until.set(0);
     let now = world.now;
     world.processes.iter_mut().for_each(|p| p.calm_down(now));
     let longest = RECOVERY + 3 * world.boot_bound() + 4 * world.drain_bound(world.rules.drain_timeout);
@@ -279,17 +306,17 @@ fn recover(world: &mut World) {
     arrive(world);
     let until = world.now + longest;
     world.run_until(until);
-    let left: u32 = world.desk.listeners.iter().map(|l| l.backlog).sum();
-    let open = world.desk.accepted - world.desk.finished - world.desk.lost - world.desk.unanswered;
+    let left: u32 = world.pool.listeners.iter().map(|l| l.waiting).sum();
+    let open = world.shared.accepted.get() - world.finished - world.lost - world.unanswered;
     world.must(left + open == 0, || format!("{left} clients wait and {open} are open, and nothing is amiss"));
     world.count("recovered");
 }
 
 fn all_serve(world: &mut World, when: &str) {
-    for slot in 0..world.machine.life.slots().len() {
-        let current = world.machine.life.slots()[slot].current;
-        let worker = current.and_then(|id| world.get(id));
-        let serves = worker.is_some_and(|p| p.record.admitted && !p.record.stuck);
+    for slot in 0..world.machine.life.slots() {
+        let current = world.machine.life.places()[slot].current;
+        let worker = current.and_then(|id| world.pool.workers.get(id));
+        let serves = worker.is_some_and(|w| w.admitted && !w.stuck);
         let gave_up = current.is_none() && world.watch.slots[slot].gave_up;
         world.must(serves || gave_up, || format!("slot {slot} does not serve {when}"));
     }

@@ -1,11 +1,13 @@
-//! Deliberate faults: each must be caught, or the simulator is worth nothing. They tamper with the machine between its steps, or
-//! with what goes in and comes out, so that the rules themselves hold no trace of them.
+//! Deliberate faults: each must be caught, or the simulator is worth nothing. Those of the lifecycle tamper with it between its steps,
+//! or with what goes in and comes out, so that its rules have no trace of them; the pool has the list of its own ([`Fault`]).
 
-use super::super::{
-    Action, Event, Input, Lifecycle, NEVER, Phase, Reason, Reload, ReloadStage, ReloadState, Rules, Slot,
-};
+use super::super::{Action, Event, Input, Lifecycle, Phase, Place, Reason, Reload, ReloadStage, ReloadState};
+use super::Times;
+use crate::ids::WorkerId;
+use crate::master::pool::Fault;
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
+use crate::sys::time::Time;
 
 /// The faults, by the rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +51,19 @@ pub enum Mutation {
     /// A step is due without end.
     DueForEver,
     /// A worker that hung and came back is not let in again.
-    NotLetInAgain,
-    /// What a dead worker had not taken is dropped.
-    QueueOfTheDeadForgotten,
+    NotReadmitted,
     /// A paused listener stays so.
     NeverResumed,
+    /// A listener is watched even if no worker has room.
+    NeverPaused,
+    /// A rule of the pool.
+    Pool(Fault),
     /// The workers are not told that the master waits for room.
     WaitingWordForgotten,
     /// A slot that a scale-up made gets no share.
     RebalanceForgotten,
     /// Every new worker gets a share, also one whose slot is not new.
     RebalancedAlways,
-    /// What a worker sheds may go back to it.
-    ShedToItself,
-    /// The master looks at its workers half as often.
-    LooksSeldom,
     /// A verdict does not wait for how the worker ended that it is about.
     VerdictTooEarly,
     /// What a worker said last is told of another, or of none.
@@ -74,7 +74,7 @@ pub enum Mutation {
     SignalsAreMeantToEnd,
 }
 
-pub const MUTATIONS: [Mutation; 31] = [
+pub const MUTATIONS: [Mutation; 39] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -94,18 +94,26 @@ pub const MUTATIONS: [Mutation; 31] = [
     Mutation::StopForgetsStarting,
     Mutation::LatenessNotForgiven,
     Mutation::DueForEver,
-    Mutation::NotLetInAgain,
-    Mutation::QueueOfTheDeadForgotten,
+    Mutation::NotReadmitted,
     Mutation::NeverResumed,
+    Mutation::NeverPaused,
     Mutation::WaitingWordForgotten,
     Mutation::RebalanceForgotten,
     Mutation::RebalancedAlways,
-    Mutation::ShedToItself,
-    Mutation::LooksSeldom,
     Mutation::VerdictTooEarly,
     Mutation::WordsForgotten,
     Mutation::ProvedTooEarly,
     Mutation::SignalsAreMeantToEnd,
+    Mutation::Pool(Fault::ShedToItself),
+    Mutation::Pool(Fault::QueueOfTheDeadForgotten),
+    Mutation::Pool(Fault::ReclaimedStillCounts),
+    Mutation::Pool(Fault::ProbeStillCounts),
+    Mutation::Pool(Fault::StuckNotReclaimed),
+    Mutation::Pool(Fault::StuckForever),
+    Mutation::Pool(Fault::ParkedForgotten),
+    Mutation::Pool(Fault::NoSecondLook),
+    Mutation::Pool(Fault::ReturnsNotRewatched),
+    Mutation::Pool(Fault::ChecksSeldom),
 ];
 
 /// The machine, with a fault or none.
@@ -113,11 +121,11 @@ pub struct Machine {
     pub life: Lifecycle,
     mutation: Option<Mutation>,
     now: u64,
-    aborted: Vec<u32>,
+    aborted: Vec<WorkerId>,
 }
 
 impl Machine {
-    pub fn new(rules: Rules, slots: usize, seed: u64, mutation: Option<Mutation>) -> Self {
+    pub fn new(rules: Times, slots: usize, seed: u64, mutation: Option<Mutation>) -> Self {
         let mut rules = rules;
         match mutation {
             Some(Mutation::BootDeadlineIgnored) => rules.boot_timeout = 0,
@@ -125,7 +133,17 @@ impl Machine {
             Some(Mutation::HangIgnored) => rules.hang_timeout = 0,
             _ => {}
         }
-        Self { life: Lifecycle::new(rules, slots, seed), mutation, now: 0, aborted: Vec::new() }
+        Self { life: Lifecycle::new(rules.rules(), slots, seed), mutation, now: 0, aborted: Vec::new() }
+    }
+
+    /// The fault, if there is one.
+    pub fn mutation(&self) -> Option<Mutation> {
+        self.mutation
+    }
+
+    /// The fault of the pool, if it is one.
+    pub fn fault(&self) -> Option<Fault> {
+        if let Some(Mutation::Pool(fault)) = self.mutation { Some(fault) } else { None }
     }
 
     pub fn is(&self, mutation: Mutation) -> bool {
@@ -133,11 +151,16 @@ impl Machine {
     }
 
     pub fn due(&self) -> u64 {
-        if self.is(Mutation::DueForEver) && self.life.has_successor() { self.now } else { self.life.due() }
+        if self.is(Mutation::DueForEver) && self.life.has_successor() {
+            self.now
+        } else {
+            self.life.due().as_millis()
+        }
     }
 
-    pub fn step(&mut self, now: u64, input: Input, out: &mut Vec<Action>) {
-        self.now = now;
+    pub fn step(&mut self, ms: u64, input: Input, out: &mut Vec<Action>) {
+        self.now = ms;
+        let now = Time::from_millis(ms);
         let Some(mutation) = self.mutation else { return self.life.step(now, input, out) };
         self.life.tamper_before(mutation, now, &input, out);
         self.life.step(now, input, out);
@@ -146,7 +169,7 @@ impl Machine {
     }
 
     /// As [`Lifecycle::is_proved`].
-    pub fn is_proved(&self, id: u32) -> bool {
+    pub fn is_proved(&self, id: WorkerId) -> bool {
         let ready = |w: &&super::super::Worker| w.id == id && w.phase == Phase::Ready;
         self.life.is_proved(id)
             || self.is(Mutation::ProvedTooEarly) && self.life.workers().iter().any(|w| ready(&w))
@@ -172,7 +195,7 @@ impl Machine {
             Mutation::AbortedAtOnce => {
                 let hangs = |a: &Action| {
                     if let Action::Tell(Event::Hang { worker }) = a {
-                        Some(Action::Signal(worker.id, SIGABRT))
+                        Some(Action::Signal(WorkerId(worker.id), SIGABRT))
                     } else {
                         None
                     }
@@ -184,7 +207,7 @@ impl Machine {
             Mutation::RebalancedAlways => {
                 let ready = |a: &Action| {
                     if let Action::Tell(Event::Ready { worker }) = a {
-                        Some(Action::Rebalance(worker.id))
+                        Some(Action::Rebalance(WorkerId(worker.id)))
                     } else {
                         None
                     }
@@ -193,11 +216,15 @@ impl Machine {
                 let shares: Vec<Action> = out.iter().filter_map(ready).collect();
                 out.extend(shares);
             }
-            Mutation::NotLetInAgain => {
-                let begins: Vec<u32> = out
+            Mutation::NotReadmitted => {
+                let begins: Vec<WorkerId> = out
                     .iter()
                     .filter_map(|a| {
-                        if let Action::Tell(Event::Ready { worker }) = a { Some(worker.id) } else { None }
+                        if let Action::Tell(Event::Ready { worker }) = a {
+                            Some(WorkerId(worker.id))
+                        } else {
+                            None
+                        }
                     })
                     .collect();
                 out.retain(|a| !matches!(a, Action::Admit(id) if !begins.contains(id)));
@@ -214,10 +241,10 @@ impl Machine {
 
 impl Lifecycle {
     fn has_successor(&self) -> bool {
-        self.slots.iter().any(|s| s.successor.is_some())
+        self.places.iter().any(|p| p.successor.is_some())
     }
 
-    fn tamper_before(&mut self, mutation: Mutation, now: u64, input: &Input, out: &mut Vec<Action>) {
+    fn tamper_before(&mut self, mutation: Mutation, now: Time, input: &Input, out: &mut Vec<Action>) {
         match mutation {
             Mutation::RecycledTogether => self.recycling = None,
             Mutation::SignalsAreMeantToEnd => {
@@ -227,11 +254,11 @@ impl Lifecycle {
                     w.leaving.get_or_insert(Reason::Killed);
                 }
             }
-            Mutation::LatenessNotForgiven if now > self.due => self.due = NEVER,
+            Mutation::LatenessNotForgiven if now > self.due => self.due = Time::NEVER,
             Mutation::StopForgetsStarting if matches!(input, Input::Stop) => {
                 self.workers.iter_mut().filter(|w| w.phase == Phase::Starting).for_each(|w| {
                     w.phase = Phase::Killed;
-                    w.deadline = NEVER;
+                    w.deadline = Time::NEVER;
                 });
             }
             Mutation::ThreeGenerations if self.reload.is_none() => {
@@ -239,10 +266,13 @@ impl Lifecycle {
                 self.workers.iter_mut().for_each(|w| w.generation = generation);
             }
             Mutation::VerdictTooEarly => {
-                self.reload.iter_mut().filter_map(|r| r.back.as_mut()).for_each(|b| b.since = 0);
+                self.reload
+                    .iter_mut()
+                    .filter_map(|r| r.back.as_mut())
+                    .for_each(|b| b.since = Time::default());
             }
             Mutation::RollbackForgetsSlot if self.goes_back() => {
-                let (old, Some(current)) = (self.generation, self.slots[0].current) else { return };
+                let (old, Some(current)) = (self.generation, self.places[0].current) else { return };
                 self.workers.iter_mut().filter(|w| w.id == current).for_each(|w| w.generation = old);
             }
             Mutation::CommittedEarly if self.stage() == Some(ReloadStage::Rolling) => {
@@ -250,32 +280,36 @@ impl Lifecycle {
                 self.generation = generation;
                 out.extend([
                     Action::Commit,
-                    Action::Tell(Event::Reload { state: ReloadState::Committed, generation, failure: None }),
+                    Action::Tell(Event::Reload {
+                        state: ReloadState::Committed,
+                        generation: generation.0,
+                        failure: None,
+                    }),
                 ]);
             }
             _ => {}
         }
     }
 
-    fn tamper_after(&mut self, mutation: Mutation, now: u64, out: &mut Vec<Action>) {
+    fn tamper_after(&mut self, mutation: Mutation, now: Time, out: &mut Vec<Action>) {
         match mutation {
             Mutation::NoBackoff => {
                 let empty =
-                    |s: &&mut Slot| s.current.is_none() && s.successor.is_none() && s.start_at < NEVER;
-                self.slots.iter_mut().filter(empty).for_each(|s| s.start_at = now);
+                    |p: &&mut Place| p.current.is_none() && p.successor.is_none() && p.start_at < Time::NEVER;
+                self.places.iter_mut().filter(empty).for_each(|s| s.start_at = now);
                 self.due = self.next_due();
             }
-            Mutation::NoBudget => self.slots.iter_mut().for_each(|s| s.restart.forget_starts()),
+            Mutation::NoBudget => self.places.iter_mut().for_each(|p| p.restart.forget_starts()),
             Mutation::PromotedBeforeReady => {
-                let successors: Vec<u32> = self.slots.iter().filter_map(|s| s.successor).collect();
-                successors.into_iter().for_each(|id| self.is_ready(id, out));
+                let successors: Vec<WorkerId> = self.places.iter().filter_map(|s| s.successor).collect();
+                successors.into_iter().for_each(|id| self.became_ready(id, out));
             }
             Mutation::TwoCanaries if self.stage() == Some(ReloadStage::Canary) => {
                 self.rules.surge = self.rules.surge.max(2);
                 self.reload.iter_mut().for_each(|r| r.stage = ReloadStage::Rolling);
                 self.roll(out);
             }
-            Mutation::IdReused => self.last_id = self.workers.iter().map(|w| w.id).max().unwrap_or(0),
+            Mutation::IdReused => self.last_id = self.workers.iter().map(|w| w.id).max().unwrap_or_default(),
             _ => {}
         }
     }

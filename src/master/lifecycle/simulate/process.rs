@@ -1,10 +1,10 @@
-//! A worker as the simulator has it: when it becomes ready, what it does with connections, how it ends, and what the master
-//! holds of it (the counterpart of `crew::Record`).
+//! A worker as the simulator has it: when it becomes ready, what it does with connections, how it ends.
 
-use super::super::NEVER;
+use super::NEVER;
+use super::model::{Counters, Messages};
 use super::random::Random;
-use crate::sys::process::Exit;
-use std::cell::RefCell;
+use crate::event::Exit;
+use crate::ids::{Generation, WorkerId};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -16,9 +16,6 @@ pub enum Item {
     /// The master asks for a sign of life.
     Probe,
 }
-
-/// A socket's queue: it lives as long as somebody has a copy of the descriptor.
-pub type Queue = Rc<RefCell<VecDeque<Item>>>;
 
 /// Entries a handoff queue takes.
 pub const QUEUE_ROOM: usize = 6;
@@ -92,20 +89,6 @@ struct Held {
     until: u64,
 }
 
-/// What the master holds of it.
-#[derive(Clone, Debug, Default)]
-pub struct Record {
-    pub given: u64,
-    pub limit: u64,
-    pub admitted: bool,
-    pub stuck: bool,
-    pub asked: u64,
-    pub last_progress: u64,
-    pub lay: bool,
-    pub watched: bool,
-    pub busy_told: u64,
-}
-
 /// A point in time, and how long the master had stood still until then.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
@@ -150,21 +133,20 @@ pub struct Seen {
 /// A worker.
 #[derive(Debug)]
 pub struct Process {
-    pub id: u32,
+    pub id: WorkerId,
     pub slot: usize,
-    pub generation: u32,
+    pub generation: Generation,
     pub born: Mark,
     /// How it ended; it is a zombie then.
     pub ended: Option<Exit>,
     pub outbox: VecDeque<Word>,
     pub call: Option<Call>,
-    pub queue: Queue,
-    pub back: Queue,
-    pub record: Record,
+    pub queue: Messages,
+    pub back: Messages,
+    pub counters: Rc<Counters>,
+    /// Connections it may have in flight.
+    pub limit: u32,
     pub seen: Seen,
-    pub taken: u64,
-    pub finished: u64,
-    pub probed: u64,
     pub worn_at: u64,
     /// Told to drain; whether to hand back.
     pub draining: Option<bool>,
@@ -201,9 +183,9 @@ pub struct Ran {
 
 impl Process {
     pub fn new(
-        id: u32,
+        id: WorkerId,
         slot: usize,
-        generation: u32,
+        generation: Generation,
         born: Mark,
         temper: Temper,
         endless: Endless,
@@ -219,13 +201,11 @@ impl Process {
             ended: None,
             outbox: VecDeque::new(),
             call: None,
-            queue: Queue::default(),
-            back: Queue::default(),
-            record: Record::default(),
+            queue: Messages::default(),
+            back: Messages::default(),
+            counters: Rc::default(),
+            limit: 0,
             seen: Seen::default(),
-            taken: 0,
-            finished: 0,
-            probed: 0,
             worn_at: NEVER,
             draining: None,
             sheds_to: None,
@@ -245,7 +225,7 @@ impl Process {
             endless,
             holds: Vec::new(),
         };
-        p.record.limit = if p.blocking { 1 } else { r.between(2, 8) };
+        p.limit = if p.blocking { 1 } else { r.between(2, 8) as u32 };
         p.take_temper(temper, quick, r);
         p
     }
@@ -274,43 +254,8 @@ impl Process {
         }
     }
 
-    /// Connections in flight, as the master sees it, where it has room for one more (`crew::Record::load`).
-    pub fn load(&self, max_queued: u64) -> Option<u32> {
-        let has_room = self.will_have_room() && self.queued() < max_queued;
-        has_room.then_some(self.in_flight() as u32)
-    }
-
-    /// As `Record::takes`.
-    pub fn takes_connections(&self) -> bool {
-        let r = &self.record;
-        r.admitted && !(r.stuck && self.progress() == r.last_progress)
-    }
-
-    /// As `Record::will_have_room`.
-    pub fn will_have_room(&self) -> bool {
-        self.takes_connections() && self.in_flight() < self.record.limit
-    }
-
-    /// As `Record::is_stuck`.
-    pub fn is_stuck(&mut self) {
-        self.record.stuck = true;
-        self.record.last_progress = self.progress();
-    }
-
-    pub fn in_flight(&self) -> u64 {
-        self.record.given.wrapping_sub(self.finished)
-    }
-
-    pub fn queued(&self) -> u64 {
-        self.record.given.wrapping_sub(self.taken)
-    }
-
     pub fn progress(&self) -> u64 {
-        self.taken + self.probed
-    }
-
-    pub fn busy_since(&self) -> u64 {
-        self.call.map_or(0, |c| c.since)
+        self.counters.taken.get() + self.counters.probed.get()
     }
 
     /// One that serves one connection at a time has none that is idle.
@@ -324,20 +269,17 @@ impl Process {
 
     /// For the reader of a violation.
     pub fn line(&self) -> String {
-        let Self { id, slot, generation, record: r, seen: s, .. } = self;
+        let Self { id, slot, generation, seen: s, counters: c, .. } = self;
         format!(
-            "worker {id}, slot {slot}, generation {generation}: ready {} drain {:?} killed {:?} ended {:?}; let in {} stuck {} \
-             given {} taken {} finished {} limit {}; holds {}, call {:?}, queue {:?}",
+            "worker {id}, slot {slot}, generation {generation}: ready {} drain {:?} killed {:?} ended {:?}; taken {} finished {} \
+             limit {}; holds {}, call {:?}, queue {:?}",
             s.ready,
             s.drain.map(|(mark, patience)| (mark.at, patience)),
             s.killed.map(|mark| mark.at),
             self.ended,
-            r.admitted,
-            r.stuck,
-            r.given,
-            self.taken,
-            self.finished,
-            r.limit,
+            c.taken.get(),
+            c.finished.get(),
+            self.limit,
             self.holds.len(),
             self.call,
             self.queue.borrow(),
@@ -495,6 +437,7 @@ impl Process {
             }
             self.seen.last_call = Some((call, now));
             self.call = None;
+            self.counters.busy_since.set(0);
         }
         if !self.said_ready && self.ready_at <= now && self.draining.is_none() {
             self.said_ready = true;
@@ -518,7 +461,7 @@ impl Process {
         let before = self.holds.len();
         self.holds.retain(|h| h.until > now);
         let n = before - self.holds.len();
-        self.finished += n as u64;
+        self.counters.unseen.set(self.counters.unseen.get() + n as u64);
         ran.finished += n as u32;
         ran.made_room |= n > 0;
         // A blocking worker has waited for this one.
@@ -537,7 +480,7 @@ impl Process {
             }
             let held = self.holds.swap_remove(at);
             self.back.borrow_mut().push_back(Item::Connection(held.connection));
-            self.finished += 1;
+            self.counters.unseen.set(self.counters.unseen.get() + 1);
             ran.made_room = true;
         }
         self.sheds_to = None;
@@ -559,7 +502,7 @@ impl Process {
             let item = self.queue.borrow_mut().pop_front();
             match item {
                 Some(Item::Connection(connection)) => self.take(connection, now, r, ran),
-                Some(Item::Probe) => self.probed += 1,
+                Some(Item::Probe) => self.counters.probed.set(self.counters.probed.get() + 1),
                 None => return,
             }
         }
@@ -568,7 +511,7 @@ impl Process {
     }
 
     fn take(&mut self, connection: u32, now: u64, r: &mut Random, ran: &mut Ran) {
-        self.taken += 1;
+        self.counters.taken.set(self.counters.taken.get() + 1);
         ran.made_room = true;
         let works = match r.below(20) {
             0..12 => r.between(0, 20),
@@ -592,6 +535,7 @@ impl Process {
         };
         let lasts = if self.hangs { lasts } else { lasts.min(r.between(1, 400)) };
         // Stamps are never 0, which stands for no call.
+        self.counters.busy_since.set(now.max(1));
         self.call = Some(Call { since: now.max(1), until: now.saturating_add(lasts), still: 0 });
     }
 }

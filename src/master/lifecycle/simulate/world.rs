@@ -1,23 +1,30 @@
-//! The world around the machine: virtual time, the workers, and the master's loop that feeds the machine and carries out what
-//! it says (the counterpart of `master/mod.rs`, `duties.rs` and `spawn.rs`).
+//! The world around the lifecycle and the pool: virtual time, the workers, and a loop that feeds both and executes the actions
+//! (the counterpart of `master/mod.rs`, `supervise.rs` and `spawn.rs`).
 
-use super::super::{Action, Ended, Event, Input, NEVER, ReloadState, Rules};
+use super::super::{Action, Ended, Event, Input, ReloadState};
 use super::check::{Watch, words_of};
-use super::desk::Desk;
-use super::mutation::{Machine, Mutation};
+use super::model::{Model, ModelBacklog, ModelQueue, Shared};
+use super::mutation::Machine;
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
 use super::random::Random;
-use crate::config::Dispatch;
+use super::{NEVER, Times};
+use crate::Kind;
+use crate::config::{Accept, Dispatch};
+use crate::ids::{Generation, ListenerId, Slot, WorkerId};
+use crate::master::pool::{self, Pool, WorkerEntry};
 use crate::sys::overdue;
 use crate::sys::signal::SIGKILL;
+use crate::sys::time::Time;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
-/// How often the master looks at its workers (`reclaim::TICK`).
+/// The time between two checks of the workers (`pool::health::CHECK`).
 pub const TICK: u64 = 50;
-/// Looks at the shares after a scale-up (`rebalance::LOOKS`).
-const LOOKS: u32 = 20;
-/// A look at the deadlines that is so late is forgiven (`lifecycle::LATE`).
-pub const LATE: u64 = super::super::LATE;
+/// A tick that is this late is forgiven (`lifecycle::LATE`).
+pub const LATE: u64 = super::super::LATE.as_millis() as u64;
+/// Connections that a worker may leave in its queue, and that are accepted in one turn: few, so that the limits are met.
+const MAX_QUEUED: u64 = 4;
+const BATCH: usize = 8;
 /// Lines that are kept to show what led to a violation.
 const TRACE: usize = 120;
 
@@ -33,14 +40,19 @@ pub struct World {
     pub random: Random,
     pub now: u64,
     pub machine: Machine,
-    pub rules: Rules,
+    pub rules: Times,
     pub endless: Endless,
     pub processes: Vec<Process>,
-    pub desk: Desk,
+    pub pool: Pool<Model>,
+    pub shared: Rc<Shared>,
+    pub finished: u32,
+    pub lost: u32,
+    pub unanswered: u32,
+    woken: bool,
     pub watch: Watch,
     /// Handlers that the master has: by generation, how their workers are.
-    pub characters: BTreeMap<u32, Character>,
-    pub handlers: Vec<u32>,
+    pub characters: BTreeMap<Generation, Character>,
+    pub handlers: Vec<Generation>,
     /// Prepared or not, the next time.
     pub prepare_fails: bool,
     pub next_character: Character,
@@ -57,17 +69,11 @@ pub struct World {
     pub stood: u64,
     pub last_step: u64,
     timer_at: u64,
-    pub tick_at: Option<u64>,
-    /// The setting of this name.
-    rebalance: bool,
-    pub share_looks: u32,
-    inputs: VecDeque<Input>,
-    in_step: bool,
     signals: VecDeque<Input>,
 }
 
 impl World {
-    pub fn new(mut random: Random, rules: Rules, slots: usize, machine: Machine) -> Self {
+    pub fn new(mut random: Random, rules: Times, slots: usize, machine: Machine) -> Self {
         let endless = Endless {
             boot: rules.boot_timeout > 0,
             drain: rules.drain_timeout > 0,
@@ -75,20 +81,39 @@ impl World {
         };
         let good = Character { first: (0, Temper::Good), then: Temper::Good };
         let now = random.between(1, 1_000_000);
-        let desk = Desk::new(&mut random);
+        let shared = Shared::new(Random::new(random.between(0, u64::MAX - 1)), machine.mutation());
+        let listeners = (0..random.between(1, 2)).map(|_| ModelBacklog::new(&shared)).collect();
+        let dispatch =
+            random.one_of(&[Dispatch::RoundRobin, Dispatch::LeastConnections, Dispatch::SourceHash]);
+        let settings = pool::Rules {
+            dispatch,
+            accept: Accept::Master,
+            max_queued: MAX_QUEUED,
+            batch: BATCH,
+            rebalance: dispatch != Dispatch::SourceHash && random.chance(70),
+            times_calls: rules.hang_timeout > 0,
+            counts_requests: false,
+            max_memory: 0,
+        };
+        let model = Model(Rc::clone(&shared));
+        let mut pool = Pool::new(model, listeners, settings, Time::from_millis(now));
+        pool.fault = machine.fault();
         Self {
             now,
-            rebalance: desk.policy != Dispatch::SourceHash && random.chance(70),
-            share_looks: 0,
-            desk,
+            pool,
+            shared,
+            finished: 0,
+            lost: 0,
+            unanswered: 0,
+            woken: false,
             random,
             machine,
             rules,
             endless,
             processes: Vec::new(),
             watch: Watch::new(slots, now),
-            characters: BTreeMap::from([(1, good)]),
-            handlers: vec![1],
+            characters: BTreeMap::from([(Generation::FIRST, good)]),
+            handlers: vec![Generation::FIRST],
             prepare_fails: false,
             next_character: good,
             forks_fail_until: 0,
@@ -101,9 +126,6 @@ impl World {
             stood: 0,
             last_step: now,
             timer_at: 0,
-            tick_at: None,
-            inputs: VecDeque::new(),
-            in_step: false,
             signals: VecDeque::new(),
         }
     }
@@ -117,7 +139,16 @@ impl World {
         if !holds && self.violation.is_none() {
             self.violation = Some(what());
             let mut lines: Vec<String> = self.processes.iter().map(Process::line).collect();
-            lines.push(self.desk.line());
+            lines.extend(self.pool.workers.iter().map(|w| {
+                let (id, given, admitted, stuck) = (w.id, w.given, w.admitted, w.stuck);
+                format!("worker {id}: given {given}, admitted {admitted}, stuck {stuck}")
+            }));
+            let waiting: Vec<_> = self.pool.listeners.iter().map(|l| (l.waiting, l.watched)).collect();
+            let parked = self.pool.parked().map(|c| c.connection);
+            lines.push(format!(
+                "listeners {waiting:?}, parked {parked:?}, {} returns",
+                self.pool.returns().count()
+            ));
             lines.into_iter().for_each(|line| self.note(|| line));
         }
     }
@@ -139,11 +170,11 @@ impl World {
         Mark { at: self.now, stood: self.stood, still }
     }
 
-    pub fn find(&mut self, id: u32) -> Option<&mut Process> {
+    pub fn find(&mut self, id: WorkerId) -> Option<&mut Process> {
         self.processes.iter_mut().find(|p| p.id == id)
     }
 
-    pub fn get(&self, id: u32) -> Option<&Process> {
+    pub fn get(&self, id: WorkerId) -> Option<&Process> {
         self.processes.iter().find(|p| p.id == id)
     }
 
@@ -199,42 +230,74 @@ impl World {
     }
 
     fn timer(&self) -> u64 {
-        self.timer_at.min(self.machine.due())
+        self.timer_at.min(self.machine.due()).min(self.pool.due().as_millis())
     }
 
     fn run_processes(&mut self) {
         for i in 0..self.processes.len() {
             let ran = self.processes[i].run(self.now, &mut self.random);
-            self.desk.ran(&ran);
+            self.finished += ran.finished;
+            self.lost += ran.lost;
+            let counters = &self.processes[i].counters;
+            if ran.made_room && self.shared.waiting.take() {
+                self.woken = true;
+            } else if counters.unseen.get() > 0 && self.random.chance(25) {
+                // It is seen only when the master looks for the second time.
+                self.shared.unseen.borrow_mut().push(Rc::clone(counters));
+                continue;
+            }
+            counters.finished.set(counters.finished.get() + counters.unseen.take());
         }
     }
 
     fn has_news(&self) -> bool {
         let of_workers = |p: &Process| {
-            p.ended.is_some() || !p.outbox.is_empty() || p.record.watched && !p.back.borrow().is_empty()
+            let watched = self.pool.workers.get(p.id).is_some_and(|w| w.watched);
+            p.ended.is_some() || !p.outbox.is_empty() || watched && !p.back.borrow().is_empty()
         };
-        !self.signals.is_empty() || self.desk.has_news() || self.processes.iter().any(of_workers)
+        let clients = self.pool.listeners.iter().any(|l| l.reported && l.waiting > 0);
+        let of_pool = self.pool.has_more() || self.woken || clients;
+        !self.signals.is_empty() || of_pool || self.processes.iter().any(of_workers)
     }
 
     /// One turn of the master's loop (`Master::turn`).
     fn turn(&mut self) {
         self.timer_at = self.timer();
+        self.pool.begin_turn(Time::from_millis(self.now));
+        self.shared.now.set(self.now);
+        self.woken = false;
         while let Some(input) = self.signals.pop_front() {
             self.happened(input);
         }
         self.reap();
         self.read_messages();
-        self.see_returns();
-        if self.now >= self.timer_at {
-            self.run_timers();
+        for page in self.pool.workers.pages() {
+            let back = self.pool.workers.at(page).map(|w| Rc::clone(&w.link.back));
+            if back.is_some_and(|back| !back.borrow().is_empty()) {
+                self.pool.mark_returns(page, &());
+            }
         }
+        self.run_timers();
         if self.is_over() {
             return;
         }
-        self.accept();
-        self.serve_waiting();
+        for index in 0..self.pool.listeners.len() {
+            if self.pool.listeners[index].reported && self.pool.listeners[index].waiting > 0 {
+                self.pool.accept_from(ListenerId::at(index), &());
+            }
+        }
+        let unseen = self.shared.unseen.borrow().clone();
+        let has_room = |slot: &usize| self.pool.load(*slot).is_some();
+        let with_room =
+            (0..self.pool.workers.slots()).filter(has_room).filter_map(|s| self.pool.workers.admitted(s));
+        let seen = with_room.filter(|w| !unseen.iter().any(|c| Rc::ptr_eq(c, &w.link.counters)));
+        self.watch.with_room = seen.map(|w| w.id).collect();
+        self.pool.serve_waiting(&self.machine.life, &());
+        self.nudge_workers();
         self.check_turn();
-        self.look_whether_empty();
+        if self.pool.has_emptied_backlogs() {
+            self.happened(Input::Emptied);
+        }
     }
 
     fn reap(&mut self) {
@@ -243,7 +306,9 @@ impl World {
             let Some(exit) = process.ended else { return };
             let words = process.outbox.clone();
             let id = process.id;
-            self.orphan_all(&process);
+            if let Some(page) = self.pool.workers.page_of(id) {
+                self.pool.remove(page);
+            }
             self.watch.is_gone(process);
             // What it said last is read first.
             let said = words.contains(&Word::Ready).then(|| "said".to_owned());
@@ -274,6 +339,11 @@ impl World {
                     Word::Ready if !self.machine.life.is_starting(id) => {}
                     Word::Ready => {
                         self.processes[i].seen.ready = true;
+                        if let Some(worker) = self.pool.workers.find(id) {
+                            worker.limit = self.processes[i].limit;
+                            let sheds = self.processes[i].can_shed();
+                            worker.kind = Some(if sheds { Kind::Request } else { Kind::Connection });
+                        }
                         self.happened(Input::Ready(id));
                     }
                     Word::Leaving => {
@@ -290,50 +360,50 @@ impl World {
 
     fn run_timers(&mut self) {
         self.timer_at = NEVER;
-        if self.tick_at.is_some_and(|at| at <= self.now) {
-            self.tick_at = None;
-            self.look_for_stuck();
-            self.look_at_work();
-            self.look_at_shares();
+        if self.pool.due().as_millis() <= self.now {
+            let findings = self.pool.run_timers(&self.machine.life, &());
+            self.busy(findings.inputs);
+            for (id, keep) in findings.sheds {
+                let now = self.now;
+                if let Some(p) = self.find(id) {
+                    p.shed(now, keep.into());
+                }
+            }
         }
         self.look_at_wear();
         if !self.is_over() && self.machine.due() <= self.now {
-            self.look_at_work();
+            let mut inputs = Vec::new();
+            self.pool.report_calls(&mut inputs);
+            self.busy(inputs);
             self.happened(Input::Tick);
         }
-        let watches = self.rules.hang_timeout > 0
-            && self.processes.iter().any(|p| p.record.busy_told > 0 || p.in_flight() > 0);
-        if watches {
-            self.tick_soon();
-        }
-        let next = [self.tick_at.unwrap_or(NEVER), self.desk.rest_ends(self.now), self.next_wear()];
-        next.into_iter().for_each(|at| self.arm(at));
+        self.arm(self.next_wear());
     }
 
-    pub fn tick_soon(&mut self) {
-        if self.tick_at.is_none() {
-            let tick = if self.machine.is(Mutation::LooksSeldom) { 2 * TICK } else { TICK };
-            self.tick_at = Some(self.now + tick);
-            self.arm(self.now + tick);
+    /// Feeds the lifecycle with what workers are busy with.
+    fn busy(&mut self, inputs: Vec<Input>) {
+        let mark = self.mark(0);
+        for input in inputs {
+            if let Input::Busy(id, since) = input
+                && let Some(p) = self.find(id)
+            {
+                p.seen.busy = (since.as_millis() > 0).then_some(mark);
+            }
+            self.happened(input);
+        }
+    }
+
+    /// What came into the queues of workers wakes them.
+    fn nudge_workers(&mut self) {
+        for p in &mut self.processes {
+            if p.counters.nudged.take() {
+                p.nudge(self.now, &mut self.random);
+            }
         }
     }
 
     pub fn arm(&mut self, at: u64) {
         self.timer_at = self.timer_at.min(at);
-    }
-
-    fn look_at_work(&mut self) {
-        let mark = self.mark(0);
-        for i in 0..self.processes.len() {
-            let Some(p) = self.processes.get_mut(i) else { return };
-            let (id, since) = (p.id, p.busy_since());
-            let news = since != p.record.busy_told;
-            p.record.busy_told = since;
-            p.seen.busy = if news { (since > 0).then_some(mark) } else { p.seen.busy };
-            if news && self.rules.hang_timeout > 0 {
-                self.happened(Input::Busy(id, since));
-            }
-        }
     }
 
     /// Requests served and memory used, in place of both counters.
@@ -350,22 +420,16 @@ impl World {
         self.processes.iter().map(|p| p.worn_at).min().unwrap_or(NEVER)
     }
 
-    /// As `Master::happened`.
+    /// As `Master::feed`.
     pub fn happened(&mut self, input: Input) {
-        self.inputs.push_back(input);
-        if std::mem::replace(&mut self.in_step, true) {
-            return;
+        let (mut next, mut follow_ups) = (Some(input), VecDeque::new());
+        while let Some(input) = next.filter(|_| self.violation.is_none()) {
+            self.step(input, &mut follow_ups);
+            next = follow_ups.pop_front();
         }
-        while let Some(input) = self.inputs.pop_front() {
-            if self.violation.is_some() {
-                break;
-            }
-            self.step(input);
-        }
-        self.in_step = false;
     }
 
-    fn step(&mut self, input: Input) {
+    fn step(&mut self, input: Input, follow_ups: &mut VecDeque<Input>) {
         self.steps += 1;
         self.count(name_of_input(&input));
         self.note(|| format!("   {input:?}"));
@@ -377,24 +441,29 @@ impl World {
             self.count(name_of_action(&action));
             self.note(|| format!("      -> {action:?}"));
             self.check_action(&action);
-            self.carry_out(action);
+            follow_ups.extend(self.execute(action));
         }
         self.check_step();
     }
 
-    fn carry_out(&mut self, action: Action) {
+    fn execute(&mut self, action: Action) -> Option<Input> {
         let now = self.now;
         match action {
-            Action::Spawn { id, slot, generation } => self.spawn(id, slot, generation),
-            Action::Admit(id) => self.admit(id),
+            Action::Spawn { id, slot, generation } => return self.spawn(id, slot, generation),
+            Action::Admit(id) => {
+                self.pool.admit(id);
+                self.set_admitted(id, true);
+            }
             Action::Withdraw(id) => {
-                self.withdraw(id);
-                self.orphan(id);
+                self.pool.withdraw(id);
+                self.set_admitted(id, false);
             }
             Action::Drain(id) => {
                 let hands_back = !self.machine.life.is_stopping();
-                if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
-                    p.record.watched |= hands_back;
+                if hands_back {
+                    self.pool.watch_returns(id, &());
+                }
+                if let Some(p) = self.find(id) {
                     p.drain(now, hands_back);
                 }
             }
@@ -407,50 +476,64 @@ impl World {
                     }
                 }
             }
-            Action::Rebalance(_) => {
-                if self.rebalance {
-                    self.share_looks = LOOKS;
-                    self.tick_soon();
-                }
-            }
-            Action::Prepare(generation) => self.prepare(generation),
+            Action::Rebalance(_) => self.pool.rebalance(),
+            Action::Prepare(generation) => return Some(self.prepare(generation)),
             Action::Commit | Action::Revert => {
                 let generation = self.machine.life.generation();
                 self.handlers.retain(|&g| g == generation);
             }
-            Action::EmptyBacklogs => self.desk.empty_backlogs(),
-            Action::CloseListeners => self.close_listeners(),
+            Action::EmptyBacklogs => self.pool.empty_backlogs(&()),
+            Action::CloseListeners => self.unanswered += self.pool.close() as u32,
             Action::Tell(_) | Action::TellExit { .. } => {}
             Action::Fail(_) => self.failed = true,
         }
+        None
     }
 
-    fn prepare(&mut self, generation: u32) {
+    fn set_admitted(&mut self, id: WorkerId, admitted: bool) {
+        if let Some(p) = self.find(id) {
+            p.counters.admitted.set(admitted);
+        }
+    }
+
+    fn prepare(&mut self, generation: Generation) -> Input {
         if std::mem::take(&mut self.prepare_fails) && !self.calm {
-            return self.happened(Input::Prepared(Err("no such file".into())));
+            return Input::Prepared(Err("no such file".into()));
         }
         self.handlers.push(generation);
         let character = self.next_character;
         self.characters.insert(generation, character);
-        self.happened(Input::Prepared(Ok(())));
+        Input::Prepared(Ok(()))
     }
 
-    fn spawn(&mut self, id: u32, slot: usize, generation: u32) {
+    fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Option<Input> {
         if self.now < self.forks_fail_until {
             self.watch.stillborn.push(id);
-            return self.happened(Input::SpawnFailed(id, "fork: EAGAIN".into()));
+            return Some(Input::SpawnFailed(id, "fork: EAGAIN".into()));
         }
         let temper = self.temper_of(generation);
         let born = self.mark(0);
-        let mut process = Process::new(id, slot, generation, born, temper, self.endless, &mut self.random);
+        let mut process =
+            Process::new(id, slot.index(), generation, born, temper, self.endless, &mut self.random);
         if !self.calm && self.random.chance(10) {
             process.worn_at = self.now + self.random.between(0, 3000);
             self.arm(process.worn_at);
         }
+        let link = ModelQueue {
+            id,
+            to_worker: Rc::clone(&process.queue),
+            back: Rc::clone(&process.back),
+            counters: Rc::clone(&process.counters),
+            shared: Rc::clone(&self.shared),
+        };
+        if let Some(page) = self.pool.workers.free_page() {
+            self.pool.workers.add(page, WorkerEntry::new(id, slot, generation, link, 0));
+        }
         self.processes.push(process);
+        None
     }
 
-    fn temper_of(&mut self, generation: u32) -> Temper {
+    fn temper_of(&mut self, generation: Generation) -> Temper {
         let Some(character) = self.characters.get_mut(&generation).filter(|_| !self.calm) else {
             return Temper::Good;
         };

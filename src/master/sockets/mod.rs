@@ -1,6 +1,8 @@
-//! Listeners: bound here or inherited, watched by the poll, paused and resumed.
+//! Listeners: addresses that are bound here or inherited, with their sockets, watched by the poll, paused and resumed.
 
-use super::doors::{Doors, Whose};
+mod port_owner;
+mod set;
+
 use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
@@ -8,6 +10,8 @@ use crate::log::log;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::acceptor::Door;
+pub use set::Owner;
+use set::SocketSet;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,14 +19,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// An address of the master's, and the sockets behind it.
+/// An address, and the sockets behind it.
 pub struct Listener {
-    doors: Doors,
+    sockets: SocketSet,
     token: mio::Token,
     address: Address,
-    /// What was asked for, with the port really bound.
+    /// The address as it was given, with the port really bound.
     bound: ListenAddr,
-    /// Connections that are still to be taken in a stop; `None` where there will be no more than the backlog has.
+    /// Connections that are still to be accepted in a stop; `None` if there are no more than the backlog has.
     left: Option<u32>,
     /// The file of a Unix socket that was made here, to be removed at the end: path, device, inode.
     made: Option<(PathBuf, u64, u64)>,
@@ -55,74 +59,82 @@ fn passed_by_systemd() -> u32 {
     }
 }
 
-/// A listener as one program in this process leaves it to the next.
-pub struct Heirloom {
-    /// Its sockets, and whether each is a slot's.
-    pub fds: Vec<OwnedFd>,
-    /// As [`Listener::is_per_slot`].
-    pub per_slot: bool,
-    /// As [`Listener::ownership`].
-    pub ownership: String,
+/// A listener as one program in this process hands it over to the next; `F` is a descriptor.
+#[derive(Debug)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedListener<F> {
+    /// Its sockets.
+    pub sockets: Vec<F>,
+    /// True if each slot has its own.
+    per_slot: bool,
+    kind: SavedKind,
 }
 
-/// Goes on with the listeners of a former program in this process.
+#[derive(Debug)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
+enum SavedKind {
+    Tcp,
+    Udp,
+    /// With device and inode of the file that is to be removed at the end, if it was made here.
+    Unix(Option<(u64, u64)>),
+    Inherited,
+}
+
+/// Continues with the listeners of a former program in this process.
 ///
 /// # Errors
 /// [`ErrorKind::Listen`].
 pub fn resume_all(
     config: &Config,
-    heritage: Vec<Heirloom>,
+    saved: Vec<SavedListener<OwnedFd>>,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    heritage
-        .into_iter()
-        .enumerate()
-        .map(|(i, heirloom)| Listener::resumed(heirloom, config, token(i)))
-        .collect()
+    saved.into_iter().enumerate().map(|(i, saved)| Listener::resumed(saved, config, token(i))).collect()
+}
+
+impl<F> SavedListener<F> {
+    /// The same with other descriptors.
+    ///
+    /// # Errors
+    /// As `adopt`.
+    pub fn try_map<G, E>(
+        self,
+        adopt: impl FnMut(F) -> std::result::Result<G, E>,
+    ) -> std::result::Result<SavedListener<G>, E> {
+        let sockets = self.sockets.into_iter().map(adopt).collect::<std::result::Result<_, E>>()?;
+        Ok(SavedListener { sockets, per_slot: self.per_slot, kind: self.kind })
+    }
 }
 
 impl Listener {
-    fn resumed(heirloom: Heirloom, config: &Config, token: mio::Token) -> Result<Self> {
-        let Heirloom { fds, per_slot, ownership } = heirloom;
-        let address = match fds.first() {
+    fn resumed(saved: SavedListener<OwnedFd>, config: &Config, token: mio::Token) -> Result<Self> {
+        let address = match saved.sockets.first() {
             Some(fd) => socket::local_address(fd.as_fd()),
             None => Err(io::ErrorKind::InvalidData.into()),
         };
         let address = address.map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
-        let words: Vec<_> = ownership.split(':').collect();
-        let (bound, made) = match (words.as_slice(), &address) {
-            (["tcp"], Address::Inet(inet)) => (ListenAddr::Tcp(*inet), None),
-            (["udp"], Address::Inet(inet)) => (ListenAddr::Udp(*inet), None),
-            (["unix", dev, ino], Address::Unix(path)) => {
-                let file = dev.parse().ok().zip(ino.parse().ok());
+        let (bound, made) = match (saved.kind, &address) {
+            (SavedKind::Tcp, Address::Inet(inet)) => (ListenAddr::Tcp(*inet), None),
+            (SavedKind::Udp, Address::Inet(inet)) => (ListenAddr::Udp(*inet), None),
+            (SavedKind::Unix(file), Address::Unix(path)) => {
                 (ListenAddr::Unix(path.clone()), file.map(|(dev, ino)| (path.clone(), dev, ino)))
             }
-            (_, Address::Unix(path)) if words[0] == "unix" => (ListenAddr::Unix(path.clone()), None),
             _ => (ListenAddr::Fd(0), None),
         };
-        let doors = Doors::resumed(fds, per_slot);
-        Ok(Self { doors, token, address, bound, left: Some(config.backlog), made })
+        let sockets = SocketSet::resumed(saved.sockets, saved.per_slot);
+        Ok(Self { sockets, token, address, bound, left: Some(config.backlog), made })
     }
 
-    /// For the next program in this process: what the sockets are, and whose its file is.
-    pub fn ownership(&self) -> String {
-        match (&self.bound, &self.made) {
-            (ListenAddr::Tcp(_), _) => "tcp".to_owned(),
-            (ListenAddr::Udp(_), _) => "udp".to_owned(),
-            (ListenAddr::Unix(_), Some((_, dev, ino))) => format!("unix:{dev}:{ino}"),
-            (ListenAddr::Unix(_), None) => "unix".to_owned(),
-            (ListenAddr::Fd(_), _) => "fd".to_owned(),
-        }
-    }
-
-    /// Whether each slot has a socket of its own.
-    pub fn is_per_slot(&self) -> bool {
-        self.doors.are_per_slot()
-    }
-
-    /// Its sockets.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.doors.descriptors()
+    /// Returns what the next program in this process continues with; `keep` keeps a descriptor for it.
+    pub fn save<'a, F>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> F) -> SavedListener<F> {
+        let kind = match (&self.bound, &self.made) {
+            (ListenAddr::Tcp(_), _) => SavedKind::Tcp,
+            (ListenAddr::Udp(_), _) => SavedKind::Udp,
+            (ListenAddr::Unix(_), made) => SavedKind::Unix(made.as_ref().map(|(_, dev, ino)| (*dev, *ino))),
+            (ListenAddr::Fd(_), _) => SavedKind::Inherited,
+        };
+        let sockets = self.sockets.descriptors().map(keep).collect();
+        SavedListener { sockets, per_slot: self.sockets.are_per_slot(), kind }
     }
 
     fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
@@ -147,14 +159,14 @@ impl Listener {
             _ => addr.clone(),
         };
         let left = Some(config.backlog);
-        let mut listener = Self { doors: Doors::per_slot(), token, address, bound, left, made };
+        let mut listener = Self { sockets: SocketSet::per_slot(), token, address, bound, left, made };
         if config.accept == Accept::ReusePort && listener.inet().is_some() {
             // That socket has shown that nobody else is there: the next ones would not, they can be bound beside others.
             drop(fd);
-            listener.make_doors(workers, config, true)?;
+            listener.add_sockets(workers, config, true)?;
         } else {
             listener.prepare(fd.as_fd(), config)?;
-            listener.doors = Doors::one(fd);
+            listener.sockets = SocketSet::one(fd);
         }
         Ok(listener)
     }
@@ -164,16 +176,16 @@ impl Listener {
     ///
     /// # Errors
     /// As [`open_all`].
-    pub fn make_doors(&mut self, slots: usize, config: &Config, at_once: bool) -> Result<()> {
-        let Some(inet) = self.inet().filter(|_| self.doors.are_per_slot()) else { return Ok(()) };
-        while self.doors.len() < slots {
+    pub fn add_sockets(&mut self, slots: usize, config: &Config, at_once: bool) -> Result<()> {
+        let Some(inet) = self.inet().filter(|_| self.sockets.are_per_slot()) else { return Ok(()) };
+        while self.sockets.len() < slots {
             let fd = new_inet(inet, self.takes_datagrams(), true).map_err(|e| bind_error(&self.bound, e))?;
             let bound = at_once || !self.takes_datagrams();
             if bound {
                 socket::bind(fd.as_fd(), inet).map_err(|e| bind_error(&self.bound, e))?;
             }
             self.prepare(fd.as_fd(), config)?;
-            self.doors.add(fd, bound);
+            self.sockets.add(fd, bound);
         }
         Ok(())
     }
@@ -181,21 +193,21 @@ impl Listener {
     /// With a socket per slot for datagrams: has the kernel put some into those that are new and now attended, and no more into
     /// those of slots that are no more; whoever has one of these reads the rest. (One for connections cannot be given up
     /// without a client in it, so the master goes on accepting there.)
-    pub fn settle(&mut self, slots: usize, attended: impl Fn(usize) -> bool) {
-        let Some(inet) = self.inet().filter(|_| self.takes_datagrams() && self.doors.are_per_slot()) else {
+    pub fn settle(&mut self, slots: usize, is_admitted: impl Fn(usize) -> bool) {
+        let Some(inet) = self.inet().filter(|_| self.takes_datagrams() && self.sockets.are_per_slot()) else {
             return;
         };
-        if let Err(e) = self.doors.bind(inet, attended) {
+        if let Err(e) = self.sockets.bind(inet, is_admitted) {
             log!("{}", bind_error(&self.bound, e));
         }
-        for fd in self.doors.split_off(slots) {
+        for fd in self.sockets.split_off(slots) {
             if let Err(e) = datagram::retire(fd.as_fd()) {
                 log!("retire {}: {e}", self.bound);
             }
         }
     }
 
-    /// Sets what a socket needs, and has it listen where it does not yet.
+    /// Sets the options that a socket needs, and has it listen if it does not yet.
     fn prepare(&self, fd: BorrowedFd<'_>, config: &Config) -> Result<()> {
         let option =
             |what: &str, e| Error::io(ErrorKind::Listen, format!("listen {}: {what}", self.bound), e);
@@ -218,7 +230,7 @@ impl Listener {
         Ok(())
     }
 
-    /// The address, where it is one that was bound here and could be bound again.
+    /// The address, if it was bound here and could be bound again.
     fn inet(&self) -> Option<SocketAddr> {
         match self.bound {
             ListenAddr::Tcp(inet) | ListenAddr::Udp(inet) => Some(inet),
@@ -226,36 +238,36 @@ impl Listener {
         }
     }
 
-    /// Whether it is UDP: workers read from it, whoever accepts connections.
+    /// True if it is UDP: workers read from it, even if the master accepts connections.
     pub fn takes_datagrams(&self) -> bool {
         matches!(self.bound, ListenAddr::Udp(_))
     }
 
-    /// Sets where it is the master's to accept; see [`Doors::claim`].
-    pub fn claim(&mut self, poll: &mio::Poll, ours: impl Fn(Whose) -> bool) {
-        if let Err(e) = self.doors.claim(poll, ours) {
+    /// Sets at which sockets the master accepts; see [`SocketSet::claim`].
+    pub fn claim(&mut self, poll: &mio::Poll, ours: impl Fn(Owner) -> bool) {
+        if let Err(e) = self.sockets.claim(poll, ours) {
             log!("pause listener {self}: {e}");
         }
     }
 
-    /// Takes a connection off a backlog; see [`Doors::accept`].
-    pub fn accept<T>(&mut self, accept: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-        self.doors.accept(accept)
+    /// Takes a connection off a backlog; see [`SocketSet::accept`].
+    pub fn accept_with<T>(&mut self, accept: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.sockets.accept(accept)
     }
 
-    /// Whether it is the master's to accept here, and the poll reports it.
+    /// True if the master accepts here and the poll reports it.
     pub fn is_watched(&self) -> bool {
-        self.doors.are_watched()
+        self.sockets.are_watched()
     }
 
-    /// Whether it is the master's to accept here, and the poll does not report it.
+    /// True if the master accepts here and the poll does not report it.
     pub fn is_paused(&self) -> bool {
-        self.doors.are_ours() && !self.doors.are_watched()
+        self.sockets.are_ours() && !self.sockets.are_watched()
     }
 
     /// Has the poll report this listener as long as a connection waits in its backlog.
     pub fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.doors.watch(poll, self.token)
+        self.sockets.watch(poll, self.token)
     }
 
     /// The address, as events tell it.
@@ -277,19 +289,19 @@ impl Listener {
 
     /// Leaves clients to the backlog until [`Listener::resume`].
     pub fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.doors.unwatch(poll)
+        self.sockets.unwatch(poll)
     }
 
     /// For a stop: as far as the kernel lets us, nothing is added to what waits here any more. An inherited socket is somebody
     /// else's too, and a Unix socket has no such switch: of those so many are taken as the backlog can hold, and no more.
     pub fn stop_intake(&mut self) {
-        if self.inet().is_some() && self.doors.descriptors().all(|fd| socket::stop_intake(fd).is_ok()) {
+        if self.inet().is_some() && self.sockets.descriptors().all(|fd| socket::stop_intake(fd).is_ok()) {
             self.left = None;
         }
     }
 
-    /// In a stop, after one was taken: whether there may be more to take.
-    pub fn one_less(&mut self) -> bool {
+    /// Counts a connection that was accepted in a stop; false if there can be no more.
+    pub fn expects_more(&mut self) -> bool {
         match &mut self.left {
             Some(left) => {
                 *left = left.saturating_sub(1);
@@ -299,7 +311,7 @@ impl Listener {
         }
     }
 
-    /// Whether workers take what comes here from the kernel themselves.
+    /// True if workers take what comes here from the kernel themselves.
     pub fn is_for_workers(&self, accept: Accept) -> bool {
         accept != Accept::Master || self.takes_datagrams()
     }
@@ -309,13 +321,13 @@ impl Listener {
         self.made = None;
     }
 
-    /// In a worker: its door here, where it has one.
-    pub fn into_door_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<Door> {
+    /// In a worker: its own socket here, if it has one.
+    pub fn into_socket_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<Door> {
         self.made = None;
         let (for_workers, datagrams) = (self.is_for_workers(accept), self.takes_datagrams());
-        let doors = std::mem::replace(&mut self.doors, Doors::per_slot());
-        let alone = doors.are_per_slot();
-        let fd = doors.into_door_of(slot).filter(|_| for_workers)?;
+        let sockets = std::mem::replace(&mut self.sockets, SocketSet::per_slot());
+        let alone = sockets.are_per_slot();
+        let fd = sockets.into_socket_of(slot).filter(|_| for_workers)?;
         Some(Door { fd, listener, alone, datagrams })
     }
 }
@@ -353,7 +365,7 @@ fn new_inet(addr: SocketAddr, datagrams: bool, again: bool) -> io::Result<OwnedF
     if datagrams { datagram::new(addr, again) } else { socket::new_stream(addr, again) }
 }
 
-/// All addresses means all that this machine has: where it has no IPv6, those of IPv4.
+/// Binds an address. `[::]` on a machine without IPv6 is all addresses of IPv4.
 fn bind_inet(addr: SocketAddr, datagrams: bool) -> io::Result<OwnedFd> {
     let bind = |addr| {
         let fd = new_inet(addr, datagrams, false)?;
@@ -398,8 +410,8 @@ fn bind_error(addr: &ListenAddr, cause: io::Error) -> Error {
     let mut what = format!("bind {addr}");
     if cause.raw_os_error() == Some(errno::EADDRINUSE) {
         let owner = match addr {
-            ListenAddr::Tcp(inet) => super::owner::of_port("tcp", inet.port()),
-            ListenAddr::Udp(inet) => super::owner::of_port("udp", inet.port()),
+            ListenAddr::Tcp(inet) => port_owner::of_port("tcp", inet.port()),
+            ListenAddr::Udp(inet) => port_owner::of_port("udp", inet.port()),
             ListenAddr::Unix(_) | ListenAddr::Fd(_) => None,
         };
         if let Some((pid, name)) = owner {
@@ -420,7 +432,7 @@ mod tests {
     }
 
     fn fit(listener: &mut Listener, slots: usize) {
-        listener.make_doors(slots, &Config::default(), false).unwrap();
+        listener.add_sockets(slots, &Config::default(), false).unwrap();
         listener.settle(slots, |_| true);
     }
 
@@ -430,13 +442,13 @@ mod tests {
 
     #[test]
     fn addresses_bound_here_have_a_socket_per_slot_where_asked_and_others_one() {
-        assert_eq!(open("127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
-        assert_eq!(open("udp:127.0.0.1:0", Accept::ReusePort, 3).doors.len(), 3);
-        assert_eq!(open("127.0.0.1:0", Accept::Shared, 3).doors.len(), 1);
+        assert_eq!(open("127.0.0.1:0", Accept::ReusePort, 3).sockets.len(), 3);
+        assert_eq!(open("udp:127.0.0.1:0", Accept::ReusePort, 3).sockets.len(), 3);
+        assert_eq!(open("127.0.0.1:0", Accept::Shared, 3).sockets.len(), 1);
         let path = std::env::temp_dir().join(format!("prefork-listener-{}", std::process::id()));
         let mut unix = open(&format!("unix:{}", path.display()), Accept::ReusePort, 3);
         fit(&mut unix, 5);
-        assert_eq!(unix.doors.len(), 1);
+        assert_eq!(unix.sockets.len(), 1);
     }
 
     #[test]
@@ -444,12 +456,12 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let mut listener = open("127.0.0.1:0", Accept::ReusePort, 4);
         fit(&mut listener, 1);
-        listener.claim(&poll, |whose| whose != Whose::Slot(0));
+        listener.claim(&poll, |whose| whose != Owner::Slot(0));
         let clients: Vec<_> = (0..80).map(|_| TcpStream::connect(inet(&listener)).unwrap()).collect();
-        let accepted = std::iter::from_fn(|| listener.accept(socket::accept).ok()).count();
+        let accepted = std::iter::from_fn(|| listener.accept_with(socket::accept).ok()).count();
         assert!((30..80).contains(&accepted), "{accepted}");
         listener.claim(&poll, |_| true);
-        let rest = std::iter::from_fn(|| listener.accept(socket::accept).ok()).count();
+        let rest = std::iter::from_fn(|| listener.accept_with(socket::accept).ok()).count();
         assert_eq!(accepted + rest, clients.len());
     }
 
@@ -458,7 +470,7 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let mut listener = open("127.0.0.1:0", Accept::ReusePort, 2);
         assert!(!listener.is_paused() && !listener.is_watched());
-        listener.claim(&poll, |whose| whose == Whose::Slot(1));
+        listener.claim(&poll, |whose| whose == Owner::Slot(1));
         assert!(listener.is_paused());
         listener.resume(&poll).unwrap();
         assert!(listener.is_watched());
@@ -471,8 +483,8 @@ mod tests {
     #[test]
     fn datagrams_go_to_the_slots_there_are() {
         let mut listener = open("udp:127.0.0.1:0", Accept::ReusePort, 4);
-        let worker = listener.doors.split_off(3).next().unwrap();
-        listener.doors.add(worker.try_clone().unwrap(), true);
+        let worker = listener.sockets.split_off(3).next().unwrap();
+        listener.sockets.add(worker.try_clone().unwrap(), true);
         let send = |listener: &Listener| {
             for _ in 0..40 {
                 UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", inet(listener)).unwrap();
@@ -485,7 +497,7 @@ mod tests {
         send(&listener);
         fit(&mut listener, 1);
         send(&listener);
-        let (kept, left) = (read(&worker), listener.doors.split_off(0).next().unwrap());
+        let (kept, left) = (read(&worker), listener.sockets.split_off(0).next().unwrap());
         assert!((1..40).contains(&kept), "{kept}");
         assert!((40..80).contains(&read(&left)));
     }

@@ -1,9 +1,9 @@
-//! Who has a port, as far as `/proc` tells (proc(5)): for the error of a port that is taken.
+//! The process that has a port, as far as `/proc` tells (proc(5)): for the error if an address is in use.
 
 use std::fs;
 use std::path::Path;
 
-/// Pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` where it belongs to somebody this user may not look at.
+/// Returns pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` if this user may not look at it.
 pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
     let inodes: Vec<String> = ["", "6"]
         .iter()
@@ -19,9 +19,9 @@ pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
     })
 }
 
-/// The inodes of sockets that take what comes to `port` in a table of `/proc/net`.
+/// Returns the inodes of the sockets in a table of `/proc/net` that receive what comes to `port`.
 fn open_inodes(table: &str, port: u16) -> Vec<String> {
-    // TCP_LISTEN, and what a UDP socket is in.
+    // TCP_LISTEN, and the state of every UDP socket.
     const STATES: [&str; 2] = ["0A", "07"];
     let suffix = format!(":{port:04X}");
     let row = |line: &str| {

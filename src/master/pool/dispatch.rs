@@ -1,13 +1,13 @@
-//! Dispatch: which worker gets the next connection. A pure function over what each worker has in flight.
+//! Dispatch: which worker gets the next connection. Pure functions over what each worker has in flight.
 
 use crate::config::Dispatch;
 use std::net::IpAddr;
 
-/// Chooses among the slots `0..slots`. `load` gives a slot's connections in flight, or `None` where it has no room.
-/// `cursor` is where the turn stands; it is moved behind the chosen slot.
+/// Chooses among the slots `0..slots`. `load` returns a slot's connections in flight, or `None` if it has no room.
+/// `cursor` is the slot whose turn it is; it is moved behind the chosen slot.
 ///
-/// Round robin looks at one slot where there is room everywhere, and at each slot once at the most; least-connections looks at
-/// each once, and ties go in turn. Source-hash is for [`pick_for`]; a client without an address goes in turn.
+/// Round robin looks at one slot if all have room, and at each slot at most once; least-connections looks at each once, and
+/// ties go in turn. Source-hash is for [`pick_for`]; a client without an address goes in turn.
 pub fn pick(
     policy: Dispatch,
     cursor: &mut usize,
@@ -26,20 +26,19 @@ pub fn pick(
     Some(chosen)
 }
 
-/// Chooses for a client among the slots `0..slots`, of which those with room are tried in an order of the client's own: the
-/// highest weight first, where each pair of client and slot has its weight, come by without looking at the others (rendezvous
-/// hashing). So a slot that goes, or has no room, moves its own clients only, evenly to the others; when it comes back, so do
-/// they, and nobody else moves.
+/// Chooses for a client among the slots `0..slots`: of those with room the one with the highest weight, which each pair of client
+/// and slot has independently of the others (rendezvous hashing). So a slot that goes, or has no room, moves only its own clients,
+/// evenly to the others; when it comes back, so do they, and no other client moves.
 pub fn pick_for(client: u64, slots: usize, has_room: impl Fn(usize) -> bool) -> Option<usize> {
     (0..slots).filter(|&slot| has_room(slot)).max_by_key(|&slot| weight(client, slot))
 }
 
-/// Chooses the slot with the least, the lowest among equals; `load` as in [`pick`].
+/// Chooses the slot with the fewest connections, the lowest among equals; `load` as in [`pick`].
 pub fn least(slots: usize, load: impl Fn(usize) -> Option<u32>) -> Option<usize> {
     (0..slots).filter_map(|slot| load(slot).map(|n| (n, slot))).min().map(|(_, slot)| slot)
 }
 
-/// A client's number: its address without the port, mixed.
+/// Returns a client's number: its address without the port, mixed.
 pub fn client_of(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(v4) => mix(v4.to_bits().into()),
@@ -51,7 +50,8 @@ fn weight(client: u64, slot: usize) -> u64 {
     mix(client ^ mix(slot as u64 + 1))
 }
 
-/// A permutation of the 64-bit numbers in which each bit of the result hangs on each bit given: the last step of splitmix64.
+/// A permutation of the 64-bit numbers in which each bit of the result depends on each bit of the argument: the last step of
+/// splitmix64.
 fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the policies mean, said without a thought for speed.
+    /// The policies, written without regard to speed.
     fn naive(policy: Dispatch, cursor: usize, loads: &[Option<u32>]) -> Option<usize> {
         let n = loads.len();
         let order: Vec<usize> = (0..n).map(|k| (cursor + k) % n).filter(|&i| loads[i].is_some()).collect();

@@ -1,0 +1,305 @@
+//! The kernel as the simulator has it: the queues, the backlogs and the counters that the master's own pool works on.
+
+use super::mutation::Mutation;
+use super::process::{Item, QUEUE_ROOM};
+use super::random::Random;
+use crate::config::Accept;
+use crate::handoff::{Given, Origin, Taken};
+use crate::ids::{Page, WorkerId};
+use crate::master::pool::{Backlog, Link, Queue, System};
+use crate::scoreboard::Word;
+use crate::sys::errno;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Arguments;
+use std::io;
+use std::rc::Rc;
+
+/// Messages in a socket: they stay as long as a copy of the descriptor does.
+pub type Messages = Rc<RefCell<VecDeque<Item>>>;
+
+/// What the kernel, the workers and the master share.
+pub struct Shared {
+    pub now: Cell<u64>,
+    pub random: RefCell<Random>,
+    pub mutation: Option<Mutation>,
+    /// accept4 and recvmsg find no descriptor until then.
+    pub shortage_until: Cell<u64>,
+    /// The word that the master waits for room.
+    pub waiting: Cell<bool>,
+    pub accepted: Cell<u32>,
+    /// Connections that were dead in the backlog.
+    pub dead: Cell<u32>,
+    pub counts: RefCell<BTreeMap<&'static str, u64>>,
+    /// Workers that have made room which the master has not seen yet.
+    pub unseen: RefCell<Vec<Rc<Counters>>>,
+    /// By connection: the worker that has handed it back while it was admitted.
+    pub shed_by: RefCell<BTreeMap<u32, WorkerId>>,
+    /// Connections that went back to the worker that had shed them.
+    pub shed_to_itself: RefCell<Vec<WorkerId>>,
+}
+
+/// The counters of a worker's page, and what the master's side of its link knows of it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub taken: Cell<u64>,
+    pub probed: Cell<u64>,
+    pub finished: Cell<u64>,
+    /// Part of `finished` that is on the page only when the master looks for the second time.
+    pub unseen: Cell<u64>,
+    pub busy_since: Cell<u64>,
+    /// Something came into its queue.
+    pub nudged: Cell<bool>,
+    pub admitted: Cell<bool>,
+}
+
+/// The system that the pool runs on.
+pub struct Model(pub Rc<Shared>);
+
+/// Both queues of a worker.
+#[derive(Clone)]
+pub struct ModelQueue {
+    pub id: WorkerId,
+    pub to_worker: Messages,
+    pub back: Messages,
+    pub counters: Rc<Counters>,
+    pub shared: Rc<Shared>,
+}
+
+/// A listener.
+pub struct ModelBacklog {
+    pub waiting: u32,
+    pub watched: bool,
+    /// The poll does report it.
+    pub reported: bool,
+    shared: Rc<Shared>,
+}
+
+impl Shared {
+    pub fn new(random: Random, mutation: Option<Mutation>) -> Rc<Self> {
+        Rc::new(Self {
+            now: Cell::new(0),
+            random: RefCell::new(random),
+            mutation,
+            shortage_until: Cell::new(0),
+            waiting: Cell::new(false),
+            accepted: Cell::new(0),
+            dead: Cell::new(0),
+            counts: RefCell::default(),
+            unseen: RefCell::default(),
+            shed_by: RefCell::default(),
+            shed_to_itself: RefCell::default(),
+        })
+    }
+
+    pub fn count(&self, what: &'static str) {
+        *self.counts.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    pub fn is_short(&self) -> bool {
+        self.now.get() < self.shortage_until.get()
+    }
+
+    fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    fn chance(&self, percent: u64) -> bool {
+        self.random.borrow_mut().chance(percent)
+    }
+
+    /// What workers have finished becomes visible on their pages.
+    pub fn publish(&self) {
+        for counters in self.unseen.take() {
+            counters.finished.set(counters.finished.get() + counters.unseen.take());
+        }
+    }
+}
+
+impl System for Model {
+    type Poll = ();
+    type Connection = u32;
+    type Link = ModelQueue;
+    type Backlog = ModelBacklog;
+
+    fn make_room(&mut self) -> bool {
+        !(self.0.is_short() && self.0.chance(50))
+    }
+
+    fn refill_reserve(&mut self) {}
+
+    fn set_waiting(&mut self, waits: bool) {
+        // A worker that made room just before this has not seen the word, and does not wake the master.
+        self.0.publish();
+        self.0.waiting.set(waits && !self.0.is(Mutation::WaitingWordForgotten));
+    }
+
+    fn allow_intake(&mut self) {}
+
+    fn start_final_intake(&mut self) {}
+
+    /// A few clients have all connections.
+    fn client_of(connection: &u32) -> Option<u64> {
+        Some(u64::from(connection % 7))
+    }
+
+    fn log(&self, _: Arguments<'_>) {}
+}
+
+impl Queue for ModelQueue {
+    type Connection = u32;
+
+    fn give(&self, connection: &u32, _: Origin) -> io::Result<Given> {
+        // The kernel may refuse before the master's own count does, as for descriptors in flight.
+        if self.shared.chance(3) || self.to_worker.borrow().len() >= QUEUE_ROOM {
+            self.shared.count("queue full");
+            return Ok(Given::Full);
+        }
+        if self.shared.shed_by.borrow_mut().remove(connection) == Some(self.id) {
+            self.shared.shed_to_itself.borrow_mut().push(self.id);
+        }
+        self.to_worker.borrow_mut().push_back(Item::Connection(*connection));
+        self.counters.nudged.set(true);
+        Ok(Given::Done)
+    }
+
+    fn reclaim(&self) -> io::Result<Taken<u32>> {
+        Ok(self.taken(self.to_worker.borrow_mut().pop_front()))
+    }
+
+    fn take_returned(&self) -> io::Result<Taken<u32>> {
+        let item = self.back.borrow_mut().pop_front();
+        if let (Some(Item::Connection(connection)), true) = (item, self.counters.admitted.get()) {
+            self.shared.count("connection shed");
+            self.shared.shed_by.borrow_mut().insert(connection, self.id);
+        }
+        Ok(self.taken(item))
+    }
+
+    fn probe(&self) -> bool {
+        let room = self.to_worker.borrow().len() < QUEUE_ROOM;
+        if room {
+            self.to_worker.borrow_mut().push_back(Item::Probe);
+            self.counters.nudged.set(true);
+        }
+        room
+    }
+}
+
+impl ModelQueue {
+    fn taken(&self, item: Option<Item>) -> Taken<u32> {
+        match item {
+            Some(Item::Connection(connection)) => {
+                self.shared.count("connection came back");
+                Taken::Connection(connection, Origin { listener: 0, used: true })
+            }
+            Some(Item::Probe) => Taken::Probe,
+            None => Taken::Nothing,
+        }
+    }
+}
+
+impl Link for ModelQueue {
+    type Poll = ();
+    type Queue = Self;
+
+    fn queue(&self) -> &Self {
+        self
+    }
+
+    fn into_queue(self) -> Self {
+        self.counters.admitted.set(false);
+        self
+    }
+
+    fn count(&self, word: Word) -> u64 {
+        match word {
+            Word::Taken => self.counters.taken.get(),
+            Word::Probed => self.counters.probed.get(),
+            Word::Finished => self.counters.finished.get(),
+            Word::BusySince => self.counters.busy_since.get(),
+            _ => 0,
+        }
+    }
+
+    fn watch_returns(&self, (): &(), _: Page) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unwatch_returns(&self, (): &()) {}
+
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl ModelBacklog {
+    pub fn new(shared: &Rc<Shared>) -> Self {
+        Self { waiting: 0, watched: false, reported: false, shared: Rc::clone(shared) }
+    }
+}
+
+impl Backlog for ModelBacklog {
+    type Poll = ();
+    type Connection = u32;
+
+    fn accept(&mut self, with_client: bool) -> io::Result<(u32, Option<u64>)> {
+        if self.waiting == 0 {
+            return Err(errno::error(errno::EAGAIN));
+        }
+        if self.shared.is_short() {
+            self.shared.count("accept without a descriptor");
+            return Err(errno::error(errno::EMFILE));
+        }
+        self.waiting -= 1;
+        if self.shared.chance(3) {
+            self.shared.count("dead in the backlog");
+            self.shared.dead.set(self.shared.dead.get() + 1);
+            return Err(errno::error(errno::OF_ONE_CONNECTION[0]));
+        }
+        let connection = self.shared.accepted.get();
+        self.shared.accepted.set(connection + 1);
+        self.shared.count("connection accepted");
+        Ok((connection, with_client.then(|| u64::from(connection % 7))))
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    fn is_paused(&self) -> bool {
+        !self.watched
+    }
+
+    fn resume(&mut self, (): &()) -> io::Result<()> {
+        if self.shared.chance(2) {
+            self.shared.count("resume refused");
+            return Err(errno::error(errno::ENOMEM));
+        }
+        self.watched = true;
+        self.reported = !self.shared.is(Mutation::NeverResumed);
+        Ok(())
+    }
+
+    fn pause(&mut self, (): &()) -> io::Result<()> {
+        self.watched = false;
+        self.reported &= self.shared.is(Mutation::NeverPaused);
+        Ok(())
+    }
+
+    fn stop_intake(&mut self) {}
+
+    fn expects_more(&mut self) -> bool {
+        true
+    }
+
+    fn takes_datagrams(&self) -> bool {
+        false
+    }
+
+    fn is_for_workers(&self, _: Accept) -> bool {
+        false
+    }
+
+    fn divide(&mut self, (): &(), _: usize, _: bool, _: impl Fn(usize) -> bool) {}
+}

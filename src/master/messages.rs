@@ -1,0 +1,86 @@
+//! What workers say to the master: carried by the router, acted on here.
+
+use super::lifecycle::Input;
+use super::router::RouterEvent;
+use super::{Master, News};
+use crate::Kind;
+use crate::ids::{Page, WorkerId};
+use crate::log::log;
+use crate::message::{Budget, Notice};
+use crate::sys::signal;
+
+/// The budget for messages in a turn without connections to accept.
+const AT_EASE: Budget = Budget::new(128 * 1024, 128);
+/// The budget in a turn with one: about as much work as the connection.
+const IN_HASTE: Budget = Budget::new(16 * 1024, 4);
+
+impl Master {
+    /// Carries messages, and acts on what workers say.
+    pub(super) fn carry_messages(&mut self, connections_wait: bool) {
+        let mut budget = if connections_wait { IN_HASTE } else { AT_EASE };
+        while let Some(event) = self.messages.carry(&mut budget, self.clock.now) {
+            self.act_on(event);
+        }
+    }
+
+    fn act_on(&mut self, event: RouterEvent) {
+        match event {
+            RouterEvent::Notice(id, notice) => self.act_on_notice(id, notice),
+            RouterEvent::Message(envelope, bytes) => {
+                self.report_message(WorkerId(envelope.from.into()), envelope.kind, bytes.len());
+                self.report.add(News::Message(envelope, bytes));
+            }
+            RouterEvent::Reply(call, result) => self.report.add(News::Reply(call, result)),
+            RouterEvent::Broken(id, e) => {
+                if let Some(worker) = self.pool.workers.find(id) {
+                    worker.failure = Some(format!("unreadable message ({e})"));
+                    let _ = worker.link.process.kill(signal::SIGKILL);
+                }
+            }
+            // The worker is about to end. If it is not, nothing could be sent to it any more; and if it is, the signal comes too
+            // late to change its exit status.
+            RouterEvent::Closed(id) => {
+                if let Some(worker) = self.pool.workers.find(id) {
+                    let _ = worker.link.process.kill(signal::SIGKILL);
+                }
+            }
+            RouterEvent::Overflowing(id) => log!(
+                "worker {id} has taken no message for 3 s and its queue is full: messages to it are dropped until it does"
+            ),
+        }
+    }
+
+    fn act_on_notice(&mut self, id: WorkerId, notice: Notice) {
+        let Some(worker) = self.pool.workers.find(id) else { return };
+        match notice {
+            // Too late if SIGKILL is on its way.
+            Notice::Ready { .. } if !self.lifecycle.is_starting(id) => {}
+            Notice::Ready { kind, limit } => {
+                let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
+                worker.kind = Some(kind);
+                worker.limit =
+                    if kind == Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
+                self.report.kind = kind;
+                self.feed(Input::Ready(id));
+            }
+            Notice::Online => self.report_online(id),
+            Notice::Failed(text) => worker.failure = Some(text),
+            Notice::Leaving => self.feed(Input::Leaving(id)),
+            other => log!("worker {id}: unexpected notice {other:?}; ignored"),
+        }
+    }
+
+    /// Notes that the poll has reported the message channel of a page's worker.
+    pub(super) fn mark_channel(&mut self, page: Page) {
+        if let Some(worker) = self.pool.workers.at(page) {
+            self.messages.router().mark(worker.id);
+        }
+    }
+
+    /// Carries the last messages of a worker that has been reaped, then closes its channel.
+    pub(super) fn close_channel(&mut self, id: WorkerId) {
+        self.messages.router().read_rest(id);
+        self.carry_messages(false);
+        self.messages.router().remove(id, &self.poll);
+    }
+}

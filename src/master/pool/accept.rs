@@ -1,0 +1,245 @@
+//! The hot path: a connection comes off a listener's backlog, a worker is chosen, the connection goes to it.
+//!
+//! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
+//! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty.
+//! While no worker has room the listener is paused and the clients stay in the backlog; the first worker that makes room wakes
+//! the master, which then accepts as many as there is room for and watches again only when it has found the backlog empty.
+
+use super::{Backlog, Given, Link, Pool, Queue, System, Unplaced, broken, dispatch};
+use crate::config::Dispatch;
+use crate::handoff::Origin;
+use crate::ids::ListenerId;
+use crate::master::lifecycle::Lifecycle;
+use crate::sys::errno;
+use std::io;
+use std::time::Duration;
+
+/// The pause in accepting when descriptors or memory have run out.
+pub(super) const REST: Duration = Duration::from_millis(250);
+/// The time without another shortage after which it is over, and the next one is logged again.
+pub(super) const SHORTAGE_OVER: Duration = Duration::from_secs(1);
+
+/// The result of an attempt to take a connection off a backlog.
+enum Accepted {
+    /// One was taken; it has a worker, or is parked.
+    One,
+    /// The backlog is empty.
+    Empty,
+    /// The first connection in the backlog was already dead; try the next.
+    Failed,
+    /// No descriptor or memory is free.
+    Exhausted(io::Error),
+}
+
+impl<S: System> Pool<S> {
+    /// Accepts a connection from a listener that the poll has reported.
+    pub fn accept_from(&mut self, listener: ListenerId, poll: &S::Poll) {
+        let index = listener.index();
+        if !self.listeners.get(index).is_some_and(S::Backlog::is_watched) {
+            return;
+        }
+        match self.pick() {
+            // What was accepted before comes first: the parked one, since there is no place for a second, and what comes back.
+            _ if self.parked.is_some() || self.has_returns() => {
+                self.pause(index, poll);
+            }
+            None => self.pause(index, poll),
+            Some(slot) => {
+                if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
+                    self.rest_from(index, &e, poll);
+                }
+            }
+        }
+    }
+
+    /// Gives workers what waits for room: the parked connection, then what comes back from other workers, then the backlogs of
+    /// paused listeners. Says to the workers that the master waits, if something is left and none has room.
+    pub fn serve_waiting(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
+        self.has_more = false;
+        loop {
+            self.serve_what_has_room(lifecycle, poll);
+            if self.has_more || !self.waits_for_room(lifecycle) {
+                return self.system.set_waiting(false);
+            }
+            self.system.set_waiting(true);
+            // A worker may have made room between the last look and the word: it has not seen that the master waits.
+            if broken!(self, NoSecondLook) || !self.has_room_for_what_waits(lifecycle) {
+                return;
+            }
+        }
+    }
+
+    fn serve_what_has_room(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
+        self.place_returns(poll);
+        for index in 0..self.listeners.len() {
+            if self.is_paused(index, lifecycle) {
+                self.accept_paused(index, poll);
+            }
+        }
+    }
+
+    fn place_returns(&mut self, poll: &S::Poll) {
+        let some = self.has_returns();
+        for _ in 0..self.rules.batch {
+            if self.parked.is_none() && !self.has_returns() {
+                break;
+            }
+            let turn = self.cursor;
+            let slot = if self.parked.is_some() { self.pick() } else { self.pick_for_return() };
+            let Some(slot) = slot else { break };
+            match self.parked.take().or_else(|| self.next_return(poll)) {
+                Some(connection) => self.give(connection, slot),
+                None => self.cursor = turn,
+            }
+        }
+        if some && !self.has_shortage() {
+            self.system.refill_reserve();
+        }
+        self.has_more |= self.has_returns() && self.has_room_for_returns();
+    }
+
+    fn accept_paused(&mut self, index: usize, poll: &S::Poll) {
+        for _ in 0..self.rules.batch {
+            let Some(slot) = self.pick().filter(|_| self.parked.is_none()) else { return };
+            match self.accept_one(index, slot) {
+                Accepted::One | Accepted::Failed
+                    if self.is_emptying && !self.listeners[index].expects_more() =>
+                {
+                    return self.backlog_is_empty(index, poll);
+                }
+                Accepted::One | Accepted::Failed => {}
+                Accepted::Empty => return self.backlog_is_empty(index, poll),
+                Accepted::Exhausted(e) => return self.rest_from(index, &e, poll),
+            }
+        }
+        self.has_more = true;
+    }
+
+    fn backlog_is_empty(&mut self, index: usize, poll: &S::Poll) {
+        if self.is_emptying {
+            self.emptied |= 1 << index;
+        } else if let Err(e) = self.listeners[index].resume(poll) {
+            // The listener stays paused: without a rest it would be tried again at once, and forever.
+            self.rest(&e);
+        }
+    }
+
+    fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
+        let with_client = self.rules.dispatch == Dispatch::SourceHash;
+        match self.listeners[index].accept(with_client) {
+            Ok((connection, client)) => {
+                let origin = Origin::listener(ListenerId::at(index).0);
+                self.give(Unplaced { connection, origin, client, shed_by: None }, slot);
+                Accepted::One
+            }
+            Err(e) => {
+                // Nothing was given, so it is still this slot's turn.
+                self.cursor = slot;
+                match e.raw_os_error() {
+                    Some(errno::EAGAIN) => Accepted::Empty,
+                    // What accept(2) calls errors of the new connection: the next one may be well.
+                    Some(code) if errno::OF_ONE_CONNECTION.contains(&code) => Accepted::Failed,
+                    // No descriptor, no memory, or a listener that was shut down: trying again at once is of no use.
+                    _ => Accepted::Exhausted(e),
+                }
+            }
+        }
+    }
+
+    /// Gives a connection to its client's worker, else to the one in `slot`, or to the next one that takes it. If none does, it
+    /// is parked.
+    fn give(&mut self, connection: Unplaced<S::Connection>, slot: usize) {
+        let mut choice = self.pick_for(&connection).or(Some(slot));
+        while let Some(slot) = choice {
+            if self.give_to(slot, &connection) {
+                return;
+            }
+            choice = self.pick_for(&connection).or_else(|| self.pick());
+        }
+        if !broken!(self, ParkedForgotten) {
+            self.parked = Some(connection);
+        }
+    }
+
+    /// If the worker does not take it, the worker is out of dispatch until it is seen taking again, so that `give` ends.
+    fn give_to(&mut self, slot: usize, connection: &Unplaced<S::Connection>) -> bool {
+        let Some(worker) = self.workers.admitted_mut(slot) else { return false };
+        match worker.link.queue().give(&connection.connection, connection.origin) {
+            Ok(Given::Done) => {
+                worker.given = worker.given.wrapping_add(1);
+                self.check_soon();
+                return true;
+            }
+            Ok(Given::Full | Given::Gone) => {}
+            Err(e) => self.system.log(format_args!("hand a connection to worker {}: {e}", worker.id)),
+        }
+        // In this order: a worker that takes the probe at once has moved since.
+        worker.mark_stuck();
+        worker.probe();
+        self.check_soon();
+        false
+    }
+
+    /// Chooses the slot whose turn it is, among those with room.
+    pub(super) fn pick(&mut self) -> Option<usize> {
+        let (workers, max) = (&self.workers, self.rules.max_queued);
+        dispatch::pick(self.rules.dispatch, &mut self.cursor, workers.slots(), |slot| {
+            workers.admitted(slot)?.load(max)
+        })
+    }
+
+    /// Chooses the slot of a connection's client, or the next with room in the client's order; for a connection that was shed,
+    /// the one with the fewest connections.
+    fn pick_for(&self, connection: &Unplaced<S::Connection>) -> Option<usize> {
+        if let Some(id) = connection.shed_by {
+            return self.pick_beside(id);
+        }
+        dispatch::pick_for(connection.client?, self.workers.slots(), |slot| self.load(slot).is_some())
+    }
+
+    /// The connections in flight of the admitted worker of a slot; `None` if it has no room, or there is none.
+    pub fn load(&self, slot: usize) -> Option<u32> {
+        self.workers.admitted(slot)?.load(self.rules.max_queued)
+    }
+
+    /// The number of the client of a connection that did not come from a backlog, if dispatch asks for it.
+    pub(super) fn client_of(&self, connection: &S::Connection) -> Option<u64> {
+        match self.rules.dispatch {
+            Dispatch::SourceHash => S::client_of(connection),
+            Dispatch::RoundRobin | Dispatch::LeastConnections => None,
+        }
+    }
+
+    /// True if something of what waits could be placed.
+    pub fn has_room_for_what_waits(&self, lifecycle: &Lifecycle) -> bool {
+        let in_turn =
+            self.parked.is_some() || (0..self.listeners.len()).any(|index| self.is_paused(index, lifecycle));
+        in_turn && self.has_room() || self.has_returns() && self.has_room_for_returns()
+    }
+
+    /// True if a worker has room.
+    pub fn has_room(&self) -> bool {
+        (0..self.workers.slots()).any(|slot| self.load(slot).is_some())
+    }
+
+    /// True if something waits that could be placed if a worker had room.
+    pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
+        self.parked.is_some()
+            || self.has_returns()
+            || (0..self.listeners.len()).any(|index| self.is_paused(index, lifecycle))
+    }
+
+    /// True if a listener is paused for want of room; not if accepting rests, the first workers are not ready yet, a stop has
+    /// emptied it, or workers accept from it.
+    pub fn is_paused(&self, index: usize, lifecycle: &Lifecycle) -> bool {
+        let rests =
+            self.now < self.resting_until || lifecycle.is_booting() || self.emptied & (1 << index) != 0;
+        !rests && self.listeners[index].is_paused()
+    }
+
+    /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would fail again.
+    fn rest_from(&mut self, index: usize, cause: &io::Error, poll: &S::Poll) {
+        self.pause(index, poll);
+        self.rest(cause);
+    }
+}

@@ -1,0 +1,113 @@
+//! The health of workers: which of them take what they are given, how long they have been in a call, how large they are.
+//!
+//! Workers are checked twenty times a second while connections are in flight or the settings ask for it, and not otherwise.
+
+use super::{Link, Pool, System, broken};
+use crate::ids::WorkerId;
+use crate::master::lifecycle::{Input, Lifecycle};
+use crate::scoreboard::Word;
+use crate::sys::time::Time;
+use std::time::Duration;
+
+/// The time between two checks. What is queued at two checks, while its worker takes nothing, is reclaimed: after a tenth of a second
+/// at the latest.
+pub const CHECK: Duration = Duration::from_millis(50);
+/// The time between two looks at the memory of workers.
+pub(super) const MEMORY_CHECK: Duration = Duration::from_secs(1);
+
+/// What follows from a check.
+#[derive(Default)]
+pub struct Findings {
+    /// Inputs for the lifecycle, in this order.
+    pub inputs: Vec<Input>,
+    /// Workers that are to hand back idle connections, and how many each is to keep.
+    pub sheds: Vec<(WorkerId, u32)>,
+}
+
+impl<S: System> Pool<S> {
+    /// Does what is due.
+    pub fn run_timers(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) -> Findings {
+        let mut findings = Findings::default();
+        if self.check_at <= self.now {
+            self.check_at = Time::NEVER;
+            self.find_stuck();
+            self.report_calls(&mut findings.inputs);
+            findings.sheds = self.check_shares(lifecycle, poll);
+        }
+        if self.memory_at <= self.now {
+            self.memory_at = self.now + MEMORY_CHECK;
+            self.find_large(&mut findings.inputs);
+        }
+        if self.shortage_until <= self.now {
+            self.shortage_until = Time::NEVER;
+            self.system.refill_reserve();
+        }
+        if self.watches_calls() {
+            self.check_soon();
+        }
+        findings
+    }
+
+    /// Makes sure that a check follows.
+    pub(super) fn check_soon(&mut self) {
+        if self.check_at == Time::NEVER {
+            self.check_at = self.now + if broken!(self, ChecksSeldom) { 2 * CHECK } else { CHECK };
+        }
+    }
+
+    /// A worker that took nothing of what was queued for it between two checks is stuck: it gets no more, and what is queued goes to
+    /// others. One that takes again is eligible again.
+    fn find_stuck(&mut self) {
+        for page in self.workers.pages() {
+            let Some(worker) = self.workers.at(page).filter(|w| w.admitted) else { continue };
+            let progress = worker.progress();
+            let moved = progress != worker.last_progress;
+            worker.last_progress = progress;
+            let queued = worker.queued() > 0;
+            // Connections queued since the last check do not count yet.
+            let lies = std::mem::replace(&mut worker.was_queued, queued) && queued && !moved;
+            worker.stuck = lies || worker.stuck && (!moved || broken!(self, StuckForever));
+            let (check_again, id) = (queued || worker.stuck, worker.id);
+            if lies {
+                if !broken!(self, StuckNotReclaimed) {
+                    self.reclaim_queue(id);
+                }
+            } else if worker.stuck {
+                // The probe sent to it may not have found room, or was reclaimed: nothing else would show that it is back.
+                worker.probe();
+            }
+            if check_again {
+                self.check_soon();
+            }
+        }
+    }
+
+    /// Reports since when workers are in a call, if that has changed, and which have served enough.
+    pub fn report_calls(&mut self, inputs: &mut Vec<Input>) {
+        for worker in self.workers.iter_mut() {
+            let since = worker.link.count(Word::BusySince);
+            if worker.max_requests > 0 && worker.link.count(Word::Requests) >= worker.max_requests {
+                worker.max_requests = 0;
+                inputs.push(Input::Worn(worker.id));
+            }
+            if since != std::mem::replace(&mut worker.busy_told, since) && self.rules.times_calls {
+                // A worker's own word: not later than now, whatever it says.
+                inputs.push(Input::Busy(worker.id, Time::from_millis(since).min(self.now)));
+            }
+        }
+    }
+
+    fn find_large(&mut self, inputs: &mut Vec<Input>) {
+        let limit = self.rules.max_memory;
+        let is_large = |link: &S::Link| link.memory().is_some_and(|bytes| bytes > limit);
+        let large = self.workers.iter().filter(|w| w.admitted && is_large(&w.link));
+        inputs.extend(large.map(|w| Input::Worn(w.id)));
+    }
+
+    /// True if workers are to be checked even if nothing is given to them.
+    fn watches_calls(&self) -> bool {
+        let busy = || self.workers.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
+        // The master is not woken by what workers take from the kernel themselves.
+        (self.rules.times_calls || self.rules.counts_requests) && (busy() || self.has_listeners_for_workers())
+    }
+}

@@ -1,0 +1,298 @@
+//! The running workers, by page, and the admitted one of each slot.
+//!
+//! A worker has a page from its fork until it is reaped. A slot has at most one admitted worker, to which dispatch gives
+//! connections; its predecessor may still be draining on another page.
+
+use super::{Link, Queue};
+use crate::Kind;
+use crate::config::MAX_WORKERS;
+use crate::event::Totals;
+use crate::ids::{Generation, Page, Slot, WorkerId};
+use crate::scoreboard::Word;
+use std::time::SystemTime;
+
+/// The number of pages: for every worker, a successor of each, and as many again that drain.
+pub const PAGES: usize = 3 * MAX_WORKERS;
+
+/// A running worker; `L` is the link to it.
+pub struct WorkerEntry<L> {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// When it was forked, by the wall clock.
+    pub started: SystemTime,
+    /// The link to it.
+    pub link: L,
+    /// Why it cannot serve, in its own words.
+    pub failure: Option<String>,
+    /// How its handler takes connections; `None` until it is ready.
+    pub kind: Option<Kind>,
+    /// Connections given to it and not reclaimed.
+    pub given: u64,
+    /// Connections it may have in flight.
+    pub limit: u32,
+    /// True if dispatch may choose it.
+    pub admitted: bool,
+    /// True if it took nothing of what waited for it between two checks: it gets no more until it takes the probe sent to it.
+    pub stuck: bool,
+    /// The value of [`Word::Probed`] once it has taken the last probe.
+    pub asked: u64,
+    /// The value of [`WorkerEntry::progress`] at the last check.
+    pub last_progress: u64,
+    /// True if connections were queued at the last check.
+    pub was_queued: bool,
+    /// Requests after which it is replaced; 0 is never.
+    pub max_requests: u64,
+    /// True if the poll reports what it hands back.
+    pub watched: bool,
+    /// The start of its call (milliseconds) that the lifecycle was last told.
+    pub busy_told: u64,
+}
+
+impl<L> WorkerEntry<L> {
+    /// A worker that was just forked.
+    pub fn new(id: WorkerId, slot: Slot, generation: Generation, link: L, max_requests: u64) -> Self {
+        Self {
+            id,
+            slot,
+            generation,
+            started: SystemTime::now(),
+            link,
+            failure: None,
+            kind: None,
+            given: 0,
+            limit: 0,
+            admitted: false,
+            stuck: false,
+            asked: 0,
+            last_progress: 0,
+            was_queued: false,
+            max_requests,
+            watched: false,
+            busy_told: 0,
+        }
+    }
+}
+
+impl<L: Link> WorkerEntry<L> {
+    /// The connections in flight of a worker that has room for one more; `None` if it has none.
+    ///
+    /// The count is what was given less what the worker says it finished. A worker that writes nonsense gets too many or too few.
+    pub fn load(&self, max_queued: u64) -> Option<u32> {
+        let in_flight = self.in_flight();
+        let has_room = self.is_eligible() && in_flight < self.limit && self.queued() < max_queued;
+        has_room.then_some(in_flight)
+    }
+
+    /// True if it is admitted and not known to be stuck.
+    pub fn is_eligible(&self) -> bool {
+        self.admitted && !(self.stuck && self.progress() == self.last_progress)
+    }
+
+    /// True if it may be given more as soon as it has taken what is queued for it.
+    pub fn will_have_room(&self) -> bool {
+        self.is_eligible() && self.in_flight() < self.limit
+    }
+
+    /// Marks a worker that did not take what it was given, or could not: it gets no more until it is seen taking something.
+    pub fn mark_stuck(&mut self) {
+        self.stuck = true;
+        self.last_progress = self.progress();
+    }
+
+    /// Sends it a probe, unless one is queued already.
+    pub fn probe(&mut self) {
+        let answered = self.link.count(Word::Probed);
+        if self.asked <= answered && self.link.queue().probe() {
+            self.asked = answered.wrapping_add(1);
+        }
+    }
+
+    /// Connections given to it, or accepted by it, and not finished yet.
+    pub fn in_flight(&self) -> u32 {
+        let n = self.had().wrapping_sub(self.link.count(Word::Finished));
+        // A negative count is nonsense from the worker's page; it must not look like four thousand million connections.
+        if n > u64::from(u32::MAX) { 0 } else { n as u32 }
+    }
+
+    /// Connections given and not taken yet.
+    pub fn queued(&self) -> u64 {
+        let n = self.had().wrapping_sub(self.link.count(Word::Taken));
+        if n > u64::from(u32::MAX) { 0 } else { n }
+    }
+
+    /// A number that changes whenever the worker finds something in its queue.
+    pub fn progress(&self) -> u64 {
+        self.link.count(Word::Taken).wrapping_add(self.link.count(Word::Probed))
+    }
+
+    fn had(&self) -> u64 {
+        self.given.wrapping_add(self.link.count(Word::Accepted))
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        let sum = |a: &mut u64, word| *a = a.wrapping_add(self.link.count(word));
+        sum(&mut totals.taken, Word::Taken);
+        sum(&mut totals.requests, Word::Requests);
+        sum(&mut totals.errors, Word::Errors);
+        sum(&mut totals.bytes_in, Word::BytesIn);
+        sum(&mut totals.bytes_out, Word::BytesOut);
+    }
+}
+
+/// All running workers.
+pub struct Workers<L> {
+    pages: Vec<Option<WorkerEntry<L>>>,
+    /// By slot: the page of the admitted worker.
+    admitted: Vec<Option<Page>>,
+    /// What workers that have ended have counted.
+    former: Totals,
+    /// Pages from this one on are unused.
+    used: usize,
+}
+
+impl<L> Workers<L> {
+    /// No workers.
+    pub fn new() -> Self {
+        let mut pages = Vec::new();
+        pages.resize_with(PAGES, || None);
+        Self { pages, admitted: Vec::new(), former: Totals::default(), used: 0 }
+    }
+
+    /// A free page; `None` if there is none.
+    pub fn free_page(&self) -> Option<Page> {
+        self.pages.iter().position(Option::is_none).map(Page::at)
+    }
+
+    /// Adds a worker that was forked.
+    pub fn add(&mut self, page: Page, entry: WorkerEntry<L>) {
+        self.used = self.used.max(page.index() + 1);
+        self.pages[page.index()] = Some(entry);
+    }
+
+    /// The worker of a page.
+    pub fn at(&mut self, page: Page) -> Option<&mut WorkerEntry<L>> {
+        self.pages.get_mut(page.index())?.as_mut()
+    }
+
+    /// The page of a worker.
+    pub fn page_of(&self, id: WorkerId) -> Option<Page> {
+        self.pages[..self.used].iter().position(|w| w.as_ref().is_some_and(|w| w.id == id)).map(Page::at)
+    }
+
+    /// A worker by its number.
+    pub fn get(&self, id: WorkerId) -> Option<&WorkerEntry<L>> {
+        self.iter().find(|w| w.id == id)
+    }
+
+    /// A worker by its number.
+    pub fn find(&mut self, id: WorkerId) -> Option<&mut WorkerEntry<L>> {
+        self.iter_mut().find(|w| w.id == id)
+    }
+
+    /// All workers.
+    pub fn iter(&self) -> impl Iterator<Item = &WorkerEntry<L>> {
+        self.pages[..self.used].iter().flatten()
+    }
+
+    /// All workers.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerEntry<L>> {
+        self.pages[..self.used].iter_mut().flatten()
+    }
+
+    /// The pages that may have a worker.
+    pub fn pages(&self) -> impl Iterator<Item = Page> + use<L> {
+        (0..self.used).map(Page::at)
+    }
+
+    /// Admits a worker, as the one of its slot.
+    pub fn admit(&mut self, id: WorkerId) {
+        let Some(page) = self.page_of(id) else { return };
+        let Some(entry) = &mut self.pages[page.index()] else { return };
+        entry.admitted = true;
+        // One that hung was found stuck before, and has now shown that it is back.
+        entry.stuck = false;
+        let slot = entry.slot.index();
+        if self.admitted.len() <= slot {
+            self.admitted.resize(slot + 1, None);
+        }
+        self.admitted[slot] = Some(page);
+    }
+
+    /// Takes a worker out of dispatch.
+    pub fn withdraw(&mut self, id: WorkerId) {
+        let Some(page) = self.page_of(id) else { return };
+        let Some(entry) = &mut self.pages[page.index()] else { return };
+        entry.admitted = false;
+        let slot = entry.slot;
+        self.vacate(slot, page);
+    }
+
+    fn vacate(&mut self, slot: Slot, page: Page) {
+        // The slot may have another worker by now.
+        if let Some(admitted) = self.admitted.get_mut(slot.index()).filter(|a| **a == Some(page)) {
+            *admitted = None;
+        }
+    }
+
+    /// The number of slots that dispatch looks at.
+    pub fn slots(&self) -> usize {
+        self.admitted.len()
+    }
+
+    /// True if a slot has an admitted worker.
+    pub fn is_admitted(&self, slot: usize) -> bool {
+        self.admitted.get(slot).is_some_and(Option::is_some)
+    }
+
+    /// The admitted worker of a slot.
+    pub fn admitted(&self, slot: usize) -> Option<&WorkerEntry<L>> {
+        let page = (*self.admitted.get(slot)?)?;
+        self.pages[page.index()].as_ref()
+    }
+
+    /// The admitted worker of a slot.
+    pub fn admitted_mut(&mut self, slot: usize) -> Option<&mut WorkerEntry<L>> {
+        let page = (*self.admitted.get(slot)?)?;
+        self.at(page)
+    }
+
+    /// What workers that have ended have counted, for the next program in this process.
+    pub fn former_totals(&self) -> Totals {
+        self.former
+    }
+
+    /// Continues from what was counted before.
+    pub fn continue_from(&mut self, totals: Totals) {
+        self.former = totals;
+    }
+
+    /// In a worker: drops the links to all workers.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+        self.used = 0;
+    }
+}
+
+impl<L: Link> Workers<L> {
+    /// Takes out a worker that was reaped, and adds what it has counted to the totals.
+    pub fn remove(&mut self, page: Page) -> Option<WorkerEntry<L>> {
+        let entry = self.pages.get_mut(page.index())?.take()?;
+        self.vacate(entry.slot, page);
+        entry.add_to(&mut self.former);
+        while self.used > 0 && self.pages[self.used - 1].is_none() {
+            self.used -= 1;
+        }
+        Some(entry)
+    }
+
+    /// What all workers have counted, those that have ended included.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.former;
+        self.iter().for_each(|worker| worker.add_to(&mut totals));
+        totals
+    }
+}

@@ -1,0 +1,156 @@
+//! The start of a master: what the process must be, what is bound and opened, and in which order.
+
+use super::lifecycle::{self, Lifecycle};
+use super::pool::{self, Kernel, PAGES, Pool};
+use super::token::Token;
+use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
+use crate::config::{Config, name_after};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Generation, ListenerId};
+use crate::role::{self, Role};
+use crate::scoreboard::Scoreboard;
+use crate::server::Server;
+use crate::sys::signal::{self, Signals};
+use crate::sys::time::{self, Time};
+use crate::sys::{kernel, memory, process};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// The signals that the master reads; every other keeps the disposition it had.
+const SIGNALS: [i32; 8] = [
+    signal::SIGTERM,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGHUP,
+    signal::SIGUSR1,
+    signal::SIGUSR2,
+    signal::SIGTTIN,
+    signal::SIGTTOU,
+];
+/// The first kernel with everything that is used here: pidfd_open(2) and waitid(2) on it, EPOLLEXCLUSIVE.
+const NEEDED_KERNEL: (u32, u32) = (5, 10);
+/// Events read in one turn.
+const EVENTS: usize = 256;
+
+impl Master {
+    /// Binds the addresses and reads the handler; the first step starts the workers.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn new(server: Server) -> Result<Self> {
+        let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
+        let Server { config, mut source, args, messages, .. } = server;
+        check_kernel()?;
+        check_process()?;
+        // Before anything is opened: what gets number 2 from here on is not standard error.
+        let stderr = stderr_capture::StderrCapture::new();
+        let mut saved = upgrade::take_saved()?;
+        match &mut saved {
+            None => source.prepare(Generation::FIRST.0)?,
+            Some(saved) => source.adopt_images(saved.images()?),
+        }
+        let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
+        let poll = Poll::new().map_err(system("epoll_create"))?;
+        let signals = match config.signals {
+            Some(true) => Some(Signals::take(&SIGNALS).map_err(system("signalfd"))?),
+            Some(false) | None => None,
+        };
+        let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
+        let token = |i| Token::Listener(ListenerId::at(i)).into();
+        let now = Time::now();
+        let (rules, seed) = (rules(&config), time::monotonic_ns());
+        let (wake, board, listeners, lifecycle) = match &mut saved {
+            None => (
+                memory::wake_counter().map_err(system("eventfd"))?,
+                Scoreboard::new(PAGES).map_err(system("map the scoreboard"))?,
+                sockets::open_all(&config, workers, token)?,
+                Lifecycle::new(rules, workers, seed),
+            ),
+            Some(saved) => (
+                saved.wake()?,
+                Scoreboard::resume(saved.board()?, PAGES).map_err(system("map the scoreboard"))?,
+                sockets::resume_all(&config, saved.listeners()?, token)?,
+                Lifecycle::resume(rules, saved.lifecycle(), now, seed),
+            ),
+        };
+        let signal = signals.as_ref().map(|s| (s.as_fd(), Token::Signals));
+        for (fd, token) in signal.into_iter().chain([(wake.as_fd(), Token::Wake)]) {
+            poll.registry()
+                .register(&mut SourceFd(&fd.as_raw_fd()), token.into(), Interest::READABLE)
+                .map_err(system("epoll_ctl"))?;
+        }
+        let name =
+            Some(config.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| name_after(source.name()));
+        let control = control::ControlServer::open(&config, &name, &poll);
+        let kernel = Kernel { reserve: fd_reserve::FdReserve::new(), common: board.common() };
+        role::set(Role::Master);
+        let mut master = Self {
+            home: process::own_pid(),
+            name,
+            events: Some(Events::with_capacity(EVENTS)),
+            clock: Clock { now, born: now, alarm: Time::NEVER },
+            lifecycle,
+            failed: None,
+            pool: Pool::new(kernel, listeners, pool::Rules::new(&config), now),
+            births: Births { args, environments: BTreeMap::new(), board, wake },
+            control,
+            report: report::Report::default(),
+            upgrade: upgrade::Upgrade::new(program),
+            config,
+            source,
+            poll,
+            signals,
+            stderr,
+            messages,
+        };
+        master.messages.open();
+        if let Some(saved) = saved {
+            master.adopt(saved).map_err(system("upgrade: continue with the workers"))?;
+        }
+        Ok(master)
+    }
+}
+
+fn rules(config: &Config) -> lifecycle::Rules {
+    lifecycle::Rules {
+        boot_timeout: config.boot_timeout,
+        drain_timeout: config.drain_timeout,
+        hang_timeout: config.timeout,
+        max_age: config.max_age,
+        surge: config.surge,
+    }
+}
+
+/// Refuses a process that has several threads, or is a master or a worker already.
+fn check_process() -> Result<()> {
+    let refused = |text: String| Err(Error::new(ErrorKind::State, text));
+    match role::role() {
+        Role::None => {}
+        Role::Master => return refused("run: a server runs in this process already".into()),
+        Role::Worker { id, .. } => return refused(format!("run: this process is worker {id}")),
+    }
+    let threads =
+        process::thread_count().map_err(|e| Error::io(ErrorKind::System, "read /proc/self/task", e))?;
+    if threads == 1 {
+        return Ok(());
+    }
+    refused(format!(
+        "this process has {threads} threads, expected 1: a fork copies only the calling thread; \
+         call run before any thread is started"
+    ))
+}
+
+fn check_kernel() -> Result<()> {
+    let (major, minor) = kernel::release();
+    if (major, minor) >= NEEDED_KERNEL {
+        return Ok(());
+    }
+    let (a, b) = NEEDED_KERNEL;
+    Err(Error::new(
+        ErrorKind::System,
+        format!("expected Linux {a}.{b} or newer, found {major}.{minor}: update the kernel"),
+    ))
+}

@@ -1,0 +1,352 @@
+//! Upgrade: another program takes this master's place in the same process, with its listeners, its workers and their channels.
+//!
+//! First the new program is tried: started with the same arguments, it checks its settings, reads its handler, and exits.
+//! Then this process executes it (execve(2)); what it continues with is in a memory file ([`state`]). It adopts all that and
+//! reloads, so that workers of the new program follow. A failure before the exec, or of the exec, leaves everything as it was.
+
+mod state;
+
+use super::lifecycle::{Input, Snapshot};
+use super::pool::{HandoffQueue, Return, WorkerEntry, WorkerLink};
+use super::router::Router;
+use super::{Master, Token};
+use crate::Kind;
+use crate::error::{Error, ErrorKind, Result};
+use crate::handoff::{Giver, Taker};
+use crate::ids::Generation;
+use crate::log::log;
+use crate::sys::process::{self, Exit, Fork, Process};
+use crate::sys::signal;
+use crate::sys::time::Time;
+use mio::Interest;
+use mio::unix::SourceFd;
+pub use state::Fd;
+use state::{FORMAT, Kept, SavedConnection, SavedReturn, SavedState, SavedStderr, SavedWorker, keep};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// The variable that tells a program what it is started for: a trial, or the number of the memory file with the state.
+const VARIABLE: &str = "PREFORK_UPGRADE";
+const TRIAL_VALUE: &str = "trial";
+const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
+/// The longest that a trial may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An upgrade, from the request to the exec.
+pub struct Upgrade {
+    program: Program,
+    stage: Stage,
+}
+
+enum Stage {
+    /// None is under way.
+    None,
+    /// Requested; the lifecycle has something else to do first.
+    Requested,
+    /// The new program is being tried, and given up after a time.
+    Trial(Process, Time),
+    /// The new program may take over as soon as the lifecycle is at rest.
+    Passed,
+}
+
+/// The program that this process runs, and its arguments.
+pub struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Program {
+    /// The program as of now: a later file at the same path is another one.
+    ///
+    /// # Errors
+    /// If `/proc` does not tell (proc(5)).
+    pub fn this() -> io::Result<Self> {
+        Ok(Self { path: std::fs::read_link("/proc/self/exe")?, args: std::env::args_os().collect() })
+    }
+}
+
+/// True if this program was only started to see if it could take over.
+///
+/// # Errors
+/// [`ErrorKind::State`] if the master hands over what this version cannot read.
+pub fn is_trial() -> Result<bool> {
+    if std::env::var_os(VARIABLE).is_none_or(|v| v != TRIAL_VALUE) {
+        return Ok(false);
+    }
+    match std::env::var(FORMAT_VARIABLE) {
+        Ok(format) if format == FORMAT => Ok(true),
+        other => Err(Error::new(
+            ErrorKind::State,
+            format!(
+                "upgrade: expected a master that hands over {FORMAT}, found {}: stop it and start this one",
+                other.unwrap_or_default()
+            ),
+        )),
+    }
+}
+
+/// Returns what a former program in this process has handed over, if there was one.
+///
+/// # Errors
+/// [`ErrorKind::State`] if this version cannot read it.
+pub fn take_saved() -> Result<Option<SavedState>> {
+    let Some(number) = std::env::var(VARIABLE).ok().and_then(|v| v.parse::<u32>().ok()) else {
+        return Ok(None);
+    };
+    process::remove_environment(VARIABLE);
+    let file = process::adopt_descriptor(number)
+        .map_err(|e| Error::io(ErrorKind::State, "upgrade: read what is handed over", e))?;
+    SavedState::read(File::from(file)).map(Some)
+}
+
+impl Upgrade {
+    /// No upgrade yet.
+    pub fn new(program: Program) -> Self {
+        Self { program, stage: Stage::None }
+    }
+
+    /// Requests an upgrade.
+    pub fn request(&mut self) {
+        match self.stage {
+            Stage::None => self.stage = Stage::Requested,
+            _ => log!("upgrade: one is under way, so this one is not tried; ask again when that has ended"),
+        }
+    }
+
+    /// True if a program is being tried; it is a child that this master has to reap.
+    pub fn has_trial(&self) -> bool {
+        matches!(self.stage, Stage::Trial(..))
+    }
+
+    /// Kills a program that is being tried, and reaps it.
+    pub fn end_trial(&mut self) {
+        if let Stage::Trial(process, _) = std::mem::replace(&mut self.stage, Stage::None) {
+            let _ = process.kill(signal::SIGKILL);
+            let _ = process.wait();
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.stage = Stage::None;
+        log!("upgrade: {why}; this master continues");
+    }
+
+    /// Looks if the trial has ended, and ends it if it takes too long or the server stops.
+    fn check_trial(&mut self, now: Time, is_stopping: bool) {
+        let Stage::Trial(process, until) = &self.stage else { return };
+        let late = *until <= now;
+        if late || is_stopping {
+            let _ = process.kill(signal::SIGKILL);
+        }
+        match process.reap() {
+            Ok(None) => {}
+            Ok(Some(_)) if is_stopping => self.stage = Stage::None,
+            Ok(Some(Exit::Code(0))) => self.stage = Stage::Passed,
+            Ok(Some(exit)) => {
+                let why = if late { "it took too long".into() } else { format!("it ended by {exit}") };
+                self.give_up(&format!("the trial of {} failed: {why}", self.program.path.display()));
+            }
+            Err(e) => self.give_up(&format!("wait for the trial: {e}")),
+        }
+    }
+}
+
+impl Master {
+    /// True if this program was only started to see if it could take a master's place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`] if it could not.
+    pub fn is_trial() -> Result<bool> {
+        is_trial()
+    }
+
+    /// Takes an upgrade as far as it can get now; a stop ends it.
+    pub(super) fn advance_upgrade(&mut self) {
+        let is_stopping = self.lifecycle.is_stopping();
+        self.upgrade.check_trial(self.clock.now, is_stopping);
+        match self.upgrade.stage {
+            Stage::Requested | Stage::Passed if is_stopping => self.upgrade.stage = Stage::None,
+            Stage::Requested => self.start_trial(),
+            Stage::Passed if self.lifecycle.is_at_rest() => {
+                // Returns only if it has failed.
+                let e = self.execute_program();
+                let path = self.upgrade.program.path.display().to_string();
+                self.upgrade.give_up(&format!("execute {path}: {e}"));
+            }
+            Stage::None | Stage::Trial(..) | Stage::Passed => {}
+        }
+    }
+
+    fn start_trial(&mut self) {
+        let program = &self.upgrade.program;
+        match process::fork() {
+            Ok(Fork::Child) => {
+                process::set_environment(VARIABLE, TRIAL_VALUE);
+                process::set_environment(FORMAT_VARIABLE, FORMAT);
+                let e = process::execute(&program.path, &program.args);
+                log!("upgrade: execute {}: {e}", program.path.display());
+                process::exit(1)
+            }
+            Ok(Fork::Parent(process)) => {
+                let fd = process.as_fd().as_raw_fd();
+                let token = Token::Trial.into();
+                if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                    log!("upgrade: watch the trial: {e}");
+                }
+                let until = self.clock.now + PATIENCE;
+                self.clock.alarm = self.clock.alarm.min(until);
+                self.upgrade.stage = Stage::Trial(process, until);
+            }
+            Err(e) => self.upgrade.give_up(&format!("start the trial: {e}")),
+        }
+    }
+
+    /// Executes the new program in this process; returns why it could not.
+    fn execute_program(&self) -> io::Error {
+        let router = self.messages.router();
+        let mut kept = Kept::default();
+        let file = match self.save(&router, &mut kept).and_then(|state| state.write()) {
+            Ok(file) => file,
+            Err(e) => return e,
+        };
+        process::set_environment(VARIABLE, &keep(&mut kept, &file).to_string());
+        kept.over_exec(true);
+        let e = process::execute(&self.upgrade.program.path, &self.upgrade.program.args);
+        kept.over_exec(false);
+        process::remove_environment(VARIABLE);
+        e
+    }
+
+    /// Returns what the next program continues with, and keeps its descriptors.
+    fn save<'a>(&'a self, router: &'a Router, kept: &mut Kept<'a>) -> io::Result<SavedState> {
+        let pool = &self.pool;
+        let mut workers = Vec::new();
+        for worker in pool.workers.iter() {
+            let missing = || io::Error::other(format!("worker {} has no page or channel", worker.id));
+            workers.push(SavedWorker {
+                id: worker.id,
+                page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
+                pid: worker.link.process.pid(),
+                process: keep(kept, &worker.link.process),
+                giver: keep(kept, &worker.link.queue.giver),
+                queue: keep(kept, &worker.link.queue.taker),
+                channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
+                messages: router.save(worker.id).ok_or_else(missing)?,
+                given: worker.given,
+                limit: worker.limit,
+                kind: worker.kind.map_or(0, |kind| kind as u8),
+                max_requests: worker.max_requests,
+                stuck: worker.stuck,
+            });
+        }
+        let mut returns = Vec::new();
+        for source in pool.returns() {
+            match source {
+                Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
+                Return::OfDeadWorker(ends) => {
+                    let (giver, queue) = (keep(kept, &ends.giver), keep(kept, &ends.taker));
+                    returns.push(SavedReturn::OfDeadWorker { giver, queue });
+                }
+                Return::HandedBack(_) => {}
+            }
+        }
+        let images = self.source.images();
+        Ok(SavedState {
+            format: FORMAT.into(),
+            born: self.clock.born,
+            lifecycle: self.lifecycle.snapshot(),
+            totals: pool.workers.former_totals(),
+            wake: keep(kept, &self.births.wake),
+            board: keep(kept, &self.births.board),
+            listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
+            images: images.into_iter().map(|(g, fd)| (Generation(g), kept.keep(fd))).collect(),
+            parked: pool
+                .parked()
+                .map(|c| SavedConnection { fd: keep(kept, &c.connection), origin: c.origin }),
+            workers,
+            returns,
+            stderr: (self.stderr.saved())
+                .map(|(worker, pipe, begun)| SavedStderr {
+                    worker,
+                    pipe: kept.keep(pipe),
+                    begun: begun.to_vec(),
+                })
+                .collect(),
+            environments: self.births.environments.clone(),
+            last_exits: self.report.last_exits.clone(),
+        })
+    }
+
+    /// Continues with what a former program in this process has handed over.
+    pub(super) fn adopt(&mut self, saved: SavedState) -> io::Result<()> {
+        self.clock.born = saved.born;
+        self.pool.workers.continue_from(saved.totals);
+        for worker in saved.workers {
+            self.adopt_worker(worker, &saved.lifecycle)?;
+        }
+        for SavedStderr { worker, pipe, begun } in saved.stderr {
+            if let Some(page) = self.pool.workers.page_of(worker) {
+                self.stderr.restore(worker, page, pipe.adopt()?, begun, &self.poll);
+            }
+        }
+        for worker in &saved.lifecycle.workers {
+            // One that stays may have been told to shed.
+            if worker.draining || self.config.rebalance {
+                self.pool.watch_returns(worker.id, &self.poll);
+            }
+            if !worker.draining {
+                self.pool.admit(worker.id);
+            }
+        }
+        if let Some(SavedConnection { fd, origin }) = saved.parked {
+            self.pool.park(fd.adopt()?, origin);
+        }
+        for source in saved.returns {
+            self.pool.add_return(match source {
+                SavedReturn::Unclaimed(id) => Return::Unclaimed(id),
+                SavedReturn::OfDeadWorker { giver, queue } => {
+                    Return::OfDeadWorker(handoff_queue(giver, queue)?)
+                }
+            });
+        }
+        self.births.environments = saved.environments;
+        self.report.last_exits = saved.last_exits;
+        self.report.is_started = true;
+        self.report.kind = self.pool.workers.iter().find_map(|w| w.kind).unwrap_or_default();
+        log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
+        self.feed(Input::Reload);
+        Ok(())
+    }
+
+    fn adopt_worker(&mut self, saved: SavedWorker, lifecycle: &Snapshot) -> io::Result<()> {
+        let missing = || io::Error::other(format!("worker {} is not in the lifecycle", saved.id));
+        let known = lifecycle.workers.iter().find(|w| w.id == saved.id).ok_or_else(missing)?;
+        let link = WorkerLink {
+            process: Process::adopt(saved.pid, saved.process.adopt()?),
+            queue: handoff_queue(saved.giver, saved.queue)?,
+            page: self.births.board.page(saved.page),
+        };
+        let now = SystemTime::now();
+        let entry = WorkerEntry {
+            started: now.checked_sub(self.clock.now - known.since).unwrap_or(now),
+            kind: Kind::from_number(saved.kind),
+            given: saved.given,
+            limit: saved.limit,
+            stuck: saved.stuck,
+            ..WorkerEntry::new(saved.id, known.slot, known.generation, link, saved.max_requests)
+        };
+        self.watch_exit(saved.page, &entry.link)?;
+        let (channel, max) = (saved.channel.adopt()?, self.config.max_message);
+        self.messages.router().restore(saved.id, saved.page, channel, max, saved.messages);
+        self.pool.workers.add(saved.page, entry);
+        Ok(())
+    }
+}
+
+fn handoff_queue(giver: Fd, taker: Fd) -> io::Result<HandoffQueue> {
+    Ok(HandoffQueue { giver: Giver::from(giver.adopt()?), taker: Taker::from(taker.adopt()?) })
+}
