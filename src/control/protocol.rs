@@ -1,8 +1,8 @@
 //! What goes over a control socket: one JSON object a line, both ways. For the master and for whoever speaks to it.
 //!
-//! The master begins with [`Reply::Hello`]. A request must come whole within 5 seconds, in at most [`MAX_REQUEST`] bytes, and is
-//! answered before the next one is read. What a request has too much is refused, since it may mean something; what a reply has
-//! too much is to be ignored, so that masters can learn to say more. [`VERSION`] counts what breaks either.
+//! The master begins with [`Reply::Hello`]. A request must come whole within 5 seconds, in at most [`MAX_REQUEST`] bytes,
+//! and is answered before the next one is read. What a request has too much is refused, since it may mean something; what a
+//! reply has too much is to be ignored, so that masters can learn to say more. [`VERSION`] counts what breaks either.
 
 use crate::server;
 use serde::{Deserialize, Serialize};
@@ -531,7 +531,8 @@ pub enum Event {
         worker: WorkerInfo,
         /// How.
         exit: Exit,
-        /// Why: `crash`, `boot failure`, `reload`, `scale`, `drain`, `left`, `drain timeout`, `hang`, `recycle`, `killed`, `stop`.
+        /// Why: `crash`, `boot failure`, `reload`, `scale`, `drain`, `left`, `drain timeout`, `hang`, `recycle`, `killed`,
+        /// `stop`.
         reason: String,
         /// Whether the master wanted it to end (Node: `exitedAfterDisconnect`).
         intended: bool,

@@ -98,8 +98,8 @@ impl Master {
                     let _ = worker.process.kill(signal::SIGKILL);
                 }
             }
-            // The worker is about to end. If it is not, nothing could be sent to it any more; and if it is, the signal comes too late to
-            // change its exit status.
+            // The worker is about to end. If it is not, nothing could be sent to it any more; and if it is, the signal comes
+            // too late to change its exit status.
             RouterEvent::Closed(WorkerId(id)) => {
                 if let Some(worker) = self.crew.find(id) {
                     let _ = worker.process.kill(signal::SIGKILL);
