@@ -642,10 +642,12 @@ typedef enum prefork_worker_state {
     PREFORK_WORKER_STARTING = 1,
     /** It serves. */
     PREFORK_WORKER_READY = 2,
+    /** It could serve, but takes nothing at the moment. Only the master knows. */
+    PREFORK_WORKER_STUCK = 3,
     /** It finishes what it has. */
-    PREFORK_WORKER_DRAINING = 3,
-    /** SIGKILL is on its way. */
-    PREFORK_WORKER_KILLED = 4,
+    PREFORK_WORKER_DRAINING = 4,
+    /** SIGKILL was sent to it. */
+    PREFORK_WORKER_KILLED = 5,
 } prefork_worker_state;
 
 /** What a process is. */
@@ -684,24 +686,10 @@ typedef struct prefork_worker_info {
     uint32_t state;
     /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
     uint32_t connected;
-    /** Whether it is left out because it takes nothing: 0 or 1. Only the master knows. */
-    uint32_t stuck;
     /** Connections given to it and not finished. */
     uint32_t in_flight;
     /** Of those, connections it has not taken yet. Only the master knows. */
     uint32_t queued;
-    /** Milliseconds since its fork, by the monotonic clock. */
-    uint64_t age_ms;
-    /** Requests answered; in blocking style, connections served. */
-    uint64_t requests;
-    /** Requests refused or failed. */
-    uint64_t errors;
-    /** Bytes from clients. */
-    uint64_t bytes_in;
-    /** Bytes to clients. */
-    uint64_t bytes_out;
-    /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
-    uint64_t started_ms;
     /**
      * How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
      * before it was forked. Its number, or 0 where none has; then the four below are 0.
@@ -715,8 +703,18 @@ typedef struct prefork_worker_info {
     uint32_t last_reason;
     /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
     uint32_t last_intended;
-    /** 0. */
-    uint32_t reserved;
+    /** Milliseconds since its fork, by the monotonic clock. */
+    uint64_t age_ms;
+    /** Requests answered; in blocking style, connections served. */
+    uint64_t requests;
+    /** Requests refused or failed. */
+    uint64_t errors;
+    /** Bytes from clients. */
+    uint64_t bytes_in;
+    /** Bytes to clients. */
+    uint64_t bytes_out;
+    /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
+    uint64_t started_ms;
 } prefork_worker_info;
 
 /**

@@ -99,6 +99,7 @@ pub mod config;
 #[cfg(feature = "control")]
 pub mod control;
 pub mod error;
+pub mod event;
 pub mod ffi;
 mod handoff;
 #[expect(dead_code, reason = "comes into use file by file")]
@@ -114,13 +115,14 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
+pub use event::{
+    Bound, Event, Exit, Family, LastExit, Reason, ReloadFailure, ReloadStage, ReloadState, ServerState,
+    Started, Status, Stopped, Totals, WorkerInfo, WorkerState, WorkerStatus,
+};
 pub use master::router::Messages;
 pub use message::{ALL, MASTER, Message, Undelivered};
 pub use role::{Role, role};
-pub use server::{
-    Bound, Event, Exit, Family, LastExit, Reason, ReloadFailure, ReloadStage, Running, Server, Started,
-    State, Status, Stopped, Totals, WorkerInfo, WorkerStatus,
-};
+pub use server::{Running, Server};
 /// For the binary alone.
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -2,21 +2,19 @@
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-pub use crate::master::lifecycle::{Reason, ReloadFailure, ReloadStage};
+use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{Master, News};
 use crate::message::Message;
-pub use crate::sys::process::Exit;
-use crate::sys::{process, socket};
+use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::{Conn, Datagram, ffi};
 use std::ffi::CString;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where workers get their handler from.
 pub(crate) trait Source {
@@ -73,183 +71,6 @@ pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
 
 /// What runs in the master when something happens to a worker.
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
-
-/// Who a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerInfo {
-    /// Its number; no other worker has it.
-    pub id: u32,
-    /// Its slot.
-    pub slot: u32,
-    /// Its generation.
-    pub generation: u32,
-    /// Its process id.
-    pub pid: i32,
-}
-
-/// Something that happened, told in the master ([`Server::on_event`]). The names are those of Node's `cluster`, where it has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The addresses are bound, the first workers follow.
-    Setup,
-    /// A worker was forked.
-    Fork(WorkerInfo),
-    /// A worker runs.
-    Online(WorkerInfo),
-    /// A worker serves connections of this address.
-    Listening(WorkerInfo, Bound),
-    /// A worker can serve.
-    Ready(WorkerInfo),
-    /// A worker gets no more connections, on purpose, and finishes what it has.
-    Disconnect(WorkerInfo),
-    /// A worker has ended and was reaped.
-    Exit {
-        /// Which.
-        worker: WorkerInfo,
-        /// How.
-        exit: Exit,
-        /// Why.
-        reason: Reason,
-        /// The last lines of its standard error, where it ended before it could serve, or before the reload that it belongs to was
-        /// complete: at most 20 of them and 4 KiB.
-        stderr: Vec<String>,
-    },
-    /// A worker has been in one call of its handler for longer than [`Config::timeout`]; SIGABRT follows in a second.
-    Hang(WorkerInfo),
-    /// A worker has sent the master a message; [`Server::on_message`], called next, has what it says.
-    Message {
-        /// Which.
-        worker: WorkerInfo,
-        /// What sort of message it is, as the worker said.
-        kind: u32,
-        /// Its length (bytes).
-        size: usize,
-    },
-    /// Something went wrong that cost no connection.
-    Error(String),
-    /// A reload to this generation began.
-    ReloadStarted(u32),
-    /// Every worker is of this generation.
-    ReloadCommitted(u32),
-    /// Every worker is of the generation before this one; why.
-    ReloadRolledBack(u32, ReloadFailure),
-    /// The run is over: the last worker was reaped.
-    Stopped(Stopped),
-}
-
-impl Event {
-    /// What the event is called on the control socket and in C: one word, or two.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Setup => "setup",
-            Self::Fork(_) => "fork",
-            Self::Online(_) => "online",
-            Self::Listening(..) => "listening",
-            Self::Ready(_) => "ready",
-            Self::Disconnect(_) => "disconnect",
-            Self::Exit { .. } => "exit",
-            Self::Hang(_) => "hang",
-            Self::Message { .. } => "message",
-            Self::Error(_) => "error",
-            Self::ReloadStarted(_) => "reload started",
-            Self::ReloadCommitted(_) => "reload committed",
-            Self::ReloadRolledBack(..) => "reload rolled back",
-            Self::Stopped(_) => "stopped",
-        }
-    }
-
-    /// The worker it is about, if it is about one.
-    pub fn worker(&self) -> Option<WorkerInfo> {
-        match *self {
-            Self::Fork(worker)
-            | Self::Online(worker)
-            | Self::Listening(worker, _)
-            | Self::Ready(worker)
-            | Self::Disconnect(worker)
-            | Self::Exit { worker, .. }
-            | Self::Message { worker, .. }
-            | Self::Hang(worker) => Some(worker),
-            _ => None,
-        }
-    }
-}
-
-/// An address that is listened on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
-    pub text: String,
-    /// The port, where it has one.
-    pub port: Option<u16>,
-    /// What sort of address it is.
-    pub family: Family,
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl Bound {
-    pub(crate) fn new(address: &socket::Address, text: String, datagrams: bool) -> Self {
-        let (port, family) = match (address, datagrams) {
-            (socket::Address::Inet(a), false) if a.is_ipv4() => (Some(a.port()), Family::V4),
-            (socket::Address::Inet(a), false) => (Some(a.port()), Family::V6),
-            (socket::Address::Inet(a), true) if a.is_ipv4() => (Some(a.port()), Family::Udp4),
-            (socket::Address::Inet(a), true) => (Some(a.port()), Family::Udp6),
-            (socket::Address::Unix(_), _) => (None, Family::Unix),
-        };
-        Self { text, port, family }
-    }
-}
-
-/// Sorts of addresses. Shown as Node's `cluster` names them: `4`, `6`, `unix`, `udp4`, `udp6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// TCP over IPv4.
-    V4,
-    /// TCP over IPv6.
-    V6,
-    /// A Unix stream socket.
-    Unix,
-    /// UDP over IPv4.
-    Udp4,
-    /// UDP over IPv6.
-    Udp6,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "4",
-            Self::V6 => "6",
-            Self::Unix => "unix",
-            Self::Udp4 => "udp4",
-            Self::Udp6 => "udp6",
-        })
-    }
-}
-
-/// What has been started, told to [`Server::on_start`] in the master when every worker is ready.
-#[derive(Clone, Debug)]
-pub struct Started {
-    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
-    pub addresses: Vec<String>,
-    /// The number of workers.
-    pub workers: usize,
-    /// What the workers' handler takes: HTTP requests, connections in blocking style, streams, or datagrams only.
-    pub kind: crate::Kind,
-}
-
-/// How a run ended: every worker was reaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
-    /// Workers that had to be killed because they did not finish within [`Config::drain_timeout`].
-    pub killed: u32,
-}
 
 impl Server {
     /// A server whose closure answers HTTP requests.
@@ -575,7 +396,7 @@ impl Running {
 
     /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever;
     /// in whole milliseconds). Another one takes its place at once. One that has not left by then is killed, and told as
-    /// [`Reason::DrainTimeout`].
+    /// [`crate::Reason::DrainTimeout`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: there is no such worker.
@@ -584,7 +405,7 @@ impl Running {
     }
 
     /// Sends a signal to a worker (kill(2)); 0 only asks whether it is there. Where the signal ends it, the reason is
-    /// [`Reason::Killed`], and another one takes its place at once. After SIGTERM it finishes what it has first; what means
+    /// [`crate::Reason::Killed`], and another one takes its place at once. After SIGTERM it finishes what it has first; what means
     /// nothing to a worker (HUP, INT, QUIT ...) does nothing, and what it dies of later is no intention.
     ///
     /// # Errors
@@ -623,112 +444,6 @@ impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.master.descriptor()
     }
-}
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastExit {
-    /// Which.
-    pub worker: WorkerInfo,
-    /// How.
-    pub exit: Exit,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// What runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status {
-    /// What it is called: [`Config::name`], or after the handler's file.
-    pub name: String,
-    /// The handler's file, or `built-in`.
-    pub handler: String,
-    /// Since the start.
-    pub uptime: Duration,
-    /// Whether the first workers are not all ready yet.
-    pub starting: bool,
-    /// The generation that serves, or is being replaced.
-    pub generation: u32,
-    /// The addresses bound.
-    pub addresses: Vec<String>,
-    /// Whether a reload is under way.
-    pub reloading: bool,
-    /// Whether a stop is.
-    pub stopping: bool,
-    /// Workers there are to be.
-    pub slots: usize,
-    /// What all workers have counted since the start.
-    pub totals: Totals,
-    /// Those there are, until they are reaped.
-    pub workers: Vec<WorkerStatus>,
-}
-
-/// What workers have counted, those that are no more included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections taken.
-    pub taken: u64,
-    /// Requests answered; in blocking style, connections served.
-    pub requests: u64,
-    /// Requests refused or failed.
-    pub errors: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-}
-
-/// How far a worker has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Forked, not ready.
-    Starting,
-    /// It serves.
-    Ready,
-    /// It finishes what it has.
-    Draining,
-    /// SIGKILL is on its way.
-    Killed,
-}
-
-impl State {
-    /// Whether the worker gets connections, or will when it is ready (Node: `isConnected`).
-    pub fn is_connected(self) -> bool {
-        matches!(self, Self::Starting | Self::Ready)
-    }
-}
-
-/// One worker: to the master from its fork until it is reaped ([`Running::worker`], [`Running::status`]), to itself as long as it
-/// lives ([`Worker::status`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct WorkerStatus {
-    /// Who.
-    pub worker: WorkerInfo,
-    /// How far it has come.
-    pub state: State,
-    /// When it was forked, by the wall clock as of then.
-    pub started: SystemTime,
-    /// Since its fork, by the monotonic clock.
-    pub age: Duration,
-    /// Connections given to it and not finished.
-    pub in_flight: u32,
-    /// Of those, connections it has not taken yet; only the master knows.
-    pub queued: u64,
-    /// Whether it is left out because it takes nothing; only the master knows.
-    pub stuck: bool,
-    /// Requests answered; in blocking style, connections served.
-    pub requests: u64,
-    /// Requests refused or failed.
-    pub errors: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself: before it was forked.
-    pub last_exit: Option<LastExit>,
 }
 
 /// A handler made before the fork; every worker has its copy of the process's memory and so its own.

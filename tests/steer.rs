@@ -447,7 +447,7 @@ fn the_table_shows_every_worker_until_it_is_reaped() {
         host.order("table");
         let mut rows = [(); 3].map(|()| host.reads("row"));
         rows.sort();
-        assert_eq!(rows[1], format!("row 2 1 1 state 3 connected 0 {never}"));
+        assert_eq!(rows[1], format!("row 2 1 1 state 4 connected 0 {never}"));
         assert_eq!(rows[2], format!("row 3 1 1 state 2 connected 1 {never}"));
         proc::signal(pid, libc::SIGCONT);
         assert_eq!(host.reads("event exit"), "event exit 2 1 1 0 0 drain 1");

@@ -6,6 +6,7 @@
 //! implements this.
 
 pub mod client;
+mod measure;
 pub mod place;
 pub mod protocol;
 

@@ -2,7 +2,7 @@
 
 use super::guard::fill;
 use super::status::prefork_status;
-use crate::{Event, Exit, LastExit, Reason, ReloadStage, WorkerInfo};
+use crate::{Event, Exit, LastExit, ReloadState};
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// What an event tells. A number never gets another meaning; there may be more of them in later versions.
@@ -73,8 +73,6 @@ pub enum prefork_reason {
     PREFORK_REASON_STOP = 11,
 }
 
-use prefork_reason::*;
-
 /// How far a reload had come when it failed. A number never gets another meaning; there may be more of them in later
 /// versions.
 #[repr(C)]
@@ -87,8 +85,6 @@ pub enum prefork_stage {
     /// New workers were taking the old ones' places.
     PREFORK_STAGE_ROLLING = 3,
 }
-
-use prefork_stage::*;
 
 /// How a worker ended. It may grow at its end.
 #[repr(C)]
@@ -179,7 +175,7 @@ pub(super) type OnEvent = (unsafe extern "C" fn(*const prefork_event, *mut c_voi
 /// Calls a program's callback with an event.
 pub(super) fn tell((call, state): OnEvent, event: &Event) {
     let clean = |text: &str| CString::new(text.replace('\0', "\\0")).unwrap_or_default();
-    let worker = event.worker().unwrap_or(NOBODY);
+    let worker = event.worker().copied().unwrap_or_default();
     let name = clean(event.name());
     let mut told = prefork_event {
         size: size_of::<prefork_event>() as u32,
@@ -209,45 +205,43 @@ pub(super) fn tell((call, state): OnEvent, event: &Event) {
     // Live until the callback has returned.
     let (first, second, third);
     match event {
-        Event::Listening(_, bound) => {
-            (first, second) = (clean(&bound.text), clean(&bound.family.to_string()));
+        Event::Listening { address, .. } => {
+            (first, second) = (clean(&address.text), clean(address.family.name()));
             (told.address, told.address_type) = (first.as_ptr(), second.as_ptr());
-            told.port = bound.port.map_or(-1, i32::from);
+            told.port = address.port.map_or(-1, i32::from);
         }
         Event::Exit { exit, reason, stderr, .. } => {
-            first = clean(&reason.to_string());
+            first = clean(reason.name());
             second = clean(&stderr.join("\n"));
             told.stderr_lines = second.as_ptr();
             (told.code, told.signal, told.core) = numbers(*exit);
-            (told.reason, told.intended) = (reason_number(*reason) as u32, reason.is_intended().into());
+            (told.reason, told.intended) = (*reason as u32, reason.is_intended().into());
             told.reason_name = first.as_ptr();
         }
-        Event::Error(text) => {
+        Event::Error { text } => {
             first = clean(text);
             told.text = first.as_ptr();
         }
-        Event::ReloadRolledBack(generation, failure) => {
-            first = clean(&failure.reason);
-            (told.generation, told.text) = (*generation, first.as_ptr());
-            (told.code, told.signal, told.core) = failure.exit.map_or((-1, 0, 0), numbers);
-            told.id = failure.worker.unwrap_or(0);
-            second = clean(&failure.stage.to_string());
-            (told.stage, told.stage_name) = (stage_number(failure.stage) as u32, second.as_ptr());
-            third = clean(&failure.stderr.join("\n"));
-            told.stderr_lines = third.as_ptr();
-        }
-        Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
+        Event::Reload { generation, failure, .. } => {
             told.generation = *generation;
+            if let Some(failure) = failure {
+                first = clean(&failure.reason);
+                told.text = first.as_ptr();
+                (told.code, told.signal, told.core) = failure.exit.map_or((-1, 0, 0), numbers);
+                told.id = failure.worker.unwrap_or(0);
+                second = clean(failure.stage.name());
+                (told.stage, told.stage_name) = (failure.stage as u32, second.as_ptr());
+                third = clean(&failure.stderr.join("\n"));
+                told.stderr_lines = third.as_ptr();
+            }
         }
         Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (*kind, *size),
-        Event::Stopped(stopped) => told.killed = stopped.killed,
+        Event::Stopped { killed } => told.killed = *killed,
         _ => {}
     }
     // SAFETY: a callback and a state that were given for this; `told` and what it points to live until it returns.
     unsafe { call(&raw const told, state) }
 }
-
-const NOBODY: WorkerInfo = WorkerInfo { id: 0, slot: 0, generation: 0, pid: 0 };
 
 /// Fills in how a worker ended.
 ///
@@ -272,7 +266,7 @@ pub(super) fn exit_of(last: LastExit) -> prefork_exit {
         code,
         signal,
         core,
-        reason: reason_number(reason) as u32,
+        reason: reason as u32,
         intended: reason.is_intended().into(),
     }
 }
@@ -288,43 +282,73 @@ fn numbers(exit: Exit) -> (i32, i32, u32) {
 
 fn type_of(event: &Event) -> prefork_event_type {
     match event {
-        Event::Setup => PREFORK_EVENT_SETUP,
-        Event::Fork(_) => PREFORK_EVENT_FORK,
-        Event::Online(_) => PREFORK_EVENT_ONLINE,
-        Event::Listening(..) => PREFORK_EVENT_LISTENING,
-        Event::Ready(_) => PREFORK_EVENT_READY,
-        Event::Disconnect(_) => PREFORK_EVENT_DISCONNECT,
+        // `Other` comes from a control socket alone, and never to a callback.
+        Event::Setup { .. } | Event::Other => PREFORK_EVENT_SETUP,
+        Event::Fork { .. } => PREFORK_EVENT_FORK,
+        Event::Online { .. } => PREFORK_EVENT_ONLINE,
+        Event::Listening { .. } => PREFORK_EVENT_LISTENING,
+        Event::Ready { .. } => PREFORK_EVENT_READY,
+        Event::Disconnect { .. } => PREFORK_EVENT_DISCONNECT,
         Event::Exit { .. } => PREFORK_EVENT_EXIT,
-        Event::Hang(_) => PREFORK_EVENT_HANG,
-        Event::Error(_) => PREFORK_EVENT_ERROR,
-        Event::ReloadStarted(_) => PREFORK_EVENT_RELOAD_STARTED,
-        Event::ReloadCommitted(_) => PREFORK_EVENT_RELOAD_COMMITTED,
-        Event::ReloadRolledBack(..) => PREFORK_EVENT_RELOAD_ROLLED_BACK,
-        Event::Stopped(_) => PREFORK_EVENT_STOPPED,
+        Event::Hang { .. } => PREFORK_EVENT_HANG,
+        Event::Error { .. } => PREFORK_EVENT_ERROR,
+        Event::Reload { state: ReloadState::Started, .. } => PREFORK_EVENT_RELOAD_STARTED,
+        Event::Reload { state: ReloadState::Committed, .. } => PREFORK_EVENT_RELOAD_COMMITTED,
+        Event::Reload { state: ReloadState::RolledBack, .. } => PREFORK_EVENT_RELOAD_ROLLED_BACK,
+        Event::Stopped { .. } => PREFORK_EVENT_STOPPED,
         Event::Message { .. } => PREFORK_EVENT_MESSAGE,
     }
 }
 
-fn stage_number(stage: ReloadStage) -> prefork_stage {
-    match stage {
-        ReloadStage::Preparing => PREFORK_STAGE_PREPARING,
-        ReloadStage::Canary => PREFORK_STAGE_CANARY,
-        ReloadStage::Rolling => PREFORK_STAGE_ROLLING,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::prefork_reason::*;
+    use super::prefork_stage::*;
+    use super::*;
+    use crate::WorkerState;
+    use crate::ffi::worker::prefork_worker_state::{self, *};
+    use crate::{Reason, ReloadStage};
 
-fn reason_number(reason: Reason) -> prefork_reason {
-    match reason {
-        Reason::Crash => PREFORK_REASON_CRASH,
-        Reason::BootFailure => PREFORK_REASON_BOOT_FAILURE,
-        Reason::Reload => PREFORK_REASON_RELOAD,
-        Reason::Scale => PREFORK_REASON_SCALE,
-        Reason::Drain => PREFORK_REASON_DRAIN,
-        Reason::Left => PREFORK_REASON_LEFT,
-        Reason::DrainTimeout => PREFORK_REASON_DRAIN_TIMEOUT,
-        Reason::Hang => PREFORK_REASON_HANG,
-        Reason::Recycle => PREFORK_REASON_RECYCLE,
-        Reason::Killed => PREFORK_REASON_KILLED,
-        Reason::Stop => PREFORK_REASON_STOP,
+    /// The C names of the variants of an enum, from those of Rust: `BootFailure` is `PREFORK_REASON_BOOT_FAILURE`.
+    fn c_name(prefix: &str, name: &str) -> String {
+        format!("PREFORK_{prefix}_{}", name.to_uppercase().replace(' ', "_"))
+    }
+
+    #[test]
+    fn numbers_and_names_are_those_of_the_rust_enums() {
+        let reasons: [(Reason, prefork_reason); 11] = [
+            (Reason::Crash, PREFORK_REASON_CRASH),
+            (Reason::BootFailure, PREFORK_REASON_BOOT_FAILURE),
+            (Reason::Reload, PREFORK_REASON_RELOAD),
+            (Reason::Scale, PREFORK_REASON_SCALE),
+            (Reason::Drain, PREFORK_REASON_DRAIN),
+            (Reason::Left, PREFORK_REASON_LEFT),
+            (Reason::DrainTimeout, PREFORK_REASON_DRAIN_TIMEOUT),
+            (Reason::Hang, PREFORK_REASON_HANG),
+            (Reason::Recycle, PREFORK_REASON_RECYCLE),
+            (Reason::Killed, PREFORK_REASON_KILLED),
+            (Reason::Stop, PREFORK_REASON_STOP),
+        ];
+        for (rust, c) in reasons {
+            assert_eq!((rust as u32, c_name("REASON", rust.name())), (c as u32, format!("{c:?}")));
+        }
+        let stages: [(ReloadStage, prefork_stage); 3] = [
+            (ReloadStage::Preparing, PREFORK_STAGE_PREPARING),
+            (ReloadStage::Canary, PREFORK_STAGE_CANARY),
+            (ReloadStage::Rolling, PREFORK_STAGE_ROLLING),
+        ];
+        for (rust, c) in stages {
+            assert_eq!((rust as u32, c_name("STAGE", rust.name())), (c as u32, format!("{c:?}")));
+        }
+        let states: [(WorkerState, prefork_worker_state); 5] = [
+            (WorkerState::Starting, PREFORK_WORKER_STARTING),
+            (WorkerState::Ready, PREFORK_WORKER_READY),
+            (WorkerState::Stuck, PREFORK_WORKER_STUCK),
+            (WorkerState::Draining, PREFORK_WORKER_DRAINING),
+            (WorkerState::Killed, PREFORK_WORKER_KILLED),
+        ];
+        for (rust, c) in states {
+            assert_eq!((rust as u32, c_name("WORKER", rust.name())), (c as u32, format!("{c:?}")));
+        }
     }
 }

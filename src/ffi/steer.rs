@@ -5,7 +5,7 @@ use super::guard::{Result, borrow, borrow_mut, c_str, fill, guard, pointers};
 use super::server::{Run, prefork_server};
 use super::status::prefork_status;
 use super::worker::{info, prefork_worker_info};
-use crate::{Error, ErrorKind, Running};
+use crate::{Error, ErrorKind, Running, ServerState};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -315,10 +315,10 @@ pub unsafe extern "C" fn prefork_server_look(
         let value = prefork_server_info {
             size: 0,
             generation: now.generation,
-            slots: now.slots as u32,
+            slots: now.total as u32,
             workers: now.workers.len() as u32,
-            reloading: now.reloading.into(),
-            stopping: now.stopping.into(),
+            reloading: (now.state == ServerState::Reloading).into(),
+            stopping: (now.state == ServerState::Stopping).into(),
             taken: now.totals.taken,
             requests: now.totals.requests,
             errors: now.totals.errors,

@@ -3,7 +3,7 @@
 use super::event::exit_of;
 use super::guard::{Opaque, borrow, bytes, fill, guard, lend};
 use super::status::{prefork_status, sent};
-use crate::{Role, State, Undelivered, Worker, WorkerStatus, role};
+use crate::{Role, Undelivered, Worker, WorkerStatus, role};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::time::{Duration, UNIX_EPOCH};
@@ -38,7 +38,6 @@ pub enum prefork_role_type {
 }
 
 use prefork_role_type::*;
-use prefork_worker_state::*;
 
 /// How far a worker has come.
 #[repr(C)]
@@ -48,10 +47,12 @@ pub enum prefork_worker_state {
     PREFORK_WORKER_STARTING = 1,
     /// It serves.
     PREFORK_WORKER_READY = 2,
+    /// It could serve, but takes nothing at the moment. Only the master knows.
+    PREFORK_WORKER_STUCK = 3,
     /// It finishes what it has.
-    PREFORK_WORKER_DRAINING = 3,
-    /// SIGKILL is on its way.
-    PREFORK_WORKER_KILLED = 4,
+    PREFORK_WORKER_DRAINING = 4,
+    /// SIGKILL was sent to it.
+    PREFORK_WORKER_KILLED = 5,
 }
 
 /// A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
@@ -73,12 +74,21 @@ pub struct prefork_worker_info {
     pub state: u32,
     /// Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`).
     pub connected: u32,
-    /// Whether it is left out because it takes nothing: 0 or 1. Only the master knows.
-    pub stuck: u32,
     /// Connections given to it and not finished.
     pub in_flight: u32,
     /// Of those, connections it has not taken yet. Only the master knows.
     pub queued: u32,
+    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
+    /// before it was forked. Its number, or 0 where none has; then the four below are 0.
+    pub last_id: u32,
+    /// Its exit code; -1 where a signal ended it.
+    pub last_code: i32,
+    /// The signal that ended it, or 0.
+    pub last_signal: i32,
+    /// Why: one of `enum prefork_reason`.
+    pub last_reason: u32,
+    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
+    pub last_intended: u32,
     /// Milliseconds since its fork, by the monotonic clock.
     pub age_ms: u64,
     /// Requests answered; in blocking style, connections served.
@@ -91,19 +101,6 @@ pub struct prefork_worker_info {
     pub bytes_out: u64,
     /// When it was forked: milliseconds since 1970, by the wall clock as of then.
     pub started_ms: u64,
-    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
-    /// before it was forked. Its number, or 0 where none has; then the four below are 0.
-    pub last_id: u32,
-    /// Its exit code; -1 where a signal ended it.
-    pub last_code: i32,
-    /// The signal that ended it, or 0.
-    pub last_signal: i32,
-    /// Why: one of `enum prefork_reason`.
-    pub last_reason: u32,
-    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
-    pub last_intended: u32,
-    /// 0.
-    pub reserved: u32,
 }
 
 /// What this process is, from any thread. A worker finds its numbers also in its environment:
@@ -372,21 +369,14 @@ pub unsafe extern "C" fn prefork_worker_reply(
 /// A worker's record, as C sees it.
 pub(super) fn info(w: &WorkerStatus) -> prefork_worker_info {
     let last = w.last_exit.map(exit_of);
-    let state = match w.state {
-        State::Starting => PREFORK_WORKER_STARTING,
-        State::Ready => PREFORK_WORKER_READY,
-        State::Draining => PREFORK_WORKER_DRAINING,
-        State::Killed => PREFORK_WORKER_KILLED,
-    };
     prefork_worker_info {
         size: size_of::<prefork_worker_info>() as u32,
         id: w.worker.id,
         slot: w.worker.slot,
         generation: w.worker.generation,
         pid: w.worker.pid,
-        state: state as u32,
+        state: w.state as u32,
         connected: w.state.is_connected().into(),
-        stuck: w.stuck.into(),
         in_flight: w.in_flight,
         queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
         age_ms: w.age.as_millis() as u64,
@@ -400,7 +390,6 @@ pub(super) fn info(w: &WorkerStatus) -> prefork_worker_info {
         last_signal: last.map_or(0, |l| l.signal),
         last_reason: last.map_or(0, |l| l.reason),
         last_intended: last.map_or(0, |l| l.intended),
-        reserved: 0,
     }
 }
 

@@ -4,8 +4,9 @@ use super::Master;
 use super::lifecycle::{Input, Phase};
 use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{LastExit, ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
 use crate::scoreboard::Word;
-use crate::server::{LastExit, State, Status, WorkerInfo, WorkerStatus};
+use crate::sys::process;
 use std::time::Duration;
 
 impl Master {
@@ -107,21 +108,40 @@ impl Master {
         }
     }
 
-    /// What runs, as of now.
+    /// The status of the server now.
     pub fn status(&self) -> Status {
+        let lifecycle = &self.lifecycle;
+        let mut workers: Vec<_> = lifecycle.workers().iter().filter_map(|w| self.worker_status(w)).collect();
+        workers.sort_by_key(|w| (w.worker.slot, w.worker.id));
+        let total = lifecycle.slots().len();
+        // A worker of a slot that a scale-down has taken away is draining, and does not count.
+        let ready = lifecycle.workers().iter().filter(|w| w.phase == Phase::Ready).count().min(total);
         Status {
             name: self.name.clone(),
+            pid: process::own_pid(),
+            version: env!("CARGO_PKG_VERSION").into(),
             handler: self.source.name().to_owned(),
+            state: match () {
+                () if lifecycle.is_stopping() => ServerState::Stopping,
+                () if lifecycle.is_booting() => ServerState::Starting,
+                () if lifecycle.is_reloading() => ServerState::Reloading,
+                () if ready < total => ServerState::Degraded,
+                () => ServerState::Serving,
+            },
+            generation: lifecycle.generation(),
+            addresses: self.addresses(),
+            ready,
+            total,
             uptime: Duration::from_millis(self.now.saturating_sub(self.born)),
-            starting: self.lifecycle.is_booting(),
-            generation: self.lifecycle.generation(),
-            addresses: self.listeners.iter().map(ToString::to_string).collect(),
-            reloading: self.lifecycle.is_reloading(),
-            stopping: self.lifecycle.is_stopping(),
-            slots: self.lifecycle.slots().len(),
             totals: self.crew.totals(),
-            workers: self.lifecycle.workers().iter().filter_map(|w| self.worker_status(w)).collect(),
+            memory: None,
+            workers,
         }
+    }
+
+    /// The addresses bound.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.listeners.iter().map(ToString::to_string).collect()
     }
 
     /// A worker, until it is reaped.
@@ -131,7 +151,7 @@ impl Master {
 
     /// How the last worker of a slot ended.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
-        self.last_exits.get(&slot).copied()
+        self.report.last_exits.get(&slot).copied()
     }
 
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {
@@ -144,20 +164,21 @@ impl Master {
                 pid: record.process.pid(),
             },
             state: match w.phase {
-                Phase::Starting => State::Starting,
-                Phase::Ready => State::Ready,
-                Phase::Draining => State::Draining,
-                Phase::Killed => State::Killed,
+                Phase::Starting => WorkerState::Starting,
+                Phase::Ready if record.stuck => WorkerState::Stuck,
+                Phase::Ready => WorkerState::Ready,
+                Phase::Draining => WorkerState::Draining,
+                Phase::Killed => WorkerState::Killed,
             },
             started: record.started,
             age: Duration::from_millis(self.now.saturating_sub(w.since)),
             in_flight: record.in_flight(),
             queued: record.queued(),
-            stuck: record.stuck,
             requests: record.page.get(Word::Requests),
             errors: record.page.get(Word::Errors),
             bytes_in: record.page.get(Word::BytesIn),
             bytes_out: record.page.get(Word::BytesOut),
+            rss: None,
             last_exit: self.last_exit(w.slot),
         })
     }

@@ -4,10 +4,10 @@ use super::lifecycle::Input;
 use super::router::RouterEvent;
 use super::{Master, News, Token, tokens};
 use crate::Kind;
+use crate::event::Status;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{Budget, Notice};
-use crate::server::Status;
 use crate::sys::signal;
 use crate::sys::time::Time;
 use mio::Events;
@@ -88,10 +88,10 @@ impl Master {
         match event {
             RouterEvent::Notice(id, notice) => self.heard(id.0, notice),
             RouterEvent::Message(envelope, bytes) => {
-                self.tell_message(envelope.from.into(), envelope.kind, bytes.len());
-                self.news.push_back(News::Message(envelope, bytes));
+                self.report_message(envelope.from.into(), envelope.kind, bytes.len());
+                self.report.add(News::Message(envelope, bytes));
             }
-            RouterEvent::Reply(call, result) => self.news.push_back(News::Reply(call, result)),
+            RouterEvent::Reply(call, result) => self.report.add(News::Reply(call, result)),
             RouterEvent::Broken(WorkerId(id), e) => {
                 if let Some(worker) = self.crew.find(id) {
                     worker.failure = Some(format!("unreadable message ({e})"));
@@ -124,7 +124,7 @@ impl Master {
                 self.kind = kind;
                 self.feed(Input::Ready(id));
             }
-            Notice::Online => self.tell_online(id),
+            Notice::Online => self.report_online(id),
             Notice::Failed(text) => worker.failure = Some(text),
             Notice::Leaving => self.feed(Input::Leaving(id)),
             other => log!("worker {id}: unexpected notice {other:?}; ignored"),

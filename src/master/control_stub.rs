@@ -3,7 +3,7 @@
 use super::connect::{Answer, Command};
 use super::lifecycle::Lifecycle;
 use crate::config::Config;
-use crate::server::Event;
+use crate::event::Event;
 use crate::sys::time::Time;
 use mio::{Events, Poll};
 

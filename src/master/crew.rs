@@ -5,9 +5,9 @@
 
 use crate::Kind;
 use crate::config::MAX_WORKERS;
+use crate::event::Totals;
 use crate::handoff::{Giver, Taker};
 use crate::scoreboard::{Word, WorkerPage};
-use crate::server::Totals;
 use crate::sys::process::Process;
 use std::time::SystemTime;
 

@@ -15,10 +15,10 @@ mod stop;
 mod terms;
 
 use super::restart::Restart;
-use crate::sys::process::Exit;
+use crate::event::{Event, Exit, Reason, ReloadFailure, ReloadStage, ReloadState, WorkerInfo};
 use crate::sys::signal::{SIGKILL, SIGTERM};
 pub use snapshot::{Snapshot, SnapshotWorker};
-pub use terms::{Action, Happening, Input, LastWords, Reason, ReloadFailure, ReloadStage, Rules};
+pub use terms::{Action, Ended, Input, Rules};
 
 /// Later than any time.
 pub const NEVER: u64 = u64::MAX;
@@ -67,6 +67,10 @@ pub struct Worker {
 }
 
 impl Worker {
+    fn info(&self) -> WorkerInfo {
+        WorkerInfo { id: self.id, slot: self.slot as u32, generation: self.generation, pid: 0 }
+    }
+
     /// When the next step against it is due, should it not come back from its handler.
     fn next_hang_step(&self) -> u64 {
         if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { NEVER }
@@ -188,7 +192,7 @@ impl Lifecycle {
             Input::Tick => self.expire(out),
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.is_ready(id, out),
-            Input::Died(id, exit, last) => self.died(id, exit, last, out),
+            Input::Died(ended) => self.died(ended, out),
             Input::Prepared(result) => self.prepared(result, out),
             Input::Reload => self.reload_wanted = self.stopping.is_none(),
             Input::Scale(n) => self.scale(n.max(1), out),
@@ -327,7 +331,9 @@ impl Lifecycle {
             sent: 0,
         });
         out.push(Action::Spawn { id, slot, generation });
-        out.push(Action::Tell(Happening::Fork(id)));
+        out.push(Action::Tell(Event::Fork {
+            worker: WorkerInfo { id, slot: slot as u32, generation, pid: 0 },
+        }));
         id
     }
 
@@ -351,9 +357,10 @@ impl Lifecycle {
                 w.phase = Phase::Draining;
                 w.deadline = deadline;
                 w.leaving = Some(reason);
+                let worker = w.info();
                 out.push(Action::Withdraw(id));
                 out.push(Action::Drain(id));
-                out.push(Action::Tell(Happening::Disconnect(id)));
+                out.push(Action::Tell(Event::Disconnect { worker }));
             }
             Phase::Draining | Phase::Killed => {}
         }
@@ -363,9 +370,9 @@ impl Lifecycle {
         let max_age = self.rules.max_age;
         let Some(w) = self.find(id).filter(|w| w.phase == Phase::Starting) else { return };
         w.phase = Phase::Ready;
-        let slot = w.slot;
+        let (slot, worker) = (w.slot, w.info());
         w.deadline = after(w.since, max_age);
-        out.push(Action::Tell(Happening::Ready(id)));
+        out.push(Action::Tell(Event::Ready { worker }));
         out.push(Action::Admit(id));
         if std::mem::take(&mut self.slots[slot].fresh) {
             out.push(Action::Rebalance(id));
@@ -405,10 +412,11 @@ impl Lifecycle {
             Some(ms) => format!("{why}; tried again in {ms} ms"),
             None => why,
         };
-        out.push(Action::Tell(Happening::Error(text)));
+        out.push(Action::Tell(Event::Error { text }));
     }
 
-    fn died(&mut self, id: u32, exit: Exit, last: LastWords, out: &mut Vec<Action>) {
+    fn died(&mut self, ended: Ended, out: &mut Vec<Action>) {
+        let (id, exit) = (ended.id, ended.exit);
         let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
         let mut w = self.workers.swap_remove(at);
         if w.leaving.is_none() && w.was_ended_by(exit) {
@@ -418,7 +426,7 @@ impl Lifecycle {
             Phase::Starting => Reason::BootFailure,
             _ => Reason::Crash,
         });
-        let why = match &last.said {
+        let why = match &ended.failure {
             Some(text) => text.clone(),
             None if w.leaving == Some(Reason::BootFailure) => {
                 format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout)
@@ -431,13 +439,14 @@ impl Lifecycle {
         if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut())
             && failure.worker == Some(id)
         {
-            (failure.exit, failure.stderr) = (Some(exit), last.stderr.clone());
+            (failure.exit, failure.stderr) = (Some(exit), ended.stderr.clone());
         }
-        let restart = self.vacate(&w, Some(exit), &why, &last.stderr, out);
+        let restart = self.vacate(&w, Some(exit), &why, &ended.stderr, out);
         if self.recycling == Some(id) {
             self.recycling = None;
         }
-        out.push(Action::Tell(Happening::Exit { id, exit, reason, last, restart }));
+        let worker = WorkerInfo { pid: ended.pid, ..w.info() };
+        out.push(Action::TellExit { worker, ended, reason, restart });
     }
 
     /// A worker is no more: frees its place, and says when the next one starts there.

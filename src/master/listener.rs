@@ -3,6 +3,7 @@
 use super::doors::{Doors, Whose};
 use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Bound, Family};
 use crate::log::log;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
@@ -257,9 +258,21 @@ impl Listener {
         self.doors.watch(poll, self.token)
     }
 
-    /// What a worker that listens here listens on.
-    pub fn bound(&self) -> crate::server::Bound {
-        crate::server::Bound::new(&self.address, self.to_string(), self.takes_datagrams())
+    /// The address, as events tell it.
+    pub fn bound(&self) -> Bound {
+        let (host, port, family) = match (&self.address, self.takes_datagrams()) {
+            (Address::Unix(path), _) => (path.display().to_string(), None, Family::Unix),
+            (Address::Inet(a), datagrams) => {
+                let family = match (a.is_ipv4(), datagrams) {
+                    (true, false) => Family::V4,
+                    (false, false) => Family::V6,
+                    (true, true) => Family::Udp4,
+                    (false, true) => Family::Udp6,
+                };
+                (a.ip().to_string(), Some(a.port()), family)
+            }
+        };
+        Bound { text: self.to_string(), host, port, family }
     }
 
     /// Leaves clients to the backlog until [`Listener::resume`].

@@ -19,6 +19,7 @@ mod listener;
 mod owner;
 mod rebalance;
 mod reclaim;
+mod report;
 mod restart;
 pub mod router;
 mod spawn;
@@ -29,12 +30,13 @@ mod upgrade;
 
 use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Started, Stopped};
 use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
-use crate::server::{Event, LastExit, Server, Source, Started, Stopped};
+use crate::server::{Server, Source};
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{kernel, memory, poll, process, time};
@@ -90,14 +92,9 @@ pub struct Master {
     args: Vec<CString>,
     /// All message channels.
     messages: Messages,
-    /// What is to be told when the turn is over: who is told may then ask for more.
-    news: VecDeque<News>,
-    /// Somebody wants to know of events.
-    listens: bool,
+    report: report::Report,
     /// Variables for the workers of a slot.
     environments: BTreeMap<usize, Vec<(String, String)>>,
-    /// By slot.
-    last_exits: BTreeMap<usize, LastExit>,
     poll: Poll,
     /// `None` while a step is under way.
     events: Option<Events>,
@@ -111,13 +108,7 @@ pub struct Master {
 
     lifecycle: Lifecycle,
     actions: Vec<Action>,
-    /// What to tell of the worker that was reaped last.
-    departed: Option<spawn::Departed>,
     failed: Option<Error>,
-    /// That the addresses are bound was told.
-    set_up: bool,
-    /// That all are ready was told.
-    started: bool,
     program: upgrade::Program,
     upgrade: upgrade::Upgrade,
 
@@ -215,10 +206,7 @@ impl Master {
             program,
             upgrade: upgrade::Upgrade::No,
             actions: Vec::new(),
-            departed: None,
             failed: None,
-            set_up: false,
-            started: false,
             crew: crew::Crew::new(),
             cursor: 0,
             in_hand: None,
@@ -243,10 +231,8 @@ impl Master {
             source,
             args,
             messages,
-            news: VecDeque::new(),
-            listens: false,
+            report: report::Report::default(),
             environments: BTreeMap::new(),
-            last_exits: BTreeMap::new(),
             poll,
             signals,
             wake,
@@ -280,9 +266,7 @@ impl Master {
     /// As [`Server::run`]; every worker that was started is ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         let Some(mut events) = self.events.take() else { return Ok(None) };
-        if !std::mem::replace(&mut self.set_up, true) {
-            self.publish(Event::Setup);
-        }
+        self.report_setup();
         let result = self.turn(&mut events, patience);
         if result.is_err() {
             self.kill_all();
@@ -294,7 +278,7 @@ impl Master {
         let over = self.lifecycle.has_stopped() && !self.is_trying_out();
         let stopped = over.then(|| Stopped { killed: self.lifecycle.killed() });
         if let Some(stopped) = stopped {
-            self.publish(Event::Stopped(stopped));
+            self.publish(Event::Stopped { killed: stopped.killed });
             self.control.close(self.lifecycle.killed(), Time::from_millis(self.now));
         }
         Ok(stopped)
@@ -302,12 +286,12 @@ impl Master {
 
     /// From now on events are kept for [`Master::next_news`].
     pub fn listen(&mut self) {
-        self.listens = true;
+        self.report.wants_events = true;
     }
 
     /// What is to be told next.
     pub fn next_news(&mut self) -> Option<News> {
-        self.news.pop_front()
+        self.report.next()
     }
 
     /// How long the next step may be put off where [`Master::descriptor`] is not readable; `None`: as long as that.

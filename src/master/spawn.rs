@@ -1,7 +1,7 @@
 //! Spawning a worker and collecting it: channels, fork, pidfd, registration; messages; death.
 
 use super::crew::Record;
-use super::lifecycle::{Input, LastWords};
+use super::lifecycle::{Ended, Input};
 use super::{Master, Token};
 use crate::handoff;
 use crate::ids::{Page, WorkerId};
@@ -175,19 +175,18 @@ impl Master {
         self.close_channel(id);
         let stderr = self.finish_stderr(seat);
         let Some(mut worker) = self.crew.leave(seat) else { return };
-        let said = worker.failure.take();
-        self.departed = Some(Departed {
+        let ended = Ended {
             id: worker.id,
-            slot: worker.slot,
-            generation: worker.generation,
             pid: worker.process.pid(),
+            exit,
+            failure: worker.failure.take(),
+            stderr,
             was_ready: worker.kind.is_some(),
             queued: worker.queued(),
             lost: u64::from(worker.in_flight()).saturating_sub(worker.queued()),
-        });
-        let id = worker.id;
+        };
         self.orphan_all(worker);
-        self.feed(Input::Died(id, exit, LastWords { said, stderr }));
+        self.feed(Input::Died(ended));
     }
 
     /// Tells the lifecycle who is busy, and since when; who has served enough.
@@ -220,17 +219,4 @@ impl Master {
             }
         }
     }
-}
-
-/// What is to be told of a worker that has just been reaped.
-pub struct Departed {
-    pub(super) id: u32,
-    pub(super) slot: usize,
-    pub(super) generation: u32,
-    pub(super) pid: i32,
-    pub(super) was_ready: bool,
-    /// Connections that others get.
-    pub(super) queued: u64,
-    /// Connections it had in progress.
-    pub(super) lost: u64,
 }

@@ -1,17 +1,13 @@
-//! Executes lifecycle actions; logs and publishes events.
+//! Executes the actions of the lifecycle.
 
-use super::lifecycle::{Action, Happening, Input, Reason};
+use super::Master;
+use super::lifecycle::{Action, Input};
 use super::listener::Listener;
-use super::spawn::Departed;
-use super::{Master, News};
 use crate::error::{Error, ErrorKind};
 use crate::ids::WorkerId;
 use crate::log::log;
 use crate::message::{Notice, Undelivered};
-use crate::server::{Bound, Event, LastExit, Started, WorkerInfo};
-use crate::sys::process::Exit;
 use crate::sys::signal::SIGKILL;
-use crate::sys::time::Time;
 use std::collections::VecDeque;
 
 impl Master {
@@ -29,7 +25,7 @@ impl Master {
         self.release_stderr();
         let slots = self.lifecycle.slots().len();
         self.environments.retain(|slot, _| *slot < slots);
-        self.last_exits.retain(|slot, _| *slot < slots);
+        self.report.last_exits.retain(|slot, _| *slot < slots);
     }
 
     /// Executes one action; returns what follows from it at once.
@@ -70,7 +66,10 @@ impl Master {
                 }
             }
             Action::CloseListeners => self.close_listeners(),
-            Action::Tell(happening) => self.tell(happening),
+            Action::Tell(event) => self.report(event),
+            Action::TellExit { worker, ended, reason, restart } => {
+                self.report_exit(worker, ended, reason, restart);
+            }
             Action::Fail(why) => {
                 let name = self.source.name();
                 let text = if why.contains(name) { why } else { format!("{name}: {why}") };
@@ -126,145 +125,5 @@ impl Master {
             self.emptying = false;
             self.feed(Input::Emptied);
         }
-    }
-
-    fn tell(&mut self, happening: Happening) {
-        let departed =
-            self.departed.take_if(|d| matches!(happening, Happening::Exit { id, .. } if id == d.id));
-        self.log(&happening, departed.as_ref());
-        let ready = if let Happening::Ready(id) = happening { Some(id) } else { None };
-        if let Some(event) = self.event_of(happening, departed.as_ref()) {
-            self.publish(event);
-        }
-        if let Some(id) = ready {
-            self.tell_listening(id);
-            self.look_whether_started();
-        }
-    }
-
-    pub(super) fn tell_online(&mut self, id: u32) {
-        if let Some(worker) = self.info(id) {
-            self.publish(Event::Online(worker));
-        }
-    }
-
-    /// Messages are many: nobody is looked up where nobody wants to know.
-    pub(super) fn tell_message(&mut self, id: u32, kind: u32, size: usize) {
-        if !self.listens && !self.control.has_followers() {
-            return;
-        }
-        if let Some(worker) = self.info(id) {
-            self.publish(Event::Message { worker, kind, size });
-        }
-    }
-
-    fn tell_listening(&mut self, id: u32) {
-        let Some(worker) = self.info(id) else { return };
-        let addresses: Vec<Bound> = self.listeners.iter().map(super::listener::Listener::bound).collect();
-        for address in addresses {
-            self.publish(Event::Listening(worker, address));
-        }
-    }
-
-    /// Keeps what happened until the turn is over, where somebody wants to know.
-    pub(super) fn publish(&mut self, event: Event) {
-        self.control.publish(&event, &self.lifecycle, Time::from_millis(self.now));
-        if self.listens {
-            self.news.push_back(News::Event(event));
-        }
-    }
-
-    fn info(&mut self, id: u32) -> Option<WorkerInfo> {
-        self.crew.find(id).map(|w| WorkerInfo {
-            id,
-            slot: w.slot as u32,
-            generation: w.generation,
-            pid: w.process.pid(),
-        })
-    }
-
-    fn look_whether_started(&mut self) {
-        let started = Started {
-            addresses: self.listeners.iter().map(ToString::to_string).collect(),
-            workers: self.lifecycle.slots().len(),
-            kind: self.kind,
-        };
-        if self.lifecycle.is_booting() || std::mem::replace(&mut self.started, true) {
-            return;
-        }
-        self.open_doors();
-        self.news.push_back(News::Started(started));
-    }
-
-    /// One line for what somebody should know who looks after the machine.
-    fn log(&self, happening: &Happening, departed: Option<&Departed>) {
-        match happening {
-            Happening::Exit { id, exit, reason, last, restart } => {
-                let Some(Departed { slot, pid, was_ready, queued, lost, .. }) = departed else { return };
-                let why = last.said.clone().unwrap_or_else(|| exit.to_string());
-                let when = if *was_ready { "" } else { " before it was ready" };
-                match reason {
-                    Reason::Crash | Reason::BootFailure | Reason::Hang | Reason::Killed => {
-                        let next = match restart {
-                            Some(0) => "its successor starts at once".to_owned(),
-                            Some(ms) => format!("its successor starts in {ms} ms"),
-                            None => "no successor is due".to_owned(),
-                        };
-                        log!(
-                            "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} connections in progress lost, \
-                             {queued} kept; {next}"
-                        );
-                    }
-                    Reason::DrainTimeout => log!(
-                        "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; \
-                         {lost} connections lost"
-                    ),
-                    _ if *exit != Exit::Code(0)
-                        && *was_ready
-                        && (*reason != Reason::Stop || lost + queued > 0) =>
-                    {
-                        log!(
-                            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} connections lost",
-                            lost + queued
-                        );
-                    }
-                    _ => {}
-                }
-            }
-            Happening::Hang(id) => {
-                log!("worker {id} hangs in its handler; what waited for it goes to others")
-            }
-            Happening::ReloadStarted(g) => log!("reload to generation {g} begins"),
-            Happening::ReloadCommitted(g) => log!("reload to generation {g} is complete"),
-            Happening::ReloadRolledBack(g, failure) => {
-                log!("reload to generation {g} is rolled back {failure}")
-            }
-            Happening::Error(text) => log!("{text}"),
-            Happening::Fork(_) | Happening::Ready(_) | Happening::Disconnect(_) => {}
-        }
-    }
-
-    fn event_of(&mut self, happening: Happening, departed: Option<&Departed>) -> Option<Event> {
-        Some(match happening {
-            Happening::Fork(id) => Event::Fork(self.info(id)?),
-            Happening::Ready(id) => Event::Ready(self.info(id)?),
-            Happening::Disconnect(id) => Event::Disconnect(self.info(id)?),
-            Happening::Hang(id) => Event::Hang(self.info(id)?),
-            Happening::Exit { id, exit, reason, last, .. } => {
-                let d = departed?;
-                let worker = WorkerInfo { id, slot: d.slot as u32, generation: d.generation, pid: d.pid };
-                self.last_exits.insert(d.slot, LastExit { worker, exit, reason });
-                Event::Exit { worker, exit, reason, stderr: last.stderr }
-            }
-            Happening::Error(text) => Event::Error(text),
-            Happening::ReloadStarted(generation) => Event::ReloadStarted(generation),
-            Happening::ReloadCommitted(generation) => Event::ReloadCommitted(generation),
-            Happening::ReloadRolledBack(generation, mut failure) => {
-                if let (Some(id), true) = (failure.worker, failure.exit.is_none()) {
-                    failure.stderr = self.stderr.last_lines(WorkerId(id));
-                }
-                Event::ReloadRolledBack(generation, failure)
-            }
-        })
     }
 }

@@ -6,17 +6,17 @@
 //! leaves everything as it was.
 
 use super::crew::Record;
-use super::lifecycle::{Input, Reason, Snapshot, SnapshotWorker};
+use super::lifecycle::{Input, Snapshot, SnapshotWorker};
 use super::listener::Heirloom;
 use super::reclaim::Return;
 use super::router::{ChannelState, Router};
 use super::{Master, Token};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Exit, LastExit, Reason, Totals, WorkerInfo};
 use crate::handoff::{Giver, Origin, Taker};
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
-use crate::server::{LastExit, Totals, WorkerInfo};
-use crate::sys::process::{self, Exit, Fork, Process};
+use crate::sys::process::{self, Fork, Process};
 use crate::sys::{memory, signal, time};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -277,7 +277,7 @@ impl Master {
             );
             mail.extend(under_way);
         }
-        for (slot, LastExit { worker: w, exit, reason }) in &self.last_exits {
+        for (slot, LastExit { worker: w, exit, reason }) in &self.report.last_exits {
             let (how, number) = match *exit {
                 Exit::Code(code) => ("code", code),
                 Exit::Signal { number, core: false } => ("signal", number),
@@ -490,7 +490,7 @@ fn parse(text: &str, mut mail: &[u8]) -> Option<Inheritance> {
                 heritage.last_exits.push(LastExit {
                     worker,
                     exit: parse_exit(how, number.parse().ok()?)?,
-                    reason: Reason::ALL.into_iter().find(|r| r.to_string() == reason)?,
+                    reason: [Reason::Crash].into_iter().find(|r| r.to_string() == reason)?,
                 });
             }
             ["left", fd] => heritage.returns.push(Return::Left(Giver::from(adopt(fd)?))),
@@ -639,8 +639,8 @@ impl Master {
         for (slot, name, value) in variables {
             self.environments.entry(slot).or_default().push((name, value));
         }
-        self.last_exits.extend(last_exits.into_iter().map(|last| (last.worker.slot as usize, last)));
-        self.started = true;
+        self.report.last_exits.extend(last_exits.into_iter().map(|last| (last.worker.slot as usize, last)));
+        self.report.is_started = true;
         self.kind = self.crew.iter().find_map(|r| r.kind).unwrap_or(self.kind);
         self.tick_soon();
         log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));

@@ -15,8 +15,13 @@ pub struct Process {
     fd: OwnedFd,
 }
 
-/// How a process ended.
+/// The end of a process. In JSON: `{"code":0}`, `{"signal":"SIGSEGV","core":true}`, or `{}` if it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "control",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(into = "ExitJson", from = "ExitJson")
+)]
 pub enum Exit {
     /// It exited with this code.
     Code(i32),
@@ -27,8 +32,42 @@ pub enum Exit {
         /// Whether a core was dumped.
         core: bool,
     },
-    /// It is gone; somebody else collected its status.
+    /// It is gone, and another part of this process has collected its status.
     Unknown,
+}
+
+#[cfg(feature = "control")]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+struct ExitJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    core: bool,
+}
+
+#[cfg(feature = "control")]
+impl From<Exit> for ExitJson {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Code(code) => Self { code: Some(code), ..Self::default() },
+            Exit::Signal { number, core } => Self { signal: Some(signal::name(number)), core, code: None },
+            Exit::Unknown => Self::default(),
+        }
+    }
+}
+
+#[cfg(feature = "control")]
+impl From<ExitJson> for Exit {
+    fn from(ExitJson { code, signal, core }: ExitJson) -> Self {
+        match (code, signal.and_then(|name| signal::number(&name))) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(number)) => Self::Signal { number, core },
+            (None, None) => Self::Unknown,
+        }
+    }
 }
 
 impl std::fmt::Display for Exit {

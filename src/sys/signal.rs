@@ -197,7 +197,7 @@ fn set_handler(signal: i32, handler: Function, flags: libc::c_int) {
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
-/// The name of a signal: `SIGSEGV`; its number where it has none here.
+/// The name of a signal: `SIGSEGV`, or `signal 40` for one that has no name here.
 pub fn name(signal: i32) -> String {
     let known = match signal {
         libc::SIGHUP => "SIGHUP",
@@ -221,6 +221,12 @@ pub fn name(signal: i32) -> String {
         other => return format!("signal {other}"),
     };
     known.into()
+}
+
+/// The signal of a name that [`name`] gives.
+#[cfg(feature = "control")]
+pub fn number(text: &str) -> Option<i32> {
+    (1..=libc::SIGRTMAX()).find(|&signal| name(signal) == text)
 }
 
 fn set_of(signals: &[i32]) -> libc::sigset_t {

@@ -6,11 +6,11 @@ use super::handler::{Handler, Kind};
 use super::mailbox::deliver;
 use super::{Birth, DESCRIPTOR_RESERVE, Worker};
 use crate::config::Config;
+use crate::event::WorkerState;
 use crate::handoff::{Given, Origin, Taken, Taker};
 use crate::log::log;
 use crate::message::{Address, Budget, Inbox, Notice, Received};
 use crate::scoreboard::{Common, Word, WorkerPage};
-use crate::server::State;
 use crate::sys::poll::{self, Interest};
 use crate::sys::stderr::Diverted;
 use crate::sys::{datagram, memory, process, time};
@@ -304,7 +304,7 @@ impl<'a> Inlet<'a> {
             Notice::Drain { hand_back } => {
                 self.hands_back = hand_back;
                 self.draining.get_or_insert(u64::MAX);
-                self.worker.state.set(State::Draining);
+                self.worker.state.set(WorkerState::Draining);
                 if hand_back {
                     self.unwatch(poll);
                 }
@@ -362,6 +362,6 @@ impl<'a> Inlet<'a> {
         let until = time::monotonic_ms() + self.drain_timeout.as_millis() as u64;
         self.hands_back = false;
         self.draining = Some(self.draining.unwrap_or(until).min(until));
-        self.worker.state.set(State::Draining);
+        self.worker.state.set(WorkerState::Draining);
     }
 }

@@ -17,12 +17,13 @@ mod stream;
 mod table;
 
 use crate::config::Config;
+use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::handoff::Taker;
 use crate::log::log;
 use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word, WorkerPage};
-use crate::server::{LastExit, Source, State, WorkerInfo, WorkerStatus};
+use crate::server::Source;
 use crate::sys::stderr::Diverted;
 use crate::sys::{overdue, process, signal, time};
 use handler::{Handler, Kind};
@@ -57,7 +58,7 @@ pub struct Worker {
     leaves: Rc<Cell<bool>>,
     mailbox: Rc<Mailbox>,
     own: Rc<Own>,
-    state: Rc<Cell<State>>,
+    state: Rc<Cell<WorkerState>>,
 }
 
 /// What a worker knows of itself beside its numbers.
@@ -94,7 +95,7 @@ impl Worker {
             leaves: Rc::default(),
             mailbox: Rc::new(mailbox),
             own: Rc::new(own),
-            state: Rc::new(Cell::new(State::Starting)),
+            state: Rc::new(Cell::new(WorkerState::Starting)),
         }
     }
 
@@ -151,11 +152,11 @@ impl Worker {
             age: Duration::from_millis(time::monotonic_ms().saturating_sub(forked_at)),
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             queued: 0,
-            stuck: false,
             requests: page.get(Word::Requests),
             errors: page.get(Word::Errors),
             bytes_in: page.get(Word::BytesIn),
             bytes_out: page.get(Word::BytesOut),
+            rss: None,
             last_exit,
         }
     }
@@ -268,7 +269,7 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
         Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
-    birth.worker.state.set(State::Ready);
+    birth.worker.state.set(WorkerState::Ready);
     tell(birth.worker, &Notice::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
     let ended = match kind {

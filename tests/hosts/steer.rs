@@ -3,7 +3,7 @@
 
 use prefork::{
     ALL, Config, Datagram, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message, Messages,
-    Reason, Request, Response, Role, Running, Server, State, Undelivered, Worker, WorkerStatus,
+    Request, Response, Role, Running, Server, Undelivered, Worker, WorkerStatus,
 };
 use std::fmt::Write as _;
 use std::io::{ErrorKind as Io, Read, Write};
@@ -190,20 +190,20 @@ impl Host {
                 say(&format!("table {}", workers.len()));
             }
             "worker" => match running.worker(id) {
-                Some(w) => say(&format!("worker 0 {} {}", w.worker.id, state(w.state))),
+                Some(w) => say(&format!("worker 0 {} {}", w.worker.id, w.state as u32)),
                 None => say("worker -13 0 0"),
             },
             "last" => match running.last_exit(n) {
                 Some(last) => {
                     let (code, signal) = ended(last.exit);
-                    let (reason, intended) = (reason(last.reason), u8::from(last.reason.is_intended()));
+                    let (reason, intended) = (last.reason as u32, u8::from(last.reason.is_intended()));
                     say(&format!("last 0 {} {code} {signal} {reason} {intended}", last.worker.id));
                 }
                 None => say("last -13 0 0 0 0 0"),
             },
             "look" => {
                 let s = running.status();
-                let (generation, slots, workers) = (s.generation, s.slots, s.workers.len());
+                let (generation, slots, workers) = (s.generation, s.total, s.workers.len());
                 say(&format!("look 0 generation {generation} slots {slots} workers {workers}"));
             }
             "copy" => copy(running),
@@ -245,7 +245,7 @@ fn happened(event: &Event) {
     let head = |generation: u32| format!("event {} {id} {slot} {generation}", event.name());
     let line = head(generation);
     say(&match event {
-        Event::Listening(_, bound) => {
+        Event::Listening { address: bound, .. } => {
             let port = bound.port.map_or(-1, i32::from);
             format!("{line} {} {} {port} ", bound.text, bound.family)
         }
@@ -255,21 +255,21 @@ fn happened(event: &Event) {
             format!("{line} {code} {signal} {reason} {intended} {}", said(stderr))
         }
         Event::Message { kind, size, .. } => format!("{line} {kind} {size} "),
-        Event::Error(text) => format!("{line} {text}"),
-        Event::ReloadStarted(generation) | Event::ReloadCommitted(generation) => {
+        Event::Error { text } => format!("{line} {text}"),
+        Event::Reload { generation, failure: None, .. } => {
             format!("{} ", head(*generation))
         }
-        Event::ReloadRolledBack(generation, failure) => {
+        Event::Reload { generation, failure: Some(failure), .. } => {
             let id = failure.worker.unwrap_or(0);
             let (code, signal) = failure.exit.map_or((-1, 0), ended);
             let (reason, stage, said) = (&failure.reason, failure.stage, said(&failure.stderr));
             let name = event.name();
             format!(
                 "event {name} {id} 0 {generation} {reason}; {} {stage}, {code} {signal}{said}",
-                stage as u32 + 1
+                stage as u32
             )
         }
-        Event::Stopped(stopped) => format!("{line} {} ", stopped.killed),
+        Event::Stopped { killed } => format!("{line} {killed} "),
         _ => format!("{line} "),
     });
 }
@@ -287,32 +287,6 @@ fn ended(exit: Exit) -> (i32, i32) {
     }
 }
 
-fn reason(reason: Reason) -> u32 {
-    match reason {
-        Reason::Crash => 1,
-        Reason::BootFailure => 2,
-        Reason::Reload => 3,
-        Reason::Scale => 4,
-        Reason::Drain => 5,
-        Reason::Left => 6,
-        Reason::DrainTimeout => 7,
-        Reason::Hang => 8,
-        Reason::Recycle => 9,
-        Reason::Killed => 10,
-        Reason::Stop => 11,
-    }
-}
-
-fn state(state: State) -> u32 {
-    match state {
-        State::Starting => 1,
-        State::Ready => 2,
-        State::Draining => 3,
-        State::Killed => 4,
-        _ => 0,
-    }
-}
-
 fn role_number() -> u32 {
     match prefork::role() {
         Role::None => 0,
@@ -326,12 +300,12 @@ fn record(w: &WorkerStatus) -> String {
     let age = SystemTime::now().duration_since(w.started).unwrap_or_default();
     let last = w.last_exit.map(|LastExit { worker, exit, reason: why }| {
         let (code, signal) = ended(exit);
-        format!("{} {code} {signal} {} {}", worker.id, reason(why), u8::from(why.is_intended()))
+        format!("{} {code} {signal} {} {}", worker.id, why as u32, u8::from(why.is_intended()))
     });
     let mut text = format!("{} {} {} ", w.worker.id, w.worker.slot, w.worker.generation);
     let started = u8::from(age.abs_diff(w.age) < Duration::from_secs(1));
     let connected = u8::from(w.state.is_connected());
-    let _ = write!(text, "state {} connected {connected} started {started} last ", state(w.state));
+    let _ = write!(text, "state {} connected {connected} started {started} last ", w.state as u32);
     text + last.as_deref().unwrap_or("0 0 0 0 0")
 }
 
@@ -442,7 +416,7 @@ impl Handler for Steered {
 
     fn on_drain(&mut self, worker: &Worker) {
         if Path::new("tell").exists() {
-            let number = u64::from(state(worker.status().state));
+            let number = u64::from(worker.status().state as u32);
             let _ = worker.send(MASTER, 77, &number.to_ne_bytes());
         }
     }

@@ -3,7 +3,7 @@
 use super::find::{self, Server};
 use super::print_some;
 use crate::cli::{FAILED, Failure};
-use prefork::control::protocol::{Event, RefusalKind, ReloadState, Reply, Stamped, WorkerInfo};
+use prefork::control::protocol::{Event, RefusalKind, Reply, Stamped, WorkerInfo};
 use prefork::control::{Request, ends_within};
 use serde::Serialize;
 use std::io;
@@ -62,7 +62,11 @@ fn follow_one(server: Server, prefixed: bool, json: bool) -> Result<(), Failure>
 /// An event's line, and below it the last lines of a worker's standard error.
 fn text(prefix: &str, stamped: &Stamped) -> String {
     let mut text = format!("{prefix}{}\n", line(stamped).replace(char::is_control, "?"));
-    let (Event::Exit { stderr, .. } | Event::Reload { stderr, .. }) = &stamped.event else { return text };
+    let stderr = match &stamped.event {
+        Event::Exit { stderr, .. } => stderr,
+        Event::Reload { failure: Some(failure), .. } => &failure.stderr,
+        _ => return text,
+    };
     for line in super::quote(stderr) {
         text.push_str(&format!("{prefix}{line}\n"));
     }
@@ -70,46 +74,39 @@ fn text(prefix: &str, stamped: &Stamped) -> String {
 }
 
 fn line(stamped: &Stamped) -> String {
-    let (word, rest) = describe(&stamped.event);
     let ms = stamped.time_ms % 86_400_000;
     let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {rest}", ms % 1000)
+    // Of a reload the state follows with the rest.
+    let word = stamped.event.name().split(' ').next().unwrap_or_default();
+    format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {}", ms % 1000, describe(stamped))
 }
 
-fn describe(event: &Event) -> (&'static str, String) {
-    match event {
-        Event::Setup { name, generation, workers, addresses } => (
-            "setup",
-            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" ")),
-        ),
-        Event::Fork { worker } => ("fork", name(worker)),
-        Event::Online { worker } => ("online", name(worker)),
-        Event::Listening { worker, address, port, .. } => {
-            let port = port.map_or_else(String::new, |p| format!(" port {p}"));
-            ("listening", format!("{} on {address}{port}", name(worker)))
+fn describe(stamped: &Stamped) -> String {
+    let who = stamped.event.worker().map(name).unwrap_or_default();
+    match &stamped.event {
+        Event::Setup { name, generation, workers, addresses } => {
+            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" "))
         }
-        Event::Ready { worker } => ("ready", name(worker)),
-        Event::Disconnect { worker } => ("disconnect", name(worker)),
-        Event::Exit { worker, exit, reason, .. } => ("exit", format!("{}: {reason}, {exit}", name(worker))),
-        Event::Hang { worker } => ("hang", name(worker)),
-        Event::Message { worker, r#type, size, left_out } => {
-            let before = match left_out {
+        Event::Listening { address, .. } => {
+            let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
+            format!("{who} on {}{port}", address.host)
+        }
+        Event::Exit { exit, reason, .. } => format!("{who}: {reason}, {exit}"),
+        Event::Message { kind, size, .. } => {
+            let before = match stamped.left_out {
                 0 => String::new(),
                 n => format!("; {n} before it not shown"),
             };
-            ("message", format!("{}: type {type}, {size} bytes{before}", name(worker)))
+            format!("{who}: type {kind}, {size} bytes{before}")
         }
-        Event::Error { text } => ("error", text.clone()),
-        Event::Reload { state, generation, stage, reason, exit, .. } => {
-            let what = match state {
-                ReloadState::Started => "started",
-                ReloadState::Committed => "committed",
-                ReloadState::RolledBack => "rolled back",
-            };
-            let why = reason.as_ref().map_or_else(String::new, |r| super::why(*stage, r, exit.as_ref()));
-            ("reload", format!("to generation {generation} {what}{why}"))
+        Event::Error { text } => text.clone(),
+        Event::Reload { generation, failure, .. } => {
+            let state = stamped.event.name().trim_start_matches("reload ");
+            let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
+            format!("to generation {generation} {state}{why}")
         }
-        Event::Other => ("other", "an event that this version of prefork does not know".into()),
+        Event::Other => "an event that this version of prefork does not know".into(),
+        _ => who,
     }
 }
 
@@ -124,7 +121,8 @@ mod tests {
     #[test]
     fn an_event_is_a_line_with_its_time() {
         let worker = WorkerInfo { id: 3, slot: 0, generation: 2, pid: 99 };
-        let stamped = Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker } };
+        let stamped =
+            Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker }, left_out: 0 };
         assert_eq!(line(&stamped), "01:02:03.004Z  ready       worker 3 (slot 0, generation 2, pid 99)");
     }
 }

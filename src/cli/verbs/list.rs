@@ -4,7 +4,7 @@ use super::find::{self, Server, Target};
 use super::table::{self, CHANGING, Column, Row, WRONG, bytes, bytes_or_dash, time};
 use super::{print, print_json};
 use crate::cli::{Failure, NO_SUCH};
-use prefork::control::protocol::{MasterState, Status, Worker, WorkerState};
+use prefork::{ServerState, Status, WorkerState, WorkerStatus};
 use serde::Serialize;
 use std::io::Write;
 
@@ -51,7 +51,7 @@ struct Summary {
 struct Figures {
     version: String,
     handler: String,
-    state: MasterState,
+    state: ServerState,
     addresses: Vec<String>,
     ready: usize,
     total: usize,
@@ -92,9 +92,9 @@ fn summary(mut server: Server) -> Summary {
             ready: s.ready,
             total: s.total,
             generation: s.generation,
-            uptime_ms: s.uptime_ms,
-            requests: s.requests,
-            errors: s.errors,
+            uptime_ms: s.uptime.as_millis() as u64,
+            requests: s.totals.requests,
+            errors: s.totals.errors,
             memory: s.memory,
         }),
     }
@@ -108,15 +108,15 @@ fn server_row(s: Summary) -> Row {
         return Row { cells, colour: WRONG };
     };
     let colour = match f.state {
-        MasterState::Serving => None,
-        MasterState::Degraded if f.ready == 0 => WRONG,
+        ServerState::Serving => None,
+        ServerState::Degraded if f.ready == 0 => WRONG,
         _ => CHANGING,
     };
     let cells = vec![
         s.name,
         s.pid.to_string(),
         f.version,
-        word(&f.state),
+        f.state.to_string(),
         format!("{}/{}", f.ready, f.total),
         f.generation.to_string(),
         time(f.uptime_ms),
@@ -125,12 +125,6 @@ fn server_row(s: Summary) -> Row {
         f.addresses.join(" "),
     ];
     Row { cells, colour }
-}
-
-/// The word for it in JSON.
-fn word(value: &impl Serialize) -> String {
-    let text = serde_json::to_value(value).ok();
-    text.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Shows servers with their workers, or one worker.
@@ -161,33 +155,33 @@ fn describe(s: &Status) -> String {
         ("pid", s.pid.to_string()),
         ("version", plain(&s.version)),
         ("handler", plain(&s.handler)),
-        ("state", word(&s.state)),
+        ("state", s.state.to_string()),
         ("listening on", plain(&s.addresses.join(" "))),
         ("workers", format!("{} of {} ready", s.ready, s.total)),
         ("generation", s.generation.to_string()),
-        ("uptime", time(s.uptime_ms)),
-        ("connections", s.taken.to_string()),
-        ("requests", format!("{}, {} refused or failed", s.requests, s.errors)),
-        ("bytes", format!("{} in, {} out", bytes(s.bytes_in), bytes(s.bytes_out))),
+        ("uptime", time(s.uptime.as_millis() as u64)),
+        ("connections", s.totals.taken.to_string()),
+        ("requests", format!("{}, {} refused or failed", s.totals.requests, s.totals.errors)),
+        ("bytes", format!("{} in, {} out", bytes(s.totals.bytes_in), bytes(s.totals.bytes_out))),
         ("memory", bytes_or_dash(s.memory)),
     ];
     let head: String = lines.map(|(what, value)| format!("{what:<13} {value}\n")).concat();
     head + "\n" + &table::render(&WORKERS, s.workers.iter().map(worker_row).collect())
 }
 
-fn worker_row(w: &Worker) -> Row {
+fn worker_row(w: &WorkerStatus) -> Row {
     let colour = match w.state {
         WorkerState::Ready => None,
         WorkerState::Starting | WorkerState::Draining => CHANGING,
-        WorkerState::Stuck | WorkerState::Killed => WRONG,
+        _ => WRONG,
     };
     let cells = vec![
         w.worker.id.to_string(),
         w.worker.slot.to_string(),
         w.worker.generation.to_string(),
         w.worker.pid.to_string(),
-        word(&w.state),
-        time(w.age_ms),
+        w.state.to_string(),
+        time(w.age.as_millis() as u64),
         w.in_flight.to_string(),
         w.queued.to_string(),
         w.requests.to_string(),

@@ -9,7 +9,6 @@ mod table;
 use super::Failure;
 use clap::{Args, Subcommand};
 use prefork::config::parse_duration;
-use prefork::control::protocol::{Exit, Stage};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -163,21 +162,6 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value);
     text.map(|t| t + "\n").map_err(|e| Failure(super::FAILED, format!("JSON: {e}")))
-}
-
-/// The stage, the reason and the exit of a failed reload; follows the words `rolled back`.
-fn why(stage: Option<Stage>, reason: &str, exit: Option<&Exit>) -> String {
-    let stage = match stage {
-        Some(Stage::Preparing) => " while the handler was read",
-        Some(Stage::Canary) => " at the first new worker",
-        Some(Stage::Rolling) => " while workers were being replaced",
-        None => "",
-    };
-    match exit.map(ToString::to_string) {
-        // A reason in the worker's own words does not contain its exit.
-        Some(exit) if !reason.contains(&exit) => format!("{stage}: {reason} ({exit})"),
-        _ => format!("{stage}: {reason}"),
-    }
 }
 
 /// The last lines of a worker, indented.

@@ -4,7 +4,7 @@ use super::find::{self, Server, Target};
 use super::list::no_such_worker;
 use super::{Wait, print, print_json};
 use crate::cli::{FAILED, Failure, ROLLED_BACK, TIMED_OUT};
-use prefork::control::protocol::{self, Count, Reply, Verdict};
+use prefork::control::protocol::{Count, Reply, Verdict};
 use prefork::control::{Client, Request};
 use serde::Serialize;
 use std::io;
@@ -41,7 +41,7 @@ struct Stopped {
 #[derive(Serialize)]
 struct Drained<'a> {
     worker: u32,
-    exit: &'a protocol::Exit,
+    exit: &'a prefork::Exit,
     killed: bool,
 }
 
@@ -187,26 +187,19 @@ impl Talk {
     }
 
     fn reloaded(&self, verdict: &Verdict) -> Result<(), Failure> {
-        if self.json || verdict.outcome == protocol::Outcome::Committed {
-            self.print(verdict, &format!("generation {} serves", verdict.generation))?;
+        let Some(failure) = &verdict.failure else {
+            return self.print(verdict, &format!("generation {} serves", verdict.generation));
+        };
+        if self.json {
+            self.print(verdict, "")?;
         }
-        match verdict.outcome {
-            protocol::Outcome::Committed => Ok(()),
-            protocol::Outcome::RolledBack => {
-                crate::cli::complain(&Failure(ROLLED_BACK, self.why(verdict)));
-                if !self.json {
-                    super::quote(&verdict.stderr).iter().for_each(|line| crate::cli::say_more(line));
-                }
-                Err(Failure(ROLLED_BACK, String::new()))
-            }
-        }
-    }
-
-    fn why(&self, verdict: &Verdict) -> String {
-        let reason = verdict.reason.as_deref().unwrap_or("no reason given");
-        let why = super::why(verdict.stage, reason, verdict.exit.as_ref());
         let (title, generation) = (&self.title, verdict.generation);
-        format!("{title}: the reload to generation {generation} was rolled back{why}")
+        let text = format!("{title}: the reload to generation {generation} was rolled back {failure}");
+        crate::cli::complain(&Failure(ROLLED_BACK, text));
+        if !self.json {
+            super::quote(&failure.stderr).iter().for_each(|line| crate::cli::say_more(line));
+        }
+        Err(Failure(ROLLED_BACK, String::new()))
     }
 
     fn stopped(&self, killed: u32) -> Result<(), Failure> {

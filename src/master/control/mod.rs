@@ -12,12 +12,11 @@ use super::lifecycle::{EX_CONFIG, Lifecycle};
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
-    Count, Event as Told, Hello, Refusal, RefusalKind, Reply, Request, Stamped, Status, VERSION, Verdict,
-    WorkerInfo, write_line,
+    Count, Hello, Refusal, RefusalKind, Reply, Request, Stamped, VERSION, Verdict, write_line,
 };
+use crate::event::{Event, Reason, ReloadState};
 use crate::ids::{Generation, WorkerId};
 use crate::log::log;
-use crate::server::{Event, Reason};
 use crate::sys::peer::{self, Peer};
 use crate::sys::time::Time;
 use crate::sys::{poll, process, socket};
@@ -141,15 +140,15 @@ impl ControlServer {
             match answer {
                 Answer::Accepted => {}
                 Answer::Status(status) if client.awaits == Awaits::Events => {
-                    let setup = Told::Setup {
+                    let setup = Event::Setup {
                         name: status.name,
                         generation: status.generation,
-                        workers: status.slots,
+                        workers: status.total,
                         addresses: status.addresses,
                     };
                     client.reply(&Reply::Event(Stamped::now(setup)), now);
                 }
-                Answer::Status(status) => client.reply(&Reply::Status(Box::new(Status::new(*status))), now),
+                Answer::Status(status) => client.reply(&Reply::Status(status), now),
                 Answer::Refused(why) => client.finish(&Reply::Error(failed(why)), now),
             }
         }
@@ -160,15 +159,16 @@ impl ControlServer {
     /// Sends an event to followers, and answers the clients that wait for it.
     pub fn publish(&mut self, event: &Event, life: &Lifecycle, now: Time) {
         let Some(listening) = &mut self.0 else { return };
-        if let Event::Message { worker, kind, size } = *event {
-            return listening.send_message(worker.into(), kind, size, now);
+        if let Event::Message { .. } = event {
+            return listening.send_message(event, now);
         }
-        if listening.clients().any(|c| c.awaits == Awaits::Events)
-            && let Some(told) = Told::of(event)
+        // A stream of events begins with a setup of its own, and ends with the master.
+        if !matches!(event, Event::Setup { .. } | Event::Stopped { .. })
+            && listening.clients().any(|c| c.awaits == Awaits::Events)
         {
-            listening.send(&Reply::Event(Stamped::now(told)), now);
+            listening.send(&Reply::Event(Stamped::now(event.clone())), now);
         }
-        if let Event::ReloadStarted(generation) = *event {
+        if let Event::Reload { state: ReloadState::Started, generation, .. } = *event {
             for client in listening.clients().filter(|c| c.awaits == Awaits::Reload(None)) {
                 client.awaits = Awaits::Reload(Some(Generation(generation)));
             }
@@ -351,14 +351,14 @@ impl Listening {
 
     /// Sends the event of a message to followers. These may be more than a follower can read, and must not cost it other
     /// events: it is told how many were left out.
-    fn send_message(&mut self, worker: WorkerInfo, kind: u32, size: usize, now: Time) {
+    fn send_message(&mut self, event: &Event, now: Time) {
         let (mut line, mut left_out_in_it) = (Vec::new(), None);
         for client in self.clients().filter(|c| c.awaits == Awaits::Events) {
             let Some(left_out) = client.room_for_message() else { continue };
             if left_out_in_it != Some(left_out) {
                 line.clear();
-                let told = Told::Message { worker, r#type: kind, size, left_out };
-                if write_line(&Reply::Event(Stamped::now(told)), &mut line).is_err() {
+                let stamped = Stamped { left_out, ..Stamped::now(event.clone()) };
+                if write_line(&Reply::Event(stamped), &mut line).is_err() {
                     return;
                 }
                 left_out_in_it = Some(left_out);
@@ -390,7 +390,7 @@ fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
         }
         (Awaits::Drain(WorkerId(id)), Event::Exit { worker, exit, reason, .. }) if worker.id == id => {
             let killed = *reason == Reason::DrainTimeout;
-            Some(Reply::Drained { worker: id, exit: (*exit).into(), killed })
+            Some(Reply::Drained { worker: id, exit: *exit, killed })
         }
         (Awaits::Scale { to, from }, Event::Exit { worker, exit, reason: Reason::BootFailure, .. })
             if (from..to).contains(&(worker.slot as usize)) && life.given_up().is_none() =>

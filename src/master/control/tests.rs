@@ -1,8 +1,8 @@
 //! The control server with clients that the test plays, and a lifecycle without processes.
 
 use super::*;
-use crate::master::lifecycle::{Input, LastWords, Rules};
-use crate::server::{self, Exit};
+use crate::event::{Exit, WorkerInfo};
+use crate::master::lifecycle::{Ended, Input, Rules};
 use crate::sys::fdpass;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -77,12 +77,22 @@ impl Drop for Fixture {
     }
 }
 
-fn worker(id: u32, slot: u32) -> server::WorkerInfo {
-    server::WorkerInfo { id, slot, generation: 1, pid: 99 }
+fn reload(state: ReloadState, generation: u32) -> Event {
+    Event::Reload { state, generation, failure: None }
+}
+
+fn worker(id: u32, slot: u32) -> WorkerInfo {
+    WorkerInfo { id, slot, generation: 1, pid: 99 }
 }
 
 fn exit(id: u32, slot: u32, reason: Reason) -> Event {
-    Event::Exit { worker: worker(id, slot), exit: Exit::Code(1), reason, stderr: Vec::new() }
+    Event::Exit {
+        worker: worker(id, slot),
+        exit: Exit::Code(1),
+        reason,
+        intended: reason.is_intended(),
+        stderr: Vec::new(),
+    }
 }
 
 #[test]
@@ -92,7 +102,7 @@ fn a_scale_ends_when_all_workers_are_ready_or_another_is_asked_for() {
     assert!(f.reply(0).contains("accepted"));
     f.step(Input::Scale(3));
     f.answer(0, Answer::Accepted);
-    f.publish(&Event::Fork(worker(3, 2)));
+    f.publish(&Event::Fork { worker: worker(3, 2) });
     assert!(matches!(f.send(1, r#"{"verb":"scale","to":4}"#), Some(Command::Scale(4))));
     assert!(f.reply(1).contains("accepted"));
     f.step(Input::Scale(4));
@@ -100,7 +110,7 @@ fn a_scale_ends_when_all_workers_are_ready_or_another_is_asked_for() {
     assert!(f.reply(0).contains("superseded: 4 workers"));
     for id in [3, 4] {
         f.step(Input::Ready(id));
-        f.publish(&Event::Ready(worker(id, id - 1)));
+        f.publish(&Event::Ready { worker: worker(id, id - 1) });
     }
     assert_eq!(f.reply(1), "{\"reply\":\"scaled\",\"workers\":4}\n");
     assert_eq!(f.control.due(), Time::default(), "the clients may have sent more");
@@ -118,7 +128,16 @@ fn a_new_worker_that_fails_ends_the_scale_and_an_exit_the_drain() {
     f.step(Input::Scale(3));
     f.answer(0, Answer::Accepted);
     assert!(f.reply(0).contains("accepted"));
-    f.step(Input::Died(3, Exit::Code(1), LastWords::default()));
+    f.step(Input::Died(Ended {
+        id: 3,
+        pid: 99,
+        exit: Exit::Code(1),
+        failure: None,
+        stderr: Vec::new(),
+        was_ready: false,
+        queued: 0,
+        lost: 0,
+    }));
     f.publish(&exit(3, 2, Reason::BootFailure));
     assert!(f.reply(0).contains("worker 3 (slot 2) died before it was ready: exit code 1"));
     f.publish(&exit(2, 1, Reason::DrainTimeout));
@@ -131,10 +150,14 @@ fn a_reload_ends_with_the_verdict_on_its_own_generation() {
     assert!(matches!(f.send(0, r#"{"verb":"reload"}"#), Some(Command::Reload)));
     f.answer(0, Answer::Accepted);
     assert!(f.reply(0).contains(r#""queued":false"#));
-    for event in [Event::ReloadCommitted(2), Event::ReloadStarted(3), Event::ReloadCommitted(2)] {
+    for event in [
+        reload(ReloadState::Committed, 2),
+        reload(ReloadState::Started, 3),
+        reload(ReloadState::Committed, 2),
+    ] {
         f.publish(&event);
     }
-    f.publish(&Event::ReloadCommitted(3));
+    f.publish(&reload(ReloadState::Committed, 3));
     assert_eq!(f.reply(0), "{\"reply\":\"reload\",\"outcome\":\"committed\",\"generation\":3}\n");
 }
 

@@ -1,6 +1,7 @@
 //! Calls that take too long: left out, told, aborted, killed.
 
-use super::{Action, Hang, Happening, Lifecycle, NEVER, Phase, Reason, after};
+use super::{Action, Hang, Lifecycle, NEVER, Phase, Reason, after};
+use crate::event::Event;
 use crate::sys::overdue;
 use crate::sys::signal::SIGABRT;
 
@@ -34,14 +35,14 @@ impl Lifecycle {
         if w.next_hang_step() > self.now {
             return;
         }
-        let id = w.id;
+        let (id, worker) = (w.id, w.info());
         w.hang_at = self.now + HANG_GRACE;
         match w.hang {
             Hang::No => {
                 w.hang = Hang::Noticed;
                 out.push(Action::Withdraw(id));
                 out.push(Action::Signal(id, overdue::SIGNAL));
-                out.push(Action::Tell(Happening::Hang(id)));
+                out.push(Action::Tell(Event::Hang { worker }));
             }
             Hang::Noticed => {
                 w.hang = Hang::Aborted;

@@ -1,8 +1,8 @@
 //! A reload: a canary, then the others, then commit; or back to the generation before.
 
 use super::{
-    Action, Back, Happening, Lifecycle, NEVER, Phase, Reason, Reload, ReloadFailure, ReloadStage, Slot,
-    Worker,
+    Action, Back, Event, Lifecycle, NEVER, Phase, Reason, Reload, ReloadFailure, ReloadStage, ReloadState,
+    Slot, Worker,
 };
 
 /// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL (milliseconds).
@@ -23,7 +23,7 @@ impl Lifecycle {
         self.last_generation += 1;
         let generation = self.last_generation;
         self.reload = Some(Reload { generation, stage: ReloadStage::Preparing, back: None });
-        out.push(Action::Tell(Happening::ReloadStarted(generation)));
+        out.push(tell(ReloadState::Started, generation, None));
         out.push(Action::Prepare(generation));
     }
 
@@ -54,7 +54,7 @@ impl Lifecycle {
             };
             let failure = back.map_or_else(other, |back| back.failure);
             out.push(Action::Revert);
-            out.push(Action::Tell(Happening::ReloadRolledBack(generation, failure)));
+            out.push(tell(ReloadState::RolledBack, generation, Some(failure)));
         }
     }
 
@@ -145,6 +145,10 @@ impl Lifecycle {
         self.reload = None;
         self.generation = new;
         out.push(Action::Commit);
-        out.push(Action::Tell(Happening::ReloadCommitted(new)));
+        out.push(tell(ReloadState::Committed, new, None));
     }
+}
+
+fn tell(state: ReloadState, generation: u32, failure: Option<ReloadFailure>) -> Action {
+    Action::Tell(Event::Reload { state, generation, failure })
 }

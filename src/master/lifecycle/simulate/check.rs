@@ -3,7 +3,7 @@
 
 use super::super::hang::{HANG_GRACE, NEWS};
 use super::super::reload::VERDICT_WAITS;
-use super::super::{Action, Happening, Input, Reason, ReloadFailure, ReloadStage};
+use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
 use super::desk::Return;
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, TICK, World};
@@ -173,7 +173,7 @@ impl World {
                     p.seen.worn = true;
                 }
             }
-            Input::Died(id, exit, _) => self.check_death(*id, *exit),
+            Input::Died(ended) => self.check_death(ended.id, ended.exit),
             Input::SpawnFailed(id, _) => {
                 let unborn = self.machine.life.workers().iter().find(|w| w.id == *id);
                 let generation = unborn.map(|w| w.generation);
@@ -249,7 +249,8 @@ impl World {
             Action::EmptyBacklogs | Action::CloseListeners => {
                 self.must(self.watch.stop.is_some(), || "intake ends without a stop".into());
             }
-            Action::Tell(happening) => self.check_told(happening),
+            Action::Tell(event) => self.check_told(event),
+            Action::TellExit { worker, reason, .. } => self.check_exit(worker.id, *reason),
             Action::Fail(_) => {
                 self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
             }
@@ -453,9 +454,9 @@ impl World {
         self.must(left.is_none(), || format!("rolled back, and worker {left:?} stays"));
     }
 
-    fn check_told(&mut self, happening: &Happening) {
-        match happening {
-            Happening::ReloadStarted(generation) => {
+    fn check_told(&mut self, event: &Event) {
+        match event {
+            Event::Reload { state: ReloadState::Started, generation, .. } => {
                 let old = self.processes.iter().any(|p| p.generation != self.machine.life.generation());
                 self.must(!old, || "a reload begins while an older generation is there".into());
                 self.must(self.watch.reload.is_none(), || "two reloads at a time".into());
@@ -473,13 +474,17 @@ impl World {
                     self.watch.expects_spawn(slot);
                 }
             }
-            Happening::ReloadCommitted(generation) => {
+            Event::Reload { state: ReloadState::Committed, generation, .. } => {
                 let same = self.watch.reload.take().is_some_and(|r| r.generation == *generation);
                 self.must(same, || format!("commit of {generation}, which is not being loaded"));
                 self.watch.commits += 1;
             }
-            Happening::ReloadRolledBack(generation, failure) => self.check_rolled_back(*generation, failure),
-            Happening::Ready(id) => {
+            Event::Reload { generation, failure, .. } => match failure {
+                Some(failure) => self.check_rolled_back(*generation, failure),
+                None => self.must(false, || "a roll-back has no reason".into()),
+            },
+            Event::Ready { worker } => {
+                let id = &worker.id;
                 let generation = self.get(*id).map(|p| p.generation);
                 let slot = self.get(*id).map_or(usize::MAX, |p| p.slot);
                 let slot = self.watch.slots.get_mut(slot);
@@ -488,15 +493,15 @@ impl World {
                     reload.proved |= Some(reload.generation) == generation;
                 }
             }
-            Happening::Hang(id) => {
+            Event::Hang { worker } => {
+                let id = &worker.id;
                 let warned = self.get(*id).is_none_or(|p| p.seen.warned.is_some_and(|m| m.at == self.now));
                 self.must(warned, || format!("worker {id} hangs, and its handler is not told"));
                 if let Some(p) = self.find(*id) {
                     p.seen.hangs = true;
                 }
             }
-            Happening::Exit { id, reason, .. } => self.check_exit(*id, *reason),
-            Happening::Error(_) | Happening::Fork(_) | Happening::Disconnect(_) => {}
+            _ => {}
         }
     }
 

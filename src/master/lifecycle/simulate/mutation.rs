@@ -2,7 +2,7 @@
 //! with what goes in and comes out, so that the rules themselves hold no trace of them.
 
 use super::super::{
-    Action, Happening, Input, Lifecycle, NEVER, Phase, Reason, Reload, ReloadStage, Rules, Slot,
+    Action, Event, Input, Lifecycle, NEVER, Phase, Reason, Reload, ReloadStage, ReloadState, Rules, Slot,
 };
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
@@ -171,8 +171,8 @@ impl Machine {
             }
             Mutation::AbortedAtOnce => {
                 let hangs = |a: &Action| {
-                    if let Action::Tell(Happening::Hang(id)) = a {
-                        Some(Action::Signal(*id, SIGABRT))
+                    if let Action::Tell(Event::Hang { worker }) = a {
+                        Some(Action::Signal(worker.id, SIGABRT))
                     } else {
                         None
                     }
@@ -183,8 +183,8 @@ impl Machine {
             Mutation::RebalanceForgotten => out.retain(|a| !matches!(a, Action::Rebalance(_))),
             Mutation::RebalancedAlways => {
                 let ready = |a: &Action| {
-                    if let Action::Tell(Happening::Ready(id)) = a {
-                        Some(Action::Rebalance(*id))
+                    if let Action::Tell(Event::Ready { worker }) = a {
+                        Some(Action::Rebalance(worker.id))
                     } else {
                         None
                     }
@@ -196,12 +196,14 @@ impl Machine {
             Mutation::NotLetInAgain => {
                 let begins: Vec<u32> = out
                     .iter()
-                    .filter_map(|a| if let Action::Tell(Happening::Ready(id)) = a { Some(*id) } else { None })
+                    .filter_map(|a| {
+                        if let Action::Tell(Event::Ready { worker }) = a { Some(worker.id) } else { None }
+                    })
                     .collect();
                 out.retain(|a| !matches!(a, Action::Admit(id) if !begins.contains(id)));
             }
             Mutation::WordsForgotten => out.iter_mut().for_each(|a| {
-                if let Action::Tell(Happening::ReloadRolledBack(_, failure)) = a {
+                if let Action::Tell(Event::Reload { failure: Some(failure), .. }) = a {
                     failure.stderr.clear();
                 }
             }),
@@ -246,7 +248,10 @@ impl Lifecycle {
             Mutation::CommittedEarly if self.stage() == Some(ReloadStage::Rolling) => {
                 let Some(Reload { generation, .. }) = self.reload.take() else { return };
                 self.generation = generation;
-                out.extend([Action::Commit, Action::Tell(Happening::ReloadCommitted(generation))]);
+                out.extend([
+                    Action::Commit,
+                    Action::Tell(Event::Reload { state: ReloadState::Committed, generation, failure: None }),
+                ]);
             }
             _ => {}
         }

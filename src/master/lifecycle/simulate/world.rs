@@ -1,7 +1,7 @@
 //! The world around the machine: virtual time, the workers, and the master's loop that feeds the machine and carries out what
 //! it says (the counterpart of `master/mod.rs`, `duties.rs` and `spawn.rs`).
 
-use super::super::{Action, Happening, Input, LastWords, NEVER, Rules};
+use super::super::{Action, Ended, Event, Input, NEVER, ReloadState, Rules};
 use super::check::{Watch, words_of};
 use super::desk::Desk;
 use super::mutation::{Machine, Mutation};
@@ -247,8 +247,17 @@ impl World {
             self.watch.is_gone(process);
             // What it said last is read first.
             let said = words.contains(&Word::Ready).then(|| "said".to_owned());
-            let last = LastWords { said, stderr: words_of(id) };
-            self.happened(Input::Died(id, exit, last));
+            let ended = Ended {
+                id,
+                pid: 0,
+                exit,
+                failure: said,
+                stderr: words_of(id),
+                was_ready: false,
+                queued: 0,
+                lost: 0,
+            };
+            self.happened(Input::Died(ended));
             if self.is_over() {
                 return;
             }
@@ -411,7 +420,7 @@ impl World {
             }
             Action::EmptyBacklogs => self.desk.empty_backlogs(),
             Action::CloseListeners => self.close_listeners(),
-            Action::Tell(_) => {}
+            Action::Tell(_) | Action::TellExit { .. } => {}
             Action::Fail(_) => self.failed = true,
         }
     }
@@ -501,14 +510,15 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::EmptyBacklogs => "action EmptyBacklogs",
         Action::CloseListeners => "action CloseListeners",
         Action::Fail(_) => "action Fail",
-        Action::Tell(Happening::Fork(_)) => "told Fork",
-        Action::Tell(Happening::Ready(_)) => "told Ready",
-        Action::Tell(Happening::Disconnect(_)) => "told Disconnect",
-        Action::Tell(Happening::Exit { .. }) => "told Exit",
-        Action::Tell(Happening::Hang(_)) => "told Hang",
-        Action::Tell(Happening::ReloadStarted(_)) => "told ReloadStarted",
-        Action::Tell(Happening::ReloadCommitted(_)) => "told ReloadCommitted",
-        Action::Tell(Happening::ReloadRolledBack(..)) => "told ReloadRolledBack",
-        Action::Tell(Happening::Error(_)) => "told Error",
+        Action::TellExit { .. } => "told Exit",
+        Action::Tell(Event::Fork { .. }) => "told Fork",
+        Action::Tell(Event::Ready { .. }) => "told Ready",
+        Action::Tell(Event::Disconnect { .. }) => "told Disconnect",
+        Action::Tell(Event::Hang { .. }) => "told Hang",
+        Action::Tell(Event::Reload { state: ReloadState::Started, .. }) => "told reload started",
+        Action::Tell(Event::Reload { state: ReloadState::Committed, .. }) => "told reload committed",
+        Action::Tell(Event::Reload { state: ReloadState::RolledBack, .. }) => "told reload rolled back",
+        Action::Tell(Event::Error { .. }) => "told Error",
+        Action::Tell(_) => "told what the lifecycle does not know",
     }
 }

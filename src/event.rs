@@ -1,0 +1,587 @@
+//! What is told of a server: workers, how they end, events, status. Each is defined here once, for the Rust API, C, the log and
+//! the control socket, where the types are JSON as serde makes it of them (feature `control`).
+
+pub use crate::sys::process::Exit;
+#[cfg(feature = "control")]
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// The identity of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+pub struct WorkerInfo {
+    /// Its number, from 1; no other worker of the master has had it.
+    pub id: u32,
+    /// The index of its place, from 0; its successor has the same.
+    pub slot: u32,
+    /// The start (1) or reload that it belongs to.
+    pub generation: u32,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// Something that happened, told in the master ([`crate::Server::on_event`]). The names are those of Node's `cluster`, where it has
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "control",
+    derive(Serialize, Deserialize),
+    serde(tag = "event", rename_all = "kebab-case")
+)]
+#[non_exhaustive]
+pub enum Event {
+    /// The addresses are bound; the first workers follow. On the control socket: the state of the server when the stream begins.
+    Setup {
+        /// The name of the server.
+        name: String,
+        /// The generation that serves.
+        generation: u32,
+        /// The number of workers wanted.
+        workers: usize,
+        /// The addresses bound.
+        addresses: Vec<String>,
+    },
+    /// A worker was forked.
+    Fork {
+        /// The worker.
+        worker: WorkerInfo,
+    },
+    /// A worker runs.
+    Online {
+        /// The worker.
+        worker: WorkerInfo,
+    },
+    /// A worker serves connections of an address.
+    Listening {
+        /// The worker.
+        worker: WorkerInfo,
+        /// The address.
+        #[cfg_attr(feature = "control", serde(flatten))]
+        address: Bound,
+    },
+    /// A worker can serve.
+    Ready {
+        /// The worker.
+        worker: WorkerInfo,
+    },
+    /// A worker gets no more connections, on purpose, and finishes what it has.
+    Disconnect {
+        /// The worker.
+        worker: WorkerInfo,
+    },
+    /// A worker has ended and was reaped.
+    Exit {
+        /// The worker.
+        worker: WorkerInfo,
+        /// How it ended.
+        exit: Exit,
+        /// Why it ended.
+        reason: Reason,
+        /// True if the master wanted it to end (Node: `exitedAfterDisconnect`).
+        intended: bool,
+        /// The last lines of its standard error, if it ended before it could serve, or before its reload was committed: at most 20
+        /// of them and 4 KiB.
+        #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Vec::is_empty"))]
+        stderr: Vec<String>,
+    },
+    /// A worker has been in one call of its handler for longer than [`crate::Config::timeout`]; SIGABRT follows in a second.
+    Hang {
+        /// The worker.
+        worker: WorkerInfo,
+    },
+    /// A worker has sent the master a message; [`crate::Server::on_message`], called next, has its bytes.
+    Message {
+        /// The worker.
+        worker: WorkerInfo,
+        /// The type of the message, which is the worker's to choose.
+        #[cfg_attr(feature = "control", serde(rename = "type"))]
+        kind: u32,
+        /// Its length (bytes).
+        size: usize,
+    },
+    /// Something went wrong that cost no connection.
+    Error {
+        /// What went wrong.
+        text: String,
+    },
+    /// A reload began or ended.
+    Reload {
+        /// The state it has reached.
+        state: ReloadState,
+        /// Its generation.
+        generation: u32,
+        /// Why it failed, if it was rolled back.
+        #[cfg_attr(feature = "control", serde(flatten))]
+        failure: Option<ReloadFailure>,
+    },
+    /// The run is over: the last worker was reaped.
+    Stopped {
+        /// Workers that had to be killed because they did not finish within [`crate::Config::drain_timeout`].
+        killed: u32,
+    },
+    /// An event that this version does not know, from the control socket of a later one.
+    #[cfg_attr(feature = "control", serde(other))]
+    Other,
+}
+
+impl Event {
+    /// The name of the event in C and in the log: one word, or two.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Setup { .. } => "setup",
+            Self::Fork { .. } => "fork",
+            Self::Online { .. } => "online",
+            Self::Listening { .. } => "listening",
+            Self::Ready { .. } => "ready",
+            Self::Disconnect { .. } => "disconnect",
+            Self::Exit { .. } => "exit",
+            Self::Hang { .. } => "hang",
+            Self::Message { .. } => "message",
+            Self::Error { .. } => "error",
+            Self::Reload { state: ReloadState::Started, .. } => "reload started",
+            Self::Reload { state: ReloadState::Committed, .. } => "reload committed",
+            Self::Reload { state: ReloadState::RolledBack, .. } => "reload rolled back",
+            Self::Stopped { .. } => "stopped",
+            Self::Other => "other",
+        }
+    }
+
+    /// The worker it is about, if it is about one.
+    pub fn worker(&self) -> Option<&WorkerInfo> {
+        match self {
+            Self::Fork { worker }
+            | Self::Online { worker }
+            | Self::Listening { worker, .. }
+            | Self::Ready { worker }
+            | Self::Disconnect { worker }
+            | Self::Exit { worker, .. }
+            | Self::Message { worker, .. }
+            | Self::Hang { worker } => Some(worker),
+            _ => None,
+        }
+    }
+
+    /// The same, to complete what the lifecycle does not know.
+    pub(crate) fn worker_mut(&mut self) -> Option<&mut WorkerInfo> {
+        match self {
+            Self::Fork { worker }
+            | Self::Ready { worker }
+            | Self::Disconnect { worker }
+            | Self::Hang { worker } => Some(worker),
+            _ => None,
+        }
+    }
+}
+
+/// The reason why a worker ended. The numbers are those of `enum prefork_reason` in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Reason {
+    /// It crashed, or exited without being asked to.
+    Crash = 1,
+    /// It was not ready in time, or ended before it was.
+    #[cfg_attr(feature = "control", serde(rename = "boot failure"))]
+    BootFailure = 2,
+    /// A new generation took its place, or its generation was rolled back.
+    Reload = 3,
+    /// Fewer workers are wanted.
+    Scale = 4,
+    /// It was drained on request.
+    Drain = 5,
+    /// It left by itself.
+    Left = 6,
+    /// It had not finished in time and was killed.
+    #[cfg_attr(feature = "control", serde(rename = "drain timeout"))]
+    DrainTimeout = 7,
+    /// It hung in its handler and was killed.
+    Hang = 8,
+    /// It had served enough, or grown too large or too old.
+    Recycle = 9,
+    /// It ended by a signal that was sent to it through the master.
+    Killed = 10,
+    /// The server stops.
+    Stop = 11,
+}
+
+impl Reason {
+    /// True if the master wanted the worker to end (Node: `exitedAfterDisconnect`).
+    pub fn is_intended(self) -> bool {
+        !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)
+    }
+
+    /// The reason in one word, or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::BootFailure => "boot failure",
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+            Self::Drain => "drain",
+            Self::Left => "left",
+            Self::DrainTimeout => "drain timeout",
+            Self::Hang => "hang",
+            Self::Recycle => "recycle",
+            Self::Killed => "killed",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// The end of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+pub struct LastExit {
+    /// The worker.
+    pub worker: WorkerInfo,
+    /// How it ended.
+    pub exit: Exit,
+    /// Why it ended.
+    pub reason: Reason,
+}
+
+/// A state of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "kebab-case"))]
+pub enum ReloadState {
+    /// It began.
+    Started,
+    /// Every worker is of the new generation.
+    Committed,
+    /// Every worker is of the generation before.
+    RolledBack,
+}
+
+/// A stage of a reload. The numbers are those of `enum prefork_stage` in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum ReloadStage {
+    /// The handler's file is read.
+    Preparing = 1,
+    /// The first new worker starts.
+    Canary = 2,
+    /// New workers take the places of the old ones.
+    Rolling = 3,
+}
+
+impl ReloadStage {
+    /// The stage in one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Canary => "canary",
+            Self::Rolling => "rolling",
+        }
+    }
+}
+
+/// The reason why a reload was rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
+pub struct ReloadFailure {
+    /// The stage it had reached.
+    pub stage: ReloadStage,
+    /// What went wrong.
+    pub reason: String,
+    /// The new worker that failed, if one did.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub worker: Option<u32>,
+    /// How that worker ended, if it has.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub exit: Option<Exit>,
+    /// The last lines of its standard error.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub stderr: Vec<String>,
+}
+
+/// `at the first new worker: worker 3 (slot 0): worker_start returned 1 (exit code 70)`
+impl fmt::Display for ReloadFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match self.stage {
+            ReloadStage::Preparing => "while the handler was read",
+            ReloadStage::Canary => "at the first new worker",
+            ReloadStage::Rolling => "while workers were being replaced",
+        };
+        write!(f, "{stage}: {}", self.reason)?;
+        match self.exit.map(|exit| exit.to_string()) {
+            // The reason may be the worker's own, which does not tell how it ended.
+            Some(exit) if !self.reason.contains(&exit) => write!(f, " ({exit})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+pub struct Bound {
+    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
+    #[cfg_attr(feature = "control", serde(skip))]
+    pub text: String,
+    /// The address alone: `127.0.0.1`, `::1` or `/path`.
+    #[cfg_attr(feature = "control", serde(rename = "address"))]
+    pub host: String,
+    /// The port, unless it is a Unix socket.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub port: Option<u16>,
+    /// The type of address.
+    #[cfg_attr(feature = "control", serde(rename = "type"))]
+    pub family: Family,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The types of addresses. Shown as Node's `cluster` names them: `4`, `6`, `unix`, `udp4`, `udp6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Family {
+    /// TCP over IPv4.
+    #[cfg_attr(feature = "control", serde(rename = "4"))]
+    V4,
+    /// TCP over IPv6.
+    #[cfg_attr(feature = "control", serde(rename = "6"))]
+    V6,
+    /// A Unix stream socket.
+    Unix,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl Family {
+    /// The name that Node's `cluster` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+            Self::Unix => "unix",
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        }
+    }
+}
+
+/// Shows a value by its `name`.
+macro_rules! display_by_name {
+    ($($type:ty),*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    )*};
+}
+display_by_name!(Reason, ReloadStage, Family, ServerState, WorkerState);
+
+/// What has been started, told to [`crate::Server::on_start`] in the master when every worker is ready.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
+    pub addresses: Vec<String>,
+    /// The number of workers.
+    pub workers: usize,
+    /// What the workers' handler takes: HTTP requests, connections in blocking style, streams, or datagrams only.
+    pub kind: crate::Kind,
+}
+
+/// The end of a run: every worker was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Workers that had to be killed because they did not finish within [`crate::Config::drain_timeout`].
+    pub killed: u32,
+}
+
+/// A running server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
+pub struct Status {
+    /// The name of the server: [`crate::Config::name`], or that of the handler's file.
+    pub name: String,
+    /// The master's process id, as the master sees it.
+    pub pid: i32,
+    /// The version of prefork.
+    pub version: String,
+    /// The handler's file, or `built-in`.
+    pub handler: String,
+    /// The state of the server as a whole.
+    pub state: ServerState,
+    /// The generation that serves, or is being replaced.
+    pub generation: u32,
+    /// The addresses bound.
+    pub addresses: Vec<String>,
+    /// The number of workers that can serve and are not to leave, at most `total`.
+    pub ready: usize,
+    /// The number of workers wanted.
+    pub total: usize,
+    /// The time since the master's start.
+    #[cfg_attr(feature = "control", serde(rename = "uptime_ms", with = "json::millis"))]
+    pub uptime: Duration,
+    /// What all workers have counted since the start, those that have ended included.
+    #[cfg_attr(feature = "control", serde(flatten))]
+    pub totals: Totals,
+    /// The memory that all processes hold in RAM (bytes); `None` until somebody measures it.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub memory: Option<u64>,
+    /// The workers until they are reaped, by slot, then by number.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// The states of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum ServerState {
+    /// Not all of the first workers are ready.
+    Starting,
+    /// All workers serve.
+    Serving,
+    /// Fewer workers serve than are wanted.
+    Degraded,
+    /// A reload is under way, or waits.
+    Reloading,
+    /// A stop is under way.
+    Stopping,
+}
+
+impl ServerState {
+    /// The state in one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Degraded => "degraded",
+            Self::Reloading => "reloading",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What workers have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+pub struct Totals {
+    /// Connections taken.
+    pub taken: u64,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// The states of a worker. The numbers are those of `enum prefork_worker_state` in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Forked, not ready.
+    Starting = 1,
+    /// It serves.
+    Ready = 2,
+    /// It could serve, but takes nothing at the moment; only the master knows.
+    Stuck = 3,
+    /// It finishes what it has.
+    Draining = 4,
+    /// SIGKILL was sent to it.
+    Killed = 5,
+}
+
+impl WorkerState {
+    /// True if the worker gets connections, or will when it is ready (Node: `isConnected`).
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::Stuck)
+    }
+
+    /// The state in one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Stuck => "stuck",
+            Self::Draining => "draining",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// One worker: to the master from its fork until it is reaped ([`crate::Running::worker`], [`crate::Running::status`]), to itself as
+/// long as it lives ([`crate::Worker::status`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its identity.
+    #[cfg_attr(feature = "control", serde(flatten))]
+    pub worker: WorkerInfo,
+    /// Its state.
+    pub state: WorkerState,
+    /// When it was forked, by the wall clock as of then.
+    #[cfg_attr(feature = "control", serde(rename = "started_ms", with = "json::unix_millis"))]
+    pub started: SystemTime,
+    /// The time since its fork, by the monotonic clock.
+    #[cfg_attr(feature = "control", serde(rename = "age_ms", with = "json::millis"))]
+    pub age: Duration,
+    /// Connections given to it and not finished.
+    pub in_flight: u32,
+    /// Of those, connections it has not taken yet; only the master knows.
+    pub queued: u64,
+    /// Requests answered; in blocking style, connections served.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// The memory that it holds in RAM (bytes); `None` until somebody measures it.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub rss: Option<u64>,
+    /// The end of the worker that was the last one to end in its slot; to a worker that asks for its own status: before its fork.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub last_exit: Option<LastExit>,
+}
+
+/// Times as JSON has them.
+#[cfg(feature = "control")]
+mod json {
+    /// A duration in milliseconds.
+    pub mod millis {
+        use serde::{Deserialize, Deserializer, Serializer};
+        use std::time::Duration;
+
+        pub fn serialize<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_u64(time.as_millis() as u64)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+            u64::deserialize(d).map(Duration::from_millis)
+        }
+    }
+
+    /// A time of the wall clock in milliseconds since 1970-01-01 00:00:00 UTC.
+    pub mod unix_millis {
+        use serde::{Deserializer, Serializer};
+        use std::time::{SystemTime, UNIX_EPOCH};
+
+        pub fn serialize<S: Serializer>(time: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+            super::millis::serialize(&time.duration_since(UNIX_EPOCH).unwrap_or_default(), s)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
+            super::millis::deserialize(d).map(|since| UNIX_EPOCH + since)
+        }
+    }
+}
