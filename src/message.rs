@@ -1,9 +1,9 @@
-//! The message channel between the master and one worker. It is separate from the handoff channel, so that no connection waits
-//! behind a message. It carries *notices*, which the two processes send to each other, and *messages* of user code.
+//! The message channel between the master and one worker. It is separate from the handoff channel, so that no connection
+//! waits behind a message. It carries *notices*, which the two processes send to each other, and *messages* of user code.
 //!
-//! One stream socket pair per worker, non-blocking in both directions. A frame is a 4-byte length, a 1-byte tag, three zero bytes,
-//! then that many bytes; those of a message begin with its envelope. All numbers are little-endian. Both processes run the same
-//! program, so there is no version. Bytes that are no frame are the worker's fault, and cost it its life.
+//! One stream socket pair per worker, non-blocking in both directions. A frame is a 4-byte length, a 1-byte tag, three zero
+//! bytes, then that many bytes; those of a message begin with its envelope. All numbers are little-endian. Both processes
+//! run the same program, so there is no version. Bytes that are no frame are the worker's fault, and cost it its life.
 
 mod inbox;
 mod outbox;
@@ -73,8 +73,8 @@ pub enum Notice {
     Leaving,
     /// Master: finish what you have, take nothing new, exit.
     Drain {
-        /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay; false if this
-        /// worker serves them all first.
+        /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay;
+        /// false if this worker serves them all first.
         hand_back: bool,
     },
     /// Master: hand back idle connections until at most this many are left.
@@ -183,8 +183,8 @@ pub enum Undelivered {
     TimedOut = 4,
     /// The receiver does not handle requests, or returned without a reply.
     Unanswered = 5,
-    /// Not possible here or now: there is no request to reply to, a request cannot go to all workers, the server does not run, or
-    /// this process is not its master.
+    /// Not possible here or now: there is no request to reply to, a request cannot go to all workers, the server does not
+    /// run, or this process is not its master.
     Impossible = 6,
 }
 

@@ -210,8 +210,8 @@ fn messages_reach_a_successor_under_its_new_id_only() {
     server.stop();
 }
 
-/// Worker 1 sends to worker 2, which sleeps, until there is no room: in the master's queue for the sleeper, in the sockets, and in the
-/// sender's own queue. Returns the number of messages that were taken.
+/// Worker 1 sends to worker 2, which sleeps, until there is no room: in the master's queue for the sleeper, in the sockets,
+/// and in the sender's own queue. Returns the number of messages that were taken.
 #[track_caller]
 fn fill(server: &Server) -> usize {
     let (mut taken, mut refused) = (0, 0);

@@ -1,4 +1,5 @@
-//! The last lines of a worker that fails are reported with the failure, and no amount of output holds up a worker or the master.
+//! The last lines of a worker that fails are reported with the failure, and no amount of output holds up a worker or the
+//! master.
 #![cfg(feature = "control")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -25,8 +25,8 @@ impl Client {
     /// Connects to the master with this socket.
     ///
     /// # Errors
-    /// `ConnectionRefused`: the master has ended. `TimedOut`: it does not answer. `PermissionDenied`: it does not admit this user.
-    /// `Unsupported`: it uses another version of the protocol. `InvalidData`: it is no master.
+    /// `ConnectionRefused`: the master has ended. `TimedOut`: it does not answer. `PermissionDenied`: it does not admit this
+    /// user. `Unsupported`: it uses another version of the protocol. `InvalidData`: it is no master.
     pub fn connect(path: &Path, patience: Duration) -> io::Result<Self> {
         let end = Instant::now() + patience;
         loop {
@@ -122,7 +122,8 @@ impl Client {
         }
     }
 
-    /// After [`Reply::Stopped`]: waits until the master's process has ended, or at most two seconds if a host program continues.
+    /// After [`Reply::Stopped`]: waits until the master's process has ended, or at most two seconds if a host program
+    /// continues.
     pub fn wait_gone(mut self) {
         let watch = peer::watch_stranger(self.pid);
         while self.next(Some(LAST_STEPS)).is_ok() {}
@@ -130,8 +131,8 @@ impl Client {
     }
 }
 
-/// True if a master's process has ended or does so within this time. A master that has closed the connection may also have been
-/// replaced by another program (SIGUSR2), in the same process.
+/// True if a master's process has ended or does so within this time. A master that has closed the connection may also have
+/// been replaced by another program (SIGUSR2), in the same process.
 pub fn ends_within(pid: i32, patience: Duration) -> bool {
     let ended = |watch: OwnedFd| socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false);
     // There is no pidfd for a process that has been reaped.

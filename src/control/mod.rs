@@ -1,8 +1,9 @@
-//! The control socket, through which `prefork ls`, `reload` and the like, or a program of your own, find a running server, query it and
-//! give it commands.
+//! The control socket, through which `prefork ls`, `reload` and the like, or a program of your own, find a running server,
+//! query it and give it commands.
 //!
-//! Each master has one Unix socket in a directory of its user ([`place`]). A client that connects gets a [`protocol::Hello`]. Then it
-//! sends requests and gets replies, each one JSON object on a line ([`protocol`]). [`Client`] implements this.
+//! Each master has one Unix socket in a directory of its user ([`place`]). A client that connects gets a
+//! [`protocol::Hello`]. Then it sends requests and gets replies, each one JSON object on a line ([`protocol`]). [`Client`]
+//! implements this.
 
 pub mod client;
 mod measure;

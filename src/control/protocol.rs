@@ -1,8 +1,9 @@
-//! What goes over a control socket: one JSON object a line, both ways. For the master and for whoever speaks to it.
+//! The protocol of the control socket: one JSON object per line, in both directions.
 //!
-//! The master begins with [`Reply::Hello`]. A request must come whole within 5 seconds, in at most [`MAX_REQUEST`] bytes, and is
-//! answered before the next one is read. What a request has too much is refused, since it may mean something; what a reply has
-//! too much is to be ignored, so that masters can learn to say more. [`VERSION`] counts what breaks either.
+//! The master begins with [`Reply::Hello`]. A request must come whole within 5 seconds, in at most [`MAX_REQUEST`] bytes,
+//! and is answered before the next one is read. Unknown fields of a request are refused, since they may matter; unknown
+//! fields of a reply are to be ignored, so that masters can learn to say more. [`VERSION`] is raised by a change that breaks
+//! either.
 
 pub use crate::event::{
     Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState, Status, WorkerInfo, WorkerState,
@@ -13,124 +14,125 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
-/// The longest request, its line end included (bytes).
+/// The most bytes of a request, with its line end.
 pub const MAX_REQUEST: usize = 1024;
-/// The longest reply there can be: the status of as many workers as a master can have (bytes).
+/// More than the bytes of any reply; the largest is the status of as many workers as a master can have.
 pub const MAX_REPLY: usize = 4 * 1024 * 1024;
 
-/// What can be asked of a master.
+/// A request to a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// What runs: [`Reply::Status`].
+    /// Show the server and its workers: [`Reply::Status`].
     Status {},
     /// Replace all workers: [`Reply::Accepted`], then [`Reply::Reload`].
     Reload {},
-    /// Run more or fewer workers: [`Reply::Accepted`], then [`Reply::Scaled`] when all are ready and no other is left.
+    /// Run more or fewer workers: [`Reply::Accepted`], then [`Reply::Scaled`] when all of them are ready and all others
+    /// gone.
     Scale(Count),
-    /// Have a worker finish and leave; another takes its place: [`Reply::Accepted`], then [`Reply::Drained`].
+    /// Drain a worker, which is replaced: [`Reply::Accepted`], then [`Reply::Drained`].
     Drain {
-        /// Its number.
+        /// Its id.
         worker: u32,
     },
     /// Stop: [`Reply::Accepted`], then [`Reply::Stopped`].
     Stop {
-        /// At once, without waiting for what is in progress.
+        /// True: at once, without waiting for requests in progress.
         #[serde(default)]
         now: bool,
     },
-    /// All that happens from now on: [`Reply::Event`] for ever, the first one [`Event::Setup`].
+    /// Follow events: [`Reply::Event`] forever, the first one [`Event::Setup`].
     Events {},
 }
 
-/// How many workers there are to be.
+/// The number of workers to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Count {
-    /// So many.
+    /// This many.
     To(u32),
-    /// So many more, or fewer.
+    /// This many more, or fewer.
     By(i32),
 }
 
 /// Reads a request.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason why the line is no request.
 pub fn parse(line: &[u8]) -> Result<Request, String> {
-    // What the parser quotes may hold anything; the reader of a log or a terminal is not to suffer it.
+    // The parser quotes the line, which may hold control sequences for the reader's terminal.
     serde_json::from_slice(line).map_err(|e| e.to_string().replace(char::is_control, "?"))
 }
 
-/// Appends a line: an object and its line end.
+/// Appends an object and its line end.
 ///
 /// # Errors
-/// None that can happen to the types of this module.
+/// Never for the types of this module.
 pub fn write_line(line: &impl Serialize, out: &mut Vec<u8>) -> serde_json::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.push(b'\n');
     Ok(())
 }
 
-/// What a master says.
+/// A reply of a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Who is there, unasked.
+    /// The introduction of the master, sent when a client connects.
     Hello(Hello),
-    /// What runs.
+    /// The server and its workers.
     Status(Box<Status>),
-    /// It is being done; how it ended follows.
+    /// The command is being executed; its outcome follows.
     Accepted {
-        /// Something else must end first: a reload that is under way, or the start.
+        /// True if a reload or the start has to end first.
         queued: bool,
     },
-    /// How a reload ended.
+    /// The end of the reload.
     Reload(Verdict),
-    /// Every worker there is to be is ready, every other one gone.
+    /// All workers are ready, and all others gone.
     Scaled {
-        /// Workers there are.
+        /// The number of workers.
         workers: usize,
     },
     /// The worker has ended.
     Drained {
-        /// Which.
+        /// Its id.
         worker: u32,
-        /// How.
+        /// How it ended.
         exit: Exit,
-        /// It had not finished in time.
+        /// True if it did not finish in time and was killed.
         killed: bool,
     },
-    /// Every worker has ended; the master is about to.
+    /// All workers have ended; the master ends next.
     Stopped {
-        /// Workers that had not finished in time.
+        /// The number of workers that did not finish in time and were killed.
         killed: u32,
     },
-    /// Something happened.
+    /// An event.
     Event(Stamped),
-    /// It is not, or was not, done.
+    /// The request is refused, or its command has failed.
     Error(Refusal),
 }
 
-/// Who a master is.
+/// The introduction of a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The version of prefork.
     pub prefork: String,
     /// [`VERSION`].
     pub protocol: u32,
-    /// What the app is called.
+    /// The name of the server.
     pub name: String,
-    /// The master's process, as it sees itself.
+    /// The master's process id, as the master sees it.
     pub pid: i32,
 }
 
-/// Why something is not done.
+/// The reason why a request is refused, or its command has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For programs.
+    /// The reason for programs.
     pub kind: RefusalKind,
-    /// For people.
+    /// The reason for people.
     pub text: String,
 }
 
@@ -138,19 +140,19 @@ pub struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
-    /// The request is none, or asks for what cannot be. The master closes.
+    /// The line is no request. The master closes the connection.
     Usage,
-    /// There is no such worker.
+    /// No worker has this id.
     NoSuchWorker,
-    /// It cannot be done now, or came to nothing.
+    /// The command cannot be executed now, or has failed.
     Failed,
-    /// Not for this user. The master closes.
+    /// This user is not admitted. The master closes the connection.
     Denied,
-    /// Too many speak to this master. It closes.
+    /// The master has too many clients, and closes the connection; or too many followers.
     Busy,
-    /// The other end did not send or read in time. The master closes.
+    /// The client did not send or read in time. The master closes the connection.
     TooSlow,
-    /// A kind this version does not know.
+    /// A kind that this version does not know.
     #[serde(other)]
     Other,
 }
@@ -179,7 +181,7 @@ impl Verdict {
     }
 }
 
-/// An event, and when it happened.
+/// An event and its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamped {
     /// Milliseconds since 1970-01-01 00:00:00 UTC.
@@ -187,13 +189,13 @@ pub struct Stamped {
     /// The event.
     #[serde(flatten)]
     pub event: Event,
-    /// Messages before this one that the reader was not told of, because it had enough to read.
+    /// Events of messages that were left out before this one, because the client had enough to read.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }
 
 impl Stamped {
-    /// An event of now.
+    /// An event that happens now.
     pub fn now(event: Event) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { time_ms: since.as_millis() as u64, event, left_out: 0 }
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_with_a_reason_of_one_line() {
+    fn a_line_that_is_no_request_is_refused_with_a_reason_of_one_line() {
         for bad in [
             &b""[..],
             b"reload",
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_master_says_more_is_no_error() {
+    fn what_a_later_version_adds_is_no_error() {
         let reply = r#"{"reply":"event","time_ms":5,"event":"aurora","colour":"green"}"#;
         let stamped = Stamped { time_ms: 5, event: Event::Other, left_out: 0 };
         assert_eq!(serde_json::from_str::<Reply>(reply).unwrap(), Reply::Event(stamped));

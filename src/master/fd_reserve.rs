@@ -37,8 +37,9 @@ impl FdReserve {
         }
     }
 
-    /// Moves to the number of a descriptor that was just closed, if it is lower. With the lowest numbers the reserve is of use even after
-    /// somebody has lowered the process's limit: that does not close what is above it, but nothing is opened there again.
+    /// Moves to the number of a descriptor that was just closed, if it is lower. With the lowest numbers the reserve is of
+    /// use even after an administrator has lowered the process's limit: that does not close what is above it, but nothing is
+    /// opened there again.
     pub fn move_down(&mut self) {
         if let Some(highest) = self.0.iter_mut().max_by_key(|file| file.as_raw_fd())
             && let Ok(lower) = File::open("/dev/null")

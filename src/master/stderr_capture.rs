@@ -1,9 +1,11 @@
-//! Captures the standard error of workers until they have proved themselves, so that their last lines are known if they fail.
+//! Captures the standard error of workers until they have proved themselves, so that their last lines are known if they
+//! fail.
 //!
-//! A worker is born with a pipe in place of its standard error. The master reads it, keeps the last lines, and copies whole lines to
-//! its own standard error if that takes them at once; otherwise it drops and counts them, so that neither the master nor a worker waits
-//! for a slow reader. Once the worker can serve and its generation is committed, it restores its own standard error, and its lines
-//! do not pass through the master any more. A child that it has started may keep the pipe open: it is read until it ends or the worker does.
+//! A worker is born with a pipe in place of its standard error. The master reads it, keeps the last lines, and copies whole
+//! lines to its own standard error if that takes them at once; otherwise it drops and counts them, so that neither the
+//! master nor a worker waits for a slow reader. Once the worker can serve and its generation is committed, it restores its
+//! own standard error, and its lines do not pass through the master any more. A child that it has started may keep the pipe
+//! open: it is read until it ends or the worker does.
 
 use super::Token;
 use crate::ids::{Page, WorkerId};
@@ -24,10 +26,11 @@ const LONGEST: usize = 4000;
 const BATCH: usize = 4096;
 /// The most bytes of one read(2), and of one worker in a turn of the master's loop.
 const READ: usize = 4096;
-/// The most bytes that are read of a worker before it restores its standard error, so that its next lines do not overtake these: the
-/// capacity of a pipe.
+/// The most bytes that are read of a worker before it restores its standard error, so that its next lines do not overtake
+/// these: the capacity of a pipe.
 const PIPE: usize = 64 * 1024;
-/// The most bytes that are read of a worker that has ended: the greatest capacity a pipe can be given. Its children may write forever.
+/// The most bytes that are read of a worker that has ended: the greatest capacity a pipe can be given. Its children may
+/// write forever.
 const REST: usize = 1024 * 1024;
 
 /// All captured pipes.
@@ -69,8 +72,8 @@ impl StderrCapture {
         Self { is_possible: stderr::is_open(), pipes: Vec::new(), copier }
     }
 
-    /// Opens a pipe for a worker that is about to be forked, and returns its end. `None` if the worker has to use the master's standard
-    /// error, for instance because descriptors have run out.
+    /// Opens a pipe for a worker that is about to be forked, and returns its end. `None` if the worker has to use the
+    /// master's standard error, for instance because descriptors have run out.
     pub fn open(&mut self, worker: WorkerId, page: Page, poll: &Poll) -> Option<OwnedFd> {
         if !self.is_possible {
             return None;
@@ -95,7 +98,8 @@ impl StderrCapture {
             .filter_map(|p| Some((p.worker, p.source.as_ref()?.as_fd(), p.lines.begun.as_slice())))
     }
 
-    /// Reads from the pipe of a page, which the poll has reported. Returns true if the pipe has ended and its descriptor is closed.
+    /// Reads from the pipe of a page, which the poll has reported. Returns true if the pipe has ended and its descriptor is
+    /// closed.
     pub fn read(&mut self, page: Page, poll: &Poll) -> bool {
         let Some(at) = self.pipes.iter().position(|p| p.page == page) else { return false };
         let pipe = &mut self.pipes[at];
@@ -110,7 +114,8 @@ impl StderrCapture {
         is_over
     }
 
-    /// Stops keeping the lines of workers that have proved themselves, and returns these: each is to restore its standard error.
+    /// Stops keeping the lines of workers that have proved themselves, and returns these: each is to restore its standard
+    /// error.
     pub fn release(&mut self, is_proved: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
         let mut released = Vec::new();
         for pipe in self.pipes.iter_mut().filter(|p| p.lines.kept.is_some() && is_proved(p.worker)) {

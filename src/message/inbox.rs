@@ -1,7 +1,8 @@
 //! The incoming direction of a channel: bytes in any pieces become frames. Runs in the master and in workers.
 //!
-//! Short frames are read many at a time into one buffer and borrowed from there. A long message is read into a buffer of its own,
-//! which the caller gets. At most one part of a short frame is moved per buffer, so the cost is proportional to the bytes.
+//! Short frames are read many at a time into one buffer and borrowed from there. A long message is read into a buffer of its
+//! own, which the caller gets. At most one part of a short frame is moved per buffer, so the cost is proportional to the
+//! bytes.
 
 use super::{
     ENVELOPE, Envelope, HEAD, HEADER, MAX_NOTICE, Notice, decode_envelope, decode_notice, encode_head,
@@ -171,7 +172,8 @@ impl Inbox {
         }
     }
 
-    /// Takes bytes from a test instead of a socket; returns the number taken, less than all if frames have to be taken first.
+    /// Takes bytes from a test instead of a socket; returns the number taken, less than all if frames have to be taken
+    /// first.
     #[cfg(any(fuzzing, test))]
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
         let (into, room) = self.read_target();

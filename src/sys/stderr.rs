@@ -18,7 +18,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     // SAFETY: `ends` is writable.
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: a new descriptor that nobody else knows of; so is the other.
+    // SAFETY: a new descriptor that nothing else owns; so is the other.
     let [from, to] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     // SAFETY: takes no pointers.
     check(unsafe { libc::fcntl(from.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
@@ -44,7 +44,7 @@ impl Diverted {
         let identity = identity(file.as_raw_fd())?;
         // SAFETY: takes no pointers.
         let original = check(unsafe { libc::fcntl(STDERR, libc::F_DUPFD_CLOEXEC, 3) })?;
-        // SAFETY: a new descriptor that nobody else knows of.
+        // SAFETY: a new descriptor that nothing else owns.
         let original = unsafe { OwnedFd::from_raw_fd(original) };
         replace(file.as_raw_fd())?;
         Ok(Self { original, diverted_to: identity })

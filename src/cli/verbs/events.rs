@@ -82,22 +82,22 @@ fn line(stamped: &Stamped) -> String {
 }
 
 fn describe(stamped: &Stamped) -> String {
-    let who = stamped.event.worker().map(name).unwrap_or_default();
+    let worker = stamped.event.worker().map(name).unwrap_or_default();
     match &stamped.event {
         Event::Setup { name, generation, workers, addresses } => {
             format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" "))
         }
         Event::Listening { address, .. } => {
             let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
-            format!("{who} on {}{port}", address.host)
+            format!("{worker} on {}{port}", address.host)
         }
-        Event::Exit { exit, reason, .. } => format!("{who}: {reason}, {exit}"),
+        Event::Exit { exit, reason, .. } => format!("{worker}: {reason}, {exit}"),
         Event::Message { kind, size, .. } => {
             let before = match stamped.left_out {
                 0 => String::new(),
                 n => format!("; {n} before it not shown"),
             };
-            format!("{who}: type {kind}, {size} bytes{before}")
+            format!("{worker}: type {kind}, {size} bytes{before}")
         }
         Event::Error { text } => text.clone(),
         Event::Reload { generation, failure, .. } => {
@@ -106,7 +106,7 @@ fn describe(stamped: &Stamped) -> String {
             format!("to generation {generation} {state}{why}")
         }
         Event::Other => "an event that this version of prefork does not know".into(),
-        _ => who,
+        _ => worker,
     }
 }
 

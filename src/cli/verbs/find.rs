@@ -213,7 +213,8 @@ pub enum Target {
     Worker(Server, u32),
 }
 
-/// Finds the target: `ID` is a server's name or pid, a worker's id, or both as `SERVER/WORKER`; `-n` names the worker's server.
+/// Finds the target: `ID` is a server's name or pid, a worker's id, or both as `SERVER/WORKER`; `-n` names the worker's
+/// server.
 pub fn resolve(name: Option<&str>, id: Option<&str>) -> Result<Target, Failure> {
     let Some(id) = id else { return select(name).map(Target::Servers) };
     if let Some((server, worker)) = id.rsplit_once('/') {

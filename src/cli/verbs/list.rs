@@ -44,11 +44,11 @@ struct Summary {
     pid: i32,
     answers: bool,
     #[serde(flatten)]
-    status: Option<Figures>,
+    status: Option<Overview>,
 }
 
 #[derive(Serialize)]
-struct Figures {
+struct Overview {
     version: String,
     handler: String,
     state: ServerState,
@@ -84,7 +84,7 @@ fn summary(mut server: Server) -> Summary {
         name: server.name,
         pid: server.pid,
         answers: status.is_some(),
-        status: status.map(|s| Figures {
+        status: status.map(|s| Overview {
             version: s.version,
             handler: s.handler,
             state: s.state,

@@ -35,8 +35,9 @@ pub enum Verb {
     },
     /// Replace all workers by new ones, one after the other, and print the outcome
     ///
-    /// One new worker starts first. When it is ready the others follow, and each old one finishes its connections. If a new worker cannot
-    /// start, the old ones stay, the reason is printed, and the exit status is 4. A reload in progress is finished first.
+    /// One new worker starts first. When it is ready the others follow, and each old one finishes its connections. If a new
+    /// worker cannot start, the old ones stay, the reason is printed, and the exit status is 4. A reload in progress is
+    /// finished first.
     #[command(override_usage = "prefork reload [SERVER] [OPTIONS]")]
     Reload {
         /// A server by name or pid
@@ -114,7 +115,8 @@ pub struct Output {
 /// The time to wait for the outcome.
 #[derive(Args)]
 pub struct Wait {
-    /// The longest time to wait for the outcome; after it the exit status is 5, and the command continues [default: no limit]
+    /// The longest time to wait for the outcome; after it the exit status is 5, and the command continues [default: no
+    /// limit]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Do not wait for the outcome

@@ -1,39 +1,39 @@
-//! Tables and figures for people.
+//! Tables and numbers as text.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 
-/// A column: its title, and whether it holds figures.
+/// A column: its title, and true if it holds numbers.
 pub type Column = (&'static str, bool);
 
-/// A row, and the colour of what is out of the ordinary.
+/// A row, and its colour if it is out of the ordinary.
 pub struct Row {
     pub cells: Vec<String>,
     pub colour: Option<&'static str>,
 }
 
-/// What is on its way.
+/// The colour of a passing state.
 pub const CHANGING: Option<&str> = Some("\x1b[33m");
-/// What should not be.
+/// The colour of a fault.
 pub const WRONG: Option<&str> = Some("\x1b[31m");
 const BOLD: &str = "\x1b[1m";
 const PLAIN: &str = "\x1b[0m";
 
-/// One line a row below a line of titles; whoever prints it takes the colours out where they do not belong.
+/// Returns a line of titles and one line per row. The output stream removes the colours if it is no terminal.
 pub fn render(columns: &[Column], rows: Vec<Row>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns.iter().map(|(title, _)| *title));
     let mut colours = vec![Some(BOLD)];
     for row in rows {
-        // What a master says of itself must not break a line, or reach the terminal as anything but text.
+        // A server's name may hold anything; it must not break a line or control the terminal.
         table.add_row(row.cells.into_iter().map(|c| c.replace(char::is_control, "?")));
         colours.push(row.colour);
     }
-    for (i, (_, is_figure)) in columns.iter().enumerate() {
+    for (i, (_, is_number)) in columns.iter().enumerate() {
         if let Some(column) = table.column_mut(i) {
             column.set_padding((0, 2));
-            if *is_figure {
+            if *is_number {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
@@ -61,7 +61,7 @@ pub fn bytes(n: u64) -> String {
     if unit.is_empty() || value >= 99.95 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
 }
 
-/// As [`bytes`], where it is known.
+/// As [`bytes`], or a dash if it is unknown.
 pub fn bytes_or_dash(n: Option<u64>) -> String {
     n.map_or_else(|| "-".into(), bytes)
 }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_short() {
+    fn numbers_are_short() {
         for (n, text) in [
             (0, "0"),
             (1023, "1023"),

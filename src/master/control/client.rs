@@ -1,5 +1,5 @@
-//! One client of the control socket: its requests, the replies to it, and what it awaits. It never blocks the master, and its buffers
-//! are bounded.
+//! One client of the control socket: its requests, the replies to it, and what it awaits. It never blocks the master, and
+//! its buffers are bounded.
 
 use crate::control::protocol::{self, MAX_REQUEST, Refusal, RefusalKind, Reply, Request, write_line};
 use crate::ids::{Generation, WorkerId};
@@ -135,8 +135,8 @@ impl Client {
         true
     }
 
-    /// The number of messages that were left out before this one; `None` if this one is to be left out too, because the client has enough
-    /// to read.
+    /// The number of messages that were left out before this one; `None` if this one is to be left out too, because the
+    /// client has enough to read.
     pub fn room_for_message(&mut self) -> Option<u64> {
         if self.out.len() - self.sent > MAX_BEHIND / 2 {
             self.left_out += 1;

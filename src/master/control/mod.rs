@@ -1,8 +1,8 @@
 //! The control server: serves the clients of the control socket in the master's own loop, where none of them can hold it up.
 //!
-//! It accepts clients, reads their requests, and returns commands for the master to execute. Clients that wait for an outcome are
-//! answered from the events that the master publishes. The kernel says which user a client is (`SO_PEERCRED`); only the server's own user
-//! and root are admitted. A command that changes something is logged with the client's process.
+//! It accepts clients, reads their requests, and returns commands for the master to execute. Clients that wait for an
+//! outcome are answered from the events that the master publishes. The kernel says which user a client is (`SO_PEERCRED`);
+//! only the server's own user and root are admitted. A command that changes something is logged with the client's process.
 
 mod client;
 
@@ -51,8 +51,8 @@ struct Listening {
 }
 
 impl ControlServer {
-    /// Makes the socket and has the poll report it. If that fails, the log says so and the server runs without: serving matters more
-    /// than being asked.
+    /// Makes the socket and has the poll report it. If that fails, the log says so and the server runs without: serving
+    /// matters more than being asked.
     pub fn open(config: &Config, name: &str, poll: &Poll) -> Self {
         if !config.control {
             return Self(None);
@@ -92,8 +92,8 @@ impl ControlServer {
         self.0 = None;
     }
 
-    /// Serves what the poll has reported, and clients whose time is over; to be called in each turn. [`ControlServer::next_command`] has
-    /// what comes of it.
+    /// Serves what the poll has reported, and clients whose time is over; to be called in each turn.
+    /// [`ControlServer::next_command`] has what comes of it.
     pub fn serve(&mut self, events: &Events, poll: &Poll, now: Time) {
         let Some(listening) = &mut self.0 else { return };
         for event in events.iter() {
@@ -284,8 +284,8 @@ impl Listening {
         }
     }
 
-    /// Returns the command of a request, or the reply if it is refused. The client learns that its command is accepted before the
-    /// master executes it, because the outcome may follow at once.
+    /// Returns the command of a request, or the reply if it is refused. The client learns that its command is accepted
+    /// before the master executes it, because the outcome may follow at once.
     fn command(
         &mut self,
         index: usize,
@@ -349,8 +349,8 @@ impl Listening {
         }
     }
 
-    /// Sends the event of a message to followers. These may be more than a follower can read, and must not cost it other events: it is
-    /// told how many were left out.
+    /// Sends the event of a message to followers. These may be more than a follower can read, and must not cost it other
+    /// events: it is told how many were left out.
     fn send_message(&mut self, event: &Event, now: Time) {
         let (mut line, mut left_out_in_it) = (Vec::new(), None);
         for client in self.clients().filter(|c| c.awaits == Awaits::Events) {

@@ -9,8 +9,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Sends messages from the host program to the workers of a [`crate::Server`], in the master while it runs. A clone is the same handle.
-/// In a worker every call is refused; there, use [`crate::Worker::send`].
+/// Sends messages from the host program to the workers of a [`crate::Server`], in the master while it runs. A clone is the
+/// same handle. In a worker every call is refused; there, use [`crate::Worker::send`].
 #[derive(Clone, Default)]
 pub struct Messages {
     inner: Rc<Inner>,
@@ -29,11 +29,11 @@ struct Inner {
 pub type OnMessage = Box<dyn FnMut(&Messages, &Message<'_>)>;
 
 impl Messages {
-    /// Sends a message, with a type of your own, to the worker with this id, or to [`crate::ALL`] workers. Never waits: what a worker
-    /// does not take at once is kept for it.
+    /// Sends a message, with a type of your own, to the worker with this id, or to [`crate::ALL`] workers. Never waits: what
+    /// a worker does not take at once is kept for it.
     ///
-    /// Messages to one worker arrive in the order in which they were sent. Messages that a worker has not read when it ends are lost; use
-    /// [`Messages::request`] to know.
+    /// Messages to one worker arrive in the order in which they were sent. Messages that a worker has not read when it ends
+    /// are lost; use [`Messages::request`] to know.
     ///
     /// # Errors
     /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size
@@ -43,8 +43,8 @@ impl Messages {
         self.running()?.send(to.into(), kind, bytes)
     }
 
-    /// Sends a request. `on_reply` is called once, from the master's loop, with the reply or with the reason why there is none.
-    /// The deadline has a resolution of milliseconds; zero means forever, that is, until the worker ends.
+    /// Sends a request. `on_reply` is called once, from the master's loop, with the reply or with the reason why there is
+    /// none. The deadline has a resolution of milliseconds; zero means forever, that is, until the worker ends.
     ///
     /// # Errors
     /// As [`Messages::send`], and then `on_reply` is not called; [`Undelivered::Impossible`] to all.
@@ -60,8 +60,8 @@ impl Messages {
         self.running()?.request(to.into(), kind, bytes, deadline, Box::new(on_reply))
     }
 
-    /// Answers the request that the callback of [`crate::Server::on_message`] is being called for, once. If the callback returns
-    /// without a reply, the worker gets [`Undelivered::Unanswered`].
+    /// Answers the request that the callback of [`crate::Server::on_message`] is being called for, once. If the callback
+    /// returns without a reply, the worker gets [`Undelivered::Unanswered`].
     ///
     /// # Errors
     /// As [`Messages::send`]; [`Undelivered::Impossible`] if there is no request to answer.

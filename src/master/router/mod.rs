@@ -1,10 +1,11 @@
 //! The router carries messages between workers, and between workers and the host program. It owns the master's ends of all
-//! message channels, knows workers by their ids only, and never waits. The master's loop marks the channels that the poll reports
-//! and calls [`Router::carry`], which returns what the master has to act on.
+//! message channels, knows workers by their ids only, and never waits. The master's loop marks the channels that the poll
+//! reports and calls [`Router::carry`], which returns what the master has to act on.
 //!
-//! Every queue is bounded. A message whose receiver's queue is full is *parked*, and nothing more is read from its sender, so that
-//! the sender's own queue fills and its sends are refused. A receiver that takes no byte for three seconds while a message is parked
-//! is *overflowing*: messages to it are dropped and their senders notified, so that a worker that sleeps holds up no other for longer.
+//! Every queue is bounded. A message whose receiver's queue is full is *parked*, and nothing more is read from its sender,
+//! so that the sender's own queue fills and its sends are refused. A receiver that takes no byte for three seconds while a
+//! message is parked is *overflowing*: messages to it are dropped and their senders notified, so that a worker that sleeps
+//! holds up no other for longer.
 
 mod messages;
 
@@ -28,12 +29,13 @@ use std::time::Duration;
 
 /// The time after which a full queue that moves no byte is overflowing.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A message with at most this many bytes is sent at once, and copied if the socket does not take it; a longer one is sent in shares.
+/// A message with at most this many bytes is sent at once, and copied if the socket does not take it; a longer one is sent
+/// in shares.
 const SHORT: usize = 16 * 1024;
 /// The part of a turn's budget that one channel gets before the next has its share.
 const SHARE: Budget = Budget::new(64 * 1024, 64);
-/// The budget for reading the rest of a dead worker's channel: more than a socket holds, and finite if a process that the worker
-/// forked keeps writing.
+/// The budget for reading the rest of a dead worker's channel: more than a socket holds, and finite if a process that the
+/// worker forked keeps writing.
 const REST: Budget = Budget::new(4 << 20, 64 * 1024);
 
 /// Something for the master to act on.
@@ -146,8 +148,8 @@ impl Router {
         self.incoming.insert(id, incoming);
     }
 
-    /// Reads the rest of what a dead worker has sent, and carries it even to full queues. [`Router::carry`] returns what of it is for
-    /// the master.
+    /// Reads the rest of what a dead worker has sent, and carries it even to full queues. [`Router::carry`] returns what of
+    /// it is for the master.
     pub fn read_rest(&mut self, id: WorkerId) {
         let mut budget = REST;
         if let Some(incoming) = self.incoming.get_mut(&id) {
@@ -169,8 +171,8 @@ impl Router {
         self.mark_parked();
     }
 
-    /// Numbers the host's requests from here. After an upgrade, a late reply to a request of the former program must not be taken for
-    /// one to a request of this program.
+    /// Numbers the host's requests from here. After an upgrade, a late reply to a request of the former program must not be
+    /// taken for one to a request of this program.
     pub fn number_from(&mut self, number: u64) {
         self.delivery.requests = Requests::numbered_from(number);
     }
@@ -234,7 +236,8 @@ impl Router {
     /// Sends a message of the host. A message to all goes to each worker that has room.
     ///
     /// # Errors
-    /// [`Undelivered::TooLarge`], [`Undelivered::Full`], [`Undelivered::Gone`], [`Undelivered::Impossible`] to the master itself.
+    /// [`Undelivered::TooLarge`], [`Undelivered::Full`], [`Undelivered::Gone`], [`Undelivered::Impossible`] to the master
+    /// itself.
     pub fn send(&mut self, to: Address, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
         let envelope = Envelope { purpose: Purpose::Message, from: Address::Master, to, kind, request: 0 };
         if to != Address::All {
@@ -245,8 +248,8 @@ impl Router {
             let envelope = Envelope { to: Address::Worker(id), ..envelope };
             self.delivery.send(&envelope, bytes, Room::Needed)
         };
-        // Collected before the first error is looked for: one full worker must not keep the message from the others. A worker that
-        // has just ended misses nothing.
+        // Collected before the first error is looked for: one full worker must not keep the message from the others. A
+        // worker that has just ended misses nothing.
         let results: Vec<_> = ids.into_iter().map(send).filter(|r| *r != Err(Undelivered::Gone)).collect();
         results.into_iter().collect()
     }
@@ -334,8 +337,8 @@ impl Router {
         !self.delivery.stale_interests.is_empty()
     }
 
-    /// Has the poll watch each channel for what it needs now; to be called before each wait. A channel that cannot be watched is
-    /// broken.
+    /// Has the poll watch each channel for what it needs now; to be called before each wait. A channel that cannot be
+    /// watched is broken.
     pub fn update_poll(&mut self, poll: &Poll) {
         while let Some(id) = self.delivery.stale_interests.pop_first() {
             let Some(incoming) = self.incoming.get_mut(&id) else { continue };
@@ -519,7 +522,8 @@ impl Delivery {
             outgoing.full_since.get_or_insert(self.now);
             return Some(bytes.into_shared());
         } else if answers {
-            // The failure takes the reply's place. It bypasses the queue limit; such failures are bounded by the requests outstanding.
+            // The failure takes the reply's place. It bypasses the queue limit; such failures are bounded by the requests
+            // outstanding.
             let failure = Envelope { purpose: Purpose::Failure, ..envelope };
             outgoing.queue(&failure, Bytes::Borrowed(&[Undelivered::Full as u8]));
         } else if outgoing.notified.insert(from) {
@@ -531,7 +535,8 @@ impl Delivery {
         None
     }
 
-    /// Carries a broadcast. All receivers get it at the same time, so it waits until no queue is full except overflowing ones.
+    /// Carries a broadcast. All receivers get it at the same time, so it waits until no queue is full except overflowing
+    /// ones.
     fn carry_to_all(&mut self, envelope: Envelope, bytes: Bytes<'_>, room: Room) -> Option<Rc<Vec<u8>>> {
         let bytes = bytes.into_shared();
         let is_receiver =
@@ -625,7 +630,8 @@ impl Outgoing {
         Self { socket, outbox, full_since: None, overflowing: false, notified, awaiting_reply }
     }
 
-    /// True if more waits than fits, which only frames that bypass the limit can cause: the worker does not read, but sends on.
+    /// True if more waits than fits, which only frames that bypass the limit can cause: the worker does not read, but sends
+    /// on.
     fn is_over_full(&self) -> bool {
         self.outbox.waiting() > self.outbox.capacity()
     }
