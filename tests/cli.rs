@@ -103,7 +103,7 @@ fn a_wrong_value_is_named_with_what_would_do() {
         (["--unix-mode", "999"], "expected an octal mode"),
         (["--nodelay", "maybe"], "on, off"),
         (["--dispatch", "random"], "round-robin, least-connections"),
-        (["--max-line", "100K"], "max-head: expected at least max-line"),
+        (["--max-line", "100K"], "--max-head must be at least --max-line"),
         (["--backlog", "0"], "expected a whole number from 1"),
     ] {
         let text = refusal_of(&[&args[..], &["handler.so"]].concat());

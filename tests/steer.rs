@@ -443,7 +443,7 @@ fn the_table_shows_every_worker_until_it_is_reaped() {
         proc::freeze(pid);
         assert_eq!(host.ask("drain 2"), "drain 0");
         host.is_up([3]);
-        assert_eq!(host.ask("worker 2"), "worker 0 2 3");
+        assert_eq!(host.ask("worker 2"), "worker 0 2 4");
         host.order("table");
         let mut rows = [(); 3].map(|()| host.reads("row"));
         rows.sort();
@@ -494,7 +494,7 @@ fn a_worker_knows_itself() {
         // What one says of itself that drains.
         host.server.dir.make("tell");
         assert_eq!(host.ask("drain 5"), "drain 0");
-        assert_eq!(host.reads("report 5"), "report 5 77 3");
+        assert_eq!(host.reads("report 5"), "report 5 77 4");
         host.is_up([6]);
         assert!(of_slot(&host, 1).starts_with("look 0 role 2 6 1 2 environment 6 1 2 pid 1: 6 1 2 state 2 "));
         host.ends_with(2);
