@@ -67,8 +67,8 @@ install: build ## the program, the libraries, the header and what belongs to the
 	    $(INTO)/share/zsh/site-functions $(INTO)/share/fish/vendor_completions.d
 	install -m 755 $(BUILT)/prefork $(INTO)/bin/prefork
 	install -m 755 $(BUILT)/libprefork.so $(INTO)/lib/libprefork.so.$(VERSION)
-	ln -sfn libprefork.so.$(VERSION) $(INTO)/lib/libprefork.so.0
-	ln -sfn libprefork.so.0 $(INTO)/lib/libprefork.so
+	ln -sfn libprefork.so.$(VERSION) $(INTO)/lib/libprefork.so.2
+	ln -sfn libprefork.so.2 $(INTO)/lib/libprefork.so
 	install -m 644 $(BUILT)/libprefork.a $(INTO)/lib/libprefork.a
 	install -m 644 include/prefork.h $(INTO)/include/prefork.h
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' prefork.pc.in >$(INTO)/lib/pkgconfig/prefork.pc

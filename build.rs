@@ -6,7 +6,7 @@ fn main() {
     for target in ["bins", "examples"] {
         println!("cargo:rustc-link-arg-{target}=-Wl,--export-dynamic-symbol=prefork_*");
     }
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libprefork.so.0");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libprefork.so.2");
     #[cfg(feature = "header")]
     header::write();
 }
@@ -61,7 +61,7 @@ mod header {
         if line.starts_with("typedef struct prefork_module") {
             return line.trim_start_matches("typedef ").to_owned();
         }
-        if line.starts_with("typedef ") || line.starts_with(" *") {
+        if line.starts_with("typedef ") && !line.contains("(*") || line.starts_with(" *") {
             return line.to_owned();
         }
         let line = line

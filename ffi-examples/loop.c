@@ -68,7 +68,7 @@ int main(int argc, char **argv)
     if (status == PREFORK_OK && (status = prefork_server_start(server)) == PREFORK_OK)
         for (status = 1; status > 0; status = prefork_server_step(server, 0)) {
             ready[1].fd = prefork_server_fd(server);
-            poll(ready, 2, prefork_server_due(server));
+            poll(ready, 2, prefork_server_timeout(server));
             if (ready[0].revents != 0)
                 ready[0].fd = pressed(server);
         }

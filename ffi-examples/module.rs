@@ -37,7 +37,7 @@ pub struct Module {
 #[unsafe(no_mangle)]
 pub static prefork_module: Module = Module {
     size: size_of::<Module>() as u32,
-    abi_major: 1,
+    abi_major: 2,
     abi_minor: 0,
     worker_start: None,
     worker_stop: None,

@@ -46,7 +46,7 @@
  *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
  *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
  *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
- *         poll(fds, n, prefork_server_due(server));                       // or epoll, or a library's loop
+ *         poll(fds, n, prefork_server_timeout(server));                   // or epoll, or a library's loop
  *     }
  *
  * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()
@@ -668,10 +668,10 @@ typedef enum prefork_role_type {
 typedef struct prefork_worker prefork_worker;
 
 /**
- * A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
+ * A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_info()`
  * the worker at itself. It may grow at its end.
  */
-typedef struct prefork_worker_info {
+typedef struct prefork_worker_status {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
     uint32_t size;
     /** Its number; no other worker of this server has it. */
@@ -715,7 +715,7 @@ typedef struct prefork_worker_info {
     uint64_t bytes_out;
     /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
     uint64_t started_ms;
-} prefork_worker_info;
+} prefork_worker_status;
 
 /**
  * What this process is, from any thread. A worker finds its numbers also in its environment:
@@ -802,7 +802,7 @@ int prefork_worker_overdue(const prefork_worker *worker);
  *
  * Pointers: Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
  */
-int prefork_worker_look(const prefork_worker *worker, prefork_worker_info *info);
+int prefork_worker_info(const prefork_worker *worker, prefork_worker_status *info);
 
 /**
  * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
@@ -904,13 +904,13 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
  * -------------------------------------------------------------------------------------------------------- */
 
 /** The major version of the binary interface: a module loads where it is equal. */
-#define PREFORK_ABI_MAJOR 1
+#define PREFORK_ABI_MAJOR 2
 
 /**
  * The minor version of the binary interface: it counts what was added, and does not keep a module from
  * loading.
  */
-#define PREFORK_ABI_MINOR 2
+#define PREFORK_ABI_MINOR 0
 
 /**
  * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
@@ -1163,6 +1163,9 @@ typedef struct prefork_event {
     size_t message_size;
 } prefork_event;
 
+/** Called with an event, in the master, between two turns of its loop. */
+typedef void (*prefork_on_event)(const prefork_event *event, void *state);
+
 
 /* THE SERVER: for programs that embed prefork
  * -------------------------------------------------------------------------------------------------------- */
@@ -1185,6 +1188,17 @@ typedef struct prefork_started {
     /** The number of workers, all of which are ready. */
     size_t workers;
 } prefork_started;
+
+/** Called once, when every worker is ready for the first time. */
+typedef void (*prefork_on_start)(const prefork_started *started, void *state);
+
+/** Called with a message of a worker: its id, the type it gave, `size` bytes at `data`. */
+typedef void (*prefork_on_message)(prefork_server *server,
+                                   uint32_t from,
+                                   uint32_t type,
+                                   const void *data,
+                                   size_t size,
+                                   void *state);
 
 /**
  * The version of the library, for instance `0.1.0`.
@@ -1374,8 +1388,7 @@ int prefork_server_module_file(prefork_server *server, const char *path);
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  * `started` and what it points to are borrowed until `on_start` returns.
  */
-int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefork_started *started,
-                                                                            void *state), void *state);
+int prefork_server_on_start(prefork_server *server, prefork_on_start on_start, void *state);
 
 /**
  * Calls a function with every event (`enum prefork_event_type`), in the order in which they happened. It is
@@ -1389,9 +1402,7 @@ int prefork_server_on_start(prefork_server *server, void (*on_start)(const prefo
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  * `event` and what it points to are borrowed until `on_event` returns.
  */
-int prefork_server_on_event(prefork_server *server,
-                            void (*on_event)(const prefork_event *event, void *state),
-                            void *state);
+int prefork_server_on_event(prefork_server *server, prefork_on_event on_event, void *state);
 
 /**
  * Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
@@ -1407,12 +1418,7 @@ int prefork_server_on_event(prefork_server *server,
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `size` bytes
  * at `data` are borrowed until `on_message` returns.
  */
-int prefork_server_on_message(prefork_server *server, void (*on_message)(prefork_server *server,
-                                                                                uint32_t from,
-                                                                                uint32_t type,
-                                                                                const void *data,
-                                                                                size_t size,
-                                                                                void *state), void *state);
+int prefork_server_on_message(prefork_server *server, prefork_on_message on_message, void *state);
 
 /**
  * Sends a message to a worker by its id, or to all workers (PREFORK_TO_ALL): there it comes to `on_message`.
@@ -1500,7 +1506,7 @@ uint32_t prefork_server_killed(const prefork_server *server);
  * -------------------------------------------------------------------------------------------------------- */
 
 /** What runs. It may grow at its end. */
-typedef struct prefork_server_info {
+typedef struct prefork_server_status {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
     uint32_t size;
     /** The generation that serves, or is being replaced. */
@@ -1523,12 +1529,12 @@ typedef struct prefork_server_info {
     uint64_t bytes_in;
     /** Bytes to clients. */
     uint64_t bytes_out;
-} prefork_server_info;
+} prefork_server_status;
 
 /**
  * As `prefork_server_run()`, for a program with an event loop of its own: makes this process the master and
  * returns at once. Then have `prefork_server_step()` called whenever the descriptor of
- * `prefork_server_fd()` is readable and when `prefork_server_due()` says so, for the first time at once:
+ * `prefork_server_fd()` is readable and when `prefork_server_timeout()` says so, for the first time at once:
  * that starts the workers.
  *
  * Signals stay the program's, SIGPIPE too, unless it asks with `prefork_server_set(server, "signals",
@@ -1566,7 +1572,7 @@ int prefork_server_fd(const prefork_server *server);
  *
  * Pointers: Borrows `server` until return.
  */
-int prefork_server_due(const prefork_server *server);
+int prefork_server_timeout(const prefork_server *server);
 
 /**
  * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
@@ -1669,7 +1675,7 @@ int prefork_server_stop(prefork_server *server);
  * Pointers: Borrows `server` until return, and `arg`, which may be NULL. The info is borrowed until `each` returns.
  */
 int prefork_server_each_worker(const prefork_server *server,
-                               void (*each)(const prefork_worker_info *info, void *arg),
+                               void (*each)(const prefork_worker_status *info, void *arg),
                                void *arg);
 
 /**
@@ -1681,7 +1687,7 @@ int prefork_server_each_worker(const prefork_server *server,
  *
  * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
  */
-int prefork_server_worker(const prefork_server *server, uint32_t id, prefork_worker_info *info);
+int prefork_server_worker(const prefork_server *server, uint32_t id, prefork_worker_status *info);
 
 /**
  * Looks at the server.
@@ -1692,7 +1698,7 @@ int prefork_server_worker(const prefork_server *server, uint32_t id, prefork_wor
  *
  * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
  */
-int prefork_server_look(const prefork_server *server, prefork_server_info *info);
+int prefork_server_info(const prefork_server *server, prefork_server_status *info);
 
 /**
  * How the last worker of a slot ended.

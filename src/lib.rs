@@ -76,7 +76,7 @@
 //! # fn main() -> prefork::Result<()> {
 //! let server = prefork::Server::http(|_req, res| res.body("hello world\n"));
 //! let mut running = server.on_event(|event| println!("{event:?}")).start()?;
-//! while running.step(running.due())?.is_none() {
+//! while running.step(running.timeout())?.is_none() {
 //!     // Whatever else this program does; here it would poll the descriptor of `running` beside its own.
 //! }
 //! # Ok(())

@@ -59,18 +59,39 @@ pub struct Server {
     pub(crate) config: Config,
     pub(crate) source: Box<dyn Source>,
     pub(crate) args: Vec<CString>,
-    pub(crate) on_start: Option<OnStart>,
-    pub(crate) on_event: Option<OnEvent>,
-    pub(crate) on_message: Option<OnMessage>,
+    pub(crate) callbacks: Callbacks,
     pub(crate) messages: Messages,
     refused: Option<Error>,
 }
 
-/// What runs in the master when every worker is ready.
+/// Runs in the master when every worker is ready.
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
 
-/// What runs in the master when something happens to a worker.
+/// Runs in the master when something has happened.
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+
+/// The host's callbacks in the master, of a program in Rust or in C.
+#[derive(Default)]
+pub(crate) struct Callbacks {
+    pub on_start: Option<OnStart>,
+    pub on_event: Option<OnEvent>,
+    pub on_message: Option<OnMessage>,
+}
+
+impl Callbacks {
+    /// Calls the callback that the news is for.
+    pub fn tell(&mut self, news: News, messages: &Messages) {
+        match news {
+            News::Started(started) => self.on_start.iter_mut().for_each(|f| f(&started)),
+            News::Event(event) => self.on_event.iter_mut().for_each(|f| f(&event)),
+            News::Message(envelope, bytes) => {
+                let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(messages, message));
+                messages.deliver(envelope, &bytes, call);
+            }
+            News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
+        }
+    }
+}
 
 impl Server {
     /// A server whose closure answers HTTP requests.
@@ -137,9 +158,7 @@ impl Server {
             config: Config::default(),
             source,
             args: Vec::new(),
-            on_start: None,
-            on_event: None,
-            on_message: None,
+            callbacks: Callbacks::default(),
             messages: Messages::default(),
             refused: None,
         }
@@ -189,14 +208,14 @@ impl Server {
     /// Calls `f` in the master when every worker is ready for the first time.
     #[must_use]
     pub fn on_start(mut self, f: impl FnMut(&Started) + 'static) -> Self {
-        self.on_start = Some(Box::new(f));
+        self.callbacks.on_start = Some(Box::new(f));
         self
     }
 
     /// Calls `f` in the master whenever something happens to a worker, at the end of the turn in which it happened.
     #[must_use]
     pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
-        self.on_event = Some(Box::new(f));
+        self.callbacks.on_event = Some(Box::new(f));
         self
     }
 
@@ -205,7 +224,7 @@ impl Server {
     /// requests stay unanswered.
     #[must_use]
     pub fn on_message(mut self, f: impl FnMut(&Messages, &Message<'_>) + 'static) -> Self {
-        self.on_message = Some(Box::new(f));
+        self.callbacks.on_message = Some(Box::new(f));
         self
     }
 
@@ -262,15 +281,12 @@ impl Server {
             return Err(refused);
         }
         self.config.check()?;
-        let (on_start, on_event) = (self.on_start.take(), self.on_event.take());
-        let (on_message, messages) = (self.on_message.take(), self.messages.clone());
-        let mut running =
-            Running { master: Master::new(self)?, on_start, on_event: None, on_message, messages };
-        if on_event.is_some() {
-            running.listen();
+        let (callbacks, messages) = (std::mem::take(&mut self.callbacks), self.messages.clone());
+        let mut master = Master::new(self)?;
+        if callbacks.on_event.is_some() {
+            master.keep_events();
         }
-        running.on_event = on_event;
-        Ok(running)
+        Ok(Running { master, callbacks, messages })
     }
 }
 
@@ -280,9 +296,7 @@ impl Server {
 /// [`crate::ErrorKind::State`], what looks sees what was when that process was forked, and dropping it does nothing.
 pub struct Running {
     master: Master,
-    on_start: Option<OnStart>,
-    on_event: Option<OnEvent>,
-    on_message: Option<OnMessage>,
+    callbacks: Callbacks,
     messages: Messages,
 }
 
@@ -292,11 +306,8 @@ impl Running {
     /// # Errors
     /// As [`Server::run`].
     pub fn run(mut self) -> Result<Stopped> {
-        self.here()?;
         loop {
-            let done = self.turn(None);
-            self.tell_news();
-            if let Some(stopped) = done? {
+            if let Some(stopped) = self.step(None)? {
                 return Ok(stopped);
             }
         }
@@ -309,41 +320,28 @@ impl Running {
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         let done = self.here()?.step(patience);
-        self.tell_news();
+        while let Some(news) = self.next_news() {
+            self.callbacks.tell(news, &self.messages);
+        }
         done
     }
 
-    fn tell_news(&mut self) {
-        while let Some(news) = self.next_news() {
-            match news {
-                News::Started(started) => self.on_start.iter_mut().for_each(|f| f(&started)),
-                News::Event(event) => self.on_event.iter_mut().for_each(|f| f(&event)),
-                News::Message(envelope, bytes) => {
-                    let messages = &self.messages;
-                    let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(messages, message));
-                    messages.deliver(envelope, &bytes, call);
-                }
-                News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
-            }
-        }
-    }
-
-    /// As [`Running::step`], but calls nobody back, and does not look in which process this is.
+    /// As [`Running::step`], but calls no callbacks, and does not check in which process this is.
     pub(crate) fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         self.master.step(patience)
     }
 
-    /// What has happened and has not been told yet.
+    /// Takes the oldest news that was not told yet.
     pub(crate) fn next_news(&mut self) -> Option<News> {
         self.master.next_news()
     }
 
-    /// Somebody wants to know of events.
-    pub(crate) fn listen(&mut self) {
+    /// Keeps events for [`Running::next_news`] from now on.
+    pub(crate) fn keep_events(&mut self) {
         self.master.keep_events();
     }
 
-    /// Whether this process is the master.
+    /// True if this process is the master.
     pub(crate) fn is_here(&self) -> bool {
         self.master.is_here()
     }
@@ -364,7 +362,7 @@ impl Running {
 
     /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
     /// not ask for it; `None`: as late as that.
-    pub fn due(&self) -> Option<Duration> {
+    pub fn timeout(&self) -> Option<Duration> {
         self.master.timeout()
     }
 

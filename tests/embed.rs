@@ -35,7 +35,7 @@ fn every_call_says_what_it_refuses() {
         "on_data: -1 handler: a pointer is NULL",
         "module: -8 module: found no handler",
         "module: -8 module: found on_connection beside",
-        "module: -8 module: found ABI 2.2",
+        "module: -8 module: found ABI 3.0",
         "module: 0 ",
         "module_file: 0 ",
         "run: -8 load /nowhere.so: expected a shared object, found no such file",

@@ -63,8 +63,8 @@ fn succeeds(command: &mut Command) -> Output {
 fn everything_is_where_it_belongs() {
     let installed = Installed::new("files");
     let link = |name: &str| fs::read_link(installed.path(name)).unwrap();
-    assert_eq!(link("lib/libprefork.so"), Path::new("libprefork.so.0"));
-    assert_eq!(link("lib/libprefork.so.0"), Path::new(concat!("libprefork.so.", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(link("lib/libprefork.so"), Path::new("libprefork.so.2"));
+    assert_eq!(link("lib/libprefork.so.2"), Path::new(concat!("libprefork.so.", env!("CARGO_PKG_VERSION"))));
     for file in ["bin/prefork", "lib/libprefork.so", "lib/libprefork.a", "include/prefork.h"] {
         assert!(fs::metadata(installed.path(file)).unwrap().len() > 1000, "{file}");
     }
@@ -82,7 +82,7 @@ fn a_program_links_with_the_shared_and_with_the_static_library() {
     for (program, needs) in [(shared, true), (all_static, false)] {
         let out = Command::new("readelf").arg("-d").arg(&program).output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
-        assert_eq!(text.contains("libprefork.so.0"), needs, "{text}");
+        assert_eq!(text.contains("libprefork.so.2"), needs, "{text}");
         let mut command = Command::new(&program);
         let out = command.arg("nowhere").env("LD_LIBRARY_PATH", installed.path("lib")).output().unwrap();
         let said = String::from_utf8(out.stderr).unwrap();

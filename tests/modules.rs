@@ -115,7 +115,7 @@ fn modules_use_the_copy_in_the_program_linked_or_not() {
     let libraries = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linked");
     fs::create_dir_all(&libraries).unwrap();
     let library = Path::new(PREFORK).with_file_name("deps").join("libprefork.so");
-    fs::copy(&library, libraries.join("libprefork.so.0")).unwrap();
+    fs::copy(&library, libraries.join("libprefork.so.2")).unwrap();
     let search = format!("LD_LIBRARY_PATH={}", libraries.display());
     let link = library.to_str().unwrap();
     for flags in [&["-D_GNU_SOURCE"][..], &["-D_GNU_SOURCE", "-Wl,--no-as-needed", link]] {

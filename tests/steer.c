@@ -74,7 +74,7 @@ static unsigned long wall_ms(void)
 }
 
 /* What a worker is, to itself or to the master. */
-static int tell(char *text, size_t size, const prefork_worker_info *w)
+static int tell(char *text, size_t size, const prefork_worker_status *w)
 {
     long off = (long)(wall_ms() - w->started_ms - w->age_ms);
 
@@ -86,11 +86,11 @@ static int tell(char *text, size_t size, const prefork_worker_info *w)
 static int describe(char *text, size_t size)
 {
     uint32_t id = 0, slot = 0, generation = 0, role = prefork_role(&id, &slot, &generation);
-    prefork_worker_info me = {0};
+    prefork_worker_status me = {0};
     int status, n;
 
     me.size = sizeof me;
-    status = prefork_worker_look(prefork_worker_self(), &me);
+    status = prefork_worker_info(prefork_worker_self(), &me);
     n = snprintf(text, size, "look %d role %u %u %u %u environment %s %s %s pid %d: ", status, role, id, slot, generation,
                  getenv("PREFORK_WORKER_ID"), getenv("PREFORK_SLOT"), getenv("PREFORK_GENERATION"), me.pid == getpid());
     return n + tell(text + n, size - (size_t)n, &me);
@@ -199,12 +199,12 @@ static int begin(prefork_worker *worker, void **state)
 /* Tells the master what it thinks of itself. */
 static void draining(prefork_worker *worker, void *state)
 {
-    prefork_worker_info me = {0};
+    prefork_worker_status me = {0};
     uint64_t number;
 
     (void)state;
     me.size = sizeof me;
-    prefork_worker_look(worker, &me);
+    prefork_worker_info(worker, &me);
     number = me.state;
     if (access("tell", F_OK) == 0)
         prefork_worker_send(worker, PREFORK_TO_MASTER, 77, &number, sizeof number);
@@ -246,7 +246,7 @@ static void happened(const prefork_event *e, void *state)
         printf("meanwhile %d %d\n", prefork_server_scale(server, 2), prefork_server_step(server, 0));
 }
 
-static void row(const prefork_worker_info *w, void *arg)
+static void row(const prefork_worker_status *w, void *arg)
 {
     char text[256];
 
@@ -360,8 +360,8 @@ static void say(const char *what, int status)
 
 static void obey(char *line)
 {
-    prefork_worker_info info = {0};
-    prefork_server_info all = {0};
+    prefork_worker_status info = {0};
+    prefork_server_status all = {0};
     prefork_exit last = {0};
     pthread_t thread;
     char *word = strtok(line, " "), *a = strtok(NULL, " "), *b = strtok(NULL, " ");
@@ -402,7 +402,7 @@ static void obey(char *line)
         status = prefork_server_last_exit(server, n, &last);
         printf("last %d %u %d %d %u %u\n", status, last.id, last.code, last.signal, last.reason, last.intended);
     } else if (strcmp(word, "look") == 0) {
-        status = prefork_server_look(server, &all);
+        status = prefork_server_info(server, &all);
         printf("look %d generation %u slots %u workers %u\n", status, all.generation, all.slots, all.workers);
     } else if (strcmp(word, "child") == 0)
         child();
@@ -477,7 +477,7 @@ int main(int argc, char **argv)
     begin_serving();
     for (;;) {
         struct epoll_event found[4];
-        int i, status, n = epoll_wait(loop, found, 4, prefork_server_due(server));
+        int i, status, n = epoll_wait(loop, found, 4, prefork_server_timeout(server));
 
         for (i = 0; i < n; i++) {
             ssize_t got = 0;

@@ -169,11 +169,13 @@ pub struct prefork_event {
     pub message_size: usize,
 }
 
-/// Who is told of events, and what with.
-pub(super) type OnEvent = (unsafe extern "C" fn(*const prefork_event, *mut c_void), *mut c_void);
+/// Called with an event, in the master, between two turns of its loop.
+pub type prefork_on_event = Option<unsafe extern "C" fn(event: *const prefork_event, state: *mut c_void)>;
+
+type EventCallback = unsafe extern "C" fn(*const prefork_event, *mut c_void);
 
 /// Calls a program's callback with an event.
-pub(super) fn tell((call, state): OnEvent, event: &Event) {
+pub(super) fn tell(call: EventCallback, state: *mut c_void, event: &Event) {
     let clean = |text: &str| CString::new(text.replace('\0', "\\0")).unwrap_or_default();
     let worker = event.worker().copied().unwrap_or_default();
     let name = clean(event.name());

@@ -46,7 +46,7 @@
  *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
  *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
  *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
- *         poll(fds, n, prefork_server_due(server));                       // or epoll, or a library's loop
+ *         poll(fds, n, prefork_server_timeout(server));                   // or epoll, or a library's loop
  *     }
  *
  * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()

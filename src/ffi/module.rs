@@ -17,11 +17,11 @@ use std::mem::offset_of;
 pub(crate) use super::load::ModuleSource;
 
 /// The major version of the binary interface: a module loads where it is equal.
-pub const PREFORK_ABI_MAJOR: u16 = 1;
+pub const PREFORK_ABI_MAJOR: u16 = 2;
 
 /// The minor version of the binary interface: it counts what was added, and does not keep a module from
 /// loading.
-pub const PREFORK_ABI_MINOR: u16 = 2;
+pub const PREFORK_ABI_MINOR: u16 = 0;
 
 /// A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
 /// `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn another_major_version_is_refused_before_the_size_is_looked_at() {
         let text = read(&head(u32::MAX, PREFORK_ABI_MAJOR + 1, 3)).unwrap_err();
-        assert_eq!(text, format!("found ABI 2.3: {RECOMPILE}"));
+        assert_eq!(text, format!("found ABI 3.3: {RECOMPILE}"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The server, as a C program that embeds prefork sees it. Runs in the master-to-be and the master.
 
 use super::conn::prefork_conn;
-use super::event::{self, OnEvent, prefork_event};
+use super::event::{self, prefork_on_event};
 use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, guard, pointers, text};
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use super::request::prefork_request;
@@ -10,8 +10,10 @@ use super::status::{prefork_status, sent};
 use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
 use crate::master::News;
+use crate::master::router::OnMessage;
+use crate::server::{Callbacks as HostCallbacks, OnEvent, OnStart};
 use crate::sys::datagram::sockaddr;
-use crate::{Error, ErrorKind, Message, Messages, Running, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,21 +24,19 @@ pub struct prefork_server {
     config: Config,
     handler: Option<Given>,
     args: Vec<CString>,
-    on_start: Option<OnStart>,
-    on_event: Option<OnEvent>,
     pub(super) run: Run,
-    /// A callback of the program is being called.
+    callbacks: HostCallbacks,
+    /// A callback of the program is being called; `callbacks` are with the caller meanwhile.
     telling: bool,
-    on_message: Option<(MessageCallback, *mut c_void)>,
     messages: Messages,
     killed: u32,
     error: CString,
 }
 
-/// Whether a server runs.
+/// The state of a run.
 pub(super) enum Run {
     No,
-    /// Not to be touched: a turn of the master's loop is under way; for a worker, for ever.
+    /// Not to be touched: a turn of the master's loop is under way; in a worker, forever.
     Turn,
     Here(Box<Running>),
 }
@@ -47,10 +47,6 @@ enum Given {
     Callbacks(Callbacks),
     File(PathBuf),
 }
-
-type OnStart = (StartCallback, *mut c_void);
-type MessageCallback = unsafe extern "C" fn(*mut prefork_server, u32, u32, *const c_void, usize, *mut c_void);
-type StartCallback = unsafe extern "C" fn(*const prefork_started, *mut c_void);
 
 impl Opaque for prefork_server {
     type Inner<'a> = Self;
@@ -68,6 +64,24 @@ pub struct prefork_started {
     /// The number of workers, all of which are ready.
     pub workers: usize,
 }
+
+/// Called once, when every worker is ready for the first time.
+pub type prefork_on_start = Option<unsafe extern "C" fn(started: *const prefork_started, state: *mut c_void)>;
+
+/// Called with a message of a worker: its id, the type it gave, `size` bytes at `data`.
+pub type prefork_on_message = Option<
+    unsafe extern "C" fn(
+        server: *mut prefork_server,
+        from: u32,
+        r#type: u32,
+        data: *const c_void,
+        size: usize,
+        state: *mut c_void,
+    ),
+>;
+
+type StartCallback = unsafe extern "C" fn(*const prefork_started, *mut c_void);
+type MessageCallback = unsafe extern "C" fn(*mut prefork_server, u32, u32, *const c_void, usize, *mut c_void);
 
 /// The version of the library, for instance `0.1.0`.
 ///
@@ -105,11 +119,9 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             config: Config::default(),
             handler: None,
             args: Vec::new(),
-            on_start: None,
-            on_event: None,
+            callbacks: HostCallbacks::default(),
             run: Run::No,
             telling: false,
-            on_message: None,
             messages: Messages::default(),
             killed: 0,
             error: CString::default(),
@@ -404,13 +416,16 @@ pub unsafe extern "C" fn prefork_server_module_file(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_start(
     server: *mut prefork_server,
-    on_start: Option<unsafe extern "C" fn(started: *const prefork_started, state: *mut c_void)>,
+    on_start: prefork_on_start,
     state: *mut c_void,
 ) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let server = unsafe { idle(server) }?;
-        server.on_start = on_start.map(|f| (f, state));
+        server.callbacks.on_start = on_start.map(|call| {
+            let tell = move |started: &Started| tell(call, state, started);
+            Box::new(tell) as OnStart
+        });
         server.say(Ok(()))
     })
 }
@@ -429,13 +444,16 @@ pub unsafe extern "C" fn prefork_server_on_start(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_event(
     server: *mut prefork_server,
-    on_event: Option<unsafe extern "C" fn(event: *const prefork_event, state: *mut c_void)>,
+    on_event: prefork_on_event,
     state: *mut c_void,
 ) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { idle(server) }?;
-        server.on_event = on_event.map(|f| (f, state));
+        server.callbacks.on_event = on_event.map(|call| {
+            let tell = move |event: &Event| event::tell(call, state, event);
+            Box::new(tell) as OnEvent
+        });
         server.say(Ok(()))
     })
 }
@@ -456,23 +474,17 @@ pub unsafe extern "C" fn prefork_server_on_event(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_message(
     server: *mut prefork_server,
-    on_message: Option<
-        unsafe extern "C" fn(
-            server: *mut prefork_server,
-            from: u32,
-            r#type: u32,
-            data: *const c_void,
-            size: usize,
-            state: *mut c_void,
-        ),
-    >,
+    on_message: prefork_on_message,
     state: *mut c_void,
 ) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
-        server.on_message = on_message.map(|f| (f, state));
-        server.say(Ok(()))
+        let this = unsafe { idle(server) }?;
+        this.callbacks.on_message = on_message.map(|call| {
+            let hand = move |_: &Messages, message: &Message<'_>| hand(server, call, state, message);
+            Box::new(hand) as OnMessage
+        });
+        this.say(Ok(()))
     })
 }
 
@@ -668,8 +680,8 @@ impl prefork_server {
 
     fn keep(&mut self, begun: crate::Result<Option<Running>>) -> crate::Result<()> {
         if let Some(mut running) = begun? {
-            if self.on_event.is_some() {
-                running.listen();
+            if self.callbacks.on_event.is_some() {
+                running.keep_events();
             }
             self.run = Run::Here(Box::new(running));
         }
@@ -721,20 +733,10 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
         // SAFETY: what the caller promises; nothing is borrowed while a callback runs.
         let this = unsafe { borrow_mut(server) }?;
         let Some(news) = this.next_news() else { return this.ended(done) };
-        let (on_start, on_event, on_message) = (this.on_start, this.on_event, this.on_message);
-        match news {
-            News::Started(started) => on_start.into_iter().for_each(|f| tell(f, &started)),
-            News::Event(event) => on_event.into_iter().for_each(|f| event::tell(f, &event)),
-            News::Message(envelope, bytes) => {
-                let messages = this.messages.clone();
-                messages.deliver(
-                    envelope,
-                    &bytes,
-                    on_message.map(|f| move |message: &Message<'_>| hand(server, f, message)),
-                );
-            }
-            News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
-        }
+        let (mut callbacks, messages) = (std::mem::take(&mut this.callbacks), this.messages.clone());
+        callbacks.tell(news, &messages);
+        // SAFETY: as above.
+        unsafe { borrow_mut(server) }?.callbacks = callbacks;
     }
 }
 
@@ -770,7 +772,7 @@ unsafe fn handle(server: *mut prefork_server, module: prefork_module, state: *mu
 }
 
 /// Calls the program's callback with what has been started.
-fn tell((call, state): OnStart, started: &Started) {
+fn tell(call: StartCallback, state: *mut c_void, started: &Started) {
     let clean = |text: &String| CString::new(text.as_str()).unwrap_or_default();
     let texts: Vec<_> = started.addresses.iter().map(clean).collect();
     let addresses: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
@@ -784,7 +786,7 @@ fn tell((call, state): OnStart, started: &Started) {
 }
 
 /// Calls the program's callback with a message.
-fn hand(server: *mut prefork_server, (call, state): (MessageCallback, *mut c_void), message: &Message<'_>) {
+fn hand(server: *mut prefork_server, call: MessageCallback, state: *mut c_void, message: &Message<'_>) {
     let (data, size) = (message.bytes().as_ptr().cast(), message.bytes().len());
     // SAFETY: a callback and a state that were given for this; the server is not freed while it runs, nor borrowed here.
     unsafe { call(server, message.from(), message.kind(), data, size, state) }

@@ -4,7 +4,7 @@ use super::event::{fill_exit, prefork_exit};
 use super::guard::{Result, borrow, borrow_mut, c_str, fill, guard, pointers};
 use super::server::{Run, prefork_server};
 use super::status::prefork_status;
-use super::worker::{info, prefork_worker_info};
+use super::worker::{info, prefork_worker_status};
 use crate::{Error, ErrorKind, Running, ServerState};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// What runs. It may grow at its end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct prefork_server_info {
+pub struct prefork_server_status {
     /// The size of this struct: set it before the call; afterwards the size that was filled in.
     pub size: u32,
     /// The generation that serves, or is being replaced.
@@ -40,7 +40,7 @@ pub struct prefork_server_info {
 
 /// As `prefork_server_run()`, for a program with an event loop of its own: makes this process the master and
 /// returns at once. Then have `prefork_server_step()` called whenever the descriptor of
-/// `prefork_server_fd()` is readable and when `prefork_server_due()` says so, for the first time at once:
+/// `prefork_server_fd()` is readable and when `prefork_server_timeout()` says so, for the first time at once:
 /// that starts the workers.
 ///
 /// Signals stay the program's, SIGPIPE too, unless it asks with `prefork_server_set(server, "signals",
@@ -92,11 +92,11 @@ pub unsafe extern "C" fn prefork_server_fd(server: *const prefork_server) -> c_i
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefork_server_due(server: *const prefork_server) -> c_int {
+pub unsafe extern "C" fn prefork_server_timeout(server: *const prefork_server) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
         let running = running(unsafe { borrow(server) }?)?;
-        Ok(running.due().map_or(-1, |due| c_int::try_from(due.as_millis()).unwrap_or(c_int::MAX)))
+        Ok(running.timeout().map_or(-1, |due| c_int::try_from(due.as_millis()).unwrap_or(c_int::MAX)))
     })
 }
 
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn prefork_server_stop(server: *mut prefork_server) -> c_i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_each_worker(
     server: *const prefork_server,
-    each: Option<unsafe extern "C" fn(info: *const prefork_worker_info, arg: *mut c_void)>,
+    each: Option<unsafe extern "C" fn(info: *const prefork_worker_status, arg: *mut c_void)>,
     arg: *mut c_void,
 ) -> c_int {
     guard(|| {
@@ -284,7 +284,7 @@ pub unsafe extern "C" fn prefork_server_each_worker(
 pub unsafe extern "C" fn prefork_server_worker(
     server: *const prefork_server,
     id: u32,
-    info: *mut prefork_worker_info,
+    info: *mut prefork_worker_status,
 ) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
@@ -305,14 +305,14 @@ pub unsafe extern "C" fn prefork_server_worker(
 /// # Safety
 /// Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefork_server_look(
+pub unsafe extern "C" fn prefork_server_info(
     server: *const prefork_server,
-    info: *mut prefork_server_info,
+    info: *mut prefork_server_status,
 ) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
         let now = running(unsafe { borrow(server) }?)?.status();
-        let value = prefork_server_info {
+        let value = prefork_server_status {
             size: 0,
             generation: now.generation,
             slots: now.total as u32,

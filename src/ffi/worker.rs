@@ -55,11 +55,11 @@ pub enum prefork_worker_state {
     PREFORK_WORKER_KILLED = 5,
 }
 
-/// A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_look()`
+/// A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_info()`
 /// the worker at itself. It may grow at its end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct prefork_worker_info {
+pub struct prefork_worker_status {
     /// The size of this struct: set it before the call; afterwards the size that was filled in.
     pub size: u32,
     /// Its number; no other worker of this server has it.
@@ -224,9 +224,9 @@ pub unsafe extern "C" fn prefork_worker_overdue(worker: *const prefork_worker) -
 /// # Safety
 /// Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefork_worker_look(
+pub unsafe extern "C" fn prefork_worker_info(
     worker: *const prefork_worker,
-    info: *mut prefork_worker_info,
+    info: *mut prefork_worker_status,
 ) -> c_int {
     guard(|| {
         // SAFETY: `worker` is NULL or lent to the caller.
@@ -367,10 +367,10 @@ pub unsafe extern "C" fn prefork_worker_reply(
 }
 
 /// A worker's record, as C sees it.
-pub(super) fn info(w: &WorkerStatus) -> prefork_worker_info {
+pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
     let last = w.last_exit.map(exit_of);
-    prefork_worker_info {
-        size: size_of::<prefork_worker_info>() as u32,
+    prefork_worker_status {
+        size: size_of::<prefork_worker_status>() as u32,
         id: w.worker.id,
         slot: w.worker.slot,
         generation: w.worker.generation,

@@ -101,7 +101,7 @@ impl Host {
     /// Waits until somebody wants something; whether there are orders.
     fn wait(&self) -> bool {
         let watched = self.running.as_ref().map_or(-1, |r| r.as_fd().as_raw_fd());
-        let due = self.running.as_ref().and_then(Running::due);
+        let due = self.running.as_ref().and_then(Running::timeout);
         let due = due.map_or(-1, |due| i32::try_from(due.as_millis()).unwrap());
         let mut fds = [0, watched].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
         // SAFETY: two structures that live through the call.

@@ -78,7 +78,7 @@ pub fn host(source: &str) -> PathBuf {
     let libraries = Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps");
     let (search, run) = (format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display()));
     // The name it is asked for by is the one cargo does not give it.
-    let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.0"));
+    let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.2"));
     build(source, &[], &[&search, &run, "-lprefork"], "host")
 }
 

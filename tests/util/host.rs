@@ -55,10 +55,10 @@ pub fn example(name: &str) -> PathBuf {
     built.join("examples").join(name)
 }
 
-/// The variable that lets a program find libprefork.so.0.
+/// The variable that lets a program find libprefork.so.2.
 pub fn search() -> String {
     let folder = scratch("lib");
-    let (library, meant) = (folder.join("libprefork.so.0"), built("libprefork.so"));
+    let (library, meant) = (folder.join("libprefork.so.2"), built("libprefork.so"));
     fs::create_dir_all(&folder).unwrap();
     // A build folder may have been copied from elsewhere, with this in it. Other tests may be doing the same.
     if fs::read_link(&library).ok() != Some(meant.clone()) {
