@@ -306,8 +306,12 @@ impl Running {
     /// # Errors
     /// As [`Server::run`].
     pub fn run(mut self) -> Result<Stopped> {
+        // Asked once: a worker, which is another process, does not return from a step.
+        self.here()?;
         loop {
-            if let Some(stopped) = self.step(None)? {
+            let done = self.turn(None);
+            self.tell_news();
+            if let Some(stopped) = done? {
                 return Ok(stopped);
             }
         }
@@ -320,10 +324,14 @@ impl Running {
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         let done = self.here()?.step(patience);
+        self.tell_news();
+        done
+    }
+
+    fn tell_news(&mut self) {
         while let Some(news) = self.next_news() {
             self.callbacks.tell(news, &self.messages);
         }
-        done
     }
 
     /// As [`Running::step`], but calls no callbacks, and does not check in which process this is.

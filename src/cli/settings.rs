@@ -35,7 +35,7 @@ fn option(setting: &'static Setting) -> Arg {
         .long(setting.name)
         .short(setting.short)
         .value_name(setting.placeholder)
-        .action(if setting.repeats { ArgAction::Append } else { ArgAction::Set })
+        .action(if setting.repeats() { ArgAction::Append } else { ArgAction::Set })
         .help(format!("{}{default}", setting.help))
         .long_help(format!("{}{default}", long.join(". ")))
         .help_heading(setting.group)
@@ -81,6 +81,7 @@ mod tests {
     #[test]
     fn every_setting_is_an_option_with_help() {
         for setting in Config::settings().filter(|s| s.name != "signals") {
+            assert_eq!(setting.repeats(), setting.name == "listen");
             let option = options().find(|o| o.get_id() == setting.name).unwrap();
             let help = option.get_help().unwrap().to_string();
             assert!(help.len() > 5 && option.get_help_heading().is_some(), "{}", setting.name);

@@ -24,8 +24,7 @@ pub struct Setting {
     pub help: &'static str,
     /// What the long help adds.
     pub more: &'static str,
-    /// True if it may be given more than once, each time with one more value.
-    pub repeats: bool,
+    pub(super) repeats: fn() -> bool,
     pub(super) values: fn() -> &'static [&'static str],
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) show: fn(&Config) -> String,
@@ -36,6 +35,11 @@ impl Setting {
     /// The value in a configuration, as text that [`Config::set`] reads.
     pub fn show(&self, config: &Config) -> String {
         (self.show)(config)
+    }
+
+    /// True if it may be given more than once, each time with one more value.
+    pub fn repeats(&self) -> bool {
+        (self.repeats)()
     }
 
     /// All values there are; empty if there are many.
@@ -79,7 +83,7 @@ macro_rules! settings {
                 placeholder: $placeholder,
                 help: $help,
                 more: $more,
-                repeats: settings!(@repeats $name),
+                repeats: || Value::<$type>::repeats(&$value),
                 values: || Value::<$type>::values(&$value),
                 set: |$config, text| $value.set(&mut $place.$field, text),
                 show: |$config| $value.show(&$place.$field),
@@ -87,8 +91,6 @@ macro_rules! settings {
             },
         )*];
     };
-    (@repeats "listen") => { true };
-    (@repeats $name:literal) => { false };
     (@option) => { None };
     (@option $short:literal) => { Some($short) };
     (@is) => { false };

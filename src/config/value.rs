@@ -24,6 +24,11 @@ pub trait Value<T> {
         self.read(&self.show(value)).map(drop)
     }
 
+    /// True if each value adds to those given before.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// All values there are; empty if there are many.
     fn values(&self) -> &'static [&'static str] {
         &[]
@@ -216,6 +221,10 @@ impl Value<Vec<ListenAddr>> for Addresses {
     fn set(&self, field: &mut Vec<ListenAddr>, text: &str) -> Result<(), String> {
         field.extend(self.read(text)?);
         Ok(())
+    }
+
+    fn repeats(&self) -> bool {
+        true
     }
 
     fn check(&self, _: &Vec<ListenAddr>) -> Result<(), String> {

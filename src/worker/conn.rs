@@ -43,6 +43,8 @@ pub struct Conn {
     at_end: bool,
     closing: bool,
     broken: bool,
+    /// Bytes were sent since [`Conn::take_progress`].
+    progress: bool,
     peer: OnceCell<String>,
     /// The room of an address that was asked for before, for the next one.
     spare: Cell<String>,
@@ -88,6 +90,7 @@ impl Conn {
             at_end: false,
             closing: false,
             broken: false,
+            progress: false,
             peer: OnceCell::new(),
             spare: Cell::default(),
             user: None,
@@ -104,6 +107,7 @@ impl Conn {
 
     /// Closes the descriptor and forgets everything but the buffers.
     pub(crate) fn end(&mut self) {
+        self.progress = false;
         self.fd = None;
         for buffer in [&mut self.input, &mut self.output] {
             buffer.clear();
@@ -307,6 +311,11 @@ impl Conn {
         }
     }
 
+    /// Stream: true if the client has taken bytes since this was asked for the last time.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
     /// Stream: sends as much of what was written as the client takes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.output.len() {
@@ -314,6 +323,7 @@ impl Conn {
             match socket::send(fd.as_fd(), &self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;
+                    self.progress = true;
                     self.page.add(Word::BytesOut, n as u64);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

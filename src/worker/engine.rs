@@ -8,11 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What the loop does with a connection after an engine has run on it.
 pub enum Next {
-    /// Wait for bytes (and for room to write where `write` is set), at most as long as the deadline says.
+    /// Wait for bytes (and for room to write if `write` is set), until the deadline.
     Wait {
-        /// Whether the engine has bytes to write that the socket did not take.
+        /// True if the engine has bytes to write that the socket did not take.
         write: bool,
-        /// Which deadline runs.
+        /// True if the client has taken bytes since the last time: a deadline for writing starts anew.
+        progress: bool,
+        /// The deadline that runs.
         deadline: Deadline,
     },
     /// More can be done at once, but others come first: call again in the next turn.

@@ -8,7 +8,7 @@ pub mod conn;
 pub mod datagram;
 mod deadlines;
 pub mod engine;
-mod events;
+mod event_loop;
 pub mod handler;
 pub mod http;
 mod inlet;
@@ -272,13 +272,8 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
     birth.worker.state.set(WorkerState::Ready);
     tell(birth.worker, &Notice::Ready { kind: kind as u8, limit });
     let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
-    let ended = match kind {
-        Kind::Connection => blocking::serve(&mut *handler, config, &mut inlet, poll),
-        Kind::Request | Kind::Data | Kind::Datagram => {
-            events::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll).serve()
-        }
-    };
-    if let Err(e) = ended {
+    let event_loop = event_loop::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll);
+    if let Err(e) = event_loop.serve() {
         log!("worker {}: {e}", inlet.worker.id);
         process::exit(EXIT_FAILED);
     }

@@ -81,7 +81,7 @@ impl StreamEngine {
             return Next::Close;
         }
         conn.release_buffers(&mut self.buffers);
-        Next::Wait { write: conn.has_output(), deadline: conn.deadline() }
+        Next::Wait { write: conn.has_output(), progress: conn.take_progress(), deadline: conn.deadline() }
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct HttpConn {
     pub(super) nonblocking: bool,
     pub(super) empty_lines: u8,
     pub(super) dropped: u32,
+    /// The client has taken bytes since this was told.
+    pub(super) progress: bool,
     /// When the partial head began to come (monotonic, milliseconds).
     pub(super) head_since: u64,
 }
@@ -52,7 +54,7 @@ impl HttpConn {
 }
 
 /// What a connection waits for, and under which deadline.
-pub(super) fn wait(conn: &HttpConn) -> Next {
+pub(super) fn wait(conn: &mut HttpConn) -> Next {
     let deadline = match (conn.phase, &conn.output, &conn.input) {
         (_, Some(_), _) => Deadline::Write,
         (Phase::Open, None, Some(input)) if input.due.is_some() => Deadline::Body,
@@ -61,5 +63,6 @@ pub(super) fn wait(conn: &HttpConn) -> Next {
         (Phase::Open, None, None) => Deadline::Header,
         _ => Deadline::Linger,
     };
-    Next::Wait { write: conn.output.is_some(), deadline }
+    let progress = std::mem::take(&mut conn.progress);
+    Next::Wait { write: conn.output.is_some(), progress, deadline }
 }

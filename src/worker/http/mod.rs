@@ -184,6 +184,7 @@ impl HttpEngine {
     /// Sends on what the client did not take before. `None` once everything is out.
     fn resume(&mut self, mut output: Box<Output>, link: &mut Link<'_>, cx: &mut Context<'_>) -> Option<Next> {
         let sent = output.flush(link.fd);
+        link.conn.progress |= output.sent > 0;
         cx.page.add(Word::BytesOut, std::mem::take(&mut output.sent));
         let Ok(blocked @ (Sent::Blocked | Sent::Again)) = sent else {
             self.outputs.put(output);
@@ -466,6 +467,7 @@ impl HttpEngine {
             link.conn.nonblocking = true;
         }
         let sent = out.flush(link.fd);
+        link.conn.progress |= out.sent > 0;
         cx.page.add(Word::BytesOut, std::mem::take(&mut out.sent));
         if matches!(sent, Ok(Sent::All)) {
             pool::reset(&mut out.bytes);

@@ -1,8 +1,9 @@
-//! The worker's loop for handlers that hold many connections: HTTP requests and streams.
+//! The worker's loop: takes connections and datagrams, runs the engine of their style on them, hears the master, drains.
 //!
 //! A new connection is served before the poll ever hears of it: where its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
 
+use super::blocking;
 use super::conn::{Conn, Style};
 use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
@@ -15,7 +16,6 @@ use super::table::{Protocol, Table};
 use crate::config::Config;
 use crate::handoff::Origin;
 use crate::log::log;
-use crate::scoreboard::Word;
 use crate::sys::time;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -31,9 +31,9 @@ const SPARE: usize = 256;
 /// When the channel to the master is full, it is tried again after so long (milliseconds).
 const HAND_BACK_AGAIN: u64 = 5;
 /// Datagrams served in one turn, so that connections get theirs.
-pub const DATAGRAMS: u32 = 16;
+const DATAGRAMS: u32 = 16;
 /// Datagrams served at the end, when what a socket still holds would be lost.
-pub const LAST_DATAGRAMS: u32 = 1 << 16;
+const LAST_DATAGRAMS: u32 = 1 << 16;
 /// How often a worker without a free descriptor looks for one (milliseconds).
 const STARVING: u64 = 100;
 
@@ -219,29 +219,43 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         self.count += 1;
         match self.kind {
             Kind::Data => self.open_stream(fd, listener, &[]),
+            Kind::Connection => self.serve_to_its_end(fd, listener),
             // There is no address such a connection could come from.
             Kind::Datagram => self.inlet.finished(1),
-            Kind::Request | Kind::Connection => {
+            Kind::Request => {
                 let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
                 self.readable(index, false);
             }
         }
     }
 
+    /// In blocking style: everything else waits meanwhile.
+    fn serve_to_its_end(&mut self, fd: OwnedFd, listener: u16) {
+        let mut conn = self.conn(fd, listener);
+        blocking::serve(&mut conn, context!(self));
+        self.spare.push(conn);
+        self.inlet.finished(1);
+        self.now = time::monotonic_ms();
+    }
+
     fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
-        let conn = self.stream_conn(fd, listener);
+        let conn = self.conn(fd, listener);
         let index = self.table.insert(Protocol::Stream(conn), listener);
         self.begin_stream(index, read_already);
     }
 
-    fn stream_conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
+    /// A connection that the handler reads and writes itself.
+    fn conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
         match self.spare.pop() {
             Some(mut conn) => {
                 conn.renew(fd, self.count, listener);
                 conn
             }
             None => {
-                let style = Style::stream(self.config);
+                let style = match self.kind {
+                    Kind::Connection => Style::blocking(self.config),
+                    _ => Style::stream(self.config),
+                };
                 Box::new(Conn::new(fd, self.count, listener, style, self.inlet.page))
             }
         }
@@ -268,7 +282,6 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn readable(&mut self, index: u32, ended: bool) {
-        let before = self.inlet.page.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => {
@@ -277,33 +290,27 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             Protocol::Stream(conn) => self.stream.on_readable(conn, ended, context!(self)),
             Protocol::Free(_) => return,
         };
-        self.note_progress(index, before);
         self.apply(index, next);
     }
 
     fn writable(&mut self, index: u32) {
-        let before = self.inlet.page.get(Word::BytesOut);
         let row = self.table.row(index);
         let next = match &mut row.protocol {
             Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
             Protocol::Stream(conn) => self.stream.on_writable(conn),
             Protocol::Free(_) => return,
         };
-        self.note_progress(index, before);
         self.apply(index, next);
-    }
-
-    /// A client that took something has `write-timeout` anew for the rest.
-    fn note_progress(&mut self, index: u32, bytes_before: u64) {
-        if self.inlet.page.get(Word::BytesOut) != bytes_before {
-            self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
-        }
     }
 
     fn apply(&mut self, index: u32, next: Next) {
         match next {
             Next::Wait { deadline: Deadline::Idle, .. } if self.hands_back(index) => {}
-            Next::Wait { write, deadline } => {
+            Next::Wait { write, progress, deadline } => {
+                if progress {
+                    // A client that took something has `write-timeout` anew for the rest.
+                    self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
+                }
                 if let Err(e) = self.watch(index, write) {
                     log!("worker {}: watch a connection: {e}", self.inlet.worker.id);
                     return self.close(index);
@@ -353,7 +360,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, free) else { return };
         self.http.on_gone(&mut conn);
         self.count += 1;
-        let conn = self.stream_conn(fd, listener);
+        let conn = self.conn(fd, listener);
         self.table.row(index).protocol = Protocol::Stream(conn);
         self.begin_stream(index, read_already);
     }
@@ -384,6 +391,11 @@ impl<'a, 'b> EventLoop<'a, 'b> {
 
     /// The worker is told to leave: what lies in its queue was accepted and is served, what is idle gets a short grace.
     fn drain(&mut self) {
+        let worker = self.inlet.worker;
+        if self.kind == Kind::Connection && !self.drains {
+            // Before the rest is served, which may take long.
+            let _ = context!(self).call(|handler| handler.on_drain(worker));
+        }
         while self.take_one() {}
         if self.hand_back_at.is_some_and(|at| at <= self.now) {
             self.hand_back_at = None;
@@ -398,8 +410,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             return;
         }
         self.leave_doors();
-        let worker = self.inlet.worker;
-        let _ = context!(self).call(|handler| handler.on_drain(worker));
+        if self.kind != Kind::Connection {
+            let _ = context!(self).call(|handler| handler.on_drain(worker));
+        }
         self.settle_idle();
     }
 
@@ -409,7 +422,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             let row = self.table.row(index);
             let next = match &mut row.protocol {
                 Protocol::Http(_, conn) if conn.is_idle() => {
-                    Next::Wait { write: false, deadline: Deadline::Idle }
+                    Next::Wait { write: false, progress: false, deadline: Deadline::Idle }
                 }
                 Protocol::Stream(conn) if !self.inlet.hands_back => self.stream.on_drain(conn),
                 Protocol::Http(..) | Protocol::Stream(_) | Protocol::Free(_) => continue,
