@@ -190,8 +190,12 @@ mod tests {
         let (channel, _) = crate::message::channel(1024).unwrap();
         let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
         let page = crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0));
-        let own =
-            crate::worker::Own { started: std::time::SystemTime::now(), forked_at: 0, last_exit: None, page };
+        let own = crate::worker::SelfInfo {
+            started: std::time::SystemTime::now(),
+            forked_at: 0,
+            last_exit: None,
+            page,
+        };
         Worker::new(1, 0, 1, &[], own, mailbox)
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
@@ -308,7 +312,11 @@ mod tests {
                 format!(
                     "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"
                 ),
-                "(ABI 1.2, prefork 0.1.0), found ABI 7.2: compile it against",
+                concat!(
+                    "(ABI 2.0, prefork ",
+                    env!("CARGO_PKG_VERSION"),
+                    "), found ABI 7.0: compile it against"
+                ),
             ),
             ("lost", lost.into(), "found undefined symbol: nowhere: check its spelling"),
             ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),

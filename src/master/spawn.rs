@@ -8,11 +8,11 @@ use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::sys::process::{self, Fork};
-use crate::sys::stderr::Diverted;
+use crate::sys::stderr::RestoreStderr;
 use crate::sys::{memory, signal};
-use crate::worker::acceptor::Door;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{self, Addresses, Birth, Own, Worker};
+use crate::worker::own_sockets::OwnSocket;
+use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
 use mio::unix::SourceFd;
 use mio::{Events, Interest};
 use std::io;
@@ -54,7 +54,7 @@ impl Master {
             Fork::Child => {
                 drop((giver, channel));
                 let Channel { socket, inbox, outbox } = theirs;
-                let own = Own {
+                let own = SelfInfo {
                     started,
                     forked_at: self.clock.now.as_millis(),
                     last_exit: self.last_exit(slot.index()),
@@ -116,13 +116,13 @@ impl Master {
         stderr: Option<OwnedFd>,
     ) -> ! {
         let slot = Slot(worker.slot());
-        let (addresses, doors) = self.intake_of(slot);
+        let (addresses, own_sockets) = self.intake_of(slot);
         self.messages.close();
         self.control.disown();
         self.pool.system.reserve.release();
         self.stderr.clear();
         // If that fails, the worker writes to the master's standard error.
-        let diverted = stderr.and_then(|pipe| Diverted::into(&pipe).ok());
+        let stderr = stderr.and_then(|pipe| RestoreStderr::into(&pipe).ok());
         for (name, value) in self.births.environments.get(&slot).into_iter().flatten() {
             process::set_environment(name, value);
         }
@@ -144,17 +144,18 @@ impl Master {
         let (page, common) = (self.births.board.page(page), self.births.board.common());
         let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let birth = Birth { worker, queue, doors, addresses, inbox, page, common, wake, leave, diverted };
+        let setup =
+            WorkerSetup { worker, queue, own_sockets, addresses, inbox, page, common, wake, leave, stderr };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            worker::run(&mut *self.source, &self.config, birth, &mut self.poll)
+            worker::run(&mut *self.source, &self.config, setup, &mut self.poll)
         }));
         process::exit(worker::EXIT_FAILED)
     }
 
     /// In a worker: the addresses that its handler must be able to serve, and its own sockets. Everything else of the pool is
     /// closed.
-    fn intake_of(&mut self, slot: Slot) -> (Addresses, Vec<Door>) {
+    fn intake_of(&mut self, slot: Slot) -> (Addresses, Vec<OwnSocket>) {
         let accept = self.config.accept;
         let listeners = self.pool.abandon();
         let first = |datagrams| listeners.iter().find(|l| l.takes_datagrams() == datagrams);

@@ -31,14 +31,14 @@ pub fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     retry(|| check_len(unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) }))
 }
 
-/// Standard error, diverted. Dropping this leaves it diverted and closes the original.
+/// The original of standard error while that is diverted. Dropping this leaves it diverted and closes the original.
 #[derive(Debug)]
-pub struct Diverted {
+pub struct RestoreStderr {
     original: OwnedFd,
     diverted_to: (u64, u64),
 }
 
-impl Diverted {
+impl RestoreStderr {
     /// Diverts into another file what this process, and what it executes, writes to standard error.
     pub fn into(file: &OwnedFd) -> io::Result<Self> {
         let identity = identity(file.as_raw_fd())?;

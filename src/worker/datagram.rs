@@ -1,8 +1,8 @@
 //! Datagrams: read one, `on_datagram`, the next. What is not read yet lies in the master's socket, for whoever comes.
 
 use super::Worker;
-use super::acceptor::Door;
 use super::engine::Context;
+use super::own_sockets::OwnSocket;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::datagram::{self, LARGEST, Origin, sockaddr};
 use std::fmt;
@@ -75,17 +75,17 @@ impl DatagramEngine {
         Self { buffer: Vec::new(), origin: Origin::new() }
     }
 
-    /// Serves what has come to a door, up to `most` datagrams. A read that fails is the end of it: what is there is reported again.
-    pub fn serve(&mut self, door: &Door, worker: &Worker, most: u32, cx: &mut Context<'_>) {
+    /// Serves what has come to a socket, up to `most` datagrams. A read that fails ends the turn: what is there is reported again.
+    pub fn serve(&mut self, socket: &OwnSocket, worker: &Worker, most: u32, cx: &mut Context<'_>) {
         self.buffer.resize(LARGEST, 0);
         for _ in 0..most {
-            let Ok(n) = datagram::recv(door.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
+            let Ok(n) = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
             let datagram = Datagram {
                 worker,
-                socket: door.fd.as_fd(),
+                socket: socket.fd.as_fd(),
                 origin: &self.origin,
                 data: &self.buffer[..n],
-                listener: door.listener,
+                listener: socket.listener,
                 page: cx.page,
             };
             cx.page.add(Word::BytesIn, n as u64);

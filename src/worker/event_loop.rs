@@ -3,20 +3,22 @@
 //! A new connection is served before the poll ever hears of it: where its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
 
+use super::Worker;
 use super::blocking;
+use super::channel::{CHANNEL, Channel, LEAVE};
 use super::conn::{Conn, Style};
 use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
 use super::http::{HttpConn, HttpEngine};
-use super::inlet::{CHANNEL, Inlet, LEAVE, QUEUE};
+use super::intake::{Intake, QUEUE, Took};
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use crate::config::Config;
 use crate::handoff::Origin;
 use crate::log::log;
-use crate::sys::time;
+use crate::sys::time::Time;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -28,21 +30,23 @@ use std::time::Duration;
 const EVENTS: usize = 256;
 /// Stream connections kept for their memory.
 const SPARE: usize = 256;
-/// When the channel to the master is full, it is tried again after so long (milliseconds).
-const HAND_BACK_AGAIN: u64 = 5;
+/// The time after which handing back is tried again if the channel to the master was full.
+const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 /// Datagrams served in one turn, so that connections get theirs.
 const DATAGRAMS: u32 = 16;
 /// Datagrams served at the end, when what a socket still holds would be lost.
 const LAST_DATAGRAMS: u32 = 1 << 16;
-/// How often a worker without a free descriptor looks for one (milliseconds).
-const STARVING: u64 = 100;
+/// The time after which a worker without a free descriptor looks for one again.
+const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
 
 /// The loop's state.
-pub struct EventLoop<'a, 'b> {
+pub struct EventLoop<'a> {
     handler: &'a mut dyn Handler,
     kind: Kind,
     config: &'a Config,
-    inlet: &'a mut Inlet<'b>,
+    worker: &'static Worker,
+    intake: Intake<'a>,
+    channel: Channel,
     poll: &'a mut Poll,
     limit: u32,
     table: Table,
@@ -55,13 +59,14 @@ pub struct EventLoop<'a, 'b> {
     /// Connections that can go on at once, in their order.
     again: Vec<Token>,
     turn: Vec<Token>,
-    now: u64,
+    now: Time,
     count: u64,
+    /// The handler was told that the worker drains.
     drains: bool,
-    /// While draining: idle connections have but a short grace.
-    hurries: bool,
-    /// When to try again to hand back what the channel had no room for, draining or not.
-    hand_back_at: Option<u64>,
+    /// While draining: idle connections are closed after a short grace.
+    is_closing_idle: bool,
+    /// The time to try again to hand back what the channel had no room for, draining or not.
+    hand_back_at: Option<Time>,
 }
 
 /// What user code and engines may use; a macro, since it borrows some fields and leaves the others free.
@@ -70,28 +75,30 @@ macro_rules! context {
         &mut Context {
             handler: $self.handler,
             config: $self.config,
-            page: $self.inlet.page,
-            now: $self.now,
-            draining: $self.drains && !$self.inlet.hands_back,
+            page: $self.intake.page,
+            now: $self.now.as_millis(),
+            draining: $self.drains && !$self.channel.orders.hands_back,
         }
     };
 }
 
-impl<'a, 'b> EventLoop<'a, 'b> {
+impl<'a> EventLoop<'a> {
     /// A loop for at most `limit` connections, whose new ones are of this kind.
     pub fn new(
         handler: &'a mut dyn Handler,
         kind: Kind,
         config: &'a Config,
         limit: u32,
-        inlet: &'a mut Inlet<'b>,
+        (worker, intake, channel): (&'static Worker, Intake<'a>, Channel),
         poll: &'a mut Poll,
     ) -> Self {
         Self {
             handler,
             kind,
             config,
-            inlet,
+            worker,
+            intake,
+            channel,
             poll,
             limit,
             table: Table::new(limit),
@@ -102,10 +109,10 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             spare: Vec::with_capacity(SPARE),
             again: Vec::new(),
             turn: Vec::new(),
-            now: time::monotonic_ms(),
+            now: Time::now(),
             count: 0,
             drains: false,
-            hurries: false,
+            is_closing_idle: false,
             hand_back_at: None,
         }
     }
@@ -117,97 +124,117 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            self.inlet.mind_doors(self.table.len() < self.limit, self.poll, self.now);
+            let (has_room, is_draining) =
+                (self.table.len() < self.limit, self.channel.orders.drain.is_some());
+            self.intake.watch_own_sockets(has_room, is_draining, self.poll, self.now);
             self.wait(&mut events)?;
-            self.answer_doors(&events);
-            let (mut queue, mut channel) = (false, self.inlet.has_more());
+            self.answer_own_sockets(&events);
+            let (mut queue, mut channel) = (false, self.channel.has_more());
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
                     CHANNEL => channel = true,
-                    LEAVE => self.inlet.asked_to_leave(self.poll, self.now),
+                    LEAVE => self.channel.leave_on_signal(self.poll, self.now),
                     token => self.ready(token, event),
                 }
             }
             if channel {
-                self.inlet.listen(self.poll, context!(self));
+                self.read_channel();
             }
-            self.go_on();
-            self.inlet.leave_if_due(self.now);
-            if self.inlet.draining.is_some() {
+            self.run_again();
+            self.channel.leave_if_due(self.now);
+            if self.channel.orders.drain.is_some() {
                 self.drain();
             } else if queue {
                 self.take_one();
-            } else if self.inlet.starves() {
-                self.inlet.may_take(self.poll, self.now);
+            } else if self.intake.lacks_descriptors() {
+                self.intake.may_take(self.poll, self.now);
             }
-            if let Some(keep) = self.inlet.sheds_to {
+            if let Some(keep) = self.channel.orders.keep {
                 self.shed(keep);
             }
             self.expire();
-            self.inlet.settle(self.poll, context!(self));
+            self.channel.update(self.poll, context!(self));
         }
+        self.channel.close(context!(self));
         Ok(())
     }
 
+    fn read_channel(&mut self) {
+        self.channel.read(self.poll, context!(self));
+        self.follow_orders();
+    }
+
+    /// Opens or closes the handoff queue as the orders of the master ask for it.
+    fn follow_orders(&mut self) {
+        if self.channel.orders.hands_back {
+            self.intake.close_queue(self.poll);
+        } else {
+            self.intake.reopen_queue();
+        }
+    }
+
     fn is_done(&self) -> bool {
-        let Some(until) = self.inlet.draining else { return false };
+        let Some(until) = self.channel.orders.drain else { return false };
         (self.drains && self.table.len() == 0) || self.now >= until
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let mut due = self.deadlines.next(&mut self.table);
-        if self.inlet.starves() {
-            due = Some(due.unwrap_or(u64::MAX).min(self.now + STARVING));
-        }
-        let others = [self.inlet.due(), self.inlet.draining, self.inlet.leave_due(), self.hand_back_at];
-        for at in others.into_iter().flatten() {
-            due = Some(due.unwrap_or(u64::MAX).min(at));
-        }
+        let is_draining = self.channel.orders.drain.is_some();
+        let lacks = (self.intake.lacks_descriptors() && !is_draining).then(|| self.now + DESCRIPTOR_CHECK);
+        let expires = self.deadlines.next(&mut self.table).map(Time::from_millis);
+        let dues = [expires, lacks, self.channel.orders.drain, self.hand_back_at];
+        let due = dues.into_iter().flatten().fold(self.channel.due(), Time::min);
         let sleep = match due {
             _ if !self.again.is_empty() => Some(Duration::ZERO),
-            None | Some(u64::MAX) => None,
-            Some(at) => Some(Duration::from_millis(at.saturating_sub(self.now))),
+            Time::NEVER => None,
+            at => Some(at - self.now),
         };
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
             Ok(()) => {}
         }
-        self.now = time::monotonic_ms();
+        self.now = Time::now();
         Ok(())
     }
 
     fn take_one(&mut self) -> bool {
-        let taken = self.inlet.take(self.poll, self.now);
-        let found = taken.is_some();
-        if let Some((fd, origin)) = taken {
-            self.begin(fd, origin);
+        match self.intake.take(self.poll, self.now) {
+            Took::Connection(fd, origin) => {
+                self.begin(fd, origin);
+                return true;
+            }
+            Took::Nothing => {}
+            Took::MasterGone => {
+                self.channel.lose_master();
+                self.follow_orders();
+            }
         }
-        found
+        false
     }
 
-    /// Takes what this worker was woken for at its own doors, before anything else: no other worker was told of it.
-    fn answer_doors(&mut self, events: &Events) {
+    /// Takes what this worker was woken for at its own sockets, before anything else: no other worker was woken for it.
+    fn answer_own_sockets(&mut self, events: &Events) {
         for event in events {
-            if let Some(door) = self.inlet.door(event.token())
-                && !self.read(door, DATAGRAMS)
+            if let Some(index) = self.intake.own_socket(event.token())
+                && !self.read(index, DATAGRAMS)
             {
-                self.accept(door);
+                self.accept(index);
             }
         }
     }
 
-    /// Serves datagrams, where the door has them.
+    /// Serves datagrams, if the socket has them.
     fn read(&mut self, index: usize, most: u32) -> bool {
-        let Some(door) = self.inlet.datagrams(index) else { return false };
-        self.datagrams.serve(door, self.inlet.worker, most, context!(self));
-        self.inlet.step_back(index, self.poll);
+        let Some(socket) = self.intake.datagrams(index) else { return false };
+        self.datagrams.serve(socket, self.worker, most, context!(self));
+        self.intake.requeue(index, self.poll);
         true
     }
 
-    fn accept(&mut self, door: usize) -> bool {
-        let accepted = self.inlet.accept(door, self.poll, self.now);
+    fn accept(&mut self, index: usize) -> bool {
+        let accepted = self.intake.accept(index, self.poll, self.now);
         let found = accepted.is_some();
         if let Some((fd, listener)) = accepted {
             self.begin(fd, Origin::listener(listener));
@@ -221,7 +248,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             Kind::Data => self.open_stream(fd, listener, &[]),
             Kind::Connection => self.serve_to_its_end(fd, listener),
             // There is no address such a connection could come from.
-            Kind::Datagram => self.inlet.finished(1),
+            Kind::Datagram => self.intake.finished(1),
             Kind::Request => {
                 let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
                 self.readable(index, false);
@@ -234,8 +261,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         let mut conn = self.conn(fd, listener);
         blocking::serve(&mut conn, context!(self));
         self.spare.push(conn);
-        self.inlet.finished(1);
-        self.now = time::monotonic_ms();
+        self.intake.finished(1);
+        self.now = Time::now();
     }
 
     fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
@@ -256,7 +283,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                     Kind::Connection => Style::blocking(self.config),
                     _ => Style::stream(self.config),
                 };
-                Box::new(Conn::new(fd, self.count, listener, style, self.inlet.page))
+                Box::new(Conn::new(fd, self.count, listener, style, self.intake.page))
             }
         }
     }
@@ -312,10 +339,10 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                     self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
                 }
                 if let Err(e) = self.watch(index, write) {
-                    log!("worker {}: watch a connection: {e}", self.inlet.worker.id);
+                    log!("worker {}: watch a connection: {e}", self.worker.id);
                     return self.close(index);
                 }
-                self.deadlines.set(&mut self.table, index, deadline, self.now);
+                self.deadlines.set(&mut self.table, index, deadline, self.now.as_millis());
             }
             Next::Again => {
                 self.deadlines.clear(&mut self.table, index);
@@ -365,8 +392,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         self.begin_stream(index, read_already);
     }
 
-    /// Connections that had more to do than one turn.
-    fn go_on(&mut self) {
+    /// Runs the connections that had more to do than one turn.
+    fn run_again(&mut self) {
         std::mem::swap(&mut self.again, &mut self.turn);
         while let Some(token) = self.turn.pop() {
             if let Some(index) = self.table.find(token) {
@@ -377,7 +404,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     }
 
     fn expire(&mut self) {
-        while let Some(index) = self.deadlines.expired(&mut self.table, self.now) {
+        while let Some(index) = self.deadlines.expired(&mut self.table, self.now.as_millis()) {
             let row = self.table.row(index);
             let next = match &mut row.protocol {
                 Protocol::Http(fd, conn) => self.http.on_deadline(fd.as_fd(), conn, context!(self)),
@@ -389,9 +416,9 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         }
     }
 
-    /// The worker is told to leave: what lies in its queue was accepted and is served, what is idle gets a short grace.
+    /// The worker is to leave: what is in its queue was accepted and is served, idle connections get a short grace.
     fn drain(&mut self) {
-        let worker = self.inlet.worker;
+        let worker = self.worker;
         if self.kind == Kind::Connection && !self.drains {
             // Before the rest is served, which may take long.
             let _ = context!(self).call(|handler| handler.on_drain(worker));
@@ -401,15 +428,15 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             self.hand_back_at = None;
             self.settle_idle();
         }
-        if !self.inlet.hands_back && !std::mem::replace(&mut self.hurries, true) {
-            // Also when the master is gone that was to take back what is idle.
+        if !self.channel.orders.hands_back && !std::mem::replace(&mut self.is_closing_idle, true) {
+            // Also if the master is gone, which was to take back what is idle.
             self.deadlines.shorten_idle();
             self.settle_idle();
         }
         if std::mem::replace(&mut self.drains, true) {
             return;
         }
-        self.leave_doors();
+        self.leave_own_sockets();
         if self.kind != Kind::Connection {
             let _ = context!(self).call(|handler| handler.on_drain(worker));
         }
@@ -424,7 +451,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 Protocol::Http(_, conn) if conn.is_idle() => {
                     Next::Wait { write: false, progress: false, deadline: Deadline::Idle }
                 }
-                Protocol::Stream(conn) if !self.inlet.hands_back => self.stream.on_drain(conn),
+                Protocol::Stream(conn) if !self.channel.orders.hands_back => self.stream.on_drain(conn),
                 Protocol::Http(..) | Protocol::Stream(_) | Protocol::Free(_) => continue,
             };
             self.deadlines.clear(&mut self.table, index);
@@ -435,7 +462,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     /// While draining for others to take over: gives an idle HTTP connection back to the master. `false` where it stays for now,
     /// because that is not so, or because the channel is full; then it is tried again soon.
     fn hands_back(&mut self, index: u32) -> bool {
-        if !(self.drains && self.inlet.hands_back) {
+        if !(self.drains && self.channel.orders.hands_back) {
             return false;
         }
         self.is_idle(index) && self.hand_back(index)
@@ -444,8 +471,8 @@ impl<'a, 'b> EventLoop<'a, 'b> {
     /// The others have less to do: gives idle HTTP connections back to the master, until no more than `keep` are left or none is
     /// idle. Where the channel is full it goes on soon.
     fn shed(&mut self, keep: u32) {
-        if self.inlet.draining.is_some() {
-            self.inlet.sheds_to = None;
+        if self.channel.orders.drain.is_some() {
+            self.channel.orders.keep = None;
             return;
         }
         if self.hand_back_at.is_some_and(|at| at > self.now) {
@@ -460,7 +487,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
                 return;
             }
         }
-        self.inlet.sheds_to = None;
+        self.channel.orders.keep = None;
     }
 
     /// Whether this is an HTTP connection on which nothing is under way.
@@ -473,7 +500,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         let row = self.table.row(index);
         let listener = row.listener;
         let Protocol::Http(fd, _) = &row.protocol else { return false };
-        if !self.inlet.hand_back(fd.as_fd(), listener) {
+        if !self.intake.hand_back(fd.as_fd(), listener) {
             self.hand_back_at.get_or_insert(self.now + HAND_BACK_AGAIN);
             return false;
         }
@@ -486,15 +513,16 @@ impl<'a, 'b> EventLoop<'a, 'b> {
         true
     }
 
-    /// What waits at a door is for the next worker; where none comes, it was accepted by the kernel in our name and is served.
-    fn leave_doors(&mut self) {
-        for door in self.inlet.doors() {
-            if self.inlet.is_last_at(door) && !self.read(door, LAST_DATAGRAMS) {
+    /// What waits at an own socket is for the next worker; if none follows, the kernel has accepted it in our name and it is served.
+    fn leave_own_sockets(&mut self) {
+        for index in self.intake.own_sockets() {
+            let is_last = self.channel.orders.master_is_gone || self.intake.is_last_at(index);
+            if is_last && !self.read(index, LAST_DATAGRAMS) {
                 let most = self.config.backlog;
-                (0..most).take_while(|_| self.accept(door)).for_each(drop);
+                (0..most).take_while(|_| self.accept(index)).for_each(drop);
             }
         }
-        self.inlet.leave_doors(self.poll, self.now);
+        self.intake.close_own_sockets(self.poll, self.now);
     }
 
     fn close(&mut self, index: u32) {
@@ -512,7 +540,7 @@ impl<'a, 'b> EventLoop<'a, 'b> {
             }
             Protocol::Free(_) => {}
         }
-        self.inlet.finished(1);
+        self.intake.finished(1);
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
 
-pub mod acceptor;
 mod blocking;
+mod channel;
 pub mod conn;
 pub mod datagram;
 mod deadlines;
@@ -11,8 +11,9 @@ pub mod engine;
 mod event_loop;
 pub mod handler;
 pub mod http;
-mod inlet;
+mod intake;
 pub mod mailbox;
+pub mod own_sockets;
 mod stream;
 mod table;
 
@@ -24,7 +25,7 @@ use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::Source;
-use crate::sys::stderr::Diverted;
+use crate::sys::stderr::RestoreStderr;
 use crate::sys::{overdue, process, signal, time};
 use handler::{Handler, Kind};
 use mailbox::Mailbox;
@@ -57,13 +58,13 @@ pub struct Worker {
     args: Rc<[CString]>,
     leaves: Rc<Cell<bool>>,
     mailbox: Rc<Mailbox>,
-    own: Rc<Own>,
+    own: Rc<SelfInfo>,
     state: Rc<Cell<WorkerState>>,
 }
 
-/// What a worker knows of itself beside its numbers.
+/// What a worker knows of itself besides its numbers.
 #[derive(Debug)]
-pub struct Own {
+pub struct SelfInfo {
     /// When it was forked, by the wall clock.
     pub started: SystemTime,
     /// The same by the monotonic clock (milliseconds).
@@ -84,7 +85,7 @@ impl Worker {
         slot: u32,
         generation: u32,
         args: &[CString],
-        own: Own,
+        own: SelfInfo,
         mailbox: Mailbox,
     ) -> Self {
         Self {
@@ -138,7 +139,7 @@ impl Worker {
     /// What there is to say of this worker: its numbers, its process id, how far it has come, when it was forked, what it has
     /// counted, and how the one before it in its slot ended.
     pub fn status(&self) -> WorkerStatus {
-        let Own { started, forked_at, last_exit, page } = *self.own;
+        let SelfInfo { started, forked_at, last_exit, page } = *self.own;
         let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
         WorkerStatus {
             worker: WorkerInfo {
@@ -207,28 +208,28 @@ impl Worker {
     }
 }
 
-/// What a worker is born with.
-pub struct Birth<'a> {
-    /// Who it is. It lives as long as the process: a handler may keep its address.
+/// What a worker gets from the master.
+pub struct WorkerSetup<'a> {
+    /// The worker. It lives as long as the process: a handler may keep its address.
     pub worker: &'static Worker,
-    /// Where connections come from.
+    /// Its end of the handoff channel.
     pub queue: Taker,
-    /// Where it takes them from the kernel itself.
-    pub doors: Vec<acceptor::Door>,
-    /// What the handler must be able to serve.
+    /// The sockets at which it takes what comes from the kernel itself.
+    pub own_sockets: Vec<own_sockets::OwnSocket>,
+    /// The addresses that its handler must be able to serve.
     pub addresses: Addresses,
-    /// What comes on the message channel.
+    /// Reads the message channel.
     pub inbox: Inbox,
     /// Its counters.
     pub page: WorkerPage,
-    /// What it shares with all.
+    /// The pages for all workers.
     pub common: Common,
     /// Wakes the master.
     pub wake: BorrowedFd<'a>,
-    /// A signal asks this worker to leave.
+    /// Readable when a signal asks this worker to leave.
     pub leave: OwnedFd,
-    /// Its standard error, which comes by the master until this worker has proved itself.
-    pub diverted: Option<Diverted>,
+    /// Its own standard error, which passes through the master until this worker has proved itself.
+    pub stderr: Option<RestoreStderr>,
 }
 
 /// The first address of each kind that is listened on.
@@ -240,15 +241,15 @@ pub struct Addresses {
 }
 
 /// The life of a worker, right after the fork. Never returns.
-pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mut mio::Poll) -> ! {
-    CURRENT.set(Some(birth.worker));
-    process::set_name(&format!("prefork/{}", birth.worker.slot));
-    signal::count(signal::SIGTERM, &birth.leave);
+pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
+    CURRENT.set(Some(setup.worker));
+    process::set_name(&format!("prefork/{}", setup.worker.slot));
+    signal::count(signal::SIGTERM, &setup.leave);
     match config.timeout.as_millis() as u64 {
         0 => {}
-        limit => overdue::watch(birth.page.busy_since(), limit),
+        limit => overdue::watch(setup.page.busy_since(), limit),
     }
-    introduce(birth.worker);
+    introduce(setup.worker);
     // Where there is no such file, nobody is chosen by it.
     let _ = process::offer_memory(OFFERED);
     let usual = panic::take_hook();
@@ -258,29 +259,32 @@ pub fn run(source: &mut dyn Source, config: &Config, birth: Birth<'_>, poll: &mu
             usual(about);
         }
     }));
-    tell(birth.worker, &Notice::Online);
-    let started = guarded(|| start(source, &birth));
+    tell(setup.worker, &Notice::Online);
+    let started = guarded(|| start(source, &setup));
     let mut handler = match started {
         Ok(handler) => handler,
-        Err(text) => fail(birth.worker, text),
+        Err(text) => fail(setup.worker, text),
     };
     let kind = handler.kind();
     let limit = match kind {
         Kind::Connection | Kind::Datagram => 1,
         Kind::Request | Kind::Data => descriptor_credit(config),
     };
-    birth.worker.state.set(WorkerState::Ready);
-    tell(birth.worker, &Notice::Ready { kind: kind as u8, limit });
-    let mut inlet = inlet::Inlet::new(birth, kind, poll, config.drain_timeout);
-    let event_loop = event_loop::EventLoop::new(&mut *handler, kind, config, limit, &mut inlet, poll);
+    setup.worker.state.set(WorkerState::Ready);
+    tell(setup.worker, &Notice::Ready { kind: kind as u8, limit });
+    let WorkerSetup { worker, queue, own_sockets, inbox, page, common, wake, leave, stderr, .. } = setup;
+    let own = own_sockets::OwnSockets::new(own_sockets, kind == Kind::Connection);
+    let intake = intake::Intake::new(worker, page, queue, own, (common, wake), poll);
+    let channel = channel::Channel::new(worker, inbox, leave, stderr, config.drain_timeout, poll);
+    let ends = (worker, intake, channel);
+    let event_loop = event_loop::EventLoop::new(&mut *handler, kind, config, limit, ends, poll);
     if let Err(e) = event_loop.serve() {
-        log!("worker {}: {e}", inlet.worker.id);
+        log!("worker {}: {e}", worker.id);
         process::exit(EXIT_FAILED);
     }
-    inlet.close(&mut *handler, config);
-    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(inlet.worker)));
-    // The last words. Where the master is gone there is nobody to hear them.
-    let _ = inlet.worker.mailbox.finish(PATIENCE);
+    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(worker)));
+    // What the handler has just sent. If the master is gone, that fails.
+    let _ = worker.mailbox.finish(PATIENCE);
     process::exit(0)
 }
 
@@ -293,10 +297,10 @@ fn introduce(worker: &Worker) {
     process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
 }
 
-fn start(source: &mut dyn Source, birth: &Birth<'_>) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(birth.worker)?;
-    handler.start(birth.worker)?;
-    birth.addresses.are_served_by(&*handler)?;
+fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Handler>, String> {
+    let mut handler = source.open(setup.worker)?;
+    handler.start(setup.worker)?;
+    setup.addresses.are_served_by(&*handler)?;
     Ok(handler)
 }
 

@@ -9,7 +9,7 @@ use crate::event::{Bound, Family};
 use crate::log::log;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
-use crate::worker::acceptor::Door;
+use crate::worker::own_sockets::OwnSocket;
 pub use set::Owner;
 use set::SocketSet;
 use std::fmt;
@@ -322,13 +322,13 @@ impl Listener {
     }
 
     /// In a worker: its own socket here, if it has one.
-    pub fn into_socket_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<Door> {
+    pub fn into_socket_of(mut self, slot: usize, listener: u16, accept: Accept) -> Option<OwnSocket> {
         self.made = None;
         let (for_workers, datagrams) = (self.is_for_workers(accept), self.takes_datagrams());
         let sockets = std::mem::replace(&mut self.sockets, SocketSet::per_slot());
         let alone = sockets.are_per_slot();
         let fd = sockets.into_socket_of(slot).filter(|_| for_workers)?;
-        Some(Door { fd, listener, alone, datagrams })
+        Some(OwnSocket { fd, listener, alone, datagrams })
     }
 }
 
