@@ -307,10 +307,11 @@ impl Server {
         self.addresses = found;
         // Standard error of workers that have just started comes through pipes for a moment yet.
         comes_true(PATIENCE, || {
-            // In this order, and read twice: the master may be in the middle of letting go of one.
+            // In this order, read twice, and only while it sleeps: a busy machine may have it wait for a CPU in the middle of
+            // closing one.
             let gone = proc::pipes(self.pid).is_empty();
             let before = std::mem::replace(&mut self.kinds_at_start, proc::kinds(self.pid));
-            gone && self.kinds_at_start == before
+            gone && self.kinds_at_start == before && proc::state(self.pid) == Some('S')
         });
         self.shared_at_start = proc::shared_memory(self.pid);
     }
