@@ -1,18 +1,19 @@
-//! What this process is to prefork: nothing, a master, or a worker. Can be asked for anywhere.
+//! The role of this process: none, master, or worker. Readable in any thread.
 
+use crate::message::MASTER;
 use crate::sys::process;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
-/// What a process is.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Neither: no server runs here, or this is a process that a master or a worker forked by itself.
+    /// Neither master nor worker: no server runs here, or this is a process that a master's or a worker's user code forked.
     None,
     /// The master of a server.
     Master,
     /// A worker.
     Worker {
-        /// Its number.
+        /// Its id.
         id: u32,
         /// Its slot.
         slot: u32,
@@ -21,43 +22,33 @@ pub enum Role {
     },
 }
 
-const NONE: u32 = 0;
-const MASTER: u32 = 1;
-const WORKER: u32 = 2;
-
-static WHAT: AtomicU32 = AtomicU32::new(NONE);
-/// The process all this is said of: a fork has a copy of it.
+/// The process that has the role: a fork inherits these words, but not the role. 0 if there is none.
 static PID: AtomicI32 = AtomicI32::new(0);
-static ID: AtomicU32 = AtomicU32::new(0);
+static ID: AtomicU32 = AtomicU32::new(MASTER);
 static SLOT: AtomicU32 = AtomicU32::new(0);
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// What this process is; in any process and any thread. A worker sees the same in its environment: `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+/// Returns the role of this process, in any thread. A worker finds the same in its environment: `PREFORK_WORKER_ID`,
+/// `PREFORK_SLOT`, `PREFORK_GENERATION`.
 pub fn role() -> Role {
-    match WHAT.load(Relaxed) {
+    match ID.load(Relaxed) {
         _ if PID.load(Relaxed) != process::own_pid() => Role::None,
         MASTER => Role::Master,
-        WORKER => Role::Worker {
-            id: ID.load(Relaxed),
-            slot: SLOT.load(Relaxed),
-            generation: GENERATION.load(Relaxed),
-        },
-        _ => Role::None,
+        id => Role::Worker { id, slot: SLOT.load(Relaxed), generation: GENERATION.load(Relaxed) },
     }
 }
 
-/// Sets it; in the master at the start and the end of a run, in a worker right after the fork.
+/// Sets the role: in the master at the start and the end of a run, in a worker right after the fork.
 pub(crate) fn set(role: Role) {
-    let what = match role {
-        Role::None => NONE,
-        Role::Master => MASTER,
+    let (pid, id) = match role {
+        Role::None => (0, MASTER),
+        Role::Master => (process::own_pid(), MASTER),
         Role::Worker { id, slot, generation } => {
-            ID.store(id, Relaxed);
             SLOT.store(slot, Relaxed);
             GENERATION.store(generation, Relaxed);
-            WORKER
+            (process::own_pid(), id)
         }
     };
-    PID.store(process::own_pid(), Relaxed);
-    WHAT.store(what, Relaxed);
+    ID.store(id, Relaxed);
+    PID.store(pid, Relaxed);
 }

@@ -1,8 +1,8 @@
-//! The scoreboard: one page of shared counters per worker process, and two for all.
+//! The scoreboard: shared memory with one page of counters for each worker, and two pages about all workers.
 //!
-//! A worker writes its own page, the master reads them all; everything is an atomic word. The master takes what
-//! it reads as numbers to compare and show, never as an index or a pointer: a worker that writes garbage harms its own
-//! place in the order of dispatch and nothing else. What the master must be able to trust it counts itself.
+//! A worker writes its own page, the master reads them all; every word is an atomic. The master compares and shows what it
+//! reads, and never uses it as an index or a pointer: a worker that writes garbage harms only its own rank in dispatch. What
+//! the master must be able to trust it counts itself.
 
 use crate::ids::Page;
 use crate::sys::memory::{self, SharedPage};
@@ -12,17 +12,19 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 use std::sync::{Mutex, PoisonError};
 
-/// All pages: the master's view.
+/// All pages, as the master sees them.
 pub struct Scoreboard {
     pages: &'static [SharedPage],
-    /// What is mapped, for a program that takes this one's place; a worker lets go of it.
+    /// The mapped file, which an upgrade passes to the next program; `None` in a worker.
     file: Option<OwnedFd>,
 }
 
-/// The pages that are about all workers: one that they write too, and one that is the master's alone to write.
+/// The pages about all workers.
 #[derive(Clone, Copy)]
 pub struct Common {
+    /// Written by the master and by workers.
     shared: &'static SharedPage,
+    /// Written by the master alone.
     masters: &'static SharedPage,
 }
 
@@ -30,15 +32,15 @@ pub struct Common {
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerPage(&'static SharedPage);
 
-/// Words of a [`WorkerPage`]. All but [`Word::BusySince`] count up for as long as the page is used.
+/// Words of a [`WorkerPage`]. All except [`Word::BusySince`] count up as long as the page has the same worker.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
     /// Connections read from the handoff channel, or accepted by the worker itself.
     Taken,
-    /// Probes read from the handoff channel: signs of life the master asked for.
+    /// Probes read from the handoff channel.
     Probed,
-    /// Connections that are no longer this worker's: closed or handed back.
+    /// Connections that were closed or handed back.
     Finished,
     /// Requests answered; in blocking style, connections served.
     Requests,
@@ -48,13 +50,13 @@ pub enum Word {
     BytesIn,
     /// Bytes written to clients.
     BytesOut,
-    /// Since when (monotonic, milliseconds) the handler has been running; 0 while it is not.
+    /// The time (monotonic, milliseconds) at which the running call of the handler began; 0 if none is running.
     BusySince,
-    /// Those of [`Word::Taken`] that the worker accepted itself: the master knows of them from here only.
+    /// The part of [`Word::Taken`] that the worker accepted itself, which the master learns only from here.
     Accepted,
 }
 
-/// Pages before those of workers: the two of [`Common`].
+/// The pages of [`Common`] come before those of workers.
 const COMMON_PAGES: usize = 2;
 
 /// The word of the shared page.
@@ -62,49 +64,49 @@ const WAITING: usize = 0;
 /// The word of the master's page.
 const INTAKE: usize = 0;
 
-/// Words at `INTAKE`; 0 before the first workers are all ready.
+/// Values of `INTAKE`; 0 before the first workers are all ready.
 const ALLOWED: u64 = 1;
 const FINAL: u64 = 2;
 
-/// Mappings stay for the rest of the process's life: of a master that is no more, without its memory, for the next one.
-static LEFT: Mutex<Vec<&'static [SharedPage]>> = Mutex::new(Vec::new());
+/// Mappings that former masters in this process have released, for the next one.
+static RELEASED: Mutex<Vec<&'static [SharedPage]>> = Mutex::new(Vec::new());
 
 impl Scoreboard {
-    /// Maps a scoreboard with `pages` pages for workers; pages take memory when they are used.
+    /// Maps a scoreboard for this number of workers. A page takes memory when it is first used.
     pub fn new(workers: usize) -> io::Result<Self> {
         Self::resume(memory::page_file(c"prefork-scoreboard", workers + COMMON_PAGES)?, workers)
     }
 
-    /// Maps the scoreboard of the program that was in this process before. Where a former master of this program has left a
-    /// mapping of that size, it takes its place.
+    /// Maps the file of an existing scoreboard, at the place of a released mapping of that size if there is one.
     pub fn resume(file: OwnedFd, workers: usize) -> io::Result<Self> {
-        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = left.iter().position(|pages| pages.len() == workers + COMMON_PAGES);
-        let pages = match at.map(|at| left.swap_remove(at)) {
+        let mut released = RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = released.iter().position(|pages| pages.len() == workers + COMMON_PAGES);
+        let pages = match at.map(|at| released.swap_remove(at)) {
             Some(pages) => memory::map_over(pages, Some(file.as_fd())).map(|()| pages)?,
             None => memory::map_pages(file.as_fd(), workers + COMMON_PAGES)?,
         };
         Ok(Self { pages, file: Some(file) })
     }
 
-    /// Nobody writes or reads it any more: gives its memory back.
-    pub fn leave(&self) {
+    /// Gives the memory back when neither master nor workers use it any more. The addresses stay mapped, since references to
+    /// the pages are `'static`.
+    pub fn release(&self) {
         if memory::map_over(self.pages, None).is_ok() {
-            LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(self.pages);
+            RELEASED.lock().unwrap_or_else(PoisonError::into_inner).push(self.pages);
         }
     }
 
-    /// What is about all workers.
+    /// The pages about all workers.
     pub fn common(&self) -> Common {
         Common { shared: &self.pages[0], masters: &self.pages[1] }
     }
 
-    /// WorkerPage `index`.
+    /// A worker's page.
     pub fn page(&self, page: Page) -> WorkerPage {
         WorkerPage(&self.pages[page.index() + COMMON_PAGES])
     }
 
-    /// Worker: keeps the shared page and its own, and makes the others read-only in this process.
+    /// Worker: makes all pages read-only in this process, except the shared one and its own.
     pub fn keep_only(&mut self, page: Page) -> io::Result<()> {
         self.file = None;
         memory::protect(&self.pages[1..page.index() + COMMON_PAGES])?;
@@ -113,47 +115,48 @@ impl Scoreboard {
 }
 
 impl AsFd for Scoreboard {
-    #[expect(clippy::expect_used, reason = "only a worker has let go of it, and a worker hands nothing over")]
+    #[expect(clippy::expect_used, reason = "only workers have closed it, and only the master is upgraded")]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_ref().expect("the master has the scoreboard's file").as_fd()
     }
 }
 
 impl Common {
-    /// Master: says that it waits for room. Must be followed by another look for room before the master sleeps.
+    /// Master: announces that it waits for room. It must check once more for room before it sleeps.
     pub fn start_waiting(self) {
         self.shared[WAITING].store(1, SeqCst);
         fence(SeqCst);
     }
 
-    /// Master: says that it no longer waits.
+    /// Master: no longer waits.
     pub fn stop_waiting(self) {
         self.shared[WAITING].store(0, Relaxed);
     }
 
-    /// Master: workers may accept and read datagrams, where that is theirs to do. They look when something wakes them.
+    /// Master: allows workers to accept and to read datagrams. They notice when they next wake.
     pub fn allow_intake(self) {
         self.masters[INTAKE].store(ALLOWED, Relaxed);
     }
 
-    /// Master: no worker comes after those there are; whoever drains from now on takes all that waits at its doors first.
+    /// Master: no worker follows the present ones; those that drain first take all that waits at their own sockets.
     pub fn start_final_intake(self) {
         self.masters[INTAKE].store(FINAL, SeqCst);
     }
 
-    /// Worker: whether it may accept and read datagrams.
+    /// Worker: true if it may accept and read datagrams.
     pub fn may_take_in(self) -> bool {
         self.masters[INTAKE].load(Relaxed) != 0
     }
 
-    /// Worker: whether no other comes after it.
+    /// Worker: true if no other follows it.
     pub fn is_final_intake(self) -> bool {
         self.masters[INTAKE].load(SeqCst) == FINAL
     }
 
-    /// Worker, after it made room: whether it is the one to wake the master.
+    /// Worker, after it made room: true if it has to wake the master.
     ///
-    /// The fence pairs with the one in `start_waiting`: either the master's second look sees the room, or this sees the wait.
+    /// The fence pairs with the one in `start_waiting`: either the master's second check sees the room, or this load sees the
+    /// wait.
     pub fn claim_wake(self) -> bool {
         fence(SeqCst);
         self.shared[WAITING].load(Relaxed) != 0 && self.shared[WAITING].swap(0, SeqCst) != 0
@@ -161,7 +164,8 @@ impl Common {
 }
 
 impl WorkerPage {
-    fn word(self, word: Word) -> &'static AtomicU64 {
+    /// The word itself.
+    pub fn word(self, word: Word) -> &'static AtomicU64 {
         &self.0[word as usize]
     }
 
@@ -178,11 +182,6 @@ impl WorkerPage {
     /// Adds to a word. Only the page's worker does, so a load and a store are enough.
     pub fn add(self, word: Word, n: u64) {
         self.set(word, self.get(word).wrapping_add(n));
-    }
-
-    /// Since when the handler has been running, for who looks from within a signal.
-    pub fn busy_since(self) -> &'static AtomicU64 {
-        self.word(Word::BusySince)
     }
 
     /// Clears the page for its next worker.

@@ -285,7 +285,7 @@ impl Drop for Master {
         self.pool.workers.iter().for_each(|worker| drop(worker.link.process.wait()));
         self.upgrade.end_trial();
         self.pool.workers.pages().for_each(|page| drop(self.stderr.finish(page, &self.poll)));
-        self.births.board.leave();
+        self.births.board.release();
         role::set(Role::None);
     }
 }

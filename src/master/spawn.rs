@@ -3,7 +3,7 @@
 use super::lifecycle::{Ended, Input};
 use super::pool::{HandoffQueue, WorkerEntry, WorkerLink};
 use super::{Master, Token};
-use crate::handoff::{self, Taker};
+use crate::handoff::{self, HandoffEnd};
 use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
@@ -39,7 +39,7 @@ impl Master {
             return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
         }
         let page = self.pool.workers.free_page().ok_or_else(|| io::Error::other("all pages are taken"))?;
-        let (giver, queue) = handoff::channel()?;
+        let (master_end, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel(self.config.max_message)?;
         let counters = self.births.board.page(page);
         counters.clear();
@@ -52,7 +52,7 @@ impl Master {
         let process = match forked? {
             Fork::Parent(process) => process,
             Fork::Child => {
-                drop((giver, channel));
+                drop((master_end, channel));
                 let Channel { socket, inbox, outbox } = theirs;
                 let own = SelfInfo {
                     started,
@@ -65,7 +65,8 @@ impl Master {
                 self.become_worker(page, worker, queue, inbox, stderr)
             }
         };
-        let link = WorkerLink { process, queue: HandoffQueue { giver, taker: queue }, page: counters };
+        let queue = HandoffQueue { master: master_end, worker: queue };
+        let link = WorkerLink { process, queue, page: counters };
         let max_requests = self.jittered_max_requests(id);
         let entry = WorkerEntry { started, ..WorkerEntry::new(id, slot, generation, link, max_requests) };
         let watched = self.watch_exit(page, &entry.link);
@@ -111,7 +112,7 @@ impl Master {
         &mut self,
         page: Page,
         worker: Worker,
-        queue: Taker,
+        queue: HandoffEnd,
         inbox: Inbox,
         stderr: Option<OwnedFd>,
     ) -> ! {

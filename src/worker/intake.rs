@@ -2,7 +2,7 @@
 
 use super::own_sockets::{OwnSocket, OwnSockets, Watched};
 use super::{DESCRIPTOR_RESERVE, Worker};
-use crate::handoff::{Given, Origin, Taken, Taker};
+use crate::handoff::{Given, HandoffEnd, Origin, Taken};
 use crate::log::log;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::time::Time;
@@ -21,7 +21,7 @@ pub struct Intake<'a> {
     worker: &'static Worker,
     /// The worker's counters.
     pub page: WorkerPage,
-    queue: Taker,
+    queue: HandoffEnd,
     own: OwnSockets,
     common: Common,
     wake: BorrowedFd<'a>,
@@ -51,7 +51,7 @@ impl<'a> Intake<'a> {
     pub fn new(
         worker: &'static Worker,
         page: WorkerPage,
-        queue: Taker,
+        queue: HandoffEnd,
         own: OwnSockets,
         (common, wake): (Common, BorrowedFd<'a>),
         poll: &mio::Poll,
@@ -219,7 +219,7 @@ impl<'a> Intake<'a> {
 
     /// Gives an idle connection back to the master. `false` if it stays here for now.
     pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: u16) -> bool {
-        matches!(self.queue.hand_back(connection, listener), Ok(Given::Done))
+        matches!(self.queue.give(connection, Origin { listener, used: true }), Ok(Given::Done))
     }
 
     fn made_room(&self) {

@@ -19,7 +19,7 @@ mod table;
 
 use crate::config::Config;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
-use crate::handoff::Taker;
+use crate::handoff::HandoffEnd;
 use crate::log::log;
 use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
@@ -213,7 +213,7 @@ pub struct WorkerSetup<'a> {
     /// The worker. It lives as long as the process: a handler may keep its address.
     pub worker: &'static Worker,
     /// Its end of the handoff channel.
-    pub queue: Taker,
+    pub queue: HandoffEnd,
     /// The sockets at which it takes what comes from the kernel itself.
     pub own_sockets: Vec<own_sockets::OwnSocket>,
     /// The addresses that its handler must be able to serve.
@@ -247,7 +247,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     signal::count(signal::SIGTERM, &setup.leave);
     match config.timeout.as_millis() as u64 {
         0 => {}
-        limit => overdue::watch(setup.page.busy_since(), limit),
+        limit => overdue::watch(setup.page.word(Word::BusySince), limit),
     }
     introduce(setup.worker);
     // Where there is no such file, nobody is chosen by it.

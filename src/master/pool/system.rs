@@ -2,7 +2,7 @@
 
 use super::{Backlog, Link, Queue, System};
 use crate::config::Accept;
-use crate::handoff::{Given, Giver, Origin, Taken, Taker};
+use crate::handoff::{Given, HandoffEnd, Origin, Taken};
 use crate::ids::Page;
 use crate::master::fd_reserve::FdReserve;
 use crate::master::sockets::{Listener, Owner};
@@ -35,9 +35,9 @@ pub struct WorkerLink {
 /// Both ends of a worker's handoff channel, as the master has them.
 pub struct HandoffQueue {
     /// The master's end: connections go to the worker, and those it hands back come.
-    pub giver: Giver,
+    pub master: HandoffEnd,
     /// A copy of the worker's end, to reclaim what the worker does not take.
-    pub taker: Taker,
+    pub worker: HandoffEnd,
 }
 
 impl System for Kernel {
@@ -79,19 +79,19 @@ impl Queue for HandoffQueue {
     type Connection = OwnedFd;
 
     fn give(&self, connection: &OwnedFd, origin: Origin) -> io::Result<Given> {
-        self.giver.give(connection.as_fd(), origin)
+        self.master.give(connection.as_fd(), origin)
     }
 
     fn reclaim(&self) -> io::Result<Taken> {
-        self.taker.take()
+        self.worker.take()
     }
 
     fn take_returned(&self) -> io::Result<Taken> {
-        self.giver.take_back()
+        self.master.take()
     }
 
     fn probe(&self) -> bool {
-        self.giver.probe()
+        self.master.probe()
     }
 }
 
@@ -112,11 +112,11 @@ impl Link for WorkerLink {
     }
 
     fn watch_returns(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
-        poll::watch_level(poll, self.queue.giver.as_fd(), Token::Returns(page).into())
+        poll::watch_level(poll, self.queue.master.as_fd(), Token::Returns(page).into())
     }
 
     fn unwatch_returns(&self, poll: &mio::Poll) {
-        let _ = poll::unwatch(poll, self.queue.giver.as_fd());
+        let _ = poll::unwatch(poll, self.queue.master.as_fd());
     }
 
     fn memory(&self) -> Option<u64> {

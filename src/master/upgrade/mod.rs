@@ -12,7 +12,7 @@ use super::router::Router;
 use super::{Master, Token};
 use crate::Kind;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handoff::{Giver, Taker};
+use crate::handoff::HandoffEnd;
 use crate::ids::Generation;
 use crate::log::log;
 use crate::sys::process::{self, Exit, Fork, Process};
@@ -232,8 +232,8 @@ impl Master {
                 page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
                 pid: worker.link.process.pid(),
                 process: keep(kept, &worker.link.process),
-                giver: keep(kept, &worker.link.queue.giver),
-                queue: keep(kept, &worker.link.queue.taker),
+                giver: keep(kept, &worker.link.queue.master),
+                queue: keep(kept, &worker.link.queue.worker),
                 channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
                 messages: router.save(worker.id).ok_or_else(missing)?,
                 given: worker.given,
@@ -248,7 +248,7 @@ impl Master {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
                 Return::OfDeadWorker(ends) => {
-                    let (giver, queue) = (keep(kept, &ends.giver), keep(kept, &ends.taker));
+                    let (giver, queue) = (keep(kept, &ends.master), keep(kept, &ends.worker));
                     returns.push(SavedReturn::OfDeadWorker { giver, queue });
                 }
                 Return::HandedBack(_) => {}
@@ -347,6 +347,6 @@ impl Master {
     }
 }
 
-fn handoff_queue(giver: Fd, taker: Fd) -> io::Result<HandoffQueue> {
-    Ok(HandoffQueue { giver: Giver::from(giver.adopt()?), taker: Taker::from(taker.adopt()?) })
+fn handoff_queue(master: Fd, worker: Fd) -> io::Result<HandoffQueue> {
+    Ok(HandoffQueue { master: HandoffEnd::from(master.adopt()?), worker: HandoffEnd::from(worker.adopt()?) })
 }
