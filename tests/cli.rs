@@ -1,4 +1,4 @@
-//! What the program says and how it exits where no server comes up.
+//! The output and the exit code of the program when it starts no server.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read;
@@ -123,6 +123,14 @@ fn an_unknown_option_is_named_with_a_likely_one() {
 }
 
 #[test]
+fn a_misspelled_verb_is_named_with_a_likely_one() {
+    for (word, verb) in [("relod", "reload"), ("sacle", "scale"), ("event", "events"), ("lst", "ls")] {
+        let text = refusal_of(&[word, "3"]);
+        assert!(text.contains(word) && text.contains(&format!("did you mean `prefork {verb}`?")), "{text}");
+    }
+}
+
+#[test]
 fn a_program_in_place_of_a_handler_is_refused() {
     for program in [&["--", "node", "app.js"][..], &["-w", "2", "--", "./handler.so"]] {
         assert!(refusal_of(program).contains("only a handler"), "{program:?}");
@@ -154,21 +162,30 @@ fn the_bash_completion_completes() {
 }
 
 #[test]
-fn the_manual_page_has_every_option_explained() {
+fn the_manual_page_has_every_option_and_verb_explained() {
     let page = stdout_of(&["man"]);
     for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "SERVING", "LIMITS", "TIMEOUTS", "EXAMPLES", "SIGNALS"]
     {
         assert!(page.contains(&format!(".SH {section}\n")), "{section}");
     }
-    // In the page a hyphen is written `\-`.
-    let page = page.replace("\\-", "-");
+    // In the page a hyphen is written `\-`, an apostrophe `\*(Aq`.
+    let page = page.replace("\\-", "-").replace("\\*(Aq", "'");
     let help = stdout_of(&["--help"]);
     let options: Vec<_> = help.split_whitespace().filter(|w| w.starts_with("--")).collect();
     assert!(options.len() >= 20, "{options:?}");
     for option in options {
         assert!(page.contains(option.trim_end_matches(',')), "{option}");
     }
-    assert!(page.contains("Until the head of a request is complete"), "{page}");
+    for setting in prefork::Config::settings().filter(|s| !s.group.is_empty()) {
+        assert!(page.contains(setting.help) && page.contains(setting.more), "{}", setting.name);
+    }
+    for verb in ["ls", "show", "reload", "scale", "stop", "events", "demo", "completions", "man"] {
+        let help = stdout_of(&[verb, "--help"]);
+        let (about, rest) = help.split_once("\n\n").unwrap();
+        assert!(page.contains(&format!(".SS \"prefork {verb}")) && page.contains(about), "{verb}");
+        let mut options = rest.split_whitespace().filter(|w| w.starts_with("--"));
+        assert!(options.all(|option| page.contains(option)), "{verb}");
+    }
 }
 
 #[test]

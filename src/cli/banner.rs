@@ -1,32 +1,31 @@
-//! The three lines a server starts with: where it listens, who serves, what to try.
+//! The three lines that a server prints when it has started: its addresses, its workers, commands to try.
 
 use prefork::config::Accept;
 use prefork::{Config, Kind, Started};
 use std::io::Write;
 
-/// Prints the banner; `spread` is what [`spread`] says. A closed standard output does not stop a server.
-pub fn print(started: &Started, handler: &str, spread: &str) {
+/// Prints the banner; a closed standard output does not stop a server. `distribution` is from [`distribution`].
+pub fn print(started: &Started, handler: &str, distribution: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text(started, handler, spread).as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text(started, handler, distribution).as_bytes()).and_then(|()| out.flush());
 }
 
-/// How connections come to the workers.
-pub fn spread(config: &Config) -> String {
-    match config.accept {
-        Accept::Master => format!("dispatch {}", config.dispatch),
-        workers => format!("accept {workers}"),
-    }
+/// Returns the setting by which connections are distributed among the workers.
+pub fn distribution(config: &Config) -> String {
+    let name = if config.accept == Accept::Master { "dispatch" } else { "accept" };
+    let setting = Config::settings().find(|setting| setting.name == name);
+    setting.map_or_else(String::new, |setting| format!("{name} {}", (setting.show)(config)))
 }
 
-fn text(started: &Started, handler: &str, spread: &str) -> String {
+fn text(started: &Started, handler: &str, distribution: &str) -> String {
     let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
     let lines = [
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
-        format!("{} {some} ({handler}), {spread}", started.workers),
+        format!("{} {some} ({handler}), {distribution}", started.workers),
         format!("try: {}", examples(started)),
     ];
-    // A file name may hold a line break; the banner has three lines all the same.
+    // A file name may contain a line break.
     lines.map(|line| line.replace(char::is_control, "?") + "\n").concat()
 }
 
@@ -39,7 +38,7 @@ fn url(address: &str, kind: Kind) -> String {
     }
 }
 
-/// Commands for the first TCP address, or else for the first of another kind.
+/// Returns commands for the first TCP address, or else for the first address.
 fn examples(started: &Started) -> String {
     let is_tcp = |a: &&String| !a.starts_with("unix:") && !a.starts_with("udp:");
     let address = started.addresses.iter().find(is_tcp).or(started.addresses.first());
@@ -64,7 +63,7 @@ fn netcat(address: &str) -> String {
     format!("nc {options}{} {port}", host.trim_matches(['[', ']']))
 }
 
-/// An address a client can use: a wildcard is none.
+/// Returns an address that a client can connect to, for a wildcard too.
 fn reachable(address: &str) -> String {
     match address.rsplit_once(':') {
         Some(("0.0.0.0" | "[::]", port)) => format!("localhost:{port}"),
@@ -72,7 +71,7 @@ fn reachable(address: &str) -> String {
     }
 }
 
-/// Quotes a word where a shell would read more into it.
+/// Quotes a word unless a shell would take it literally.
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+@%,=".contains(c);
     if word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
@@ -84,11 +83,11 @@ mod tests {
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
         let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind }, "hello.so", &spread(&Config::default()))
+        text(&Started { addresses, workers, kind }, "hello.so", &distribution(&Config::default()))
     }
 
     #[test]
-    fn a_web_server_says_curl_and_wrk() {
+    fn a_web_server_is_tried_with_curl_and_wrk() {
         assert_eq!(
             banner(&["unix:/run/x", "127.0.0.1:8080"], 8, Kind::Request),
             concat!(
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_and_sockets_name_the_tool_that_speaks_to_them() {
+    fn other_kinds_of_servers_and_sockets_are_tried_with_their_tools() {
         let last = |text: String| text.lines().last().unwrap().to_owned();
         assert_eq!(last(banner(&["[::1]:7"], 2, Kind::Data)), "try: nc ::1 7");
         assert_eq!(last(banner(&["127.0.0.1:7"], 2, Kind::Connection)), "try: nc 127.0.0.1 7");

@@ -2,27 +2,25 @@
 
 use clap::Command;
 use clap_mangen::Man;
-use clap_mangen::roff::{Roff, bold, roman};
+use clap_mangen::roff::{Roff, roman};
 use std::io;
 
-/// Renders the page of `command`.
-pub fn page(command: Command) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let mut commands = Roff::new();
-    commands.control("SH", ["OTHER COMMANDS"]);
-    for verb in command.get_subcommands() {
-        let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-        commands.control("TP", []);
-        commands.text([bold(format!("prefork {}", verb.get_name()))]);
-        commands.text([roman(about)]);
-    }
+/// Renders the page of `command` and its verbs.
+pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
+    // So that each verb knows its full name.
+    command.build();
+    let verbs: Vec<Command> = command.get_subcommands().cloned().collect();
     let man = Man::new(command);
+    let mut text = Vec::new();
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
     man.render_synopsis_section(&mut text)?;
     man.render_description_section(&mut text)?;
     man.render_options_section(&mut text)?;
-    commands.to_writer(&mut text)?;
+    Roff::new().control("SH", ["OTHER COMMANDS"]).to_writer(&mut text)?;
+    for verb in verbs {
+        text.extend(section(verb)?);
+    }
     for (title, lines) in super::NOTES {
         let mut section = Roff::new();
         section.control("SH", [title.to_uppercase().as_str()]).control("nf", []);
@@ -31,4 +29,20 @@ pub fn page(command: Command) -> io::Result<Vec<u8>> {
         section.to_writer(&mut text)?;
     }
     Ok(text)
+}
+
+/// Renders the subsection of a verb.
+fn section(mut verb: Command) -> io::Result<Vec<u8>> {
+    let usage = verb.render_usage().to_string();
+    // The settings, which `demo` takes too, have headings; they are in the page already.
+    let man = Man::new(verb.mut_args(|arg| {
+        let is_known = arg.get_help_heading().is_some() || arg.get_id() == "help";
+        arg.hide(is_known)
+    }));
+    let mut text = Vec::new();
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    let title = format!(".SS \"{}\"", usage.trim_start_matches("Usage: "));
+    let text = String::from_utf8_lossy(&text).replacen(".SH DESCRIPTION", &title, 1);
+    Ok(text.replace(".SH OPTIONS\n", "").into_bytes())
 }

@@ -1,6 +1,6 @@
-//! The command line: reads the arguments, starts a server, tells how it ended.
+//! The command line: reads the arguments, runs a verb or starts a server, reports the failure.
 //!
-//! Runs in the master, before and after [`prefork::Server::run`]. Nothing of the parser lives while the server does.
+//! Runs in the master, before and after [`prefork::Server::run`]. The parser's memory is free while the server runs.
 
 mod banner;
 mod demo;
@@ -8,23 +8,21 @@ mod man;
 mod settings;
 mod verbs;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use prefork::{Config, ErrorKind, Server};
-use settings::Settings;
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const NO_SUCH: u8 = 3;
 const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
 
-/// What help and the manual page say behind the options.
+/// The sections after the options, in the help and the manual page.
 const NOTES: [(&str, &str); 5] = [
     (
         "Units",
@@ -33,7 +31,7 @@ const NOTES: [(&str, &str); 5] = [
     ),
     (
         "Examples",
-        "prefork demo                       a built-in handler, to look around\n\
+        "prefork demo                       a built-in handler, to try things out\n\
          prefork ./hello.so                 a worker per CPU on 127.0.0.1:8080\n\
          prefork -w 8 -l :80 -l unix:/run/hello ./hello.so\n\
          prefork ./hello.so --colour blue   the handler gets --colour blue",
@@ -43,22 +41,22 @@ const NOTES: [(&str, &str); 5] = [
         "TERM, INT, QUIT    drain and stop: finish what is in progress\n\
          a second of these  stop at once\n\
          HUP                reload: a new generation of workers, one after the other\n\
-         USR2               upgrade: the binary that is at its path by now takes over, in the same process\n\
-         TTIN, TTOU         one worker more, one less\n\
-         USR1               nothing yet; kept for log files",
+         USR2               upgrade: the binary now at its path replaces the program, in the same process\n\
+         TTIN, TTOU         add a worker, remove one\n\
+         USR1               no effect; reserved for log files",
     ),
     (
         "Control sockets",
-        "ls, show, reload and the like find servers by their sockets in $XDG_RUNTIME_DIR/prefork, /run/prefork or\n\
-         /tmp/prefork-UID, whichever can be used first; PREFORK_RUNTIME_DIR names another directory, and then the only one",
+        "ls, show, reload and the like find servers by their sockets. A server creates its socket in the first directory it\n\
+         can use of $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID; or only in $PREFORK_RUNTIME_DIR, if set",
     ),
     ("Exit status", "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out"),
 ];
 
 /// Serve with worker processes behind one address, and lose no accepted connection
 ///
-/// A master process accepts connections and hands each one to a worker process, which runs the handler on it. A worker
-/// that dies is replaced.
+/// A master process accepts connections and hands each off to a worker process, which runs the handler. A worker that dies
+/// is replaced.
 #[derive(Parser)]
 #[command(
     name = "prefork",
@@ -67,14 +65,10 @@ const NOTES: [(&str, &str); 5] = [
     after_long_help = notes(),
     subcommand_help_heading = "Other commands",
     disable_help_subcommand = true,
-    args_override_self = true,
     max_term_width = 110
 )]
 struct Cli {
-    #[command(flatten)]
-    settings: Settings,
-
-    /// A shared object with a prefork_module, and the arguments it gets
+    /// A shared object with a prefork_module, and its arguments
     #[arg(
         value_names = ["HANDLER.so", "ARGS"],
         num_args = 1..,
@@ -91,33 +85,23 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     #[command(flatten)]
-    Steer(verbs::Verb),
-    /// Serve with a built-in handler that shows what there is
-    #[command(override_usage = "prefork demo [OPTIONS]", args_override_self = true)]
-    Demo {
-        #[command(flatten)]
-        settings: Settings,
-    },
+    Control(verbs::Verb),
+    /// Serve with a built-in handler that shows what prefork does
+    ///
+    /// It takes the same options as a server with a handler.
+    Demo,
     /// Print a completion script for a shell
-    #[command(override_usage = "prefork completions SHELL")]
     Completions {
         /// The shell
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
     /// Print the manual page (prefork man | man -l -)
-    #[command(override_usage = "prefork man")]
     Man,
 }
 
-/// What the arguments ask for, without anything of the parser.
-enum Task {
-    Serve { name: String, server: Box<Server> },
-    Steer { verb: verbs::Verb, name: Option<String> },
-    Print(Vec<u8>),
-}
-
-/// Why there is nothing to do or it went wrong: the exit code and one line, which is empty where all has been said.
+/// The exit code and one line for standard error; the line is empty if it has been printed.
+#[derive(Clone)]
 struct Failure(u8, String);
 
 impl From<prefork::Error> for Failure {
@@ -126,92 +110,118 @@ impl From<prefork::Error> for Failure {
     }
 }
 
-/// The whole program.
-pub fn main() -> ExitCode {
-    let done = match Cli::try_parse() {
-        Ok(cli) => task(cli).and_then(perform),
-        Err(e) if e.use_stderr() => Err(Failure(USAGE, one_line(&e.to_string()))),
-        // `--help` and `--version`, which clap calls errors too.
-        Err(e) => tolerate_closed_pipe(e.print()),
-    };
-    let Err(Failure(code, text)) = done else { return DONE.into() };
-    complain(&Failure(code, text));
-    code.into()
+impl From<clap::Error> for Failure {
+    fn from(e: clap::Error) -> Self {
+        Self(USAGE, one_line(&e.to_string()))
+    }
 }
 
-/// One line, whatever a file's name may hold. With stderr closed the exit code is all that can be told.
+/// The whole program.
+pub fn main() -> ExitCode {
+    let done = match prepare() {
+        Ok(Some((name, server))) => serve(name, server),
+        done => done.map(drop),
+    };
+    let Err(failure) = done else { return ExitCode::SUCCESS };
+    complain(&failure);
+    failure.0.into()
+}
+
+/// Prints the line of a failure. It stays one line, whatever a file's name contains; if standard error is closed, the exit code is all.
 fn complain(Failure(_, text): &Failure) {
     if !text.is_empty() {
         let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
     }
 }
 
-/// A line that belongs to a complaint.
-fn say_more(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+fn command() -> Command {
+    Cli::command().args(settings::options()).mut_subcommand("demo", |demo| demo.args(settings::options()))
 }
 
-fn task(cli: Cli) -> Result<Task, Failure> {
+/// Returns the server to run and the name of its handler; or executes the verb.
+fn prepare() -> Result<Option<(String, Server)>, Failure> {
+    let matches = match command().try_get_matches() {
+        // `--help` and `--version`, which clap calls errors too.
+        Err(e) if !e.use_stderr() => return print(e.render().ansi().to_string().as_bytes()).map(|_| None),
+        matches => matches?,
+    };
+    let cli = Cli::from_arg_matches(&matches)?;
     let mut config = Config::default();
     match cli.verb {
-        // Before such a verb `-n` says which server, by its pid too, which would not do as a name.
-        Some(Verb::Steer(verb)) => {
-            Ok(Task::Steer { verb, name: cli.settings.get("name").map(str::to_owned) })
+        Some(Verb::Control(verb)) => {
+            // Here it is the server to control, which may be a pid: no name for a setting.
+            let name = matches.get_many::<String>("name").and_then(Iterator::last);
+            verbs::run(verb, name.cloned())?;
         }
-        Some(Verb::Demo { settings }) => {
-            config.name = "demo".into();
-            cli.settings.apply(&mut config)?;
-            settings.apply(&mut config)?;
-            Ok(Task::Serve { name: "demo".into(), server: Box::new(demo::server().config(config)) })
+        Some(Verb::Completions { shell }) => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut command(), "prefork", &mut text);
+            print(&text)?;
         }
-        Some(Verb::Completions { shell }) => Ok(Task::Print(completions(shell))),
         Some(Verb::Man) => {
-            man::page(Cli::command()).map(Task::Print).map_err(|e| Failure(FAILED, format!("man: {e}")))
+            print(&man::page(command()).map_err(|e| Failure(FAILED, format!("man: {e}")))?)?;
+        }
+        Some(Verb::Demo) => {
+            config.name = "demo".into();
+            settings::apply(&matches, &mut config)?;
+            matches.subcommand_matches("demo").map_or(Ok(()), |demo| settings::apply(demo, &mut config))?;
+            return Ok(Some(("demo".into(), demo::server().config(config))));
         }
         None => {
-            cli.settings.apply(&mut config)?;
-            handler(cli.handler).map(|(path, args)| Task::Serve {
-                name: Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned(),
-                server: Box::new(Server::module(&path).args(args).config(config)),
-            })
+            settings::apply(&matches, &mut config)?;
+            let (path, args) = handler(cli.handler)?;
+            let name = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
+            return Ok(Some((name, Server::module(&path).args(args).config(config))));
         }
     }
+    Ok(None)
+}
+
+fn serve(name: String, mut server: Server) -> Result<(), Failure> {
+    let distribution = banner::distribution(server.config_mut());
+    let started = move |started: &prefork::Started| {
+        // The parser's code is not needed any more; if this fails, that only costs memory. Before the banner, which tells its reader
+        // that the start is complete.
+        let _ = prefork::give_back_code();
+        banner::print(started, &name, &distribution);
+    };
+    // The log has said how many workers had to be killed.
+    server.on_start(started).run()?;
+    Ok(())
 }
 
 /// Splits the handler from its arguments.
 fn handler(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure> {
-    let refuse = |text: &str| Err(Failure(USAGE, text.into()));
+    let refuse = |text: String| Err(Failure(USAGE, text));
     if words.is_empty() {
         return refuse(
-            "no handler: try `prefork demo`, or prefork [OPTIONS] HANDLER.so; `prefork -h` tells more",
+            "no handler: try `prefork demo`, or prefork [OPTIONS] HANDLER.so; see `prefork -h`".into(),
         );
     }
     // A program is no handler, not even one whose name ends in .so.
     if std::env::args_os().rev().nth(words.len()).is_some_and(|word| word == "--") {
-        return refuse("-- PROGRAM: only a handler can be served: prefork [OPTIONS] HANDLER.so [ARGS...]");
+        return refuse(
+            "-- PROGRAM: only a handler can be served: prefork [OPTIONS] HANDLER.so [ARGS...]".into(),
+        );
     }
     let path = words.remove(0);
+    if let Some(verb) = similar_verb(&path.to_string_lossy())
+        && !Path::new(&path).exists()
+    {
+        let text = format!("{}: no such command or file; did you mean `prefork {verb}`?", path.display());
+        return refuse(text);
+    }
     let args: Result<Vec<_>, _> = words.into_iter().map(|w| CString::new(w.into_vec())).collect();
-    args.map(|args| (path, args)).or_else(|_| refuse("a NUL byte in an argument"))
+    args.map(|args| (path, args)).or_else(|_| refuse("a NUL byte in an argument".into()))
 }
 
-fn perform(task: Task) -> Result<(), Failure> {
-    match task {
-        Task::Steer { verb, name } => verbs::run(verb, name),
-        Task::Print(text) => tolerate_closed_pipe(io::stdout().write_all(&text)),
-        Task::Serve { name, mut server } => {
-            let spread = banner::spread(server.config_mut());
-            // How many workers had to be killed in the end stands in the log already.
-            let started = move |started: &prefork::Started| {
-                // The parser's code is not needed any more. Where it stays, that costs nothing but memory. Before the banner, with
-                // which the start is over for who watches.
-                let _ = prefork::give_back_code();
-                banner::print(started, &name, &spread);
-            };
-            server.on_start(started).run()?;
-            Ok(())
-        }
-    }
+/// Returns the verb that is most similar to a misspelled one, by clap's own measure.
+fn similar_verb(word: &str) -> Option<String> {
+    let verbs = Cli::command();
+    let verbs = verbs.get_subcommands().map(|verb| (strsim::jaro(word, verb.get_name()), verb.get_name()));
+    let best = verbs.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.filter(|(similarity, _)| *similarity > 0.7 && !word.contains(['/', '.']))
+        .map(|(_, verb)| verb.into())
 }
 
 fn notes() -> String {
@@ -219,25 +229,22 @@ fn notes() -> String {
     NOTES.map(section).join("\n\n")
 }
 
-fn completions(shell: clap_complete::Shell) -> Vec<u8> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "prefork", &mut text);
-    text
-}
-
-/// A reader that had enough (`prefork --help | head -1`) is no failure.
-fn tolerate_closed_pipe(done: io::Result<()>) -> Result<(), Failure> {
-    match done.and_then(|()| io::stdout().flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure(FAILED, format!("stdout: {e}"))),
-        _ => Ok(()),
+/// Writes to standard output, without colours unless it is a terminal. Returns false if the reader has closed its end, which is no
+/// failure (`prefork --help | head -1`).
+fn print(text: &[u8]) -> Result<bool, Failure> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure(FAILED, format!("stdout: {e}"))),
     }
 }
 
-/// Folds clap's report to what is wrong and what was perhaps meant.
+/// Shortens clap's report to the error and the suggestion.
 fn one_line(report: &str) -> String {
     let (said, rest) = report.trim_start_matches("error: ").split_once("\n\n").unwrap_or((report, ""));
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    // The other kind of tip proposes `--`, which does not lead to a handler.
+    // The other kind of tip proposes `--`, after which no handler can follow.
     let tip =
         rest.lines().filter_map(|l| l.trim_start().strip_prefix("tip: ")).find(|t| t.contains("similar"));
     let tip = tip.map_or_else(String::new, |tip| format!(" ({tip})"));
@@ -250,16 +257,16 @@ mod tests {
 
     #[test]
     fn the_definition_holds_together() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn what_stands_behind_the_handler_is_for_the_handler() {
+    fn words_after_the_handler_are_its_arguments() {
         for words in [
             &["prefork", "-w", "2", "x.so", "-w", "--help", "--", "demo"][..],
             &["prefork", "x.so", "demo", "man", "-l"],
         ] {
-            let cli = Cli::try_parse_from(words).unwrap();
+            let cli = Cli::from_arg_matches(&command().get_matches_from(words)).unwrap();
             let at = words.iter().position(|w| *w == "x.so").unwrap();
             assert_eq!(cli.handler, &words[at..]);
             assert!(cli.verb.is_none());

@@ -1,6 +1,6 @@
-//! The settings of a server: each with its default and range, checked once, before anything starts. No I/O here.
+//! The settings of a server, checked once, before the server starts. No I/O here.
 //!
-//! A setting has one name, the same in [`Config::set`] (which the C API uses) and on the command line. The table of them is in
+//! A setting has one name, the same in [`Config::set`] (which the C API uses) and on the command line. Their table is in
 //! `settings.rs`.
 
 mod settings;
@@ -8,11 +8,11 @@ mod value;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use settings::{Config, Limits, Setting, Timeouts};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use value::{Name, Value};
-pub use value::{parse_duration, parse_size, show_duration};
+pub use value::parse_duration;
+use value::{Name, Value, fits_name};
 
 /// How a worker is chosen for a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,23 +22,23 @@ pub enum Dispatch {
     RoundRobin,
     /// The worker with the fewest connections in flight; in turn among equals.
     LeastConnections,
-    /// The worker that the client's IP address falls to, the same one each time; if that one has no room (or is being
-    /// replaced), the next in an order that depends on the address. Clients of Unix sockets have no address: in turn.
+    /// The worker that the hash of the client's IP address selects, the same one each time; if it has no room or is being replaced,
+    /// the next in an order that depends on the address. Clients of Unix sockets have no address: round-robin.
     SourceHash,
 }
 
-/// The process that takes connections off the backlog. Only the master can take back what a worker does not take; the other two
-/// spare the master's part of the work, for short connections on many cores.
+/// The process that accepts connections. Only a master that does can reclaim those that a worker does not take; the other two save
+/// the master's work, for short connections on many cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accept {
-    /// The master, which hands each to a worker.
+    /// The master, which hands each off to a worker.
     #[default]
     Master,
-    /// The workers, from one backlog: the first that is free. [`Config::dispatch`] does not matter.
+    /// The workers, from one backlog: the first that is free. [`Config::dispatch`] has no effect.
     Shared,
-    /// The workers, each from a backlog of its slot's own, among which the kernel spreads the clients (`SO_REUSEPORT`,
-    /// socket(7)). The master keeps the backlogs: a dead worker's goes on to its successor. Addresses that cannot be bound
-    /// several times, Unix sockets and inherited ones, have one backlog for all as with [`Accept::Shared`].
+    /// The workers, each from the backlog of its slot, among which the kernel spreads the clients (`SO_REUSEPORT`, socket(7)). The
+    /// master keeps the backlogs open, so that a dead worker's successor takes its over. Addresses that cannot be bound several
+    /// times, Unix sockets and inherited ones, have one backlog for all, as with [`Accept::Shared`].
     ReusePort,
 }
 
@@ -52,22 +52,22 @@ pub enum ListenAddr {
     Udp(SocketAddr),
     /// A Unix stream socket.
     Unix(PathBuf),
-    /// A descriptor that is a listening socket already, inherited from the process that started this one.
+    /// The descriptor of a listening socket, inherited from the process that started this one.
     Fd(u32),
 }
 
 impl Config {
-    /// Sets one setting by the name its command-line option has, from text: `set("max-body", "1M")`.
+    /// Sets one setting by the name of its command-line option, from text: `set("max-body", "1M")`.
     ///
-    /// Sizes are bytes and take the suffixes K, M and G (powers of 1024); durations are seconds, or take ms, s, m or h.
-    /// `listen` adds an address; everything else replaces.
+    /// Sizes are bytes and take the suffixes K, M and G (powers of 1024); times are seconds, or take ms, s, m or h. `listen`
+    /// adds an address; every other setting replaces its value.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] if there is no such setting, or the value is not in its range; the message says what is.
+    /// [`ErrorKind::Config`] if there is no such setting, or the value is out of its range, which the message gives.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let Some(setting) = Self::settings().find(|s| s.name == name) else {
             let hint = closest(name).map_or_else(String::new, |other| format!("; did you mean \"{other}\"?"));
-            return Err(Error::new(ErrorKind::Config, format!("unknown setting \"{name}\"{hint}")));
+            return Err(refuse(format!("unknown setting \"{name}\"{hint}")));
         };
         (setting.set)(self, value).map_err(|expected| out_of_range(name, value, &expected))
     }
@@ -77,55 +77,60 @@ impl Config {
         settings::all()
     }
 
-    /// Checks the range of each setting, since a program may have set it directly, and what depends on several.
+    /// Checks the range of each setting, since a program may have set it directly, and which settings can be combined.
     ///
     /// # Errors
     /// [`ErrorKind::Config`], naming the setting and its range, or the settings that cannot be combined.
     pub fn check(&self) -> Result<()> {
         for setting in Self::settings() {
             (setting.check)(self)
-                .map_err(|expected| out_of_range(setting.name, &setting.show(self), &expected))?;
+                .map_err(|expected| out_of_range(setting.name, &(setting.show)(self), &expected))?;
         }
-        let rule = |holds: bool, text: &str| {
-            if holds { Ok(()) } else { Err(Error::new(ErrorKind::Config, text)) }
-        };
         let source_hash = self.dispatch == Dispatch::SourceHash;
-        rule(
-            self.accept == Accept::Master || !source_hash,
-            "--dispatch source-hash needs --accept master: otherwise the kernel spreads the clients",
-        )?;
-        rule(
-            !self.rebalance || !source_hash,
-            "--rebalance on cannot be combined with --dispatch source-hash, which gives each client its worker",
-        )?;
-        rule(
-            self.limits.head >= self.limits.line,
-            "--max-head must be at least --max-line, which it includes",
-        )?;
-        rule(self.listen.len() <= MAX_LISTENERS, "listen: at most 64 addresses")?;
-        let twice = (1..self.listen.len()).find(|&i| self.listen[..i].contains(&self.listen[i]));
-        match twice.map(|i| &self.listen[i]) {
-            // Port 0 asks for a free port each time.
-            Some(addr) if !matches!(addr, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0) => {
-                Err(Error::new(ErrorKind::Config, format!("listen {addr}: given twice")))
+        for (refused, why) in [
+            (
+                self.accept != Accept::Master && source_hash,
+                "--dispatch source-hash needs --accept master: otherwise the kernel spreads the clients",
+            ),
+            (
+                self.rebalance && source_hash,
+                "--rebalance on cannot be combined with --dispatch source-hash, which gives each client its worker",
+            ),
+            (
+                self.limits.head < self.limits.line,
+                "--max-head must be at least --max-line, which it includes",
+            ),
+            (self.listen.len() > MAX_LISTENERS, "listen: at most 64 addresses"),
+        ] {
+            if refused {
+                return Err(refuse(why));
             }
-            _ => Ok(()),
         }
+        // Port 0 asks for a free port each time.
+        let is_fixed =
+            |a: &&ListenAddr| !matches!(a, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0);
+        let mut fixed: Vec<_> = self.listen.iter().filter(is_fixed).collect();
+        while let Some(address) = fixed.pop() {
+            if fixed.contains(&address) {
+                return Err(refuse(format!("listen {address}: given twice")));
+            }
+        }
+        Ok(())
     }
 }
 
-fn out_of_range(name: &str, value: &str, expected: &str) -> Error {
-    Error::new(ErrorKind::Config, format!("{name} = {value:?}: expected {expected}"))
+fn refuse(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, why)
 }
 
-/// Returns the setting whose name is meant by a misspelled one: at most two letters are wrong, missing or too many.
+fn out_of_range(name: &str, value: &str, expected: &str) -> Error {
+    refuse(format!("{name} = {value:?}: expected {expected}"))
+}
+
+/// Returns the setting that a misspelled name is closest to, if at most two letters are wrong, missing or too many.
 fn closest(name: &str) -> Option<&'static str> {
-    let close = |s: &Setting| (s.name, distance(name, s.name));
-    Config::settings()
-        .map(close)
-        .filter(|(_, distance)| *distance <= 2)
-        .min_by_key(|(_, d)| *d)
-        .map(|(name, _)| name)
+    let distances = Config::settings().map(|setting| (distance(name, setting.name), setting.name));
+    distances.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }
 
 /// Returns the number of bytes to change, add or remove to make one text of the other (Levenshtein's distance).
@@ -147,93 +152,42 @@ pub const MAX_WORKERS: usize = 1024;
 /// The most addresses one master listens on.
 pub const MAX_LISTENERS: usize = 64;
 
-/// Returns the name of a server that was given none: that of its handler's file, with what a name cannot have replaced.
+/// Returns the name of a server without one: that of its handler's file, in which `_` replaces each character that a name cannot
+/// contain.
 pub(crate) fn name_after(handler: &str) -> String {
     let file = Path::new(handler).file_name().unwrap_or_default().to_string_lossy();
-    let fit = |c: char| if c.is_ascii_alphanumeric() || "._-+@".contains(c) { c } else { '_' };
-    let name: String = file.chars().map(fit).take(63).collect();
+    let name: String = file.chars().map(|c| if fits_name(c) { c } else { '_' }).take(63).collect();
     Name.read(&name).ok().filter(|n| !n.is_empty()).unwrap_or_else(|| format!("_{name}"))
-}
-
-impl FromStr for Dispatch {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        match s {
-            "round-robin" => Ok(Self::RoundRobin),
-            "least-connections" => Ok(Self::LeastConnections),
-            "source-hash" => Ok(Self::SourceHash),
-            _ => Err("round-robin, least-connections or source-hash".into()),
-        }
-    }
-}
-
-impl std::fmt::Display for Dispatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::RoundRobin => "round-robin",
-            Self::LeastConnections => "least-connections",
-            Self::SourceHash => "source-hash",
-        })
-    }
-}
-
-impl FromStr for Accept {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        match s {
-            "master" => Ok(Self::Master),
-            "shared" => Ok(Self::Shared),
-            "reuseport" => Ok(Self::ReusePort),
-            _ => Err("master, shared or reuseport".into()),
-        }
-    }
-}
-
-impl std::fmt::Display for Accept {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Master => "master",
-            Self::Shared => "shared",
-            Self::ReusePort => "reuseport",
-        })
-    }
 }
 
 impl FromStr for ListenAddr {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let expected = || {
-            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
-                .to_owned()
-        };
-        if let Some(rest) = s.strip_prefix("udp:") {
-            return parse_inet(rest).map(Self::Udp).ok_or_else(expected);
-        }
-        if let Some(path) = s.strip_prefix("unix:") {
+        let address = match s.split_once(':') {
+            Some(("udp", address)) => parse_inet(address).map(Self::Udp),
             // sun_path holds 108 bytes with the final NUL (unix(7)).
-            return match path.len() {
-                1..=107 if !path.contains('\0') => Ok(Self::Unix(path.into())),
-                0 => Err(expected()),
-                _ => Err("a Unix socket path of at most 107 bytes".into()),
-            };
-        }
-        if let Some(n) = s.strip_prefix("fd:") {
-            return n.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd).ok_or_else(expected);
-        }
-        parse_inet(s).map(Self::Tcp).ok_or_else(expected)
+            Some(("unix", path)) if path.len() > 107 => {
+                return Err("a Unix socket path of at most 107 bytes".into());
+            }
+            Some(("unix", path)) if !path.is_empty() && !path.contains('\0') => Some(Self::Unix(path.into())),
+            Some(("fd", number)) => number.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd),
+            _ => parse_inet(s).map(Self::Tcp),
+        };
+        address.ok_or_else(|| {
+            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
+                .into()
+        })
     }
 }
 
 /// Parses `HOST:PORT` with a numeric host, or `localhost`, or none for all addresses.
 fn parse_inet(s: &str) -> Option<SocketAddr> {
-    if let Some(port) = s.strip_prefix(':') {
-        return Some((std::net::Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into());
+    match s.rsplit_once(':')? {
+        ("", port) => Some((Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into()),
+        ("localhost", port) => Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()),
+        _ => s.parse().ok(),
     }
-    let text = s.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    text.as_deref().unwrap_or(s).parse().ok()
 }
 
 impl std::fmt::Display for ListenAddr {
@@ -254,9 +208,9 @@ mod tests {
     #[test]
     fn listen_addresses_are_numeric_or_paths_or_descriptors() {
         assert_eq!("127.0.0.1:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
-        assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((std::net::Ipv6Addr::UNSPECIFIED, 80).into())));
+        assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((Ipv6Addr::UNSPECIFIED, 80).into())));
         assert_eq!("udp:[::1]:53".parse(), Ok(ListenAddr::Udp("[::1]:53".parse().unwrap())));
-        assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((std::net::Ipv6Addr::UNSPECIFIED, 53).into())));
+        assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((Ipv6Addr::UNSPECIFIED, 53).into())));
         assert_eq!("unix:/run/x".parse(), Ok(ListenAddr::Unix("/run/x".into())));
         assert_eq!("fd:3".parse(), Ok(ListenAddr::Fd(3)));
         for bad in [
@@ -276,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handlers_file_gives_a_name_that_a_name_may_be() {
+    fn the_name_after_a_handlers_file_is_valid() {
         for (handler, name) in [
             ("/srv/web/hello.so", "hello.so"),
             ("built-in", "built-in"),
@@ -294,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_setting_says_what_would_do() {
+    fn a_refused_setting_says_what_is_expected() {
         let mut c = Config::default();
         let text = c.set("max-headers", "many").unwrap_err().to_string();
         assert_eq!(text, "max-headers = \"many\": expected a whole number from 1 to 1000");
@@ -314,17 +268,17 @@ mod tests {
     fn every_default_is_read_as_it_is_shown_and_every_value_offered_is_accepted() {
         for setting in Config::settings() {
             let mut c = Config::default();
-            let default = setting.show(&c);
+            let default = (setting.show)(&c);
             if !default.is_empty() {
                 c.set(setting.name, &default).unwrap();
-                assert_eq!(setting.show(&c), default, "{}", setting.name);
+                assert_eq!((setting.show)(&c), default, "{}", setting.name);
             }
-            setting.values().iter().for_each(|value| c.set(setting.name, value).unwrap());
+            (setting.words)().iter().for_each(|value| c.set(setting.name, value).unwrap());
         }
     }
 
     #[test]
-    fn a_client_cannot_keep_its_worker_where_workers_accept() {
+    fn source_hash_needs_a_master_that_accepts() {
         let mut c = Config::default();
         c.set("dispatch", "source-hash").unwrap();
         c.check().unwrap();
@@ -335,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_keep_their_worker_are_not_spread_anew() {
+    fn source_hash_cannot_be_combined_with_rebalance() {
         let mut c = Config::default();
         c.set("rebalance", "on").unwrap();
         c.check().unwrap();

@@ -1,14 +1,14 @@
 //! The settings: one entry each, from which follow the field of [`Config`], its default, its range, the option of the command
-//! line, its help and the manual page.
+//! line, its help and its part of the manual page.
 //!
-//! An entry reads: the documentation of the field; the field, its type and default; how its text is read, with the range; the
-//! name; for the command line the short option, the group, the placeholder, the help, and what `--help` adds to it.
+//! An entry is: the documentation of the field; the field, its type and default; the kind of its value, with the range; its name;
+//! for the command line the short option, the group, the placeholder, the help, and what `--help` adds.
 
-use super::value::{Addresses, Count, Mode, Name, OneOf, OptionalSwitch, Size, Switch, Time, Value};
+use super::value::{Addresses, Bytes, Count, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value};
 use super::{Accept, Dispatch, ListenAddr, MAX_WORKERS};
 use std::time::Duration;
 
-/// One setting, as a table of them has it.
+/// One setting.
 pub struct Setting {
     /// Its name, in [`Config::set`] and on the command line.
     pub name: &'static str,
@@ -24,31 +24,23 @@ pub struct Setting {
     pub help: &'static str,
     /// What the long help adds.
     pub more: &'static str,
-    pub(super) repeats: fn() -> bool,
-    pub(super) values: fn() -> &'static [&'static str],
+    /// Returns all values, or none if they are not a few words.
+    pub words: fn() -> Vec<&'static str>,
+    /// Shows its value in a configuration as [`Config::set`] reads it.
+    pub show: fn(&Config) -> String,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
-    pub(super) show: fn(&Config) -> String,
     pub(super) check: fn(&Config) -> Result<(), String>,
 }
 
-impl Setting {
-    /// The value in a configuration, as text that [`Config::set`] reads.
-    pub fn show(&self, config: &Config) -> String {
-        (self.show)(config)
-    }
+const DISPATCH: &[(&str, Dispatch)] = &[
+    ("round-robin", Dispatch::RoundRobin),
+    ("least-connections", Dispatch::LeastConnections),
+    ("source-hash", Dispatch::SourceHash),
+];
+const ACCEPT: &[(&str, Accept)] =
+    &[("master", Accept::Master), ("shared", Accept::Shared), ("reuseport", Accept::ReusePort)];
 
-    /// True if it may be given more than once, each time with one more value.
-    pub fn repeats(&self) -> bool {
-        (self.repeats)()
-    }
-
-    /// All values there are; empty if there are many.
-    pub fn values(&self) -> &'static [&'static str] {
-        (self.values)()
-    }
-}
-
-/// Defines a struct of settings and its part of the table. `$config` names the [`Config`] in `$place`, which is where the struct is.
+/// Defines a struct of settings and its part of the table. `$place` is the struct in the [`Config`] named `$config`.
 macro_rules! settings {
     (
         $(#[$attr:meta])*
@@ -77,28 +69,23 @@ macro_rules! settings {
         const $table: &[Setting] = &[$(
             Setting {
                 name: $name,
-                short: settings!(@option $($short)?),
+                short: <[char]>::first(&[$($short)?]).copied(),
                 group: $group,
-                is_common: settings!(@is $($common)?),
+                is_common: !<[&str]>::is_empty(&[$(stringify!($common))?]),
                 placeholder: $placeholder,
                 help: $help,
                 more: $more,
-                repeats: || Value::<$type>::repeats(&$value),
-                values: || Value::<$type>::values(&$value),
+                words: || Value::<$type>::words(&$value),
                 set: |$config, text| $value.set(&mut $place.$field, text),
                 show: |$config| $value.show(&$place.$field),
                 check: |$config| $value.check(&$place.$field),
             },
         )*];
     };
-    (@option) => { None };
-    (@option $short:literal) => { Some($short) };
-    (@is) => { false };
-    (@is common) => { true };
 }
 
 settings! {
-    /// Everything the master and its workers are told before they start.
+    /// The settings of a server and its workers.
     struct Config, SERVER, |config| config;
 
     /// The number of worker processes, 1 to 1024; 0 is one for each CPU that this process may use.
@@ -109,84 +96,84 @@ settings! {
     listen: Vec<ListenAddr> = Vec::new(), Addresses, "listen" -'l', "Serving" common, "ADDR",
         "Address: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
         "Repeatable. :8080 is every address of this machine; port 0 takes a free one; udp: is for handlers that take datagrams; \
-         unix:/path makes a socket there; fd:3 is a listening socket that was inherited under that number";
+         unix:/path creates a socket there; fd:3 is an inherited listening socket";
     /// The name that `prefork ls` shows and `prefork -n` takes; empty means that of the handler's file, or `built-in`.
     name: String = String::new(), Name, "name" -'n', "Serving" common, "NAME",
-        "Name of the server; without, that of the handler's file",
-        "`prefork ls` lists it and -n names it. Letters, digits and any of . _ - + @";
+        "Name of the server; otherwise that of the handler's file",
+        "`prefork ls` shows it and -n takes it. Letters, digits and any of . _ - + @";
     /// How a worker is chosen for a connection.
-    dispatch: Dispatch = Dispatch::RoundRobin, OneOf(&["round-robin", "least-connections", "source-hash"]),
+    dispatch: Dispatch = Dispatch::RoundRobin, OneOf(DISPATCH),
         "dispatch", "Serving" common, "POLICY",
         "How to choose a worker: round-robin, least-connections, source-hash",
-        "round-robin takes the next in turn that has room, least-connections the one with the fewest in flight, source-hash always \
-         the same one for a client's IP address (while that one has room)";
-    /// Who takes connections off the backlog.
-    accept: Accept = Accept::Master, OneOf(&["master", "shared", "reuseport"]), "accept", "Serving", "WHO",
+        "round-robin: the next one that has room; least-connections: the one with the fewest in flight; source-hash: always the same \
+         one for a client's IP address, while it has room";
+    /// The process that accepts connections.
+    accept: Accept = Accept::Master, OneOf(ACCEPT), "accept", "Serving", "WHO",
         "Who accepts connections: master, shared, reuseport",
-        "master accepts and hands each to a worker by --dispatch; shared lets the workers accept from one backlog, reuseport each \
-         from one of its own, among which the kernel spreads the clients";
+        "master: the master, which hands each off to a worker by --dispatch; shared: the workers, from one backlog; reuseport: each \
+         worker from a backlog of its own, among which the kernel spreads the clients";
     /// The connections one worker may have in flight, 1 to 1,000,000. A worker whose handler is in blocking style always has one.
-    max_conns: u32 = 10_240, Size::number(1, 1_000_000), "max-conns", "Serving" common, "N",
+    max_conns: u32 = 10_240, Number(1..=1_000_000), "max-conns", "Serving" common, "N",
         "Connections one worker may have in flight",
-        "When every worker has that many, clients wait in the kernel's backlog. A handler in blocking style always has one";
-    /// The connections that the kernel holds per listener until they are accepted (listen(2)); it caps this at `net.core.somaxconn`.
-    backlog: u32 = 4096, Size::number(1, 1 << 20), "backlog", "Serving", "N",
+        "If every worker has that many, clients wait in the backlog. A handler in blocking style always has one";
+    /// The connections that the kernel holds per listener until they are accepted (listen(2)), at most `net.core.somaxconn`.
+    backlog: u32 = 4096, Number(1..=1 << 20), "backlog", "Serving", "N",
         "Connections the kernel holds, per address, until they are accepted",
-        "The kernel caps it at net.core.somaxconn";
+        "At most net.core.somaxconn";
     /// True if accepted TCP connections have `TCP_NODELAY` (tcp(7)).
-    nodelay: bool = true, Switch, "nodelay", "Serving", "on|off",
+    nodelay: bool = true, SWITCH, "nodelay", "Serving", "on|off",
         "TCP_NODELAY on accepted connections", "";
-    /// The time for which the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, whole seconds); zero
-    /// hands it out at once.
+    /// The longest time that the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, whole seconds); zero
+    /// is not at all.
     defer_accept: Duration = Duration::ZERO, Time, "defer-accept", "Serving", "TIME",
         "Let the kernel hold a TCP connection until its first bytes come, at most this long",
-        "In whole seconds; 0 hands it out at once";
-    /// The permission bits of Unix sockets that are made here.
+        "In whole seconds; 0: not at all";
+    /// The permission bits of Unix sockets that the server creates.
     unix_mode: u32 = 0o660, Mode, "unix-mode", "Serving", "MODE",
-        "Permissions of Unix sockets made here, in octal", "";
-    /// True if there is a control socket, in builds with the feature `control`; others have none. See `prefork::control`.
-    control: bool = true, Switch, "control", "Serving", "on|off",
-        "A socket through which `prefork ls`, `reload` and the like find the server and control it",
+        "Permissions of Unix sockets that the server creates, in octal", "";
+    /// True if there is a control socket (`prefork::control`); none without the feature `control`.
+    control: bool = true, SWITCH, "control", "Serving", "on|off",
+        "A socket through which `prefork ls`, `reload` and the like control the server",
         "Only for its own user and root";
-    /// True if the master takes the signals that control it, through signalfd(2) with those signals blocked in its thread. `None`:
-    /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them, and SIGPIPE, to its host.
-    signals: Option<bool> = None, OptionalSwitch, "signals", "", "on|off", "", "";
-    /// The time one call of a handler may take before its worker counts as hanging: it gets no more connections, those queued for it
-    /// go to others, and its handler is told ([`crate::Worker::is_overdue`]); a second later it gets SIGABRT, another second later
-    /// SIGKILL. Zero is forever.
+    /// True if the master handles the signals that control it, through signalfd(2) with those signals blocked in its thread. `None`:
+    /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them and SIGPIPE to the host.
+    signals: Option<bool> = None, Optional(SWITCH), "signals", "", "on|off", "", "";
+    /// The longest time that one call of a handler may take. Over it the worker counts as hanging: it gets no more connections, those
+    /// queued for it go to others, and its handler is told ([`crate::Worker::is_overdue`]); a second later it gets SIGABRT, another
+    /// second later SIGKILL. Zero is forever.
     timeout: Duration = Duration::ZERO, Time, "timeout", "Workers", "TIME",
         "Longest time that one call of a handler may take",
-        "Over it the worker gets no more connections, those queued for it go to others, and its handler is told; a second later it \
+        "Over it: the worker gets no more connections, those queued for it go to others, and its handler is told; a second later it \
          gets SIGABRT, another second later SIGKILL; 0: no limit";
     /// The number of workers that may start at the same time in a reload, 1 to 1024.
-    surge: usize = 1, Size::number(1, MAX_WORKERS as u64), "surge", "Workers", "N",
+    surge: usize = 1, Number(1..=MAX_WORKERS as u64), "surge", "Workers", "N",
         "New workers that may start at the same time in a reload",
         "The first one always starts alone";
-    /// True if idle connections move to the workers that a scale-up has added, until each has its share. Not with
-    /// [`Dispatch::SourceHash`].
-    rebalance: bool = false, Switch, "rebalance", "Workers", "on|off",
+    /// True if idle connections move to workers that a scale-up adds, until each has its share. Not with [`Dispatch::SourceHash`].
+    rebalance: bool = false, SWITCH, "rebalance", "Workers", "on|off",
         "Move idle connections to workers that a scale-up adds",
-        "Until each worker has its share. What is in progress, and streams, stay. Not with --dispatch source-hash";
-    /// The number of requests (in blocking style: connections) after which a worker is replaced, spread over a tenth more; 0 is never.
-    max_requests: u64 = 0, Size::number(0, u64::MAX), "max-requests", "Workers", "N",
+        "Until each worker has its share. Requests in progress and streams stay. Not with --dispatch source-hash";
+    /// The number of requests (in blocking style: connections) after which a worker is replaced, at random up to a tenth more; 0 is
+    /// never.
+    max_requests: u64 = 0, Number(0..=u64::MAX), "max-requests", "Workers", "N",
         "Requests after which a worker is replaced",
-        "Spread over a tenth more, one worker at a time, the new one first; 0: never";
-    /// The memory in RAM (bytes) above which a worker is replaced, looked at once a second; 0 is never.
-    max_memory: u64 = 0, Size::bytes(0, u64::MAX), "max-memory", "Workers", "SIZE",
+        "At random up to a tenth more; one worker at a time, the new one first; 0: never";
+    /// The memory in RAM (bytes) above which a worker is replaced, checked once a second; 0 is never.
+    max_memory: u64 = 0, Bytes(0..=u64::MAX), "max-memory", "Workers", "SIZE",
         "Memory in RAM above which a worker is replaced",
-        "Looked at once a second; 0: never";
+        "Checked once a second; 0: never";
     /// The age at which a worker is replaced; zero is never.
     max_age: Duration = Duration::ZERO, Time, "max-age", "Workers", "TIME",
         "Age at which a worker is replaced", "0: never";
-    /// The bytes of one message between processes, 1 KiB to 1 GiB. Four of that size, and 64 KiB, may wait for each process.
-    max_message: usize = 16 << 20, Size::bytes(1 << 10, 1 << 30), "max-message", "Limits", "SIZE",
+    /// The bytes of one message between processes, 1 KiB to 1 GiB. Up to four of that size, and 64 KiB, wait for each process.
+    max_message: usize = 16 << 20, Bytes(1 << 10..=1 << 30), "max-message", "Limits", "SIZE",
         "Bytes of one message between master and workers",
-        "Over it: the message is refused. Four of that size may wait for each process";
-    /// The time a worker may take from its start until it is ready; zero is forever.
+        "Over it: the message is refused. Up to four of that size wait for each process";
+    /// The longest time from a worker's start until it is ready; zero is forever.
     boot_timeout: Duration = Duration::from_secs(30), Time, "boot-timeout", "Timeouts", "TIME",
         "Until a new worker is ready",
         "Over it: the worker is killed; 0: no limit";
-    /// The time a draining worker may take to finish what it has before it is killed; zero is forever.
+    /// The longest time that a worker drains; then it is killed. Zero is forever.
     drain_timeout: Duration = Duration::from_secs(30), Time, "drain-timeout", "Timeouts", "TIME",
         "Until a draining worker has finished",
         "Over it: the worker is killed; 0: no limit";
@@ -194,35 +181,35 @@ settings! {
     @parts {
         /// The limits of a request.
         limits: Limits,
-        /// The time that clients have.
+        /// The times that clients have.
         timeouts: Timeouts,
     }
 }
 
 settings! {
-    /// The limits of a request. One that exceeds them is refused with the status named, and the connection closed.
+    /// The limits of a request. One that exceeds a limit is refused with the status in brackets, and the connection closed.
     struct Limits, LIMITS, |config| config.limits;
 
     /// The bytes of the request line (414).
-    line: usize = 8 << 10, Size::bytes(64, 1 << 20), "max-line", "Limits", "SIZE",
+    line: usize = 8 << 10, Bytes(64..=1 << 20), "max-line", "Limits", "SIZE",
         "Bytes of a request line", "Over it: 414";
     /// The bytes of the request line and the header fields together (431).
-    head: usize = 32 << 10, Size::bytes(64, 1 << 20), "max-head", "Limits", "SIZE",
+    head: usize = 32 << 10, Bytes(64..=1 << 20), "max-head", "Limits", "SIZE",
         "Bytes of a request line and its header fields together", "Over it: 431";
     /// The number of header fields (431), at most 1000.
-    headers: usize = 100, Size::number(1, 1000), "max-headers", "Limits", "N",
+    headers: usize = 100, Number(1..=1000), "max-headers", "Limits", "N",
         "Header fields of a request", "Over it: 431";
     /// The bytes of a request body (413).
-    body: u64 = 8 << 20, Size::bytes(0, 1 << 40), "max-body", "Limits", "SIZE",
+    body: u64 = 8 << 20, Bytes(0..=1 << 40), "max-body", "Limits", "SIZE",
         "Bytes of a request body", "Over it: 413";
-    /// The bytes of a response that may wait in memory for a slow reader before a handler's `write` is refused.
-    pending: usize = 16 << 20, Size::bytes(0, u64::MAX), "max-pending", "Limits", "SIZE",
+    /// The bytes of a response that may wait in memory for a slow client; over it a handler's `write` is refused.
+    pending: usize = 16 << 20, Bytes(0..=u64::MAX), "max-pending", "Limits", "SIZE",
         "Bytes of a response that may wait in memory for a slow client",
         "Over it: the handler's write is refused";
 }
 
 settings! {
-    /// The time that clients have. Zero means forever.
+    /// The times that clients have. Zero is forever.
     struct Timeouts, TIMEOUTS, |config| config.timeouts;
 
     /// From the first byte of a request, or from the start of a connection, to the end of its head (408).

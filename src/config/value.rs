@@ -1,11 +1,11 @@
-//! The kinds of values that settings have: how each is read from text, shown as text, and which range it has.
+//! The kinds of values that settings have: how each is read from text and shown as text, and its range.
 
 use super::{ListenAddr, MAX_WORKERS};
 use std::fmt::Display;
-use std::str::FromStr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A kind of value; `T` is the type of the field. Errors say what was expected.
+/// A kind of value for fields of type `T`. Errors say what is expected.
 pub trait Value<T> {
     /// Reads a value.
     fn read(&self, text: &str) -> Result<T, String>;
@@ -24,66 +24,60 @@ pub trait Value<T> {
         self.read(&self.show(value)).map(drop)
     }
 
-    /// True if each value adds to those given before.
-    fn repeats(&self) -> bool {
-        false
-    }
-
-    /// All values there are; empty if there are many.
-    fn values(&self) -> &'static [&'static str] {
-        &[]
+    /// Returns all values, or none if they are not a few words.
+    fn words(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 }
 
-/// A number in a range, or a number of bytes.
-pub struct Size {
-    low: u64,
-    high: u64,
-    is_bytes: bool,
-}
+/// A whole number in a range.
+pub struct Number(pub RangeInclusive<u64>);
 
-impl Size {
-    /// A whole number.
-    pub const fn number(low: u64, high: u64) -> Self {
-        Self { low, high, is_bytes: false }
+impl<T: TryFrom<u64> + Display> Value<T> for Number {
+    fn read(&self, text: &str) -> Result<T, String> {
+        let number = text.parse().ok().filter(|n| self.0.contains(n));
+        number.and_then(|n| T::try_from(n).ok()).ok_or_else(|| match (self.0.start(), self.0.end()) {
+            (_, &u64::MAX) => "a whole number".into(),
+            (low, high) => format!("a whole number from {low} to {high}"),
+        })
     }
 
-    /// A number of bytes.
-    pub const fn bytes(low: u64, high: u64) -> Self {
-        Self { low, high, is_bytes: true }
-    }
-
-    fn expected(&self) -> String {
-        match (self.is_bytes, self.high) {
-            (false, u64::MAX) => "a whole number".into(),
-            (false, _) => format!("a whole number from {} to {}", self.low, self.high),
-            (true, u64::MAX) => BYTES.into(),
-            (true, high) => {
-                format!("bytes from {} to {}, such as 8192, 64K or 8M", show_size(self.low), show_size(high))
-            }
-        }
+    fn show(&self, value: &T) -> String {
+        value.to_string()
     }
 }
 
-const BYTES: &str = "bytes, such as 8192, 64K, 8M or 1G";
+/// A number of bytes in a range: `8192`, `8K`, `1M`, `2G`.
+pub struct Bytes(pub RangeInclusive<u64>);
 
-impl<T: TryFrom<u64> + Copy> Value<T> for Size
+const UNITS: [(&str, u32); 4] = [("G", 30), ("M", 20), ("K", 10), ("", 0)];
+
+impl<T: TryFrom<u64> + Copy> Value<T> for Bytes
 where
     u64: TryFrom<T>,
 {
     fn read(&self, text: &str) -> Result<T, String> {
-        let number = if self.is_bytes { parse_size(text).ok() } else { text.parse().ok() };
-        let number = number.filter(|n| (self.low..=self.high).contains(n));
-        number.and_then(|n| T::try_from(n).ok()).ok_or_else(|| self.expected())
+        let number = number_and_unit(text).and_then(|(number, unit)| {
+            let (_, shift) = UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name))?;
+            number.checked_mul(1 << shift).filter(|n| self.0.contains(n))
+        });
+        number.and_then(|n| T::try_from(n).ok()).ok_or_else(|| match (self.0.start(), self.0.end()) {
+            (_, &u64::MAX) => "bytes, such as 8192, 64K, 8M or 1G".into(),
+            (low, high) => {
+                let show = |number| Value::<u64>::show(self, number);
+                format!("bytes from {} to {}, such as 8192, 64K or 8M", show(low), show(high))
+            }
+        })
     }
 
     fn show(&self, value: &T) -> String {
-        let number = u64::try_from(*value).unwrap_or(u64::MAX);
-        if self.is_bytes { show_size(number) } else { number.to_string() }
+        let n = u64::try_from(*value).unwrap_or(u64::MAX);
+        let fits = |(_, shift): &&(_, u32)| n >= 1 << shift && n.trailing_zeros() >= *shift;
+        UNITS.iter().find(fits).map_or_else(|| n.to_string(), |(unit, shift)| format!("{}{unit}", n >> shift))
     }
 }
 
-/// A time.
+/// A time, at most a year.
 pub struct Time;
 
 impl Value<Duration> for Time {
@@ -92,78 +86,59 @@ impl Value<Duration> for Time {
     }
 
     fn show(&self, value: &Duration) -> String {
-        show_duration(*value)
-    }
-
-    fn check(&self, _: &Duration) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// `on` or `off`.
-pub struct Switch;
-
-impl Value<bool> for Switch {
-    fn read(&self, text: &str) -> Result<bool, String> {
-        match text {
-            "on" | "true" | "yes" | "1" => Ok(true),
-            "off" | "false" | "no" | "0" => Ok(false),
-            _ => Err("on or off".into()),
+        match value.as_millis() {
+            0 => "0".into(),
+            ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+            ms => format!("{ms}ms"),
         }
     }
-
-    fn show(&self, value: &bool) -> String {
-        if *value { "on".into() } else { "off".into() }
-    }
-
-    fn values(&self) -> &'static [&'static str] {
-        &["on", "off"]
-    }
 }
 
-/// `on` or `off`, or neither as long as it is not set.
-pub struct OptionalSwitch;
+/// One of a few words, each with the value that it stands for.
+pub struct OneOf<T: 'static>(pub &'static [(&'static str, T)]);
 
-impl Value<Option<bool>> for OptionalSwitch {
-    fn read(&self, text: &str) -> Result<Option<bool>, String> {
-        Switch.read(text).map(Some)
-    }
+/// `on` or `off`.
+pub const SWITCH: OneOf<bool> = OneOf(&[("on", true), ("off", false)]);
 
-    fn show(&self, value: &Option<bool>) -> String {
-        value.map_or_else(String::new, |value| Switch.show(&value))
-    }
-
-    fn check(&self, _: &Option<bool>) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// One of a few words, which the type reads and shows itself.
-pub struct OneOf(pub &'static [&'static str]);
-
-impl<T: FromStr<Err = String> + Display> Value<T> for OneOf {
+impl<T: Copy + PartialEq> Value<T> for OneOf<T> {
     fn read(&self, text: &str) -> Result<T, String> {
-        text.parse()
+        let found = self.0.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| self.words().join(" or "))
     }
 
     fn show(&self, value: &T) -> String {
-        value.to_string()
+        self.0.iter().find(|(_, v)| v == value).map_or_else(String::new, |(word, _)| (*word).into())
     }
 
-    fn values(&self) -> &'static [&'static str] {
-        self.0
+    fn words(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(word, _)| *word).collect()
     }
 }
 
-/// A number of workers: `auto` and `0` are 0.
+/// A value that may be unset, which no text says.
+pub struct Optional<K>(pub K);
+
+impl<T, K: Value<T>> Value<Option<T>> for Optional<K> {
+    fn read(&self, text: &str) -> Result<Option<T>, String> {
+        self.0.read(text).map(Some)
+    }
+
+    fn show(&self, value: &Option<T>) -> String {
+        value.as_ref().map_or_else(String::new, |value| self.0.show(value))
+    }
+
+    fn check(&self, value: &Option<T>) -> Result<(), String> {
+        value.as_ref().map_or(Ok(()), |value| self.0.check(value))
+    }
+}
+
+/// A number of workers; `auto` is 0.
 pub struct Count;
 
 impl Value<usize> for Count {
     fn read(&self, text: &str) -> Result<usize, String> {
-        let number = if text == "auto" { Some(0) } else { text.parse().ok() };
-        number
-            .filter(|n| *n <= MAX_WORKERS)
-            .ok_or_else(|| format!("auto, or a whole number from 0 to {MAX_WORKERS}"))
+        let text = if text == "auto" { "0" } else { text };
+        Number(0..=MAX_WORKERS as u64).read(text).map_err(|expected| format!("auto, or {expected}"))
     }
 
     fn show(&self, value: &usize) -> String {
@@ -176,7 +151,7 @@ pub struct Mode;
 
 impl Value<u32> for Mode {
     fn read(&self, text: &str) -> Result<u32, String> {
-        let mode = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777);
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
         mode.ok_or_else(|| "an octal mode from 0 to 777".into())
     }
 
@@ -185,16 +160,15 @@ impl Value<u32> for Mode {
     }
 }
 
-/// The name of a server: 1 to 64 letters, digits, or any of `. _ - + @`, not all of them digits, since that would be a process
-/// id; and not `all`. An empty name leaves the choice to the handler.
+/// The name of a server, or an empty text for the name of its handler's file. A number would be a process id, and `all` is every
+/// server.
 pub struct Name;
 
 impl Value<String> for Name {
     fn read(&self, text: &str) -> Result<String, String> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
-        let is_number = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let is_number = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
         let begins = !text.starts_with(['-', '+', '.']);
-        if text.len() <= 64 && text.chars().all(fits) && !is_number && text != "all" && begins {
+        if text.len() <= 64 && text.chars().all(fits_name) && begins && !is_number && text != "all" {
             return Ok(text.to_owned());
         }
         Err("1 to 64 letters, digits, or any of . _ - + @, beginning with a letter or digit; not a number, and not \"all\"".into())
@@ -205,7 +179,12 @@ impl Value<String> for Name {
     }
 }
 
-/// A list of addresses, to which each value adds one.
+/// True if the name of a server may contain `c`.
+pub fn fits_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-+@".contains(c)
+}
+
+/// A list of addresses; each value adds one.
 pub struct Addresses;
 
 impl Value<Vec<ListenAddr>> for Addresses {
@@ -223,75 +202,46 @@ impl Value<Vec<ListenAddr>> for Addresses {
         Ok(())
     }
 
-    fn repeats(&self) -> bool {
-        true
-    }
-
     fn check(&self, _: &Vec<ListenAddr>) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// Parses bytes: `8192`, `8K`, `1M`, `2G`.
-///
-/// # Errors
-/// What was expected.
-pub fn parse_size(s: &str) -> Result<u64, String> {
-    let (digits, unit) = match s.as_bytes().last() {
-        Some(b'k' | b'K') => (&s[..s.len() - 1], 1 << 10),
-        Some(b'm' | b'M') => (&s[..s.len() - 1], 1 << 20),
-        Some(b'g' | b'G') => (&s[..s.len() - 1], 1 << 30),
-        _ => (s, 1),
-    };
-    // Rust would take a plus sign.
-    let value = digits.parse::<u64>().ok().filter(|_| digits.as_bytes()[0].is_ascii_digit());
-    value.and_then(|n| n.checked_mul(unit)).ok_or_else(|| BYTES.into())
-}
-
-fn show_size(n: u64) -> String {
-    [("G", 30), ("M", 20), ("K", 10)]
-        .iter()
-        .find(|(_, shift)| n >= 1 << shift && n.trailing_zeros() >= *shift)
-        .map_or_else(|| n.to_string(), |(unit, shift)| format!("{}{unit}", n >> shift))
-}
-
 /// Parses a time: `30` and `30s` are seconds; `250ms`, `5m` and `1h` work too.
 ///
 /// # Errors
-/// What was expected.
-pub fn parse_duration(s: &str) -> Result<Duration, String> {
-    let split = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
-    let expected = || "a time, such as 30, 30s, 250ms, 5m or 1h (at most 365 days)".to_owned();
-    let n: u64 = s[..split].parse().map_err(|_| expected())?;
-    let ms = match &s[split..] {
-        "ms" => Some(n),
-        "" | "s" => n.checked_mul(1000),
-        "m" => n.checked_mul(60_000),
-        "h" => n.checked_mul(3_600_000),
+/// What is expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let time = number_and_unit(text).and_then(|(number, unit)| match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
         _ => None,
-    };
-    ms.filter(|ms| *ms <= 365 * 86_400_000).map(Duration::from_millis).ok_or_else(expected)
+    });
+    time.filter(|ms| *ms <= 365 * 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "a time, such as 30, 30s, 250ms, 5m or 1h (at most 365 days)".into())
 }
 
-/// Shows a time as [`parse_duration`] reads it.
-pub fn show_duration(t: Duration) -> String {
-    match t.as_millis() {
-        0 => "0".into(),
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
-    }
+/// Splits `64K` into 64 and `K`.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().ok().map(|number| (number, &text[end..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ANY: Bytes = Bytes(0..=u64::MAX);
+
     #[test]
     fn sizes_take_binary_suffixes() {
-        assert_eq!(parse_size("8K"), Ok(8192));
-        assert_eq!(parse_size("1m"), Ok(1 << 20));
+        assert_eq!(ANY.read("8K"), Ok(8192u64));
+        assert_eq!(ANY.read("1m"), Ok(1u64 << 20));
         for bad in ["", "K", "-1", "+1", "1.5M", "18446744073709551615G", "1KB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
+            assert!(Value::<u64>::read(&ANY, bad).is_err(), "{bad}");
         }
     }
 
@@ -307,12 +257,12 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_shown_as_they_are_read() {
-        for n in [0, 1, 1000, 1024, 1536, 8 << 20, 1 << 30] {
-            assert_eq!(parse_size(&show_size(n)), Ok(n));
+        for n in [0u64, 1, 1000, 1024, 1536, 8 << 20, 1 << 30] {
+            assert_eq!(ANY.read(&ANY.show(&n)), Ok(n));
         }
         for ms in [0, 1, 250, 1000, 75_000] {
             let t = Duration::from_millis(ms);
-            assert_eq!(parse_duration(&show_duration(t)), Ok(t));
+            assert_eq!(Time.read(&Time.show(&t)), Ok(t));
         }
     }
 

@@ -1,12 +1,10 @@
 //! `prefork events`: prints one line per event until the server ends or the reader closes its end.
 
-use super::find::{self, Server};
-use super::print_some;
-use crate::cli::{FAILED, Failure};
-use prefork::control::protocol::{Event, RefusalKind, Reply, Stamped, WorkerInfo};
-use prefork::control::{Request, ends_within};
+use super::find::Server;
+use crate::cli::{FAILED, Failure, print};
+use prefork::control::Request;
+use prefork::control::protocol::{Event, Reply, Stamped, WorkerInfo};
 use serde::Serialize;
-use std::io;
 
 /// One line of JSON.
 #[derive(Serialize)]
@@ -19,47 +17,38 @@ struct Line<'a> {
 }
 
 /// Follows servers, each until it ends.
-pub fn follow(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
-    let servers = find::named(name, id)?;
-    let prefixed = servers.len() > 1;
-    let threads: Vec<_> = servers
-        .into_iter()
-        .map(|server| std::thread::spawn(move || follow_one(server, prefixed, json)))
-        .collect();
-    // Collected first: a failure of one must not end the others.
+pub fn follow(servers: Vec<Server>, json: bool) -> Result<(), Failure> {
+    let several = servers.len() > 1;
+    let follow = |server| std::thread::spawn(move || follow_one(server, several, json));
+    let threads: Vec<_> = servers.into_iter().map(follow).collect();
+    // All are joined first: a failure of one must not end the others.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
     ends.into_iter()
         .try_for_each(|end| end.unwrap_or_else(|_| Err(Failure(FAILED, "events: a thread panicked".into()))))
 }
 
-fn follow_one(server: Server, prefixed: bool, json: bool) -> Result<(), Failure> {
-    let (name, pid) = (server.name.clone(), server.pid);
-    let (mut client, title) = server.client()?;
-    client.send(&Request::Events {}).map_err(|e| find::unreachable(&title, pid, &e))?;
-    let prefix = if prefixed { format!("{title}  ") } else { String::new() };
+fn follow_one(mut server: Server, several: bool, json: bool) -> Result<(), Failure> {
+    server.send(&Request::Events {})?;
+    let prefix = if several { format!("{}  ", server.title()) } else { String::new() };
     loop {
-        let stamped = match client.next(None) {
+        let stamped = match server.next(None) {
             Ok(Reply::Event(stamped)) => stamped,
-            Ok(Reply::Error(refusal)) if refusal.kind == RefusalKind::TooSlow => {
-                return Err(Failure(FAILED, format!("{title}: {}; some are missing", refusal.text)));
-            }
-            Ok(other) => return Err(find::unexpected(&title, &other)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && ends_within(pid, find::LAST_STEPS) => {
-                return Ok(());
-            }
-            Err(e) => return Err(find::unreachable(&title, pid, &e)),
+            Ok(other) => return Err(server.unexpected(&other)),
+            // The end of the server ends its events.
+            Err(_) if server.has_ended() => return Ok(()),
+            Err(failure) => return Err(failure),
         };
         let text = match json {
-            true => super::json(&Line { server: &name, pid, stamped: &stamped })?,
+            true => super::json(&Line { server: &server.name, pid: server.pid, stamped: &stamped })?,
             false => text(&prefix, &stamped),
         };
-        if !print_some(&text)? {
+        if !print(text.as_bytes())? {
             return Ok(());
         }
     }
 }
 
-/// An event's line, and below it the last lines of a worker's standard error.
+/// Returns an event's line, and below it the last lines of a worker's standard error.
 fn text(prefix: &str, stamped: &Stamped) -> String {
     let mut text = format!("{prefix}{}\n", line(stamped).replace(char::is_control, "?"));
     let stderr = match &stamped.event {
@@ -76,7 +65,7 @@ fn text(prefix: &str, stamped: &Stamped) -> String {
 fn line(stamped: &Stamped) -> String {
     let ms = stamped.time_ms % 86_400_000;
     let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    // Of a reload the state follows with the rest.
+    // The state of a reload is part of its description.
     let word = stamped.event.name().split(' ').next().unwrap_or_default();
     format!("{h:02}:{m:02}:{s:02}.{:03}Z  {word:<10}  {}", ms % 1000, describe(stamped))
 }

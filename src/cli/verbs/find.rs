@@ -1,88 +1,100 @@
-//! Finds the servers that run, and the one that an argument names.
+//! Finds the servers that run, and those that an argument names.
 
 use crate::cli::{FAILED, Failure, NO_SUCH, TIMED_OUT, USAGE};
-use prefork::control::protocol::{Reply, Status};
+use prefork::control::protocol::{RefusalKind, Reply, Status};
 use prefork::control::{Client, Request, ends_within, place};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The time that a master has to answer.
+/// The longest time for a master to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The time that a process has to end after it has closed its connections.
-pub const LAST_STEPS: Duration = Duration::from_secs(1);
+/// The longest time for a process to end after it has closed its connections.
+const LAST_STEPS: Duration = Duration::from_secs(1);
 
 /// A server that was found.
 pub struct Server {
     pub name: String,
     pub pid: i32,
     /// A connection to its master, or why there is none although its socket exists.
-    client: Result<Client, io::Error>,
+    client: Result<Client, Failure>,
 }
 
 impl Server {
+    fn new(name: &str, pid: i32, client: io::Result<Client>) -> Self {
+        let name = name.replace(char::is_control, "?");
+        let client = client.map_err(|e| unreachable(&title(&name, pid), pid, &e));
+        Self { name, pid, client }
+    }
+
     /// `hello.so (pid 4711)`.
     pub fn title(&self) -> String {
-        format!("{} (pid {})", self.name, self.pid)
+        title(&self.name, self.pid)
     }
 
-    /// The connection.
-    pub fn client(self) -> Result<(Client, String), Failure> {
-        let title = self.title();
-        match self.client {
-            Ok(client) => Ok((client, title)),
-            Err(e) => Err(unreachable(&title, self.pid, &e)),
-        }
+    fn call<T>(&mut self, act: impl FnOnce(&mut Client) -> io::Result<T>) -> Result<T, Failure> {
+        let client = self.client.as_mut().map_err(|failure| failure.clone())?;
+        act(client).map_err(|e| unreachable(&self.title(), self.pid, &e))
     }
 
-    pub fn answers(&self) -> bool {
-        self.client.is_ok()
+    pub fn send(&mut self, request: &Request) -> Result<(), Failure> {
+        self.call(|client| client.send(request))
+    }
+
+    /// Returns the next reply; waits at most `patience` for it, or forever.
+    pub fn next(&mut self, patience: Option<Duration>) -> Result<Reply, Failure> {
+        self.call(|client| client.next(patience))
     }
 
     /// Asks for the status.
     pub fn status(&mut self) -> Result<Status, Failure> {
-        let title = self.title();
-        let client = match &mut self.client {
-            Ok(client) => client,
-            Err(e) => return Err(unreachable(&title, self.pid, e)),
-        };
-        client.send(&Request::Status {}).map_err(|e| unreachable(&title, self.pid, &e))?;
-        match client.next(Some(PATIENCE)) {
-            Ok(Reply::Status(mut status)) => {
+        self.send(&Request::Status {})?;
+        match self.next(Some(PATIENCE))? {
+            Reply::Status(mut status) => {
                 status.measure();
                 Ok(*status)
             }
-            Ok(other) => Err(unexpected(&title, &other)),
-            Err(e) => Err(unreachable(&title, self.pid, &e)),
+            other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// Returns the failure of a request with this reply.
+    pub fn unexpected(&self, reply: &Reply) -> Failure {
+        let (code, text) = match reply {
+            Reply::Error(refusal) if refusal.kind == RefusalKind::NoSuchWorker => {
+                (NO_SUCH, refusal.text.clone())
+            }
+            Reply::Error(refusal) => (FAILED, refusal.text.clone()),
+            other => (FAILED, format!("unexpected answer {other:?}")),
+        };
+        Failure(code, format!("{}: {text}", self.title()))
+    }
+
+    /// True if its process ends, rather than run another program (SIGUSR2), after it has closed the connection.
+    pub fn has_ended(&self) -> bool {
+        ends_within(self.pid, LAST_STEPS)
+    }
+
+    /// After [`Reply::Stopped`]: waits until its process has ended.
+    pub fn wait_gone(self) {
+        let _ = self.client.map(Client::wait_gone);
     }
 }
 
-/// Says what a master did after it closed the connection.
-pub fn left(pid: i32) -> &'static str {
-    if ends_within(pid, LAST_STEPS) { "ended" } else { "gave way to another program (SIGUSR2)" }
+fn title(name: &str, pid: i32) -> String {
+    format!("{name} (pid {pid})")
 }
 
-/// The failure of a master that does not answer, or not in this protocol.
-pub fn unreachable(title: &str, pid: i32, e: &io::Error) -> Failure {
+/// Returns the failure of a master that does not answer, or not in this protocol.
+fn unreachable(title: &str, pid: i32, e: &io::Error) -> Failure {
     match e.kind() {
         io::ErrorKind::TimedOut => Failure(TIMED_OUT, format!("{title} does not answer")),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            Failure(FAILED, format!("{title} {} before it answered", left(pid)))
+            let is_over = ends_within(pid, LAST_STEPS);
+            let left = if is_over { "ended" } else { "was replaced by another program (SIGUSR2)" };
+            Failure(FAILED, format!("{title} {left} before it answered"))
         }
         _ => Failure(FAILED, format!("{title}: {e}")),
-    }
-}
-
-/// The failure of a request that got this reply.
-pub fn unexpected(title: &str, reply: &Reply) -> Failure {
-    use prefork::control::protocol::RefusalKind;
-    match reply {
-        Reply::Error(refusal) => {
-            let code = if refusal.kind == RefusalKind::NoSuchWorker { NO_SUCH } else { FAILED };
-            Failure(code, format!("{title}: {}", refusal.text))
-        }
-        other => Failure(FAILED, format!("{title}: unexpected answer {other:?}")),
     }
 }
 
@@ -90,11 +102,10 @@ pub fn unexpected(title: &str, reply: &Reply) -> Failure {
 pub fn all() -> Vec<Server> {
     let sockets = place::find().sockets;
     // In parallel, since one that does not answer takes until the timeout.
-    let met = std::thread::scope(|s| {
+    let mut servers: Vec<Server> = std::thread::scope(|s| {
         let threads: Vec<_> = sockets.iter().map(|path| s.spawn(|| meet(path))).collect();
-        threads.into_iter().map(|t| t.join().ok().flatten()).collect::<Vec<_>>()
+        threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect()
     });
-    let mut servers: Vec<Server> = met.into_iter().flatten().collect();
     servers.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
     servers
 }
@@ -102,12 +113,8 @@ pub fn all() -> Vec<Server> {
 fn meet(path: &Path) -> Option<Server> {
     match connect(path) {
         Ok(client) => {
-            let hello = client.hello();
-            Some(Server {
-                name: hello.name.replace(char::is_control, "?"),
-                pid: hello.pid,
-                client: Ok(client),
-            })
+            let hello = client.hello().clone();
+            Some(Server::new(&hello.name, hello.pid, Ok(client)))
         }
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             place::remove_stale(path);
@@ -115,148 +122,123 @@ fn meet(path: &Path) -> Option<Server> {
         }
         // It has ended in the meantime.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => None,
-        Err(e) => {
-            let (name, pid) = name_of(path)?;
-            Some(Server { name, pid, client: Err(e) })
-        }
+        Err(e) => name_of(path).map(|(name, pid)| Server::new(name, pid, Err(e))),
     }
 }
 
 /// Connects; if an upgrade is replacing the master's program, once that is done.
 fn connect(path: &Path) -> io::Result<Client> {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
     let until = Instant::now() + PATIENCE;
+    let runs = || name_of(path).is_some_and(|(_, pid)| !ends_within(pid, Duration::ZERO));
     loop {
-        let result = Client::connect(path, PATIENCE);
-        let between = matches!(&result, Err(e) if matches!(
-            e.kind(),
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
-        ));
-        if !between
-            || Instant::now() >= until
-            || name_of(path).is_none_or(|(_, pid)| ends_within(pid, Duration::ZERO))
-        {
-            return result;
+        match Client::connect(path, PATIENCE) {
+            Err(e)
+                if matches!(e.kind(), ConnectionRefused | UnexpectedEof | ConnectionReset)
+                    && Instant::now() < until
+                    && runs() =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The server's name and pid, from the name of its socket.
-fn name_of(path: &Path) -> Option<(String, i32)> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".sock")?;
-    let (name, pid) = name.rsplit_once('.')?;
-    Some((name.replace(char::is_control, "?"), pid.parse().ok()?))
+/// Returns a server's name and pid, from the name of its socket.
+fn name_of(path: &Path) -> Option<(&str, i32)> {
+    let (name, pid) = path.file_name()?.to_str()?.strip_suffix(".sock")?.rsplit_once('.')?;
+    Some((name, pid.parse().ok()?))
 }
 
-/// Directories that may hold sockets of other users; shown if nothing was found.
-pub fn closed() -> Vec<PathBuf> {
-    place::find().closed
-}
-
-/// As [`select`], of a name that may be given with `-n` or as an argument.
-pub fn named(name: Option<String>, id: Option<String>) -> Result<Vec<Server>, Failure> {
-    if let Some(id) = &id {
-        check_same(name.as_deref(), id)?;
+/// Returns the servers that a name, a pid or `all` stands for, given with `-n` or as an argument; without any, the only one that runs.
+pub fn named(name: Option<&str>, id: Option<&str>) -> Result<Vec<Server>, Failure> {
+    if let (Some(name), Some(id)) = (name, id)
+        && name != id
+    {
+        return Err(Failure(USAGE, format!("-n {name} and {id} name different servers; give one")));
     }
-    select(name.or(id).as_deref())
-}
-
-/// Returns the servers that a name, a pid or `all` stands for; without any, the only one that runs.
-pub fn select(name: Option<&str>) -> Result<Vec<Server>, Failure> {
-    choose(all(), name)
+    choose(all(), name.or(id))
 }
 
 fn choose(servers: Vec<Server>, name: Option<&str>) -> Result<Vec<Server>, Failure> {
     if servers.is_empty() {
         return Err(Failure(NO_SUCH, nothing_runs()));
     }
-    let Some(name) = name else {
-        return match servers.len() {
-            1 => Ok(servers),
-            n => Err(Failure(USAGE, format!("{n} servers run; choose one with -n: {}", listing(&servers)))),
-        };
-    };
-    if name == "all" {
-        return Ok(servers);
-    }
     let listed = listing(&servers);
-    let meant = |server: &Server| server.name == name || name.parse() == Ok(server.pid);
-    let chosen: Vec<Server> = servers.into_iter().filter(meant).collect();
-    match chosen.len() {
-        0 => Err(Failure(NO_SUCH, format!("{name}: no such server; there are: {listed}"))),
-        1 => Ok(chosen),
-        n => Err(Failure(
-            USAGE,
-            format!("{n} servers are named {name}; choose one by pid: {}", listing(&chosen)),
+    let is_meant =
+        |s: &Server| name.is_none_or(|name| name == "all" || s.name == name || name.parse() == Ok(s.pid));
+    let chosen: Vec<Server> = servers.into_iter().filter(is_meant).collect();
+    match (chosen.len(), name) {
+        (0, name) => Err(Failure(
+            NO_SUCH,
+            format!("{}: no such server; there are: {listed}", name.unwrap_or_default()),
         )),
+        (1, _) | (_, Some("all")) => Ok(chosen),
+        (n, None) => Err(Failure(USAGE, format!("{n} servers run; choose one with -n: {listed}"))),
+        (n, Some(name)) => {
+            let text = format!("{n} servers are named {name}; choose one by pid: {}", listing(&chosen));
+            Err(Failure(USAGE, text))
+        }
     }
 }
 
-/// The message if no server is found.
+/// Returns the message if no server is found.
 pub fn nothing_runs() -> String {
-    let looked: Vec<_> = place::directories().iter().map(|d| d.display().to_string()).collect();
-    let closed: Vec<_> = closed().iter().map(|d| d.display().to_string()).collect();
-    let closed = match closed.as_slice() {
-        [] => String::new(),
-        some => format!("; {} is not accessible to this user", some.join(", ")),
+    let list =
+        |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    let closed = match list(&place::find().closed) {
+        none if none.is_empty() => none,
+        some => format!("; {some} is not accessible to this user"),
     };
-    format!("no server runs (looked in {}{closed})", looked.join(", "))
+    format!("no server runs (looked in {}{closed})", list(&place::directories()))
 }
 
 fn listing(servers: &[Server]) -> String {
     servers.iter().map(Server::title).collect::<Vec<_>>().join(", ")
 }
 
-/// The target of an ID: servers, or one worker of one server.
+/// Servers, or one worker of one server.
 pub enum Target {
     Servers(Vec<Server>),
     Worker(Server, u32),
 }
 
-/// Finds the target: `ID` is a server's name or pid, a worker's id, or both as `SERVER/WORKER`; `-n` names the worker's
-/// server.
+/// Finds the target: `id` is a server's name or pid, a worker's id, or both as `SERVER/WORKER`; `-n` names the worker's server.
 pub fn resolve(name: Option<&str>, id: Option<&str>) -> Result<Target, Failure> {
-    let Some(id) = id else { return select(name).map(Target::Servers) };
-    if let Some((server, worker)) = id.rsplit_once('/') {
-        let worker = worker.parse().map_err(|_| {
-            Failure(USAGE, format!("{id}: expected SERVER/WORKER with the id of a worker, such as web/3"))
-        })?;
-        check_same(name, server)?;
-        return Ok(Target::Worker(one(select(Some(server))?)?, worker));
+    if let Some((server, worker)) = id.and_then(|id| id.rsplit_once('/')) {
+        let expected =
+            || format!("{server}/{worker}: expected SERVER/WORKER with the id of a worker, such as web/3");
+        let worker = worker.parse().map_err(|_| Failure(USAGE, expected()))?;
+        return one(named(name, Some(server))?).map(|server| Target::Worker(server, worker));
     }
-    let Ok(number) = id.parse::<u32>() else {
-        check_same(name, id)?;
-        return select(Some(id)).map(Target::Servers);
-    };
-    match name {
-        Some(name) => Ok(Target::Worker(one(select(Some(name))?)?, number)),
-        None => resolve_number(all(), number),
+    match (name, id.and_then(|id| id.parse().ok())) {
+        (Some(name), Some(worker)) => {
+            one(named(Some(name), None)?).map(|server| Target::Worker(server, worker))
+        }
+        (None, Some(number)) => resolve_number(all(), number),
+        (name, None) => named(name, id).map(Target::Servers),
     }
 }
 
-/// A number alone may be a server's pid or a worker's id.
+/// Finds the target of a number alone: the pid of a server, or the id of a worker if there is only one server.
 fn resolve_number(mut servers: Vec<Server>, number: u32) -> Result<Target, Failure> {
-    let master = servers.iter().any(|a| a.pid.unsigned_abs() == number);
-    let worker = match servers.as_mut_slice() {
-        [only] if master => only.status()?.workers.iter().any(|w| w.worker.id == number),
-        [_] => true,
-        _ => false,
-    };
-    if master && worker {
-        let name = &servers[0].name;
-        return Err(Failure(
-            USAGE,
-            format!("{number} is the pid of a server and the id of a worker; give {name} or {name}/{number}"),
-        ));
-    }
-    if worker {
-        return Ok(Target::Worker(one(servers)?, number));
-    }
-    if !master && servers.len() > 1 {
-        let text = format!(
-            "{number}: no server has this pid; for a worker, name its server with -n: {}",
-            listing(&servers)
-        );
+    let is_pid = servers.iter().any(|s| s.pid.unsigned_abs() == number);
+    if let [only] = servers.as_mut_slice() {
+        if !is_pid {
+            return one(servers).map(|server| Target::Worker(server, number));
+        }
+        if only.status()?.workers.iter().any(|w| w.worker.id == number) {
+            let name = &only.name;
+            let text = format!(
+                "{number} is the pid of a server and the id of a worker; give {name} or {name}/{number}"
+            );
+            return Err(Failure(USAGE, text));
+        }
+    } else if !is_pid && !servers.is_empty() {
+        let listed = listing(&servers);
+        let text =
+            format!("{number}: no server has this pid; for a worker, name its server with -n: {listed}");
         return Err(Failure(NO_SUCH, text));
     }
     choose(servers, Some(&number.to_string())).map(Target::Servers)
@@ -266,14 +248,5 @@ fn one(mut servers: Vec<Server>) -> Result<Server, Failure> {
     match (servers.pop(), servers.len()) {
         (Some(server), 0) => Ok(server),
         _ => Err(Failure(USAGE, "a worker belongs to one server; name it with -n".into())),
-    }
-}
-
-fn check_same(name: Option<&str>, id: &str) -> Result<(), Failure> {
-    match name {
-        Some(name) if name != id => {
-            Err(Failure(USAGE, format!("-n {name} and {id} name different servers; give one")))
-        }
-        _ => Ok(()),
     }
 }

@@ -1,208 +1,146 @@
 //! `prefork ls` and `prefork show`.
 
 use super::find::{self, Server, Target};
-use super::table::{self, CHANGING, Column, Row, WRONG, bytes, bytes_or_dash, time};
+use super::table::{self, CHANGING, Colour, Column, WRONG, bytes, time};
 use super::{print, print_json};
 use crate::cli::{Failure, NO_SUCH};
 use prefork::{ServerState, Status, WorkerState, WorkerStatus};
-use serde::Serialize;
+use serde_json::{Value, json};
 use std::io::Write;
 
-const SERVERS: [Column; 10] = [
-    ("NAME", false),
-    ("PID", true),
-    ("VERSION", false),
-    ("STATE", false),
-    ("WORKERS", true),
-    ("GEN", true),
-    ("UPTIME", true),
-    ("REQUESTS", true),
-    ("MEMORY", true),
-    ("ADDRESSES", false),
+const SERVERS: &[Column<Listed>] = &[
+    ("NAME", false, |s| Some(s.name.clone())),
+    ("PID", true, |s| Some(s.pid.to_string())),
+    ("VERSION", false, |s| Some(s.status.as_ref()?.version.clone())),
+    ("STATE", false, |s| Some(s.status.as_ref().map_or("no answer", |s| s.state.name()).into())),
+    ("WORKERS", true, |s| s.status.as_ref().map(|s| format!("{}/{}", s.ready, s.total))),
+    ("GEN", true, |s| Some(s.status.as_ref()?.generation.to_string())),
+    ("UPTIME", true, |s| Some(time(s.status.as_ref()?.uptime))),
+    ("REQUESTS", true, |s| Some(s.status.as_ref()?.totals.requests.to_string())),
+    ("MEMORY", true, |s| s.status.as_ref()?.memory.map(bytes)),
+    ("ADDRESSES", false, |s| Some(s.status.as_ref()?.addresses.join(" "))),
 ];
 
-const WORKERS: [Column; 13] = [
-    ("ID", true),
-    ("SLOT", true),
-    ("GEN", true),
-    ("PID", true),
-    ("STATE", false),
-    ("AGE", true),
-    ("IN FLIGHT", true),
-    ("QUEUED", true),
-    ("REQUESTS", true),
-    ("ERRORS", true),
-    ("IN", true),
-    ("OUT", true),
-    ("RSS", true),
+const WORKERS: &[Column<WorkerStatus>] = &[
+    ("ID", true, |w| Some(w.worker.id.to_string())),
+    ("SLOT", true, |w| Some(w.worker.slot.to_string())),
+    ("GEN", true, |w| Some(w.worker.generation.to_string())),
+    ("PID", true, |w| Some(w.worker.pid.to_string())),
+    ("STATE", false, |w| Some(w.state.to_string())),
+    ("AGE", true, |w| Some(time(w.age))),
+    ("IN FLIGHT", true, |w| Some(w.in_flight.to_string())),
+    ("QUEUED", true, |w| Some(w.queued.to_string())),
+    ("REQUESTS", true, |w| Some(w.requests.to_string())),
+    ("ERRORS", true, |w| Some(w.errors.to_string())),
+    ("IN", true, |w| Some(bytes(w.bytes_in))),
+    ("OUT", true, |w| Some(bytes(w.bytes_out))),
+    ("RSS", true, |w| w.rss.map(bytes)),
 ];
 
-/// A server in `ls --json`: its status without the workers, or only its name and pid if it does not answer.
-#[derive(Serialize)]
-struct Summary {
+/// A server, with its status if it answers.
+struct Listed {
     name: String,
     pid: i32,
-    answers: bool,
-    #[serde(flatten)]
-    status: Option<Overview>,
-}
-
-#[derive(Serialize)]
-struct Overview {
-    version: String,
-    handler: String,
-    state: ServerState,
-    addresses: Vec<String>,
-    ready: usize,
-    total: usize,
-    generation: u32,
-    uptime_ms: u64,
-    requests: u64,
-    errors: u64,
-    memory: Option<u64>,
+    status: Option<Status>,
 }
 
 /// Lists all servers.
 pub fn ls(json: bool) -> Result<(), Failure> {
-    let servers = find::all();
-    let nothing = servers.is_empty();
-    let summaries: Vec<_> = servers.into_iter().map(summary).collect();
+    let list = |mut server: Server| {
+        let status = server.status().ok();
+        Listed { name: server.name, pid: server.pid, status }
+    };
+    let listed: Vec<Listed> = find::all().into_iter().map(list).collect();
     if json {
-        return print_json(&summaries);
-    }
-    if nothing {
-        // Not a failure: a list may be empty, and standard error closed.
+        print_json(&listed.iter().map(summary).collect::<Vec<_>>())
+    } else if listed.is_empty() {
+        // No failure: a list may be empty, and standard error closed.
         let _ = writeln!(std::io::stderr(), "prefork: {}", find::nothing_runs());
-        return Ok(());
-    }
-    print(&table::render(&SERVERS, summaries.into_iter().map(server_row).collect()))
-}
-
-fn summary(mut server: Server) -> Summary {
-    let status = if server.answers() { server.status().ok() } else { None };
-    Summary {
-        name: server.name,
-        pid: server.pid,
-        answers: status.is_some(),
-        status: status.map(|s| Overview {
-            version: s.version,
-            handler: s.handler,
-            state: s.state,
-            addresses: s.addresses,
-            ready: s.ready,
-            total: s.total,
-            generation: s.generation,
-            uptime_ms: s.uptime.as_millis() as u64,
-            requests: s.totals.requests,
-            errors: s.totals.errors,
-            memory: s.memory,
-        }),
+        Ok(())
+    } else {
+        print(&table::render(SERVERS, &listed, server_colour))
     }
 }
 
-fn server_row(s: Summary) -> Row {
-    let Some(f) = s.status else {
-        let dash = || "-".to_owned();
-        let mut cells = vec![s.name, s.pid.to_string(), dash(), "no answer".into()];
-        cells.resize_with(SERVERS.len(), dash);
-        return Row { cells, colour: WRONG };
+/// Returns a server as `ls --json` has it: its status without the workers, or its name and pid if it does not answer.
+fn summary(listed: &Listed) -> Value {
+    let mut summary = match &listed.status {
+        Some(status) => json!(status),
+        None => json!({ "name": listed.name, "pid": listed.pid }),
     };
-    let colour = match f.state {
-        ServerState::Serving => None,
-        ServerState::Degraded if f.ready == 0 => WRONG,
-        _ => CHANGING,
-    };
-    let cells = vec![
-        s.name,
-        s.pid.to_string(),
-        f.version,
-        f.state.to_string(),
-        format!("{}/{}", f.ready, f.total),
-        f.generation.to_string(),
-        time(f.uptime_ms),
-        f.requests.to_string(),
-        bytes_or_dash(f.memory),
-        f.addresses.join(" "),
-    ];
-    Row { cells, colour }
+    if let Some(fields) = summary.as_object_mut() {
+        fields.remove("workers");
+        fields.insert("answers".into(), listed.status.is_some().into());
+    }
+    summary
+}
+
+fn server_colour(server: &Listed) -> Colour {
+    match &server.status {
+        Some(status) => match status.state {
+            ServerState::Serving => None,
+            ServerState::Degraded if status.ready == 0 => WRONG,
+            _ => CHANGING,
+        },
+        None => WRONG,
+    }
+}
+
+fn worker_colour(worker: &WorkerStatus) -> Colour {
+    match worker.state {
+        WorkerState::Ready => None,
+        WorkerState::Starting | WorkerState::Draining => CHANGING,
+        _ => WRONG,
+    }
 }
 
 /// Shows servers with their workers, or one worker.
-pub fn show(name: Option<String>, id: Option<String>, json: bool) -> Result<(), Failure> {
-    match find::resolve(name.as_deref(), id.as_deref())? {
-        Target::Servers(servers) => show_servers(servers, json),
-        Target::Worker(server, id) => show_worker(server, id, json),
-    }
-}
-
-fn show_servers(servers: Vec<Server>, json: bool) -> Result<(), Failure> {
-    let several = servers.len() > 1;
-    let mut all = Vec::new();
-    for mut server in servers {
-        all.push(server.status()?);
-    }
-    match (json, all.as_slice()) {
-        (true, [one]) if !several => print_json(one),
-        (true, all) => print_json(&all),
-        (false, all) => print(&all.iter().map(describe).collect::<Vec<_>>().join("\n")),
+pub fn show(target: Target, json: bool) -> Result<(), Failure> {
+    match target {
+        Target::Worker(mut server, id) => {
+            let status = server.status()?;
+            let worker = worker_of(&server, &status, id)?;
+            match json {
+                true => print_json(worker),
+                false => print(&table::render(WORKERS, std::slice::from_ref(worker), worker_colour)),
+            }
+        }
+        Target::Servers(mut servers) => {
+            let all: Vec<Status> = servers.iter_mut().map(Server::status).collect::<Result<_, _>>()?;
+            match (json, all.as_slice()) {
+                (true, [one]) => print_json(one),
+                (true, all) => print_json(&all),
+                (false, all) => print(&all.iter().map(describe).collect::<Vec<_>>().join("\n")),
+            }
+        }
     }
 }
 
 fn describe(s: &Status) -> String {
-    let plain = |text: &str| text.replace(char::is_control, "?");
     let lines = [
-        ("name", plain(&s.name)),
+        ("name", s.name.clone()),
         ("pid", s.pid.to_string()),
-        ("version", plain(&s.version)),
-        ("handler", plain(&s.handler)),
+        ("version", s.version.clone()),
+        ("handler", s.handler.clone()),
         ("state", s.state.to_string()),
-        ("listening on", plain(&s.addresses.join(" "))),
+        ("listening on", s.addresses.join(" ")),
         ("workers", format!("{} of {} ready", s.ready, s.total)),
         ("generation", s.generation.to_string()),
-        ("uptime", time(s.uptime.as_millis() as u64)),
+        ("uptime", time(s.uptime)),
         ("connections", s.totals.taken.to_string()),
         ("requests", format!("{}, {} refused or failed", s.totals.requests, s.totals.errors)),
         ("bytes", format!("{} in, {} out", bytes(s.totals.bytes_in), bytes(s.totals.bytes_out))),
-        ("memory", bytes_or_dash(s.memory)),
+        ("memory", s.memory.map_or_else(|| "-".into(), bytes)),
     ];
-    let head: String = lines.map(|(what, value)| format!("{what:<13} {value}\n")).concat();
-    head + "\n" + &table::render(&WORKERS, s.workers.iter().map(worker_row).collect())
+    let line =
+        |(title, value): (&str, String)| format!("{title:<13} {}\n", value.replace(char::is_control, "?"));
+    lines.map(line).concat() + "\n" + &table::render(WORKERS, &s.workers, worker_colour)
 }
 
-fn worker_row(w: &WorkerStatus) -> Row {
-    let colour = match w.state {
-        WorkerState::Ready => None,
-        WorkerState::Starting | WorkerState::Draining => CHANGING,
-        _ => WRONG,
-    };
-    let cells = vec![
-        w.worker.id.to_string(),
-        w.worker.slot.to_string(),
-        w.worker.generation.to_string(),
-        w.worker.pid.to_string(),
-        w.state.to_string(),
-        time(w.age.as_millis() as u64),
-        w.in_flight.to_string(),
-        w.queued.to_string(),
-        w.requests.to_string(),
-        w.errors.to_string(),
-        bytes(w.bytes_in),
-        bytes(w.bytes_out),
-        bytes_or_dash(w.rss),
-    ];
-    Row { cells, colour }
-}
-
-fn show_worker(mut server: Server, id: u32, json: bool) -> Result<(), Failure> {
-    let status = server.status()?;
-    let Some(worker) = status.workers.iter().find(|w| w.worker.id == id) else {
-        return Err(no_such_worker(&server.title(), id, &status));
-    };
-    if json { print_json(worker) } else { print(&table::render(&WORKERS, vec![worker_row(worker)])) }
-}
-
-/// The failure for an unknown worker; it lists the known ones.
-pub fn no_such_worker(title: &str, id: u32, status: &Status) -> Failure {
-    let ids: Vec<_> = status.workers.iter().map(|w| w.worker.id.to_string()).collect();
-    Failure(NO_SUCH, format!("{title}: no worker {id}; there are: {}", ids.join(", ")))
+/// Returns a worker of a server; the failure for an unknown one lists the others.
+pub fn worker_of<'a>(server: &Server, status: &'a Status, id: u32) -> Result<&'a WorkerStatus, Failure> {
+    status.workers.iter().find(|w| w.worker.id == id).ok_or_else(|| {
+        let ids: Vec<_> = status.workers.iter().map(|w| w.worker.id.to_string()).collect();
+        Failure(NO_SUCH, format!("{}: no worker {id}; there are: {}", server.title(), ids.join(", ")))
+    })
 }

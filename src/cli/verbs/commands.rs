@@ -1,0 +1,132 @@
+//! `prefork reload`, `scale` and `stop`: send the command, wait, print the outcome.
+
+use super::find::Server;
+use super::{Wait, print, print_json};
+use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, complain};
+use prefork::control::Request;
+use prefork::control::protocol::{Count, Reply, Verdict};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::time::Duration;
+
+/// The longest time for a master to accept a command.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An outcome, as JSON.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    name: &'a str,
+    pid: i32,
+    #[serde(flatten)]
+    outcome: Value,
+}
+
+/// `4`, `+1` or `-1`.
+pub fn parse_count(text: &str) -> Result<Count, String> {
+    let bad = |_| "expected a number of workers, such as 4, +1 or -1".to_owned();
+    match text.as_bytes().first() {
+        Some(b'+' | b'-') => text.parse().map(Count::By).map_err(bad),
+        _ => match text.parse().map_err(bad)? {
+            0 => Err("expected at least 1; `prefork stop` stops the server".into()),
+            n => Ok(Count::To(n)),
+        },
+    }
+}
+
+/// Gives a command to one server after the other, even if one fails. The last failure is the exit status.
+pub fn execute(servers: Vec<Server>, request: &Request, wait: &Wait) -> Result<(), Failure> {
+    let failures = servers.into_iter().filter_map(|server| command(server, request, wait).err());
+    let last = failures.reduce(|before, failure| {
+        complain(&before);
+        failure
+    });
+    last.map_or(Ok(()), Err)
+}
+
+/// Gives a command to a server and prints the outcome.
+fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Failure> {
+    server.send(request)?;
+    let queued = match server.next(Some(PATIENCE))? {
+        Reply::Accepted { queued } => queued,
+        other => return Err(server.unexpected(&other)),
+    };
+    if wait.no_wait {
+        let when = if queued { "; it begins after the start or reload in progress" } else { "" };
+        return report(
+            &server,
+            wait,
+            json!({ "accepted": true, "queued": queued }),
+            &format!("accepted{when}"),
+        );
+    }
+    let reply = server.next(wait.timeout).map_err(|failure| match failure {
+        Failure(TIMED_OUT, _) => {
+            Failure(TIMED_OUT, format!("{}: not done within the timeout; it continues", server.title()))
+        }
+        other => other,
+    })?;
+    match reply {
+        Reply::Reload(verdict) => reloaded(&server, wait, &verdict),
+        Reply::Scaled { workers } => report(&server, wait, json!({ "workers": workers }), &count(workers)),
+        Reply::Drained { worker, exit, killed } => {
+            let how = if killed { "did not finish in time and was killed" } else { "has ended" };
+            let text = format!("worker {worker} {how} ({exit})");
+            report(&server, wait, json!({ "worker": worker, "exit": exit, "killed": killed }), &text)
+        }
+        Reply::Stopped { killed } => {
+            let late = match killed {
+                0 => String::new(),
+                n => format!("; {} did not finish in time", count(n as usize)),
+            };
+            let done = report(&server, wait, json!({ "killed": killed }), &format!("stopped{late}"));
+            server.wait_gone();
+            done
+        }
+        other => Err(server.unexpected(&other)),
+    }
+}
+
+fn report(server: &Server, wait: &Wait, outcome: Value, text: &str) -> Result<(), Failure> {
+    match wait.output.json {
+        true => print_json(&Outcome { name: &server.name, pid: server.pid, outcome }),
+        false => print(&format!("{}: {text}\n", server.title())),
+    }
+}
+
+fn reloaded(server: &Server, wait: &Wait, verdict: &Verdict) -> Result<(), Failure> {
+    let (title, generation) = (server.title(), verdict.generation);
+    let Some(failure) = &verdict.failure else {
+        return report(server, wait, json!(verdict), &format!("generation {generation} serves"));
+    };
+    if wait.output.json {
+        report(server, wait, json!(verdict), "")?;
+    }
+    let text = format!("{title}: the reload to generation {generation} was rolled back {failure}");
+    complain(&Failure(ROLLED_BACK, text));
+    if !wait.output.json {
+        for line in super::quote(&failure.stderr) {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+    Err(Failure(ROLLED_BACK, String::new()))
+}
+
+fn count(workers: usize) -> String {
+    if workers == 1 { "1 worker".into() } else { format!("{workers} workers") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_makes_a_count_relative() {
+        for (text, count) in [("4", Count::To(4)), ("+2", Count::By(2)), ("-1", Count::By(-1))] {
+            assert_eq!(parse_count(text), Ok(count));
+        }
+        for bad in ["", "0", "+", "-", "four", "1.5", "--1", "99999999999"] {
+            assert!(parse_count(bad).is_err(), "{bad}");
+        }
+    }
+}
