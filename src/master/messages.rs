@@ -32,7 +32,7 @@ impl Master {
             }
             RouterEvent::Reply(call, result) => self.report.add(News::Reply(call, result)),
             RouterEvent::Broken(id, e) => {
-                if let Some(worker) = self.pool.workers.find(id) {
+                if let Some(worker) = self.pool.workers.get_mut(id) {
                     worker.failure = Some(format!("unreadable message ({e})"));
                     let _ = worker.link.process.kill(signal::SIGKILL);
                 }
@@ -40,7 +40,7 @@ impl Master {
             // The worker is about to end. If it is not, nothing could be sent to it any more; and if it is, the signal comes too
             // late to change its exit status.
             RouterEvent::Closed(id) => {
-                if let Some(worker) = self.pool.workers.find(id) {
+                if let Some(worker) = self.pool.workers.get_mut(id) {
                     let _ = worker.link.process.kill(signal::SIGKILL);
                 }
             }
@@ -51,7 +51,7 @@ impl Master {
     }
 
     fn act_on_notice(&mut self, id: WorkerId, notice: Notice) {
-        let Some(worker) = self.pool.workers.find(id) else { return };
+        let Some(worker) = self.pool.workers.get_mut(id) else { return };
         match notice {
             // Too late if SIGKILL is on its way.
             Notice::Ready { .. } if !self.lifecycle.is_starting(id) => {}

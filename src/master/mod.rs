@@ -155,7 +155,7 @@ impl Master {
     pub fn timeout(&self) -> Option<Duration> {
         match self.due() {
             // The poll's interests in message channels are brought up to date at the start of a turn.
-            _ if self.pool.has_more() || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
+            _ if self.pool.has_more || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             Time::NEVER => None,
             at => Some(at - Time::now()),
         }
@@ -213,7 +213,7 @@ impl Master {
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.messages.router().update_poll(&self.poll);
         let sleep = match self.due() {
-            _ if self.pool.has_more() => Some(Duration::ZERO),
+            _ if self.pool.has_more => Some(Duration::ZERO),
             Time::NEVER => patience,
             at => Some(patience.map_or(at - self.clock.now, |patience| patience.min(at - self.clock.now))),
         };

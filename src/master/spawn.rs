@@ -1,10 +1,10 @@
 //! Spawning a worker and reaping it: channels, fork, pidfd, registration; what the child does first; death.
 
 use super::lifecycle::{Ended, Input};
-use super::pool::{HandoffQueue, WorkerEntry, WorkerLink};
+use super::pool::{Backlog, HandoffQueue, WorkerEntry, WorkerLink};
 use super::{Master, Token};
 use crate::handoff::{self, HandoffEnd};
-use crate::ids::{Generation, Page, Slot, WorkerId};
+use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
 use crate::sys::process::{self, Fork};
@@ -68,16 +68,16 @@ impl Master {
         let queue = HandoffQueue { master: master_end, worker: queue };
         let link = WorkerLink { process, queue, page: counters };
         let max_requests = self.jittered_max_requests(id);
-        let entry = WorkerEntry { started, ..WorkerEntry::new(id, slot, generation, link, max_requests) };
-        let watched = self.watch_exit(page, &entry.link);
+        let watched = self.watch_exit(page, &link);
         if watched.is_err() {
             // Nothing would ever report its death.
-            let _ = entry.link.process.kill(signal::SIGKILL);
-            let _ = entry.link.process.wait();
+            let _ = link.process.kill(signal::SIGKILL);
+            let _ = link.process.wait();
             self.finish_stderr(page);
         } else {
             self.messages.router().add(id, page, channel);
-            self.pool.workers.add(page, entry);
+            let entry = WorkerEntry::new(id, slot, generation, link, max_requests);
+            self.pool.workers.add(page, WorkerEntry { started, ..entry });
         }
         watched
     }
@@ -165,7 +165,7 @@ impl Master {
             datagrams: first(true).map(ToString::to_string),
         };
         let own = |(index, listener): (usize, super::sockets::Listener)| {
-            listener.into_socket_of(slot.index(), index as u16, accept)
+            listener.into_socket_of(slot, ListenerId::at(index), accept)
         };
         (addresses, listeners.into_iter().enumerate().filter_map(own).collect())
     }

@@ -33,7 +33,7 @@ impl Master {
                 let failed = self.spawn(id, slot, generation).err()?;
                 return Some(Input::SpawnFailed(id, format!("start worker in slot {slot}: {failed}")));
             }
-            Action::Admit(id) => self.pool.admit(id),
+            Action::Admit(id) => self.pool.workers.admit(id),
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
             Action::Rebalance(_) => self.pool.rebalance(),

@@ -1,4 +1,4 @@
-//! The hot path: a connection comes off a listener's backlog, a worker is chosen, the connection goes to it.
+//! The hot path: accepts a connection, chooses a worker, hands the connection off.
 //!
 //! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
 //! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty.
@@ -19,9 +19,9 @@ pub(super) const REST: Duration = Duration::from_millis(250);
 /// The time without another shortage after which it is over, and the next one is logged again.
 pub(super) const SHORTAGE_OVER: Duration = Duration::from_secs(1);
 
-/// The result of an attempt to take a connection off a backlog.
+/// The result of an attempt to accept.
 enum Accepted {
-    /// One was taken; it has a worker, or is parked.
+    /// A connection was accepted; it has a worker, or is parked.
     One,
     /// The backlog is empty.
     Empty,
@@ -38,42 +38,33 @@ impl<S: System> Pool<S> {
         if !self.listeners.get(index).is_some_and(S::Backlog::is_watched) {
             return;
         }
-        match self.pick() {
-            // What was accepted before comes first: the parked one, since there is no place for a second, and what comes back.
-            _ if self.parked.is_some() || self.has_returns() => {
-                self.pause(index, poll);
-            }
+        // Older connections come first: the parked one, next to which there is no place, and those that workers returned.
+        let slot = self.pick().filter(|_| self.parked.is_none() && !self.has_returns());
+        match slot.map(|slot| self.accept_one(index, slot)) {
             None => self.pause(index, poll),
-            Some(slot) => {
-                if let Accepted::Exhausted(e) = self.accept_one(index, slot) {
-                    self.rest_from(index, &e, poll);
-                }
-            }
+            Some(Accepted::Exhausted(e)) => self.rest_from(index, &e, poll),
+            Some(_) => {}
         }
     }
 
-    /// Gives workers what waits for room: the parked connection, then what comes back from other workers, then the backlogs of
-    /// paused listeners. Says to the workers that the master waits, if something is left and none has room.
+    /// Gives workers what waits for room: the parked connection, then those taken back from other workers, then the backlogs of
+    /// paused listeners. If something is left and no worker has room, publishes that the master waits.
     pub fn serve_waiting(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
         self.has_more = false;
         loop {
-            self.serve_what_has_room(lifecycle, poll);
+            self.place_returns(poll);
+            for index in 0..self.listeners.len() {
+                if self.is_paused(index, lifecycle) {
+                    self.accept_paused(index, poll);
+                }
+            }
             if self.has_more || !self.waits_for_room(lifecycle) {
                 return self.system.set_waiting(false);
             }
             self.system.set_waiting(true);
-            // A worker may have made room between the last look and the word: it has not seen that the master waits.
+            // A worker that made room just before this does not wake the master, so the master checks once more.
             if broken!(self, NoSecondLook) || !self.has_room_for_what_waits(lifecycle) {
                 return;
-            }
-        }
-    }
-
-    fn serve_what_has_room(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
-        self.place_returns(poll);
-        for index in 0..self.listeners.len() {
-            if self.is_paused(index, lifecycle) {
-                self.accept_paused(index, poll);
             }
         }
     }
@@ -102,12 +93,11 @@ impl<S: System> Pool<S> {
         for _ in 0..self.rules.batch {
             let Some(slot) = self.pick().filter(|_| self.parked.is_none()) else { return };
             match self.accept_one(index, slot) {
-                Accepted::One | Accepted::Failed
-                    if self.is_emptying && !self.listeners[index].expects_more() =>
-                {
-                    return self.backlog_is_empty(index, poll);
+                Accepted::One | Accepted::Failed => {
+                    if self.is_emptying && !self.listeners[index].expects_more() {
+                        return self.backlog_is_empty(index, poll);
+                    }
                 }
-                Accepted::One | Accepted::Failed => {}
                 Accepted::Empty => return self.backlog_is_empty(index, poll),
                 Accepted::Exhausted(e) => return self.rest_from(index, &e, poll),
             }
@@ -137,17 +127,15 @@ impl<S: System> Pool<S> {
                 self.cursor = slot;
                 match e.raw_os_error() {
                     Some(errno::EAGAIN) => Accepted::Empty,
-                    // What accept(2) calls errors of the new connection: the next one may be well.
                     Some(code) if errno::OF_ONE_CONNECTION.contains(&code) => Accepted::Failed,
-                    // No descriptor, no memory, or a listener that was shut down: trying again at once is of no use.
+                    // No descriptor, no memory, or a listener that was shut down: accept4 would fail again at once.
                     _ => Accepted::Exhausted(e),
                 }
             }
         }
     }
 
-    /// Gives a connection to its client's worker, else to the one in `slot`, or to the next one that takes it. If none does, it
-    /// is parked.
+    /// Gives a connection to its client's worker, else to the one in `slot`, else to the next one that takes it; else parks it.
     fn give(&mut self, connection: Unplaced<S::Connection>, slot: usize) {
         let mut choice = self.pick_for(&connection).or(Some(slot));
         while let Some(slot) = choice {
@@ -161,7 +149,7 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// If the worker does not take it, the worker is out of dispatch until it is seen taking again, so that `give` ends.
+    /// Gives a connection to the worker of a slot. A worker that does not take it counts as stuck, so that `give` ends.
     fn give_to(&mut self, slot: usize, connection: &Unplaced<S::Connection>) -> bool {
         let Some(worker) = self.workers.admitted_mut(slot) else { return false };
         match worker.link.queue().give(&connection.connection, connection.origin) {
@@ -173,7 +161,7 @@ impl<S: System> Pool<S> {
             Ok(Given::Full | Given::Gone) => {}
             Err(e) => self.system.log(format_args!("hand a connection to worker {}: {e}", worker.id)),
         }
-        // In this order: a worker that takes the probe at once has moved since.
+        // In this order: a worker that takes the probe at once has made progress since.
         worker.mark_stuck();
         worker.probe();
         self.check_soon();
@@ -192,7 +180,7 @@ impl<S: System> Pool<S> {
     /// the one with the fewest connections.
     fn pick_for(&self, connection: &Unplaced<S::Connection>) -> Option<usize> {
         if let Some(id) = connection.shed_by {
-            return self.pick_beside(id);
+            return self.pick_other(id);
         }
         dispatch::pick_for(connection.client?, self.workers.slots(), |slot| self.load(slot).is_some())
     }
@@ -202,19 +190,9 @@ impl<S: System> Pool<S> {
         self.workers.admitted(slot)?.load(self.rules.max_queued)
     }
 
-    /// The number of the client of a connection that did not come from a backlog, if dispatch asks for it.
+    /// The number of the client of a connection that did not come from a backlog, if dispatch uses it.
     pub(super) fn client_of(&self, connection: &S::Connection) -> Option<u64> {
-        match self.rules.dispatch {
-            Dispatch::SourceHash => S::client_of(connection),
-            Dispatch::RoundRobin | Dispatch::LeastConnections => None,
-        }
-    }
-
-    /// True if something of what waits could be placed.
-    pub fn has_room_for_what_waits(&self, lifecycle: &Lifecycle) -> bool {
-        let in_turn =
-            self.parked.is_some() || (0..self.listeners.len()).any(|index| self.is_paused(index, lifecycle));
-        in_turn && self.has_room() || self.has_returns() && self.has_room_for_returns()
+        if self.rules.dispatch == Dispatch::SourceHash { S::client_of(connection) } else { None }
     }
 
     /// True if a worker has room.
@@ -222,22 +200,30 @@ impl<S: System> Pool<S> {
         (0..self.workers.slots()).any(|slot| self.load(slot).is_some())
     }
 
-    /// True if something waits that could be placed if a worker had room.
-    pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
-        self.parked.is_some()
-            || self.has_returns()
-            || (0..self.listeners.len()).any(|index| self.is_paused(index, lifecycle))
+    /// True if a connection waits that could be placed now.
+    pub fn has_room_for_what_waits(&self, lifecycle: &Lifecycle) -> bool {
+        (self.parked.is_some() || self.has_paused(lifecycle)) && self.has_room()
+            || self.has_returns() && self.has_room_for_returns()
     }
 
-    /// True if a listener is paused for want of room; not if accepting rests, the first workers are not ready yet, a stop has
-    /// emptied it, or workers accept from it.
-    pub fn is_paused(&self, index: usize, lifecycle: &Lifecycle) -> bool {
+    /// True if a connection may wait that could be placed if a worker had room.
+    pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
+        self.parked.is_some() || self.has_returns() || self.has_paused(lifecycle)
+    }
+
+    /// True if a listener is paused because no worker has room.
+    pub fn has_paused(&self, lifecycle: &Lifecycle) -> bool {
+        (0..self.listeners.len()).any(|index| self.is_paused(index, lifecycle))
+    }
+
+    /// True if a listener is paused because no worker has room; not if accepting rests, the first workers are not ready yet, a
+    /// stop has emptied it, or workers accept from it.
+    fn is_paused(&self, index: usize, lifecycle: &Lifecycle) -> bool {
         let rests =
             self.now < self.resting_until || lifecycle.is_booting() || self.emptied & (1 << index) != 0;
         !rests && self.listeners[index].is_paused()
     }
 
-    /// Leaves the listeners alone for a moment: without a free descriptor, or memory, accept would fail again.
     fn rest_from(&mut self, index: usize, cause: &io::Error, poll: &S::Poll) {
         self.pause(index, poll);
         self.rest(cause);

@@ -4,10 +4,10 @@ use crate::config::Dispatch;
 use std::net::IpAddr;
 
 /// Chooses among the slots `0..slots`. `load` returns a slot's connections in flight, or `None` if it has no room.
-/// `cursor` is the slot whose turn it is; it is moved behind the chosen slot.
+/// `cursor` is the slot whose turn it is; it moves to the one after the chosen slot.
 ///
-/// Round robin looks at one slot if all have room, and at each slot at most once; least-connections looks at each once, and
-/// ties go in turn. Source-hash is for [`pick_for`]; a client without an address goes in turn.
+/// Round robin reads the load of one slot if all have room; least-connections that of each, and among equals takes turns.
+/// Source-hash is for [`pick_for`]; clients without an address are given in turn.
 pub fn pick(
     policy: Dispatch,
     cursor: &mut usize,
@@ -27,8 +27,8 @@ pub fn pick(
 }
 
 /// Chooses for a client among the slots `0..slots`: of those with room the one with the highest weight, which each pair of client
-/// and slot has independently of the others (rendezvous hashing). So a slot that goes, or has no room, moves only its own clients,
-/// evenly to the others; when it comes back, so do they, and no other client moves.
+/// and slot has independently of the others (rendezvous hashing). A slot that has no room moves only its own clients, evenly to the
+/// others, until it has room again.
 pub fn pick_for(client: u64, slots: usize, has_room: impl Fn(usize) -> bool) -> Option<usize> {
     (0..slots).filter(|&slot| has_room(slot)).max_by_key(|&slot| weight(client, slot))
 }
@@ -117,14 +117,14 @@ mod tests {
         }
 
         #[test]
-        fn a_slot_that_comes_takes_from_others_and_moves_nobody_between_them(client: u64, slots in 1usize..40) {
+        fn a_new_slot_takes_clients_from_others_and_moves_none_between_them(client: u64, slots in 1usize..40) {
             let before = pick_for(client, slots, |_| true).unwrap();
             let after = pick_for(client, slots + 1, |_| true).unwrap();
             prop_assert!(after == before || after == slots);
         }
     }
 
-    /// How many of `clients` fall to each slot with room.
+    /// The number of `clients` of each slot, without the slot that is gone.
     fn shares(clients: impl Iterator<Item = IpAddr>, slots: usize, gone: Option<usize>) -> Vec<u32> {
         let mut shares = vec![0; slots];
         for ip in clients {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_room() {
+    fn without_room_no_slot_is_chosen() {
         let mut cursor = 1;
         assert_eq!(pick(Dispatch::RoundRobin, &mut cursor, 3, |_| None), None);
         assert_eq!(pick(Dispatch::LeastConnections, &mut cursor, 0, |_| Some(0)), None);

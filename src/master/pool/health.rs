@@ -1,6 +1,6 @@
-//! The health of workers: which of them take what they are given, how long they have been in a call, how large they are.
+//! The health of workers: if they take what they are given, how long they have been in a call, how large they are.
 //!
-//! Workers are checked twenty times a second while connections are in flight or the settings ask for it, and not otherwise.
+//! Workers are checked twenty times a second, but only while connections are in flight or the settings ask for it.
 
 use super::{Link, Pool, System, broken};
 use crate::ids::WorkerId;
@@ -9,18 +9,17 @@ use crate::scoreboard::Word;
 use crate::sys::time::Time;
 use std::time::Duration;
 
-/// The time between two checks. What is queued at two checks, while its worker takes nothing, is reclaimed: after a tenth of a second
-/// at the latest.
+/// The time between two checks. What a stuck worker has not taken is reclaimed after at most two of them.
 pub const CHECK: Duration = Duration::from_millis(50);
-/// The time between two looks at the memory of workers.
+/// The time between two checks of the memory of workers.
 pub(super) const MEMORY_CHECK: Duration = Duration::from_secs(1);
 
-/// What follows from a check.
+/// The findings of a check.
 #[derive(Default)]
 pub struct Findings {
     /// Inputs for the lifecycle, in this order.
     pub inputs: Vec<Input>,
-    /// Workers that are to hand back idle connections, and how many each is to keep.
+    /// Workers that are to hand back idle connections, and the number that each is to keep.
     pub sheds: Vec<(WorkerId, u32)>,
 }
 
@@ -55,8 +54,8 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// A worker that took nothing of what was queued for it between two checks is stuck: it gets no more, and what is queued goes to
-    /// others. One that takes again is eligible again.
+    /// Finds workers that took nothing of what was queued for them between two checks. They are stuck: they get no more, and what
+    /// is queued goes to others. One that takes something is eligible again.
     fn find_stuck(&mut self) {
         for page in self.workers.pages() {
             let Some(worker) = self.workers.at(page).filter(|w| w.admitted) else { continue };
@@ -73,7 +72,7 @@ impl<S: System> Pool<S> {
                     self.reclaim_queue(id);
                 }
             } else if worker.stuck {
-                // The probe sent to it may not have found room, or was reclaimed: nothing else would show that it is back.
+                // The last probe may not have found room, or was reclaimed; without one the worker would stay stuck.
                 worker.probe();
             }
             if check_again {
@@ -82,7 +81,7 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// Reports since when workers are in a call, if that has changed, and which have served enough.
+    /// Reports the starts of workers' calls that have changed, and the workers that have served enough requests.
     pub fn report_calls(&mut self, inputs: &mut Vec<Input>) {
         for worker in self.workers.iter_mut() {
             let since = worker.link.count(Word::BusySince);
@@ -91,7 +90,7 @@ impl<S: System> Pool<S> {
                 inputs.push(Input::Worn(worker.id));
             }
             if since != std::mem::replace(&mut worker.busy_told, since) && self.rules.times_calls {
-                // A worker's own word: not later than now, whatever it says.
+                // The worker writes it, so it may be nonsense: at most now.
                 inputs.push(Input::Busy(worker.id, Time::from_millis(since).min(self.now)));
             }
         }
@@ -107,7 +106,7 @@ impl<S: System> Pool<S> {
     /// True if workers are to be checked even if nothing is given to them.
     fn watches_calls(&self) -> bool {
         let busy = || self.workers.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
-        // The master is not woken by what workers take from the kernel themselves.
+        // What workers take from the kernel themselves does not wake the master.
         (self.rules.times_calls || self.rules.counts_requests) && (busy() || self.has_listeners_for_workers())
     }
 }

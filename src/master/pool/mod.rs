@@ -1,13 +1,13 @@
 //! The pool: which worker has which connection.
 //!
 //! It accepts connections, dispatches each to a worker, takes back what workers have not taken or hand back, and watches their
-//! health. It makes no system call itself: a [`System`] gives it queues to workers and backlogs to accept from. The master's is
-//! `system.rs`; the simulator has another, and runs this very code.
+//! health. It makes no system call itself: a [`System`] gives it queues to workers and backlogs to accept from. The simulator
+//! runs this very code on a system of its own.
 //!
 //! No connection is ever in two places: it is in a backlog, parked here, in the queue of one worker, or with one worker.
 
 mod accept;
-mod dispatch;
+pub mod dispatch;
 mod health;
 mod returns;
 mod shares;
@@ -15,150 +15,28 @@ mod system;
 mod workers;
 
 use crate::config::{Accept, Config, Dispatch};
-use crate::handoff::{Given, Origin, Taken};
-use crate::ids::{ListenerId, Page, WorkerId};
-use crate::scoreboard::Word;
+use crate::handoff::{Given, Origin};
+use crate::ids::{Page, WorkerId};
 use crate::sys::time::Time;
 pub use health::Findings;
 pub use returns::Return;
 use std::collections::VecDeque;
-use std::fmt::Arguments;
 use std::io;
-pub use system::{HandoffQueue, Kernel, WorkerLink};
+pub use system::{Backlog, HandoffQueue, Kernel, Link, Queue, System, WorkerLink};
 pub use workers::{PAGES, WorkerEntry, Workers};
-
-/// The kernel's part, as the pool needs it.
-pub trait System {
-    /// What the poll is.
-    type Poll;
-    /// A connection.
-    type Connection;
-    /// The link to a worker.
-    type Link: Link<Poll = Self::Poll, Queue: Queue<Connection = Self::Connection>>;
-    /// A listener.
-    type Backlog: Backlog<Poll = Self::Poll, Connection = Self::Connection>;
-
-    /// Makes sure that the next descriptor can be opened. `false` if none is free.
-    fn make_room(&mut self) -> bool;
-
-    /// Restores the reserve of descriptors.
-    fn refill_reserve(&mut self);
-
-    /// Says to the workers whether the master waits for room; the one that makes room then wakes it.
-    fn set_waiting(&mut self, waits: bool);
-
-    /// Allows workers to take connections and datagrams from their own sockets.
-    fn allow_intake(&mut self);
-
-    /// Says to the workers that no others follow them: one that drains takes all that waits at its own sockets first.
-    fn start_final_intake(&mut self);
-
-    /// The number that dispatch has for the client of a connection; `None` for one without an IP address.
-    fn client_of(connection: &Self::Connection) -> Option<u64>;
-
-    /// Writes a line to the log.
-    fn log(&self, line: Arguments<'_>);
-}
-
-/// The two queues between the master and one worker: of connections to it, and of those that it hands back. They outlive the
-/// worker.
-pub trait Queue {
-    /// As [`System::Connection`].
-    type Connection;
-
-    /// Queues a connection for the worker; the caller's copy can be closed after [`Given::Done`].
-    fn give(&self, connection: &Self::Connection, origin: Origin) -> io::Result<Given>;
-
-    /// Takes the oldest message to the worker out of its queue again.
-    fn reclaim(&self) -> io::Result<Taken<Self::Connection>>;
-
-    /// Takes the oldest connection that the worker has handed back.
-    fn take_returned(&self) -> io::Result<Taken<Self::Connection>>;
-
-    /// Queues a probe, by which a worker that takes it shows that it is back. `false` if the queue is full.
-    fn probe(&self) -> bool;
-}
-
-/// The link to one worker: its queues, its counters, and what the poll knows of it.
-pub trait Link {
-    /// As [`System::Poll`].
-    type Poll;
-    /// The queues.
-    type Queue: Queue;
-
-    /// The queues.
-    fn queue(&self) -> &Self::Queue;
-
-    /// The queues, of a worker that has ended.
-    fn into_queue(self) -> Self::Queue;
-
-    /// Reads a counter of the worker's page.
-    fn count(&self, word: Word) -> u64;
-
-    /// Has the poll report what the worker hands back.
-    fn watch_returns(&self, poll: &Self::Poll, page: Page) -> io::Result<()>;
-
-    /// Has the poll report it no more.
-    fn unwatch_returns(&self, poll: &Self::Poll);
-
-    /// The memory that the worker holds in RAM (bytes), if that can be told.
-    fn memory(&self) -> Option<u64>;
-}
-
-/// A listener: its sockets, and the connections that wait there.
-pub trait Backlog {
-    /// As [`System::Poll`].
-    type Poll;
-    /// As [`System::Connection`].
-    type Connection;
-
-    /// Accepts a connection; with the client's number for dispatch if `with_client` is set and there is one.
-    ///
-    /// # Errors
-    /// As accept(2); `EAGAIN` if none waits.
-    fn accept(&mut self, with_client: bool) -> io::Result<(Self::Connection, Option<u64>)>;
-
-    /// True if the poll reports all sockets at which the master accepts, of which there is at least one.
-    fn is_watched(&self) -> bool;
-
-    /// True if the master accepts here and the poll does not report it.
-    fn is_paused(&self) -> bool;
-
-    /// Has the poll report the listener as long as a connection waits.
-    fn resume(&mut self, poll: &Self::Poll) -> io::Result<()>;
-
-    /// Leaves connections to the backlog until [`Backlog::resume`].
-    fn pause(&mut self, poll: &Self::Poll) -> io::Result<()>;
-
-    /// Has the kernel add nothing to the backlog any more, as far as it can.
-    fn stop_intake(&mut self);
-
-    /// Counts a connection that was accepted while the server stops; false if there can be no more.
-    fn expects_more(&mut self) -> bool;
-
-    /// True if it is UDP, which workers read.
-    fn takes_datagrams(&self) -> bool;
-
-    /// True if workers take what comes here from the kernel themselves.
-    fn is_for_workers(&self, accept: Accept) -> bool;
-
-    /// Divides the sockets between the master and the workers: the master accepts at all of them if `all`, and otherwise at
-    /// those of slots without an admitted worker. `slots` is the number of slots.
-    fn divide(&mut self, poll: &Self::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool);
-}
 
 /// The settings of the pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// How a worker is chosen.
     pub dispatch: Dispatch,
-    /// Who accepts.
+    /// Which process accepts.
     pub accept: Accept,
     /// Connections that a worker may leave in its queue.
     pub max_queued: u64,
     /// Connections taken in one turn from one listener that is not watched, so that signals and deaths get their turn.
     pub batch: usize,
-    /// True if workers give of their connections after a scale-up.
+    /// True if workers hand back some of their connections after a scale-up.
     pub rebalance: bool,
     /// True if calls of handlers have a time limit.
     pub times_calls: bool,
@@ -184,8 +62,8 @@ impl Rules {
     }
 }
 
-/// Connections that a worker may leave in its queue: enough to keep it going, few enough that one that stands still holds up few,
-/// and that all queues together stay below what the kernel lets an ordinary user have in flight (`ETOOMANYREFS`).
+/// See [`Rules::max_queued`]. Enough to keep a worker busy; few enough that a stuck one delays few clients, and that all queues
+/// together stay below what the kernel lets an ordinary user have in flight (`ETOOMANYREFS`).
 const MAX_QUEUED: u64 = 64;
 /// See [`Rules::batch`].
 const BATCH: usize = 64;
@@ -196,14 +74,11 @@ pub struct Unplaced<C> {
     pub connection: C,
     /// The listener it came from, and whether a worker has served it before.
     pub origin: Origin,
-    /// The client's number, if dispatch asks for it and the client has an address.
+    /// The client's number, if dispatch uses it and the client has an IP address.
     pub client: Option<u64>,
     /// The worker that has shed it, which is not to get it again.
     pub shed_by: Option<WorkerId>,
 }
-
-/// The queues of a system's workers.
-type QueueOf<S> = <<S as System>::Link as Link>::Queue;
 
 /// What the pool knew of a worker that was reaped.
 pub struct Removed {
@@ -220,31 +95,32 @@ pub struct Removed {
 /// Which worker has which connection.
 pub struct Pool<S: System> {
     /// The running workers.
-    pub workers: Workers<S::Link>,
-    /// The listeners, by [`ListenerId`].
+    pub workers: Workers<S>,
+    /// The listeners, by [`crate::ids::ListenerId`].
     pub listeners: Vec<S::Backlog>,
     /// The kernel's part.
     pub system: S,
+    /// The one connection that was accepted when no queue would take it.
+    pub parked: Option<Unplaced<S::Connection>>,
+    /// The queues from which connections are taken back.
+    pub returns: VecDeque<Return<S::Queue>>,
+    /// True if a turn was cut short: the next one must not sleep.
+    pub has_more: bool,
     rules: Rules,
     /// The monotonic clock, read once a turn.
     now: Time,
     /// The slot whose turn it is under round robin.
     cursor: usize,
-    /// The one connection that was accepted when no queue would take it.
-    parked: Option<Unplaced<S::Connection>>,
-    returns: VecDeque<Return<QueueOf<S>>>,
     /// Checks of the workers' shares that are left after a scale-up.
     share_checks: u32,
     /// Nothing is accepted before this time.
     resting_until: Time,
-    /// The time until which a shortage of descriptors or memory counts as one; never if there is none.
+    /// The end of the shortage of descriptors or memory; never if there is none.
     shortage_until: Time,
     /// The next check of the workers' health.
     check_at: Time,
-    /// The next look at their memory.
+    /// The next check of their memory.
     memory_at: Time,
-    /// A turn was cut short: the next one must not sleep.
-    has_more: bool,
     /// True while a stop empties the backlogs.
     is_emptying: bool,
     /// By listener: a stop has found its backlog empty.
@@ -266,15 +142,15 @@ pub enum Fault {
     ReclaimedStillCounts,
     /// A probe that is reclaimed still counts as sent.
     ProbeStillCounts,
-    /// A worker that is found stuck gets what waits for it back.
+    /// What is queued for a stuck worker stays there.
     StuckNotReclaimed,
-    /// A worker that has been stuck stays out for good.
+    /// A worker that has been stuck stays out of dispatch forever.
     StuckForever,
     /// The connection that no worker takes is forgotten.
     ParkedForgotten,
-    /// Room that was made between the last look and the word that the master waits is not noticed.
+    /// Room that was made just before the master publishes that it waits is not noticed.
     NoSecondLook,
-    /// What a worker hands back is not watched for any more once it was found empty.
+    /// What a worker hands back is not watched any more once it was found empty.
     ReturnsNotRewatched,
     /// Workers are checked half as often.
     ChecksSeldom,
@@ -298,26 +174,23 @@ use broken;
 impl<S: System> Pool<S> {
     /// A pool without workers.
     pub fn new(system: S, listeners: Vec<S::Backlog>, rules: Rules, now: Time) -> Self {
+        // Each check plans the next one, as long as there is something to watch.
+        let first = |wanted, wait| if wanted { now + wait } else { Time::NEVER };
         Self {
             workers: Workers::new(),
             listeners,
             system,
+            parked: None,
+            returns: VecDeque::new(),
+            has_more: false,
             rules,
             now,
             cursor: 0,
-            parked: None,
-            returns: VecDeque::new(),
             share_checks: 0,
             resting_until: Time::default(),
             shortage_until: Time::NEVER,
-            // Checks go on by themselves from the first one, as long as there is something to watch.
-            check_at: if rules.times_calls || rules.counts_requests {
-                now + health::CHECK
-            } else {
-                Time::NEVER
-            },
-            memory_at: if rules.max_memory > 0 { now + health::MEMORY_CHECK } else { Time::NEVER },
-            has_more: false,
+            check_at: first(rules.times_calls || rules.counts_requests, health::CHECK),
+            memory_at: first(rules.max_memory > 0, health::MEMORY_CHECK),
             is_emptying: false,
             emptied: 0,
             #[cfg(test)]
@@ -325,14 +198,9 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// A turn of the master's loop begins.
+    /// Begins a turn of the master's loop.
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
-    }
-
-    /// True if the next turn must not sleep.
-    pub fn has_more(&self) -> bool {
-        self.has_more
     }
 
     /// The time at which [`Pool::run_timers`] has something to do.
@@ -341,12 +209,7 @@ impl<S: System> Pool<S> {
         rest_ends.min(self.shortage_until).min(self.check_at).min(self.memory_at)
     }
 
-    /// Admits a worker, as the one of its slot, to dispatch.
-    pub fn admit(&mut self, id: WorkerId) {
-        self.workers.admit(id);
-    }
-
-    /// Gives a worker no more connections, and gives others what it has not taken.
+    /// Takes a worker out of dispatch, and gives others what it has not taken.
     pub fn withdraw(&mut self, id: WorkerId) {
         self.workers.withdraw(id);
         self.reclaim_queue(id);
@@ -354,26 +217,20 @@ impl<S: System> Pool<S> {
 
     /// Takes out a worker that was reaped. What it had not taken and what it handed back goes to others.
     pub fn remove(&mut self, page: Page) -> Option<Removed> {
-        let mut entry = self.workers.remove(page)?;
+        let entry = self.workers.remove(page)?;
         let (queued, in_flight) = (entry.queued(), u64::from(entry.in_flight()));
-        let removed = Removed {
-            failure: entry.failure.take(),
-            was_ready: entry.kind.is_some(),
-            queued,
-            lost: in_flight.saturating_sub(queued),
-        };
         if !broken!(self, QueueOfTheDeadForgotten) {
-            self.returns.push_back(Return::OfDeadWorker(entry.link.into_queue()));
+            self.add_return(Return::OfDeadWorker(entry.link.into_queue()));
         }
-        self.check_soon();
-        Some(removed)
+        let lost = in_flight.saturating_sub(queued);
+        Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
     }
 
-    /// The first workers are all ready: they may take connections and datagrams from their own sockets.
+    /// Allows workers to take connections and datagrams from their own sockets: the first workers are all ready.
     pub fn allow_intake(&mut self) {
         self.system.allow_intake();
         if self.has_listeners_for_workers() {
-            // Wakes them, so that they look.
+            // The probe wakes them; without it they would notice only when something else arrives.
             for worker in self.workers.iter() {
                 worker.link.queue().probe();
             }
@@ -383,13 +240,12 @@ impl<S: System> Pool<S> {
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.
     pub fn divide_sockets(&mut self, poll: &S::Poll, slots: usize, is_stopping: bool) {
         let all = self.rules.accept == Accept::Master || is_stopping;
-        let workers = &self.workers;
         for listener in &mut self.listeners {
-            listener.divide(poll, slots, all, |slot| workers.is_admitted(slot));
+            listener.divide(poll, slots, all, |slot| self.workers.admitted(slot).is_some());
         }
     }
 
-    /// A stop begins: what waits in the backlogs is accepted, and nothing is added to them.
+    /// Begins a stop: what waits in the backlogs is accepted, and nothing is added to them.
     pub fn empty_backlogs(&mut self, poll: &S::Poll) {
         self.is_emptying = true;
         self.system.start_final_intake();
@@ -408,11 +264,11 @@ impl<S: System> Pool<S> {
         }
         let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
         if empty {
-            // A client that comes from now on is refused at once, however long the others take.
+            // Closed now, so that new clients are refused at once, however long the workers take.
             self.listeners.retain(S::Backlog::takes_datagrams);
             self.emptied = u64::MAX;
         }
-        // A worker takes what is in its queue; or a check of its health finds that it does not, and others get it.
+        // A worker takes what is in its queue, or is found stuck, and others get it.
         let taken = self.workers.iter().all(|w| !w.admitted || w.queued() == 0);
         let done = empty && taken && self.parked.is_none() && self.returns.is_empty();
         self.is_emptying &= !done;
@@ -433,9 +289,9 @@ impl<S: System> Pool<S> {
         std::mem::take(&mut self.listeners)
     }
 
-    /// Descriptors or memory have run out: nothing is accepted for a moment.
+    /// Accepts nothing for a moment: descriptors or memory have run out.
     fn rest(&mut self, cause: &io::Error) {
-        if self.shortage_until == Time::NEVER {
+        if !self.has_shortage() {
             self.system.log(format_args!("accept: {cause}; clients wait in the backlog meanwhile"));
         }
         self.resting_until = self.now + accept::REST;
@@ -447,23 +303,7 @@ impl<S: System> Pool<S> {
         self.shortage_until != Time::NEVER
     }
 
-    /// The queues from which connections come back.
-    pub fn returns(&self) -> impl Iterator<Item = &Return<QueueOf<S>>> {
-        self.returns.iter()
-    }
-
-    /// Adds a queue from which connections come back.
-    pub fn add_return(&mut self, source: Return<QueueOf<S>>) {
-        self.returns.push_back(source);
-        self.check_soon();
-    }
-
-    /// The connection that no queue took.
-    pub fn parked(&self) -> Option<&Unplaced<S::Connection>> {
-        self.parked.as_ref()
-    }
-
-    /// Parks a connection until a worker has room.
+    /// Parks a connection that a former program in this process had parked.
     pub fn park(&mut self, connection: S::Connection, origin: Origin) {
         let client = self.client_of(&connection);
         self.parked = Some(Unplaced { connection, origin, client, shed_by: None });
@@ -475,7 +315,7 @@ impl<S: System> Pool<S> {
 
     fn pause(&mut self, index: usize, poll: &S::Poll) {
         if let Err(e) = self.listeners[index].pause(poll) {
-            self.system.log(format_args!("pause listener {}: {e}", ListenerId::at(index).0));
+            self.system.log(format_args!("pause listener {index}: {e}"));
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The pool's system in the master: handoff channels, pages of the scoreboard, sockets.
+//! What the pool needs of the kernel, as traits, and the master's implementation: handoff channels, pages of the scoreboard,
+//! sockets. ([`Backlog`] is implemented by the listeners themselves.) The simulator has another.
 
-use super::{Backlog, Link, Queue, System};
+use super::dispatch;
 use crate::config::Accept;
 use crate::handoff::{Given, HandoffEnd, Origin, Taken};
 use crate::ids::Page;
 use crate::master::fd_reserve::FdReserve;
-use crate::master::sockets::{Listener, Owner};
+use crate::master::sockets::Listener;
 use crate::master::token::Token;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::process::{self, Process};
@@ -14,17 +15,125 @@ use std::fmt::Arguments;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// The kernel, with the master's reserve of descriptors and the words on the scoreboard for all workers.
+/// The kernel, as far as it is about no single worker or listener.
+pub trait System: Sized {
+    /// Reports descriptors.
+    type Poll;
+    /// A connection.
+    type Connection;
+    /// The queues of a worker.
+    type Queue: Queue<Self>;
+    /// The link to a worker.
+    type Link: Link<Self>;
+    /// A listener.
+    type Backlog: Backlog<Self>;
+
+    /// Makes sure that the next descriptor can be opened; `false` if none is free.
+    fn make_room(&mut self) -> bool;
+
+    /// Restores the reserve of descriptors.
+    fn refill_reserve(&mut self);
+
+    /// Publishes whether the master waits for room; the worker that makes room then wakes it.
+    fn set_waiting(&mut self, waits: bool);
+
+    /// Allows workers to take connections and datagrams from their own sockets.
+    fn allow_intake(&mut self);
+
+    /// Publishes that no workers follow: one that drains first takes all that waits at its own sockets.
+    fn start_final_intake(&mut self);
+
+    /// The number of a connection's client in dispatch; `None` if the client has no IP address.
+    fn client_of(connection: &Self::Connection) -> Option<u64>;
+
+    /// Writes a line to the log.
+    fn log(&self, line: Arguments<'_>);
+}
+
+/// The two queues between the master and one worker: connections to it, and those that it hands back. They outlive the worker.
+pub trait Queue<S: System> {
+    /// Queues a connection for the worker; the caller's copy can be closed after [`Given::Done`].
+    fn give(&self, connection: &S::Connection, origin: Origin) -> io::Result<Given>;
+
+    /// Takes the oldest message to the worker out of its queue again.
+    fn reclaim(&self) -> io::Result<Taken<S::Connection>>;
+
+    /// Takes the oldest connection that the worker has handed back.
+    fn take_returned(&self) -> io::Result<Taken<S::Connection>>;
+
+    /// Queues a probe, which a worker that reads its queue counts; `false` if the queue is full.
+    fn probe(&self) -> bool;
+}
+
+/// The link to one worker: its queues and its counters.
+pub trait Link<S: System> {
+    /// The queues.
+    fn queue(&self) -> &S::Queue;
+
+    /// The queues, of a worker that has ended.
+    fn into_queue(self) -> S::Queue;
+
+    /// Reads a counter of the worker's page.
+    fn count(&self, word: Word) -> u64;
+
+    /// Has the poll report what the worker hands back.
+    fn watch_returns(&self, poll: &S::Poll, page: Page) -> io::Result<()>;
+
+    /// Undoes [`Link::watch_returns`].
+    fn unwatch_returns(&self, poll: &S::Poll);
+
+    /// The resident memory of the worker (bytes), if it is known.
+    fn memory(&self) -> Option<u64>;
+}
+
+/// A listener: its sockets, and the connections that wait there.
+pub trait Backlog<S: System> {
+    /// Accepts a connection; with its client's number for dispatch if `with_client` is set and there is one.
+    ///
+    /// # Errors
+    /// As accept(2); `EAGAIN` if no connection waits.
+    fn accept(&mut self, with_client: bool) -> io::Result<(S::Connection, Option<u64>)>;
+
+    /// True if the poll reports all sockets at which the master accepts, of which there is at least one.
+    fn is_watched(&self) -> bool;
+
+    /// True if the master accepts here and the poll does not report it.
+    fn is_paused(&self) -> bool;
+
+    /// Has the poll report the listener as long as a connection waits.
+    fn resume(&mut self, poll: &S::Poll) -> io::Result<()>;
+
+    /// Leaves connections in the backlog until [`Backlog::resume`].
+    fn pause(&mut self, poll: &S::Poll) -> io::Result<()>;
+
+    /// For a stop: has the kernel add nothing to the backlog any more, if it can.
+    fn stop_intake(&mut self);
+
+    /// Counts a connection that was accepted during a stop; false if there can be no more.
+    fn expects_more(&mut self) -> bool;
+
+    /// True if it is UDP: workers read from it, even if the master accepts connections.
+    fn takes_datagrams(&self) -> bool;
+
+    /// True if workers take what arrives here from the kernel themselves.
+    fn is_for_workers(&self, accept: Accept) -> bool;
+
+    /// Divides the sockets between the master and the workers of `slots` slots: the master accepts at all of them if `all`,
+    /// otherwise at those of slots without an admitted worker.
+    fn divide(&mut self, poll: &S::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool);
+}
+
+/// The master's system.
 pub struct Kernel {
-    /// The reserve.
+    /// The reserve of descriptors.
     pub reserve: FdReserve,
-    /// The pages for all workers.
+    /// The scoreboard's pages for all workers.
     pub common: Common,
 }
 
 /// The link to a worker process.
 pub struct WorkerLink {
-    /// Signals go here, the exit status comes from here.
+    /// The process.
     pub process: Process,
     /// Its handoff channel.
     pub queue: HandoffQueue,
@@ -32,9 +141,9 @@ pub struct WorkerLink {
     pub page: WorkerPage,
 }
 
-/// Both ends of a worker's handoff channel, as the master has them.
+/// The master's descriptors of a handoff channel.
 pub struct HandoffQueue {
-    /// The master's end: connections go to the worker, and those it hands back come.
+    /// The master's end.
     pub master: HandoffEnd,
     /// A copy of the worker's end, to reclaim what the worker does not take.
     pub worker: HandoffEnd,
@@ -43,6 +152,7 @@ pub struct HandoffQueue {
 impl System for Kernel {
     type Poll = mio::Poll;
     type Connection = OwnedFd;
+    type Queue = HandoffQueue;
     type Link = WorkerLink;
     type Backlog = Listener;
 
@@ -67,7 +177,7 @@ impl System for Kernel {
     }
 
     fn client_of(connection: &OwnedFd) -> Option<u64> {
-        socket::peer_ip(connection.as_fd()).map(super::dispatch::client_of)
+        socket::peer_ip(connection.as_fd()).map(dispatch::client_of)
     }
 
     fn log(&self, line: Arguments<'_>) {
@@ -75,9 +185,7 @@ impl System for Kernel {
     }
 }
 
-impl Queue for HandoffQueue {
-    type Connection = OwnedFd;
-
+impl Queue<Kernel> for HandoffQueue {
     fn give(&self, connection: &OwnedFd, origin: Origin) -> io::Result<Given> {
         self.master.give(connection.as_fd(), origin)
     }
@@ -95,10 +203,7 @@ impl Queue for HandoffQueue {
     }
 }
 
-impl Link for WorkerLink {
-    type Poll = mio::Poll;
-    type Queue = HandoffQueue;
-
+impl Link<Kernel> for WorkerLink {
     fn queue(&self) -> &HandoffQueue {
         &self.queue
     }
@@ -121,62 +226,5 @@ impl Link for WorkerLink {
 
     fn memory(&self) -> Option<u64> {
         process::resident_bytes(self.process.pid())
-    }
-}
-
-impl Backlog for Listener {
-    type Poll = mio::Poll;
-    type Connection = OwnedFd;
-
-    fn accept(&mut self, with_client: bool) -> io::Result<(OwnedFd, Option<u64>)> {
-        self.accept_with(|socket| {
-            if with_client {
-                socket::accept_with_ip(socket).map(|(fd, ip)| (fd, ip.map(super::dispatch::client_of)))
-            } else {
-                socket::accept(socket).map(|fd| (fd, None))
-            }
-        })
-    }
-
-    fn is_watched(&self) -> bool {
-        self.is_watched()
-    }
-
-    fn is_paused(&self) -> bool {
-        self.is_paused()
-    }
-
-    fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.resume(poll)
-    }
-
-    fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.pause(poll)
-    }
-
-    fn stop_intake(&mut self) {
-        self.stop_intake();
-    }
-
-    fn expects_more(&mut self) -> bool {
-        self.expects_more()
-    }
-
-    fn takes_datagrams(&self) -> bool {
-        self.takes_datagrams()
-    }
-
-    fn is_for_workers(&self, accept: Accept) -> bool {
-        self.is_for_workers(accept)
-    }
-
-    fn divide(&mut self, poll: &mio::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool) {
-        if self.takes_datagrams() {
-            return self.settle(slots, is_admitted);
-        }
-        self.claim(poll, |owner| match owner {
-            Owner::All => all,
-            Owner::Slot(slot) => all || !is_admitted(slot),
-        });
     }
 }

@@ -3,7 +3,7 @@
 //! A worker has a page from its fork until it is reaped. A slot has at most one admitted worker, to which dispatch gives
 //! connections; its predecessor may still be draining on another page.
 
-use super::{Link, Queue};
+use super::{Link, Queue, System};
 use crate::Kind;
 use crate::config::MAX_WORKERS;
 use crate::event::Totals;
@@ -14,8 +14,8 @@ use std::time::SystemTime;
 /// The number of pages: for every worker, a successor of each, and as many again that drain.
 pub const PAGES: usize = 3 * MAX_WORKERS;
 
-/// A running worker; `L` is the link to it.
-pub struct WorkerEntry<L> {
+/// A running worker.
+pub struct WorkerEntry<S: System> {
     /// Its number.
     pub id: WorkerId,
     /// Its slot.
@@ -25,7 +25,7 @@ pub struct WorkerEntry<L> {
     /// When it was forked, by the wall clock.
     pub started: SystemTime,
     /// The link to it.
-    pub link: L,
+    pub link: S::Link,
     /// Why it cannot serve, in its own words.
     pub failure: Option<String>,
     /// How its handler takes connections; `None` until it is ready.
@@ -36,7 +36,7 @@ pub struct WorkerEntry<L> {
     pub limit: u32,
     /// True if dispatch may choose it.
     pub admitted: bool,
-    /// True if it took nothing of what waited for it between two checks: it gets no more until it takes the probe sent to it.
+    /// True if it took nothing of what was queued for it between two checks: it gets no more until it takes something.
     pub stuck: bool,
     /// The value of [`Word::Probed`] once it has taken the last probe.
     pub asked: u64,
@@ -52,9 +52,9 @@ pub struct WorkerEntry<L> {
     pub busy_told: u64,
 }
 
-impl<L> WorkerEntry<L> {
+impl<S: System> WorkerEntry<S> {
     /// A worker that was just forked.
-    pub fn new(id: WorkerId, slot: Slot, generation: Generation, link: L, max_requests: u64) -> Self {
+    pub fn new(id: WorkerId, slot: Slot, generation: Generation, link: S::Link, max_requests: u64) -> Self {
         Self {
             id,
             slot,
@@ -75,12 +75,8 @@ impl<L> WorkerEntry<L> {
             busy_told: 0,
         }
     }
-}
 
-impl<L: Link> WorkerEntry<L> {
     /// The connections in flight of a worker that has room for one more; `None` if it has none.
-    ///
-    /// The count is what was given less what the worker says it finished. A worker that writes nonsense gets too many or too few.
     pub fn load(&self, max_queued: u64) -> Option<u32> {
         let in_flight = self.in_flight();
         let has_room = self.is_eligible() && in_flight < self.limit && self.queued() < max_queued;
@@ -92,12 +88,12 @@ impl<L: Link> WorkerEntry<L> {
         self.admitted && !(self.stuck && self.progress() == self.last_progress)
     }
 
-    /// True if it may be given more as soon as it has taken what is queued for it.
+    /// True if it has room as soon as it has taken what is queued for it.
     pub fn will_have_room(&self) -> bool {
         self.is_eligible() && self.in_flight() < self.limit
     }
 
-    /// Marks a worker that did not take what it was given, or could not: it gets no more until it is seen taking something.
+    /// Marks a worker that did not take what it was given, or could not: it gets no more until it makes progress.
     pub fn mark_stuck(&mut self) {
         self.stuck = true;
         self.last_progress = self.progress();
@@ -113,15 +109,12 @@ impl<L: Link> WorkerEntry<L> {
 
     /// Connections given to it, or accepted by it, and not finished yet.
     pub fn in_flight(&self) -> u32 {
-        let n = self.had().wrapping_sub(self.link.count(Word::Finished));
-        // A negative count is nonsense from the worker's page; it must not look like four thousand million connections.
-        if n > u64::from(u32::MAX) { 0 } else { n as u32 }
+        self.not_yet(Word::Finished)
     }
 
-    /// Connections given and not taken yet.
+    /// Connections given to it and not taken yet.
     pub fn queued(&self) -> u64 {
-        let n = self.had().wrapping_sub(self.link.count(Word::Taken));
-        if n > u64::from(u32::MAX) { 0 } else { n }
+        self.not_yet(Word::Taken).into()
     }
 
     /// A number that changes whenever the worker finds something in its queue.
@@ -129,8 +122,11 @@ impl<L: Link> WorkerEntry<L> {
         self.link.count(Word::Taken).wrapping_add(self.link.count(Word::Probed))
     }
 
-    fn had(&self) -> u64 {
-        self.given.wrapping_add(self.link.count(Word::Accepted))
+    /// What the worker has had, less what it has counted in `done`.
+    fn not_yet(&self, done: Word) -> u32 {
+        let had = self.given.wrapping_add(self.link.count(Word::Accepted));
+        // A worker may write nonsense to its page. A negative count must not look like four thousand million connections.
+        u32::try_from(had.wrapping_sub(self.link.count(done))).unwrap_or(0)
     }
 
     fn add_to(&self, totals: &mut Totals) {
@@ -144,76 +140,85 @@ impl<L: Link> WorkerEntry<L> {
 }
 
 /// All running workers.
-pub struct Workers<L> {
-    pages: Vec<Option<WorkerEntry<L>>>,
+pub struct Workers<S: System> {
+    /// By page, up to the last one that is used.
+    pages: Vec<Option<WorkerEntry<S>>>,
     /// By slot: the page of the admitted worker.
     admitted: Vec<Option<Page>>,
-    /// What workers that have ended have counted.
-    former: Totals,
-    /// Pages from this one on are unused.
-    used: usize,
+    /// The totals of workers that have ended.
+    pub former: Totals,
 }
 
-impl<L> Workers<L> {
+impl<S: System> Workers<S> {
     /// No workers.
     pub fn new() -> Self {
-        let mut pages = Vec::new();
-        pages.resize_with(PAGES, || None);
-        Self { pages, admitted: Vec::new(), former: Totals::default(), used: 0 }
+        Self { pages: Vec::new(), admitted: Vec::new(), former: Totals::default() }
     }
 
     /// A free page; `None` if there is none.
     pub fn free_page(&self) -> Option<Page> {
-        self.pages.iter().position(Option::is_none).map(Page::at)
+        let free = self.pages.iter().position(Option::is_none).unwrap_or(self.pages.len());
+        (free < PAGES).then(|| Page::at(free))
     }
 
     /// Adds a worker that was forked.
-    pub fn add(&mut self, page: Page, entry: WorkerEntry<L>) {
-        self.used = self.used.max(page.index() + 1);
+    pub fn add(&mut self, page: Page, entry: WorkerEntry<S>) {
+        if self.pages.len() <= page.index() {
+            self.pages.resize_with(page.index() + 1, || None);
+        }
         self.pages[page.index()] = Some(entry);
     }
 
+    /// Takes out a worker that was reaped, and adds its counters to the totals.
+    pub fn remove(&mut self, page: Page) -> Option<WorkerEntry<S>> {
+        let entry = self.pages.get_mut(page.index())?.take()?;
+        self.vacate(entry.slot, page);
+        entry.add_to(&mut self.former);
+        while self.pages.pop_if(|last| last.is_none()).is_some() {}
+        Some(entry)
+    }
+
     /// The worker of a page.
-    pub fn at(&mut self, page: Page) -> Option<&mut WorkerEntry<L>> {
+    pub fn at(&mut self, page: Page) -> Option<&mut WorkerEntry<S>> {
         self.pages.get_mut(page.index())?.as_mut()
     }
 
     /// The page of a worker.
     pub fn page_of(&self, id: WorkerId) -> Option<Page> {
-        self.pages[..self.used].iter().position(|w| w.as_ref().is_some_and(|w| w.id == id)).map(Page::at)
+        self.pages.iter().position(|w| w.as_ref().is_some_and(|w| w.id == id)).map(Page::at)
     }
 
     /// A worker by its number.
-    pub fn get(&self, id: WorkerId) -> Option<&WorkerEntry<L>> {
+    pub fn get(&self, id: WorkerId) -> Option<&WorkerEntry<S>> {
         self.iter().find(|w| w.id == id)
     }
 
     /// A worker by its number.
-    pub fn find(&mut self, id: WorkerId) -> Option<&mut WorkerEntry<L>> {
+    pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerEntry<S>> {
         self.iter_mut().find(|w| w.id == id)
     }
 
     /// All workers.
-    pub fn iter(&self) -> impl Iterator<Item = &WorkerEntry<L>> {
-        self.pages[..self.used].iter().flatten()
+    pub fn iter(&self) -> impl Iterator<Item = &WorkerEntry<S>> {
+        self.pages.iter().flatten()
     }
 
     /// All workers.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerEntry<L>> {
-        self.pages[..self.used].iter_mut().flatten()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerEntry<S>> {
+        self.pages.iter_mut().flatten()
     }
 
     /// The pages that may have a worker.
-    pub fn pages(&self) -> impl Iterator<Item = Page> + use<L> {
-        (0..self.used).map(Page::at)
+    pub fn pages(&self) -> impl Iterator<Item = Page> + use<S> {
+        (0..self.pages.len()).map(Page::at)
     }
 
     /// Admits a worker, as the one of its slot.
     pub fn admit(&mut self, id: WorkerId) {
         let Some(page) = self.page_of(id) else { return };
-        let Some(entry) = &mut self.pages[page.index()] else { return };
+        let Some(entry) = self.at(page) else { return };
         entry.admitted = true;
-        // One that hung was found stuck before, and has now shown that it is back.
+        // A worker whose handler has hung is readmitted when its call has ended.
         entry.stuck = false;
         let slot = entry.slot.index();
         if self.admitted.len() <= slot {
@@ -225,7 +230,7 @@ impl<L> Workers<L> {
     /// Takes a worker out of dispatch.
     pub fn withdraw(&mut self, id: WorkerId) {
         let Some(page) = self.page_of(id) else { return };
-        let Some(entry) = &mut self.pages[page.index()] else { return };
+        let Some(entry) = self.at(page) else { return };
         entry.admitted = false;
         let slot = entry.slot;
         self.vacate(slot, page);
@@ -238,58 +243,29 @@ impl<L> Workers<L> {
         }
     }
 
-    /// The number of slots that dispatch looks at.
+    /// The number of slots among which dispatch chooses.
     pub fn slots(&self) -> usize {
         self.admitted.len()
     }
 
-    /// True if a slot has an admitted worker.
-    pub fn is_admitted(&self, slot: usize) -> bool {
-        self.admitted.get(slot).is_some_and(Option::is_some)
-    }
-
     /// The admitted worker of a slot.
-    pub fn admitted(&self, slot: usize) -> Option<&WorkerEntry<L>> {
+    pub fn admitted(&self, slot: usize) -> Option<&WorkerEntry<S>> {
         let page = (*self.admitted.get(slot)?)?;
-        self.pages[page.index()].as_ref()
+        self.pages.get(page.index())?.as_ref()
     }
 
     /// The admitted worker of a slot.
-    pub fn admitted_mut(&mut self, slot: usize) -> Option<&mut WorkerEntry<L>> {
+    pub fn admitted_mut(&mut self, slot: usize) -> Option<&mut WorkerEntry<S>> {
         let page = (*self.admitted.get(slot)?)?;
         self.at(page)
-    }
-
-    /// What workers that have ended have counted, for the next program in this process.
-    pub fn former_totals(&self) -> Totals {
-        self.former
-    }
-
-    /// Continues from what was counted before.
-    pub fn continue_from(&mut self, totals: Totals) {
-        self.former = totals;
     }
 
     /// In a worker: drops the links to all workers.
     pub fn clear(&mut self) {
         self.pages.clear();
-        self.used = 0;
-    }
-}
-
-impl<L: Link> Workers<L> {
-    /// Takes out a worker that was reaped, and adds what it has counted to the totals.
-    pub fn remove(&mut self, page: Page) -> Option<WorkerEntry<L>> {
-        let entry = self.pages.get_mut(page.index())?.take()?;
-        self.vacate(entry.slot, page);
-        entry.add_to(&mut self.former);
-        while self.used > 0 && self.pages[self.used - 1].is_none() {
-            self.used -= 1;
-        }
-        Some(entry)
     }
 
-    /// What all workers have counted, those that have ended included.
+    /// The totals of all workers, of those that have ended too.
     pub fn totals(&self) -> Totals {
         let mut totals = self.former;
         self.iter().for_each(|worker| worker.add_to(&mut totals));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Returns pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` if this user may not look at it.
+/// Returns pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` if this user may not see it.
 pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
     let inodes: Vec<String> = ["", "6"]
         .iter()

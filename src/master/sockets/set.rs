@@ -1,9 +1,10 @@
-//! The sockets behind one address: one for all workers, or one per slot (`--accept reuseport`).
+//! The sockets of one address: one for all workers, or one per slot (`--accept reuseport`).
 //!
-//! The master owns them all, so that what waits at one outlives the worker: its successor inherits the same socket. If workers
-//! accept, a socket is the master's while no worker is there to do it, and at the end, when backlogs are emptied: no client waits
-//! for a worker that is gone, or for a slot that is no more.
+//! The master has them all, so that the clients in a backlog outlive the worker: its successor inherits the same socket. Even if
+//! workers accept, the master accepts at the sockets of slots without an admitted worker, and at all of them in a stop: no client
+//! waits for a worker that is gone.
 
+use crate::ids::Slot;
 use crate::sys::socket::{Address, bind, local_address};
 use crate::sys::{errno, poll};
 use std::io;
@@ -12,47 +13,35 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The sockets of one address.
 pub struct SocketSet {
-    sockets: Vec<OwnSocket>,
+    sockets: Vec<Socket>,
     per_slot: bool,
-    /// The one that was accepted at last.
+    /// The socket at which the last connection was accepted.
     turn: usize,
 }
 
-struct OwnSocket {
+struct Socket {
     fd: OwnedFd,
     /// True if the master accepts here.
     ours: bool,
     /// True if the master's poll reports it.
     watched: bool,
-    /// True if it has its address. One for datagrams gets it only when a worker is there to read them.
+    /// True if it has its address. One for datagrams gets it when a worker is there to read them.
     bound: bool,
-}
-
-/// Whose a socket is to accept at, if workers accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Every worker.
-    All,
-    /// The worker in this slot.
-    Slot(usize),
 }
 
 impl SocketSet {
     /// One socket for all workers.
     pub fn one(fd: OwnedFd) -> Self {
-        Self { sockets: vec![OwnSocket::new(fd, true)], per_slot: false, turn: 0 }
+        Self { sockets: vec![Socket::new(fd, true)], per_slot: false, turn: 0 }
     }
 
     /// The sockets that a former program in this process had.
-    pub fn resumed(fds: Vec<OwnedFd>, per_slot: bool) -> Self {
-        let is_bound =
-            |fd: &OwnedFd| !matches!(local_address(fd.as_fd()), Ok(Address::Inet(a)) if a.port() == 0);
-        let sockets = fds
-            .into_iter()
-            .map(|fd| (is_bound(&fd), fd))
-            .map(|(bound, fd)| OwnSocket::new(fd, bound))
-            .collect();
-        Self { sockets, per_slot, turn: 0 }
+    pub fn resume(fds: Vec<OwnedFd>, per_slot: bool) -> Self {
+        let socket = |fd: OwnedFd| {
+            let bound = !matches!(local_address(fd.as_fd()), Ok(Address::Inet(a)) if a.port() == 0);
+            Socket::new(fd, bound)
+        };
+        Self { sockets: fds.into_iter().map(socket).collect(), per_slot, turn: 0 }
     }
 
     /// One socket for each slot; there are no slots yet.
@@ -75,16 +64,16 @@ impl SocketSet {
         self.sockets.len()
     }
 
-    /// Adds a socket, for the next slot; if it is not `bound`, it has no address yet.
+    /// Adds the socket of the next slot.
     pub fn add(&mut self, fd: OwnedFd, bound: bool) {
-        self.sockets.push(OwnSocket::new(fd, bound));
+        self.sockets.push(Socket::new(fd, bound));
     }
 
     /// Binds the sockets that have no address yet and whose slot has an admitted worker.
     pub fn bind(&mut self, addr: SocketAddr, is_admitted: impl Fn(usize) -> bool) -> io::Result<()> {
-        let unbound = |(slot, socket): &(usize, &mut OwnSocket)| !socket.bound && is_admitted(*slot);
+        let unbound = |(slot, socket): &(usize, &mut Socket)| !socket.bound && is_admitted(*slot);
         for (_, socket) in self.sockets.iter_mut().enumerate().filter(unbound) {
-            // Tried once: it would fail again, and the other slots have sockets.
+            // Also if binding fails: it would fail again, and the other slots have sockets.
             socket.bound = true;
             bind(socket.fd.as_fd(), addr)?;
         }
@@ -97,17 +86,23 @@ impl SocketSet {
         sockets.into_iter().filter(|socket| socket.bound).map(|socket| socket.fd)
     }
 
-    /// In a worker: the socket it accepts at. The others are closed.
-    pub fn into_socket_of(mut self, slot: usize) -> Option<OwnedFd> {
-        let index = slot.checked_rem(self.sockets.len())?;
+    /// In a worker: returns the socket it accepts at; the others are closed.
+    pub fn into_socket_of(mut self, slot: Slot) -> Option<OwnedFd> {
+        let index = slot.index().checked_rem(self.sockets.len())?;
         Some(self.sockets.swap_remove(index).fd)
     }
 
-    /// Sets at which sockets the master accepts. Those at which it did before are watched as before.
-    pub fn claim(&mut self, poll: &mio::Poll, ours: impl Fn(Owner) -> bool) -> io::Result<()> {
+    /// Has the master accept at `all` sockets, or at those of slots without an admitted worker. Those at which it accepts
+    /// already are watched as before.
+    pub fn claim(
+        &mut self,
+        poll: &mio::Poll,
+        all: bool,
+        is_admitted: impl Fn(usize) -> bool,
+    ) -> io::Result<()> {
         let mut result = Ok(());
         for (slot, socket) in self.sockets.iter_mut().enumerate() {
-            socket.ours = ours(if self.per_slot { Owner::Slot(slot) } else { Owner::All });
+            socket.ours = all || self.per_slot && !is_admitted(slot);
             if !socket.ours {
                 result = result.and(socket.unwatch(poll));
             }
@@ -159,7 +154,7 @@ impl SocketSet {
     }
 }
 
-impl OwnSocket {
+impl Socket {
     fn new(fd: OwnedFd, bound: bool) -> Self {
         Self { fd, ours: false, watched: false, bound }
     }

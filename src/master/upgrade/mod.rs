@@ -244,7 +244,7 @@ impl Master {
             });
         }
         let mut returns = Vec::new();
-        for source in pool.returns() {
+        for source in &pool.returns {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
                 Return::OfDeadWorker(ends) => {
@@ -259,13 +259,14 @@ impl Master {
             format: FORMAT.into(),
             born: self.clock.born,
             lifecycle: self.lifecycle.snapshot(),
-            totals: pool.workers.former_totals(),
+            totals: pool.workers.former,
             wake: keep(kept, &self.births.wake),
             board: keep(kept, &self.births.board),
             listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
             images: images.into_iter().map(|(g, fd)| (Generation(g), kept.keep(fd))).collect(),
             parked: pool
-                .parked()
+                .parked
+                .as_ref()
                 .map(|c| SavedConnection { fd: keep(kept, &c.connection), origin: c.origin }),
             workers,
             returns,
@@ -284,7 +285,7 @@ impl Master {
     /// Continues with what a former program in this process has handed over.
     pub(super) fn adopt(&mut self, saved: SavedState) -> io::Result<()> {
         self.clock.born = saved.born;
-        self.pool.workers.continue_from(saved.totals);
+        self.pool.workers.former = saved.totals;
         for worker in saved.workers {
             self.adopt_worker(worker, &saved.lifecycle)?;
         }
@@ -299,7 +300,7 @@ impl Master {
                 self.pool.watch_returns(worker.id, &self.poll);
             }
             if !worker.draining {
-                self.pool.admit(worker.id);
+                self.pool.workers.admit(worker.id);
             }
         }
         if let Some(SavedConnection { fd, origin }) = saved.parked {

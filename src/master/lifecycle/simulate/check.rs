@@ -755,8 +755,8 @@ impl World {
         }
         self.check_connections();
         let (pool, life) = (&self.pool, &self.machine.life);
-        let (room, more, stuck) = (pool.has_room(), pool.has_more(), pool.has_room_for_what_waits(life));
-        let paused = (0..pool.listeners.len()).any(|i| pool.is_paused(i, life));
+        let (room, more, stuck) = (pool.has_room(), pool.has_more, pool.has_room_for_what_waits(life));
+        let paused = pool.has_paused(life);
         let said = self.shared.waiting.get() || more || !pool.waits_for_room(life);
         self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
         self.must(!stuck || more, || "a worker has room and a connection waits".into());
@@ -791,7 +791,7 @@ impl World {
     /// What a worker does not take is put up for others after a tenth of a second.
     fn check_left_lying(&mut self, i: usize) {
         let id = self.processes[i].id;
-        let up = self.pool.returns().any(|r| matches!(r, Return::Unclaimed(other) if *other == id));
+        let up = self.pool.returns.iter().any(|r| matches!(r, Return::Unclaimed(other) if *other == id));
         let (now, short) = (self.now, self.shared.is_short());
         let worker = self.pool.workers.get(id);
         let lies = worker.is_some_and(|w| w.admitted && w.queued() > 0) && !up && !short;
@@ -804,7 +804,7 @@ impl World {
     }
 
     fn check_connections(&mut self) {
-        let mut found: Vec<u32> = self.pool.parked().map(|c| c.connection).into_iter().collect();
+        let mut found: Vec<u32> = self.pool.parked.as_ref().map(|c| c.connection).into_iter().collect();
         let mut queues: Vec<&Messages> = Vec::new();
         for p in &self.processes {
             found.extend(p.held());
@@ -812,7 +812,7 @@ impl World {
         }
         let mut unclaimed = BTreeSet::new();
         let mut twice = None;
-        for source in self.pool.returns() {
+        for source in self.pool.returns.iter() {
             match source {
                 Return::Unclaimed(id) => twice = twice.or((!unclaimed.insert(*id)).then_some(*id)),
                 Return::OfDeadWorker(queue) => queues.extend([&queue.to_worker, &queue.back]),
@@ -841,7 +841,7 @@ impl World {
     /// What a worker hands back, or was told to, is noticed.
     fn check_watched(&mut self) {
         for p in &self.processes {
-            let listed = self.pool.returns().any(|r| matches!(r, Return::HandedBack(id) if *id == p.id));
+            let listed = self.pool.returns.iter().any(|r| matches!(r, Return::HandedBack(id) if *id == p.id));
             let watched = self.pool.workers.get(p.id).is_none_or(|w| w.watched);
             if !watched && !listed && !p.back.borrow().is_empty() {
                 let id = p.id;

@@ -119,6 +119,7 @@ impl Shared {
 impl System for Model {
     type Poll = ();
     type Connection = u32;
+    type Queue = ModelQueue;
     type Link = ModelQueue;
     type Backlog = ModelBacklog;
 
@@ -146,9 +147,7 @@ impl System for Model {
     fn log(&self, _: Arguments<'_>) {}
 }
 
-impl Queue for ModelQueue {
-    type Connection = u32;
-
+impl Queue<Model> for ModelQueue {
     fn give(&self, connection: &u32, _: Origin) -> io::Result<Given> {
         // The kernel may refuse before the master's own count does, as for descriptors in flight.
         if self.shared.chance(3) || self.to_worker.borrow().len() >= QUEUE_ROOM {
@@ -199,10 +198,7 @@ impl ModelQueue {
     }
 }
 
-impl Link for ModelQueue {
-    type Poll = ();
-    type Queue = Self;
-
+impl Link<Model> for ModelQueue {
     fn queue(&self) -> &Self {
         self
     }
@@ -239,10 +235,7 @@ impl ModelBacklog {
     }
 }
 
-impl Backlog for ModelBacklog {
-    type Poll = ();
-    type Connection = u32;
-
+impl Backlog<Model> for ModelBacklog {
     fn accept(&mut self, with_client: bool) -> io::Result<(u32, Option<u64>)> {
         if self.waiting == 0 {
             return Err(errno::error(errno::EAGAIN));

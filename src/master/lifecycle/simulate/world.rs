@@ -144,10 +144,10 @@ impl World {
                 format!("worker {id}: given {given}, admitted {admitted}, stuck {stuck}")
             }));
             let waiting: Vec<_> = self.pool.listeners.iter().map(|l| (l.waiting, l.watched)).collect();
-            let parked = self.pool.parked().map(|c| c.connection);
+            let parked = self.pool.parked.as_ref().map(|c| c.connection);
             lines.push(format!(
                 "listeners {waiting:?}, parked {parked:?}, {} returns",
-                self.pool.returns().count()
+                self.pool.returns.len()
             ));
             lines.into_iter().for_each(|line| self.note(|| line));
         }
@@ -256,7 +256,7 @@ impl World {
             p.ended.is_some() || !p.outbox.is_empty() || watched && !p.back.borrow().is_empty()
         };
         let clients = self.pool.listeners.iter().any(|l| l.reported && l.waiting > 0);
-        let of_pool = self.pool.has_more() || self.woken || clients;
+        let of_pool = self.pool.has_more || self.woken || clients;
         !self.signals.is_empty() || of_pool || self.processes.iter().any(of_workers)
     }
 
@@ -339,7 +339,7 @@ impl World {
                     Word::Ready if !self.machine.life.is_starting(id) => {}
                     Word::Ready => {
                         self.processes[i].seen.ready = true;
-                        if let Some(worker) = self.pool.workers.find(id) {
+                        if let Some(worker) = self.pool.workers.get_mut(id) {
                             worker.limit = self.processes[i].limit;
                             let sheds = self.processes[i].can_shed();
                             worker.kind = Some(if sheds { Kind::Request } else { Kind::Connection });
@@ -451,7 +451,7 @@ impl World {
         match action {
             Action::Spawn { id, slot, generation } => return self.spawn(id, slot, generation),
             Action::Admit(id) => {
-                self.pool.admit(id);
+                self.pool.workers.admit(id);
                 self.set_admitted(id, true);
             }
             Action::Withdraw(id) => {
