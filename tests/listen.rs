@@ -171,10 +171,10 @@ fn listeners_passed_by_systemd_are_used() {
 
 #[test]
 fn an_inherited_descriptor_that_does_not_listen_is_refused() {
-    for (fd, found) in [("fd:3", "expected"), ("fd:77", "Bad file descriptor")] {
+    for (fd, why) in [("fd:3", "not a listening"), ("fd:77", "Bad file descriptor")] {
         let file = std::fs::File::open("/dev/null").unwrap();
         let refused = Start::new(Style::Request).listen(fd).through(&PASS_ON).stdin(file).refused();
         assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
-        assert!(refused.stderr.contains(fd) && refused.stderr.contains(found), "{refused:?}");
+        assert!(refused.stderr.contains(fd) && refused.stderr.contains(why), "{refused:?}");
     }
 }

@@ -7,6 +7,7 @@
 //! message is parked is *overflowing*: messages to it are dropped and their senders notified, so that a worker that sleeps
 //! holds up no other for longer.
 
+mod deliver;
 mod messages;
 
 pub use messages::{Messages, OnMessage};
@@ -20,18 +21,13 @@ use crate::message::{
 use crate::sys::poll::{self, Interest};
 use crate::sys::time::Time;
 use mio::Poll;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 use std::time::Duration;
 
 /// The time after which a full queue that moves no byte is overflowing.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A message with at most this many bytes is sent at once, and copied if the socket does not take it; a longer one is sent
-/// in shares.
-const SHORT: usize = 16 * 1024;
 /// The part of a turn's budget that one channel gets before the next has its share.
 const SHARE: Budget = Budget::new(64 * 1024, 64);
 /// The budget for reading the rest of a dead worker's channel: more than a socket holds, and finite if a process that the
@@ -61,9 +57,9 @@ pub struct ChannelState {
     /// True if messages to the worker are dropped.
     pub overflowing: bool,
     /// Workers that were notified of that.
-    pub notified: Vec<u32>,
+    pub notified: BTreeSet<WorkerId>,
     /// Workers that await replies of this one, and the number of replies.
-    pub awaiting_reply: Vec<(u32, u32)>,
+    pub awaiting_reply: Vec<(WorkerId, u32)>,
     /// Bytes from the worker that are not carried yet: whole frames and the first part of one.
     pub unread: Vec<u8>,
     /// Bytes to the worker that are not sent yet: the rest of a frame and whole ones.
@@ -73,31 +69,11 @@ pub struct ChannelState {
 /// All message channels.
 #[derive(Default)]
 pub struct Router {
-    incoming: BTreeMap<WorkerId, Incoming>,
-    delivery: Delivery,
-    /// Workers that have sent a message that is parked.
-    parked: BTreeSet<WorkerId>,
+    channels: BTreeMap<WorkerId, WorkerChannel>,
     /// Channels that have something to read or to send, in the order of their turns.
     busy: VecDeque<WorkerId>,
-}
-
-/// The incoming direction of one worker's channel.
-struct Incoming {
-    socket: Rc<OwnedFd>,
-    page: Page,
-    inbox: Inbox,
-    is_busy: bool,
-    /// The message that waits for room in its receiver's queue.
-    parked: Option<(Envelope, Rc<Vec<u8>>)>,
-    ended: bool,
-    /// The interest that the poll has in it; `None` if the channel is not registered.
-    watched: Option<Interest>,
-}
-
-/// The outgoing directions, and what has come of messages and requests.
-#[derive(Default)]
-struct Delivery {
-    outgoing: BTreeMap<WorkerId, Outgoing>,
+    /// Workers that have sent a message that is parked.
+    parked: BTreeSet<WorkerId>,
     /// Channels whose interest may have to change.
     stale_interests: BTreeSet<WorkerId>,
     events: VecDeque<RouterEvent>,
@@ -108,9 +84,19 @@ struct Delivery {
     now: Time,
 }
 
-/// The outgoing direction of one worker's channel.
-struct Outgoing {
-    socket: Rc<OwnedFd>,
+/// The channel of one worker.
+struct WorkerChannel {
+    socket: OwnedFd,
+    page: Page,
+    /// The interest that the poll has in it; `None` if it is not registered.
+    watched: Option<Interest>,
+    /// True if it is in [`Router::busy`], or has its turn.
+    is_busy: bool,
+    inbox: Inbox,
+    /// The message from it that waits for room in its receiver's queue.
+    parked: Option<(Envelope, Vec<u8>)>,
+    /// True if nothing more is read from it.
+    ended: bool,
     outbox: Outbox,
     /// The time since which a message is parked for it and nothing was sent.
     full_since: Option<Time>,
@@ -119,12 +105,6 @@ struct Outgoing {
     notified: BTreeSet<WorkerId>,
     /// Workers that await replies of this worker, and the number of replies.
     awaiting_reply: BTreeMap<WorkerId, u32>,
-}
-
-/// The content of a message: borrowed, or shared by its receivers.
-enum Bytes<'a> {
-    Borrowed(&'a [u8]),
-    Shared(Rc<Vec<u8>>),
 }
 
 /// Says when a channel needs its next turn.
@@ -140,41 +120,60 @@ impl Router {
     /// Adds a worker; its channel is watched after the next [`Router::update_poll`].
     pub fn add(&mut self, id: WorkerId, page: Page, channel: Channel) {
         let Channel { socket, inbox, outbox } = channel;
-        let socket = Rc::new(socket);
-        self.delivery.outgoing.insert(id, Outgoing::new(socket.clone(), outbox));
-        self.delivery.stale_interests.insert(id);
-        let incoming =
-            Incoming { socket, page, inbox, is_busy: false, parked: None, ended: false, watched: None };
-        self.incoming.insert(id, incoming);
+        let channel = WorkerChannel {
+            socket,
+            page,
+            watched: None,
+            is_busy: false,
+            inbox,
+            parked: None,
+            ended: false,
+            outbox,
+            full_since: None,
+            overflowing: false,
+            notified: BTreeSet::new(),
+            awaiting_reply: BTreeMap::new(),
+        };
+        self.channels.insert(id, channel);
+        self.stale_interests.insert(id);
     }
 
     /// Reads the rest of what a dead worker has sent, and carries it even to full queues. [`Router::carry`] returns what of
     /// it is for the master.
     pub fn read_rest(&mut self, id: WorkerId) {
-        let mut budget = REST;
-        if let Some(incoming) = self.incoming.get_mut(&id) {
-            if let Some((envelope, bytes)) = incoming.parked.take() {
-                self.delivery.carry(envelope, Bytes::Shared(bytes), Room::Ignored);
-            }
-            incoming.read(id, &mut self.delivery, &mut budget, Room::Ignored);
+        if let Some((envelope, bytes)) = self.unpark(id) {
+            self.deliver(envelope, bytes.into(), Room::Ignored);
         }
+        let mut budget = REST;
+        self.read(id, &mut budget, Room::Ignored);
     }
 
     /// Removes a worker and notifies those that await its replies.
     pub fn remove(&mut self, id: WorkerId, poll: &Poll) {
-        let Some(incoming) = self.incoming.remove(&id) else { return };
-        if incoming.watched.is_some() {
-            let _ = poll::unwatch(poll, incoming.socket.as_fd());
+        let Some(gone) = self.channels.remove(&id) else { return };
+        if gone.watched.is_some() {
+            let _ = poll::unwatch(poll, gone.socket.as_fd());
         }
         self.parked.remove(&id);
-        self.delivery.remove(id);
+        self.stale_interests.remove(&id);
+        for channel in self.channels.values_mut() {
+            channel.awaiting_reply.remove(&id);
+            channel.notified.remove(&id);
+        }
+        let waiting: BTreeSet<WorkerId> = gone.awaiting_reply.into_keys().chain(gone.notified).collect();
+        for sender in waiting {
+            let _ = self.notify(sender, &Notice::Gone(id));
+        }
+        for call in self.requests.take_all(Some(Address::Worker(id))) {
+            self.events.push_back(RouterEvent::Reply(call, Err(Undelivered::Gone)));
+        }
         self.mark_parked();
     }
 
     /// Numbers the host's requests from here. After an upgrade, a late reply to a request of the former program must not be
     /// taken for one to a request of this program.
     pub fn number_from(&mut self, number: u64) {
-        self.delivery.requests = Requests::numbered_from(number);
+        self.requests = Requests::numbered_from(number);
     }
 
     /// Closes all channels, in a process that is not the master.
@@ -184,23 +183,21 @@ impl Router {
 
     /// The socket of a worker's channel.
     pub fn channel(&self, id: WorkerId) -> Option<BorrowedFd<'_>> {
-        self.incoming.get(&id).map(|incoming| incoming.socket.as_fd())
+        self.channels.get(&id).map(|channel| channel.socket.as_fd())
     }
 
     /// Returns the state of a channel, for the program that replaces this one.
     pub fn save(&self, id: WorkerId) -> Option<ChannelState> {
-        let (incoming, outgoing) = (self.incoming.get(&id)?, self.delivery.outgoing.get(&id)?);
-        let mut unread = Vec::new();
-        if let Some((envelope, bytes)) = &incoming.parked {
-            unread = encode_message(envelope, bytes);
-        }
-        unread.extend(incoming.inbox.unread());
+        let channel = self.channels.get(&id)?;
+        let parked = channel.parked.as_ref();
+        let mut unread = parked.map_or_else(Vec::new, |(envelope, bytes)| encode_message(envelope, bytes));
+        unread.extend(channel.inbox.unread());
         Some(ChannelState {
-            overflowing: outgoing.overflowing,
-            notified: outgoing.notified.iter().map(|id| id.0).collect(),
-            awaiting_reply: outgoing.awaiting_reply.iter().map(|(id, n)| (id.0, *n)).collect(),
+            overflowing: channel.overflowing,
+            notified: channel.notified.clone(),
+            awaiting_reply: channel.awaiting_reply.iter().map(|(id, n)| (*id, *n)).collect(),
             unread,
-            unsent: outgoing.outbox.unsent(),
+            unsent: channel.outbox.unsent(),
         })
     }
 
@@ -216,21 +213,13 @@ impl Router {
         let inbox = Inbox::resume(max_message, state.unread);
         let outbox = Outbox::resume(max_message, &state.unsent);
         self.add(id, page, Channel { socket, inbox, outbox });
-        if let Some(outgoing) = self.delivery.outgoing.get_mut(&id) {
-            outgoing.overflowing = state.overflowing;
-            outgoing.notified.extend(state.notified.into_iter().map(WorkerId));
-            outgoing.awaiting_reply.extend(state.awaiting_reply.into_iter().map(|(id, n)| (WorkerId(id), n)));
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.overflowing = state.overflowing;
+            channel.notified = state.notified;
+            channel.awaiting_reply.extend(state.awaiting_reply);
         }
-        // Saved frames are whole already: the poll will not report them.
+        // The poll does not report frames that were read already.
         self.mark(id);
-    }
-
-    /// Sends a notice to a worker.
-    ///
-    /// # Errors
-    /// [`Undelivered::Gone`]
-    pub fn notify(&mut self, id: WorkerId, notice: &Notice) -> Result<(), Undelivered> {
-        self.delivery.notify(id, notice)
     }
 
     /// Sends a message of the host. A message to all goes to each worker that has room.
@@ -241,17 +230,19 @@ impl Router {
     pub fn send(&mut self, to: Address, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
         let envelope = Envelope { purpose: Purpose::Message, from: Address::Master, to, kind, request: 0 };
         if to != Address::All {
-            return self.delivery.send(&envelope, bytes, Room::Needed);
+            return self.send_now(&envelope, bytes, Room::Needed);
         }
-        let ids: Vec<WorkerId> = self.delivery.outgoing.keys().copied().collect();
-        let send = |id| {
+        let mut result = Ok(());
+        let ids: Vec<WorkerId> = self.channels.keys().copied().collect();
+        for id in ids {
             let envelope = Envelope { to: Address::Worker(id), ..envelope };
-            self.delivery.send(&envelope, bytes, Room::Needed)
-        };
-        // Collected before the first error is looked for: one full worker must not keep the message from the others. A
-        // worker that has just ended misses nothing.
-        let results: Vec<_> = ids.into_iter().map(send).filter(|r| *r != Err(Undelivered::Gone)).collect();
-        results.into_iter().collect()
+            // A worker that has just ended misses nothing.
+            match self.send_now(&envelope, bytes, Room::Needed) {
+                Err(Undelivered::Gone) => {}
+                sent => result = result.and(sent),
+            }
+        }
+        result
     }
 
     /// Sends a request of the host; [`Router::carry`] returns `on_reply` with the result.
@@ -266,13 +257,10 @@ impl Router {
         deadline: Time,
         on_reply: OnReply,
     ) -> Result<(), Undelivered> {
-        if to == Address::All {
-            return Err(Undelivered::Impossible);
-        }
-        let request = self.delivery.requests.next_number();
+        let request = self.requests.next_number();
         let envelope = Envelope { purpose: Purpose::Request, from: Address::Master, to, kind, request };
-        self.delivery.send(&envelope, bytes, Room::Needed)?;
-        self.delivery.requests.add(to, deadline, on_reply);
+        self.send_now(&envelope, bytes, Room::Needed)?;
+        self.requests.add(to, deadline, on_reply);
         Ok(())
     }
 
@@ -281,30 +269,25 @@ impl Router {
     /// # Errors
     /// As [`Router::send`].
     pub fn reply(&mut self, request: &Envelope, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.delivery.send(&request.answer(Purpose::Reply), bytes, Room::Needed)
+        self.send_now(&request.answer(Purpose::Reply), bytes, Room::Needed)
     }
 
-    /// Tells a worker why its request to the host has no answer.
-    pub fn fail(&mut self, request: &Envelope, reason: Undelivered) {
-        self.delivery.fail(request, reason);
-    }
-
-    /// Notes that the poll has reported a worker's channel.
+    /// Notes that a channel may have something to read or room to send.
     pub fn mark(&mut self, id: WorkerId) {
-        if let Some(incoming) = self.incoming.get_mut(&id).filter(|i| !i.is_busy) {
-            incoming.is_busy = true;
+        if let Some(channel) = self.channels.get_mut(&id).filter(|c| !c.is_busy) {
+            channel.is_busy = true;
             self.busy.push_back(id);
         }
     }
 
     /// Reads, carries and sends until there is something for the master, the budget is spent, or no channel is busy.
     pub fn carry(&mut self, budget: &mut Budget, now: Time) -> Option<RouterEvent> {
-        if self.delivery.now != now {
-            self.delivery.now = now;
+        if self.now != now {
+            self.now = now;
             self.expire();
         }
         loop {
-            if let Some(event) = self.delivery.events.pop_front() {
+            if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
             if budget.is_spent() {
@@ -313,66 +296,64 @@ impl Router {
             let id = self.busy.pop_front()?;
             if self.serve(id, budget) == Turn::Soon {
                 self.busy.push_back(id);
-            } else if let Some(incoming) = self.incoming.get_mut(&id) {
-                incoming.is_busy = false;
+            } else if let Some(channel) = self.channels.get_mut(&id) {
+                channel.is_busy = false;
             }
         }
     }
 
     /// The time at which [`Router::carry`] has something to do even if the poll reports nothing; zero for at once.
     pub fn due(&self) -> Time {
-        if !self.busy.is_empty() || !self.delivery.events.is_empty() {
+        if !self.busy.is_empty() || !self.events.is_empty() {
             return Time::default();
         }
-        let request = self.delivery.requests.next_deadline();
+        let request = self.requests.next_deadline();
         if self.parked.is_empty() {
             return request;
         }
-        let full = self.delivery.outgoing.values().filter(|o| !o.overflowing).filter_map(|o| o.full_since);
+        let full = self.channels.values().filter(|c| !c.overflowing).filter_map(|c| c.full_since);
         full.min().map_or(request, |since| request.min(since + PATIENCE))
     }
 
     /// True if [`Router::update_poll`] may have something to change.
     pub fn has_stale_interests(&self) -> bool {
-        !self.delivery.stale_interests.is_empty()
+        !self.stale_interests.is_empty()
     }
 
     /// Has the poll watch each channel for what it needs now; to be called before each wait. A channel that cannot be
     /// watched is broken.
     pub fn update_poll(&mut self, poll: &Poll) {
-        while let Some(id) = self.delivery.stale_interests.pop_first() {
-            let Some(incoming) = self.incoming.get_mut(&id) else { continue };
-            let Some(outgoing) = self.delivery.outgoing.get(&id) else { continue };
-            let wanted = incoming.wanted_interest(outgoing);
-            let (channel, token) = (incoming.socket.as_fd(), Token::Messages(incoming.page).into());
-            let updated = match (incoming.watched, wanted) {
+        while let Some(id) = self.stale_interests.pop_first() {
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let (fd, token) = (channel.socket.as_fd(), Token::Messages(channel.page).into());
+            let updated = match (channel.watched, channel.wanted_interest()) {
                 (watched, wanted) if watched == wanted => continue,
-                (None, Some(wanted)) => poll::watch_level_for(poll, channel, token, wanted),
-                (Some(_), Some(wanted)) => poll::rewatch_level(poll, channel, token, wanted),
-                (_, None) => poll::unwatch(poll, channel),
+                (None, Some(wanted)) => poll::watch_level_for(poll, fd, token, wanted),
+                (Some(_), Some(wanted)) => poll::rewatch_level(poll, fd, token, wanted),
+                (_, None) => poll::unwatch(poll, fd),
             };
             match updated {
-                Ok(()) => incoming.watched = wanted,
-                Err(e) => incoming.end(&mut self.delivery, RouterEvent::Broken(id, e)),
+                Ok(()) => channel.watched = channel.wanted_interest(),
+                Err(e) => self.end(id, RouterEvent::Broken(id, e)),
             }
         }
     }
 
     /// Ends requests whose deadline has come, and declares queues overflowing that have been full for too long.
     fn expire(&mut self) {
-        let now = self.delivery.now;
-        while let Some(call) = self.delivery.requests.take_expired(now) {
-            self.delivery.events.push_back(RouterEvent::Reply(call, Err(Undelivered::TimedOut)));
+        while let Some(call) = self.requests.take_expired(self.now) {
+            self.events.push_back(RouterEvent::Reply(call, Err(Undelivered::TimedOut)));
         }
         if self.parked.is_empty() {
             return;
         }
-        let is_late =
-            |o: &Outgoing| !o.overflowing && o.full_since.is_some_and(|since| now >= since + PATIENCE);
         let mut any = false;
-        for (id, outgoing) in self.delivery.outgoing.iter_mut().filter(|(_, o)| is_late(o)) {
-            (outgoing.overflowing, any) = (true, true);
-            self.delivery.events.push_back(RouterEvent::Overflowing(*id));
+        for (id, channel) in self.channels.iter_mut().filter(|(_, c)| !c.overflowing) {
+            channel.overflowing = channel.full_since.is_some_and(|since| self.now >= since + PATIENCE);
+            if channel.overflowing {
+                any = true;
+                self.events.push_back(RouterEvent::Overflowing(*id));
+            }
         }
         if any {
             self.mark_parked();
@@ -381,23 +362,85 @@ impl Router {
 
     /// Gives one channel its share of the budget: sends first, since that makes room, then reads.
     fn serve(&mut self, id: WorkerId, budget: &mut Budget) -> Turn {
-        let Some(incoming) = self.incoming.get_mut(&id) else { return Turn::WhenMarked };
-        self.delivery.stale_interests.insert(id);
         let mut share = SHARE.min(*budget);
         let before = share;
-        let made_room = self.delivery.flush(id, &mut share);
-        let turn =
-            if share.is_spent() { Turn::Soon } else { incoming.serve(id, &mut self.delivery, &mut share) };
-        if incoming.parked.is_some() {
-            self.parked.insert(id);
-        } else {
-            self.parked.remove(&id);
-        }
-        budget.spend(before, share);
-        if made_room {
+        self.stale_interests.insert(id);
+        if self.flush(id, &mut share) {
+            // Before this channel parks a message again: it is busy, so it would not be marked, and forgotten.
             self.mark_parked();
         }
+        let turn = if share.is_spent() { Turn::Soon } else { self.serve_inbox(id, &mut share) };
+        budget.spend(before, share);
         turn
+    }
+
+    /// Reads, unless a message is parked, or the worker does not read itself.
+    fn serve_inbox(&mut self, id: WorkerId, share: &mut Budget) -> Turn {
+        if let Some((envelope, bytes)) = self.unpark(id)
+            && let Some(bytes) = self.deliver(envelope, bytes.into(), Room::Needed)
+        {
+            return self.park(id, envelope, bytes);
+        }
+        if self.channels.get(&id).is_some_and(WorkerChannel::is_over_full) {
+            return Turn::WhenMarked;
+        }
+        self.read(id, share, Room::Needed)
+    }
+
+    fn read(&mut self, id: WorkerId, share: &mut Budget, room: Room) -> Turn {
+        let Some(channel) = self.channels.get_mut(&id) else { return Turn::WhenMarked };
+        // Taken out, because a message borrows from it while it is delivered to other channels.
+        let mut inbox = std::mem::take(&mut channel.inbox);
+        inbox.borrow_buffer(&mut self.read_buffer);
+        let turn = self.read_frames(id, &mut inbox, share, room);
+        inbox.return_buffer(&mut self.read_buffer);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.inbox = inbox;
+        }
+        turn
+    }
+
+    fn read_frames(&mut self, id: WorkerId, inbox: &mut Inbox, share: &mut Budget, room: Room) -> Turn {
+        while let Some(channel) = self.channels.get(&id).filter(|c| !c.ended) {
+            match inbox.receive(channel.socket.as_fd(), share) {
+                Ok(Received::Message(envelope, bytes)) if envelope.from == Address::Worker(id) => {
+                    if let Some(bytes) = self.deliver(envelope, bytes, room) {
+                        return self.park(id, envelope, bytes);
+                    }
+                }
+                Ok(Received::Notice(notice)) if notice.is_from_worker() => {
+                    self.events.push_back(RouterEvent::Notice(id, notice));
+                }
+                Ok(Received::Nothing) => return Turn::WhenMarked,
+                Ok(Received::BudgetSpent) => return Turn::Soon,
+                Ok(Received::Closed) => self.end(id, RouterEvent::Closed(id)),
+                Ok(Received::Message(..) | Received::Notice(_)) => {
+                    self.end(id, RouterEvent::Broken(id, io::ErrorKind::InvalidData.into()));
+                }
+                Err(e) => self.end(id, RouterEvent::Broken(id, e)),
+            }
+        }
+        Turn::WhenMarked
+    }
+
+    fn end(&mut self, id: WorkerId, event: RouterEvent) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.ended = true;
+        }
+        self.events.push_back(event);
+    }
+
+    fn park(&mut self, id: WorkerId, envelope: Envelope, bytes: Vec<u8>) -> Turn {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.parked = Some((envelope, bytes));
+            self.parked.insert(id);
+        }
+        Turn::WhenMarked
+    }
+
+    fn unpark(&mut self, id: WorkerId) -> Option<(Envelope, Vec<u8>)> {
+        self.parked.remove(&id);
+        self.channels.get_mut(&id)?.parked.take()
     }
 
     /// Marks the channels with a parked message: it may find room now.
@@ -408,275 +451,19 @@ impl Router {
     }
 }
 
-impl Incoming {
-    /// Reads, unless a message is parked, or the worker does not read itself.
-    fn serve(&mut self, id: WorkerId, delivery: &mut Delivery, share: &mut Budget) -> Turn {
-        if let Some((envelope, bytes)) = self.parked.take()
-            && let Some(bytes) = delivery.carry(envelope, Bytes::Shared(bytes), Room::Needed)
-        {
-            self.parked = Some((envelope, bytes));
-            return Turn::WhenMarked;
-        }
-        if delivery.outgoing.get(&id).is_some_and(Outgoing::is_over_full) {
-            return Turn::WhenMarked;
-        }
-        self.read(id, delivery, share, Room::Needed)
-    }
-
-    fn read(&mut self, id: WorkerId, delivery: &mut Delivery, share: &mut Budget, room: Room) -> Turn {
-        self.inbox.borrow_buffer(&mut delivery.read_buffer);
-        let turn = self.read_frames(id, delivery, share, room);
-        self.inbox.return_buffer(&mut delivery.read_buffer);
-        turn
-    }
-
-    fn read_frames(&mut self, id: WorkerId, delivery: &mut Delivery, share: &mut Budget, room: Room) -> Turn {
-        while !self.ended {
-            match self.inbox.receive(self.socket.as_fd(), share) {
-                Ok(Received::Message(envelope, bytes)) if envelope.from == Address::Worker(id) => {
-                    if let Some(bytes) = delivery.carry(envelope, bytes.into(), room) {
-                        self.parked = Some((envelope, bytes));
-                        return Turn::WhenMarked;
-                    }
-                }
-                Ok(Received::Notice(notice)) if notice.is_from_worker() => {
-                    delivery.events.push_back(RouterEvent::Notice(id, notice));
-                }
-                Ok(Received::Nothing) => return Turn::WhenMarked,
-                Ok(Received::BudgetSpent) => return Turn::Soon,
-                Ok(Received::Closed) => self.end(delivery, RouterEvent::Closed(id)),
-                Ok(Received::Message(..) | Received::Notice(_)) => {
-                    self.end(delivery, RouterEvent::Broken(id, io::ErrorKind::InvalidData.into()));
-                }
-                Err(e) => self.end(delivery, RouterEvent::Broken(id, e)),
-            }
-        }
-        Turn::WhenMarked
-    }
-
-    fn end(&mut self, delivery: &mut Delivery, event: RouterEvent) {
-        self.ended = true;
-        delivery.events.push_back(event);
-    }
-
+impl WorkerChannel {
     /// The interest that the poll should have in the channel.
-    fn wanted_interest(&self, outgoing: &Outgoing) -> Option<Interest> {
-        let read = self.parked.is_none() && !outgoing.is_over_full();
-        let write = !outgoing.outbox.is_empty();
+    fn wanted_interest(&self) -> Option<Interest> {
+        let read = self.parked.is_none() && !self.is_over_full();
+        let write = !self.outbox.is_empty();
         // With neither it must not be registered at all: epoll would report its end again and again.
         (!self.ended && (read || write)).then_some(Interest { read, write })
     }
-}
 
-impl Delivery {
-    /// Carries a message of a worker to its receiver. Returns the content if the message has to wait for room.
-    fn carry(&mut self, envelope: Envelope, bytes: Bytes<'_>, room: Room) -> Option<Rc<Vec<u8>>> {
-        match (envelope.to, envelope.purpose) {
-            (Address::Master, Purpose::Message | Purpose::Request) => {
-                self.events.push_back(RouterEvent::Message(envelope, bytes.into_vec()));
-            }
-            (Address::Master, purpose) => {
-                if let Some(call) = self.requests.take_answered(envelope.request, envelope.from) {
-                    let reply = bytes.into_vec();
-                    let failed = purpose == Purpose::Failure;
-                    let result = if failed { Err(Undelivered::from_bytes(&reply)) } else { Ok(reply) };
-                    self.events.push_back(RouterEvent::Reply(call, result));
-                }
-            }
-            (Address::All, Purpose::Message) => return self.carry_to_all(envelope, bytes, room),
-            (Address::All, Purpose::Request) => self.fail(&envelope, Undelivered::Impossible),
-            (Address::All, _) => {}
-            (Address::Worker(to), _) => return self.carry_to_worker(envelope, to, bytes, room),
-        }
-        None
-    }
-
-    fn carry_to_worker(
-        &mut self,
-        envelope: Envelope,
-        to: WorkerId,
-        bytes: Bytes<'_>,
-        room: Room,
-    ) -> Option<Rc<Vec<u8>>> {
-        let Address::Worker(from) = envelope.from else { return None };
-        let answers = matches!(envelope.purpose, Purpose::Reply | Purpose::Failure);
-        // A reply to no request is dropped.
-        if answers && !self.outgoing.get(&from).is_some_and(|o| o.awaiting_reply.contains_key(&to)) {
-            return None;
-        }
-        let Some(outgoing) = self.outgoing.get_mut(&to) else {
-            if envelope.purpose == Purpose::Request {
-                let _ = self.notify(from, &Notice::Gone(to));
-            }
-            return None;
-        };
-        if room == Room::Ignored || outgoing.outbox.has_room(bytes.len()) {
-            outgoing.queue(&envelope, bytes);
-            if envelope.purpose == Purpose::Request {
-                *outgoing.awaiting_reply.entry(from).or_default() += 1;
-            }
-            self.stale_interests.insert(to);
-        } else if envelope.purpose == Purpose::Request {
-            self.fail(&envelope, Undelivered::Full);
-        } else if !outgoing.overflowing {
-            outgoing.full_since.get_or_insert(self.now);
-            return Some(bytes.into_shared());
-        } else if answers {
-            // The failure takes the reply's place. It bypasses the queue limit; such failures are bounded by the requests
-            // outstanding.
-            let failure = Envelope { purpose: Purpose::Failure, ..envelope };
-            outgoing.queue(&failure, Bytes::Borrowed(&[Undelivered::Full as u8]));
-        } else if outgoing.notified.insert(from) {
-            let _ = self.notify(from, &Notice::Overflowing(to));
-        }
-        if answers {
-            self.count_answer(from, to);
-        }
-        None
-    }
-
-    /// Carries a broadcast. All receivers get it at the same time, so it waits until no queue is full except overflowing
-    /// ones.
-    fn carry_to_all(&mut self, envelope: Envelope, bytes: Bytes<'_>, room: Room) -> Option<Rc<Vec<u8>>> {
-        let bytes = bytes.into_shared();
-        let is_receiver =
-            |id: &WorkerId, o: &Outgoing| Address::Worker(*id) != envelope.from && !o.overflowing;
-        if room == Room::Needed {
-            let mut receivers = self.outgoing.iter_mut().filter(|(id, o)| is_receiver(id, o));
-            if let Some((_, full)) = receivers.find(|(_, o)| !o.outbox.has_room(bytes.len())) {
-                full.full_since.get_or_insert(self.now);
-                return Some(bytes);
-            }
-        }
-        for (id, outgoing) in self.outgoing.iter_mut().filter(|(id, o)| is_receiver(id, o)) {
-            outgoing.queue(&Envelope { to: Address::Worker(*id), ..envelope }, Bytes::Shared(bytes.clone()));
-            self.stale_interests.insert(*id);
-        }
-        None
-    }
-
-    fn send(&mut self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
-        let Address::Worker(to) = envelope.to else { return Err(Undelivered::Impossible) };
-        let outgoing = self.outgoing.get_mut(&to).ok_or(Undelivered::Gone)?;
-        self.stale_interests.insert(to);
-        outgoing.outbox.send(outgoing.socket.as_fd(), envelope, bytes, room)
-    }
-
-    fn notify(&mut self, id: WorkerId, notice: &Notice) -> Result<(), Undelivered> {
-        let outgoing = self.outgoing.get_mut(&id).ok_or(Undelivered::Gone)?;
-        self.stale_interests.insert(id);
-        outgoing.outbox.notify(outgoing.socket.as_fd(), notice)
-    }
-
-    /// Tells a worker why its request has no answer. A worker that has ended needs no answer.
-    fn fail(&mut self, request: &Envelope, reason: Undelivered) {
-        let _ = self.send(&request.answer(Purpose::Failure), &[reason as u8], Room::Ignored);
-    }
-
-    fn count_answer(&mut self, by: WorkerId, to: WorkerId) {
-        let Some(outgoing) = self.outgoing.get_mut(&by) else { return };
-        if let Some(count) = outgoing.awaiting_reply.get_mut(&to) {
-            *count -= 1;
-            if *count == 0 {
-                outgoing.awaiting_reply.remove(&to);
-            }
-        }
-    }
-
-    /// Sends what waits for a worker, within its share; returns true if there is more room than before.
-    fn flush(&mut self, id: WorkerId, share: &mut Budget) -> bool {
-        let Some(outgoing) = self.outgoing.get_mut(&id).filter(|o| !o.outbox.is_empty()) else {
-            return false;
-        };
-        let Ok(sent) = outgoing.outbox.flush(outgoing.socket.as_fd(), share.bytes) else {
-            // The worker's end is closed. Reading reports that; here only those that wait for room matter.
-            outgoing.outbox.clear();
-            return true;
-        };
-        share.bytes -= sent;
-        if sent == 0 {
-            return false;
-        }
-        outgoing.full_since = None;
-        if outgoing.overflowing && outgoing.outbox.waiting() <= outgoing.outbox.capacity() / 2 {
-            outgoing.overflowing = false;
-            for sender in std::mem::take(&mut outgoing.notified) {
-                let _ = self.notify(sender, &Notice::HasRoom(id));
-            }
-        }
-        true
-    }
-
-    fn remove(&mut self, id: WorkerId) {
-        self.stale_interests.remove(&id);
-        let Some(gone) = self.outgoing.remove(&id) else { return };
-        for outgoing in self.outgoing.values_mut() {
-            outgoing.awaiting_reply.remove(&id);
-            outgoing.notified.remove(&id);
-        }
-        let waiting: BTreeSet<WorkerId> = gone.awaiting_reply.into_keys().chain(gone.notified).collect();
-        for sender in waiting {
-            let _ = self.notify(sender, &Notice::Gone(id));
-        }
-        for call in self.requests.take_all(Some(Address::Worker(id))) {
-            self.events.push_back(RouterEvent::Reply(call, Err(Undelivered::Gone)));
-        }
-    }
-}
-
-impl Outgoing {
-    fn new(socket: Rc<OwnedFd>, outbox: Outbox) -> Self {
-        let (notified, awaiting_reply) = (BTreeSet::new(), BTreeMap::new());
-        Self { socket, outbox, full_since: None, overflowing: false, notified, awaiting_reply }
-    }
-
-    /// True if more waits than fits, which only frames that bypass the limit can cause: the worker does not read, but sends
-    /// on.
+    /// True if more waits than fits, which only frames that bypass the limit can cause: the worker does not read, but keeps
+    /// sending.
     fn is_over_full(&self) -> bool {
         self.outbox.waiting() > self.outbox.capacity()
-    }
-
-    /// Puts a message into the queue. An error means that the worker has ended, which its pidfd reports.
-    fn queue(&mut self, envelope: &Envelope, bytes: Bytes<'_>) {
-        let _ = match bytes {
-            Bytes::Shared(bytes) if bytes.len() > SHORT => {
-                self.outbox.send_shared(envelope, &bytes, Room::Ignored)
-            }
-            bytes => self.outbox.send(self.socket.as_fd(), envelope, bytes.as_slice(), Room::Ignored),
-        };
-    }
-}
-
-impl Bytes<'_> {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    fn into_shared(self) -> Rc<Vec<u8>> {
-        match self {
-            Self::Borrowed(bytes) => Rc::new(bytes.to_vec()),
-            Self::Shared(bytes) => bytes,
-        }
-    }
-
-    fn into_vec(self) -> Vec<u8> {
-        Rc::unwrap_or_clone(self.into_shared())
-    }
-}
-
-impl<'a> From<Cow<'a, [u8]>> for Bytes<'a> {
-    fn from(bytes: Cow<'a, [u8]>) -> Self {
-        match bytes {
-            Cow::Borrowed(bytes) => Self::Borrowed(bytes),
-            Cow::Owned(bytes) => Self::Shared(Rc::new(bytes)),
-        }
     }
 }
 

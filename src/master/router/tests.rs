@@ -5,6 +5,7 @@ use crate::message::{ALL, MASTER, channel};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 const MAX: usize = 100_000;
 
@@ -54,8 +55,12 @@ impl Hub {
         for worker in self.workers.values_mut() {
             worker.outbox.flush(worker.socket.as_fd(), usize::MAX).unwrap();
         }
-        let ids: Vec<WorkerId> = self.router.incoming.keys().copied().collect();
+        let ids: Vec<WorkerId> = self.router.channels.keys().copied().collect();
         ids.into_iter().for_each(|id| self.router.mark(id));
+        self.carry()
+    }
+
+    fn carry(&mut self) -> Vec<RouterEvent> {
         let mut budget = Budget::new(1 << 20, 1000);
         let now = Time::from_millis(self.now);
         let events = std::iter::from_fn(|| self.router.carry(&mut budget, now)).collect();
@@ -88,7 +93,7 @@ impl Hub {
     }
 
     fn watched(&self, id: u32) -> Option<Interest> {
-        self.router.incoming[&WorkerId(id)].watched
+        self.router.channels[&WorkerId(id)].watched
     }
 
     /// True if the router reads from a worker.
@@ -288,6 +293,25 @@ fn fill(hub: &mut Hub) -> u32 {
     unreachable!()
 }
 
+/// Here channels are marked as the poll would report them.
+#[test]
+fn a_parked_message_is_not_forgotten_when_its_sender_takes_something() {
+    let mut hub = Hub::new(2);
+    fill(&mut hub);
+    while hub.router.send(1.into(), 0, &[9; 90_000]).is_ok() {}
+    assert!(hub.read(1).is_some());
+    let parked = |hub: &Hub| hub.router.channels[&WorkerId(1)].parked.is_some();
+    hub.router.mark(WorkerId(1));
+    hub.carry();
+    assert!(parked(&hub));
+    for _ in 0..20 {
+        hub.read(2);
+        hub.router.mark(WorkerId(2));
+        hub.carry();
+    }
+    assert!(!parked(&hub));
+}
+
 #[test]
 fn a_full_queue_stops_its_sender_and_loses_nothing() {
     let mut hub = Hub::new(3);
@@ -377,8 +401,8 @@ fn a_worker_that_does_not_read_is_not_read_either() {
             hub.turn();
         }
     }
-    let waiting = hub.router.delivery.outgoing[&WorkerId(1)].outbox.waiting();
-    let capacity = hub.router.delivery.outgoing[&WorkerId(1)].outbox.capacity();
+    let waiting = hub.router.channels[&WorkerId(1)].outbox.waiting();
+    let capacity = hub.router.channels[&WorkerId(1)].outbox.capacity();
     assert!(waiting > capacity && waiting < capacity + 100_000, "{waiting}, more than {capacity}");
     assert!(!hub.reads(1));
 }
@@ -476,8 +500,8 @@ proptest! {
             if reads {
                 check(&mut hub, &mut expected, from);
             }
-            for outgoing in hub.router.delivery.outgoing.values() {
-                prop_assert!(outgoing.outbox.waiting() <= outgoing.outbox.capacity());
+            for channel in hub.router.channels.values() {
+                prop_assert!(channel.outbox.waiting() <= channel.outbox.capacity());
             }
         }
         for _ in 0..2000 {
