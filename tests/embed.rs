@@ -25,6 +25,7 @@ fn every_call_says_what_it_refuses() {
         "run: -8 run: expected a handler, none was set",
         "set: -6 workers = \"many\": expected auto",
         "set: -6 unknown setting \"colour\"",
+        "set: -6 unknown setting \"wokers\"; did you mean \"workers\"?",
         "set: -2 dispatch: an argument is outside its range",
         "set: -1 dispatch: a pointer is NULL",
         "listen: -6 listen = \"nowhere\": expected ",

@@ -66,6 +66,7 @@ static void calls(prefork_server *server)
     say(server, "run", prefork_server_run(server));
     say(server, "set", prefork_server_set(server, "workers", "many"));
     say(server, "set", prefork_server_set(server, "colour", "red"));
+    say(server, "set", prefork_server_set(server, "wokers", "3"));
     say(server, "set", prefork_server_set(server, "dispatch", "\xff"));
     say(server, "set", prefork_server_set(server, "dispatch", NULL));
     say(server, "listen", prefork_server_listen(server, "nowhere"));

@@ -43,32 +43,24 @@ fn examples(started: &Started) -> String {
     let is_tcp = |a: &&String| !a.starts_with("unix:") && !a.starts_with("udp:");
     let address = started.addresses.iter().find(is_tcp).or(started.addresses.first());
     let Some(address) = address else { return "nothing: there is no address".into() };
-    match (address.strip_prefix("unix:"), started.kind) {
-        (Some(path), Kind::Request) => format!("curl --unix-socket {} http://localhost/", quote(path)),
-        (Some(path), _) => format!("nc -U {}", quote(path)),
-        (None, Kind::Request) if is_tcp(&address) => {
-            let url = quote(&format!("http://{}/", reachable(address)));
-            format!("curl {url}   wrk -t2 -c64 {url}")
-        }
-        (None, _) => netcat(address),
+    let is_http = started.kind == Kind::Request;
+    if let Some(path) = address.strip_prefix("unix:").map(quote) {
+        return if is_http {
+            format!("curl --unix-socket {path} http://localhost/")
+        } else {
+            format!("nc -U {path}")
+        };
     }
-}
-
-fn netcat(address: &str) -> String {
-    let (options, address) = match address.strip_prefix("udp:") {
-        Some(address) => ("-u ", reachable(address)),
-        None => ("", reachable(address)),
-    };
-    let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
-    format!("nc {options}{} {port}", host.trim_matches(['[', ']']))
-}
-
-/// Returns an address that a client can connect to, for a wildcard too.
-fn reachable(address: &str) -> String {
-    match address.rsplit_once(':') {
-        Some(("0.0.0.0" | "[::]", port)) => format!("localhost:{port}"),
-        _ => address.into(),
+    let udp = address.strip_prefix("udp:");
+    let (host, port) = udp.unwrap_or(address).rsplit_once(':').unwrap_or((address, ""));
+    // A client cannot connect to a wildcard.
+    let host = if matches!(host, "0.0.0.0" | "[::]") { "localhost" } else { host };
+    if is_http && udp.is_none() {
+        let url = quote(&format!("http://{host}:{port}/"));
+        return format!("curl {url}   wrk -t2 -c64 {url}");
     }
+    let option = if udp.is_some() { "-u " } else { "" };
+    format!("nc {option}{} {port}", host.trim_matches(['[', ']']))
 }
 
 /// Quotes a word unless a shell would take it literally.

@@ -1,6 +1,6 @@
-//! The built-in handler of `prefork demo`: one small answer for each thing worth seeing. Runs in a worker.
+//! The built-in handler of `prefork demo`: a small page for each feature. Runs in a worker.
 
-use prefork::{Refused, Request, Response, Server, Worker};
+use prefork::{Refused, Request, Response, Server};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ const PATHS: [(&str, &str); 7] = [
     ("/hello", "hello world"),
     ("/stream", "five parts, chunked: curl -iN"),
     ("/echo", "what you send: curl -d hello"),
-    ("/slow?ms=500", "an answer after half a second; other workers go on meanwhile"),
+    ("/slow?ms=500", "an answer after half a second; meanwhile the other workers serve"),
     ("/panic", "a bug in the handler: 500, and the worker lives"),
-    ("/crash", "a worse bug: the worker dies in mid-request, and is replaced"),
+    ("/crash", "a worse bug: the worker dies during the request, and is replaced"),
 ];
 
-/// A server with the demo handler.
+/// Returns a server with the demo handler.
 pub fn server() -> Server {
     Server::factory(|worker| {
-        let mut demo = Demo { worker: describe(worker), requests: 0 };
+        let (id, slot, pid) = (worker.id(), worker.slot(), std::process::id());
+        let mut demo = Demo { worker: format!("worker {id} in slot {slot}, process {pid}"), requests: 0 };
         prefork::http(move |req, res| demo.answer(req, res))
     })
 }
@@ -40,21 +41,21 @@ impl Demo {
             "/crash" => std::process::abort(),
             _ => {
                 res.status(404)?;
-                res.body_static(b"nothing here; / lists what there is\n")
+                res.body_static(b"no such page; / lists all\n")
             }
         }
     }
 
-    /// Plain text, or the same with links for a browser.
+    /// Answers with plain text, or with the same and links to a browser.
     fn page(&self, req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
         let browser = req.header("accept").is_some_and(|v| v.windows(9).any(|w| w == b"text/html"));
         let mut text = format!("prefork demo\n\n{}, its request {}\n\ntry:\n", self.worker, self.requests);
-        for (path, what) in PATHS {
+        for (path, about) in PATHS {
             let pad = " ".repeat(14 - path.len());
             // Writing to a String cannot fail.
             let _ = match browser {
-                true => writeln!(text, "  <a href=\"{path}\">{path}</a>{pad}{what}"),
-                false => writeln!(text, "  {path}{pad}{what}"),
+                true => writeln!(text, "  <a href=\"{path}\">{path}</a>{pad}{about}"),
+                false => writeln!(text, "  {path}{pad}{about}"),
             };
         }
         if browser {
@@ -64,11 +65,6 @@ impl Demo {
         res.header("Content-Type", if browser { "text/html" } else { "text/plain" })?;
         res.body(text)
     }
-}
-
-fn describe(worker: &Worker) -> String {
-    let pid = std::process::id();
-    format!("worker {} in slot {}, process {pid}", worker.id(), worker.slot())
 }
 
 fn stream(res: &mut Response) -> Result<(), Refused> {
@@ -84,10 +80,10 @@ fn echo(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
     }
 }
 
-/// Sleeps in the handler, as one that waits for a database would.
+/// Sleeps, as a handler that waits for a database.
 fn slow(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
-    let asked = req.query().and_then(|q| q.strip_prefix("ms=")).and_then(|ms| ms.parse().ok());
-    let ms = asked.unwrap_or(500).min(10_000);
+    let wanted = req.query().and_then(|q| q.strip_prefix("ms=")).and_then(|ms| ms.parse().ok());
+    let ms = wanted.unwrap_or(500).min(10_000);
     std::thread::sleep(Duration::from_millis(ms));
     res.body(format!("after {ms} ms\n"))
 }

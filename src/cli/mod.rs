@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
     failure.0.into()
 }
 
-/// Prints the line of a failure. It stays one line, whatever a file's name contains; if standard error is closed, the exit code is all.
+/// Prints the line of a failure: one line, whatever a file's name contains.
 fn complain(Failure(_, text): &Failure) {
     if !text.is_empty() {
         let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
@@ -149,7 +149,7 @@ fn prepare() -> Result<Option<(String, Server)>, Failure> {
     let mut config = Config::default();
     match cli.verb {
         Some(Verb::Control(verb)) => {
-            // Here it is the server to control, which may be a pid: no name for a setting.
+            // Here it selects a server, even by pid, so it is not read as the setting.
             let name = matches.get_many::<String>("name").and_then(Iterator::last);
             verbs::run(verb, name.cloned())?;
         }
@@ -180,12 +180,11 @@ fn prepare() -> Result<Option<(String, Server)>, Failure> {
 fn serve(name: String, mut server: Server) -> Result<(), Failure> {
     let distribution = banner::distribution(server.config_mut());
     let started = move |started: &prefork::Started| {
-        // The parser's code is not needed any more; if this fails, that only costs memory. Before the banner, which tells its reader
-        // that the start is complete.
+        // Frees the memory of the parser's code. Before the banner, since its readers take the start to be complete.
         let _ = prefork::give_back_code();
         banner::print(started, &name, &distribution);
     };
-    // The log has said how many workers had to be killed.
+    // The number of workers that had to be killed is in the log.
     server.on_start(started).run()?;
     Ok(())
 }

@@ -72,11 +72,6 @@ impl Config {
         (setting.set)(self, value).map_err(|expected| out_of_range(name, value, &expected))
     }
 
-    /// All settings, in the order of help.
-    pub fn settings() -> impl Iterator<Item = &'static Setting> {
-        settings::all()
-    }
-
     /// Checks the range of each setting, since a program may have set it directly, and which settings can be combined.
     ///
     /// # Errors

@@ -226,7 +226,9 @@ settings! {
         "Until a slow client takes more of a response", "0: no limit";
 }
 
-/// Returns all settings, in the order of help.
-pub fn all() -> impl Iterator<Item = &'static Setting> {
-    SERVER.iter().chain(LIMITS).chain(TIMEOUTS)
+impl Config {
+    /// All settings, in the order of help.
+    pub fn settings() -> impl Iterator<Item = &'static Setting> {
+        SERVER.iter().chain(LIMITS).chain(TIMEOUTS)
+    }
 }

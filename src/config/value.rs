@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A kind of value for fields of type `T`. Errors say what is expected.
+/// A kind of value for fields of type `T`. Its errors are the words for what is expected.
 pub trait Value<T> {
     /// Reads a value.
     fn read(&self, text: &str) -> Result<T, String>;
@@ -115,7 +115,7 @@ impl<T: Copy + PartialEq> Value<T> for OneOf<T> {
     }
 }
 
-/// A value that may be unset, which no text says.
+/// A value that may be unset, for which there is no text.
 pub struct Optional<K>(pub K);
 
 impl<T, K: Value<T>> Value<Option<T>> for Optional<K> {
@@ -210,7 +210,7 @@ impl Value<Vec<ListenAddr>> for Addresses {
 /// Parses a time: `30` and `30s` are seconds; `250ms`, `5m` and `1h` work too.
 ///
 /// # Errors
-/// What is expected.
+/// The words for what is expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let time = number_and_unit(text).and_then(|(number, unit)| match unit {
         "ms" => Some(number),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_can_be_told_from_a_pid_a_worker_and_an_option() {
+    fn a_name_is_no_pid_no_worker_and_no_option() {
         for good in ["", "web", "hello.so", "web-2", "2nd", "a@b_c+d"] {
             assert_eq!(Name.read(good).as_deref(), Ok(good));
         }

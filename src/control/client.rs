@@ -1,13 +1,13 @@
-//! A client of the control socket: connects, sends requests, reads replies, and never waits longer than its caller says.
+//! A client of the control socket: connects, sends requests, reads replies. No call takes longer than its caller allows.
 
-use super::protocol::{self, Hello, MAX_REPLY, Refusal, Reply, Request, VERSION, write_line};
+use super::protocol::{self, Hello, MAX_REPLY, Refusal, RefusalKind, Reply, Request, VERSION};
 use crate::sys::{peer, socket};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The time that a stopped process has to disappear after it has closed its control socket.
+/// The longest time for a stopped process to end after it has closed its control socket.
 const LAST_STEPS: Duration = Duration::from_secs(2);
 /// The pause between two attempts to connect to a master that has no room.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -15,10 +15,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A connection to a master.
 #[derive(Debug)]
 pub struct Client {
-    socket: OwnedFd,
-    inbox: Vec<u8>,
+    lines: Lines,
     hello: Hello,
     pid: i32,
+}
+
+/// A socket and what was received from it beyond the last line.
+#[derive(Debug)]
+struct Lines {
+    socket: OwnedFd,
+    received: Vec<u8>,
 }
 
 impl Client {
@@ -32,11 +38,11 @@ impl Client {
         loop {
             match Self::try_connect(path, end) {
                 // Its backlog or its table of clients is full.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() + PAUSE < end => {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if Instant::now() + PAUSE >= end {
+                        return Err(io::Error::new(ErrorKind::TimedOut, "it has too many clients"));
+                    }
                     std::thread::sleep(PAUSE);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it has too many clients"));
                 }
                 done => return done,
             }
@@ -46,22 +52,16 @@ impl Client {
     fn try_connect(path: &Path, end: Instant) -> io::Result<Self> {
         let socket = socket::connect_unix(path)?;
         let pid = peer::peer_of(socket.as_fd())?.pid;
-        let unknown = Hello { prefork: String::new(), protocol: 0, name: String::new(), pid };
-        let mut client = Self { socket, inbox: Vec::new(), hello: unknown, pid };
-        match client.next_until(Some(end))? {
-            Reply::Hello(hello) if hello.protocol == VERSION => {
-                client.hello = hello;
-                Ok(client)
+        let mut lines = Lines { socket, received: Vec::new() };
+        match lines.next(Some(end))? {
+            Reply::Hello(hello) if hello.protocol == VERSION => Ok(Self { lines, hello, pid }),
+            Reply::Hello(Hello { protocol, prefork, .. }) => {
+                let text =
+                    format!("it uses protocol {protocol}, this prefork {VERSION}: use prefork {prefork}");
+                Err(io::Error::new(ErrorKind::Unsupported, text))
             }
-            Reply::Hello(hello) => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!(
-                    "it uses protocol {}, this prefork {VERSION}: use prefork {}",
-                    hello.protocol, hello.prefork
-                ),
-            )),
-            Reply::Error(refusal) => Err(refused(&refusal)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            Reply::Error(refusal) => Err(refused(refusal)),
+            _ => Err(ErrorKind::InvalidData.into()),
         }
     }
 
@@ -76,11 +76,12 @@ impl Client {
     /// Those of send(2).
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut line = Vec::new();
-        write_line(request, &mut line)?;
+        protocol::write_line(request, &mut line)?;
+        let socket = self.lines.socket.as_fd();
         let mut rest = line.as_slice();
         while !rest.is_empty() {
-            socket::wait_ready(self.socket.as_fd(), true, None)?;
-            rest = &rest[socket::send(self.socket.as_fd(), rest)?..];
+            socket::wait_ready(socket, true, None)?;
+            rest = &rest[socket::send(socket, rest)?..];
         }
         Ok(())
     }
@@ -90,44 +91,44 @@ impl Client {
     /// # Errors
     /// `TimedOut`; `UnexpectedEof`: the master has closed the connection; `InvalidData`: the line is no reply.
     pub fn next(&mut self, patience: Option<Duration>) -> io::Result<Reply> {
-        self.next_until(patience.map(|p| Instant::now() + p))
-    }
-
-    fn next_until(&mut self, end: Option<Instant>) -> io::Result<Reply> {
-        let mut searched = 0;
-        loop {
-            if let Some(at) = self.inbox[searched..].iter().position(|&b| b == b'\n') {
-                let line: Vec<u8> = self.inbox.drain(..=searched + at).collect();
-                return serde_json::from_slice(&line)
-                    .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
-            }
-            searched = self.inbox.len();
-            if searched > MAX_REPLY {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if !socket::wait_ready(self.socket.as_fd(), false, left)? {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.inbox.reserve(16 * 1024);
-            match socket::recv_append(self.socket.as_fd(), &mut self.inbox) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
-            }
-        }
+        self.lines.next(patience.map(|p| Instant::now() + p))
     }
 
     /// After [`Reply::Stopped`]: waits until the master's process has ended, or at most two seconds if a host program
     /// continues.
     pub fn wait_gone(mut self) {
-        let watch = peer::watch_stranger(self.pid);
         while self.next(Some(LAST_STEPS)).is_ok() {}
-        drop(watch.and_then(|watch| socket::wait_ready(watch.as_fd(), false, Some(LAST_STEPS))));
+        ends_within(self.pid, LAST_STEPS);
+    }
+}
+
+impl Lines {
+    fn next(&mut self, end: Option<Instant>) -> io::Result<Reply> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.received[searched..].iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=searched + at).collect();
+                return serde_json::from_slice(&line).map_err(|e| io::Error::new(ErrorKind::InvalidData, e));
+            }
+            searched = self.received.len();
+            if searched > MAX_REPLY {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if !socket::wait_ready(self.socket.as_fd(), false, left)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.received.reserve(16 * 1024);
+            match socket::recv_append(self.socket.as_fd(), &mut self.received) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                // The master closed before it had read all requests.
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(e),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -139,11 +140,11 @@ pub fn ends_within(pid: i32, patience: Duration) -> bool {
     peer::watch_stranger(pid).map_or(true, ended)
 }
 
-fn refused(refusal: &Refusal) -> io::Error {
+fn refused(refusal: Refusal) -> io::Error {
     let kind = match refusal.kind {
-        protocol::RefusalKind::Denied => io::ErrorKind::PermissionDenied,
-        protocol::RefusalKind::Busy => io::ErrorKind::WouldBlock,
-        _ => io::ErrorKind::Other,
+        RefusalKind::Denied => ErrorKind::PermissionDenied,
+        RefusalKind::Busy => ErrorKind::WouldBlock,
+        _ => ErrorKind::Other,
     };
-    io::Error::new(kind, refusal.text.clone())
+    io::Error::new(kind, refusal.text)
 }

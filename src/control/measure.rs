@@ -1,16 +1,16 @@
-//! The memory of a server's processes, looked up in `/proc` by a client on the same machine: the master has better to do.
+//! The memory of a server's processes, read from `/proc` by a client on the same machine, to save the master the work.
 
 use crate::event::Status;
 use crate::sys::process;
 
 impl Status {
-    /// Fills in the memory of the server and of each worker, as far as `/proc` tells; of use in the master's pid namespace.
+    /// Fills in the memory of the server and of each worker, if `/proc` has it. Only for clients in the master's pid namespace.
     pub fn measure(&mut self) {
         for worker in &mut self.workers {
             worker.rss = process::resident_bytes(worker.worker.pid);
         }
         let pids = self.workers.iter().map(|w| w.worker.pid).chain([self.pid]);
-        // The proportional share, since pages that several of them have in common are to count once.
+        // The proportional share, since pages that several processes share count once.
         self.memory = pids.map(proportional_bytes).try_fold(0u64, |sum, bytes| Some(sum + bytes?));
     }
 }

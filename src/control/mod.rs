@@ -2,7 +2,7 @@
 //! query it and give it commands.
 //!
 //! Each master has one Unix socket in a directory of its user ([`place`]). A client that connects gets a
-//! [`protocol::Hello`]. Then it sends requests and gets replies, each one JSON object on a line ([`protocol`]). [`Client`]
+//! [`protocol::Hello`], then sends requests and gets replies, each one JSON object on a line ([`protocol`]). [`Client`]
 //! implements this.
 
 pub mod client;

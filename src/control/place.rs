@@ -36,7 +36,7 @@ fn last_resort() -> PathBuf {
 /// The sockets that were found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Their paths, sorted in each directory.
+    /// Their paths.
     pub sockets: Vec<PathBuf>,
     /// Directories that exist but are not accessible to this user.
     pub closed: Vec<PathBuf>,
@@ -47,10 +47,7 @@ pub fn find() -> Found {
     let mut found = Found::default();
     for directory in directories() {
         match sockets_in(&directory) {
-            Ok(mut sockets) => {
-                sockets.sort();
-                found.sockets.append(&mut sockets);
-            }
+            Ok(sockets) => found.sockets.extend(sockets),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => found.closed.push(directory),
             Err(_) => {}
         }
@@ -59,13 +56,15 @@ pub fn find() -> Found {
 }
 
 fn sockets_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    // Any user may have created it, with sockets of their own for others to connect to.
+    // Any user may have created the directory, with sockets of their own for others to connect to.
     if directory == last_resort() && directory.exists() {
         check(directory).map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
     }
     let entries = fs::read_dir(directory)?.flatten();
-    let shown = |name: &OsString| name.as_bytes().ends_with(SUFFIX.as_bytes()) && name.as_bytes()[0] != b'.';
-    let sockets = entries.filter(|e| shown(&e.file_name()) && e.file_type().is_ok_and(|t| t.is_socket()));
+    // A hidden one does not listen yet.
+    let is_shown =
+        |name: &OsString| name.as_bytes().ends_with(SUFFIX.as_bytes()) && name.as_bytes()[0] != b'.';
+    let sockets = entries.filter(|e| is_shown(&e.file_name()) && e.file_type().is_ok_and(|t| t.is_socket()));
     Ok(sockets.map(|e| e.path()).collect())
 }
 
@@ -89,14 +88,14 @@ impl Place {
     /// # Errors
     /// The reason for each directory why it cannot be used.
     pub(crate) fn make(name: &str) -> Result<(Self, OwnedFd), String> {
-        let mut why = Vec::new();
+        let mut failures = Vec::new();
         for directory in directories() {
             match Self::make_in(&directory, name) {
                 Ok(made) => return Ok(made),
-                Err(e) => why.push(format!("{}: {e}", directory.display())),
+                Err(e) => failures.push(format!("{}: {e}", directory.display())),
             }
         }
-        Err(why.join("; "))
+        Err(failures.join("; "))
     }
 
     pub(crate) fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
@@ -120,9 +119,8 @@ impl Place {
 
     /// Binds under a hidden name first: a client that found the socket before it listens would remove it as stale.
     fn bind(directory: &Path, path: PathBuf) -> io::Result<(Self, OwnedFd)> {
-        let mut hidden = OsString::from(".");
-        hidden.push(path.file_name().unwrap_or_default());
-        let hidden = directory.join(hidden);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let hidden = directory.join(format!(".{name}"));
         let _ = fs::remove_file(&hidden);
         let fd = socket::listen_unix(&hidden, 0o600, BACKLOG)?;
         let mut place = Self { identity: identity(&hidden), path: hidden };
@@ -131,7 +129,7 @@ impl Place {
         Ok((place, fd))
     }
 
-    /// Leaves the file to the master, in another process.
+    /// Keeps the file when dropped: it is of the master, another process.
     pub(crate) fn disown(&mut self) {
         self.identity = None;
     }

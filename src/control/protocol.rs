@@ -1,9 +1,8 @@
 //! The protocol of the control socket: one JSON object per line, in both directions.
 //!
-//! The master begins with [`Reply::Hello`]. A request must come whole within 5 seconds, in at most [`MAX_REQUEST`] bytes,
-//! and is answered before the next one is read. Unknown fields of a request are refused, since they may matter; unknown
-//! fields of a reply are to be ignored, so that masters can learn to say more. [`VERSION`] is raised by a change that breaks
-//! either.
+//! The master begins with [`Reply::Hello`]. A whole request must arrive within 5 seconds, in at most [`MAX_REQUEST`] bytes, and
+//! is answered before the next one is read. Unknown fields of a request are refused, since they may matter; clients ignore
+//! unknown fields of a reply, so that later masters can add some. [`VERSION`] changes if either breaks.
 
 pub use crate::event::{
     Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState, Status, WorkerInfo, WorkerState,
@@ -16,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const VERSION: u32 = 1;
 /// The most bytes of a request, with its line end.
 pub const MAX_REQUEST: usize = 1024;
-/// More than the bytes of any reply; the largest is the status of as many workers as a master can have.
+/// More than the bytes of any reply; the largest is the status of the most workers that a master can have.
 pub const MAX_REPLY: usize = 4 * 1024 * 1024;
 
 /// A request to a master.
@@ -27,8 +26,8 @@ pub enum Request {
     Status {},
     /// Replace all workers: [`Reply::Accepted`], then [`Reply::Reload`].
     Reload {},
-    /// Run more or fewer workers: [`Reply::Accepted`], then [`Reply::Scaled`] when all of them are ready and all others
-    /// gone.
+    /// Run more or fewer workers: [`Reply::Accepted`], then [`Reply::Scaled`] when all of them are ready and all others have
+    /// ended.
     Scale(Count),
     /// Drain a worker, which is replaced: [`Reply::Accepted`], then [`Reply::Drained`].
     Drain {
@@ -37,7 +36,7 @@ pub enum Request {
     },
     /// Stop: [`Reply::Accepted`], then [`Reply::Stopped`].
     Stop {
-        /// True: at once, without waiting for requests in progress.
+        /// True to stop without waiting for requests in progress.
         #[serde(default)]
         now: bool,
     },
@@ -49,9 +48,9 @@ pub enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Count {
-    /// This many.
+    /// A number.
     To(u32),
-    /// This many more, or fewer.
+    /// A number to add, or to remove if it is negative.
     By(i32),
 }
 
@@ -60,7 +59,7 @@ pub enum Count {
 /// # Errors
 /// The reason why the line is no request.
 pub fn parse(line: &[u8]) -> Result<Request, String> {
-    // The parser quotes the line, which may hold control sequences for the reader's terminal.
+    // The parser quotes the line, which may contain control sequences for the reader's terminal.
     serde_json::from_slice(line).map_err(|e| e.to_string().replace(char::is_control, "?"))
 }
 
@@ -89,7 +88,7 @@ pub enum Reply {
     },
     /// The end of the reload.
     Reload(Verdict),
-    /// All workers are ready, and all others gone.
+    /// All workers are ready, and all others have ended.
     Scaled {
         /// The number of workers.
         workers: usize,
@@ -189,7 +188,7 @@ pub struct Stamped {
     /// The event.
     #[serde(flatten)]
     pub event: Event,
-    /// Events of messages that were left out before this one, because the client had enough to read.
+    /// The number of message events omitted before this one, because the client did not read fast enough.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }
@@ -337,7 +336,7 @@ mod tests {
             assert_eq!(text(&event), line + "\n");
             let reply = Reply::Event(Stamped { time_ms: 1, event, left_out: 0 });
             let mut read: Reply = serde_json::from_str(&text(&reply)).unwrap();
-            // How the address would be given is for the master alone.
+            // The text of an address is not sent.
             if let (Reply::Event(read), Reply::Event(sent)) = (&mut read, &reply)
                 && let (Event::Listening { address: read, .. }, Event::Listening { address: sent, .. }) =
                     (&mut read.event, &sent.event)
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_adds_is_no_error() {
+    fn additions_of_a_later_version_are_no_error() {
         let reply = r#"{"reply":"event","time_ms":5,"event":"aurora","colour":"green"}"#;
         let stamped = Stamped { time_ms: 5, event: Event::Other, left_out: 0 };
         assert_eq!(serde_json::from_str::<Reply>(reply).unwrap(), Reply::Event(stamped));

@@ -5,22 +5,12 @@ use super::{Wait, print, print_json};
 use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, complain};
 use prefork::control::Request;
 use prefork::control::protocol::{Count, Reply, Verdict};
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
 
 /// The longest time for a master to accept a command.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// An outcome, as JSON.
-#[derive(Serialize)]
-struct Outcome<'a> {
-    name: &'a str,
-    pid: i32,
-    #[serde(flatten)]
-    outcome: Value,
-}
 
 /// `4`, `+1` or `-1`.
 pub fn parse_count(text: &str) -> Result<Count, String> {
@@ -62,7 +52,7 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
     }
     let reply = server.next(wait.timeout).map_err(|failure| match failure {
         Failure(TIMED_OUT, _) => {
-            Failure(TIMED_OUT, format!("{}: not done within the timeout; it continues", server.title()))
+            Failure(TIMED_OUT, format!("{}: not done within the timeout; it continues", server.title))
         }
         other => other,
     })?;
@@ -87,15 +77,18 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
     }
 }
 
-fn report(server: &Server, wait: &Wait, outcome: Value, text: &str) -> Result<(), Failure> {
-    match wait.output.json {
-        true => print_json(&Outcome { name: &server.name, pid: server.pid, outcome }),
-        false => print(&format!("{}: {text}\n", server.title())),
+/// Prints an outcome: as JSON, `outcome` with the server's name and pid.
+fn report(server: &Server, wait: &Wait, mut outcome: Value, text: &str) -> Result<(), Failure> {
+    if !wait.output.json {
+        return print(&format!("{}: {text}\n", server.title));
     }
+    outcome["name"] = json!(server.name);
+    outcome["pid"] = json!(server.pid);
+    print_json(&outcome)
 }
 
 fn reloaded(server: &Server, wait: &Wait, verdict: &Verdict) -> Result<(), Failure> {
-    let (title, generation) = (server.title(), verdict.generation);
+    let (title, generation) = (&server.title, verdict.generation);
     let Some(failure) = &verdict.failure else {
         return report(server, wait, json!(verdict), &format!("generation {generation} serves"));
     };

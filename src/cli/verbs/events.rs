@@ -6,7 +6,7 @@ use prefork::control::Request;
 use prefork::control::protocol::{Event, Reply, Stamped, WorkerInfo};
 use serde::Serialize;
 
-/// One line of JSON.
+/// An event, as JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(rename = "app")]
@@ -29,7 +29,7 @@ pub fn follow(servers: Vec<Server>, json: bool) -> Result<(), Failure> {
 
 fn follow_one(mut server: Server, several: bool, json: bool) -> Result<(), Failure> {
     server.send(&Request::Events {})?;
-    let prefix = if several { format!("{}  ", server.title()) } else { String::new() };
+    let prefix = if several { format!("{}  ", server.title) } else { String::new() };
     loop {
         let stamped = match server.next(None) {
             Ok(Reply::Event(stamped)) => stamped,

@@ -3,7 +3,10 @@
 use crate::cli::{FAILED, Failure, NO_SUCH, TIMED_OUT, USAGE};
 use prefork::control::protocol::{RefusalKind, Reply, Status};
 use prefork::control::{Client, Request, ends_within, place};
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, TimedOut, UnexpectedEof},
+};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,8 @@ const LAST_STEPS: Duration = Duration::from_secs(1);
 pub struct Server {
     pub name: String,
     pub pid: i32,
+    /// `hello.so (pid 4711)`.
+    pub title: String,
     /// A connection to its master, or why there is none although its socket exists.
     client: Result<Client, Failure>,
 }
@@ -23,18 +28,14 @@ pub struct Server {
 impl Server {
     fn new(name: &str, pid: i32, client: io::Result<Client>) -> Self {
         let name = name.replace(char::is_control, "?");
-        let client = client.map_err(|e| unreachable(&title(&name, pid), pid, &e));
-        Self { name, pid, client }
-    }
-
-    /// `hello.so (pid 4711)`.
-    pub fn title(&self) -> String {
-        title(&self.name, self.pid)
+        let title = format!("{name} (pid {pid})");
+        let client = client.map_err(|e| unreachable(&title, pid, &e));
+        Self { name, pid, title, client }
     }
 
     fn call<T>(&mut self, act: impl FnOnce(&mut Client) -> io::Result<T>) -> Result<T, Failure> {
         let client = self.client.as_mut().map_err(|failure| failure.clone())?;
-        act(client).map_err(|e| unreachable(&self.title(), self.pid, &e))
+        act(client).map_err(|e| unreachable(&self.title, self.pid, &e))
     }
 
     pub fn send(&mut self, request: &Request) -> Result<(), Failure> {
@@ -67,7 +68,7 @@ impl Server {
             Reply::Error(refusal) => (FAILED, refusal.text.clone()),
             other => (FAILED, format!("unexpected answer {other:?}")),
         };
-        Failure(code, format!("{}: {text}", self.title()))
+        Failure(code, format!("{}: {text}", self.title))
     }
 
     /// True if its process ends, rather than run another program (SIGUSR2), after it has closed the connection.
@@ -81,15 +82,11 @@ impl Server {
     }
 }
 
-fn title(name: &str, pid: i32) -> String {
-    format!("{name} (pid {pid})")
-}
-
 /// Returns the failure of a master that does not answer, or not in this protocol.
 fn unreachable(title: &str, pid: i32, e: &io::Error) -> Failure {
     match e.kind() {
-        io::ErrorKind::TimedOut => Failure(TIMED_OUT, format!("{title} does not answer")),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+        TimedOut => Failure(TIMED_OUT, format!("{title} does not answer")),
+        UnexpectedEof | ConnectionReset | BrokenPipe => {
             let is_over = ends_within(pid, LAST_STEPS);
             let left = if is_over { "ended" } else { "was replaced by another program (SIGUSR2)" };
             Failure(FAILED, format!("{title} {left} before it answered"))
@@ -116,19 +113,18 @@ fn meet(path: &Path) -> Option<Server> {
             let hello = client.hello().clone();
             Some(Server::new(&hello.name, hello.pid, Ok(client)))
         }
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+        Err(e) if e.kind() == ConnectionRefused => {
             place::remove_stale(path);
             None
         }
         // It has ended in the meantime.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => None,
+        Err(e) if matches!(e.kind(), NotFound | UnexpectedEof) => None,
         Err(e) => name_of(path).map(|(name, pid)| Server::new(name, pid, Err(e))),
     }
 }
 
 /// Connects; if an upgrade is replacing the master's program, once that is done.
 fn connect(path: &Path) -> io::Result<Client> {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
     let until = Instant::now() + PATIENCE;
     let runs = || name_of(path).is_some_and(|(_, pid)| !ends_within(pid, Duration::ZERO));
     loop {
@@ -195,7 +191,7 @@ pub fn nothing_runs() -> String {
 }
 
 fn listing(servers: &[Server]) -> String {
-    servers.iter().map(Server::title).collect::<Vec<_>>().join(", ")
+    servers.iter().map(|s| s.title.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// Servers, or one worker of one server.

@@ -141,6 +141,6 @@ fn describe(s: &Status) -> String {
 pub fn worker_of<'a>(server: &Server, status: &'a Status, id: u32) -> Result<&'a WorkerStatus, Failure> {
     status.workers.iter().find(|w| w.worker.id == id).ok_or_else(|| {
         let ids: Vec<_> = status.workers.iter().map(|w| w.worker.id.to_string()).collect();
-        Failure(NO_SUCH, format!("{}: no worker {id}; there are: {}", server.title(), ids.join(", ")))
+        Failure(NO_SUCH, format!("{}: no worker {id}; there are: {}", server.title, ids.join(", ")))
     })
 }
