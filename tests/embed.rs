@@ -39,7 +39,7 @@ fn every_call_says_what_it_refuses() {
         "module: -8 module: found ABI 3.0",
         "module: 0 ",
         "module_file: 0 ",
-        "run: -8 load /nowhere.so: expected a shared object, found no such file",
+        "run: -8 load /nowhere.so: No such file or directory",
         "on_request: 0 ",
         "listen: 0 ",
         "workers: 0 ",

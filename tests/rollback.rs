@@ -52,8 +52,8 @@ fn broken_files() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     of_another_machine[18] = if whole[18] == 183 { 62 } else { 183 };
     let compiled = |code: &str| Some(fs::read(handler::compile(&format!("{HANDLER}{code}"), &[])).unwrap());
     vec![
-        ("missing", None, "no such file"),
-        ("text", Some(b"int main;\n".to_vec()), "found text"),
+        ("missing", None, "No such file"),
+        ("text", Some(b"int main;\n".to_vec()), "a text file"),
         ("empty", Some(vec![]), "an empty file"),
         ("cut", Some(whole[..whole.len() / 2].to_vec()), "truncated"),
         ("wrong machine", Some(of_another_machine), "machine"),

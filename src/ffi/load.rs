@@ -1,7 +1,7 @@
 //! Handlers from a shared object: checked and copied in the master, loaded in the worker.
 //!
-//! The master never loads the file, so a broken one cannot harm it and a reload really reads the new one; the workers of one
-//! generation load one private copy, so a file that is overwritten in place cannot pull the code from under them.
+//! The master never loads the file, so a broken one cannot harm it. The workers of one generation load the same private copy,
+//! so a file that is overwritten in place cannot change the code they run.
 
 use super::elf;
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
@@ -22,7 +22,7 @@ use std::result;
 pub(crate) struct ModuleSource {
     path: PathBuf,
     name: String,
-    /// By generation: at most the one that serves and the one that is to.
+    /// Copies by generation: at most the one that serves and the one that is to.
     images: Vec<(u32, OwnedFd)>,
 }
 
@@ -31,65 +31,54 @@ impl ModuleSource {
         Self { path: path.to_path_buf(), name: path.display().to_string(), images: Vec::new() }
     }
 
-    /// A private copy of the file, which has passed the check.
-    fn copy(&self) -> result::Result<OwnedFd, String> {
-        let about = fs::metadata(&self.path).map_err(|e| missing(&e))?;
-        if about.is_dir() {
-            return Err("found a directory: give the file in it".into());
-        }
+    /// Checks the file and makes a private copy of it.
+    fn copy(&self) -> io::Result<OwnedFd> {
+        // Before the file is opened: opening a pipe would wait for its other end.
+        let about = fs::metadata(&self.path)?;
         if !about.is_file() {
-            // Opening a pipe would wait for its other end.
-            return Err("found no regular file: give the path of the .so itself".into());
+            return Err(io::Error::other(if about.is_dir() { "a directory" } else { "not a regular file" }));
         }
-        let file = File::open(&self.path).map_err(|e| missing(&e))?;
-        let failed = |e: io::Error| format!("cannot copy it: {e}");
-        let len = file.metadata().map_err(failed)?.len();
+        let file = File::open(&self.path)?;
+        let len = file.metadata()?.len();
         elf::check(&file, len)?;
-        let image = memory_file(&self.image_name()).map_err(failed)?;
-        copy_file(file.as_fd(), image.as_fd(), len).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                "found it changing while it was read: wait until it is built".into()
-            }
-            _ => failed(e),
-        })?;
-        Ok(image)
-    }
-
-    /// What /proc/PID/maps and debuggers show. The kernel takes at most 249 bytes (memfd_create(2)).
-    fn image_name(&self) -> CString {
+        // The name in /proc/PID/maps and debuggers. The kernel takes at most 249 bytes (memfd_create(2)).
         let name = self.path.file_name().unwrap_or_default().as_bytes();
-        CString::new(&name[..name.len().min(200)]).unwrap_or_default()
-    }
-
-    /// One line on why the file does not load: what was looked for, what was found, what to do.
-    fn refusal(&self, found: &str) -> String {
-        format!("load {}: expected a shared object, {found}", self.name)
+        let image = memory_file(&CString::new(&name[..name.len().min(200)])?)?;
+        copy_file(file.as_fd(), image.as_fd(), len)?;
+        Ok(image)
     }
 
     fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {
         let path = format!("/proc/self/fd/{}", image.as_raw_fd());
         let c_path = CString::new(path.as_str()).unwrap_or_default();
         let library = Library::open(&c_path).map_err(|text| explain(&text, &path, &self.name))?;
-        let symbol = library.symbol(c"prefork_module").ok_or_else(|| {
-            self.module_refusal("found no symbol of that name: define it with PREFORK_MODULE")
-        })?;
-        // SAFETY: a symbol of this name is a descriptor, which says its version and size itself; the object stays loaded.
-        let module = unsafe { prefork_module::read(symbol.as_ptr().cast()) };
-        let module = module.map_err(|found| self.module_refusal(&found))?;
-        // SAFETY: the callbacks stay where they are, as the object stays loaded; `state` is NULL until worker_start sets it.
-        unsafe { Callbacks::new(module, std::ptr::null_mut()) }.map_err(|found| self.module_refusal(found))
-    }
-
-    fn module_refusal(&self, found: &str) -> String {
-        let ours =
-            format!("ABI {PREFORK_ABI_MAJOR}.{PREFORK_ABI_MINOR}, prefork {}", env!("CARGO_PKG_VERSION"));
-        format!("load {}: expected a prefork_module ({ours}), {found}", self.name)
+        let refuse = |found: &str| {
+            let ours = format!("ABI {PREFORK_ABI_MAJOR}.{PREFORK_ABI_MINOR}");
+            let version = env!("CARGO_PKG_VERSION");
+            format!("load {}: expected a prefork_module ({ours}, prefork {version}), {found}", self.name)
+        };
+        let symbol = library.symbol(c"prefork_module");
+        let symbol =
+            symbol.ok_or_else(|| refuse("found no symbol of that name: define it with PREFORK_MODULE"))?;
+        // SAFETY: a symbol of this name is a descriptor, which gives its version and size itself; the object stays loaded.
+        let module =
+            unsafe { prefork_module::read(symbol.as_ptr().cast()) }.map_err(|found| refuse(&found))?;
+        // SAFETY: the object stays loaded, and so do the callbacks; `state` is NULL until worker_start sets it.
+        unsafe { Callbacks::new(module, std::ptr::null_mut()) }.map_err(refuse)
     }
 }
 
 impl Source for ModuleSource {
     fn prepare(&mut self, generation: u32) -> Result<()> {
-        let image = self.copy().map_err(|found| Error::new(ErrorKind::Handler, self.refusal(&found)))?;
+        let image = self.copy().map_err(|e| {
+            let what = format!("load {}", self.name);
+            match e.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    Error::new(ErrorKind::Handler, what + ": truncated: build or copy it again")
+                }
+                _ => Error::io(ErrorKind::Handler, what, e),
+            }
+        })?;
         self.images.push((generation, image));
         Ok(())
     }
@@ -119,41 +108,34 @@ impl Source for ModuleSource {
     }
 }
 
-fn missing(e: &io::Error) -> String {
-    match e.kind() {
-        io::ErrorKind::NotFound => "found no such file: check the path, or build it first".into(),
-        io::ErrorKind::PermissionDenied => {
-            "found one that may not be read: chmod +r it and its folder".into()
-        }
-        _ => format!("cannot open it: {e}"),
-    }
-}
-
-/// Turns what the loader said into our one line: the user's path for the copy's, and what to do.
+/// Makes one line of the loader's message: the user's path instead of the copy's, and what to do.
 fn explain(text: &str, copy: &str, name: &str) -> String {
     let text = text.strip_prefix(copy).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
-    let text = text.replace(copy, name);
-    let advice = if text.contains("undefined symbol: prefork_") {
-        "this prefork does not have it, or the program that embeds it does not export it \
-         (-Wl,--export-dynamic-symbol=prefork_*)"
-    } else if text.contains("undefined symbol") {
-        "check its spelling, or link the library that has it"
-    } else if text.contains("position-independent executable") || text.contains("dynamic section") {
-        elf::BUILD
-    } else if text.contains("cannot open shared object file") {
-        "install it, or set LD_LIBRARY_PATH"
-    } else {
-        "the loader's ld.so(8) variable LD_DEBUG=all tells more"
-    };
-    format!("load {name}: expected a shared object that loads, found {text}: {advice}")
+    let advice =
+        ADVICE.iter().find(|(sign, _)| text.contains(sign)).map_or(DEFAULT_ADVICE, |(_, advice)| advice);
+    format!("load {name}: {}: {advice}", text.replace(copy, name))
 }
+
+/// The advice about a message of the loader that contains a phrase; the first one counts.
+const ADVICE: [(&str, &str); 5] = [
+    (
+        "undefined symbol: prefork_",
+        "this prefork does not have it, or the program that embeds it does not export it \
+         (-Wl,--export-dynamic-symbol=prefork_*)",
+    ),
+    ("undefined symbol", "check its spelling, or link the library that has it"),
+    ("position-independent executable", elf::BUILD),
+    ("dynamic section", elf::BUILD),
+    ("cannot open shared object file", "install it, or set LD_LIBRARY_PATH"),
+];
+const DEFAULT_ADVICE: &str = "set LD_DEBUG=all to see more, ld.so(8)";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
 
-    /// A folder of its own that is gone afterwards.
+    /// A folder that is removed when dropped.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -200,8 +182,8 @@ mod tests {
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 
-    /// A worker opens one module in its life. These tests open many in one process, where the loader takes one it has by that
-    /// name for the same: so no descriptor's number may come again.
+    /// A worker opens one module in its life. These tests open many in one process, where the loader takes a known name for the
+    /// same object: so no descriptor's number may be used again.
     fn open(source: &mut ModuleSource) -> result::Result<Box<dyn Handler>, String> {
         let image = source.images.last().unwrap().1.try_clone().unwrap();
         let opened = source.load(image.as_fd()).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
@@ -209,14 +191,14 @@ mod tests {
         opened
     }
 
-    /// What is said of a file, in the master or in the worker.
-    fn said(path: &Path) -> String {
+    /// The refusal of a file, in the master or in the worker.
+    fn refusal(path: &Path) -> String {
         let mut source = ModuleSource::new(path);
         let text = match source.prepare(1) {
             Err(e) => e.to_string(),
             Ok(()) => open(&mut source).err().unwrap(),
         };
-        assert!(text.starts_with(&format!("load {}: expected ", path.display())), "{text}");
+        assert!(text.starts_with(&format!("load {}: ", path.display())), "{text}");
         assert!(!text.contains('\n') && !text.contains("/proc/"), "{text}");
         text
     }
@@ -246,19 +228,19 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_none_are_told_apart() {
+    fn files_that_are_not_modules_are_told_apart() {
         let folder = Folder::new("files");
-        assert!(said(&folder.0.join("missing.so")).contains("no such file: check the path"));
-        assert!(said(&folder.0).contains("found a directory"));
-        assert!(said(Path::new("/dev/null")).contains("no regular file"));
+        assert!(refusal(&folder.0.join("missing.so")).contains("No such file or directory"));
+        assert!(refusal(&folder.0).contains(": a directory"));
+        assert!(refusal(Path::new("/dev/null")).contains("not a regular file"));
         for (name, content, expected) in [
             ("empty.so", &b""[..], "an empty file"),
-            ("text.so", b"int x;\n", "found text"),
+            ("text.so", b"int x;\n", "a text file"),
             ("script.so", b"#!/bin/sh\n", "a script"),
         ] {
             let path = folder.0.join(name);
             fs::write(&path, content).unwrap();
-            assert!(said(&path).contains(expected), "{name}");
+            assert!(refusal(&path).contains(expected), "{name}");
         }
     }
 
@@ -278,9 +260,11 @@ mod tests {
     fn objects_and_programs_are_told_apart() {
         let folder = Folder::new("kinds");
         let main = "int main(void) { return 0; }";
-        assert!(said(&folder.cc("x.o", main, &["-c"])).contains("an object file: link it with cc -shared"));
-        assert!(said(&folder.cc("fixed", main, &["-no-pie"])).contains("an executable: build it with"));
-        let text = said(&folder.cc("pie", main, &["-pie", "-fPIE"]));
+        assert!(
+            refusal(&folder.cc("x.o", main, &["-c"])).contains("an object file: link it with cc -shared")
+        );
+        assert!(refusal(&folder.cc("fixed", main, &["-no-pie"])).contains("an executable: build it with"));
+        let text = refusal(&folder.cc("pie", main, &["-pie", "-fPIE"]));
         assert!(text.contains("position-independent executable: build it with cc -shared -fPIC"), "{text}");
     }
 
@@ -291,7 +275,7 @@ mod tests {
         let mut bytes = fs::read(&path).unwrap();
         bytes[18] ^= 0xff;
         fs::write(&path, bytes).unwrap();
-        assert!(said(&path).contains("build it for this machine"));
+        assert!(refusal(&path).contains("build it for this machine"));
     }
 
     #[test]
@@ -318,10 +302,10 @@ mod tests {
                     "), found ABI 7.0: compile it against"
                 ),
             ),
-            ("lost", lost.into(), "found undefined symbol: nowhere: check its spelling"),
+            ("lost", lost.into(), ": undefined symbol: nowhere: check its spelling"),
             ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),
         ] {
-            let text = said(&folder.module(&format!("{name}.so"), &code));
+            let text = refusal(&folder.module(&format!("{name}.so"), &code));
             assert!(text.contains(expected), "{text}");
         }
     }
@@ -334,7 +318,7 @@ mod tests {
         let options = ["-shared", "-fPIC", &link, "-Wl,--no-as-needed", "-lgone"];
         let path = folder.cc("needs.so", "int x;", &options);
         fs::remove_file(folder.0.join("libgone.so")).unwrap();
-        let text = said(&path);
+        let text = refusal(&path);
         assert!(text.contains("libgone.so: cannot open shared object file"), "{text}");
         assert!(text.ends_with("install it, or set LD_LIBRARY_PATH"), "{text}");
     }
