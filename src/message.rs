@@ -1,9 +1,10 @@
 //! The message channel between the master and one worker. It is separate from the handoff channel, so that no connection
 //! waits behind a message. It carries *notices*, which the two processes send to each other, and *messages* of user code.
 //!
-//! One stream socket pair per worker, non-blocking in both directions. A frame is a 4-byte length, a 1-byte tag, three zero
-//! bytes, then that many bytes; those of a message begin with its envelope. All numbers are little-endian. Both processes
-//! run the same program, so there is no version. Bytes that are no frame are the worker's fault, and cost it its life.
+//! One stream socket pair per worker, non-blocking in both directions. A frame is its length and its tag, then that many
+//! bytes: a message's envelope and content, or a notice's two numbers or text. A number has 32 bits, little-endian. A worker
+//! that sends anything but frames is killed. Workers outlive an upgrade of the master, so a change of the frames is a change of
+//! the saved state's version too (`master/upgrade/state.rs`).
 
 mod inbox;
 mod outbox;
@@ -58,7 +59,7 @@ impl From<Address> for u32 {
 /// A notice from the master to a worker, or from a worker to the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Worker: it runs.
+    /// Worker: it has begun to run.
     Online,
     /// Worker: it can serve.
     Ready {
@@ -67,7 +68,7 @@ pub enum Notice {
         /// The most connections it may have in flight.
         limit: u32,
     },
-    /// Worker: it cannot serve, for this reason, and exits next.
+    /// Worker: it cannot serve, for this reason, and will exit.
     Failed(String),
     /// Worker: it wants to exit of its own accord and waits to be drained.
     Leaving,
@@ -82,7 +83,7 @@ pub enum Notice {
         /// Connections to keep.
         keep: u32,
     },
-    /// Master: restore your own standard error; you have proved yourself.
+    /// Master: restore your own standard error; your start is complete.
     RestoreStderr,
     /// Master: this worker has ended; requests to it stay unanswered.
     Gone(WorkerId),
@@ -175,7 +176,7 @@ impl<'a> Message<'a> {
 pub enum Undelivered {
     /// The message is longer than [`crate::Config::max_message`]. Nothing was sent.
     TooLarge = 1,
-    /// Too much waits for the receiver already. Nothing was sent.
+    /// The receiver's queue is full. Nothing was sent.
     Full = 2,
     /// No worker has this id, or it has ended.
     Gone = 3,
@@ -224,12 +225,18 @@ pub struct Channel {
     pub outbox: Outbox,
 }
 
-/// Bytes of a frame's header: length, tag, zeros.
+/// Bytes of a frame's header: length, tag.
 const HEADER: usize = 8;
 /// Bytes of an envelope: from, to, kind, request. The purpose is the frame's tag.
 const ENVELOPE: usize = 20;
 /// Bytes in front of a message's content.
 const HEAD: usize = HEADER + ENVELOPE;
+/// The numbers in front of a message's content, encoded.
+type Head = [[u8; 4]; HEAD / 4];
+/// The tag of [`Notice::Failed`], whose body is text.
+const FAILED: u8 = b'F';
+/// Bytes in the body of any other notice: two numbers.
+const NOTICE: usize = 8;
 /// The most bytes of a notice: the reason for a failure.
 const MAX_NOTICE: usize = 16 * 1024;
 
@@ -248,97 +255,75 @@ impl Channel {
 
 /// Returns the frame of a message.
 pub fn encode_message(envelope: &Envelope, bytes: &[u8]) -> Vec<u8> {
-    [&encode_head(envelope, bytes.len()), bytes].concat()
-}
-
-fn header(len: usize, tag: u8) -> [u8; HEADER] {
-    let [a, b, c, d] = (len as u32).to_le_bytes();
-    [a, b, c, d, tag, 0, 0, 0]
-}
-
-/// Returns the frame of a notice.
-fn encode_notice(notice: &Notice) -> Vec<u8> {
-    let number = |n: u32| n.to_le_bytes().to_vec();
-    let (tag, body) = match notice {
-        Notice::Ready { kind, limit } => (b'R', [&[*kind][..], &limit.to_le_bytes()].concat()),
-        Notice::Failed(text) => (b'F', text.bytes().take(MAX_NOTICE).collect()),
-        Notice::Online => (b'U', Vec::new()),
-        Notice::RestoreStderr => (b'P', Vec::new()),
-        Notice::Leaving => (b'L', Vec::new()),
-        Notice::Drain { hand_back } => (b'D', vec![u8::from(*hand_back)]),
-        Notice::Shed { keep } => (b'K', number(*keep)),
-        Notice::Gone(id) => (b'G', number(id.0)),
-        Notice::Overflowing(id) => (b'S', number(id.0)),
-        Notice::HasRoom(id) => (b'O', number(id.0)),
-    };
-    [&header(body.len(), tag), body.as_slice()].concat()
-}
-
-/// Reads a notice from its tag and the bytes after the header.
-fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
-    let id = |bytes: &[u8; 4]| WorkerId(u32::from_le_bytes(*bytes));
-    Some(match (tag, body) {
-        (b'R', &[kind, a, b, c, d]) => Notice::Ready { kind, limit: u32::from_le_bytes([a, b, c, d]) },
-        (b'F', text) => Notice::Failed(String::from_utf8_lossy(text).into_owned()),
-        (b'U', []) => Notice::Online,
-        (b'P', []) => Notice::RestoreStderr,
-        (b'L', []) => Notice::Leaving,
-        (b'D', &[hand_back @ (0 | 1)]) => Notice::Drain { hand_back: hand_back == 1 },
-        (b'K', &[a, b, c, d]) => Notice::Shed { keep: u32::from_le_bytes([a, b, c, d]) },
-        (b'G', bytes) => Notice::Gone(id(bytes.try_into().ok()?)),
-        (b'S', bytes) => Notice::Overflowing(id(bytes.try_into().ok()?)),
-        (b'O', bytes) => Notice::HasRoom(id(bytes.try_into().ok()?)),
-        _ => return None,
-    })
-}
-
-/// True if a notice with this tag may have this length, so that the reader never waits for more than a notice.
-fn notice_fits(tag: u8, len: usize) -> bool {
-    match tag {
-        b'R' => len == 5,
-        b'F' => len <= MAX_NOTICE,
-        b'U' | b'L' | b'P' => len == 0,
-        b'D' => len == 1,
-        b'K' | b'G' | b'S' | b'O' => len == 4,
-        _ => false,
-    }
+    [encode_head(envelope, bytes.len()).as_flattened(), bytes].concat()
 }
 
 /// Returns the header and the envelope of a message with `len` bytes of content.
-fn encode_head(envelope: &Envelope, len: usize) -> [u8; HEAD] {
-    let mut head = [0; HEAD];
-    let parts: [&[u8]; 5] = [
-        &header(ENVELOPE + len, envelope.purpose as u8),
-        &u32::from(envelope.from).to_le_bytes(),
-        &u32::from(envelope.to).to_le_bytes(),
-        &envelope.kind.to_le_bytes(),
-        &envelope.request.to_le_bytes(),
-    ];
-    let mut at = 0;
-    for part in parts {
-        head[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    head
+fn encode_head(envelope: &Envelope, len: usize) -> Head {
+    let (low, high) = (envelope.request as u32, (envelope.request >> 32) as u32);
+    let (from, to) = (envelope.from.into(), envelope.to.into());
+    let length = (ENVELOPE + len) as u32;
+    [length, envelope.purpose as u32, from, to, envelope.kind, low, high].map(u32::to_le_bytes)
 }
 
 /// Reads an envelope from the frame's tag and the bytes after its header.
 fn decode_envelope(tag: u8, body: &[u8; ENVELOPE]) -> Option<Envelope> {
-    let [f0, f1, f2, f3, t0, t1, t2, t3, k0, k1, k2, k3, request @ ..] = *body;
-    Some(Envelope {
-        purpose: purpose(tag)?,
-        from: u32::from_le_bytes([f0, f1, f2, f3]).into(),
-        to: u32::from_le_bytes([t0, t1, t2, t3]).into(),
-        kind: u32::from_le_bytes([k0, k1, k2, k3]),
-        request: u64::from_le_bytes(request),
-    })
+    let [from, to, kind, low, high] = decode(body)?;
+    let request = u64::from(high) << 32 | u64::from(low);
+    Some(Envelope { purpose: purpose(tag)?, from: from.into(), to: to.into(), kind, request })
 }
 
 /// The purpose of messages with this tag; `None` for a notice's.
 fn purpose(tag: u8) -> Option<Purpose> {
-    [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure]
-        .into_iter()
-        .find(|p| *p as u8 == tag)
+    let all = [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure];
+    all.into_iter().find(|p| *p as u8 == tag)
+}
+
+/// Returns the frame of a notice.
+fn encode_notice(notice: &Notice) -> Vec<u8> {
+    let (tag, a, b) = match notice {
+        Notice::Failed(text) => {
+            let text = &text.as_bytes()[..text.len().min(MAX_NOTICE)];
+            let header = [text.len() as u32, FAILED.into()].map(u32::to_le_bytes);
+            return [header.as_flattened(), text].concat();
+        }
+        Notice::Online => (b'U', 0, 0),
+        Notice::Ready { kind, limit } => (b'R', (*kind).into(), *limit),
+        Notice::Leaving => (b'L', 0, 0),
+        Notice::Drain { hand_back } => (b'D', (*hand_back).into(), 0),
+        Notice::Shed { keep } => (b'K', *keep, 0),
+        Notice::RestoreStderr => (b'P', 0, 0),
+        Notice::Gone(id) => (b'G', id.0, 0),
+        Notice::Overflowing(id) => (b'S', id.0, 0),
+        Notice::HasRoom(id) => (b'O', id.0, 0),
+    };
+    [NOTICE as u32, tag.into(), a, b].map(u32::to_le_bytes).concat()
+}
+
+/// Reads a notice from its tag and the bytes after the header.
+fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
+    if tag == FAILED {
+        return Some(Notice::Failed(String::from_utf8_lossy(body).into_owned()));
+    }
+    let [a, b] = decode(body)?;
+    Some(match (tag, a, b) {
+        (b'U', 0, 0) => Notice::Online,
+        (b'R', kind, limit) => Notice::Ready { kind: kind.try_into().ok()?, limit },
+        (b'L', 0, 0) => Notice::Leaving,
+        (b'D', 0 | 1, 0) => Notice::Drain { hand_back: a == 1 },
+        (b'K', keep, 0) => Notice::Shed { keep },
+        (b'P', 0, 0) => Notice::RestoreStderr,
+        (b'G', id, 0) => Notice::Gone(WorkerId(id)),
+        (b'S', id, 0) => Notice::Overflowing(WorkerId(id)),
+        (b'O', id, 0) => Notice::HasRoom(WorkerId(id)),
+        _ => return None,
+    })
+}
+
+/// Reads `N` numbers; `None` if the bytes are more or fewer.
+fn decode<const N: usize>(bytes: &[u8]) -> Option<[u32; N]> {
+    let words: &[[u8; 4]; N] = bytes.as_chunks().0.try_into().ok()?;
+    (bytes.len() == 4 * N).then(|| words.map(u32::from_le_bytes))
 }
 
 #[cfg(any(fuzzing, test))]

@@ -1,12 +1,11 @@
 //! The incoming direction of a channel: bytes in any pieces become frames. Runs in the master and in workers.
 //!
-//! Short frames are read many at a time into one buffer and borrowed from there. A long message is read into a buffer of its
-//! own, which the caller gets. At most one part of a short frame is moved per buffer, so the cost is proportional to the
-//! bytes.
+//! Short frames are read many at a time into one buffer and borrowed from there. A long message is read into its own buffer,
+//! which the caller gets. At most one incomplete short frame is moved per buffer, so the cost is proportional to the bytes.
 
 use super::{
-    ENVELOPE, Envelope, HEAD, HEADER, MAX_NOTICE, Notice, decode_envelope, decode_notice, encode_head,
-    notice_fits, purpose,
+    ENVELOPE, Envelope, FAILED, HEAD, HEADER, MAX_NOTICE, NOTICE, Notice, decode, decode_envelope,
+    decode_notice, encode_head, purpose,
 };
 use crate::sys::socket;
 use std::borrow::Cow;
@@ -22,14 +21,14 @@ const LITTLE: usize = 16 * 1024;
 // The rest of a short frame always finds room behind its first part.
 const _: () = assert!(BUFFER > 2 * (LITTLE + HEAD) && LITTLE >= LONG && LITTLE >= MAX_NOTICE);
 
-/// The work that one channel may cause before others have their turn.
+/// The work left to one channel before others have their turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes to read.
     pub bytes: usize,
     /// Frames to return.
     pub frames: usize,
-    /// The last read got less than it asked for, so the socket is empty: the poll reports when there is more.
+    /// The last read got less than it asked for, so the socket is empty and the poll will report more.
     drained: bool,
 }
 
@@ -44,7 +43,7 @@ impl Budget {
         Self::new(self.bytes.min(other.bytes), self.frames.min(other.frames))
     }
 
-    /// Subtracts what was spent of a part of it.
+    /// Subtracts what was spent of a share of it: the share before and after.
     pub fn spend(&mut self, before: Self, after: Self) {
         self.bytes -= before.bytes - after.bytes;
         self.frames -= before.frames - after.frames;
@@ -81,38 +80,33 @@ pub enum Received<'a> {
     Notice(Notice),
     /// A message of user code, and its content.
     Message(Envelope, Cow<'a, [u8]>),
-    /// There is no whole frame, and nothing to read.
+    /// No whole frame has come, and there is nothing to read.
     Nothing,
-    /// The budget is spent; there may be more at once.
+    /// The budget is spent; more may be there already.
     BudgetSpent,
     /// The other end is closed.
     Closed,
 }
 
-/// The next frame, if all of it is there.
-enum Next {
-    Incomplete,
-    Long,
-    /// In the buffer: its tag, and the number of bytes after its header.
-    Short(u8, usize),
-}
+/// A header: the tag, and the number of bytes after it.
+type Header = (u8, usize);
 
 impl Inbox {
-    /// An empty one, for messages of at most `max` bytes.
+    /// An empty inbox for messages of at most `max` bytes.
     pub fn new(max: usize) -> Self {
         Self { max, ..Self::default() }
     }
 
-    /// One that continues with these bytes, which another one had not returned ([`Inbox::unread`]).
+    /// An inbox that continues with the unread bytes of another.
     pub fn resume(max: usize, unread: Vec<u8>) -> Self {
         Self { max, bytes: unread, ..Self::default() }
     }
 
-    /// The bytes that were read from the socket and are not returned yet, as they came.
+    /// The bytes read from the socket and not yet returned as frames.
     pub fn unread(&self) -> Vec<u8> {
         let mut all = Vec::new();
         if let Some(long) = &self.long {
-            all.extend(encode_head(&long.envelope, long.len));
+            all.extend(encode_head(&long.envelope, long.len).as_flattened());
             all.extend(&long.bytes);
         }
         all.extend(&self.bytes[self.taken..]);
@@ -126,11 +120,11 @@ impl Inbox {
     pub fn receive(&mut self, from: BorrowedFd<'_>, budget: &mut Budget) -> io::Result<Received<'_>> {
         loop {
             match self.find()? {
-                Next::Incomplete => {}
-                _ if budget.frames == 0 => return Ok(Received::BudgetSpent),
-                next => {
+                None => {}
+                Some(_) if budget.frames == 0 => return Ok(Received::BudgetSpent),
+                Some(header) => {
                     budget.frames -= 1;
-                    return self.take(next);
+                    return self.take(header);
                 }
             }
             if budget.drained {
@@ -149,7 +143,7 @@ impl Inbox {
                     budget.drained = n < room;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
-                // The other process ended with bytes of ours unread.
+                // The other process ended without reading all we sent.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::Closed),
                 Err(e) => return Err(e),
             }
@@ -172,8 +166,7 @@ impl Inbox {
         }
     }
 
-    /// Takes bytes from a test instead of a socket; returns the number taken, less than all if frames have to be taken
-    /// first.
+    /// Takes bytes from a test instead of a socket; returns the number taken: fewer if frames have to be taken first.
     #[cfg(any(fuzzing, test))]
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
         let (into, room) = self.read_target();
@@ -182,13 +175,10 @@ impl Inbox {
         n
     }
 
-    /// As [`Inbox::receive`], of the bytes that were fed.
+    /// As [`Inbox::receive`], for the bytes that were fed.
     #[cfg(any(fuzzing, test))]
     pub fn next(&mut self) -> io::Result<Option<Received<'_>>> {
-        match self.find()? {
-            Next::Incomplete => Ok(None),
-            next => self.take(next).map(Some),
-        }
+        self.find()?.map(|header| self.take(header)).transpose()
     }
 
     /// The buffer for the next bytes, and the most it may take.
@@ -210,61 +200,50 @@ impl Inbox {
         (&mut self.bytes, room)
     }
 
-    fn find(&mut self) -> io::Result<Next> {
+    /// Returns the header of the next frame if all of it has come. The content of a long message is in `long` then.
+    fn find(&mut self) -> io::Result<Option<Header>> {
         if self.long.is_none() {
             let rest = &self.bytes[self.taken..];
-            let Some((head, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(Next::Incomplete) };
-            let (tag, len) = self.check(*head)?;
+            let Some((header, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            let (tag, len) = self.check(header).ok_or_else(invalid)?;
             if purpose(tag).is_none() || len <= ENVELOPE + LONG {
-                return Ok(if rest.len() < len { Next::Incomplete } else { Next::Short(tag, len) });
+                return Ok((rest.len() >= len).then_some((tag, len)));
             }
-            let Some(envelope) = rest.first_chunk::<ENVELOPE>() else { return Ok(Next::Incomplete) };
+            let Some((envelope, rest)) = rest.split_first_chunk() else { return Ok(None) };
             let envelope = decode_envelope(tag, envelope).ok_or_else(invalid)?;
-            self.begin_long(envelope, len - ENVELOPE);
+            let len = len - ENVELOPE;
+            let mut bytes = Vec::with_capacity(len);
+            bytes.extend_from_slice(&rest[..rest.len().min(len)]);
+            self.taken += HEAD + bytes.len();
+            self.long = Some(Long { envelope, bytes, len });
         }
-        let is_whole = self.long.as_ref().is_some_and(|l| l.bytes.len() == l.len);
-        Ok(if is_whole { Next::Long } else { Next::Incomplete })
+        let whole = self.long.as_ref().filter(|long| long.bytes.len() == long.len);
+        Ok(whole.map(|long| (long.envelope.purpose as u8, long.len)))
     }
 
-    /// Checks a header as soon as it is there, before memory is set aside for its frame; returns its tag and length.
-    fn check(&self, head: [u8; HEADER]) -> io::Result<(u8, usize)> {
-        let [l0, l1, l2, l3, tag, 0, 0, 0] = head else { return Err(invalid()) };
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    /// Decodes a header; `None` if no frame may have it. This comes before memory is set aside for the frame.
+    fn check(&self, header: &[u8; HEADER]) -> Option<Header> {
+        let [len, tag] = decode(header)?;
+        let (tag, len) = (u8::try_from(tag).ok()?, len as usize);
         let fits = match purpose(tag) {
             Some(_) => (ENVELOPE..=ENVELOPE + self.max).contains(&len),
-            None => notice_fits(tag, len),
+            None if tag == FAILED => len <= MAX_NOTICE,
+            None => len == NOTICE,
         };
-        if fits { Ok((tag, len)) } else { Err(invalid()) }
+        fits.then_some((tag, len))
     }
 
-    /// Makes a buffer for a long message, with the part of it that was read already.
-    fn begin_long(&mut self, envelope: Envelope, len: usize) {
-        let start = self.taken + HEAD;
-        let end = self.bytes.len().min(start + len);
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(&self.bytes[start..end]);
-        self.taken = end;
-        self.long = Some(Long { envelope, bytes, len });
-    }
-
-    fn take(&mut self, next: Next) -> io::Result<Received<'_>> {
-        let (tag, len) = match (next, self.long.take()) {
-            (Next::Short(tag, len), _) => (tag, len),
-            (_, Some(Long { envelope, bytes, .. })) => {
-                return Ok(Received::Message(envelope, Cow::Owned(bytes)));
-            }
-            (_, None) => return Ok(Received::Nothing),
-        };
+    fn take(&mut self, (tag, len): Header) -> io::Result<Received<'_>> {
+        if let Some(Long { envelope, bytes, .. }) = self.long.take() {
+            return Ok(Received::Message(envelope, Cow::Owned(bytes)));
+        }
         let start = self.taken + HEADER;
         self.taken = start + len;
         let body = &self.bytes[start..self.taken];
-        let message = body.split_first_chunk::<ENVELOPE>().and_then(|(envelope, bytes)| {
+        let message = body.split_first_chunk().and_then(|(envelope, bytes)| {
             Some(Received::Message(decode_envelope(tag, envelope)?, Cow::Borrowed(bytes)))
         });
-        match message {
-            Some(message) => Ok(message),
-            None => decode_notice(tag, body).map(Received::Notice).ok_or_else(invalid),
-        }
+        message.or_else(|| decode_notice(tag, body).map(Received::Notice)).ok_or_else(invalid)
     }
 }
 

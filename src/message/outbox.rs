@@ -1,7 +1,7 @@
 //! The outgoing direction of a channel. Frames are sent at once if the socket takes them, else kept in order, up to a bound.
 //! Runs in the master and in workers.
 
-use super::{Envelope, HEAD, Notice, Undelivered, encode_head, encode_notice};
+use super::{Envelope, HEAD, Head, Notice, Undelivered, encode_head, encode_notice};
 use crate::sys::{errno, socket};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Short frames are collected in pieces of this size (bytes).
+/// Short frames are collected in pieces of at most this many bytes.
 const PACK: usize = 64 * 1024;
 /// The capacity of an outbox, in messages of the greatest size.
 const MESSAGES: usize = 4;
@@ -41,23 +41,23 @@ enum Piece {
     /// Frames, or the rest of one, copied.
     Packed(Vec<u8>),
     /// A message whose content stays in the buffer it was read into.
-    Shared([u8; HEAD], Rc<Vec<u8>>),
+    Shared(Head, Rc<Vec<u8>>),
 }
 
 impl Outbox {
-    /// An empty one, for messages of at most `max` bytes.
+    /// An empty outbox for messages of at most `max` bytes.
     pub fn new(max: usize) -> Self {
         Self { pieces: VecDeque::new(), sent: 0, unsent: 0, max }
     }
 
-    /// One that continues with these bytes, which another one had not sent ([`Outbox::unsent`]).
+    /// An outbox that continues with the unsent bytes of another.
     pub fn resume(max: usize, unsent: &[u8]) -> Self {
         let mut outbox = Self::new(max);
         outbox.keep(unsent, &[]);
         outbox
     }
 
-    /// The bytes that are not sent yet, in their order.
+    /// The bytes not yet sent, in order.
     pub fn unsent(&self) -> Vec<u8> {
         let all = self.pieces.iter().flat_map(Piece::parts).flatten();
         all.skip(self.sent).copied().collect()
@@ -68,12 +68,12 @@ impl Outbox {
         self.pieces.is_empty()
     }
 
-    /// The number of bytes that wait.
+    /// The number of bytes not yet sent.
     pub fn waiting(&self) -> usize {
         self.unsent
     }
 
-    /// The most bytes that may wait: four messages of the greatest size, and 64 KiB.
+    /// The most bytes kept if room is needed: four messages of the greatest size, and 64 KiB.
     pub fn capacity(&self) -> usize {
         MESSAGES * self.max + PACK
     }
@@ -83,15 +83,12 @@ impl Outbox {
         self.unsent + HEAD + len <= self.capacity()
     }
 
-    /// Sends a notice, whatever waits already.
+    /// Sends a notice, even if the outbox is full.
     ///
     /// # Errors
     /// [`Undelivered::Gone`] if the other end is closed.
     pub fn notify(&mut self, to: BorrowedFd<'_>, notice: &Notice) -> Result<(), Undelivered> {
-        let frame = encode_notice(notice);
-        let sent = self.try_now(to, &[IoSlice::new(&frame)])?;
-        self.keep(&frame[sent..], &[]);
-        Ok(())
+        self.send_or_keep(to, &encode_notice(notice), &[])
     }
 
     /// Sends a message, and copies what the socket does not take.
@@ -105,27 +102,19 @@ impl Outbox {
         bytes: &[u8],
         room: Room,
     ) -> Result<(), Undelivered> {
-        self.check(bytes.len(), room)?;
-        let head = encode_head(envelope, bytes.len());
-        let sent = self.try_now(to, &[IoSlice::new(&head), IoSlice::new(bytes)])?;
-        self.keep(&head[sent.min(HEAD)..], &bytes[sent.saturating_sub(HEAD)..]);
-        Ok(())
+        if bytes.len() > self.max {
+            return Err(Undelivered::TooLarge);
+        }
+        if room == Room::Needed && !self.has_room(bytes.len()) {
+            return Err(Undelivered::Full);
+        }
+        self.send_or_keep(to, encode_head(envelope, bytes.len()).as_flattened(), bytes)
     }
 
-    /// As [`Outbox::send`], without copying the content. Nothing is sent before [`Outbox::flush`].
-    ///
-    /// # Errors
-    /// As [`Outbox::send`].
-    pub fn send_shared(
-        &mut self,
-        envelope: &Envelope,
-        bytes: &Rc<Vec<u8>>,
-        room: Room,
-    ) -> Result<(), Undelivered> {
-        self.check(bytes.len(), room)?;
+    /// Adds a message without copying its content, even if the outbox is full. [`Outbox::flush`] sends it.
+    pub fn add_shared(&mut self, envelope: &Envelope, bytes: Rc<Vec<u8>>) {
         self.unsent += HEAD + bytes.len();
-        self.pieces.push_back(Piece::Shared(encode_head(envelope, bytes.len()), bytes.clone()));
-        Ok(())
+        self.pieces.push_back(Piece::Shared(encode_head(envelope, bytes.len()), bytes));
     }
 
     /// Sends as much as the socket takes by one call, at most `limit` bytes; returns the number of bytes.
@@ -148,7 +137,7 @@ impl Outbox {
         Ok(n)
     }
 
-    /// Sends all that waits; gives up when the socket takes nothing for `patience`.
+    /// Sends everything; gives up when the socket takes nothing for `patience`.
     ///
     /// # Errors
     /// `TimedOut`; those of send(2).
@@ -162,47 +151,35 @@ impl Outbox {
         Ok(())
     }
 
-    /// Drops what waits.
+    /// Drops everything.
     pub fn clear(&mut self) {
         self.pieces.clear();
         (self.sent, self.unsent) = (0, 0);
     }
 
-    fn check(&self, len: usize, room: Room) -> Result<(), Undelivered> {
-        if len > self.max {
-            return Err(Undelivered::TooLarge);
+    /// Sends what the socket takes now, unless other frames have to go first, and keeps a copy of the rest.
+    fn send_or_keep(&mut self, to: BorrowedFd<'_>, head: &[u8], bytes: &[u8]) -> Result<(), Undelivered> {
+        let mut sent = 0;
+        if self.pieces.is_empty() {
+            let slices = [IoSlice::new(head), IoSlice::new(bytes)];
+            sent = taken(socket::send_slices(to, &slices, false)).map_err(|_| Undelivered::Gone)?;
         }
-        if room == Room::Needed && !self.has_room(len) {
-            return Err(Undelivered::Full);
-        }
+        self.keep(&head[sent.min(head.len())..], &bytes[sent.saturating_sub(head.len())..]);
         Ok(())
     }
 
-    /// Sends what the socket takes now, unless other frames have to go first; returns the number of bytes.
-    fn try_now(&self, to: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Undelivered> {
-        if !self.pieces.is_empty() {
-            return Ok(0);
-        }
-        taken(socket::send_slices(to, slices, false)).map_err(|_| Undelivered::Gone)
-    }
-
-    /// Keeps a copy of these bytes, to be sent later.
+    /// Keeps a copy of these bytes.
     fn keep(&mut self, head: &[u8], bytes: &[u8]) {
         let len = head.len() + bytes.len();
-        if len == 0 {
-            return;
-        }
         self.unsent += len;
-        let last = match self.pieces.back_mut() {
-            Some(Piece::Packed(last)) if last.len() + len <= PACK => last,
-            _ => {
-                self.pieces.push_back(Piece::Packed(Vec::with_capacity(len)));
-                let Some(Piece::Packed(last)) = self.pieces.back_mut() else { return };
-                last
+        match self.pieces.back_mut() {
+            _ if len == 0 => {}
+            Some(Piece::Packed(last)) if last.len() + len <= PACK => {
+                last.extend_from_slice(head);
+                last.extend_from_slice(bytes);
             }
-        };
-        last.extend_from_slice(head);
-        last.extend_from_slice(bytes);
+            _ => self.pieces.push_back(Piece::Packed([head, bytes].concat())),
+        }
     }
 
     fn advance(&mut self, n: usize) {
@@ -219,7 +196,7 @@ impl Piece {
     fn parts(&self) -> [&[u8]; 2] {
         match self {
             Self::Packed(bytes) => [bytes, &[]],
-            Self::Shared(head, bytes) => [head, bytes],
+            Self::Shared(head, bytes) => [head.as_flattened(), bytes],
         }
     }
 

@@ -178,10 +178,10 @@ impl WorkerChannel {
     }
 
     fn queue_shared(&mut self, envelope: &Envelope, bytes: &Rc<Vec<u8>>) {
-        let _ = if bytes.len() > SHORT {
-            self.outbox.send_shared(envelope, bytes, Room::Ignored)
+        if bytes.len() > SHORT {
+            self.outbox.add_shared(envelope, bytes.clone());
         } else {
-            self.outbox.send(self.socket.as_fd(), envelope, bytes, Room::Ignored)
-        };
+            let _ = self.outbox.send(self.socket.as_fd(), envelope, bytes, Room::Ignored);
+        }
     }
 }
