@@ -3,11 +3,11 @@
 //! The master never loads the file, so a broken one cannot harm it. The workers of one generation load the same private copy,
 //! so a file that is overwritten in place cannot change the code they run.
 
-use super::elf;
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::Source;
 use crate::sys::dl::Library;
+use crate::sys::elf;
 use crate::sys::memory::{copy_file, memory_file};
 use crate::{Handler, Worker};
 use std::ffi::CString;

@@ -8,7 +8,6 @@
 
 pub mod conn;
 pub mod datagram;
-mod elf;
 pub mod event;
 mod guard;
 mod load;

@@ -8,6 +8,7 @@
 pub mod code;
 pub mod datagram;
 pub mod dl;
+pub mod elf;
 pub mod fdpass;
 pub mod kernel;
 pub mod lend;

@@ -14,13 +14,13 @@ use libc::{Elf32_Ehdr as Header, Elf32_Phdr as Segment};
 use libc::{Elf64_Ehdr as Header, Elf64_Phdr as Segment};
 
 /// The advice about a file that was built for another purpose.
-pub(super) const BUILD: &str = "build it with cc -shared -fPIC";
+pub const BUILD: &str = "build it with cc -shared -fPIC";
 
 /// Checks a file of `len` bytes.
 ///
 /// # Errors
 /// `UnexpectedEof` if the file is cut short; else what it is instead, and what to do.
-pub(super) fn check(file: &File, len: u64) -> io::Result<()> {
+pub fn check(file: &File, len: u64) -> io::Result<()> {
     let mut start = [0; 16];
     let n = file.read_at(&mut start, 0)?;
     if !start.starts_with(&MAGIC) {
