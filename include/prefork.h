@@ -183,15 +183,17 @@ const char *prefork_strerror(int status);
 /* REQUESTS
  * -------------------------------------------------------------------------------------------------------- */
 
-/** A complete HTTP request, given to `on_request`. What it gives is borrowed until that callback returns. */
+/**
+ * A complete HTTP request, given to `on_request` and borrowed until that callback returns, as is all that the
+ * functions below return.
+ */
 typedef struct prefork_request prefork_request;
 
 /**
- * Bytes that belong to somebody else: not NUL-terminated, and borrowed for as long as the call that gave
- * them says.
+ * Borrowed bytes, not NUL-terminated; the call that returns them says how long they stay.
  *
- * `data` is NULL where there is nothing to give (no such header); it is not NULL where what there is has
- * no bytes. Print one with `printf("%.*s", (int)s.len, s.data)`.
+ * `data` is NULL if there is no value (no such header field), and not NULL if the value is empty. To print
+ * one: `printf("%.*s", (int)s.len, s.data)`.
  */
 typedef struct prefork_slice {
     /** The first byte, or NULL. */
@@ -201,11 +203,10 @@ typedef struct prefork_slice {
 } prefork_slice;
 
 /**
- * The method as sent, for instance `GET`. Case matters (RFC 9110 section 9.1).
+ * The method as sent, for instance `GET`; it is case-sensitive (RFC 9110 section 9.1).
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_method(const prefork_request *req);
@@ -213,42 +214,37 @@ prefork_slice prefork_request_method(const prefork_request *req);
 /**
  * The request target as sent, for instance `/search?q=x` (RFC 9112 section 3.2).
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_target(const prefork_request *req);
 
 /**
- * The path of the target, without the query and not percent-decoded: `/search`. `*` for `OPTIONS *`, empty
- * for CONNECT (RFC 9112 section 3.2).
+ * The path of the target without its query, not percent-decoded: `/search`. `*` for `OPTIONS *`, empty for
+ * CONNECT (RFC 9112 section 3.2).
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_path(const prefork_request *req);
 
 /**
- * The query of the target, without the `?` and not percent-decoded: `q=x` (RFC 3986 section 3.4).
+ * The query of the target without the `?`, not percent-decoded: `q=x` (RFC 3986 section 3.4).
  *
- * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where the target has
- * no `?`.
+ * Returns a slice, borrowed until `on_request` returns; `data` is NULL if the target has no `?`.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_query(const prefork_request *req);
 
 /**
- * The authority the request is for, for instance `example.org:8080`: that of an absolute target, else the
- * value of Host (RFC 9112 section 3.3). Empty where an HTTP/1.0 request has neither.
+ * The authority that the request is for, for instance `example.org:8080`: that of an absolute target, else
+ * the value of Host (RFC 9112 section 3.3). Empty if an HTTP/1.0 request has neither.
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_host(const prefork_request *req);
@@ -256,21 +252,18 @@ prefork_slice prefork_request_host(const prefork_request *req);
 /**
  * The version of HTTP: 11 for HTTP/1.1, 10 for HTTP/1.0.
  *
- * Returns the version, or 0 where `req` is NULL.
+ * Returns the version, or 0 if `req` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 uint32_t prefork_request_version(const prefork_request *req);
 
 /**
- * The value of the first header field called `name`; case does not matter (RFC 9110 section 5.1). White
- * space around the value is not part of it.
+ * The value of the first header field with this name, which is case-insensitive (RFC 9110 section 5.1),
+ * without the white space around the value.
  *
- * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where there is no
- * such field.
+ * Returns a slice, borrowed until `on_request` returns; `data` is NULL if there is no such field.
  * Process: worker.
- *
  * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
  */
 prefork_slice prefork_request_header(const prefork_request *req, const char *name);
@@ -278,63 +271,55 @@ prefork_slice prefork_request_header(const prefork_request *req, const char *nam
 /**
  * The number of header fields.
  *
- * Returns the number, or 0 where `req` is NULL.
+ * Returns the number, or 0 if `req` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 size_t prefork_request_header_count(const prefork_request *req);
 
 /**
- * The name of a header field, as sent; `index` counts from 0 in the order sent.
+ * The name of a header field as sent; `index` counts from 0 in the order sent.
  *
- * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
- * `prefork_request_header_count()` on.
+ * Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many fields.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_header_name(const prefork_request *req, size_t index);
 
 /**
- * The value of a header field, without the white space around it; `index` counts from 0 in the order sent.
+ * The value of a header field without the white space around it; `index` counts from 0 in the order sent.
  *
- * Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
- * `prefork_request_header_count()` on.
+ * Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many fields.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_header_value(const prefork_request *req, size_t index);
 
 /**
- * The body, complete and without its transfer coding; empty where there is none. It is never larger than
- * the setting `max-body`.
+ * The body, complete and without its transfer coding; empty if the request has no body. The setting
+ * `max-body` limits its size.
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_body(const prefork_request *req);
 
 /**
- * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
- * longer knows it. The first call for a request asks the kernel (getpeername(2)).
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
+ * the first call, which makes a system call, getpeername(2).
  *
- * Returns a slice that borrows from `req` until `on_request` returns.
+ * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 prefork_slice prefork_request_peer(const prefork_request *req);
 
 /**
- * The listener the connection came through: its index, from 0, in the order in which they were given.
+ * The index of the listener that accepted the connection, from 0, in the order of the addresses.
  *
- * Returns the index, or 0 where `req` is NULL.
+ * Returns the index, or 0 if `req` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `req` until return.
  */
 uint32_t prefork_request_listener(const prefork_request *req);
@@ -344,68 +329,61 @@ uint32_t prefork_request_listener(const prefork_request *req);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * The answer to a request, given to `on_request`. Without any call it is a 200 with an empty body; it is
- * sent when the callback returns, and lives until then. prefork writes Date, Connection, and
- * Content-Length or Transfer-Encoding; the rest of the head is the handler's.
+ * The response to a request, given to `on_request`. If no function is called it is a 200 with an empty body.
+ * It is sent when the callback returns, and is valid until then. prefork writes the header fields Date,
+ * Connection, and Content-Length or Transfer-Encoding; the handler writes the others.
  */
 typedef struct prefork_response prefork_response;
 
 /**
- * Sets the status code, from 200 to 599 (RFC 9110 section 15). Without this call it is 200.
+ * Sets the status code, from 200 to 599 (RFC 9110 section 15). The default is 200.
  *
  * Returns PREFORK_OK, PREFORK_INVALID, PREFORK_LATE or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `res` until return.
  */
 int prefork_response_status(prefork_response *res, unsigned int code);
 
 /**
- * Adds a header field; the same name may be added several times. A `Date` replaces the one that prefork
- * would have written. What could break the message's framing is refused, not repaired.
+ * Adds a header field; a name may be added several times. A `Date` replaces that of prefork. A field that
+ * could break the framing of the message is refused.
  *
- * Returns PREFORK_OK, PREFORK_FIELD (the name is no token, or the value has CR, LF or another control byte
- * in it; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_FIELD (the name is not a token, or the value has CR, LF or another control
+ * byte; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `res` until return. Copies `name` and `value`, which are NUL-terminated.
  */
 int prefork_response_header(prefork_response *res, const char *name, const char *value);
 
 /**
- * Sets the body; Content-Length is written by prefork. A second body replaces the first. What the answer
- * may not have is not sent: a body for HEAD, or with status 204, 205 or 304 (RFC 9110 section 6.4.1).
+ * Sets the body, and with it Content-Length. A second body replaces the first. A body that the response must
+ * not have is not sent: to HEAD, and with status 204, 205 or 304 (RFC 9110 section 6.4.1).
  *
  * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_write()`), PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
- * 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_response_body(prefork_response *res, const void *data, size_t size);
 
 /**
- * Sets the body without copying it, from bytes that neither change nor go away as long as the worker
- * lives: literals, tables, a file mapped at start.
+ * As `prefork_response_body()`, without a copy, for bytes that stay unchanged as long as the worker lives:
+ * literals, tables, files mapped at start.
  *
  * Returns as `prefork_response_body()`.
  * Process: worker.
- *
- * Pointers: Borrows `res` until return. Borrows `size` bytes at `data` for ever; it may be NULL where
- * `size` is 0.
+ * Pointers: Borrows `res` until return. Borrows `size` bytes at `data`, which may be NULL if `size` is 0, forever.
  */
 int prefork_response_body_static(prefork_response *res, const void *data, size_t size);
 
 /**
- * Sets the body without copying it, from bytes that are given away: `prefork_response_body_owned(res, p,
- * n, free, p)`. `release(owner)` is called exactly once, in this worker: when the bytes have been sent or
- * the client is gone, or before this call returns where it refuses them.
+ * As `prefork_response_body()`, without a copy, for bytes that the caller gives away, for instance with
+ * `prefork_response_body_owned(res, p, n, free, p)`. `release(owner)` is called exactly once, in this worker:
+ * when the bytes have been sent, when the client is gone, or before this call returns a refusal.
  *
- * Returns as `prefork_response_body()`. PREFORK_NULL where `release` is NULL: then nothing was taken.
+ * Returns as `prefork_response_body()`; PREFORK_NULL also if `release` is NULL, and then nothing is taken.
  * Process: worker.
- *
- * Pointers: Borrows `res` until return. Takes `size` bytes at `data` and `owner` until `release(owner)`;
- * `data` may be NULL where `size` is 0, `owner` may be NULL.
+ * Pointers: Borrows `res` until return. Takes `size` bytes at `data`, which may be NULL if `size` is 0, and `owner`,
+ * which may be NULL, until `release(owner)`.
  */
 int prefork_response_body_owned(prefork_response *res,
                                 const void *data,
@@ -414,64 +392,57 @@ int prefork_response_body_owned(prefork_response *res,
                                 void *owner);
 
 /**
- * Sends a part of a body whose length is not known yet. The head goes out with the first part, the end
- * with the return of `on_request`: chunked for HTTP/1.1, ended by the close for HTTP/1.0 (RFC 9112 section
- * 6.3). Parts are gathered, and sent when they make 64 KiB. Never waits: what the client does not take yet
- * is kept, up to the setting `max-pending`.
+ * Adds to a body whose length is not known yet. The head is sent with the first bytes, the end when
+ * `on_request` returns: chunked in HTTP/1.1, until the close in HTTP/1.0 (RFC 9112 section 6.3). prefork
+ * collects 64 KiB before it sends, never waits, and keeps what the client does not take yet, up to the
+ * setting `max-pending`.
  *
- * Returns PREFORK_OK, PREFORK_LATE (after `prefork_response_body()` and its like), PREFORK_FULL,
+ * Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL,
  * PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
- * 0.
+ * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_response_write(prefork_response *res, const void *data, size_t size);
 
 /**
- * Sets the body to `size` bytes of a regular file from `offset` on (sendfile(2)). A file that gets shorter
- * before they are sent cuts the connection, since its length was promised.
+ * As `prefork_response_body()`, with the `size` bytes of a regular file that begin at `offset` (sendfile(2)).
+ * If the file becomes shorter before they are sent, the connection is cut, since its head gives their number.
  *
- * Returns as `prefork_response_body()`; PREFORK_INVALID where `fd` is negative, is no regular file, or does
- * not hold the range.
+ * Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, or does
+ * not have these bytes.
  * Process: worker.
- *
- * Pointers: Borrows `res` until return. Takes `fd`, in any case: prefork closes it when the bytes are
- * sent, the client is gone, or the call is refused.
+ * Pointers: Borrows `res` until return. Takes `fd` even if the call is refused: prefork closes it when the bytes have
+ * been sent, the client is gone, or the call is refused.
  */
 int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
 
 /**
- * Closes the connection after this response, which says so (`Connection: close`, RFC 9112 section 9.6)
- * where its head has not been written yet.
+ * Closes the connection after this response. If its head has not been sent yet, it says so
+ * (`Connection: close`, RFC 9112 section 9.6).
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `res` until return.
  */
 int prefork_response_close(prefork_response *res);
 
 /**
- * Gives up: the response becomes a plain 500, or where a part of it was sent already the connection is
- * cut, so that the client cannot take it for a complete one.
+ * Gives up. The response becomes a 500; if some of it was sent already, the connection is cut, so that the
+ * client does not take it for complete.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `res` until return.
  */
 int prefork_response_fail(prefork_response *res);
 
 /**
- * Answers 101 and makes this connection a stream of bytes: from now on `on_open`, `on_data` and `on_close`
- * are called for it. Header fields added to this response, before or after, go out with the 101 (RFC 9110
- * section 7.8).
+ * Answers 101 and makes the connection a stream, for which `on_open`, `on_data` and `on_close` are called.
+ * Header fields added before or after go into the 101 (RFC 9110 section 7.8).
  *
- * Returns PREFORK_OK, PREFORK_UPGRADE where the request's Upgrade field does not name `protocol`,
- * PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_LATE,
+ * PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `res` until return. Copies `protocol`, which is NUL-terminated.
  */
 int prefork_response_upgrade(prefork_response *res, const char *protocol);
@@ -481,148 +452,134 @@ int prefork_response_upgrade(prefork_response *res, const char *protocol);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), where
- * reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), where they never do. It
- * lives until `on_connection` or `on_close` returns, which also closes it.
+ * A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), in which
+ * reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), in which they never wait. It
+ * is valid until `on_connection` or `on_close` returns; then it is closed.
  */
 typedef struct prefork_conn prefork_conn;
 
 /**
- * Reads at most `size` bytes, at least one. In blocking style it waits for them, as long as the settings
- * `header-timeout` (the first read) and `body-timeout` say; as a stream it gives what has arrived.
+ * Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`
+ * for the first read and `body-timeout` for others; a stream returns what has arrived.
  *
- * Returns the number of bytes; 0 where the client has ended its side; or a negative status: PREFORK_AGAIN
- * (as a stream: nothing more has arrived), PREFORK_TIMEOUT (in blocking style: nothing came),
- * PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID (`size` is 0), PREFORK_NULL.
+ * Returns the number of bytes; 0 if the client has ended its side; or a negative status: PREFORK_AGAIN (in a
+ * stream: no more has arrived), PREFORK_TIMEOUT (in blocking style), PREFORK_GONE, PREFORK_SYSTEM,
+ * PREFORK_INVALID (`size` is 0), PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `conn` until return. Borrows `size` writable bytes at `buf` until return.
+ * Pointers: Borrows `conn`, and `size` writable bytes at `buf`, until return.
  */
 ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
 
 /**
- * Writes all of `size` bytes. In blocking style it waits until the client's side has taken them, as long
- * as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
- * the setting `max-pending`.
+ * Writes `size` bytes. In blocking style it waits until the client has taken all of them, up to the setting
+ * `write-timeout` between two steps; a stream keeps what the client does not take yet, up to the setting
+ * `max-pending`.
  *
- * Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
- * taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
- * client may have received a part.
+ * Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
+ * taken), PREFORK_TIMEOUT (the client may have received some of them), PREFORK_GONE, PREFORK_SYSTEM,
+ * PREFORK_INVALID, PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
- * 0.
+ * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 
 /**
- * As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
- * spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
- * its next call, with more behind it. A client that sends more than the setting `max-body` without anything
- * being consumed is cut off.
+ * In a stream: the bytes that have arrived and were not consumed. Used with `prefork_conn_consume()`, it saves
+ * the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at its next
+ * call, followed by what has arrived since. The connection is cut if more than the setting `max-body` arrives
+ * and none of it is consumed.
  *
- * Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
- * `prefork_conn_consume()` is called; empty in blocking style.
+ * Returns a slice, borrowed until the callback returns or calls `prefork_conn_read()` or
+ * `prefork_conn_consume()`; empty in blocking style.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 prefork_slice prefork_conn_data(const prefork_conn *conn);
 
 /**
- * As a stream: drops the first `size` bytes of `prefork_conn_data()`; all where there are fewer.
+ * In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `conn` until return; ends what `prefork_conn_data()` has lent.
+ * Pointers: Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
  */
 int prefork_conn_consume(prefork_conn *conn, size_t size);
 
 /**
- * As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+ * In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. The client
  * may still read: what is written now is sent, and then the connection closes by itself.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 int prefork_conn_at_end(const prefork_conn *conn);
 
 /**
- * As a stream: closes the connection when what was written has been sent. In blocking style it closes when
- * `on_connection` returns, and this call does nothing.
+ * In a stream: closes the connection once all that was written has been sent. In blocking style it does
+ * nothing; the connection closes when `on_connection` returns.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return; it stays usable until the callback returns.
  */
 int prefork_conn_close(prefork_conn *conn);
 
 /**
- * A number that no other connection of this worker has had.
+ * The number of the connection; no other connection of this worker has it.
  *
- * Returns the number, or 0 where `conn` is NULL.
+ * Returns the number, or 0 if `conn` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 uint64_t prefork_conn_id(const prefork_conn *conn);
 
 /**
- * The listener this connection came through: its index, from 0, in the order in which they were given.
+ * The index of the listener that accepted the connection, from 0, in the order of the addresses.
  *
- * Returns the index, or 0 where `conn` is NULL.
+ * Returns the index, or 0 if `conn` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 uint32_t prefork_conn_listener(const prefork_conn *conn);
 
 /**
- * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
- * longer knows it.
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
+ * the first call, which makes a system call, getpeername(2).
  *
- * Returns a slice that borrows from `conn` until the callback returns.
+ * Returns a slice, borrowed until the callback returns.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 prefork_slice prefork_conn_peer(const prefork_conn *conn);
 
 /**
- * The connection's socket, for what this API has no call for: socket options, TLS in blocking style. In
- * blocking style it is a blocking socket and may be read and written directly, then without prefork's
- * deadlines. As a stream it may be looked at only.
+ * The connection's socket, for socket options and the like, and in blocking style for TLS: there it is a
+ * blocking socket that may be read and written directly, without prefork's deadlines. A stream's socket must
+ * not be read or written.
  *
  * Returns the descriptor, which stays prefork's (do not close it), or PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 int prefork_conn_fd(const prefork_conn *conn);
 
 /**
- * A pointer of the handler's own for this connection, as set by `prefork_conn_set_user()`.
+ * The handler's own pointer for this connection, set by `prefork_conn_set_user()`.
  *
- * Returns the pointer; NULL before it was set.
+ * Returns the pointer; NULL if it was not set.
  * Process: worker.
- *
  * Pointers: Borrows `conn` until return.
  */
 void *prefork_conn_user(prefork_conn *conn);
 
 /**
- * Sets a pointer of the handler's own for this connection. prefork only keeps it: free what is behind it
- * in `on_close`.
+ * Sets the handler's own pointer for this connection. prefork does not free what it points to: do so in
+ * `on_close`.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
- * it; it may be NULL.
+ * Pointers: Borrows `conn` until return, and `user`, which may be NULL and is not read through, until `on_close` returns.
  */
 int prefork_conn_set_user(prefork_conn *conn, void *user);
 
@@ -630,19 +587,19 @@ int prefork_conn_set_user(prefork_conn *conn, void *user);
 /* THE WORKER
  * -------------------------------------------------------------------------------------------------------- */
 
-/** The master, as the receiver of a message or its sender. */
+/** The master, as the receiver or the sender of a message. */
 #define PREFORK_TO_MASTER 0
 
-/** All workers, as receivers of a message; of a worker's, all others, without the master. */
+/** All workers, as the receivers of a message, except the worker that sends it. */
 #define PREFORK_TO_ALL 4294967295
 
-/** How far a worker has come. */
+/** The state of a worker. */
 typedef enum prefork_worker_state {
-    /** Forked, not ready. */
+    /** It was forked and is not ready. */
     PREFORK_WORKER_STARTING = 1,
     /** It serves. */
     PREFORK_WORKER_READY = 2,
-    /** It could serve, but takes nothing at the moment. Only the master knows. */
+    /** It is ready, but has stopped taking its connections. Only the master knows. */
     PREFORK_WORKER_STUCK = 3,
     /** It finishes what it has. */
     PREFORK_WORKER_DRAINING = 4,
@@ -650,9 +607,9 @@ typedef enum prefork_worker_state {
     PREFORK_WORKER_KILLED = 5,
 } prefork_worker_state;
 
-/** What a process is. */
+/** The role of a process. */
 typedef enum prefork_role_type {
-    /** Neither: no server runs here, or a master or a worker has forked this process by itself. */
+    /** No role: no server runs here, or the host or a handler has forked this process itself. */
     PREFORK_ROLE_NONE = 0,
     /** The master of a server. */
     PREFORK_ROLE_MASTER = 1,
@@ -661,15 +618,14 @@ typedef enum prefork_role_type {
 } prefork_role_type;
 
 /**
- * The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain`, `on_message` and
- * `on_datagram`; others have it from `prefork_worker_self()`. It is always the same, and good as long as the
- * process lives.
+ * The worker process in which a callback runs, given to callbacks and returned by `prefork_worker_self()`. It
+ * is always the same pointer, valid as long as the process lives.
  */
 typedef struct prefork_worker prefork_worker;
 
 /**
- * A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_info()`
- * the worker at itself. It may grow at its end.
+ * A worker that has not been reaped, as the master sees it (`prefork_server_worker()`) or as it sees itself
+ * (`prefork_worker_info()`). Later versions may add members at the end.
  */
 typedef struct prefork_worker_status {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
@@ -682,28 +638,28 @@ typedef struct prefork_worker_status {
     uint32_t generation;
     /** Its process id. */
     int32_t pid;
-    /** How far it has come: one of `enum prefork_worker_state`. */
+    /** Its state: one of `enum prefork_worker_state`. */
     uint32_t state;
-    /** Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`). */
+    /** 1 if it gets connections, or will when it is ready, else 0 (Node: `isConnected`). */
     uint32_t connected;
-    /** Connections given to it and not finished. */
+    /** Connections in flight: given to it and not finished. */
     uint32_t in_flight;
-    /** Of those, connections it has not taken yet. Only the master knows. */
+    /** Those of them that it has not taken yet. Only the master knows. */
     uint32_t queued;
     /**
-     * How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
-     * before it was forked. Its number, or 0 where none has; then the four below are 0.
+     * The number of the last worker that ended in this slot, or 0 if none has ended; a worker that calls
+     * gets the state before its fork. The four members below are 0 if this is 0.
      */
     uint32_t last_id;
-    /** Its exit code; -1 where a signal ended it. */
+    /** Its exit code; -1 if a signal ended it. */
     int32_t last_code;
     /** The signal that ended it, or 0. */
     int32_t last_signal;
-    /** Why: one of `enum prefork_reason`. */
+    /** The reason: one of `enum prefork_reason`. */
     uint32_t last_reason;
-    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    /** 1 if the master wanted it to end, else 0 (Node: `exitedAfterDisconnect`). */
     uint32_t last_intended;
-    /** Milliseconds since its fork, by the monotonic clock. */
+    /** Milliseconds since this worker's fork, by the monotonic clock. */
     uint64_t age_ms;
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
@@ -713,148 +669,144 @@ typedef struct prefork_worker_status {
     uint64_t bytes_in;
     /** Bytes to clients. */
     uint64_t bytes_out;
-    /** When it was forked: milliseconds since 1970, by the wall clock as of then. */
+    /** The time of its fork: milliseconds since 1970, by the wall clock at that time. */
     uint64_t started_ms;
 } prefork_worker_status;
 
 /**
- * What this process is, from any thread. A worker finds its numbers also in its environment:
- * `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+ * Gets the reply to a request, or the reason why there is none: `status` is PREFORK_OK, or PREFORK_TIMEOUT (no
+ * reply before the deadline), PREFORK_GONE (there is no such worker, it has ended, or this worker ends),
+ * PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for the receiver). The bytes are borrowed until it
+ * returns.
+ */
+typedef void (*prefork_on_worker_reply)(prefork_worker *worker, int status, const void *data, size_t size,
+                                        void *arg);
+
+/**
+ * The role of this process. A worker has its numbers also in the environment: `PREFORK_WORKER_ID`,
+ * `PREFORK_SLOT`, `PREFORK_GENERATION`.
  *
- * Returns one of `enum prefork_role_type`. In a worker its number, slot and generation are filled in;
- * elsewhere 0.
- * Process: any.
- *
+ * Returns one of `enum prefork_role_type`, and fills in a worker's number, slot and generation; in other
+ * processes they are 0.
+ * Process: any, in any thread.
  * Pointers: Borrows `id`, `slot` and `generation`, each of which may be NULL, until return.
  */
 uint32_t prefork_role(uint32_t *id, uint32_t *slot, uint32_t *generation);
 
 /**
- * The worker this process is: for callbacks that are not given it.
+ * The worker that this process is, for callbacks that are not given it.
  *
- * Returns a worker that is borrowed as long as the process lives, or NULL where this process is no worker, or
- * this is not its first thread.
+ * Returns the worker, borrowed as long as the process lives; NULL if this process is not a worker, or the
+ * calling thread is not its first.
  * Process: any.
  */
 prefork_worker *prefork_worker_self(void);
 
 /**
- * Has this worker leave on its own account: it gets no more connections, another one takes its place, and
- * when it has finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves
- * soon after its start is replaced with a delay.
+ * Makes this worker leave: it gets no more connections, another worker takes its place, and when it has
+ * finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves soon after its
+ * start is replaced with a delay.
  *
- * Returns PREFORK_OK, at once; PREFORK_STATE where this process is no worker; PREFORK_NULL.
+ * Returns PREFORK_OK at once; PREFORK_STATE if this process is not a worker; PREFORK_NULL.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 int prefork_worker_leave(prefork_worker *worker);
 
 /**
- * A number that no other worker of this master has had, from 1.
+ * The number of this worker, from 1; no other worker of this server has it.
  *
- * Returns the number, or 0 where `worker` is NULL.
+ * Returns the number, or 0 if `worker` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_id(const prefork_worker *worker);
 
 /**
- * The index of this worker's place, from 0 to the number of workers less one; a successor has the same.
+ * The slot of this worker, from 0 to the number of workers less one. The worker that replaces it has the same.
  *
- * Returns the index, or 0 where `worker` is NULL.
+ * Returns the slot, or 0 if `worker` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_slot(const prefork_worker *worker);
 
 /**
- * The start or reload this worker belongs to, from 1.
+ * The generation of this worker: 1 from the start, one more with each reload.
  *
- * Returns the generation, or 0 where `worker` is NULL.
+ * Returns the generation, or 0 if `worker` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_generation(const prefork_worker *worker);
 
 /**
- * Whether the callback that is running, or ran last, has taken longer than the setting `timeout`: the worker
- * gets no more connections, what waited for it went to others, and a second after the limit it is aborted. A
- * callback that may be long can look now and then and return while there is time: its client is answered,
- * and the worker serves on.
+ * True if the callback that is running, or was the last to run, has taken longer than the setting `timeout`.
+ * Such a worker gets no more connections, others get those queued for it, and it is aborted one second after
+ * the limit. A long callback can call this now and then and return in time: then its client is answered, and
+ * the worker continues to serve.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker, in any thread and in signal handlers.
- *
  * Pointers: Borrows `worker` until return.
  */
 int prefork_worker_overdue(const prefork_worker *worker);
 
 /**
- * Looks at this worker: its numbers, its process id, how far it has come, when it was forked, what it has
- * counted, and how the one before it in its slot ended.
+ * Fills in the status of this worker.
  *
- * Returns PREFORK_OK; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+ * Returns PREFORK_OK; PREFORK_INVALID if `info->size` is not set; PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
+ * Pointers: Borrows `worker`, and `info->size` writable bytes at `info`, until return.
  */
 int prefork_worker_info(const prefork_worker *worker, prefork_worker_status *info);
 
 /**
- * The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
+ * The number of the handler's arguments: those after the handler on the command line, or those of
+ * `prefork_server_args()`.
  *
- * Returns the number, or 0 where `worker` is NULL.
+ * Returns the number, or 0 if `worker` is NULL.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 size_t prefork_worker_arg_count(const prefork_worker *worker);
 
 /**
- * One of those arguments.
+ * One of the handler's arguments; `index` counts from 0.
  *
- * Returns a NUL-terminated string that is borrowed as long as the worker lives, or NULL from
- * `prefork_worker_arg_count()` on.
+ * Returns a NUL-terminated string, borrowed as long as the worker lives, or NULL if `index` is
+ * `prefork_worker_arg_count()` or more.
  * Process: worker.
- *
  * Pointers: Borrows `worker` until return.
  */
 const char *prefork_worker_arg(const prefork_worker *worker, size_t index);
 
 /**
- * Sends a message to another worker by its id, to the master (PREFORK_TO_MASTER), or to all other workers
- * (PREFORK_TO_ALL; not to the master). `type` is for you to choose. There it comes to `on_message`, or to
+ * Sends a message to another worker (its id), to the master (PREFORK_TO_MASTER), or to all other workers
+ * (PREFORK_TO_ALL). The meaning of `type` is yours to choose. A worker gets it in `on_message`, the master in
  * the callback of `prefork_server_on_message()`.
  *
- * Never waits: what is not taken at once is sent when the callback has returned and there is room.
- * Messages from one process to another arrive in the order they were sent. A message to a worker that has
- * ended is lost; `prefork_worker_request()` tells.
+ * Never waits: what cannot be sent at once is sent after the callback has returned. Messages from one process
+ * to another arrive in the order they were sent. A message to a worker that has ended is lost without notice,
+ * unlike a request.
  *
- * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
- * that size wait already, here or for that worker; PREFORK_GONE where the master is gone; PREFORK_INVALID
- * or PREFORK_NULL.
+ * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL if four messages of
+ * that size wait already, here or for the receiver; PREFORK_GONE if the master is gone; PREFORK_INVALID or
+ * PREFORK_NULL.
  * Process: worker.
- *
- * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_worker_send(prefork_worker *worker, uint32_t to, uint32_t type, const void *data, size_t size);
 
 /**
- * Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, after the
- * callback that asks has returned: with PREFORK_OK and the reply, or with the reason why there is none:
- * PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (there is no such worker,
- * it has ended, or this one does), PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for it).
+ * Sends a message and asks for a reply. If this returns PREFORK_OK, `on_reply` is called exactly once, after
+ * the current callback has returned, and at the latest after `deadline_ms` milliseconds (0: no deadline).
  *
- * Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also where `on_reply`
- * is NULL.
+ * Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
+ * NULL.
  * Process: worker.
- *
- * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
- * Borrows `arg`, which may be NULL, until `on_reply` returns; the reply's bytes are borrowed until then.
+ * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size` bytes
+ * at `data`, which may be NULL if `size` is 0.
  */
 int prefork_worker_request(prefork_worker *worker,
                            uint32_t to,
@@ -862,21 +814,16 @@ int prefork_worker_request(prefork_worker *worker,
                            const void *data,
                            size_t size,
                            uint32_t deadline_ms,
-                           void (*on_reply)(prefork_worker *worker,
-                                            int status,
-                                            const void *data,
-                                            size_t size,
-                                            void *arg),
+                           prefork_on_worker_reply on_reply,
                            void *arg);
 
 /**
- * Answers the request that `on_message` is being called for, once. If it returns without, the sender is told
- * PREFORK_UNANSWERED at once.
+ * Answers the request for which `on_message` is being called, once. If `on_message` returns without a reply,
+ * the sender gets PREFORK_UNANSWERED.
  *
- * Returns as `prefork_worker_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+ * Returns as `prefork_worker_send()`; PREFORK_STATE if no request is being handled, or it has its reply.
  * Process: worker.
- *
- * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
@@ -885,17 +832,15 @@ int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * Sends bytes back to the sender of the datagram that `on_datagram` was called with, from the address that
- * one came to. It may be called more than once, or not at all. The sender's address may be forged: do not
- * answer with much more than was asked.
+ * Sends bytes to the sender of the datagram for which `on_datagram` is being called, from the address at which
+ * that one arrived. It may be called several times. The sender's address may be forged, so do not reply with
+ * much more than was received.
  *
- * Returns PREFORK_OK; PREFORK_STATE outside of `on_datagram`; PREFORK_AGAIN where too much waits to be sent
- * already; PREFORK_SYSTEM where the kernel refuses, for instance more than fits into a datagram;
- * PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK; PREFORK_STATE outside `on_datagram`; PREFORK_AGAIN if too much waits to be sent;
+ * PREFORK_SYSTEM if the kernel refuses, for instance more than fits into a datagram; PREFORK_INVALID or
+ * PREFORK_NULL.
  * Process: worker, in `on_datagram`.
- *
- * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
- * 0.
+ * Pointers: Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_t size);
 

@@ -1,60 +1,55 @@
-//! A connection, as C sees it.
+//! Connections in C.
 
 use super::guard::{Opaque, borrow, borrow_mut, bytes, bytes_mut, guard};
 use super::request::prefork_slice;
-use super::status::prefork_status;
+use super::status::{answered, prefork_status};
 use crate::Conn;
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 
-/// A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), where
-/// reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), where they never do. It
-/// lives until `on_connection` or `on_close` returns, which also closes it.
-pub struct prefork_conn {
-    _behind: (),
-}
+/// A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), in which
+/// reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), in which they never wait. It
+/// is valid until `on_connection` or `on_close` returns; then it is closed.
+pub struct prefork_conn(());
 
 impl Opaque for prefork_conn {
     type Inner<'a> = Conn;
 }
 
-/// Reads at most `size` bytes, at least one. In blocking style it waits for them, as long as the settings
-/// `header-timeout` (the first read) and `body-timeout` say; as a stream it gives what has arrived.
+/// Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`
+/// for the first read and `body-timeout` for others; a stream returns what has arrived.
 ///
-/// Returns the number of bytes; 0 where the client has ended its side; or a negative status: PREFORK_AGAIN
-/// (as a stream: nothing more has arrived), PREFORK_TIMEOUT (in blocking style: nothing came),
-/// PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID (`size` is 0), PREFORK_NULL.
+/// Returns the number of bytes; 0 if the client has ended its side; or a negative status: PREFORK_AGAIN (in a
+/// stream: no more has arrived), PREFORK_TIMEOUT (in blocking style), PREFORK_GONE, PREFORK_SYSTEM,
+/// PREFORK_INVALID (`size` is 0), PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `conn` until return. Borrows `size` writable bytes at `buf` until return.
+/// Borrows `conn`, and `size` writable bytes at `buf`, until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_void, size: usize) -> isize {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let conn = unsafe { borrow_mut(conn) }?;
-        // SAFETY: `buf` is NULL or has `size` bytes, for as long as the documentation asks.
+        // SAFETY: `buf` is NULL or has `size` bytes that live until return.
         let buf = unsafe { bytes_mut(buf, size) }?;
         if buf.is_empty() {
-            // It would look like the end: a full buffer must not be mistaken for it.
+            // The 0 that this would return means the end.
             return Err(prefork_status::PREFORK_INVALID);
         }
         Ok(conn.read(buf)?.cast_signed())
     })
 }
 
-/// Writes all of `size` bytes. In blocking style it waits until the client's side has taken them, as long
-/// as the setting `write-timeout` says between two steps; as a stream it keeps what is not taken yet, up to
-/// the setting `max-pending`.
+/// Writes `size` bytes. In blocking style it waits until the client has taken all of them, up to the setting
+/// `write-timeout` between two steps; a stream keeps what the client does not take yet, up to the setting
+/// `max-pending`.
 ///
-/// Returns `size`, or a negative status: PREFORK_FULL (as a stream: too much waits; nothing of this was
-/// taken), PREFORK_TIMEOUT, PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL. After a timeout the
-/// client may have received a part.
+/// Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
+/// taken), PREFORK_TIMEOUT (the client may have received some of them), PREFORK_GONE, PREFORK_SYSTEM,
+/// PREFORK_INVALID, PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
-/// 0.
+/// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_write(
     conn: *mut prefork_conn,
@@ -64,22 +59,20 @@ pub unsafe extern "C" fn prefork_conn_write(
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let conn = unsafe { borrow_mut(conn) }?;
-        // SAFETY: `data` is NULL or has `size` bytes, for as long as the documentation asks.
-        let data = unsafe { bytes(data, size) }?;
-        conn.write(data)?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        conn.write(unsafe { bytes(data, size) }?)?;
         Ok(size.cast_signed())
     })
 }
 
-/// As a stream: the bytes that have arrived and were not consumed yet; with `prefork_conn_consume()` it
-/// spares the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at
-/// its next call, with more behind it. A client that sends more than the setting `max-body` without anything
-/// being consumed is cut off.
+/// In a stream: the bytes that have arrived and were not consumed. Used with `prefork_conn_consume()`, it saves
+/// the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at its next
+/// call, followed by what has arrived since. The connection is cut if more than the setting `max-body` arrives
+/// and none of it is consumed.
 ///
-/// Returns a slice that borrows from `conn` until the callback returns, or `prefork_conn_read()` or
-/// `prefork_conn_consume()` is called; empty in blocking style.
+/// Returns a slice, borrowed until the callback returns or calls `prefork_conn_read()` or
+/// `prefork_conn_consume()`; empty in blocking style.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -88,28 +81,23 @@ pub unsafe extern "C" fn prefork_conn_data(conn: *const prefork_conn) -> prefork
     guard(|| Ok(prefork_slice::of(unsafe { borrow(conn) }?.data())))
 }
 
-/// As a stream: drops the first `size` bytes of `prefork_conn_data()`; all where there are fewer.
+/// In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
 ///
 /// Returns PREFORK_OK or PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `conn` until return; ends what `prefork_conn_data()` has lent.
+/// Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usize) -> c_int {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        unsafe { borrow_mut(conn) }?.consume(size);
-        Ok(prefork_status::PREFORK_OK as c_int)
-    })
+    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    guard(|| answered(unsafe { borrow_mut(conn) }.map(|conn| conn.consume(size))))
 }
 
-/// As a stream: whether the client has ended its side; what `prefork_conn_data()` has then is the last. It
+/// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. The client
 /// may still read: what is written now is sent, and then the connection closes by itself.
 ///
 /// Returns 1 or 0, or PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -118,28 +106,23 @@ pub unsafe extern "C" fn prefork_conn_at_end(conn: *const prefork_conn) -> c_int
     guard(|| Ok(unsafe { borrow(conn) }?.at_end().into()))
 }
 
-/// As a stream: closes the connection when what was written has been sent. In blocking style it closes when
-/// `on_connection` returns, and this call does nothing.
+/// In a stream: closes the connection once all that was written has been sent. In blocking style it does
+/// nothing; the connection closes when `on_connection` returns.
 ///
 /// Returns PREFORK_OK or PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return; it stays usable until the callback returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        unsafe { borrow_mut(conn) }?.close();
-        Ok(prefork_status::PREFORK_OK as c_int)
-    })
+    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    guard(|| answered(unsafe { borrow_mut(conn) }.map(Conn::close)))
 }
 
-/// A number that no other connection of this worker has had.
+/// The number of the connection; no other connection of this worker has it.
 ///
-/// Returns the number, or 0 where `conn` is NULL.
+/// Returns the number, or 0 if `conn` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -148,11 +131,10 @@ pub unsafe extern "C" fn prefork_conn_id(conn: *const prefork_conn) -> u64 {
     guard(|| Ok(unsafe { borrow(conn) }?.id()))
 }
 
-/// The listener this connection came through: its index, from 0, in the order in which they were given.
+/// The index of the listener that accepted the connection, from 0, in the order of the addresses.
 ///
-/// Returns the index, or 0 where `conn` is NULL.
+/// Returns the index, or 0 if `conn` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -161,12 +143,11 @@ pub unsafe extern "C" fn prefork_conn_listener(conn: *const prefork_conn) -> u32
     guard(|| Ok(unsafe { borrow(conn) }?.listener().into()))
 }
 
-/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
-/// longer knows it.
+/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
+/// the first call, which makes a system call, getpeername(2).
 ///
-/// Returns a slice that borrows from `conn` until the callback returns.
+/// Returns a slice, borrowed until the callback returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -175,13 +156,12 @@ pub unsafe extern "C" fn prefork_conn_peer(conn: *const prefork_conn) -> prefork
     guard(|| Ok(prefork_slice::of(unsafe { borrow(conn) }?.peer().as_bytes())))
 }
 
-/// The connection's socket, for what this API has no call for: socket options, TLS in blocking style. In
-/// blocking style it is a blocking socket and may be read and written directly, then without prefork's
-/// deadlines. As a stream it may be looked at only.
+/// The connection's socket, for socket options and the like, and in blocking style for TLS: there it is a
+/// blocking socket that may be read and written directly, without prefork's deadlines. A stream's socket must
+/// not be read or written.
 ///
 /// Returns the descriptor, which stays prefork's (do not close it), or PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
@@ -190,35 +170,27 @@ pub unsafe extern "C" fn prefork_conn_fd(conn: *const prefork_conn) -> c_int {
     guard(|| Ok(unsafe { borrow(conn) }?.as_fd().as_raw_fd()))
 }
 
-/// A pointer of the handler's own for this connection, as set by `prefork_conn_set_user()`.
+/// The handler's own pointer for this connection, set by `prefork_conn_set_user()`.
 ///
-/// Returns the pointer; NULL before it was set.
+/// Returns the pointer; NULL if it was not set.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_void {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        Ok(*unsafe { borrow_mut(conn) }?.user_pointer())
-    })
+    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    guard(|| Ok(*unsafe { borrow_mut(conn) }?.user_pointer()))
 }
 
-/// Sets a pointer of the handler's own for this connection. prefork only keeps it: free what is behind it
-/// in `on_close`.
+/// Sets the handler's own pointer for this connection. prefork does not free what it points to: do so in
+/// `on_close`.
 ///
 /// Returns PREFORK_OK or PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `conn` until return. Borrows `user` until `on_close` returns, without looking behind
-/// it; it may be NULL.
+/// Borrows `conn` until return, and `user`, which may be NULL and is not read through, until `on_close` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        *unsafe { borrow_mut(conn) }?.user_pointer() = user;
-        Ok(prefork_status::PREFORK_OK as c_int)
-    })
+    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    guard(|| answered(unsafe { borrow_mut(conn) }.map(|conn| *conn.user_pointer() = user)))
 }

@@ -1,25 +1,23 @@
-//! Answering a datagram, as a C handler does it.
+//! Replies to datagrams in C.
 
-use super::guard::{Opaque, Result, borrow, bytes, guard};
-use super::status::prefork_status;
+use super::guard::{Opaque, borrow, bytes, guard, lend};
+use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::Datagram;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr::null;
 
-/// Sends bytes back to the sender of the datagram that `on_datagram` was called with, from the address that
-/// one came to. It may be called more than once, or not at all. The sender's address may be forged: do not
-/// answer with much more than was asked.
+/// Sends bytes to the sender of the datagram for which `on_datagram` is being called, from the address at which
+/// that one arrived. It may be called several times. The sender's address may be forged, so do not reply with
+/// much more than was received.
 ///
-/// Returns PREFORK_OK; PREFORK_STATE outside of `on_datagram`; PREFORK_AGAIN where too much waits to be sent
-/// already; PREFORK_SYSTEM where the kernel refuses, for instance more than fits into a datagram;
-/// PREFORK_INVALID or PREFORK_NULL.
+/// Returns PREFORK_OK; PREFORK_STATE outside `on_datagram`; PREFORK_AGAIN if too much waits to be sent;
+/// PREFORK_SYSTEM if the kernel refuses, for instance more than fits into a datagram; PREFORK_INVALID or
+/// PREFORK_NULL.
 /// Process: worker, in `on_datagram`.
-///
 /// # Safety
-/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is
-/// 0.
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_datagram_reply(
     worker: *const prefork_worker,
@@ -31,13 +29,14 @@ pub unsafe extern "C" fn prefork_datagram_reply(
         unsafe { borrow(worker) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
-        current()?.reply(data)?;
-        Ok(prefork_status::PREFORK_OK as c_int)
+        // SAFETY: NULL, or lent by `during`, which is still running: its callback makes this call.
+        let datagram = unsafe { borrow(CURRENT.get()) }.map_err(|_| prefork_status::PREFORK_STATE)?;
+        answered(datagram.reply(data))
     })
 }
 
-/// A datagram under the name it has while its callback runs.
-struct Current;
+/// A datagram, lent to [`prefork_datagram_reply`].
+struct Current(());
 
 impl Opaque for Current {
     type Inner<'a> = Datagram<'a>;
@@ -48,16 +47,10 @@ thread_local! {
     static CURRENT: Cell<*const Current> = const { Cell::new(null()) };
 }
 
-/// Runs a callback, in which `prefork_datagram_reply` finds the datagram.
-pub(super) fn during<T>(datagram: &Datagram<'_>, callback: impl FnOnce() -> T) -> T {
-    let before = CURRENT.replace(super::guard::lend(datagram));
+/// Runs a callback, in which [`prefork_datagram_reply`] finds the datagram.
+pub(super) fn during(datagram: &Datagram<'_>, callback: impl FnOnce()) {
+    CURRENT.set(lend(datagram));
     // A callback does not unwind: a panic of Rust code in it ends the process at the border of C.
-    let done = callback();
-    CURRENT.set(before);
-    done
-}
-
-fn current<'a>() -> Result<&'a Datagram<'a>> {
-    // SAFETY: NULL, or lent by `during`, which has not returned yet: whoever asks was called by its callback.
-    unsafe { borrow(CURRENT.get()) }.map_err(|_| prefork_status::PREFORK_STATE)
+    callback();
+    CURRENT.set(null());
 }

@@ -1,15 +1,14 @@
-//! A request, as C sees it.
+//! Requests in C.
 
 use super::guard::{Answer, Opaque, borrow, guard, text};
 use super::status::prefork_status;
 use crate::Request;
 use std::ffi::c_char;
 
-/// Bytes that belong to somebody else: not NUL-terminated, and borrowed for as long as the call that gave
-/// them says.
+/// Borrowed bytes, not NUL-terminated; the call that returns them says how long they stay.
 ///
-/// `data` is NULL where there is nothing to give (no such header); it is not NULL where what there is has
-/// no bytes. Print one with `printf("%.*s", (int)s.len, s.data)`.
+/// `data` is NULL if there is no value (no such header field), and not NULL if the value is empty. To print
+/// one: `printf("%.*s", (int)s.len, s.data)`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct prefork_slice {
@@ -20,41 +19,39 @@ pub struct prefork_slice {
 }
 
 impl prefork_slice {
-    /// Nothing to give.
-    pub(super) const ABSENT: Self = Self { data: std::ptr::null(), len: 0 };
+    /// No value.
+    const NONE: Self = Self { data: std::ptr::null(), len: 0 };
 
     /// Bytes that C may read as long as they live.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        // An empty Rust slice may point anywhere; C gets an address it can look at.
+        // The pointer of an empty Rust slice may be dangling.
         let data = if bytes.is_empty() { c"".as_ptr() } else { bytes.as_ptr().cast() };
         Self { data, len: bytes.len() }
     }
 
-    fn maybe(bytes: Option<&[u8]>) -> Self {
-        bytes.map_or(Self::ABSENT, Self::of)
+    fn of_option(bytes: Option<&[u8]>) -> Self {
+        bytes.map_or(Self::NONE, Self::of)
     }
 }
 
 impl Answer for prefork_slice {
     fn refused(_: prefork_status) -> Self {
-        Self::ABSENT
+        Self::NONE
     }
 }
 
-/// A complete HTTP request, given to `on_request`. What it gives is borrowed until that callback returns.
-pub struct prefork_request {
-    _behind: (),
-}
+/// A complete HTTP request, given to `on_request` and borrowed until that callback returns, as is all that the
+/// functions below return.
+pub struct prefork_request(());
 
 impl Opaque for prefork_request {
     type Inner<'a> = Request<'a>;
 }
 
-/// The method as sent, for instance `GET`. Case matters (RFC 9110 section 9.1).
+/// The method as sent, for instance `GET`; it is case-sensitive (RFC 9110 section 9.1).
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -65,9 +62,8 @@ pub unsafe extern "C" fn prefork_request_method(req: *const prefork_request) -> 
 
 /// The request target as sent, for instance `/search?q=x` (RFC 9112 section 3.2).
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -76,12 +72,11 @@ pub unsafe extern "C" fn prefork_request_target(req: *const prefork_request) -> 
     guard(|| Ok(prefork_slice::of(unsafe { borrow(req) }?.target().as_bytes())))
 }
 
-/// The path of the target, without the query and not percent-decoded: `/search`. `*` for `OPTIONS *`, empty
-/// for CONNECT (RFC 9112 section 3.2).
+/// The path of the target without its query, not percent-decoded: `/search`. `*` for `OPTIONS *`, empty for
+/// CONNECT (RFC 9112 section 3.2).
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -90,26 +85,23 @@ pub unsafe extern "C" fn prefork_request_path(req: *const prefork_request) -> pr
     guard(|| Ok(prefork_slice::of(unsafe { borrow(req) }?.path().as_bytes())))
 }
 
-/// The query of the target, without the `?` and not percent-decoded: `q=x` (RFC 3986 section 3.4).
+/// The query of the target without the `?`, not percent-decoded: `q=x` (RFC 3986 section 3.4).
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where the target has
-/// no `?`.
+/// Returns a slice, borrowed until `on_request` returns; `data` is NULL if the target has no `?`.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_request_query(req: *const prefork_request) -> prefork_slice {
     // SAFETY: `req` is NULL or lent to the caller.
-    guard(|| Ok(prefork_slice::maybe(unsafe { borrow(req) }?.query().map(str::as_bytes))))
+    guard(|| Ok(prefork_slice::of_option(unsafe { borrow(req) }?.query().map(str::as_bytes))))
 }
 
-/// The authority the request is for, for instance `example.org:8080`: that of an absolute target, else the
-/// value of Host (RFC 9112 section 3.3). Empty where an HTTP/1.0 request has neither.
+/// The authority that the request is for, for instance `example.org:8080`: that of an absolute target, else
+/// the value of Host (RFC 9112 section 3.3). Empty if an HTTP/1.0 request has neither.
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -120,9 +112,8 @@ pub unsafe extern "C" fn prefork_request_host(req: *const prefork_request) -> pr
 
 /// The version of HTTP: 11 for HTTP/1.1, 10 for HTTP/1.0.
 ///
-/// Returns the version, or 0 where `req` is NULL.
+/// Returns the version, or 0 if `req` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -131,13 +122,11 @@ pub unsafe extern "C" fn prefork_request_version(req: *const prefork_request) ->
     guard(|| Ok(10 + u32::from(unsafe { borrow(req) }?.minor_version())))
 }
 
-/// The value of the first header field called `name`; case does not matter (RFC 9110 section 5.1). White
-/// space around the value is not part of it.
+/// The value of the first header field with this name, which is case-insensitive (RFC 9110 section 5.1),
+/// without the white space around the value.
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL where there is no
-/// such field.
+/// Returns a slice, borrowed until `on_request` returns; `data` is NULL if there is no such field.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` and `name` until return; `name` is NUL-terminated.
 #[unsafe(no_mangle)]
@@ -149,16 +138,14 @@ pub unsafe extern "C" fn prefork_request_header(
         // SAFETY: `req` is NULL or lent to the caller.
         let req = unsafe { borrow(req) }?;
         // SAFETY: `name` is NULL or a C string that lives until return.
-        let name = unsafe { text(name) }?;
-        Ok(prefork_slice::maybe(req.header(name)))
+        Ok(prefork_slice::of_option(req.header(unsafe { text(name) }?)))
     })
 }
 
 /// The number of header fields.
 ///
-/// Returns the number, or 0 where `req` is NULL.
+/// Returns the number, or 0 if `req` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -167,12 +154,10 @@ pub unsafe extern "C" fn prefork_request_header_count(req: *const prefork_reques
     guard(|| Ok(unsafe { borrow(req) }?.header_count()))
 }
 
-/// The name of a header field, as sent; `index` counts from 0 in the order sent.
+/// The name of a header field as sent; `index` counts from 0 in the order sent.
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
-/// `prefork_request_header_count()` on.
+/// Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many fields.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -183,16 +168,14 @@ pub unsafe extern "C" fn prefork_request_header_name(
     guard(|| {
         // SAFETY: `req` is NULL or lent to the caller.
         let field = unsafe { borrow(req) }?.header_at(index);
-        Ok(prefork_slice::maybe(field.map(|(name, _)| name.as_bytes())))
+        Ok(prefork_slice::of_option(field.map(|(name, _)| name.as_bytes())))
     })
 }
 
-/// The value of a header field, without the white space around it; `index` counts from 0 in the order sent.
+/// The value of a header field without the white space around it; `index` counts from 0 in the order sent.
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns; `data` is NULL from
-/// `prefork_request_header_count()` on.
+/// Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many fields.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -203,16 +186,15 @@ pub unsafe extern "C" fn prefork_request_header_value(
     guard(|| {
         // SAFETY: `req` is NULL or lent to the caller.
         let field = unsafe { borrow(req) }?.header_at(index);
-        Ok(prefork_slice::maybe(field.map(|(_, value)| value)))
+        Ok(prefork_slice::of_option(field.map(|(_, value)| value)))
     })
 }
 
-/// The body, complete and without its transfer coding; empty where there is none. It is never larger than
-/// the setting `max-body`.
+/// The body, complete and without its transfer coding; empty if the request has no body. The setting
+/// `max-body` limits its size.
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -221,12 +203,11 @@ pub unsafe extern "C" fn prefork_request_body(req: *const prefork_request) -> pr
     guard(|| Ok(prefork_slice::of(unsafe { borrow(req) }?.body())))
 }
 
-/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, or `unix:`; empty where the kernel no
-/// longer knows it. The first call for a request asks the kernel (getpeername(2)).
+/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
+/// the first call, which makes a system call, getpeername(2).
 ///
-/// Returns a slice that borrows from `req` until `on_request` returns.
+/// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]
@@ -235,11 +216,10 @@ pub unsafe extern "C" fn prefork_request_peer(req: *const prefork_request) -> pr
     guard(|| Ok(prefork_slice::of(unsafe { borrow(req) }?.peer().as_bytes())))
 }
 
-/// The listener the connection came through: its index, from 0, in the order in which they were given.
+/// The index of the listener that accepted the connection, from 0, in the order of the addresses.
 ///
-/// Returns the index, or 0 where `req` is NULL.
+/// Returns the index, or 0 if `req` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `req` until return.
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use super::request::prefork_request;
 use super::response::prefork_response;
-use super::status::{prefork_status, sent};
+use super::status::{answered, prefork_status};
 use super::worker::{prefork_worker, reply_parts};
 use crate::config::Config;
 use crate::master::News;
@@ -512,7 +512,7 @@ pub unsafe extern "C" fn prefork_server_send(
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { borrow(server) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(server.messages.send(to, r#type, unsafe { bytes(data, size) }?))
+        answered(server.messages.send(to, r#type, unsafe { bytes(data, size) }?))
     })
 }
 
@@ -554,7 +554,7 @@ pub unsafe extern "C" fn prefork_server_request(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         let deadline = Duration::from_millis(deadline_ms.into());
-        sent(this.messages.request(to, r#type, data, deadline, move |result| {
+        answered(this.messages.request(to, r#type, data, deadline, move |result| {
             let (status, data, size) = reply_parts(result);
             // SAFETY: a callback and an argument that were given for this; the server is not freed while it runs.
             unsafe { on_reply(server, status, data, size, arg) }
@@ -580,7 +580,7 @@ pub unsafe extern "C" fn prefork_server_reply(
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { borrow(server) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(server.messages.reply(unsafe { bytes(data, size) }?))
+        answered(server.messages.reply(unsafe { bytes(data, size) }?))
     })
 }
 

@@ -124,12 +124,9 @@ impl prefork_status {
     }
 }
 
-/// The status an export returns for what the response refused.
-pub(super) fn answered(result: std::result::Result<(), Refused>) -> Result<c_int> {
-    match result {
-        Ok(()) => Ok(PREFORK_OK as c_int),
-        Err(refused) => Err(refused.into()),
-    }
+/// The value that an export returns for this outcome.
+pub(super) fn answered<E: Into<prefork_status>>(result: std::result::Result<(), E>) -> Result<c_int> {
+    result.map(|()| PREFORK_OK as c_int).map_err(Into::into)
 }
 
 impl From<Refused> for prefork_status {
@@ -144,14 +141,6 @@ impl From<Refused> for prefork_status {
             Refused::Upgrade => PREFORK_UPGRADE,
             Refused::File => PREFORK_INVALID,
         }
-    }
-}
-
-/// The status an export returns for a message.
-pub(super) fn sent(result: std::result::Result<(), Undelivered>) -> Result<c_int> {
-    match result {
-        Ok(()) => Ok(PREFORK_OK as c_int),
-        Err(reason) => Err(reason.into()),
     }
 }
 

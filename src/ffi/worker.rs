@@ -1,35 +1,32 @@
-//! The worker, as C sees it.
+//! The worker in C.
 
 use super::event::exit_of;
 use super::guard::{Opaque, borrow, bytes, fill, guard, lend};
-use super::status::{prefork_status, sent};
+use super::status::{answered, prefork_status};
 use crate::{Role, Undelivered, Worker, WorkerStatus, role};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The master, as the receiver of a message or its sender.
+/// The master, as the receiver or the sender of a message.
 pub const PREFORK_TO_MASTER: u32 = 0;
 
-/// All workers, as receivers of a message; of a worker's, all others, without the master.
+/// All workers, as the receivers of a message, except the worker that sends it.
 pub const PREFORK_TO_ALL: u32 = 0xffff_ffff;
 
-/// The worker process a callback runs in, given to `worker_start`, `worker_stop`, `on_drain`, `on_message` and
-/// `on_datagram`; others have it from `prefork_worker_self()`. It is always the same, and good as long as the
-/// process lives.
-pub struct prefork_worker {
-    _behind: (),
-}
+/// The worker process in which a callback runs, given to callbacks and returned by `prefork_worker_self()`. It
+/// is always the same pointer, valid as long as the process lives.
+pub struct prefork_worker(());
 
 impl Opaque for prefork_worker {
     type Inner<'a> = Worker;
 }
 
-/// What a process is.
+/// The role of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum prefork_role_type {
-    /// Neither: no server runs here, or a master or a worker has forked this process by itself.
+    /// No role: no server runs here, or the host or a handler has forked this process itself.
     PREFORK_ROLE_NONE = 0,
     /// The master of a server.
     PREFORK_ROLE_MASTER = 1,
@@ -39,15 +36,15 @@ pub enum prefork_role_type {
 
 use prefork_role_type::*;
 
-/// How far a worker has come.
+/// The state of a worker.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum prefork_worker_state {
-    /// Forked, not ready.
+    /// It was forked and is not ready.
     PREFORK_WORKER_STARTING = 1,
     /// It serves.
     PREFORK_WORKER_READY = 2,
-    /// It could serve, but takes nothing at the moment. Only the master knows.
+    /// It is ready, but has stopped taking its connections. Only the master knows.
     PREFORK_WORKER_STUCK = 3,
     /// It finishes what it has.
     PREFORK_WORKER_DRAINING = 4,
@@ -55,8 +52,8 @@ pub enum prefork_worker_state {
     PREFORK_WORKER_KILLED = 5,
 }
 
-/// A worker, until it is reaped; `prefork_server_worker()` has the master look at it, `prefork_worker_info()`
-/// the worker at itself. It may grow at its end.
+/// A worker that has not been reaped, as the master sees it (`prefork_server_worker()`) or as it sees itself
+/// (`prefork_worker_info()`). Later versions may add members at the end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct prefork_worker_status {
@@ -70,26 +67,26 @@ pub struct prefork_worker_status {
     pub generation: u32,
     /// Its process id.
     pub pid: i32,
-    /// How far it has come: one of `enum prefork_worker_state`.
+    /// Its state: one of `enum prefork_worker_state`.
     pub state: u32,
-    /// Whether it gets connections, or will when it is ready: 0 or 1 (Node: `isConnected`).
+    /// 1 if it gets connections, or will when it is ready, else 0 (Node: `isConnected`).
     pub connected: u32,
-    /// Connections given to it and not finished.
+    /// Connections in flight: given to it and not finished.
     pub in_flight: u32,
-    /// Of those, connections it has not taken yet. Only the master knows.
+    /// Those of them that it has not taken yet. Only the master knows.
     pub queued: u32,
-    /// How the worker ended that was the last one to end in this slot; to a worker that looks at itself:
-    /// before it was forked. Its number, or 0 where none has; then the four below are 0.
+    /// The number of the last worker that ended in this slot, or 0 if none has ended; a worker that calls
+    /// gets the state before its fork. The four members below are 0 if this is 0.
     pub last_id: u32,
-    /// Its exit code; -1 where a signal ended it.
+    /// Its exit code; -1 if a signal ended it.
     pub last_code: i32,
     /// The signal that ended it, or 0.
     pub last_signal: i32,
-    /// Why: one of `enum prefork_reason`.
+    /// The reason: one of `enum prefork_reason`.
     pub last_reason: u32,
-    /// Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`).
+    /// 1 if the master wanted it to end, else 0 (Node: `exitedAfterDisconnect`).
     pub last_intended: u32,
-    /// Milliseconds since its fork, by the monotonic clock.
+    /// Milliseconds since this worker's fork, by the monotonic clock.
     pub age_ms: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
@@ -99,17 +96,16 @@ pub struct prefork_worker_status {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// When it was forked: milliseconds since 1970, by the wall clock as of then.
+    /// The time of its fork: milliseconds since 1970, by the wall clock at that time.
     pub started_ms: u64,
 }
 
-/// What this process is, from any thread. A worker finds its numbers also in its environment:
-/// `PREFORK_WORKER_ID`, `PREFORK_SLOT`, `PREFORK_GENERATION`.
+/// The role of this process. A worker has its numbers also in the environment: `PREFORK_WORKER_ID`,
+/// `PREFORK_SLOT`, `PREFORK_GENERATION`.
 ///
-/// Returns one of `enum prefork_role_type`. In a worker its number, slot and generation are filled in;
-/// elsewhere 0.
-/// Process: any.
-///
+/// Returns one of `enum prefork_role_type`, and fills in a worker's number, slot and generation; in other
+/// processes they are 0.
+/// Process: any, in any thread.
 /// # Safety
 /// Borrows `id`, `slot` and `generation`, each of which may be NULL, until return.
 #[unsafe(no_mangle)]
@@ -120,31 +116,30 @@ pub unsafe extern "C" fn prefork_role(id: *mut u32, slot: *mut u32, generation: 
         Role::Worker { id, slot, generation } => (PREFORK_ROLE_WORKER, [id, slot, generation]),
     };
     for (number, into) in numbers.into_iter().zip([id, slot, generation]) {
-        if !into.is_null() {
-            // SAFETY: not NULL, and the caller's to be written.
-            unsafe { into.write(number) };
+        // SAFETY: NULL, or the caller's to be written.
+        if let Some(into) = unsafe { into.as_mut() } {
+            *into = number;
         }
     }
     kind as u32
 }
 
-/// The worker this process is: for callbacks that are not given it.
+/// The worker that this process is, for callbacks that are not given it.
 ///
-/// Returns a worker that is borrowed as long as the process lives, or NULL where this process is no worker, or
-/// this is not its first thread.
+/// Returns the worker, borrowed as long as the process lives; NULL if this process is not a worker, or the
+/// calling thread is not its first.
 /// Process: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn prefork_worker_self() -> *mut prefork_worker {
-    guard(|| Ok(Worker::current().map_or(std::ptr::null_mut(), lend)))
+    guard(|| Ok(Worker::current().map_or(ptr::null_mut(), lend)))
 }
 
-/// Has this worker leave on its own account: it gets no more connections, another one takes its place, and
-/// when it has finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves
-/// soon after its start is replaced with a delay.
+/// Makes this worker leave: it gets no more connections, another worker takes its place, and when it has
+/// finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves soon after its
+/// start is replaced with a delay.
 ///
-/// Returns PREFORK_OK, at once; PREFORK_STATE where this process is no worker; PREFORK_NULL.
+/// Returns PREFORK_OK at once; PREFORK_STATE if this process is not a worker; PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -152,19 +147,15 @@ pub unsafe extern "C" fn prefork_worker_leave(worker: *mut prefork_worker) -> c_
     guard(|| {
         // SAFETY: `worker` is NULL or lent to the caller.
         let worker = unsafe { borrow(worker) }?;
-        if Worker::current().is_none() {
-            return Err(prefork_status::PREFORK_STATE);
-        }
-        worker.leave();
-        Ok(prefork_status::PREFORK_OK as c_int)
+        // A process forked by the handler has a copy of the worker.
+        answered(Worker::current().map(|_| worker.leave()).ok_or(prefork_status::PREFORK_STATE))
     })
 }
 
-/// A number that no other worker of this master has had, from 1.
+/// The number of this worker, from 1; no other worker of this server has it.
 ///
-/// Returns the number, or 0 where `worker` is NULL.
+/// Returns the number, or 0 if `worker` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -173,11 +164,10 @@ pub unsafe extern "C" fn prefork_worker_id(worker: *const prefork_worker) -> u32
     guard(|| Ok(unsafe { borrow(worker) }?.id()))
 }
 
-/// The index of this worker's place, from 0 to the number of workers less one; a successor has the same.
+/// The slot of this worker, from 0 to the number of workers less one. The worker that replaces it has the same.
 ///
-/// Returns the index, or 0 where `worker` is NULL.
+/// Returns the slot, or 0 if `worker` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -186,11 +176,10 @@ pub unsafe extern "C" fn prefork_worker_slot(worker: *const prefork_worker) -> u
     guard(|| Ok(unsafe { borrow(worker) }?.slot()))
 }
 
-/// The start or reload this worker belongs to, from 1.
+/// The generation of this worker: 1 from the start, one more with each reload.
 ///
-/// Returns the generation, or 0 where `worker` is NULL.
+/// Returns the generation, or 0 if `worker` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -199,14 +188,13 @@ pub unsafe extern "C" fn prefork_worker_generation(worker: *const prefork_worker
     guard(|| Ok(unsafe { borrow(worker) }?.generation()))
 }
 
-/// Whether the callback that is running, or ran last, has taken longer than the setting `timeout`: the worker
-/// gets no more connections, what waited for it went to others, and a second after the limit it is aborted. A
-/// callback that may be long can look now and then and return while there is time: its client is answered,
-/// and the worker serves on.
+/// True if the callback that is running, or was the last to run, has taken longer than the setting `timeout`.
+/// Such a worker gets no more connections, others get those queued for it, and it is aborted one second after
+/// the limit. A long callback can call this now and then and return in time: then its client is answered, and
+/// the worker continues to serve.
 ///
 /// Returns 1 or 0, or PREFORK_NULL.
 /// Process: worker, in any thread and in signal handlers.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -215,14 +203,12 @@ pub unsafe extern "C" fn prefork_worker_overdue(worker: *const prefork_worker) -
     guard(|| Ok(unsafe { borrow(worker) }?.is_overdue().into()))
 }
 
-/// Looks at this worker: its numbers, its process id, how far it has come, when it was forked, what it has
-/// counted, and how the one before it in its slot ended.
+/// Fills in the status of this worker.
 ///
-/// Returns PREFORK_OK; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
+/// Returns PREFORK_OK; PREFORK_INVALID if `info->size` is not set; PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `worker` until return, and `info`, of which `info->size` bytes are filled in.
+/// Borrows `worker`, and `info->size` writable bytes at `info`, until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_info(
     worker: *const prefork_worker,
@@ -232,16 +218,15 @@ pub unsafe extern "C" fn prefork_worker_info(
         // SAFETY: `worker` is NULL or lent to the caller.
         let status = unsafe { borrow(worker) }?.status();
         // SAFETY: `info` is NULL or has as many bytes as it says; it begins with its size.
-        unsafe { fill(info, &self::info(&status)) }?;
-        Ok(prefork_status::PREFORK_OK as c_int)
+        answered(unsafe { fill(info, &self::info(&status)) })
     })
 }
 
-/// The number of arguments behind the handler on the command line, or given to `prefork_server_args()`.
+/// The number of the handler's arguments: those after the handler on the command line, or those of
+/// `prefork_server_args()`.
 ///
-/// Returns the number, or 0 where `worker` is NULL.
+/// Returns the number, or 0 if `worker` is NULL.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
@@ -250,38 +235,33 @@ pub unsafe extern "C" fn prefork_worker_arg_count(worker: *const prefork_worker)
     guard(|| Ok(unsafe { borrow(worker) }?.args().len()))
 }
 
-/// One of those arguments.
+/// One of the handler's arguments; `index` counts from 0.
 ///
-/// Returns a NUL-terminated string that is borrowed as long as the worker lives, or NULL from
-/// `prefork_worker_arg_count()` on.
+/// Returns a NUL-terminated string, borrowed as long as the worker lives, or NULL if `index` is
+/// `prefork_worker_arg_count()` or more.
 /// Process: worker.
-///
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_arg(worker: *const prefork_worker, index: usize) -> *const c_char {
-    guard(|| {
-        // SAFETY: `worker` is NULL or lent to the caller.
-        let args = unsafe { borrow(worker) }?.args();
-        Ok(args.get(index).map_or(std::ptr::null(), |arg| arg.as_ptr()))
-    })
+    // SAFETY: `worker` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(worker) }?.args().get(index).map_or(ptr::null(), |arg| arg.as_ptr())))
 }
 
-/// Sends a message to another worker by its id, to the master (PREFORK_TO_MASTER), or to all other workers
-/// (PREFORK_TO_ALL; not to the master). `type` is for you to choose. There it comes to `on_message`, or to
+/// Sends a message to another worker (its id), to the master (PREFORK_TO_MASTER), or to all other workers
+/// (PREFORK_TO_ALL). The meaning of `type` is yours to choose. A worker gets it in `on_message`, the master in
 /// the callback of `prefork_server_on_message()`.
 ///
-/// Never waits: what is not taken at once is sent when the callback has returned and there is room.
-/// Messages from one process to another arrive in the order they were sent. A message to a worker that has
-/// ended is lost; `prefork_worker_request()` tells.
+/// Never waits: what cannot be sent at once is sent after the callback has returned. Messages from one process
+/// to another arrive in the order they were sent. A message to a worker that has ended is lost without notice,
+/// unlike a request.
 ///
-/// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
-/// that size wait already, here or for that worker; PREFORK_GONE where the master is gone; PREFORK_INVALID
-/// or PREFORK_NULL.
+/// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL if four messages of
+/// that size wait already, here or for the receiver; PREFORK_GONE if the master is gone; PREFORK_INVALID or
+/// PREFORK_NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_send(
     worker: *mut prefork_worker,
@@ -294,22 +274,33 @@ pub unsafe extern "C" fn prefork_worker_send(
         // SAFETY: `worker` is NULL or lent to the caller.
         let worker = unsafe { borrow(worker) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(worker.send(to, r#type, unsafe { bytes(data, size) }?))
+        answered(worker.send(to, r#type, unsafe { bytes(data, size) }?))
     })
 }
 
-/// Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, after the
-/// callback that asks has returned: with PREFORK_OK and the reply, or with the reason why there is none:
-/// PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (there is no such worker,
-/// it has ended, or this one does), PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for it).
+/// Gets the reply to a request, or the reason why there is none: `status` is PREFORK_OK, or PREFORK_TIMEOUT (no
+/// reply before the deadline), PREFORK_GONE (there is no such worker, it has ended, or this worker ends),
+/// PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for the receiver). The bytes are borrowed until it
+/// returns.
+pub type prefork_on_worker_reply = Option<
+    unsafe extern "C" fn(
+        worker: *mut prefork_worker,
+        status: c_int,
+        data: *const c_void,
+        size: usize,
+        arg: *mut c_void,
+    ),
+>;
+
+/// Sends a message and asks for a reply. If this returns PREFORK_OK, `on_reply` is called exactly once, after
+/// the current callback has returned, and at the latest after `deadline_ms` milliseconds (0: no deadline).
 ///
-/// Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also where `on_reply`
-/// is NULL.
+/// Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
+/// NULL.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
-/// Borrows `arg`, which may be NULL, until `on_reply` returns; the reply's bytes are borrowed until then.
+/// Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size` bytes
+/// at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_request(
     worker: *mut prefork_worker,
@@ -318,15 +309,7 @@ pub unsafe extern "C" fn prefork_worker_request(
     data: *const c_void,
     size: usize,
     deadline_ms: u32,
-    on_reply: Option<
-        unsafe extern "C" fn(
-            worker: *mut prefork_worker,
-            status: c_int,
-            data: *const c_void,
-            size: usize,
-            arg: *mut c_void,
-        ),
-    >,
+    on_reply: prefork_on_worker_reply,
     arg: *mut c_void,
 ) -> c_int {
     guard(|| {
@@ -336,22 +319,21 @@ pub unsafe extern "C" fn prefork_worker_request(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         let deadline = Duration::from_millis(deadline_ms.into());
-        sent(this.request(to, r#type, data, deadline, move |result| {
+        answered(this.request(to, r#type, data, deadline, move |result| {
             let (status, data, size) = reply_parts(result);
-            // SAFETY: a callback and an argument that were given for this; the worker lives as long as its requests.
+            // SAFETY: the caller gave both for this call; the worker lives as long as the process.
             unsafe { on_reply(worker, status, data, size, arg) }
         }))
     })
 }
 
-/// Answers the request that `on_message` is being called for, once. If it returns without, the sender is told
-/// PREFORK_UNANSWERED at once.
+/// Answers the request for which `on_message` is being called, once. If `on_message` returns without a reply,
+/// the sender gets PREFORK_UNANSWERED.
 ///
-/// Returns as `prefork_worker_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
+/// Returns as `prefork_worker_send()`; PREFORK_STATE if no request is being handled, or it has its reply.
 /// Process: worker.
-///
 /// # Safety
-/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `worker` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_reply(
     worker: *mut prefork_worker,
@@ -362,11 +344,11 @@ pub unsafe extern "C" fn prefork_worker_reply(
         // SAFETY: `worker` is NULL or lent to the caller.
         let worker = unsafe { borrow(worker) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        sent(worker.reply(unsafe { bytes(data, size) }?))
+        answered(worker.reply(unsafe { bytes(data, size) }?))
     })
 }
 
-/// A worker's record, as C sees it.
+/// A worker's status in C.
 pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
     let last = w.last_exit.map(exit_of);
     prefork_worker_status {
@@ -393,7 +375,7 @@ pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
     }
 }
 
-/// What a callback is given of a reply, or of its want.
+/// The result of a request as a callback gets it: status, bytes, size.
 pub(super) fn reply_parts(result: Result<&[u8], Undelivered>) -> (c_int, *const c_void, usize) {
     match result {
         Ok(bytes) => (prefork_status::PREFORK_OK as c_int, bytes.as_ptr().cast(), bytes.len()),
