@@ -371,7 +371,7 @@ int prefork_response_body(prefork_response *res, const void *data, size_t size);
  *
  * Returns as `prefork_response_body()`.
  * Process: worker.
- * Pointers: Borrows `res` until return. Borrows `size` bytes at `data`, which may be NULL if `size` is 0, forever.
+ * Pointers: Borrows `res` until return, and forever `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_response_body_static(prefork_response *res, const void *data, size_t size);
 
@@ -382,8 +382,8 @@ int prefork_response_body_static(prefork_response *res, const void *data, size_t
  *
  * Returns as `prefork_response_body()`; PREFORK_NULL also if `release` is NULL, and then nothing is taken.
  * Process: worker.
- * Pointers: Borrows `res` until return. Takes `size` bytes at `data`, which may be NULL if `size` is 0, and `owner`,
- * which may be NULL, until `release(owner)`.
+ * Pointers: Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may be
+ * NULL, and `data` too if `size` is 0.
  */
 int prefork_response_body_owned(prefork_response *res,
                                 const void *data,
@@ -411,8 +411,8 @@ int prefork_response_write(prefork_response *res, const void *data, size_t size)
  * Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, or does
  * not have these bytes.
  * Process: worker.
- * Pointers: Borrows `res` until return. Takes `fd` even if the call is refused: prefork closes it when the bytes have
- * been sent, the client is gone, or the call is refused.
+ * Pointers: Borrows `res` until return. Takes `fd` in any case: prefork closes it when the bytes have been sent,
+ * when the client is gone, or when the call is refused.
  */
 int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64_t size);
 
@@ -579,7 +579,7 @@ void *prefork_conn_user(prefork_conn *conn);
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
- * Pointers: Borrows `conn` until return, and `user`, which may be NULL and is not read through, until `on_close` returns.
+ * Pointers: Borrows `conn` until return, and `user`, which may be NULL, until `on_close` returns.
  */
 int prefork_conn_set_user(prefork_conn *conn, void *user);
 
@@ -805,8 +805,8 @@ int prefork_worker_send(prefork_worker *worker, uint32_t to, uint32_t type, cons
  * Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
  * NULL.
  * Process: worker.
- * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size` bytes
- * at `data`, which may be NULL if `size` is 0.
+ * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size`
+ * bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_worker_request(prefork_worker *worker,
                            uint32_t to,

@@ -188,7 +188,7 @@ pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_vo
 /// Returns PREFORK_OK or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
-/// Borrows `conn` until return, and `user`, which may be NULL and is not read through, until `on_close` returns.
+/// Borrows `conn` until return, and `user`, which may be NULL, until `on_close` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.

@@ -82,7 +82,7 @@ pub unsafe extern "C" fn prefork_response_body(
 /// Returns as `prefork_response_body()`.
 /// Process: worker.
 /// # Safety
-/// Borrows `res` until return. Borrows `size` bytes at `data`, which may be NULL if `size` is 0, forever.
+/// Borrows `res` until return, and forever `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_static(
     res: *mut prefork_response,
@@ -104,8 +104,8 @@ pub unsafe extern "C" fn prefork_response_body_static(
 /// Returns as `prefork_response_body()`; PREFORK_NULL also if `release` is NULL, and then nothing is taken.
 /// Process: worker.
 /// # Safety
-/// Borrows `res` until return. Takes `size` bytes at `data`, which may be NULL if `size` is 0, and `owner`,
-/// which may be NULL, until `release(owner)`.
+/// Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may be
+/// NULL, and `data` too if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_owned(
     res: *mut prefork_response,
@@ -177,8 +177,8 @@ pub unsafe extern "C" fn prefork_response_write(
 /// not have these bytes.
 /// Process: worker.
 /// # Safety
-/// Borrows `res` until return. Takes `fd` even if the call is refused: prefork closes it when the bytes have
-/// been sent, the client is gone, or the call is refused.
+/// Borrows `res` until return. Takes `fd` in any case: prefork closes it when the bytes have been sent,
+/// when the client is gone, or when the call is refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_file(
     res: *mut prefork_response,

@@ -299,8 +299,8 @@ pub type prefork_on_worker_reply = Option<
 /// NULL.
 /// Process: worker.
 /// # Safety
-/// Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size` bytes
-/// at `data`, which may be NULL if `size` is 0.
+/// Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size`
+/// bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_request(
     worker: *mut prefork_worker,
