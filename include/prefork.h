@@ -382,8 +382,8 @@ int prefork_response_body_static(prefork_response *res, const void *data, size_t
  *
  * Returns as `prefork_response_body()`; PREFORK_NULL also if `release` is NULL, and then nothing is taken.
  * Process: worker.
- * Pointers: Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may be
- * NULL, and `data` too if `size` is 0.
+ * Pointers: Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may
+ * be NULL, and `data` too if `size` is 0.
  */
 int prefork_response_body_owned(prefork_response *res,
                                 const void *data,

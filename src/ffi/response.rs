@@ -104,8 +104,8 @@ pub unsafe extern "C" fn prefork_response_body_static(
 /// Returns as `prefork_response_body()`; PREFORK_NULL also if `release` is NULL, and then nothing is taken.
 /// Process: worker.
 /// # Safety
-/// Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may be
-/// NULL, and `data` too if `size` is 0.
+/// Borrows `res` until return. Takes `owner` and `size` bytes at `data` until `release(owner)`; `owner` may
+/// be NULL, and `data` too if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_response_body_owned(
     res: *mut prefork_response,
