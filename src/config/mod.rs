@@ -95,13 +95,15 @@ impl Config {
                 self.limits.head < self.limits.line,
                 "--max-head must be at least --max-line, which it includes",
             ),
-            (self.listen.len() > MAX_LISTENERS, "listen: at most 64 addresses"),
         ] {
             if refused {
                 return Err(refuse(why));
             }
         }
-        // Port 0 asks for a free port each time.
+        if self.listen.len() > MAX_LISTENERS {
+            return Err(refuse(format!("listen: at most {MAX_LISTENERS} addresses")));
+        }
+        // Port 0 is another free port each time.
         let is_fixed =
             |a: &&ListenAddr| !matches!(a, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0);
         let mut fixed: Vec<_> = self.listen.iter().filter(is_fixed).collect();
