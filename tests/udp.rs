@@ -226,7 +226,7 @@ fn an_address_and_a_handler_that_do_not_go_together_are_refused() {
     let refused = Start::new(Style::Request).program(words).refused();
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     assert!(refused.stderr.contains("listen udp:127.0.0.1:"), "{refused:?}");
-    assert!(refused.stderr.contains("expected a handler with on_datagram"), "{refused:?}");
+    assert!(refused.stderr.contains("the handler has no on_datagram"), "{refused:?}");
 }
 
 #[test]

@@ -170,15 +170,18 @@ mod tests {
 
     fn worker() -> Worker {
         let (channel, _) = crate::message::channel(1024).unwrap();
-        let mailbox = crate::worker::mailbox::Mailbox::new(1, channel.socket, channel.outbox);
-        let page = crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0));
-        let own = crate::worker::SelfInfo {
+        let id = crate::ids::WorkerId(1);
+        Worker::new(crate::worker::SelfInfo {
+            id,
+            slot: crate::ids::Slot(0),
+            generation: crate::ids::Generation::FIRST,
+            args: Vec::new(),
             started: std::time::SystemTime::now(),
-            forked_at: 0,
+            forked_at: crate::sys::time::Time::default(),
             last_exit: None,
-            page,
-        };
-        Worker::new(1, 0, 1, &[], own, mailbox)
+            page: crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
+            messages: crate::worker::messages::WorkerMessages::new(id, channel.socket, channel.outbox),
+        })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
 

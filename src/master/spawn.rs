@@ -10,7 +10,7 @@ use crate::message::{self, Channel, Inbox};
 use crate::sys::process::{self, Fork};
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::{memory, signal};
-use crate::worker::mailbox::Mailbox;
+use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
 use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
 use mio::unix::SourceFd;
@@ -54,15 +54,18 @@ impl Master {
             Fork::Child => {
                 drop((master_end, channel));
                 let Channel { socket, inbox, outbox } = theirs;
-                let own = SelfInfo {
+                let info = SelfInfo {
+                    id,
+                    slot,
+                    generation,
+                    args: std::mem::take(&mut self.births.args),
                     started,
-                    forked_at: self.clock.now.as_millis(),
+                    forked_at: self.clock.now,
                     last_exit: self.last_exit(slot.index()),
                     page: counters,
+                    messages: WorkerMessages::new(id, socket, outbox),
                 };
-                let mailbox = Mailbox::new(id.0, socket, outbox);
-                let worker = Worker::new(id.0, slot.0, generation.0, &self.births.args, own, mailbox);
-                self.become_worker(page, worker, queue, inbox, stderr)
+                self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }
         };
         let queue = HandoffQueue { master: master_end, worker: queue };
@@ -142,11 +145,10 @@ impl Master {
             }
             Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
         };
-        let (page, common) = (self.births.board.page(page), self.births.board.common());
+        let common = self.births.board.common();
         let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let setup =
-            WorkerSetup { worker, queue, own_sockets, addresses, inbox, page, common, wake, leave, stderr };
+        let setup = WorkerSetup { worker, queue, own_sockets, addresses, inbox, common, wake, leave, stderr };
         // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, setup, &mut self.poll)

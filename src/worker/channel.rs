@@ -2,7 +2,6 @@
 
 use super::Worker;
 use super::engine::Context;
-use super::mailbox::deliver;
 use crate::event::WorkerState;
 use crate::log::log;
 use crate::message::{Address, Budget, Inbox, Notice, Received};
@@ -14,46 +13,51 @@ use mio::Token;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-/// The message channel has something.
+/// The token of the message channel.
 pub const CHANNEL: Token = Token(usize::MAX - 2);
-/// A signal asks this worker to leave.
+/// The token of the counter that becomes readable when a signal asks this worker to leave.
 pub const LEAVE: Token = Token(usize::MAX - 3);
 
 /// The time that a worker which a signal asks to leave waits for an order of the master.
 const LEAVE_DELAY: Duration = Duration::from_millis(100);
-/// What is read of messages before connections have their turn.
+/// Messages read in one turn before connections have theirs.
 const MESSAGES: Budget = Budget::new(128 * 1024, 64);
 
 /// The orders of the master that are in force.
+#[derive(Default)]
 pub struct Orders {
-    /// Set if the worker is to serve what is in its queue, finish, and leave: never as long as the master sees to the end, and the
-    /// time by which it must have left if the master is gone.
+    /// Set if the worker is to finish and exit: the time by which it must have, if the master is gone; else never, because the
+    /// master enforces the limit.
     pub drain: Option<Time>,
-    /// While draining: what is in the queue is left to the master, and idle connections are handed back to it.
+    /// While draining: the rest of the queue is left to the master, and idle connections are handed back to it.
     pub hands_back: bool,
-    /// Idle connections are to be handed back until no more than this number is left.
+    /// Set if idle connections are to be handed back until at most this number is left.
     pub keep: Option<u32>,
     /// The master is gone.
     pub master_is_gone: bool,
 }
 
+impl Orders {
+    /// True if the worker is to finish and exit.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+}
+
 /// The message channel.
 pub struct Channel {
+    /// The orders.
+    pub orders: Orders,
+    /// True if [`Channel::read`] has more to do than the poll reports.
+    pub has_more: bool,
     worker: &'static Worker,
     inbox: Inbox,
-    /// There are messages that the poll does not report any more.
-    has_more: bool,
-    /// What the poll watches the channel for; `None` once it is closed.
+    /// The events that the poll reports of the channel; `None` once it is closed.
     interest: Option<Interest>,
-    /// Readable when a signal asks this worker to leave.
     leave: OwnedFd,
-    /// When to tell the master that this worker leaves because a signal asks for it.
-    leave_at: Option<Time>,
     /// The worker's own standard error, while it passes through the master.
     stderr: Option<RestoreStderr>,
     drain_timeout: Duration,
-    /// The orders.
-    pub orders: Orders,
 }
 
 impl Channel {
@@ -66,58 +70,56 @@ impl Channel {
         drain_timeout: Duration,
         poll: &mio::Poll,
     ) -> Self {
-        let watched = poll::watch_level(poll, worker.mailbox.as_fd(), CHANNEL);
+        let watched = poll::watch_level(poll, worker.messages().as_fd(), CHANNEL);
         if let Err(e) = watched.and_then(|()| poll::watch_level(poll, leave.as_fd(), LEAVE)) {
-            log!("worker {}: watch the message channel: {e}", worker.id);
+            log!("worker {}: watch the message channel: {e}", worker.id());
             process::exit(super::EXIT_FAILED);
         }
-        let orders = Orders { drain: None, hands_back: false, keep: None, master_is_gone: false };
         Self {
+            orders: Orders::default(),
+            has_more: false,
             worker,
             inbox,
-            has_more: false,
             interest: Some(Interest::READ),
             leave,
-            leave_at: None,
             stderr,
             drain_timeout,
-            orders,
         }
     }
 
-    /// A signal asks this worker to leave. If all workers are to stop, the master says so in a moment, and that comes first.
+    /// A signal asks this worker to leave. It waits a moment first: if all workers are to stop, the master orders it to drain,
+    /// and does not replace it.
     pub fn leave_on_signal(&mut self, poll: &mio::Poll, now: Time) {
         let _ = poll::unwatch(poll, self.leave.as_fd());
-        self.leave_at.get_or_insert(now + LEAVE_DELAY);
-    }
-
-    /// The time at which to tell the master that this worker leaves by itself.
-    fn leave_due(&self) -> Option<Time> {
-        if self.worker.leaves.get() { Some(Time::default()) } else { self.leave_at }
+        let leave_at = &self.worker.leave_at;
+        leave_at.set(leave_at.get().min(now + LEAVE_DELAY));
     }
 
     /// Tells the master that this worker leaves, if it is time to.
     pub fn leave_if_due(&mut self, now: Time) {
-        if self.leave_due().is_some_and(|at| at <= now) {
-            self.leave_at = None;
-            self.worker.leaves.set(false);
-            if self.orders.drain.is_none()
-                && let Err(e) = self.worker.mailbox.notify(&Notice::Leaving)
-            {
-                log!("worker {}: tell the master that it leaves: {e}", self.worker.id);
-            }
+        if self.worker.leave_at.get() > now {
+            return;
+        }
+        self.worker.leave_at.set(Time::NEVER);
+        if !self.orders.is_draining()
+            && let Err(e) = self.worker.messages().notify(&Notice::Leaving)
+        {
+            log!("worker {}: tell the master that it leaves: {e}", self.worker.id());
         }
     }
 
-    /// Reads orders, and hands messages to the handler, as many as one turn allows; sends what waits.
+    /// Obeys orders, and gives messages to the handler, as many as one turn allows; sends what waits.
     pub fn read(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+        let messages = self.worker.messages();
         let mut budget = MESSAGES;
         self.has_more = false;
         // An error here is one of the next read as well.
-        let _ = self.worker.mailbox.flush();
+        let _ = messages.flush();
         loop {
-            match self.inbox.receive(self.worker.mailbox.as_fd(), &mut budget) {
-                Ok(Received::Message(envelope, bytes)) => deliver(self.worker, envelope, &bytes, cx),
+            match self.inbox.receive(messages.as_fd(), &mut budget) {
+                Ok(Received::Message(envelope, bytes)) => {
+                    messages.deliver(self.worker, envelope, &bytes, cx);
+                }
                 Ok(Received::Notice(notice)) => self.obey(notice, cx),
                 Ok(Received::Nothing) => return,
                 Ok(Received::BudgetSpent) => {
@@ -126,8 +128,8 @@ impl Channel {
                 }
                 Ok(Received::Closed) | Err(_) => {
                     self.interest = None;
-                    let _ = poll::unwatch(poll, self.worker.mailbox.as_fd());
-                    self.worker.mailbox.gone(Address::Master, cx);
+                    let _ = poll::unwatch(poll, messages.as_fd());
+                    messages.forget(Address::Master, cx);
                     return self.lose_master();
                 }
             }
@@ -135,69 +137,60 @@ impl Channel {
     }
 
     fn obey(&mut self, notice: Notice, cx: &mut Context<'_>) {
+        let messages = self.worker.messages();
         match notice {
             Notice::Drain { hand_back } => {
                 self.orders.hands_back = hand_back;
+                self.orders.keep = hand_back.then_some(0);
                 self.orders.drain.get_or_insert(Time::NEVER);
                 self.worker.state.set(WorkerState::Draining);
             }
+            // An order to drain includes it.
+            Notice::Shed { .. } if self.orders.is_draining() => {}
             Notice::Shed { keep } => self.orders.keep = Some(keep),
             Notice::RestoreStderr => self.restore_stderr(),
-            Notice::Gone(id) => self.worker.mailbox.gone(Address::Worker(id), cx),
-            Notice::Overflowing(id) => self.worker.mailbox.set_overflowing(id, true),
-            Notice::HasRoom(id) => self.worker.mailbox.set_overflowing(id, false),
-            other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id),
+            Notice::Gone(id) => messages.forget(Address::Worker(id), cx),
+            Notice::Overflowing(id) => messages.set_overflowing(id, true),
+            Notice::HasRoom(id) => messages.set_overflowing(id, false),
+            other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id()),
         }
     }
 
-    /// Ends requests whose deadline has come, and has the poll say when there is room to send; at the end of each turn.
+    /// Ends requests whose deadline has come, and has the poll report when there is room to send; at the end of each turn.
     pub fn update(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
-        self.worker.mailbox.expire(cx);
-        let Some(watched) = self.interest else { return };
-        let wanted = Interest { read: true, write: self.worker.mailbox.waits() };
-        if watched == wanted {
+        let messages = self.worker.messages();
+        messages.expire(cx);
+        let wanted = Interest { read: true, write: messages.has_unsent() };
+        if self.interest.is_none_or(|interest| interest == wanted) {
             return;
         }
-        match poll::rewatch_level(poll, self.worker.mailbox.as_fd(), CHANNEL, wanted) {
+        match poll::rewatch_level(poll, messages.as_fd(), CHANNEL, wanted) {
             Ok(()) => self.interest = Some(wanted),
-            Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id),
+            Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id()),
         }
     }
 
     /// The time at which the channel has something to do even if the poll reports nothing.
     pub fn due(&self) -> Time {
-        let messages = if self.has_more() {
-            Some(Time::default())
-        } else {
-            self.worker.mailbox.due().map(Time::from_millis)
-        };
-        messages.into_iter().chain(self.leave_due()).min().unwrap_or(Time::NEVER)
+        if self.has_more {
+            return Time::default();
+        }
+        self.worker.messages().next_deadline().min(self.worker.leave_at.get())
     }
 
-    /// True if [`Channel::read`] has more to do than the poll reports.
-    pub fn has_more(&self) -> bool {
-        self.has_more && self.interest.is_some()
-    }
-
-    /// Ends the requests that still wait for a reply, at the worker's end.
-    pub fn close(&self, cx: &mut Context<'_>) {
-        self.worker.mailbox.gone(Address::Master, cx);
-    }
-
-    /// The master is gone: nobody else sees to it that this worker ends in time.
+    /// The master is gone, so the worker drains, and ends itself in time.
     pub fn lose_master(&mut self) {
         // The other end of the pipe is closed.
         self.restore_stderr();
         let until = Time::now() + self.drain_timeout;
-        self.orders.master_is_gone = true;
-        self.orders.hands_back = false;
-        self.orders.drain = Some(self.orders.drain.unwrap_or(until).min(until));
+        let until = self.orders.drain.map_or(until, |earlier| earlier.min(until));
+        self.orders = Orders { drain: Some(until), master_is_gone: true, ..Orders::default() };
         self.worker.state.set(WorkerState::Draining);
     }
 
     fn restore_stderr(&mut self) {
         if let Some(Err(e)) = self.stderr.take().map(RestoreStderr::restore) {
-            log!("worker {}: dup2 of standard error: {e}", self.worker.id);
+            log!("worker {}: dup2 of standard error: {e}", self.worker.id());
         }
     }
 }

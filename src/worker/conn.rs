@@ -1,6 +1,6 @@
-//! One connection as a handler sees it that reads and writes bytes itself: in blocking style, or as a stream.
+//! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
-use super::engine::Deadline;
+use super::engine::{Deadline, Next};
 use crate::config::Config;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
@@ -16,26 +16,26 @@ use std::time::Duration;
 const FLUSH_AT: usize = 64 * 1024;
 /// Buffers that grew beyond this are not kept for the next connection.
 const KEEP: usize = 256 * 1024;
-/// What a stream reads at once, at least.
+/// The least room for one read of a stream.
 const READ_SIZE: usize = 16 * 1024;
-/// What a blocking handler left unread is dropped up to this ...
+/// The most that is dropped of what a blocking handler left unread ...
 const DROPPED: usize = 1024 * 1024;
-/// ... so much at a time: mostly there is nothing, and the room for it has to be cleared.
+/// ... and how much at a time: little, since there is rarely anything and the room has to be cleared.
 const SCRAP: usize = 4096;
 
 /// A connection whose bytes a handler reads and writes itself.
 ///
 /// In blocking style ([`crate::Handler::on_connection`]) `read` and `write` wait, up to their deadlines. As a stream
-/// ([`crate::Handler::on_data`]) they never wait: `read` gives what has arrived, `write` keeps what the client does not take
+/// ([`crate::Handler::on_data`]) they never wait: `read` returns what has arrived, `write` keeps what the client does not take
 /// yet. The descriptor ([`AsFd`]) is a blocking socket unless the handler changes that.
 pub struct Conn {
-    /// `None` only while this value waits to be used for the next connection; no handler sees it then.
+    /// `None` while this value has no connection; no handler sees it then.
     fd: Option<OwnedFd>,
     page: WorkerPage,
     style: Style,
     id: u64,
     listener: u16,
-    fresh: bool,
+    has_read: bool,
     input: Vec<u8>,
     consumed: usize,
     output: Vec<u8>,
@@ -43,21 +43,21 @@ pub struct Conn {
     at_end: bool,
     closing: bool,
     broken: bool,
-    /// Bytes were sent since [`Conn::take_progress`].
+    /// The client has taken bytes since [`Conn::wait`] last told.
     progress: bool,
     peer: OnceCell<String>,
-    /// The room of an address that was asked for before, for the next one.
-    spare: Cell<String>,
+    /// The buffer of a former connection's address, for the next one.
+    peer_buffer: Cell<String>,
     user: Option<Box<dyn Any>>,
     user_pointer: *mut c_void,
 }
 
-/// How a connection reads and writes, with the settings it needs for that.
+/// The way a connection reads and writes, with the settings for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Style {
-    /// Waits, each time at most so long; `None` is for ever.
+    /// Waits, each time up to a limit; `None` is forever.
     Blocking { first: Option<Duration>, read: Option<Duration>, write: Option<Duration> },
-    /// Never waits; keeps at most so much.
+    /// Never waits; keeps at most so many bytes.
     Stream { unread: usize, unsent: usize },
 }
 
@@ -75,14 +75,15 @@ impl Style {
 }
 
 impl Conn {
-    pub(crate) fn new(fd: OwnedFd, id: u64, listener: u16, style: Style, page: WorkerPage) -> Self {
+    /// A value without a connection.
+    pub(crate) fn new(style: Style, page: WorkerPage) -> Self {
         Self {
-            fd: Some(fd),
+            fd: None,
             page,
             style,
-            id,
-            listener,
-            fresh: true,
+            id: 0,
+            listener: 0,
+            has_read: false,
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
@@ -92,48 +93,41 @@ impl Conn {
             broken: false,
             progress: false,
             peer: OnceCell::new(),
-            spare: Cell::default(),
+            peer_buffer: Cell::default(),
             user: None,
             user_pointer: std::ptr::null_mut(),
         }
     }
 
-    /// Makes a value that was [closed](Conn::end) stand for another connection; its buffers serve again.
-    pub(crate) fn renew(&mut self, fd: OwnedFd, id: u64, listener: u16) {
-        self.fd = Some(fd);
-        self.id = id;
-        self.listener = listener;
+    /// Gives a value without a connection this one.
+    pub(crate) fn begin(&mut self, fd: OwnedFd, id: u64, listener: u16) {
+        (self.fd, self.id, self.listener) = (Some(fd), id, listener);
     }
 
-    /// Closes the descriptor and forgets everything but the buffers.
+    /// Closes the connection and keeps nothing of it except the buffers.
     pub(crate) fn end(&mut self) {
-        self.progress = false;
-        self.fd = None;
-        for buffer in [&mut self.input, &mut self.output] {
+        let [input, output] = [&mut self.input, &mut self.output].map(|buffer| {
             buffer.clear();
             buffer.shrink_to(KEEP);
-        }
-        (self.consumed, self.sent) = (0, 0);
-        (self.fresh, self.at_end, self.closing, self.broken) = (true, false, false, false);
-        if let Some(mut text) = self.peer.take() {
-            text.clear();
-            self.spare.set(text);
-        }
-        self.user = None;
-        self.user_pointer = std::ptr::null_mut();
+            std::mem::take(buffer)
+        });
+        let mut address = self.peer.take().unwrap_or_else(|| self.peer_buffer.take());
+        address.clear();
+        let peer_buffer = Cell::new(address);
+        *self = Self { input, output, peer_buffer, ..Self::new(self.style, self.page) };
     }
 
     /// Reads up to `buf.len()` bytes; 0 at end of file.
     ///
     /// # Errors
-    /// `WouldBlock`: as a stream, nothing more has arrived. `TimedOut`: in blocking style, nothing came within
-    /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]). Otherwise what recv(2) says.
+    /// `WouldBlock`: as a stream, nothing more has arrived. `TimedOut`: in blocking style, nothing arrived within
+    /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]). Those of recv(2).
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.style {
             Style::Blocking { first, read, .. } => {
-                let timeout = if self.fresh { first } else { read };
+                let timeout = if self.has_read { read } else { first };
                 let n = self.waiting(false, timeout, |fd| socket::recv(fd, buf))?;
-                self.fresh = false;
+                self.has_read = true;
                 self.at_end |= n == 0 && !buf.is_empty();
                 self.page.add(Word::BytesIn, n as u64);
                 Ok(n)
@@ -154,8 +148,8 @@ impl Conn {
     ///
     /// # Errors
     /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`].
-    /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; nothing of
-    /// `bytes` was taken. Otherwise what send(2) says.
+    /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
+    /// `bytes` was taken. Those of send(2).
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.style {
             Style::Blocking { write, .. } => self.write_waiting(bytes, write),
@@ -184,7 +178,7 @@ impl Conn {
         if self.output.len() - self.sent >= FLUSH_AT { self.flush() } else { Ok(()) }
     }
 
-    /// Calls `f` until it does not say `WouldBlock`, waiting in between.
+    /// Calls `f` until it does not return `WouldBlock`, and waits in between.
     fn waiting(
         &self,
         write: bool,
@@ -203,23 +197,24 @@ impl Conn {
         }
     }
 
-    /// As a stream: the bytes that have arrived and were not consumed yet; they stay until [`Conn::consume`], at most
-    /// [`crate::config::Limits::body`] of them. Empty in blocking style.
+    /// As a stream: the bytes that have arrived and were not consumed yet, at most [`crate::config::Limits::body`]. They stay
+    /// until [`Conn::consume`]. Empty in blocking style.
     pub fn data(&self) -> &[u8] {
         &self.input[self.consumed..]
     }
 
-    /// As a stream: drops the first `n` bytes of [`Conn::data`] (all where there are fewer).
+    /// As a stream: drops the first `n` bytes of [`Conn::data`], or all if there are fewer.
     pub fn consume(&mut self, n: usize) {
         self.consumed = self.consumed.saturating_add(n).min(self.input.len());
     }
 
-    /// As a stream: whether the client has ended its side; what [`Conn::data`] has is the last.
+    /// As a stream: true if the client has ended its side; no bytes follow those of [`Conn::data`].
     pub fn at_end(&self) -> bool {
         self.at_end
     }
 
-    /// Closes: as a stream, when what was written has been sent; in blocking style, when the handler returns, as it does anyway.
+    /// Closes the connection: as a stream, when everything written has been sent; in blocking style, when the handler returns,
+    /// as happens in any case.
     pub fn close(&mut self) {
         self.closing = true;
     }
@@ -229,16 +224,16 @@ impl Conn {
         self.id
     }
 
-    /// The index, from 0, of the listener this connection came through, in the order they were given.
+    /// The index of the listener this connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
         self.listener
     }
 
-    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty where the kernel no longer knows it.
-    /// Asked from the kernel at the first call (getpeername(2)).
+    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty if the kernel no longer knows it. The
+    /// first call asks the kernel (getpeername(2)).
     pub fn peer(&self) -> &str {
         self.peer.get_or_init(|| {
-            let mut text = self.spare.take();
+            let mut text = self.peer_buffer.take();
             if let Ok(address) = socket::peer_address(self.as_fd()) {
                 // Writing to a string does not fail.
                 let _ = write!(text, "{address}");
@@ -252,13 +247,13 @@ impl Conn {
         &mut self.user
     }
 
-    /// A C handler's value for this connection. Nothing here looks behind it.
+    /// A C handler's value for this connection; never dereferenced here.
     pub(crate) fn user_pointer(&mut self) -> &mut *mut c_void {
         &mut self.user_pointer
     }
 
-    /// Blocking: drops what has come and was not read. Left unread, it would make the kernel reset the connection, which can
-    /// destroy the answer on its way (RFC 9112 section 9.6).
+    /// Blocking: drops what has arrived and was not read. Left unread, it would make the kernel reset the connection, which
+    /// can destroy the answer on its way (RFC 9112 section 9.6).
     pub(crate) fn drop_unread(&mut self) {
         let Some(fd) = self.fd.as_ref().filter(|_| !self.at_end) else { return };
         let mut scrap = [0; SCRAP];
@@ -271,7 +266,7 @@ impl Conn {
         }
     }
 
-    /// Stream: puts bytes in front that were read already.
+    /// Stream: adds bytes that were read already.
     pub(crate) fn preload(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
@@ -281,10 +276,10 @@ impl Conn {
         self.consumed = 0;
     }
 
-    /// Stream: reads what has arrived. `false` where nothing new came.
-    pub(crate) fn fill(&mut self, drained: &mut bool) -> io::Result<bool> {
+    /// Stream: reads what has arrived. `None` if nothing new has; otherwise true if the socket may hold more.
+    pub(crate) fn fill(&mut self) -> io::Result<Option<bool>> {
         self.drop_consumed();
-        let Style::Stream { unread, .. } = self.style else { return Ok(false) };
+        let Style::Stream { unread, .. } = self.style else { return Ok(None) };
         if self.input.len() >= unread {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -293,34 +288,22 @@ impl Conn {
         let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         match socket::recv_append(fd.as_fd(), &mut self.input) {
             Ok(0) => {
-                *drained = true;
-                let news = !self.at_end;
                 self.at_end = true;
-                Ok(news)
+                Ok(Some(false))
             }
             Ok(n) => {
-                *drained = n < room;
                 self.page.add(Word::BytesIn, n as u64);
-                Ok(true)
+                Ok(Some(n == room))
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                *drained = true;
-                Ok(false)
-            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Stream: true if the client has taken bytes since this was asked for the last time.
-    pub(crate) fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.progress)
-    }
-
     /// Stream: sends as much of what was written as the client takes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while self.sent < self.output.len() {
-            let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-            match socket::send(fd.as_fd(), &self.output[self.sent..]) {
+        while self.has_output() {
+            match socket::send(self.as_fd(), &self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;
                     self.progress = true;
@@ -344,22 +327,24 @@ impl Conn {
         Ok(())
     }
 
-    /// Stream: whether bytes wait for the client to take them.
+    /// Stream: true if bytes wait for the client to take them.
     pub(crate) fn has_output(&self) -> bool {
         self.sent < self.output.len()
     }
 
-    /// Stream: whether nothing more is to be read.
+    /// Stream: true if nothing more is to be read.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing || self.at_end
     }
 
-    /// Stream: which deadline the connection is under.
-    pub(crate) fn deadline(&self) -> Deadline {
-        if self.has_output() { Deadline::Write } else { Deadline::Idle }
+    /// Stream: waits for the client, under the deadline that applies.
+    pub(crate) fn wait(&mut self) -> Next {
+        let write = self.has_output();
+        let deadline = if write { Deadline::Write } else { Deadline::Idle };
+        Next::Wait { write, progress: std::mem::take(&mut self.progress), deadline }
     }
 
-    /// Stream: an idle connection needs no buffers.
+    /// Stream: returns the buffers that are empty to the pool.
     pub(crate) fn release_buffers(&mut self, pool: &mut Buffers) {
         self.drop_consumed();
         for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
@@ -369,7 +354,7 @@ impl Conn {
         }
     }
 
-    /// Stream: takes buffers where it has none.
+    /// Stream: takes the buffers that it lacks from the pool.
     pub(crate) fn borrow_buffers(&mut self, pool: &mut Buffers) {
         for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
             if buffer.capacity() == 0 {
@@ -379,21 +364,17 @@ impl Conn {
     }
 }
 
-/// Buffers for stream connections that have bytes. Each sort for itself: what is read needs more room than most answers, and
-/// a buffer that came back as the other sort would grow again.
+/// The pool of buffers for streams; idle streams own none. Inputs and outputs apart, because inputs need more room than most
+/// outputs, and a buffer that changed between the two would grow again.
+#[derive(Default)]
 pub(crate) struct Buffers {
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
 }
 
 impl Buffers {
-    /// The most that are kept of each sort.
+    /// The most buffers of each kind that are kept.
     const MOST: usize = 128;
-
-    /// Nothing kept yet.
-    pub(crate) fn new() -> Self {
-        Self { inputs: Vec::with_capacity(Self::MOST), outputs: Vec::with_capacity(Self::MOST) }
-    }
 }
 
 impl AsFd for Conn {

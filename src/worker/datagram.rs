@@ -1,4 +1,4 @@
-//! Datagrams: read one, `on_datagram`, the next. What is not read yet lies in the master's socket, for whoever comes.
+//! Datagrams: read one, call `on_datagram`, read the next. Unread ones stay in the master's socket, for any worker.
 
 use super::Worker;
 use super::engine::Context;
@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A datagram that has come, with the way back to its sender.
+/// A datagram that has arrived. Its sender can be answered.
 pub struct Datagram<'a> {
     worker: &'a Worker,
     socket: BorrowedFd<'a>,
@@ -21,30 +21,31 @@ pub struct Datagram<'a> {
 }
 
 impl Datagram<'_> {
-    /// Its bytes; there may be none.
+    /// Its bytes; it may be empty.
     pub fn data(&self) -> &[u8] {
         self.data
     }
 
-    /// The sender. Anybody can write anything there: an answer much longer than the question makes this server a weapon.
+    /// The sender's address, which can be forged: a server whose answers are much longer than the questions can be used to
+    /// attack others.
     pub fn peer(&self) -> SocketAddr {
         self.origin.peer().unwrap_or((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into())
     }
 
-    /// The index, from 0, of the address it came to, in the order they were given.
+    /// The index of the listener it arrived at, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
         self.listener
     }
 
-    /// The worker this is.
+    /// The worker that reads it.
     pub fn worker(&self) -> &Worker {
         self.worker
     }
 
-    /// Sends a datagram back, from the address this one was sent to. May be called more than once, or not at all.
+    /// Sends a datagram to the sender, from the address this one was sent to. Any number of times.
     ///
     /// # Errors
-    /// `WouldBlock` where too much waits to be sent already; what sendmsg(2) says, for instance of one that is too large.
+    /// `WouldBlock` if too much waits to be sent already; those of sendmsg(2), such as for a datagram that is too large.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
         datagram::reply(self.socket, bytes, self.origin)?;
         self.page.add(Word::BytesOut, bytes.len() as u64);
@@ -62,20 +63,20 @@ impl fmt::Debug for Datagram<'_> {
     }
 }
 
-/// Reads datagrams for a worker, one at a time: a worker that dies costs the one it was at. Reading several by one call
-/// (recvmmsg(2)) would cost them all.
+/// Reads datagrams for a worker, one at a time, so that a worker that dies loses one. Reading several with one call
+/// (recvmmsg(2)) would lose them all.
 pub struct DatagramEngine {
     buffer: Vec<u8>,
     origin: Origin,
 }
 
 impl DatagramEngine {
-    /// Takes memory with the first datagram.
+    /// An engine that takes memory with the first datagram.
     pub fn new() -> Self {
         Self { buffer: Vec::new(), origin: Origin::new() }
     }
 
-    /// Serves what has come to a socket, up to `most` datagrams. A read that fails ends the turn: what is there is reported again.
+    /// Serves up to `most` datagrams of a socket. A read that fails ends the turn: the poll reports again what is left.
     pub fn serve(&mut self, socket: &OwnSocket, worker: &Worker, most: u32, cx: &mut Context<'_>) {
         self.buffer.resize(LARGEST, 0);
         for _ in 0..most {

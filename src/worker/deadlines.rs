@@ -1,132 +1,127 @@
 //! Deadlines of connections: one queue per kind of deadline.
 //!
-//! All deadlines of a kind last equally long, so a queue in order of setting is in order of expiry, and setting, clearing
-//! and finding the next one take a few steps whatever the number of connections. The links lie in the connections' table.
+//! All deadlines of a kind last equally long, so they expire in the order in which they were set: setting, clearing and
+//! finding the next one take a few steps whatever the number of connections.
 
 use super::engine::Deadline;
 use crate::config::Timeouts;
+use crate::sys::time::Time;
 use std::time::Duration;
 
 const KINDS: usize = 5;
 const NONE: u32 = u32::MAX;
-/// How long a lingering close lasts at the most.
+/// The longest that a lingering close lasts.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long an idle connection has to send another request when the worker drains.
+/// The time an idle connection has to send another request when the worker drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
-/// A connection's place in a queue.
-#[derive(Clone, Copy, Debug)]
-pub struct Link {
+/// All deadlines. A connection is known by the index of its row in the table of connections.
+pub struct Deadlines {
+    queues: [Queue; KINDS],
+    /// By connection.
+    links: Vec<Link>,
+}
+
+struct Queue {
+    first: u32,
+    last: u32,
+    /// Zero if these deadlines never come.
+    length: Duration,
+}
+
+/// The place of a connection in the queue of its deadline.
+#[derive(Clone, Copy)]
+struct Link {
+    kind: Option<Deadline>,
     prev: u32,
     next: u32,
-    kind: Option<Deadline>,
-    expires: u64,
+    expires: Time,
 }
 
-impl Default for Link {
-    fn default() -> Self {
-        Self { prev: NONE, next: NONE, kind: None, expires: 0 }
-    }
-}
-
-/// The heads of the queues.
-pub struct Deadlines {
-    first: [u32; KINDS],
-    last: [u32; KINDS],
-    /// Milliseconds; 0 where such a deadline never comes.
-    length: [u64; KINDS],
+impl Link {
+    const UNUSED: Self = Self { kind: None, prev: NONE, next: NONE, expires: Time::NEVER };
 }
 
 impl Deadlines {
-    /// Empty queues with the lengths that are set.
-    pub fn new(t: &Timeouts) -> Self {
-        let lengths = [t.header, t.body, t.idle, t.write, LINGER];
-        Self { first: [NONE; KINDS], last: [NONE; KINDS], length: lengths.map(|d| d.as_millis() as u64) }
+    /// Empty queues for up to `capacity` connections.
+    pub fn new(t: &Timeouts, capacity: u32) -> Self {
+        let queue = |length| Queue { first: NONE, last: NONE, length };
+        Self {
+            queues: [t.header, t.body, t.idle, t.write, LINGER].map(queue),
+            links: Vec::with_capacity(capacity as usize),
+        }
     }
 
-    /// Puts the connection at `index` under a deadline instead of the one it was under. `Header`, `Write` and `Linger` run on where
-    /// they run already.
-    pub fn set(&mut self, links: &mut impl Links, index: u32, kind: Deadline, now: u64) {
-        let old = links.link(index).kind;
-        if old == Some(kind) && runs_on(kind) {
+    /// Replaces the deadline of a connection. The same deadline starts again, except as [`Deadline`] says; `progress` is true if
+    /// the client has taken bytes since the last time.
+    pub fn set(&mut self, index: u32, kind: Deadline, progress: bool, now: Time) {
+        let at = index as usize;
+        if self.links.len() <= at {
+            self.links.resize(at + 1, Link::UNUSED);
+        }
+        let continues = match kind {
+            Deadline::Header | Deadline::Linger => true,
+            Deadline::Write => !progress,
+            Deadline::Body | Deadline::Idle => false,
+        };
+        if continues && self.links[at].kind == Some(kind) {
             return;
         }
-        self.clear(links, index);
-        let k = kind as usize;
-        if self.length[k] == 0 {
-            *links.link(index) = Link { kind: Some(kind), ..Link::default() };
-            return;
-        }
-        let last = self.last[k];
-        *links.link(index) = Link { prev: last, next: NONE, kind: Some(kind), expires: now + self.length[k] };
-        match last {
-            NONE => self.first[k] = index,
-            before => links.link(before).next = index,
-        }
-        self.last[k] = index;
-    }
-
-    /// Takes the connection at `index` out of its queue.
-    pub fn clear(&mut self, links: &mut impl Links, index: u32) {
-        let Link { prev, next, kind, .. } = std::mem::take(links.link(index));
-        let Some(k) = kind.map(|k| k as usize) else { return };
-        match prev {
-            // Under a deadline that never comes it stands in no queue.
-            NONE if self.first[k] != index => return,
-            NONE => self.first[k] = next,
-            before => links.link(before).next = next,
-        }
-        match next {
-            NONE => self.last[k] = prev,
-            behind => links.link(behind).prev = prev,
+        self.clear(index);
+        let queue = &mut self.queues[kind as usize];
+        let prev = std::mem::replace(&mut queue.last, index);
+        self.links[at] = Link { kind: Some(kind), prev, next: NONE, expires: now.deadline(queue.length) };
+        match self.links.get_mut(prev as usize) {
+            Some(prev) => prev.next = index,
+            None => queue.first = index,
         }
     }
 
-    /// Takes the connection at `index` out of its queue if it is the one of this kind.
-    pub fn clear_if(&mut self, links: &mut impl Links, index: u32, kind: Deadline) {
-        if links.link(index).kind == Some(kind) {
-            self.clear(links, index);
+    /// Removes the deadline of a connection, if it has one.
+    pub fn clear(&mut self, index: u32) {
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let Link { kind: Some(kind), prev, next, .. } = std::mem::replace(link, Link::UNUSED) else { return };
+        let queue = &mut self.queues[kind as usize];
+        match self.links.get_mut(prev as usize) {
+            Some(prev) => prev.next = next,
+            None => queue.first = next,
+        }
+        match self.links.get_mut(next as usize) {
+            Some(next) => next.prev = prev,
+            None => queue.last = prev,
         }
     }
 
-    /// When the next deadline comes.
-    pub fn next(&self, links: &mut impl Links) -> Option<u64> {
-        self.first.iter().filter(|&&i| i != NONE).map(|&i| links.link(i).expires).min()
+    /// The time of the next deadline; [`Time::NEVER`] if there is none.
+    pub fn next(&self) -> Time {
+        self.heads().map(|(_, expires)| expires).min().unwrap_or(Time::NEVER)
     }
 
-    /// A connection whose deadline has come. The caller gives it another one, or closes it.
-    pub fn expired(&self, links: &mut impl Links, now: u64) -> Option<u32> {
-        self.first.iter().copied().find(|&i| i != NONE && links.link(i).expires <= now)
+    /// A connection whose deadline has come. The caller sets another one, or clears this one.
+    pub fn expired(&self, now: Time) -> Option<u32> {
+        self.heads().find(|(_, expires)| *expires <= now).map(|(index, _)| index)
     }
 
-    /// From now on a connection that is set idle has but a short grace. Those that are idle already are to be set again.
-    pub fn shorten_idle(&mut self) {
-        let grace = DRAIN_GRACE.as_millis() as u64;
-        let length = &mut self.length[Deadline::Idle as usize];
-        *length = if *length == 0 { grace } else { grace.min(*length) };
+    fn heads(&self) -> impl Iterator<Item = (u32, Time)> {
+        self.queues.iter().filter_map(|q| Some((q.first, self.links.get(q.first as usize)?.expires)))
     }
-}
 
-fn runs_on(kind: Deadline) -> bool {
-    matches!(kind, Deadline::Header | Deadline::Write | Deadline::Linger)
-}
-
-/// Where the links lie.
-pub trait Links {
-    /// The link of the connection at `index`.
-    fn link(&mut self, index: u32) -> &mut Link;
+    /// Leaves idle connections only a short grace from now on: those that are idle, and those that will be.
+    pub fn shorten_idle(&mut self, now: Time) {
+        let queue = &mut self.queues[Deadline::Idle as usize];
+        queue.length = if queue.length.is_zero() { DRAIN_GRACE } else { DRAIN_GRACE.min(queue.length) };
+        let mut index = queue.first;
+        while let Some(link) = self.links.get_mut(index as usize) {
+            link.expires = now + queue.length;
+            index = link.next;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    impl Links for Vec<Link> {
-        fn link(&mut self, index: u32) -> &mut Link {
-            &mut self[index as usize]
-        }
-    }
 
     const ALL: [Deadline; KINDS] =
         [Deadline::Header, Deadline::Body, Deadline::Idle, Deadline::Write, Deadline::Linger];
@@ -136,49 +131,57 @@ mod tests {
         Timeouts { header: ms(30), body: ms(20), idle: ms(0), write: ms(10) }
     }
 
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
+    }
+
     proptest! {
         /// Against a table of expiry times that is searched from end to end.
         #[test]
-        fn expires_what_a_naive_table_expires(steps in proptest::collection::vec((0u32..6, 0usize..7, 0u64..9), 1..200)) {
-            let mut links = vec![Link::default(); 6];
-            let mut d = Deadlines::new(&times());
-            let mut naive: [Option<(Deadline, Option<u64>)>; 6] = [None; 6];
-            let mut now = 0;
-            for (index, what, wait) in steps {
-                now += wait;
-                match ALL.get(what) {
+        fn expires_what_a_naive_table_expires(
+            steps in proptest::collection::vec((0u32..6, 0usize..7, any::<bool>(), 0u64..9), 1..200)
+        ) {
+            let mut d = Deadlines::new(&times(), 6);
+            let mut naive: [Option<(Deadline, Time)>; 6] = [None; 6];
+            let mut now = at(0);
+            for (index, kind, progress, wait) in steps {
+                now = now + Duration::from_millis(wait);
+                match ALL.get(kind) {
                     Some(&kind) => {
-                        let runs_on = runs_on(kind) && naive[index as usize].is_some_and(|(k, _)| k == kind);
-                        if !runs_on {
-                            let length = d.length[kind as usize];
-                            naive[index as usize] = Some((kind, (length > 0).then_some(now + length)));
+                        let continues = matches!(kind, Deadline::Header | Deadline::Write | Deadline::Linger)
+                            && !(progress && kind == Deadline::Write)
+                            && naive[index as usize].is_some_and(|(k, _)| k == kind);
+                        if !continues {
+                            naive[index as usize] = Some((kind, now.deadline(d.queues[kind as usize].length)));
                         }
-                        d.set(&mut links, index, kind, now);
+                        d.set(index, kind, progress, now);
                     }
                     None => {
                         naive[index as usize] = None;
-                        d.clear(&mut links, index);
+                        d.clear(index);
                     }
                 }
-                prop_assert_eq!(d.next(&mut links), naive.iter().filter_map(|n| n.and_then(|n| n.1)).min());
-                while let Some(i) = d.expired(&mut links, now) {
+                let next = naive.iter().flatten().map(|(_, at)| *at).min();
+                prop_assert_eq!(d.next(), next.unwrap_or(Time::NEVER));
+                while let Some(i) = d.expired(now) {
                     let (_, at) = naive[i as usize].take().unwrap();
-                    prop_assert!(at.unwrap() <= now);
-                    d.clear(&mut links, i);
+                    prop_assert!(at <= now);
+                    d.clear(i);
                 }
-                prop_assert!(naive.iter().flatten().all(|(_, at)| at.is_none_or(|at| at > now)));
+                prop_assert!(naive.iter().flatten().all(|(_, at)| *at > now));
             }
         }
     }
 
     #[test]
-    fn idle_connections_get_a_grace_when_draining_even_where_they_had_for_ever() {
-        let mut links = vec![Link::default(); 1];
-        let mut d = Deadlines::new(&times());
-        d.set(&mut links, 0, Deadline::Idle, 0);
-        assert_eq!(d.next(&mut links), None);
-        d.shorten_idle();
-        d.set(&mut links, 0, Deadline::Idle, 1000);
-        assert_eq!(d.next(&mut links), Some(1500));
+    fn idle_connections_have_a_grace_when_the_worker_drains_even_if_they_had_forever() {
+        let mut d = Deadlines::new(&times(), 2);
+        d.set(0, Deadline::Idle, false, at(0));
+        assert_eq!(d.next(), Time::NEVER);
+        d.shorten_idle(at(1000));
+        assert_eq!(d.next(), at(1500));
+        d.set(1, Deadline::Idle, false, at(1200));
+        d.clear(0);
+        assert_eq!(d.next(), at(1700));
     }
 }

@@ -1,48 +1,49 @@
-//! The seam between the worker's loop, which owns descriptors, deadlines and the poll, and what is spoken on a connection.
+//! The border between the worker's loop, which owns descriptors, deadlines and the poll, and the protocol of a connection.
 
 use super::handler::Handler;
 use crate::config::Config;
 use crate::scoreboard::{Word, WorkerPage};
-use crate::sys::{overdue, time};
+use crate::sys::overdue;
+use crate::sys::time::Time;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What the loop does with a connection after an engine has run on it.
+/// The loop's next step with a connection after an engine has run on it.
 pub enum Next {
     /// Wait for bytes (and for room to write if `write` is set), until the deadline.
     Wait {
         /// True if the engine has bytes to write that the socket did not take.
         write: bool,
-        /// True if the client has taken bytes since the last time: a deadline for writing starts anew.
+        /// True if the client has taken bytes since the last time.
         progress: bool,
         /// The deadline that runs.
         deadline: Deadline,
     },
-    /// More can be done at once, but others come first: call again in the next turn.
+    /// Call the engine again in the next turn: it has more to do, but other connections come first.
     Again,
-    /// The connection is over.
+    /// Close the connection.
     Close,
-    /// The connection speaks another protocol from now on; these bytes have been read already.
+    /// The connection becomes a stream; these bytes have been read already.
     Upgrade(Vec<u8>),
 }
 
-/// Which of the settings' times a connection is under. Setting the same deadline again starts it anew, except `Header` and
-/// `Linger`, which run on from their first setting, and `Write`, which runs on while the client takes nothing.
+/// The deadline of a connection. Setting the same one again starts it anew, except `Header` and `Linger`, which continue from
+/// their first setting, and `Write`, which continues until the client takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
-    /// `header-timeout`: the head of a request is on its way, or the first bytes of a new connection are due.
+    /// `header-timeout`: the rest of a request's head is due, or the first bytes of a new connection.
     Header,
     /// `body-timeout`: more of a body is due.
     Body,
-    /// `idle-timeout`: nothing is under way; the connection may be handed back or closed.
+    /// `idle-timeout`: no request is in progress; the connection may be handed back or closed.
     Idle,
-    /// `write-timeout`: the client is to read.
+    /// `write-timeout`: the client has to read.
     Write,
-    /// Two seconds in all: everything was sent and said; what the client still sends is read and dropped, so that no reset
-    /// destroys the last response on its way (RFC 9112 section 9.6).
+    /// Two seconds in all. Everything is sent; what the client still sends is read and dropped, so that no reset destroys the
+    /// last response on its way (RFC 9112 section 9.6).
     Linger,
 }
 
-/// What an engine may use while it runs.
+/// The worker as an engine sees it during a call.
 pub struct Context<'a> {
     /// The user's code.
     pub handler: &'a mut dyn Handler,
@@ -50,23 +51,23 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// The worker's counters.
     pub page: WorkerPage,
-    /// The monotonic clock in milliseconds, read once per turn of the loop.
-    pub now: u64,
-    /// Whether the worker takes nothing new and is to end its connections.
+    /// The time at which this turn of the loop began.
+    pub now: Time,
+    /// True if the worker drains and has to close its connections itself.
     pub draining: bool,
 }
 
 impl Context<'_> {
-    /// Runs user code: the scoreboard shows it as busy meanwhile. `None` where it panicked (the panic hook has printed it).
+    /// Runs user code, and shows it on the scoreboard meanwhile. `None` if it panicked; the panic hook has printed the panic.
     pub fn call<T>(&mut self, f: impl FnOnce(&mut dyn Handler) -> T) -> Option<T> {
         let mut since = self.now;
         if !self.config.timeout.is_zero() {
-            // Of this call alone: a turn may be as long as all its calls together.
-            since = time::monotonic_ms();
+            // The limit is for this call alone, and others may have run in the same turn.
+            since = Time::now();
             overdue::begin();
         }
-        self.page.set(Word::BusySince, since.max(1));
-        // The handler is used on after a panic, as a server's user expects; what it left half done is its own.
+        self.page.set(Word::BusySince, since.as_millis().max(1));
+        // The handler serves on after a panic, as users of a server expect; unfinished changes to its state are its own affair.
         let result = catch_unwind(AssertUnwindSafe(|| f(self.handler))).ok();
         self.page.set(Word::BusySince, 0);
         result

@@ -1,10 +1,8 @@
-//! The worker's loop: takes connections and datagrams, runs the engine of their style on them, hears the master, drains.
+//! The worker's loop: takes connections and datagrams, runs their engines, obeys the master, drains.
 //!
-//! A new connection is served before the poll ever hears of it: where its first request is already there and asks for the
-//! close, it costs recvmsg, recv, send and close, and no more. What stays is watched edge-triggered.
+//! A new connection is served before it is registered with the poll: if its first request is already there and asks for the
+//! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
-use super::Worker;
-use super::blocking;
 use super::channel::{CHANNEL, Channel, LEAVE};
 use super::conn::{Conn, Style};
 use super::datagram::DatagramEngine;
@@ -12,34 +10,38 @@ use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
 use super::handler::{Handler, Kind};
 use super::http::{HttpConn, HttpEngine};
-use super::intake::{Intake, QUEUE, Took};
+use super::intake::{Intake, QUEUE};
+use super::own_sockets::OwnSockets;
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
+use super::{Worker, WorkerSetup};
 use crate::config::Config;
-use crate::handoff::Origin;
+use crate::handoff::{Origin, Taken};
 use crate::log::log;
+use crate::message::Address;
+use crate::scoreboard::Word;
 use crate::sys::time::Time;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Events read in one turn.
 const EVENTS: usize = 256;
-/// Stream connections kept for their memory.
-const SPARE: usize = 256;
+/// Closed stream connections whose memory is kept.
+const KEPT_CONNS: usize = 256;
 /// The time after which handing back is tried again if the channel to the master was full.
 const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
-/// Datagrams served in one turn, so that connections get theirs.
+/// Datagrams served in one turn before connections have theirs.
 const DATAGRAMS: u32 = 16;
 /// Datagrams served at the end, when what a socket still holds would be lost.
 const LAST_DATAGRAMS: u32 = 1 << 16;
 /// The time after which a worker without a free descriptor looks for one again.
 const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
 
-/// The loop's state.
+/// The state of the loop.
 pub struct EventLoop<'a> {
     handler: &'a mut dyn Handler,
     kind: Kind,
@@ -55,81 +57,97 @@ pub struct EventLoop<'a> {
     stream: StreamEngine,
     datagrams: DatagramEngine,
     #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
-    spare: Vec<Box<Conn>>,
-    /// Connections that can go on at once, in their order.
+    kept_conns: Vec<Box<Conn>>,
+    /// Connections whose engine has more to do than the poll reports.
     again: Vec<Token>,
+    /// Those of them that this turn runs.
     turn: Vec<Token>,
     now: Time,
+    /// The number of times that a [`Conn`] has begun.
     count: u64,
-    /// The handler was told that the worker drains.
+    /// Draining has begun: the queue and the own sockets are done with, and the handler was told.
     drains: bool,
     /// While draining: idle connections are closed after a short grace.
     is_closing_idle: bool,
-    /// The time to try again to hand back what the channel had no room for, draining or not.
-    hand_back_at: Option<Time>,
+    /// The time from which on idle connections may be handed back, if the channel was full.
+    hand_back_at: Time,
 }
 
-/// What user code and engines may use; a macro, since it borrows some fields and leaves the others free.
+/// The reason why an engine runs on a connection.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// There may be bytes; `ended` is true if the poll has reported the end of the client's side, or an error.
+    Readable { ended: bool },
+    /// The client has taken bytes.
+    Writable,
+    /// The connection's deadline has come.
+    Deadline,
+}
+
+/// The context of the engines; a macro, since it borrows some fields and leaves the others free.
 macro_rules! context {
     ($self:ident) => {
         &mut Context {
             handler: $self.handler,
             config: $self.config,
-            page: $self.intake.page,
-            now: $self.now.as_millis(),
+            page: $self.worker.info.page,
+            now: $self.now,
             draining: $self.drains && !$self.channel.orders.hands_back,
         }
     };
 }
 
 impl<'a> EventLoop<'a> {
-    /// A loop for at most `limit` connections, whose new ones are of this kind.
+    /// A loop for at most `limit` connections.
     pub fn new(
         handler: &'a mut dyn Handler,
-        kind: Kind,
         config: &'a Config,
         limit: u32,
-        (worker, intake, channel): (&'static Worker, Intake<'a>, Channel),
+        setup: WorkerSetup<'a>,
         poll: &'a mut Poll,
     ) -> Self {
+        let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
+        let kind = handler.kind();
+        let own = OwnSockets::new(own_sockets, kind == Kind::Connection);
         Self {
             handler,
             kind,
             config,
             worker,
-            intake,
-            channel,
+            intake: Intake::new(worker, queue, own, (common, wake), poll),
+            channel: Channel::new(worker, inbox, leave, stderr, config.drain_timeout, poll),
             poll,
             limit,
             table: Table::new(limit),
-            deadlines: Deadlines::new(&config.timeouts),
+            deadlines: Deadlines::new(&config.timeouts, limit),
             http: HttpEngine::new(config),
-            stream: StreamEngine::new(),
+            stream: StreamEngine::default(),
             datagrams: DatagramEngine::new(),
-            spare: Vec::with_capacity(SPARE),
+            kept_conns: Vec::with_capacity(KEPT_CONNS),
             again: Vec::new(),
             turn: Vec::new(),
             now: Time::now(),
             count: 0,
             drains: false,
             is_closing_idle: false,
-            hand_back_at: None,
+            hand_back_at: Time::default(),
         }
     }
 
-    /// Serves until the worker is told to leave and its last connection is over.
+    /// Serves until the worker has drained.
     ///
     /// # Errors
-    /// Where the poll fails.
+    /// Those of the poll.
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            let (has_room, is_draining) =
-                (self.table.len() < self.limit, self.channel.orders.drain.is_some());
+            let has_room = self.table.len() < self.limit;
+            let is_draining = self.channel.orders.is_draining();
             self.intake.watch_own_sockets(has_room, is_draining, self.poll, self.now);
             self.wait(&mut events)?;
-            self.answer_own_sockets(&events);
-            let (mut queue, mut channel) = (false, self.channel.has_more());
+            // Before anything else: no other worker was woken for these.
+            self.serve_own_sockets(&events);
+            let (mut queue, mut channel) = (false, self.channel.has_more);
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
@@ -139,39 +157,28 @@ impl<'a> EventLoop<'a> {
                 }
             }
             if channel {
-                self.read_channel();
+                self.channel.read(self.poll, context!(self));
+                self.follow_orders();
             }
             self.run_again();
             self.channel.leave_if_due(self.now);
-            if self.channel.orders.drain.is_some() {
+            if self.channel.orders.is_draining() {
                 self.drain();
             } else if queue {
                 self.take_one();
             } else if self.intake.lacks_descriptors() {
                 self.intake.may_take(self.poll, self.now);
             }
-            if let Some(keep) = self.channel.orders.keep {
-                self.shed(keep);
-            }
+            self.hand_back_idle();
             self.expire();
             self.channel.update(self.poll, context!(self));
         }
-        self.channel.close(context!(self));
+        self.worker.messages().forget(Address::Master, context!(self));
         Ok(())
     }
 
-    fn read_channel(&mut self) {
-        self.channel.read(self.poll, context!(self));
-        self.follow_orders();
-    }
-
-    /// Opens or closes the handoff queue as the orders of the master ask for it.
     fn follow_orders(&mut self) {
-        if self.channel.orders.hands_back {
-            self.intake.close_queue(self.poll);
-        } else {
-            self.intake.reopen_queue();
-        }
+        self.intake.set_closed(self.channel.orders.hands_back, self.poll);
     }
 
     fn is_done(&self) -> bool {
@@ -180,16 +187,17 @@ impl<'a> EventLoop<'a> {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let is_draining = self.channel.orders.drain.is_some();
-        let lacks = (self.intake.lacks_descriptors() && !is_draining).then(|| self.now + DESCRIPTOR_CHECK);
-        let expires = self.deadlines.next(&mut self.table).map(Time::from_millis);
-        let dues = [expires, lacks, self.channel.orders.drain, self.hand_back_at];
-        let due = dues.into_iter().flatten().fold(self.channel.due(), Time::min);
-        let sleep = match due {
-            _ if !self.again.is_empty() => Some(Duration::ZERO),
-            Time::NEVER => None,
-            at => Some(at - self.now),
-        };
+        let orders = &self.channel.orders;
+        let lacks_descriptors = self.intake.lacks_descriptors() && !orders.is_draining();
+        let dues = [
+            orders.drain,
+            orders.keep.map(|_| self.hand_back_at),
+            lacks_descriptors.then(|| self.now + DESCRIPTOR_CHECK),
+            (!self.again.is_empty()).then_some(self.now),
+        ];
+        let due = self.channel.due().min(self.deadlines.next());
+        let due = dues.into_iter().flatten().fold(due, Time::min);
+        let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
@@ -199,153 +207,147 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
+    /// Takes a connection from the queue; false if there is none.
     fn take_one(&mut self) -> bool {
         match self.intake.take(self.poll, self.now) {
-            Took::Connection(fd, origin) => {
+            Taken::Connection(fd, origin) => {
                 self.begin(fd, origin);
                 return true;
             }
-            Took::Nothing => {}
-            Took::MasterGone => {
+            Taken::End => {
                 self.channel.lose_master();
                 self.follow_orders();
             }
+            _ => {}
         }
         false
     }
 
-    /// Takes what this worker was woken for at its own sockets, before anything else: no other worker was woken for it.
-    fn answer_own_sockets(&mut self, events: &Events) {
+    fn serve_own_sockets(&mut self, events: &Events) {
         for event in events {
-            if let Some(index) = self.intake.own_socket(event.token())
-                && !self.read(index, DATAGRAMS)
+            if let Some(index) = self.intake.own.find(event.token())
+                && !self.read_datagrams(index, DATAGRAMS)
             {
                 self.accept(index);
             }
         }
     }
 
-    /// Serves datagrams, if the socket has them.
-    fn read(&mut self, index: usize, most: u32) -> bool {
-        let Some(socket) = self.intake.datagrams(index) else { return false };
+    /// Serves up to `most` datagrams of an own socket; false if it has connections instead.
+    fn read_datagrams(&mut self, index: usize, most: u32) -> bool {
+        let Some(socket) = self.intake.own.datagrams(index) else { return false };
         self.datagrams.serve(socket, self.worker, most, context!(self));
-        self.intake.requeue(index, self.poll);
+        self.intake.own.requeue(index, self.poll);
         true
     }
 
+    /// Accepts a connection at an own socket; false if there is none.
     fn accept(&mut self, index: usize) -> bool {
         let accepted = self.intake.accept(index, self.poll, self.now);
-        let found = accepted.is_some();
-        if let Some((fd, listener)) = accepted {
-            self.begin(fd, Origin::listener(listener));
-        }
-        found
+        accepted.map(|(fd, listener)| self.begin(fd, Origin::listener(listener))).is_some()
     }
 
     fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
-        self.count += 1;
         match self.kind {
-            Kind::Data => self.open_stream(fd, listener, &[]),
-            Kind::Connection => self.serve_to_its_end(fd, listener),
-            // There is no address such a connection could come from.
-            Kind::Datagram => self.intake.finished(1),
+            Kind::Data => {
+                let conn = self.conn(fd, listener);
+                let index = self.table.insert(Protocol::Stream(conn), listener);
+                self.open_stream(index, &[]);
+            }
+            Kind::Connection => self.serve_blocking(fd, listener),
+            // Not reached: such a worker has no address for connections.
+            Kind::Datagram => self.intake.finished(),
             Kind::Request => {
                 let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
-                self.readable(index, false);
+                self.run(index, Cause::Readable { ended: false });
             }
         }
     }
 
-    /// In blocking style: everything else waits meanwhile.
-    fn serve_to_its_end(&mut self, fd: OwnedFd, listener: u16) {
+    /// Serves a connection in blocking style to its end; everything else waits meanwhile.
+    fn serve_blocking(&mut self, fd: OwnedFd, listener: u16) {
         let mut conn = self.conn(fd, listener);
-        blocking::serve(&mut conn, context!(self));
-        self.spare.push(conn);
-        self.intake.finished(1);
+        let served = context!(self).call(|handler| handler.on_connection(&mut conn)).is_some();
+        self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
+        conn.drop_unread();
+        conn.end();
+        self.kept_conns.push(conn);
+        self.intake.finished();
         self.now = Time::now();
     }
 
-    fn open_stream(&mut self, fd: OwnedFd, listener: u16, read_already: &[u8]) {
-        let conn = self.conn(fd, listener);
-        let index = self.table.insert(Protocol::Stream(conn), listener);
-        self.begin_stream(index, read_already);
-    }
-
-    /// A connection that the handler reads and writes itself.
+    /// The value of a connection that the handler reads and writes itself.
     fn conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
-        match self.spare.pop() {
-            Some(mut conn) => {
-                conn.renew(fd, self.count, listener);
-                conn
-            }
-            None => {
-                let style = match self.kind {
-                    Kind::Connection => Style::blocking(self.config),
-                    _ => Style::stream(self.config),
-                };
-                Box::new(Conn::new(fd, self.count, listener, style, self.intake.page))
-            }
-        }
+        let mut conn = self.kept_conns.pop().unwrap_or_else(|| {
+            let style = match self.kind {
+                Kind::Connection => Style::blocking(self.config),
+                _ => Style::stream(self.config),
+            };
+            Box::new(Conn::new(style, self.worker.info.page))
+        });
+        self.count += 1;
+        conn.begin(fd, self.count, listener);
+        conn
     }
 
-    fn begin_stream(&mut self, index: u32, read_already: &[u8]) {
+    fn open_stream(&mut self, index: u32, read_already: &[u8]) {
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
-        match self.stream.open(conn, read_already, context!(self)) {
+        match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
-            _ => self.readable(index, false),
+            _ => self.run(index, Cause::Readable { ended: false }),
         }
     }
 
-    /// The poll has something to say about a connection.
+    /// The poll reports a connection.
     fn ready(&mut self, token: Token, event: &Event) {
         let Some(index) = self.table.find(token) else { return };
-        if event.is_writable() && self.table.row(index).watches_write {
-            self.writable(index);
+        if event.is_writable() && self.table.row(index).interest.is_some_and(Interest::is_writable) {
+            self.run(index, Cause::Writable);
         }
         let ended = event.is_read_closed() || event.is_error();
+        // Writing may have closed it.
         if (event.is_readable() || ended) && self.table.find(token).is_some() {
-            self.readable(index, ended);
+            self.run(index, Cause::Readable { ended });
         }
     }
 
-    fn readable(&mut self, index: u32, ended: bool) {
+    /// Runs the engine of a connection.
+    fn run(&mut self, index: u32, cause: Cause) {
         let row = self.table.row(index);
-        let next = match &mut row.protocol {
-            Protocol::Http(fd, conn) => {
-                self.http.on_readable(fd.as_fd(), row.listener, conn, ended, context!(self))
+        let (listener, cx) = (row.listener, context!(self));
+        let next = match (&mut row.protocol, cause) {
+            (Protocol::Http(fd, conn), Cause::Readable { ended }) => {
+                self.http.on_readable(fd.as_fd(), listener, conn, ended, cx)
             }
-            Protocol::Stream(conn) => self.stream.on_readable(conn, ended, context!(self)),
-            Protocol::Free(_) => return,
+            (Protocol::Http(fd, conn), Cause::Writable) => {
+                self.http.on_writable(fd.as_fd(), listener, conn, cx)
+            }
+            (Protocol::Http(fd, conn), Cause::Deadline) => self.http.on_deadline(fd.as_fd(), conn, cx),
+            (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
+            (Protocol::Stream(conn), Cause::Writable) => self.stream.flush(conn),
+            (Protocol::Stream(_), Cause::Deadline) => Next::Close,
+            (Protocol::Free, _) => return,
         };
-        self.apply(index, next);
-    }
-
-    fn writable(&mut self, index: u32) {
-        let row = self.table.row(index);
-        let next = match &mut row.protocol {
-            Protocol::Http(fd, conn) => self.http.on_writable(fd.as_fd(), row.listener, conn, context!(self)),
-            Protocol::Stream(conn) => self.stream.on_writable(conn),
-            Protocol::Free(_) => return,
-        };
+        if let Cause::Deadline = cause {
+            // Over, even if the same one follows.
+            self.deadlines.clear(index);
+        }
         self.apply(index, next);
     }
 
     fn apply(&mut self, index: u32, next: Next) {
         match next {
-            Next::Wait { deadline: Deadline::Idle, .. } if self.hands_back(index) => {}
+            Next::Wait { deadline: Deadline::Idle, .. }
+                if self.channel.orders.hands_back && self.hand_back(index) => {}
             Next::Wait { write, progress, deadline } => {
-                if progress {
-                    // A client that took something has `write-timeout` anew for the rest.
-                    self.deadlines.clear_if(&mut self.table, index, Deadline::Write);
-                }
                 if let Err(e) = self.watch(index, write) {
-                    log!("worker {}: watch a connection: {e}", self.worker.id);
+                    log!("worker {}: watch a connection: {e}", self.worker.id());
                     return self.close(index);
                 }
-                self.deadlines.set(&mut self.table, index, deadline, self.now.as_millis());
+                self.deadlines.set(index, deadline, progress, self.now);
             }
             Next::Again => {
-                self.deadlines.clear(&mut self.table, index);
+                self.deadlines.clear(index);
                 if !std::mem::replace(&mut self.table.row(index).again, true) {
                     self.again.push(self.table.token(index));
                 }
@@ -355,41 +357,32 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Has the poll report a connection, also when it can be written to where `write` is set.
+    /// Has the poll report a connection, if `write` is set also when it can be written to.
     fn watch(&mut self, index: u32, write: bool) -> io::Result<()> {
         let token = self.table.token(index);
         let row = self.table.row(index);
-        if row.registered && row.watches_write == write {
-            return Ok(());
-        }
         let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let fd = match &row.protocol {
-            Protocol::Http(fd, _) => fd.as_fd(),
-            Protocol::Stream(conn) => conn.as_fd(),
-            Protocol::Free(_) => return Ok(()),
-        };
-        let registry = self.poll.registry();
-        let raw = raw(fd);
-        let mut source = SourceFd(&raw);
-        if row.registered {
-            registry.reregister(&mut source, token, interest)?;
-        } else {
-            registry.register(&mut source, token, interest)?;
+        let Some(fd) = row.protocol.fd().filter(|_| row.interest != Some(interest)) else { return Ok(()) };
+        let (registry, raw) = (self.poll.registry(), fd.as_raw_fd());
+        match row.interest {
+            Some(_) => registry.reregister(&mut SourceFd(&raw), token, interest)?,
+            None => registry.register(&mut SourceFd(&raw), token, interest)?,
         }
-        (row.registered, row.watches_write) = (true, write);
+        row.interest = Some(interest);
         Ok(())
     }
 
     /// An HTTP connection becomes a stream: same descriptor, same row, same registration.
     fn upgrade(&mut self, index: u32, read_already: &[u8]) {
         let row = self.table.row(index);
-        let (listener, free) = (row.listener, Protocol::Free(u32::MAX));
-        let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, free) else { return };
+        let listener = row.listener;
+        let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, Protocol::Free) else {
+            return;
+        };
         self.http.on_gone(&mut conn);
-        self.count += 1;
         let conn = self.conn(fd, listener);
         self.table.row(index).protocol = Protocol::Stream(conn);
-        self.begin_stream(index, read_already);
+        self.open_stream(index, read_already);
     }
 
     /// Runs the connections that had more to do than one turn.
@@ -398,87 +391,52 @@ impl<'a> EventLoop<'a> {
         while let Some(token) = self.turn.pop() {
             if let Some(index) = self.table.find(token) {
                 self.table.row(index).again = false;
-                self.readable(index, true);
+                self.run(index, Cause::Readable { ended: true });
             }
         }
     }
 
     fn expire(&mut self) {
-        while let Some(index) = self.deadlines.expired(&mut self.table, self.now.as_millis()) {
-            let row = self.table.row(index);
-            let next = match &mut row.protocol {
-                Protocol::Http(fd, conn) => self.http.on_deadline(fd.as_fd(), conn, context!(self)),
-                Protocol::Stream(_) | Protocol::Free(_) => Next::Close,
-            };
-            // Whatever comes next, this deadline has done its work.
-            self.deadlines.clear(&mut self.table, index);
-            self.apply(index, next);
+        while let Some(index) = self.deadlines.expired(self.now) {
+            self.run(index, Cause::Deadline);
         }
     }
 
-    /// The worker is to leave: what is in its queue was accepted and is served, idle connections get a short grace.
+    /// The worker is to exit: connections in its queue are accepted already and are served, idle ones are closed soon unless
+    /// they are handed back ([`EventLoop::hand_back_idle`]).
     fn drain(&mut self) {
-        let worker = self.worker;
-        if self.kind == Kind::Connection && !self.drains {
-            // Before the rest is served, which may take long.
+        let (worker, is_blocking) = (self.worker, self.kind == Kind::Connection);
+        if is_blocking && !self.drains {
+            // First, since serving the rest may take long.
             let _ = context!(self).call(|handler| handler.on_drain(worker));
         }
         while self.take_one() {}
-        if self.hand_back_at.is_some_and(|at| at <= self.now) {
-            self.hand_back_at = None;
-            self.settle_idle();
+        if !std::mem::replace(&mut self.drains, true) {
+            self.leave_own_sockets();
+            if !is_blocking {
+                let _ = context!(self).call(|handler| handler.on_drain(worker));
+            }
         }
+        // Also if the master, which was to take them, has died since.
         if !self.channel.orders.hands_back && !std::mem::replace(&mut self.is_closing_idle, true) {
-            // Also if the master is gone, which was to take back what is idle.
-            self.deadlines.shorten_idle();
-            self.settle_idle();
-        }
-        if std::mem::replace(&mut self.drains, true) {
-            return;
-        }
-        self.leave_own_sockets();
-        if self.kind != Kind::Connection {
-            let _ = context!(self).call(|handler| handler.on_drain(worker));
-        }
-        self.settle_idle();
-    }
-
-    /// While draining: what is idle goes back to the master, or has a short grace. What is under way goes on.
-    fn settle_idle(&mut self) {
-        for index in self.table.indexes() {
-            let row = self.table.row(index);
-            let next = match &mut row.protocol {
-                Protocol::Http(_, conn) if conn.is_idle() => {
-                    Next::Wait { write: false, progress: false, deadline: Deadline::Idle }
+            self.deadlines.shorten_idle(self.now);
+            for index in self.table.indexes() {
+                // New connections without a request so far are under another deadline.
+                if self.is_idle(index) {
+                    self.deadlines.set(index, Deadline::Idle, false, self.now);
                 }
-                Protocol::Stream(conn) if !self.channel.orders.hands_back => self.stream.on_drain(conn),
-                Protocol::Http(..) | Protocol::Stream(_) | Protocol::Free(_) => continue,
-            };
-            self.deadlines.clear(&mut self.table, index);
-            self.apply(index, next);
+            }
         }
     }
 
-    /// While draining for others to take over: gives an idle HTTP connection back to the master. `false` where it stays for now,
-    /// because that is not so, or because the channel is full; then it is tried again soon.
-    fn hands_back(&mut self, index: u32) -> bool {
-        if !(self.drains && self.channel.orders.hands_back) {
-            return false;
-        }
-        self.is_idle(index) && self.hand_back(index)
+    /// True if this is an HTTP connection without a request in progress.
+    fn is_idle(&mut self, index: u32) -> bool {
+        matches!(&self.table.row(index).protocol, Protocol::Http(_, conn) if conn.is_idle())
     }
 
-    /// The others have less to do: gives idle HTTP connections back to the master, until no more than `keep` are left or none is
-    /// idle. Where the channel is full it goes on soon.
-    fn shed(&mut self, keep: u32) {
-        if self.channel.orders.drain.is_some() {
-            self.channel.orders.keep = None;
-            return;
-        }
-        if self.hand_back_at.is_some_and(|at| at > self.now) {
-            return;
-        }
-        self.hand_back_at = None;
+    /// Hands idle HTTP connections back to the master as it has ordered, and continues later if the channel is full.
+    fn hand_back_idle(&mut self) {
+        let Some(keep) = self.channel.orders.keep.filter(|_| self.hand_back_at <= self.now) else { return };
         for index in self.table.indexes() {
             if self.table.len() <= keep {
                 break;
@@ -490,43 +448,39 @@ impl<'a> EventLoop<'a> {
         self.channel.orders.keep = None;
     }
 
-    /// Whether this is an HTTP connection on which nothing is under way.
-    fn is_idle(&mut self, index: u32) -> bool {
-        matches!(&self.table.row(index).protocol, Protocol::Http(_, conn) if conn.is_idle())
-    }
-
-    /// Gives an HTTP connection back to the master; `false` where the channel is full.
+    /// Hands a connection back to the master; false if it is no HTTP connection, or if the channel is full.
     fn hand_back(&mut self, index: u32) -> bool {
         let row = self.table.row(index);
-        let listener = row.listener;
         let Protocol::Http(fd, _) = &row.protocol else { return false };
-        if !self.intake.hand_back(fd.as_fd(), listener) {
-            self.hand_back_at.get_or_insert(self.now + HAND_BACK_AGAIN);
+        if !self.intake.hand_back(fd.as_fd(), row.listener) {
+            self.channel.orders.keep.get_or_insert(0);
+            if self.hand_back_at <= self.now {
+                self.hand_back_at = self.now + HAND_BACK_AGAIN;
+            }
             return false;
         }
-        // The open file lives on elsewhere, and so would what this poll knows of it.
-        if row.registered {
-            let raw = raw(fd.as_fd());
-            let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
+        if row.interest.is_some() {
+            // The open file lives on in the master, and so would its registration in this poll.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         self.close(index);
         true
     }
 
-    /// What waits at an own socket is for the next worker; if none follows, the kernel has accepted it in our name and it is served.
+    /// Leaves what waits at the own sockets to the next worker; if none follows, serves it.
     fn leave_own_sockets(&mut self) {
-        for index in self.intake.own_sockets() {
+        for index in self.intake.own.indexes() {
             let is_last = self.channel.orders.master_is_gone || self.intake.is_last_at(index);
-            if is_last && !self.read(index, LAST_DATAGRAMS) {
+            if is_last && !self.read_datagrams(index, LAST_DATAGRAMS) {
                 let most = self.config.backlog;
                 (0..most).take_while(|_| self.accept(index)).for_each(drop);
             }
         }
-        self.intake.close_own_sockets(self.poll, self.now);
+        self.intake.own.close(self.poll, self.now);
     }
 
     fn close(&mut self, index: u32) {
-        self.deadlines.clear(&mut self.table, index);
+        self.deadlines.clear(index);
         match self.table.remove(index) {
             Protocol::Http(fd, mut conn) => {
                 self.http.on_gone(&mut conn);
@@ -534,16 +488,12 @@ impl<'a> EventLoop<'a> {
             }
             Protocol::Stream(mut conn) => {
                 self.stream.close(&mut conn, context!(self));
-                if self.spare.len() < SPARE {
-                    self.spare.push(conn);
+                if self.kept_conns.len() < KEPT_CONNS {
+                    self.kept_conns.push(conn);
                 }
             }
-            Protocol::Free(_) => {}
+            Protocol::Free => {}
         }
-        self.intake.finished(1);
+        self.intake.finished();
     }
-}
-
-fn raw(fd: BorrowedFd<'_>) -> std::os::fd::RawFd {
-    fd.as_raw_fd()
 }

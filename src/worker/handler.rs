@@ -1,15 +1,14 @@
-//! What a handler is: user code that runs in a worker, in one of three styles, or for datagrams.
+//! Handlers: user code that runs in a worker, in one of three styles, or for datagrams.
 
 use super::Worker;
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::http::{Request, Response};
-
 use crate::log::log;
 use crate::message::Message;
 use std::fmt::Display;
 
-/// How a handler wants its new connections.
+/// The style in which a handler serves new connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -20,28 +19,28 @@ pub enum Kind {
     Connection = 2,
     /// As a stream of bytes: [`Handler::on_open`], [`Handler::on_data`], [`Handler::on_close`].
     Data = 3,
-    /// Not at all: it takes datagrams only ([`Handler::on_datagram`]).
+    /// None: it serves datagrams only ([`Handler::on_datagram`]).
     Datagram = 4,
 }
 
 impl Kind {
-    /// The kind of a number, if it is one's.
+    /// The kind with this number.
     pub(crate) fn from_number(n: u8) -> Option<Self> {
         [Self::Request, Self::Connection, Self::Data, Self::Datagram].into_iter().find(|k| *k as u8 == n)
     }
 }
 
-/// User code that serves connections in a worker. A closure given to [`crate::Server::http`] and its like is one; a type of
-/// your own may hold what it opened in its worker and implement as many of these as it needs.
+/// User code that serves connections in a worker: a closure given to [`crate::Server::http`] and its like, or a type of your
+/// own, which may hold what it opened in its worker and implements the methods it needs.
 ///
-/// Every method runs in the worker, single-threaded, one call at a time. A panic in a method costs the connection it was
-/// called for: an HTTP client gets 500.
+/// Every method runs in the worker's first thread, one call at a time. A panic costs the connection that the method was called
+/// for: an HTTP client gets 500.
 pub trait Handler {
-    /// How new connections are served. Asked once, after [`Handler::start`].
+    /// The style for new connections. Called once, after [`Handler::start`].
     fn kind(&self) -> Kind;
 
-    /// Whether it takes datagrams, which any kind may do beside its connections. Asked once, after [`Handler::start`]; without it
-    /// an address `udp:HOST:PORT` is refused.
+    /// True if it serves datagrams, as any kind may in addition to connections. Called once, after [`Handler::start`]; if
+    /// false, an address `udp:HOST:PORT` is refused.
     fn takes_datagrams(&self) -> bool {
         self.kind() == Kind::Datagram
     }
@@ -49,7 +48,7 @@ pub trait Handler {
     /// Called after the fork, before the worker is ready.
     ///
     /// # Errors
-    /// Why this worker cannot serve; the master prints it.
+    /// The reason why this worker cannot serve; the master prints it.
     fn start(&mut self, _worker: &Worker) -> Result<(), String> {
         Ok(())
     }
@@ -57,10 +56,11 @@ pub trait Handler {
     /// Called when the worker has finished its last connection, before it exits.
     fn stop(&mut self, _worker: &Worker) {}
 
-    /// Called when the worker is told to finish what it has and take nothing new.
+    /// Called when the worker begins to drain.
     fn on_drain(&mut self, _worker: &Worker) {}
 
-    /// A message has come, from another worker or from the master. To a request answer with [`Worker::reply`], before this returns.
+    /// A message has arrived, from another worker or from the master. Answer a request with [`Worker::reply`] before this
+    /// returns.
     fn on_message(&mut self, _worker: &Worker, _message: &Message<'_>) {}
 
     /// Answers one complete HTTP request ([`Kind::Request`]).
@@ -69,22 +69,22 @@ pub trait Handler {
     /// Serves one connection in blocking style and returns when done with it ([`Kind::Connection`]).
     fn on_connection(&mut self, _conn: &mut Conn) {}
 
-    /// A stream connection begins: a new one ([`Kind::Data`]), or one that [`Response::upgrade`] made of an HTTP connection.
+    /// A stream connection begins: a new one ([`Kind::Data`]), or an HTTP connection after [`Response::upgrade`].
     fn on_open(&mut self, _conn: &mut Conn) {}
 
     /// A stream connection has bytes to read, or has reached its end of file.
     fn on_data(&mut self, _conn: &mut Conn) {}
 
-    /// A stream connection is over; nothing can be read or written any more.
+    /// A stream connection has ended; nothing can be read or written any more.
     fn on_close(&mut self, _conn: &mut Conn) {}
 
-    /// A datagram has come. A panic costs this one; a crash costs it too, and no other.
+    /// A datagram has arrived. A panic or a crash costs this datagram and no other.
     fn on_datagram(&mut self, _datagram: &Datagram<'_>) {}
 }
 
-/// What a closure handler may return: nothing, or a `Result` whose error is answered with 500 and printed.
+/// The value that a closure returns: nothing, or a `Result` whose error is logged; an HTTP client gets 500.
 pub trait Outcome {
-    /// The error's text, if it is one.
+    /// The text of the error, if there is one.
     fn failure(self) -> Option<String>;
 }
 
@@ -115,7 +115,7 @@ where
     F: FnMut(&mut Conn) -> R,
     R: Outcome,
 {
-    BlockingClosure(f)
+    ConnClosure(Kind::Connection, f)
 }
 
 /// Makes a handler of a closure that is called whenever a stream connection has bytes.
@@ -124,7 +124,7 @@ where
     F: FnMut(&mut Conn) -> R,
     R: Outcome,
 {
-    StreamClosure(f)
+    ConnClosure(Kind::Data, f)
 }
 
 /// Makes a handler of a closure that is called with each datagram.
@@ -137,72 +137,48 @@ where
 }
 
 struct HttpClosure<F>(F);
-struct BlockingClosure<F>(F);
-struct StreamClosure<F>(F);
+struct ConnClosure<F>(Kind, F);
 struct DatagramClosure<F>(F);
 
-impl<F, R> Handler for HttpClosure<F>
-where
-    F: FnMut(&Request<'_>, &mut Response) -> R,
-    R: Outcome,
-{
+/// Logs the error of an outcome; true if it has one.
+fn failed(outcome: impl Outcome) -> bool {
+    outcome.failure().inspect(|text| log!("handler: {text}")).is_some()
+}
+
+impl<F: FnMut(&Request<'_>, &mut Response) -> R, R: Outcome> Handler for HttpClosure<F> {
     fn kind(&self) -> Kind {
         Kind::Request
     }
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
-        if let Some(text) = (self.0)(req, res).failure() {
-            log!("handler: {text}");
+        if failed((self.0)(req, res)) {
             res.fail();
         }
     }
 }
 
-impl<F, R> Handler for BlockingClosure<F>
-where
-    F: FnMut(&mut Conn) -> R,
-    R: Outcome,
-{
+impl<F: FnMut(&mut Conn) -> R, R: Outcome> Handler for ConnClosure<F> {
     fn kind(&self) -> Kind {
-        Kind::Connection
+        self.0
     }
 
     fn on_connection(&mut self, conn: &mut Conn) {
-        if let Some(text) = (self.0)(conn).failure() {
-            log!("handler: {text}");
-        }
-    }
-}
-
-impl<F, R> Handler for StreamClosure<F>
-where
-    F: FnMut(&mut Conn) -> R,
-    R: Outcome,
-{
-    fn kind(&self) -> Kind {
-        Kind::Data
+        failed((self.1)(conn));
     }
 
     fn on_data(&mut self, conn: &mut Conn) {
-        if let Some(text) = (self.0)(conn).failure() {
-            log!("handler: {text}");
+        if failed((self.1)(conn)) {
             conn.close();
         }
     }
 }
 
-impl<F, R> Handler for DatagramClosure<F>
-where
-    F: FnMut(&Datagram<'_>) -> R,
-    R: Outcome,
-{
+impl<F: FnMut(&Datagram<'_>) -> R, R: Outcome> Handler for DatagramClosure<F> {
     fn kind(&self) -> Kind {
         Kind::Datagram
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>) {
-        if let Some(text) = (self.0)(datagram).failure() {
-            log!("handler: {text}");
-        }
+        failed((self.0)(datagram));
     }
 }

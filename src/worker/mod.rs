@@ -1,8 +1,7 @@
-//! A worker: takes connections from the handoff channel, runs the handler on them, counts.
+//! A worker process: takes connections from the handoff channel, runs the handler on them, counts.
 //!
-//! Single-threaded, forked from the master, leaves by `_exit`. Learns of the master's death as end of file on its channel.
+//! Single-threaded, forked from the master, ends with `_exit`. Learns of the master's death as end of file on its channels.
 
-mod blocking;
 mod channel;
 pub mod conn;
 pub mod datagram;
@@ -12,7 +11,7 @@ mod event_loop;
 pub mod handler;
 pub mod http;
 mod intake;
-pub mod mailbox;
+pub mod messages;
 pub mod own_sockets;
 mod stream;
 mod table;
@@ -20,15 +19,18 @@ mod table;
 use crate::config::Config;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::handoff::HandoffEnd;
+use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::Source;
 use crate::sys::stderr::RestoreStderr;
-use crate::sys::{overdue, process, signal, time};
+use crate::sys::time::Time;
+use crate::sys::{overdue, process, signal};
 use handler::{Handler, Kind};
-use mailbox::Mailbox;
+use messages::WorkerMessages;
+use own_sockets::OwnSocket;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CString;
@@ -38,41 +40,47 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-/// Exit code of a worker that could not serve; its reason went to the master.
+/// Exit code of a worker that could not serve, and has told the master why.
 pub const EXIT_FAILED: i32 = 70;
-/// By so many thousandths of all memory a worker counts as larger than it is where memory runs out: it goes before its master,
-/// which can start another.
-const OFFERED: i32 = 100;
-/// How long a worker waits for room in its channel to the master.
+/// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
+/// before their master, which can replace them.
+const MEMORY_HANDICAP: i32 = 100;
+/// The time that a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Descriptors a worker leaves free: for what its handler opens, and so that one that arrives always finds a place.
+/// Descriptors that a worker leaves free: for its handler, and so that there is always one for a connection that arrives.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
 
-/// The worker this code runs in, as its handler sees it; of use in that process and its first thread alone. A clone is the same
-/// worker: keep one to send messages from callbacks that are not given it.
+/// The worker that this process is. For use in its first thread only. A clone is the same worker: keep one to send messages
+/// from callbacks that are not given it.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    id: u32,
-    slot: u32,
-    generation: u32,
-    args: Rc<[CString]>,
-    leaves: Rc<Cell<bool>>,
-    mailbox: Rc<Mailbox>,
-    own: Rc<SelfInfo>,
+    info: Rc<SelfInfo>,
     state: Rc<Cell<WorkerState>>,
+    /// The time at which to tell the master that this worker leaves by itself.
+    leave_at: Rc<Cell<Time>>,
 }
 
-/// What a worker knows of itself besides its numbers.
+/// The worker's knowledge of itself that stays the same, its counters, and its messages.
 #[derive(Debug)]
 pub struct SelfInfo {
-    /// When it was forked, by the wall clock.
+    /// Its number.
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// The arguments for its handler.
+    pub args: Vec<CString>,
+    /// The time of its fork, by the wall clock.
     pub started: SystemTime,
-    /// The same by the monotonic clock (milliseconds).
-    pub forked_at: u64,
-    /// How the last worker of its slot that had ended then did.
+    /// The time of its fork, by the monotonic clock.
+    pub forked_at: Time,
+    /// The end of the last worker of its slot.
     pub last_exit: Option<LastExit>,
     /// Its counters.
     pub page: WorkerPage,
+    /// Its messages.
+    pub messages: WorkerMessages,
 }
 
 thread_local! {
@@ -80,77 +88,64 @@ thread_local! {
 }
 
 impl Worker {
-    pub(crate) fn new(
-        id: u32,
-        slot: u32,
-        generation: u32,
-        args: &[CString],
-        own: SelfInfo,
-        mailbox: Mailbox,
-    ) -> Self {
+    pub(crate) fn new(info: SelfInfo) -> Self {
         Self {
-            id,
-            slot,
-            generation,
-            args: args.into(),
-            leaves: Rc::default(),
-            mailbox: Rc::new(mailbox),
-            own: Rc::new(own),
+            info: Rc::new(info),
             state: Rc::new(Cell::new(WorkerState::Starting)),
+            leave_at: Rc::new(Cell::new(Time::NEVER)),
         }
     }
 
-    /// The worker this process is, in its first thread; `None` elsewhere. [`crate::role`] tells who it is in any thread.
+    /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.
     pub fn current() -> Option<&'static Self> {
         CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
     }
 
-    /// Has this worker leave on its own account: it gets no more connections, another one takes its place, and when it has
-    /// finished what it has it exits with code 0. Returns at once; it can be said once, and not taken back. A worker that leaves
-    /// soon after its start is replaced with a delay.
+    /// Has this worker leave of its own accord: it gets no more connections, another takes its place, and when it has drained
+    /// it exits with code 0. Returns at once, and cannot be undone. A worker that leaves soon after its start is replaced with a
+    /// delay.
     pub fn leave(&self) {
-        self.leaves.set(true);
+        self.leave_at.set(Time::default());
     }
 
-    /// Whether the call of the handler that is running, or was last, has taken longer than [`crate::Config::timeout`]. The worker
-    /// is out of dispatch then, and what waited for it went to others; a second later it gets SIGABRT. A call that may be long can
-    /// look now and then, and come to its end while there is time: its client is answered, and the worker is let in again.
+    /// True if the present or last call of the handler has taken longer than [`crate::Config::timeout`]. The worker then gets no
+    /// connections, and those queued for it are given to others; a second later it gets SIGABRT. A long call can check this now
+    /// and then, and return in time: its client is answered, and the worker gets connections again.
     ///
-    /// May be called in any thread, and in a signal handler. Where there is no limit it is never so.
+    /// May be called in any thread, and in a signal handler. Always false without a limit.
     pub fn is_overdue(&self) -> bool {
         overdue::is_overdue()
     }
 
-    /// A number no other worker of this master has had, from 1.
+    /// Its number, from 1; no other worker of this master has it.
     pub fn id(&self) -> u32 {
-        self.id
+        self.info.id.0
     }
 
-    /// The index of this worker's place, from 0; a successor has the same.
+    /// The index of this worker's place, from 0; its successor has the same.
     pub fn slot(&self) -> u32 {
-        self.slot
+        self.info.slot.0
     }
 
-    /// The start or reload this worker belongs to, from 1.
+    /// The start or reload that this worker belongs to, from 1.
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.info.generation.0
     }
 
-    /// What there is to say of this worker: its numbers, its process id, how far it has come, when it was forked, what it has
-    /// counted, and how the one before it in its slot ended.
+    /// Its numbers, state, start, counters, and the end of the last worker of its slot.
     pub fn status(&self) -> WorkerStatus {
-        let SelfInfo { started, forked_at, last_exit, page } = *self.own;
+        let SelfInfo { started, forked_at, last_exit, page, .. } = *self.info;
         let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
         WorkerStatus {
             worker: WorkerInfo {
-                id: self.id,
-                slot: self.slot,
-                generation: self.generation,
+                id: self.id(),
+                slot: self.slot(),
+                generation: self.generation(),
                 pid: process::own_pid(),
             },
             state: self.state.get(),
             started,
-            age: Duration::from_millis(time::monotonic_ms().saturating_sub(forked_at)),
+            age: Time::now() - forked_at,
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             queued: 0,
             requests: page.get(Word::Requests),
@@ -162,31 +157,34 @@ impl Worker {
         }
     }
 
-    /// The arguments that stand behind the handler on the command line.
+    /// The arguments for the handler: those that follow it on the command line.
     pub fn args(&self) -> &[CString] {
-        &self.args
+        &self.info.args
+    }
+
+    fn messages(&self) -> &WorkerMessages {
+        &self.info.messages
     }
 
     /// Sends a message of a type of your own to another worker by its id, to [`crate::MASTER`], or to [`crate::ALL`] other
-    /// workers (not the master). Never waits: what the channel does not take at once is sent as soon as this worker's callback has
-    /// returned and there is room.
+    /// workers (not the master). Never waits: bytes that the channel does not take at once are sent when the running callback
+    /// has returned and there is room.
     ///
-    /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost;
-    /// [`Worker::request`] tells.
+    /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost; only
+    /// [`Worker::request`] reports that.
     ///
     /// # Errors
-    /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] where four messages of that size
-    /// wait already, here or for that worker; [`Undelivered::Gone`] where the master is gone.
+    /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size wait
+    /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone.
     pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.mailbox.send(to, kind, bytes)
+        self.info.messages.send(to, kind, bytes)
     }
 
-    /// Sends a message that is to be answered. `on_reply` is called once, from this worker's loop: with the reply, or with the
-    /// reason why there is none. The deadline has a resolution of milliseconds; zero is for ever, that is, until the receiver
-    /// ends.
+    /// Sends a message that needs a reply. `on_reply` is called once, from this worker's loop: with the reply, or with the
+    /// reason why there is none. The deadline is in whole milliseconds; with zero the request waits until the receiver ends.
     ///
     /// # Errors
-    /// As [`Worker::send`], then `on_reply` is not called; [`Undelivered::Impossible`] to all.
+    /// As [`Worker::send`], and [`Undelivered::Impossible`] to [`crate::ALL`]; then `on_reply` is not called.
     pub fn request(
         &self,
         to: u32,
@@ -195,34 +193,32 @@ impl Worker {
         deadline: Duration,
         on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
     ) -> Result<(), Undelivered> {
-        self.mailbox.request(to, kind, bytes, deadline, Box::new(on_reply))
+        self.info.messages.request(to, kind, bytes, deadline, Box::new(on_reply))
     }
 
-    /// Answers the request that [`Handler::on_message`] is being called for, once. Who returns from there without having replied
-    /// will not: the sender is told [`Undelivered::Unanswered`].
+    /// Replies to the request that [`Handler::on_message`] is being called for, once. If that returns without a reply, the
+    /// sender gets [`Undelivered::Unanswered`].
     ///
     /// # Errors
-    /// As [`Worker::send`]; [`Undelivered::Impossible`] where there is no request to answer.
+    /// As [`Worker::send`]; [`Undelivered::Impossible`] if there is no request to reply to.
     pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.mailbox.reply(bytes)
+        self.info.messages.reply(bytes)
     }
 }
 
-/// What a worker gets from the master.
+/// The master's provision for a new worker.
 pub struct WorkerSetup<'a> {
     /// The worker. It lives as long as the process: a handler may keep its address.
     pub worker: &'static Worker,
     /// Its end of the handoff channel.
     pub queue: HandoffEnd,
-    /// The sockets at which it takes what comes from the kernel itself.
-    pub own_sockets: Vec<own_sockets::OwnSocket>,
+    /// The sockets at which it accepts or reads datagrams itself.
+    pub own_sockets: Vec<OwnSocket>,
     /// The addresses that its handler must be able to serve.
     pub addresses: Addresses,
-    /// Reads the message channel.
+    /// The incoming direction of its message channel.
     pub inbox: Inbox,
-    /// Its counters.
-    pub page: WorkerPage,
-    /// The pages for all workers.
+    /// The pages about all workers.
     pub common: Common,
     /// Wakes the master.
     pub wake: BorrowedFd<'a>,
@@ -232,7 +228,7 @@ pub struct WorkerSetup<'a> {
     pub stderr: Option<RestoreStderr>,
 }
 
-/// The first address of each kind that is listened on.
+/// The first listener's address of each type.
 pub struct Addresses {
     /// For connections.
     pub connections: Option<String>,
@@ -240,87 +236,76 @@ pub struct Addresses {
     pub datagrams: Option<String>,
 }
 
-/// The life of a worker, right after the fork. Never returns.
+/// Runs the worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
-    CURRENT.set(Some(setup.worker));
-    process::set_name(&format!("prefork/{}", setup.worker.slot));
+    let worker = setup.worker;
+    CURRENT.set(Some(worker));
     signal::count(signal::SIGTERM, &setup.leave);
     match config.timeout.as_millis() as u64 {
         0 => {}
-        limit => overdue::watch(setup.page.word(Word::BusySince), limit),
+        limit => overdue::watch(worker.info.page.word(Word::BusySince), limit),
     }
-    introduce(setup.worker);
-    // Where there is no such file, nobody is chosen by it.
-    let _ = process::offer_memory(OFFERED);
+    introduce(worker);
+    // Fails only if the kernel has no such file, and then it does not choose by it.
+    let _ = process::offer_memory(MEMORY_HANDICAP);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
-        // The usual hook waits for whoever reads standard error; the client of this request need not.
+        // The usual hook waits until standard error is read, and the client of the request would wait with it.
         if crate::log::is_read() {
             usual(about);
         }
     }));
-    tell(setup.worker, &Notice::Online);
-    let started = guarded(|| start(source, &setup));
-    let mut handler = match started {
+    tell(worker, &Notice::Online);
+    let mut handler = match without_panic(|| start(source, &setup)) {
         Ok(handler) => handler,
-        Err(text) => fail(setup.worker, text),
+        Err(reason) => fail(worker, reason),
     };
     let kind = handler.kind();
     let limit = match kind {
         Kind::Connection | Kind::Datagram => 1,
-        Kind::Request | Kind::Data => descriptor_credit(config),
+        Kind::Request | Kind::Data => connection_limit(config),
     };
-    setup.worker.state.set(WorkerState::Ready);
-    tell(setup.worker, &Notice::Ready { kind: kind as u8, limit });
-    let WorkerSetup { worker, queue, own_sockets, inbox, page, common, wake, leave, stderr, .. } = setup;
-    let own = own_sockets::OwnSockets::new(own_sockets, kind == Kind::Connection);
-    let intake = intake::Intake::new(worker, page, queue, own, (common, wake), poll);
-    let channel = channel::Channel::new(worker, inbox, leave, stderr, config.drain_timeout, poll);
-    let ends = (worker, intake, channel);
-    let event_loop = event_loop::EventLoop::new(&mut *handler, kind, config, limit, ends, poll);
-    if let Err(e) = event_loop.serve() {
-        log!("worker {}: {e}", worker.id);
+    worker.state.set(WorkerState::Ready);
+    tell(worker, &Notice::Ready { kind: kind as u8, limit });
+    if let Err(e) = event_loop::EventLoop::new(&mut *handler, config, limit, setup, poll).serve() {
+        log!("worker {}: {e}", worker.id());
         process::exit(EXIT_FAILED);
     }
     let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(worker)));
-    // What the handler has just sent. If the master is gone, that fails.
-    let _ = worker.mailbox.finish(PATIENCE);
+    // The messages that the handler has just sent. This fails if the master is gone.
+    let _ = worker.messages().flush_all(PATIENCE);
     process::exit(0)
 }
 
-/// Tells the handler, and what it executes, who this worker is.
+/// Makes the worker's numbers known to the handler, to programs that it executes, and to ps(1).
 fn introduce(worker: &Worker) {
-    let Worker { id, slot, generation, .. } = *worker;
+    let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
     role::set(Role::Worker { id, slot, generation });
-    process::set_environment("PREFORK_WORKER_ID", &worker.id.to_string());
-    process::set_environment("PREFORK_SLOT", &worker.slot.to_string());
-    process::set_environment("PREFORK_GENERATION", &worker.generation.to_string());
+    process::set_name(&format!("prefork/{slot}"));
+    for (name, value) in
+        [("PREFORK_WORKER_ID", id), ("PREFORK_SLOT", slot), ("PREFORK_GENERATION", generation)]
+    {
+        process::set_environment(name, &value.to_string());
+    }
 }
 
 fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Handler>, String> {
     let mut handler = source.open(setup.worker)?;
     handler.start(setup.worker)?;
-    setup.addresses.are_served_by(&*handler)?;
-    Ok(handler)
-}
-
-impl Addresses {
-    fn are_served_by(&self, handler: &dyn Handler) -> Result<(), String> {
-        match (&self.datagrams, &self.connections) {
-            (Some(address), _) if !handler.takes_datagrams() => {
-                Err(format!("listen {address}: expected a handler with on_datagram, this one has none"))
-            }
-            (_, Some(address)) if handler.kind() == Kind::Datagram => Err(format!(
-                "listen {address}: expected a handler for connections, this one has on_datagram only: \
-                 listen on udp:HOST:PORT"
-            )),
-            _ => Ok(()),
+    let Addresses { connections, datagrams } = &setup.addresses;
+    match (datagrams, connections) {
+        (Some(address), _) if !handler.takes_datagrams() => {
+            Err(format!("listen {address}: the handler has no on_datagram"))
         }
+        (_, Some(address)) if handler.kind() == Kind::Datagram => {
+            Err(format!("listen {address}: the handler has on_datagram only: listen on udp:HOST:PORT"))
+        }
+        _ => Ok(handler),
     }
 }
 
-/// Runs user code before the worker is ready; a panic is a reason like any other.
-fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Runs user code before the worker is ready; a panic is an error like any other.
+fn without_panic<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))))
 }
 
@@ -329,25 +314,26 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
-/// Says why this worker cannot serve, and leaves.
-pub fn fail(worker: &Worker, text: String) -> ! {
-    tell(worker, &Notice::Failed(text));
+/// Tells the master why this worker cannot serve, and exits.
+pub fn fail(worker: &Worker, reason: String) -> ! {
+    tell(worker, &Notice::Failed(reason));
     process::exit(EXIT_FAILED)
 }
 
-/// Says something to the master that must arrive before anything else happens.
+/// Sends a notice that must reach the master before anything else happens.
 fn tell(worker: &Worker, notice: &Notice) {
-    let sent = worker.mailbox.notify(notice).map_err(io::Error::other);
-    if let Err(e) = sent.and_then(|()| worker.mailbox.finish(PATIENCE)) {
-        log!("worker {}: tell the master: {e}", worker.id);
+    let sent = worker.messages().notify(notice).map_err(io::Error::other);
+    if let Err(e) = sent.and_then(|()| worker.messages().flush_all(PATIENCE)) {
+        log!("worker {}: tell the master: {e}", worker.id());
         process::exit(EXIT_FAILED);
     }
 }
 
-/// How many connections this worker has descriptors for, up to `max-conns`. The soft limit is raised as far as that needs.
-fn descriptor_credit(config: &Config) -> u32 {
+/// Returns the number of connections that this worker has descriptors for, up to `max-conns`. Raises the soft limit as far as
+/// that needs.
+fn connection_limit(config: &Config) -> u32 {
     let wanted = u64::from(config.max_conns);
-    // What is open already counts too; it is far less than the reserve again.
+    // Twice the reserve, because descriptors that are open already count as well; they are far fewer than the reserve.
     let have = process::raise_descriptor_limit(wanted + 2 * DESCRIPTOR_RESERVE).unwrap_or(0);
     u32::try_from(have.saturating_sub(2 * DESCRIPTOR_RESERVE).min(wanted)).unwrap_or(u32::MAX).max(1)
 }

@@ -1,9 +1,9 @@
-//! The sockets at which a worker takes what comes from the kernel itself: connections with `--accept shared` and `reuseport`,
-//! datagrams always. They are the master's, which the worker has inherited.
+//! The sockets from which a worker itself takes what arrives: connections with `--accept shared` and `reuseport`, datagrams
+//! always. They are the master's, inherited.
 //!
-//! Watched level-triggered, so that one connection is taken per report. If all workers watch the same socket, the kernel wakes one
-//! of them for each client, and that one must accept at once: no other is woken. Having accepted, a worker registers the socket
-//! anew, which puts it behind the others: otherwise the same one would be woken each time it is free.
+//! Watched level-triggered, so that one connection is accepted per report. If several workers watch the same socket, the
+//! kernel wakes one of them for each client, and that one must accept at once: no other is woken. Having accepted, a worker
+//! registers the socket again, which makes it the last in line; otherwise the kernel would always wake the same one.
 
 use crate::log::log;
 use crate::sys::time::Time;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The token of the first socket; each following one's is one less.
 const FIRST: usize = usize::MAX - 4;
 /// The pause in accepting when descriptors or memory have run out.
-const REST: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// A socket at which a worker accepts or reads.
 #[derive(Debug)]
@@ -29,44 +29,28 @@ pub struct OwnSocket {
     pub alone: bool,
     /// True if it has datagrams, and not connections.
     pub datagrams: bool,
+    /// True if the poll reports it.
+    pub watched: bool,
 }
 
 /// The sockets of a worker.
 pub struct OwnSockets {
     sockets: Vec<OwnSocket>,
-    /// True if the kernel may wake this worker alone for what comes to a shared socket.
+    /// True if the kernel may wake this worker alone for a shared socket.
     exclusive: bool,
-    watched: Watched,
-    resting_until: Time,
-}
-
-/// The sockets that the poll reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watched {
-    /// Those with connections.
-    pub connections: bool,
-    /// Those with datagrams.
-    pub datagrams: bool,
-}
-
-impl Watched {
-    const NONE: Self = Self { connections: false, datagrams: false };
-
-    fn has(self, socket: &OwnSocket) -> bool {
-        if socket.datagrams { self.datagrams } else { self.connections }
-    }
+    paused_until: Time,
 }
 
 impl OwnSockets {
-    /// Sockets that are not watched yet. A worker that takes `one_at_a_time` may be woken alone for one socket, but not for one of
-    /// several: what it finds at the first would keep it from the second, for which no other worker was woken.
+    /// Sockets that are not watched yet. A worker that serves `one_at_a_time` may be woken alone for its only socket, but not
+    /// for one of several: a connection of the first would keep it from the second, for which no other worker was woken.
     pub fn new(sockets: Vec<OwnSocket>, one_at_a_time: bool) -> Self {
         let exclusive = !one_at_a_time || sockets.len() == 1;
-        Self { sockets, exclusive, watched: Watched::NONE, resting_until: Time::default() }
+        Self { sockets, exclusive, paused_until: Time::default() }
     }
 
     /// The indexes of the sockets.
-    pub fn sockets(&self) -> std::ops::Range<usize> {
+    pub fn indexes(&self) -> std::ops::Range<usize> {
         0..self.sockets.len()
     }
 
@@ -80,29 +64,22 @@ impl OwnSockets {
         FIRST.checked_sub(token.0).filter(|index| *index < self.sockets.len())
     }
 
-    /// True if accepting rests for want of descriptors or memory.
-    pub fn is_resting(&self) -> bool {
-        self.resting_until > Time::default()
+    /// True if accepting is paused because descriptors or memory have run out.
+    pub fn is_paused(&self) -> bool {
+        self.paused_until > Time::default()
     }
 
-    /// Sets which sockets the poll reports.
-    pub fn watch_only(&mut self, mut wanted: Watched, poll: &mio::Poll, now: Time) {
-        if now >= self.resting_until {
-            self.resting_until = Time::default();
+    /// Has the poll report only the sockets with connections, with datagrams, both, or none.
+    pub fn watch_only(&mut self, connections: bool, datagrams: bool, poll: &mio::Poll, now: Time) {
+        if now >= self.paused_until {
+            self.paused_until = Time::default();
         }
-        wanted.connections &= !self.is_resting();
-        if wanted == self.watched {
-            return;
-        }
-        let before = std::mem::replace(&mut self.watched, wanted);
-        for (index, socket) in self.sockets.iter().enumerate() {
-            let done = match (before.has(socket), wanted.has(socket)) {
-                (false, true) => self.watch(index, poll),
-                (true, false) => self.unwatch(index, poll),
-                _ => Ok(()),
-            };
-            if let Err(e) = done {
-                log!("watch listener {}: {e}", socket.listener);
+        let connections = connections && !self.is_paused();
+        for index in self.indexes() {
+            let socket = &mut self.sockets[index];
+            let wanted = if socket.datagrams { datagrams } else { connections };
+            if std::mem::replace(&mut socket.watched, wanted) != wanted {
+                self.report(index, if wanted { self.watch(index, poll) } else { self.unwatch(index, poll) });
             }
         }
     }
@@ -120,48 +97,47 @@ impl OwnSockets {
         poll::unwatch(poll, self.sockets[index].fd.as_fd())
     }
 
+    fn report(&self, index: usize, result: io::Result<()>) {
+        if let Err(e) = result {
+            log!("watch listener {}: {e}", self.sockets[index].listener);
+        }
+    }
+
     fn is_exclusive(&self, index: usize) -> bool {
         self.exclusive && !self.sockets[index].alone
     }
 
-    /// Accepts a connection; returns it with the index of its listener. `None` if there is none, or it failed.
+    /// Accepts a connection; returns it with the index of its listener. `None` if there is none, or accepting failed.
     pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, u16)> {
-        let at = &self.sockets[index];
-        match socket::accept(at.fd.as_fd()) {
-            Ok(fd) => {
-                let listener = at.listener;
+        let OwnSocket { fd, listener, .. } = &self.sockets[index];
+        match socket::accept(fd.as_fd()) {
+            Ok(connection) => {
                 self.requeue(index, poll);
-                Some((fd, listener))
+                Some((connection, *listener))
             }
             Err(e) => {
                 let code = e.raw_os_error();
                 if let Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) = code {
-                    self.rest(&e, poll, now);
+                    if !self.is_paused() {
+                        log!("accept: {e}; clients wait in the backlog meanwhile");
+                    }
+                    self.paused_until = now + PAUSE;
                 }
                 None
             }
         }
     }
 
-    /// Registers a shared socket anew, so that the kernel wakes another worker first.
+    /// Registers a shared socket again, so that the kernel wakes other workers first.
     pub fn requeue(&self, index: usize, poll: &mio::Poll) {
-        if self.is_exclusive(index)
-            && self.watched.has(&self.sockets[index])
-            && let Err(e) = self.unwatch(index, poll).and_then(|()| self.watch(index, poll))
-        {
-            log!("watch listener {}: {e}", self.sockets[index].listener);
+        if self.is_exclusive(index) && self.sockets[index].watched {
+            self.report(index, self.unwatch(index, poll).and_then(|()| self.watch(index, poll)));
         }
     }
 
-    fn rest(&mut self, cause: &io::Error, poll: &mio::Poll, now: Time) {
-        log!("accept: {cause}; clients wait in the backlog meanwhile");
-        self.resting_until = now + REST;
-        self.watch_only(Watched { connections: false, ..self.watched }, poll, now);
-    }
-
-    /// Closes the sockets: what comes is for others.
-    pub fn leave(&mut self, poll: &mio::Poll, now: Time) {
-        self.watch_only(Watched::NONE, poll, now);
+    /// Closes the sockets. The open files live on in other processes, and so would their registrations in the poll.
+    pub fn close(&mut self, poll: &mio::Poll, now: Time) {
+        self.watch_only(false, false, poll, now);
         self.sockets.clear();
     }
 }

@@ -1,89 +1,77 @@
-//! The connections of an event-driven worker, in a table sized before the first one comes.
+//! The connections of a worker, in a table whose capacity is reserved before the first one arrives.
 //!
-//! A row is found by its index; a key carries the row's use count too, so that an event for a connection that is gone is not
-//! taken for one about its successor in the same row. Memory is touched row by row as connections come.
+//! A row is found by its index. The poll's token for a row carries the row's use count too, so that an event for a closed
+//! connection is not taken for one of its successor in the same row. Memory is touched row by row as connections arrive.
 
 use super::conn::Conn;
-use super::deadlines::{Link, Links};
 use super::http::HttpConn;
-use mio::Token;
-use std::os::fd::OwnedFd;
+use mio::{Interest, Token};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What is spoken on a connection.
+/// The protocol of a connection.
 pub enum Protocol {
-    /// Nothing: the row is free; the next free one.
-    Free(u32),
+    /// None: the row is free.
+    Free,
     /// HTTP.
     Http(OwnedFd, HttpConn),
-    /// A stream. Boxed: its address must not change, C handlers hold it.
+    /// A stream. Boxed, because C handlers hold its address.
     Stream(Box<Conn>),
+}
+
+impl Protocol {
+    /// The connection's descriptor.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Free => None,
+            Self::Http(fd, _) => Some(fd.as_fd()),
+            Self::Stream(conn) => Some(conn.as_fd()),
+        }
+    }
 }
 
 /// A row.
 pub struct Row {
-    /// What is spoken.
+    /// The protocol, with its state.
     pub protocol: Protocol,
-    /// Its deadline.
-    pub link: Link,
-    uses: u32,
     /// The index of its listener.
     pub listener: u16,
-    /// Whether the poll reports it.
-    pub registered: bool,
-    /// Whether the poll reports it when it can be written to, too.
-    pub watches_write: bool,
-    /// Whether it waits to be called again in the next turn.
+    /// What the poll reports of it; `None` if it is not registered.
+    pub interest: Option<Interest>,
+    /// True if its engine is to be called again in the next turn.
     pub again: bool,
+    uses: u32,
 }
 
 /// The table.
 pub struct Table {
     rows: Vec<Row>,
-    free: u32,
-    used: u32,
+    free: Vec<u32>,
 }
-
-const NONE: u32 = u32::MAX;
 
 impl Table {
     /// A table for at most `capacity` connections.
     pub fn new(capacity: u32) -> Self {
-        Self { rows: Vec::with_capacity(capacity as usize), free: NONE, used: 0 }
+        Self { rows: Vec::with_capacity(capacity as usize), free: Vec::with_capacity(capacity as usize) }
     }
 
     /// Puts a connection into a free row and returns its index.
     pub fn insert(&mut self, protocol: Protocol, listener: u16) -> u32 {
-        self.used += 1;
-        if let Some(row) = self.rows.get_mut(self.free as usize) {
-            let index = self.free;
-            if let Protocol::Free(next) = row.protocol {
-                self.free = next;
-            }
-            row.protocol = protocol;
-            row.listener = listener;
+        if let Some(index) = self.free.pop() {
+            let row = self.row(index);
+            (row.protocol, row.listener) = (protocol, listener);
             return index;
         }
-        self.rows.push(Row {
-            protocol,
-            link: Link::default(),
-            uses: 0,
-            listener,
-            registered: false,
-            watches_write: false,
-            again: false,
-        });
+        self.rows.push(Row { protocol, listener, interest: None, again: false, uses: 0 });
         self.rows.len() as u32 - 1
     }
 
     /// Frees a row and returns what it held.
     pub fn remove(&mut self, index: u32) -> Protocol {
-        self.used -= 1;
-        let free = Protocol::Free(self.free);
-        self.free = index;
-        let row = &mut self.rows[index as usize];
+        self.free.push(index);
+        let row = self.row(index);
         row.uses = row.uses.wrapping_add(1);
-        (row.registered, row.watches_write, row.again) = (false, false, false);
-        std::mem::replace(&mut row.protocol, free)
+        (row.interest, row.again) = (None, false);
+        std::mem::replace(&mut row.protocol, Protocol::Free)
     }
 
     /// A row by its index.
@@ -91,31 +79,25 @@ impl Table {
         &mut self.rows[index as usize]
     }
 
-    /// The poll's token for a row as it is used now. Never one of the inlet's.
+    /// The poll's token for a row in its present use. Never one of the intake's or the channel's.
     pub fn token(&self, index: u32) -> Token {
         Token((self.rows[index as usize].uses as usize) << 32 | index as usize)
     }
 
-    /// The index of the row that a token was made for, if its connection is still the same.
+    /// The index of the row that a token was made for, if it still has the same connection.
     pub fn find(&self, token: Token) -> Option<u32> {
         let index = token.0 as u32;
         let row = self.rows.get(index as usize)?;
-        (row.uses == (token.0 >> 32) as u32 && !matches!(row.protocol, Protocol::Free(_))).then_some(index)
+        (row.uses == (token.0 >> 32) as u32 && !matches!(row.protocol, Protocol::Free)).then_some(index)
     }
 
-    /// Connections in the table.
+    /// The number of connections.
     pub fn len(&self) -> u32 {
-        self.used
+        (self.rows.len() - self.free.len()) as u32
     }
 
-    /// The indexes of all rows ever used.
+    /// The indexes of all rows, used and free.
     pub fn indexes(&self) -> std::ops::Range<u32> {
         0..self.rows.len() as u32
-    }
-}
-
-impl Links for Table {
-    fn link(&mut self, index: u32) -> &mut Link {
-        &mut self.rows[index as usize].link
     }
 }

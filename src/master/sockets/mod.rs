@@ -246,7 +246,7 @@ impl Listener {
         let sockets = std::mem::replace(&mut self.sockets, SocketSet::per_slot());
         let alone = sockets.are_per_slot();
         let fd = sockets.into_socket_of(slot).filter(|_| for_workers)?;
-        Some(OwnSocket { fd, listener: listener.0, alone, datagrams })
+        Some(OwnSocket { fd, listener: listener.0, alone, datagrams, watched: false })
     }
 }
 

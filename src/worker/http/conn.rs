@@ -2,6 +2,7 @@
 
 use super::input::Input;
 use super::output::Output;
+use crate::sys::time::Time;
 use crate::worker::engine::{Deadline, Next};
 
 /// What one connection keeps between two calls. Between requests it owns no buffer.
@@ -22,8 +23,8 @@ pub(crate) struct HttpConn {
     pub(super) dropped: u32,
     /// The client has taken bytes since this was told.
     pub(super) progress: bool,
-    /// When the partial head began to come (monotonic, milliseconds).
-    pub(super) head_since: u64,
+    /// The time at which the partial head began to arrive.
+    pub(super) head_since: Time,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The Date field, made once per second (RFC 9110 sections 5.6.7 and 6.6.1).
 
-use crate::sys::time;
+use crate::sys::time::{self, Time};
 
 const LEN: usize = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
 const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
@@ -9,7 +9,7 @@ const MONTHS: [&[u8; 3]; 12] =
 
 /// A Date field line that is right for the current turn of the loop.
 pub(super) struct Date {
-    turn: u64,
+    turn: Time,
     second: u64,
     line: [u8; LEN],
 }
@@ -17,11 +17,11 @@ pub(super) struct Date {
 impl Date {
     pub fn new() -> Self {
         let second = time::unix_seconds();
-        Self { turn: 0, second, line: format_line(second) }
+        Self { turn: Time::default(), second, line: format_line(second) }
     }
 
     /// Looks at the wall clock, at most once per value of the loop's own clock.
-    pub fn refresh(&mut self, now: u64) {
+    pub fn refresh(&mut self, now: Time) {
         if self.turn == now {
             return;
         }

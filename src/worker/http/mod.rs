@@ -140,10 +140,9 @@ impl HttpEngine {
             return Next::Close;
         }
         let next = wait(conn);
-        let header = cx.config.timeouts.header.as_millis() as u64;
         if matches!(next, Next::Wait { deadline: Deadline::Header, .. })
             && conn.used
-            && cx.now < conn.head_since + header
+            && cx.now < conn.head_since + cx.config.timeouts.header
         {
             // The deadline was that of an earlier head, answered since.
             return next;

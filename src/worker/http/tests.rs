@@ -101,7 +101,7 @@ impl Bench {
             handler: &mut *self.handler,
             config: &self.config,
             page: self.page,
-            now: self.now,
+            now: crate::sys::time::Time::from_millis(self.now),
             draining: self.draining,
         };
         let mut next = f(&mut self.engine, server.as_fd(), &mut self.conn, &mut cx);

@@ -141,7 +141,7 @@ fn a_pipelining_client_yields_to_others() {
             handler: &mut *b.handler,
             config: &b.config,
             page: b.page,
-            now: b.now,
+            now: crate::sys::time::Time::from_millis(b.now),
             draining: false,
         };
         turns += 1;
