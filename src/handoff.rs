@@ -27,7 +27,7 @@ impl Origin {
 
 /// One end of a channel. The master has its own end, and a copy of the worker's to reclaim with.
 #[derive(Debug)]
-pub struct HandoffEnd(OwnedFd);
+pub struct HandoffEnd(pub OwnedFd);
 
 /// The result of giving a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +112,6 @@ impl HandoffEnd {
     /// messages wake the worker as well.
     pub fn probe(&self) -> bool {
         socket::send(self.as_fd(), &[PROBE, 0, 0, 0]).is_ok()
-    }
-}
-
-impl From<OwnedFd> for HandoffEnd {
-    fn from(fd: OwnedFd) -> Self {
-        Self(fd)
     }
 }
 

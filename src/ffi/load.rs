@@ -170,9 +170,8 @@ mod tests {
 
     fn worker() -> Worker {
         let (channel, _) = crate::message::channel(1024).unwrap();
-        let id = crate::ids::WorkerId(1);
         Worker::new(crate::worker::SelfInfo {
-            id,
+            id: crate::ids::WorkerId(1),
             slot: crate::ids::Slot(0),
             generation: crate::ids::Generation::FIRST,
             args: Vec::new(),
@@ -180,7 +179,7 @@ mod tests {
             forked_at: crate::sys::time::Time::default(),
             last_exit: None,
             page: crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
-            messages: crate::worker::messages::WorkerMessages::new(id, channel.socket, channel.outbox),
+            messages: crate::worker::messages::WorkerMessages::new(channel.socket, channel.outbox),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";

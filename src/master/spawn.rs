@@ -63,7 +63,7 @@ impl Master {
                     forked_at: self.clock.now,
                     last_exit: self.last_exit(slot.index()),
                     page: counters,
-                    messages: WorkerMessages::new(id, socket, outbox),
+                    messages: WorkerMessages::new(socket, outbox),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

@@ -70,7 +70,7 @@ impl Channel {
         drain_timeout: Duration,
         poll: &mio::Poll,
     ) -> Self {
-        let watched = poll::watch_level(poll, worker.messages().as_fd(), CHANNEL);
+        let watched = poll::watch_level(poll, worker.messages().socket.as_fd(), CHANNEL);
         if let Err(e) = watched.and_then(|()| poll::watch_level(poll, leave.as_fd(), LEAVE)) {
             log!("worker {}: watch the message channel: {e}", worker.id());
             process::exit(super::EXIT_FAILED);
@@ -116,7 +116,7 @@ impl Channel {
         // An error here is one of the next read as well.
         let _ = messages.flush();
         loop {
-            match self.inbox.receive(messages.as_fd(), &mut budget) {
+            match self.inbox.receive(messages.socket.as_fd(), &mut budget) {
                 Ok(Received::Message(envelope, bytes)) => {
                     messages.deliver(self.worker, envelope, &bytes, cx);
                 }
@@ -128,8 +128,8 @@ impl Channel {
                 }
                 Ok(Received::Closed) | Err(_) => {
                     self.interest = None;
-                    let _ = poll::unwatch(poll, messages.as_fd());
-                    messages.forget(Address::Master, cx);
+                    let _ = poll::unwatch(poll, messages.socket.as_fd());
+                    messages.end_requests_to(Address::Master, cx);
                     return self.lose_master();
                 }
             }
@@ -149,7 +149,7 @@ impl Channel {
             Notice::Shed { .. } if self.orders.is_draining() => {}
             Notice::Shed { keep } => self.orders.keep = Some(keep),
             Notice::RestoreStderr => self.restore_stderr(),
-            Notice::Gone(id) => messages.forget(Address::Worker(id), cx),
+            Notice::Gone(id) => messages.end_requests_to(Address::Worker(id), cx),
             Notice::Overflowing(id) => messages.set_overflowing(id, true),
             Notice::HasRoom(id) => messages.set_overflowing(id, false),
             other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id()),
@@ -164,7 +164,7 @@ impl Channel {
         if self.interest.is_none_or(|interest| interest == wanted) {
             return;
         }
-        match poll::rewatch_level(poll, messages.as_fd(), CHANNEL, wanted) {
+        match poll::rewatch_level(poll, messages.socket.as_fd(), CHANNEL, wanted) {
             Ok(()) => self.interest = Some(wanted),
             Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id()),
         }

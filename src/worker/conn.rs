@@ -1,6 +1,7 @@
 //! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
 use super::engine::{Deadline, Next};
+use super::handler::Kind;
 use crate::config::Config;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
@@ -57,20 +58,19 @@ pub struct Conn {
 pub(crate) enum Style {
     /// Waits, each time up to a limit; `None` is forever.
     Blocking { first: Option<Duration>, read: Option<Duration>, write: Option<Duration> },
-    /// Never waits; keeps at most so many bytes.
+    /// Never waits; keeps at most these numbers of bytes.
     Stream { unread: usize, unsent: usize },
 }
 
 impl Style {
-    pub(crate) fn blocking(config: &Config) -> Self {
-        let some = |d: Duration| (!d.is_zero()).then_some(d);
-        let t = &config.timeouts;
-        Self::Blocking { first: some(t.header), read: some(t.body), write: some(t.write) }
-    }
-
-    pub(crate) fn stream(config: &Config) -> Self {
-        let unread = usize::try_from(config.limits.body).unwrap_or(usize::MAX);
-        Self::Stream { unread, unsent: config.limits.pending }
+    pub(crate) fn of(kind: Kind, config: &Config) -> Self {
+        let (t, limits) = (&config.timeouts, &config.limits);
+        if kind == Kind::Connection {
+            let some = |d: Duration| (!d.is_zero()).then_some(d);
+            return Self::Blocking { first: some(t.header), read: some(t.body), write: some(t.write) };
+        }
+        let unread = usize::try_from(limits.body).unwrap_or(usize::MAX);
+        Self::Stream { unread, unsent: limits.pending }
     }
 }
 
@@ -99,7 +99,7 @@ impl Conn {
         }
     }
 
-    /// Gives a value without a connection this one.
+    /// Makes this the value of a connection.
     pub(crate) fn begin(&mut self, fd: OwnedFd, id: u64, listener: u16) {
         (self.fd, self.id, self.listener) = (Some(fd), id, listener);
     }
@@ -152,30 +152,24 @@ impl Conn {
     /// `bytes` was taken. Those of send(2).
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.style {
-            Style::Blocking { write, .. } => self.write_waiting(bytes, write),
-            Style::Stream { unsent, .. } => self.write_later(bytes, unsent),
+            Style::Blocking { write, .. } => {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let n = self.waiting(true, write, |fd| socket::send(fd, rest))?;
+                    self.page.add(Word::BytesOut, n as u64);
+                    rest = &rest[n..];
+                }
+                Ok(())
+            }
+            Style::Stream { .. } if self.broken || self.closing => Err(io::ErrorKind::BrokenPipe.into()),
+            Style::Stream { unsent, .. } if self.output.len() - self.sent + bytes.len() > unsent => {
+                Err(io::ErrorKind::OutOfMemory.into())
+            }
+            Style::Stream { .. } => {
+                self.output.extend_from_slice(bytes);
+                if self.output.len() - self.sent >= FLUSH_AT { self.flush() } else { Ok(()) }
+            }
         }
-    }
-
-    fn write_waiting(&mut self, bytes: &[u8], timeout: Option<Duration>) -> io::Result<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let n = self.waiting(true, timeout, |fd| socket::send(fd, rest))?;
-            self.page.add(Word::BytesOut, n as u64);
-            rest = &rest[n..];
-        }
-        Ok(())
-    }
-
-    fn write_later(&mut self, bytes: &[u8], limit: usize) -> io::Result<()> {
-        if self.broken || self.closing {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        if self.output.len() - self.sent + bytes.len() > limit {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        self.output.extend_from_slice(bytes);
-        if self.output.len() - self.sent >= FLUSH_AT { self.flush() } else { Ok(()) }
     }
 
     /// Calls `f` until it does not return `WouldBlock`, and waits in between.

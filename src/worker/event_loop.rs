@@ -24,6 +24,7 @@ use crate::sys::time::Time;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -59,9 +60,7 @@ pub struct EventLoop<'a> {
     #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
     kept_conns: Vec<Box<Conn>>,
     /// Connections whose engine has more to do than the poll reports.
-    again: Vec<Token>,
-    /// Those of them that this turn runs.
-    turn: Vec<Token>,
+    again: VecDeque<Token>,
     now: Time,
     /// The number of times that a [`Conn`] has begun.
     count: u64,
@@ -124,8 +123,7 @@ impl<'a> EventLoop<'a> {
             stream: StreamEngine::default(),
             datagrams: DatagramEngine::new(),
             kept_conns: Vec::with_capacity(KEPT_CONNS),
-            again: Vec::new(),
-            turn: Vec::new(),
+            again: VecDeque::new(),
             now: Time::now(),
             count: 0,
             drains: false,
@@ -145,8 +143,12 @@ impl<'a> EventLoop<'a> {
             let is_draining = self.channel.orders.is_draining();
             self.intake.watch_own_sockets(has_room, is_draining, self.poll, self.now);
             self.wait(&mut events)?;
-            // Before anything else: no other worker was woken for these.
-            self.serve_own_sockets(&events);
+            for event in &events {
+                // Before anything else: no other worker was woken for these.
+                if let Some(index) = self.intake.own.find(event.token()) {
+                    self.serve_own_socket(index, DATAGRAMS);
+                }
+            }
             let (mut queue, mut channel) = (false, self.channel.has_more);
             for event in &events {
                 match event.token() {
@@ -158,7 +160,7 @@ impl<'a> EventLoop<'a> {
             }
             if channel {
                 self.channel.read(self.poll, context!(self));
-                self.follow_orders();
+                self.intake.set_closed(self.channel.orders.hands_back, self.poll);
             }
             self.run_again();
             self.channel.leave_if_due(self.now);
@@ -170,15 +172,13 @@ impl<'a> EventLoop<'a> {
                 self.intake.may_take(self.poll, self.now);
             }
             self.hand_back_idle();
-            self.expire();
+            while let Some(index) = self.deadlines.expired(self.now) {
+                self.run(index, Cause::Deadline);
+            }
             self.channel.update(self.poll, context!(self));
         }
-        self.worker.messages().forget(Address::Master, context!(self));
+        self.worker.messages().end_requests_to(Address::Master, context!(self));
         Ok(())
-    }
-
-    fn follow_orders(&mut self) {
-        self.intake.set_closed(self.channel.orders.hands_back, self.poll);
     }
 
     fn is_done(&self) -> bool {
@@ -214,35 +214,19 @@ impl<'a> EventLoop<'a> {
                 self.begin(fd, origin);
                 return true;
             }
-            Taken::End => {
-                self.channel.lose_master();
-                self.follow_orders();
-            }
+            Taken::End => self.channel.lose_master(),
             _ => {}
         }
         false
     }
 
-    fn serve_own_sockets(&mut self, events: &Events) {
-        for event in events {
-            if let Some(index) = self.intake.own.find(event.token())
-                && !self.read_datagrams(index, DATAGRAMS)
-            {
-                self.accept(index);
-            }
+    /// Serves up to `most` datagrams of an own socket, or a connection; true if there may be another connection.
+    fn serve_own_socket(&mut self, index: usize, most: u32) -> bool {
+        if let Some(socket) = self.intake.own.datagrams(index) {
+            self.datagrams.serve(socket, self.worker, most, context!(self));
+            self.intake.own.requeue(index, self.poll);
+            return false;
         }
-    }
-
-    /// Serves up to `most` datagrams of an own socket; false if it has connections instead.
-    fn read_datagrams(&mut self, index: usize, most: u32) -> bool {
-        let Some(socket) = self.intake.own.datagrams(index) else { return false };
-        self.datagrams.serve(socket, self.worker, most, context!(self));
-        self.intake.own.requeue(index, self.poll);
-        true
-    }
-
-    /// Accepts a connection at an own socket; false if there is none.
-    fn accept(&mut self, index: usize) -> bool {
         let accepted = self.intake.accept(index, self.poll, self.now);
         accepted.map(|(fd, listener)| self.begin(fd, Origin::listener(listener))).is_some()
     }
@@ -273,18 +257,16 @@ impl<'a> EventLoop<'a> {
         conn.end();
         self.kept_conns.push(conn);
         self.intake.finished();
+        // Deadlines must not count the time that the handler took.
         self.now = Time::now();
     }
 
     /// The value of a connection that the handler reads and writes itself.
     fn conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
-        let mut conn = self.kept_conns.pop().unwrap_or_else(|| {
-            let style = match self.kind {
-                Kind::Connection => Style::blocking(self.config),
-                _ => Style::stream(self.config),
-            };
-            Box::new(Conn::new(style, self.worker.info.page))
-        });
+        let mut conn = self
+            .kept_conns
+            .pop()
+            .unwrap_or_else(|| Box::new(Conn::new(Style::of(self.kind, self.config), self.worker.info.page)));
         self.count += 1;
         conn.begin(fd, self.count, listener);
         conn
@@ -313,6 +295,10 @@ impl<'a> EventLoop<'a> {
 
     /// Runs the engine of a connection.
     fn run(&mut self, index: u32, cause: Cause) {
+        if let Cause::Deadline = cause {
+            // Some would continue if the engine sets the same one again.
+            self.deadlines.clear(index);
+        }
         let row = self.table.row(index);
         let (listener, cx) = (row.listener, context!(self));
         let next = match (&mut row.protocol, cause) {
@@ -328,10 +314,6 @@ impl<'a> EventLoop<'a> {
             (Protocol::Stream(_), Cause::Deadline) => Next::Close,
             (Protocol::Free, _) => return,
         };
-        if let Cause::Deadline = cause {
-            // Over, even if the same one follows.
-            self.deadlines.clear(index);
-        }
         self.apply(index, next);
     }
 
@@ -349,7 +331,7 @@ impl<'a> EventLoop<'a> {
             Next::Again => {
                 self.deadlines.clear(index);
                 if !std::mem::replace(&mut self.table.row(index).again, true) {
-                    self.again.push(self.table.token(index));
+                    self.again.push_back(self.table.token(index));
                 }
             }
             Next::Close => self.close(index),
@@ -387,18 +369,11 @@ impl<'a> EventLoop<'a> {
 
     /// Runs the connections that had more to do than one turn.
     fn run_again(&mut self) {
-        std::mem::swap(&mut self.again, &mut self.turn);
-        while let Some(token) = self.turn.pop() {
-            if let Some(index) = self.table.find(token) {
+        for _ in 0..self.again.len() {
+            if let Some(index) = self.again.pop_front().and_then(|token| self.table.find(token)) {
                 self.table.row(index).again = false;
                 self.run(index, Cause::Readable { ended: true });
             }
-        }
-    }
-
-    fn expire(&mut self) {
-        while let Some(index) = self.deadlines.expired(self.now) {
-            self.run(index, Cause::Deadline);
         }
     }
 
@@ -471,10 +446,9 @@ impl<'a> EventLoop<'a> {
     fn leave_own_sockets(&mut self) {
         for index in self.intake.own.indexes() {
             let is_last = self.channel.orders.master_is_gone || self.intake.is_last_at(index);
-            if is_last && !self.read_datagrams(index, LAST_DATAGRAMS) {
-                let most = self.config.backlog;
-                (0..most).take_while(|_| self.accept(index)).for_each(drop);
-            }
+            // A backlog holds at most so many connections; clients that connect meanwhile must not keep this worker.
+            let most = if is_last { self.config.backlog } else { 0 };
+            (0..most).take_while(|_| self.serve_own_socket(index, LAST_DATAGRAMS)).for_each(drop);
         }
         self.intake.own.close(self.poll, self.now);
     }
@@ -482,10 +456,7 @@ impl<'a> EventLoop<'a> {
     fn close(&mut self, index: u32) {
         self.deadlines.clear(index);
         match self.table.remove(index) {
-            Protocol::Http(fd, mut conn) => {
-                self.http.on_gone(&mut conn);
-                drop(fd);
-            }
+            Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
             Protocol::Stream(mut conn) => {
                 self.stream.close(&mut conn, context!(self));
                 if self.kept_conns.len() < KEPT_CONNS {

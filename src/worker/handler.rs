@@ -101,38 +101,22 @@ impl<E: Display> Outcome for Result<(), E> {
 }
 
 /// Makes a handler of a closure that answers HTTP requests.
-pub fn http<F, R>(f: F) -> impl Handler
-where
-    F: FnMut(&Request<'_>, &mut Response) -> R,
-    R: Outcome,
-{
+pub fn http<R: Outcome>(f: impl FnMut(&Request<'_>, &mut Response) -> R) -> impl Handler {
     HttpClosure(f)
 }
 
 /// Makes a handler of a closure that serves one connection at a time in blocking style.
-pub fn blocking<F, R>(f: F) -> impl Handler
-where
-    F: FnMut(&mut Conn) -> R,
-    R: Outcome,
-{
+pub fn blocking<R: Outcome>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
     ConnClosure(Kind::Connection, f)
 }
 
 /// Makes a handler of a closure that is called whenever a stream connection has bytes.
-pub fn stream<F, R>(f: F) -> impl Handler
-where
-    F: FnMut(&mut Conn) -> R,
-    R: Outcome,
-{
+pub fn stream<R: Outcome>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
     ConnClosure(Kind::Data, f)
 }
 
 /// Makes a handler of a closure that is called with each datagram.
-pub fn datagram<F, R>(f: F) -> impl Handler
-where
-    F: FnMut(&Datagram<'_>) -> R,
-    R: Outcome,
-{
+pub fn datagram<R: Outcome>(f: impl FnMut(&Datagram<'_>) -> R) -> impl Handler {
     DatagramClosure(f)
 }
 

@@ -10,15 +10,14 @@ use crate::role::{Role, role};
 use crate::sys::time::Time;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// The outgoing direction of a worker's message channel, and the requests that wait for their replies.
 pub struct WorkerMessages {
-    id: WorkerId,
-    socket: OwnedFd,
+    /// The channel's socket.
+    pub socket: OwnedFd,
     outbox: RefCell<Outbox>,
     requests: RefCell<Requests<OnReply>>,
     /// The request that the handler is being called for, until it is answered.
@@ -27,10 +26,66 @@ pub struct WorkerMessages {
     overflowing: RefCell<BTreeSet<WorkerId>>,
 }
 
+impl Worker {
+    /// Sends a message of a type of your own to another worker by its id, to [`crate::MASTER`], or to [`crate::ALL`] other
+    /// workers (not the master). Never waits: bytes that the channel does not take at once are sent when the running callback
+    /// has returned and there is room.
+    ///
+    /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost;
+    /// only [`Worker::request`] reports that.
+    ///
+    /// # Errors
+    /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size wait
+    /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone.
+    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
+        let from = Address::Worker(self.info.id);
+        let envelope = Envelope { purpose: Purpose::Message, from, to: to.into(), kind, request: 0 };
+        self.messages().send(&envelope, bytes, Room::Needed)
+    }
+
+    /// Sends a message that needs a reply. `on_reply` is called once, from this worker's loop: with the reply, or with the
+    /// reason why there is none. The deadline is in whole milliseconds; with zero the request waits until the receiver ends.
+    ///
+    /// # Errors
+    /// As [`Worker::send`], and [`Undelivered::Impossible`] to [`crate::ALL`]; then `on_reply` is not called.
+    pub fn request(
+        &self,
+        to: u32,
+        kind: u32,
+        bytes: &[u8],
+        deadline: Duration,
+        on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
+    ) -> Result<(), Undelivered> {
+        let (from, to) = (Address::Worker(self.info.id), Address::from(to));
+        if to == Address::All {
+            return Err(Undelivered::Impossible);
+        }
+        let requests = &self.messages().requests;
+        let request = requests.borrow().next_number();
+        let envelope = Envelope { purpose: Purpose::Request, from, to, kind, request };
+        self.messages().send(&envelope, bytes, Room::Needed)?;
+        requests.borrow_mut().add(to, Time::now().deadline(deadline), Box::new(on_reply));
+        Ok(())
+    }
+
+    /// Replies to the request that [`crate::Handler::on_message`] is being called for, once. If that returns without a reply, the
+    /// sender gets [`Undelivered::Unanswered`].
+    ///
+    /// # Errors
+    /// As [`Worker::send`]; [`Undelivered::Impossible`] if there is no request to reply to.
+    pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
+        let unanswered = &self.messages().unanswered;
+        let request = unanswered.get().ok_or(Undelivered::Impossible)?;
+        self.messages().send(&request.answer(Purpose::Reply), bytes, Room::Needed)?;
+        unanswered.set(None);
+        Ok(())
+    }
+}
+
 impl WorkerMessages {
-    pub fn new(id: WorkerId, socket: OwnedFd, outbox: Outbox) -> Self {
+    /// Messages over this socket.
+    pub fn new(socket: OwnedFd, outbox: Outbox) -> Self {
         Self {
-            id,
             socket,
             outbox: RefCell::new(outbox),
             requests: RefCell::default(),
@@ -39,58 +94,14 @@ impl WorkerMessages {
         }
     }
 
-    /// As [`Worker::send`].
-    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.send_new(Purpose::Message, to.into(), kind, 0, bytes)
-    }
-
-    /// As [`Worker::request`].
-    pub fn request(
-        &self,
-        to: u32,
-        kind: u32,
-        bytes: &[u8],
-        deadline: Duration,
-        on_reply: OnReply,
-    ) -> Result<(), Undelivered> {
-        let to = Address::from(to);
-        if to == Address::All {
-            return Err(Undelivered::Impossible);
-        }
-        let number = self.requests.borrow().next_number();
-        self.send_new(Purpose::Request, to, kind, number, bytes)?;
-        self.requests.borrow_mut().add(to, Time::now().deadline(deadline), on_reply);
-        Ok(())
-    }
-
-    /// As [`Worker::reply`].
-    pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
-        let request = self.unanswered.get().ok_or(Undelivered::Impossible)?;
-        self.transmit(&request.answer(Purpose::Reply), bytes, Room::Needed)?;
-        self.unanswered.set(None);
-        Ok(())
-    }
-
-    fn send_new(
-        &self,
-        purpose: Purpose,
-        to: Address,
-        kind: u32,
-        request: u64,
-        bytes: &[u8],
-    ) -> Result<(), Undelivered> {
-        let envelope = Envelope { purpose, from: Address::Worker(self.id), to, kind, request };
-        self.transmit(&envelope, bytes, Room::Needed)
-    }
-
-    fn transmit(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
+    fn send(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
         if let Address::Worker(id) = envelope.to
             && room == Room::Needed
             && self.overflowing.borrow().contains(&id)
         {
             return Err(Undelivered::Full);
         }
-        // A process that the handler forked has a copy of the channel, and would break the order of frames.
+        // A process that the handler forked has a copy of the channel, and its frames would get between this worker's.
         if !matches!(role(), Role::Worker { .. }) {
             return Err(Undelivered::Impossible);
         }
@@ -136,7 +147,7 @@ impl WorkerMessages {
     }
 
     /// Ends the requests to a receiver that has ended; all requests if it is the master, which routes them.
-    pub fn forget(&self, receiver: Address, cx: &mut Context<'_>) {
+    pub fn end_requests_to(&self, receiver: Address, cx: &mut Context<'_>) {
         if let Address::Worker(id) = receiver {
             self.overflowing.borrow_mut().remove(&id);
         }
@@ -163,7 +174,7 @@ impl WorkerMessages {
                 if let Some(request) = self.unanswered.take() {
                     let reason = [Undelivered::Unanswered as u8];
                     // If the master is gone, the sender cannot be told.
-                    let _ = self.transmit(&request.answer(Purpose::Failure), &reason, Room::Ignored);
+                    let _ = self.send(&request.answer(Purpose::Failure), &reason, Room::Ignored);
                 }
             }
             Purpose::Reply | Purpose::Failure => {
@@ -176,17 +187,5 @@ impl WorkerMessages {
                 }
             }
         }
-    }
-}
-
-impl AsFd for WorkerMessages {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl fmt::Debug for WorkerMessages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerMessages").field("id", &self.id).finish_non_exhaustive()
     }
 }

@@ -21,7 +21,7 @@ use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::handoff::HandoffEnd;
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::log;
-use crate::message::{Inbox, Notice, Undelivered};
+use crate::message::{Inbox, Notice};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::Source;
@@ -34,6 +34,7 @@ use own_sockets::OwnSocket;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -52,7 +53,7 @@ pub const DESCRIPTOR_RESERVE: u64 = 32;
 
 /// The worker that this process is. For use in its first thread only. A clone is the same worker: keep one to send messages
 /// from callbacks that are not given it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Worker {
     info: Rc<SelfInfo>,
     state: Rc<Cell<WorkerState>>,
@@ -60,8 +61,7 @@ pub struct Worker {
     leave_at: Rc<Cell<Time>>,
 }
 
-/// The worker's knowledge of itself that stays the same, its counters, and its messages.
-#[derive(Debug)]
+/// A worker's numbers, start and arguments, its counters and its messages.
 pub struct SelfInfo {
     /// Its number.
     pub id: WorkerId,
@@ -81,6 +81,12 @@ pub struct SelfInfo {
     pub page: WorkerPage,
     /// Its messages.
     pub messages: WorkerMessages,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("id", &self.id()).finish_non_exhaustive()
+    }
 }
 
 thread_local! {
@@ -165,48 +171,9 @@ impl Worker {
     fn messages(&self) -> &WorkerMessages {
         &self.info.messages
     }
-
-    /// Sends a message of a type of your own to another worker by its id, to [`crate::MASTER`], or to [`crate::ALL`] other
-    /// workers (not the master). Never waits: bytes that the channel does not take at once are sent when the running callback
-    /// has returned and there is room.
-    ///
-    /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost; only
-    /// [`Worker::request`] reports that.
-    ///
-    /// # Errors
-    /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size wait
-    /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone.
-    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.info.messages.send(to, kind, bytes)
-    }
-
-    /// Sends a message that needs a reply. `on_reply` is called once, from this worker's loop: with the reply, or with the
-    /// reason why there is none. The deadline is in whole milliseconds; with zero the request waits until the receiver ends.
-    ///
-    /// # Errors
-    /// As [`Worker::send`], and [`Undelivered::Impossible`] to [`crate::ALL`]; then `on_reply` is not called.
-    pub fn request(
-        &self,
-        to: u32,
-        kind: u32,
-        bytes: &[u8],
-        deadline: Duration,
-        on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
-    ) -> Result<(), Undelivered> {
-        self.info.messages.request(to, kind, bytes, deadline, Box::new(on_reply))
-    }
-
-    /// Replies to the request that [`Handler::on_message`] is being called for, once. If that returns without a reply, the
-    /// sender gets [`Undelivered::Unanswered`].
-    ///
-    /// # Errors
-    /// As [`Worker::send`]; [`Undelivered::Impossible`] if there is no request to reply to.
-    pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.info.messages.reply(bytes)
-    }
 }
 
-/// The master's provision for a new worker.
+/// Everything that a new worker gets from the master.
 pub struct WorkerSetup<'a> {
     /// The worker. It lives as long as the process: a handler may keep its address.
     pub worker: &'static Worker,
@@ -256,9 +223,10 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         }
     }));
     tell(worker, &Notice::Online);
-    let mut handler = match without_panic(|| start(source, &setup)) {
-        Ok(handler) => handler,
-        Err(reason) => fail(worker, reason),
+    let mut handler = match catch_unwind(AssertUnwindSafe(|| start(source, &setup))) {
+        Ok(Ok(handler)) => handler,
+        Ok(Err(reason)) => fail(worker, reason),
+        Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic))),
     };
     let kind = handler.kind();
     let limit = match kind {
@@ -302,11 +270,6 @@ fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Han
         }
         _ => Ok(handler),
     }
-}
-
-/// Runs user code before the worker is ready; a panic is an error like any other.
-fn without_panic<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -35,7 +35,7 @@ pub struct Row {
     pub protocol: Protocol,
     /// The index of its listener.
     pub listener: u16,
-    /// What the poll reports of it; `None` if it is not registered.
+    /// The events that the poll reports of it; `None` if it is not registered.
     pub interest: Option<Interest>,
     /// True if its engine is to be called again in the next turn.
     pub again: bool,

@@ -349,5 +349,5 @@ impl Master {
 }
 
 fn handoff_queue(master: Fd, worker: Fd) -> io::Result<HandoffQueue> {
-    Ok(HandoffQueue { master: HandoffEnd::from(master.adopt()?), worker: HandoffEnd::from(worker.adopt()?) })
+    Ok(HandoffQueue { master: HandoffEnd(master.adopt()?), worker: HandoffEnd(worker.adopt()?) })
 }
