@@ -4,7 +4,7 @@ use super::Master;
 use super::lifecycle::{Input, Phase};
 use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{LastExit, ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
+use crate::event::{Event, LastExit, ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Slot, WorkerId};
 use crate::scoreboard::Word;
 use crate::sys::process;
@@ -15,6 +15,8 @@ use std::time::Duration;
 pub enum Command {
     /// Return [`Answer::Status`].
     Status,
+    /// Return [`Answer::Setup`], with which a stream of events begins.
+    Follow,
     /// Replace all workers.
     Reload,
     /// Run this many workers.
@@ -30,6 +32,7 @@ pub enum Answer {
     Accepted,
     Refused(String),
     Status(Box<Status>),
+    Setup(Event),
 }
 
 impl Master {
@@ -46,6 +49,7 @@ impl Master {
     fn execute_command(&mut self, command: Command) -> Answer {
         let done = match command {
             Command::Status => return Answer::Status(Box::new(self.status())),
+            Command::Follow => return Answer::Setup(self.setup_event()),
             Command::Reload => self.reload(),
             Command::Scale(workers) => self.scale(workers),
             Command::Drain(id) => self.drain_worker(id.0, None),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The time that a client has to send a request, and to take a reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of events that wait for a client, besides those in the kernel.
+/// The most bytes of events that are queued for a client, without those in the kernel.
 const MAX_BEHIND: usize = 64 * 1024;
 
 /// The outcome that a client awaits.
@@ -20,9 +20,9 @@ const MAX_BEHIND: usize = 64 * 1024;
 pub enum Awaits {
     /// None: it is the client's turn to send a request.
     Nothing,
-    /// The end of the reload to this generation; `None`: of the next one to begin.
+    /// The end of the reload to this generation, or of the next one to begin.
     Reload(Option<Generation>),
-    /// That there are `to` workers; there were `from` before.
+    /// The readiness of `to` workers; there were `from` before.
     Scale { to: usize, from: usize },
     /// The end of this worker.
     Drain(WorkerId),
@@ -50,7 +50,7 @@ pub struct Client {
     /// Reading or writing has failed.
     broken: bool,
     deadline: Time,
-    /// Messages that were left out of its events since the last one that was not.
+    /// Events of messages that were left out since the last one that was sent.
     left_out: u64,
 }
 
@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// The next request, if it is the client's turn and a whole one is there; or why the bytes are no request.
+    /// Returns the next request, if it is the client's turn and a whole one has arrived; or why the bytes are no request.
     pub fn next_request(&mut self) -> Option<Result<Request, String>> {
         if self.awaits != Awaits::Nothing || self.closing || self.broken || !self.is_flushed() {
             return None;
@@ -88,18 +88,17 @@ impl Client {
             .then(|| Err(format!("expected a line of at most {MAX_REQUEST} bytes")))
     }
 
-    /// Reads what is there, up to the length of a request.
+    /// Reads what has arrived, up to the length of a request.
     pub fn read(&mut self) {
         while self.inbox.len() < MAX_REQUEST && !self.ended {
             self.inbox.reserve_exact(MAX_REQUEST - self.inbox.len());
             match socket::recv_append(self.socket.as_fd(), &mut self.inbox) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.broken = true,
-            }
-            if self.broken {
-                return;
+                Err(e) => {
+                    self.broken |= e.kind() != io::ErrorKind::WouldBlock;
+                    return;
+                }
             }
         }
     }
@@ -124,7 +123,7 @@ impl Client {
         self.finish(&Reply::Error(refusal), now);
     }
 
-    /// Sends the client an event, as a line. A client that is too far behind is refused: `false`.
+    /// Sends the client an event, as a line; or `false` if it is too far behind, and refused.
     pub fn send(&mut self, line: &[u8], now: Time) -> bool {
         if self.out.len() - self.sent + line.len() > MAX_BEHIND {
             self.refuse_too_slow("events came faster than they were read", now);
@@ -135,8 +134,8 @@ impl Client {
         true
     }
 
-    /// The number of messages that were left out before this one; `None` if this one is to be left out too, because the
-    /// client has enough to read.
+    /// Returns the number of messages that were left out before this one; `None` if this one is to be left out too, because
+    /// the client has enough to read.
     pub fn room_for_message(&mut self) -> Option<u64> {
         if self.out.len() - self.sent > MAX_BEHIND / 2 {
             self.left_out += 1;
@@ -154,12 +153,12 @@ impl Client {
                 Err(_) => self.broken = true,
             }
         }
-        // Not kept: a status may be large, and the master stays small.
+        // The buffer is freed: a status may be large, and the master stays small.
         self.out = Vec::new();
         self.sent = 0;
     }
 
-    /// Frees the part that was sent: a stream of events may never be flushed to its end.
+    /// Frees the part that was sent, because a stream of events may never be flushed to its end.
     fn forget_sent(&mut self) {
         if self.sent > MAX_BEHIND {
             self.out.drain(..self.sent);
@@ -177,9 +176,9 @@ impl Client {
         self.broken || self.hung_up || self.is_flushed() && done
     }
 
-    /// The time at which it has kept others from its place for too long.
+    /// The time at which it is disconnected, because it keeps other clients from its place.
     pub fn deadline(&self) -> Time {
-        // An outcome takes its own time, and events may be few.
+        // A client has no deadline while it waits for the master: an outcome takes its time, and events may be rare.
         if self.awaits == Awaits::Nothing || !self.is_flushed() && self.awaits != Awaits::Events {
             self.deadline
         } else {

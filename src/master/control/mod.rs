@@ -1,8 +1,8 @@
-//! The control server: serves the clients of the control socket in the master's own loop, where none of them can hold it up.
+//! The control server: serves the clients of the control socket in the master's own loop, which none of them can block.
 //!
 //! It accepts clients, reads their requests, and returns commands for the master to execute. Clients that wait for an
-//! outcome are answered from the events that the master publishes. The kernel says which user a client is (`SO_PEERCRED`);
-//! only the server's own user and root are admitted. A command that changes something is logged with the client's process.
+//! outcome are answered from the events that the master publishes. Only clients of the server's own user and root are
+//! admitted (`SO_PEERCRED`). A command that changes something is logged with the client's process.
 
 mod client;
 
@@ -36,16 +36,14 @@ const BATCH: usize = 4;
 /// The pause in accepting when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The control socket and its clients; `None` if it is not wanted or cannot be made.
-pub struct ControlServer(Option<Box<Listening>>);
-
-struct Listening {
-    socket: OwnedFd,
-    place: Place,
+/// The control socket and its clients.
+pub struct ControlServer {
+    /// `None` if it is not wanted or cannot be made.
+    socket: Option<(Place, OwnedFd)>,
     hello: Hello,
     clients: [Option<Client>; CLIENTS],
-    /// Clients are accepted again from this time on.
-    paused_until: Option<Time>,
+    /// Clients are accepted again from this time on; [`Time::NEVER`] if accepting is not paused.
+    paused_until: Time,
     /// By client: it may have a request that was not returned yet, or be over.
     pending: u16,
 }
@@ -54,148 +52,116 @@ impl ControlServer {
     /// Makes the socket and has the poll report it. If that fails, the log says so and the server runs without: serving
     /// matters more than being asked.
     pub fn open(config: &Config, name: &str, poll: &Poll) -> Self {
-        if !config.control {
-            return Self(None);
-        }
-        let made = Place::make(name).and_then(|(place, socket)| {
-            let watched = socket::set_nonblocking(socket.as_fd(), true)
-                .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()));
-            watched.map_err(|e| e.to_string()).map(|()| (place, socket))
-        });
-        let (place, socket) = match made {
-            Ok(made) => made,
-            Err(e) => {
-                log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
-                return Self(None);
+        let (prefork, pid) = (env!("CARGO_PKG_VERSION").into(), process::own_pid());
+        let hello = Hello { prefork, protocol: VERSION, name: name.to_owned(), pid };
+        let mut server =
+            Self { socket: None, hello, clients: Default::default(), paused_until: Time::NEVER, pending: 0 };
+        if config.control {
+            let made = Place::make(name).and_then(|(place, socket)| {
+                let watched = socket::set_nonblocking(socket.as_fd(), true)
+                    .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()));
+                watched.map_err(|e| e.to_string()).map(|()| (place, socket))
+            });
+            match made {
+                Ok(made) => server.socket = Some(made),
+                Err(e) => {
+                    log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
+                }
             }
-        };
-        Self(Some(Box::new(Listening {
-            socket,
-            place,
-            hello: Hello {
-                prefork: env!("CARGO_PKG_VERSION").into(),
-                protocol: VERSION,
-                name: name.to_owned(),
-                pid: process::own_pid(),
-            },
-            clients: Default::default(),
-            paused_until: None,
-            pending: 0,
-        })))
+        }
+        server
     }
 
     /// Closes everything in a process that is not the master, and leaves the socket's file to the master.
     pub fn disown(&mut self) {
-        if let Some(listening) = &mut self.0 {
-            listening.place.disown();
+        if let Some((mut place, _)) = self.socket.take() {
+            place.disown();
         }
-        self.0 = None;
+        self.clients = Default::default();
     }
 
     /// Serves what the poll has reported, and clients whose time is over; to be called in each turn.
-    /// [`ControlServer::next_command`] has what comes of it.
+    /// [`ControlServer::next_command`] returns the commands that follow.
     pub fn serve(&mut self, events: &Events, poll: &Poll, now: Time) {
-        let Some(listening) = &mut self.0 else { return };
         for event in events.iter() {
             match event.token().into() {
-                Token::Control => listening.accept(poll, now),
-                Token::ControlClient(n) => {
-                    listening.receive(n, event.is_write_closed() || event.is_error());
-                }
+                Token::Control => self.accept(poll, now),
+                Token::ControlClient(n) => self.receive(n, event.is_write_closed() || event.is_error()),
                 _ => {}
             }
         }
-        listening.expire(poll, now);
+        self.expire(poll, now);
     }
 
     /// Returns the next command and its client; the master executes it and calls [`ControlServer::answer`].
     pub fn next_command(&mut self, life: &Lifecycle, poll: &Poll, now: Time) -> Option<(usize, Command)> {
-        let listening = self.0.as_mut()?;
-        while listening.pending != 0 {
-            let index = listening.pending.trailing_zeros() as usize;
-            let request = listening.clients[index].as_mut().and_then(Client::next_request);
+        while self.pending != 0 {
+            let index = self.pending.trailing_zeros() as usize;
+            let request = self.clients[index].as_mut().and_then(Client::next_request);
             let refused = match request {
                 None => {
-                    listening.pending &= !(1 << index);
-                    listening.remove_if_over(index, poll);
+                    self.pending &= !(1 << index);
+                    self.remove_if_over(index, poll);
                     continue;
                 }
-                Some(Ok(request)) => match listening.command(index, &request, life, now) {
+                Some(Ok(request)) => match self.command(index, &request, life, now) {
                     Ok(command) => return Some((index, command)),
                     Err(refused) => refused,
                 },
-                Some(Err(why)) => Refusal { kind: RefusalKind::Usage, text: why },
+                Some(Err(why)) => refusal(RefusalKind::Usage, why),
             };
-            if let Some(client) = &mut listening.clients[index] {
+            if let Some(client) = &mut self.clients[index] {
                 client.refuse(refused, now);
             }
         }
         None
     }
 
-    /// Gives a client the result of its command, unless an event has brought it already.
+    /// Gives a client the result of its command, unless an event has ended its wait already.
     pub fn answer(&mut self, index: usize, answer: Answer, life: &Lifecycle, now: Time) {
-        let Some(listening) = &mut self.0 else { return };
-        if let Some(client) = &mut listening.clients[index] {
+        if let Some(client) = &mut self.clients[index] {
             match answer {
                 Answer::Accepted => {}
-                Answer::Status(status) if client.awaits == Awaits::Events => {
-                    let setup = Event::Setup {
-                        name: status.name,
-                        generation: status.generation,
-                        workers: status.total,
-                        addresses: status.addresses,
-                    };
-                    client.reply(&Reply::Event(Stamped::now(setup)), now);
-                }
+                Answer::Setup(setup) => client.reply(&Reply::Event(Stamped::now(setup)), now),
                 Answer::Status(status) => client.reply(&Reply::Status(status), now),
                 Answer::Refused(why) => client.finish(&Reply::Error(failed(why)), now),
             }
         }
         // A command may have no event at all: a scale to as many workers as there are is done at once.
-        listening.answer_waiting(now, |awaits| outcome(awaits, life));
+        self.answer_waiting(now, |awaits| outcome(awaits, life));
     }
 
     /// Sends an event to followers, and answers the clients that wait for it.
     pub fn publish(&mut self, event: &Event, life: &Lifecycle, now: Time) {
-        let Some(listening) = &mut self.0 else { return };
-        if let Event::Message { .. } = event {
-            return listening.send_message(event, now);
-        }
         // A stream of events begins with a setup of its own, and ends with the master.
-        if !matches!(event, Event::Setup { .. } | Event::Stopped { .. })
-            && listening.clients().any(|c| c.awaits == Awaits::Events)
-        {
-            listening.send(&Reply::Event(Stamped::now(event.clone())), now);
+        if !matches!(event, Event::Setup { .. } | Event::Stopped { .. }) {
+            self.send(event, now);
         }
         if let Event::Reload { state: ReloadState::Started, generation, .. } = *event {
-            for client in listening.clients().filter(|c| c.awaits == Awaits::Reload(None)) {
+            for client in self.clients.iter_mut().flatten().filter(|c| c.awaits == Awaits::Reload(None)) {
                 client.awaits = Awaits::Reload(Some(Generation(generation)));
             }
         }
-        listening.answer_waiting(now, |awaits| end_in(event, awaits, life).or_else(|| outcome(awaits, life)));
+        self.answer_waiting(now, |awaits| end_in(event, awaits, life).or_else(|| outcome(awaits, life)));
     }
 
     /// True if a client follows events.
     pub fn has_followers(&self) -> bool {
-        let clients = self.0.iter().flat_map(|listening| listening.clients.iter().flatten());
-        clients.into_iter().any(|client| client.awaits == Awaits::Events)
+        self.clients.iter().flatten().any(|client| client.awaits == Awaits::Events)
     }
 
     /// The time at which [`ControlServer::serve`] has something to do even if the poll reports nothing; zero for at once.
     pub fn due(&self) -> Time {
-        let Some(listening) = &self.0 else { return Time::NEVER };
-        if listening.pending != 0 {
+        if self.pending != 0 {
             return Time::default();
         }
-        let deadlines = listening.clients.iter().flatten().map(Client::deadline);
-        deadlines.chain(listening.paused_until).min().unwrap_or(Time::NEVER)
+        let deadlines = self.clients.iter().flatten().map(Client::deadline);
+        deadlines.min().unwrap_or(Time::NEVER).min(self.paused_until)
     }
 
-    /// The run is over: answers the clients that wait for it, and those that wait for something else.
+    /// Ends with the run: answers the clients that wait for the stop, or for something else.
     pub fn close(&mut self, killed: u32, now: Time) {
-        let Some(listening) = &mut self.0 else { return };
-        listening.answer_waiting(now, |awaits| match awaits {
+        self.answer_waiting(now, |awaits| match awaits {
             Awaits::Stop => Some(Reply::Stopped { killed }),
             Awaits::Reload(_) | Awaits::Scale { .. } | Awaits::Drain(_) => {
                 Some(Reply::Error(failed("the server has stopped")))
@@ -203,23 +169,24 @@ impl ControlServer {
             Awaits::Nothing | Awaits::Events => None,
         });
     }
-}
-
-impl Listening {
-    fn clients(&mut self) -> impl Iterator<Item = &mut Client> {
-        self.clients.iter_mut().flatten()
-    }
 
     fn accept(&mut self, poll: &Poll, now: Time) {
         for _ in 0..BATCH {
-            let socket = match socket::accept(self.socket.as_fd()) {
+            let Some((_, listening)) = &self.socket else { return };
+            let socket = match socket::accept(listening.as_fd()) {
                 Ok(socket) => socket,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) => return self.pause(&e, poll, now),
+                Err(e) => {
+                    // Without a free descriptor accept(2) would fail again at once.
+                    log!("control: accept: {e}; clients wait meanwhile");
+                    let _ = poll::unwatch(poll, listening.as_fd());
+                    self.paused_until = now + PAUSE;
+                    return;
+                }
             };
             match peer::peer_of(socket.as_fd()) {
                 Ok(peer) if peer.uid == 0 || peer.uid == peer::own_user() => {
-                    self.add(socket, peer, poll, now)
+                    self.add(socket, peer, poll, now);
                 }
                 Ok(peer) => {
                     log!("control: pid {} (uid {}) is refused", peer.pid, peer.uid);
@@ -247,13 +214,6 @@ impl Listening {
         self.clients[index] = Some(client);
     }
 
-    /// Stops accepting for a moment: without a free descriptor accept(2) would fail again at once.
-    fn pause(&mut self, cause: &io::Error, poll: &Poll, now: Time) {
-        log!("control: accept: {cause}; clients wait meanwhile");
-        let _ = poll::unwatch(poll, self.socket.as_fd());
-        self.paused_until = Some(now + PAUSE);
-    }
-
     fn receive(&mut self, index: usize, hung_up: bool) {
         if let Some(client) = &mut self.clients[index] {
             client.flush();
@@ -264,9 +224,11 @@ impl Listening {
     }
 
     fn expire(&mut self, poll: &Poll, now: Time) {
-        if self.paused_until.is_some_and(|at| at <= now) {
-            self.paused_until = None;
-            if let Err(e) = poll::watch_level(poll, self.socket.as_fd(), Token::Control.into()) {
+        if self.paused_until <= now {
+            self.paused_until = Time::NEVER;
+            if let Some((_, socket)) = &self.socket
+                && let Err(e) = poll::watch_level(poll, socket.as_fd(), Token::Control.into())
+            {
                 log!("control: epoll_ctl: {e}");
             }
         }
@@ -284,8 +246,8 @@ impl Listening {
         }
     }
 
-    /// Returns the command of a request, or the reply if it is refused. The client learns that its command is accepted
-    /// before the master executes it, because the outcome may follow at once.
+    /// Returns the command of a request, or why it is refused. The client learns that its command is accepted before the
+    /// master executes it, because the outcome may follow at once.
     fn command(
         &mut self,
         index: usize,
@@ -293,17 +255,17 @@ impl Listening {
         life: &Lifecycle,
         now: Time,
     ) -> Result<Command, Refusal> {
+        let followers = self.clients.iter().flatten().filter(|c| c.awaits == Awaits::Events).count();
+        let Some(client) = &mut self.clients[index] else { return Err(failed("the client is gone")) };
         let (command, awaits, what) = match *request {
             Request::Status {} => return Ok(Command::Status),
+            Request::Events {} if followers >= FOLLOWERS => {
+                let text = format!("{FOLLOWERS} clients follow events already");
+                return Err(refusal(RefusalKind::Busy, text));
+            }
             Request::Events {} => {
-                if self.clients().filter(|c| c.awaits == Awaits::Events).count() >= FOLLOWERS {
-                    let text = format!("{FOLLOWERS} clients follow events already");
-                    return Err(refusal(RefusalKind::Busy, text));
-                }
-                if let Some(client) = &mut self.clients[index] {
-                    client.awaits = Awaits::Events;
-                }
-                return Ok(Command::Status);
+                client.awaits = Awaits::Events;
+                return Ok(Command::Follow);
             }
             Request::Reload {} => {
                 refuse_if_stopping(life)?;
@@ -315,11 +277,11 @@ impl Listening {
                 (Command::Scale(to), Awaits::Scale { to, from }, what)
             }
             Request::Drain { worker } => {
-                if life.workers().iter().all(|w| w.id.0 != worker) {
+                let id = WorkerId(worker);
+                if life.workers().iter().all(|w| w.id != id) {
                     let text = format!("worker {worker}: no such worker");
                     return Err(refusal(RefusalKind::NoSuchWorker, text));
                 }
-                let id = WorkerId(worker);
                 (Command::Drain(id), Awaits::Drain(id), format!("drain worker {worker}"))
             }
             Request::Stop { now } => {
@@ -327,12 +289,10 @@ impl Listening {
                 (Command::Stop { now }, Awaits::Stop, what.to_owned())
             }
         };
-        if let Some(client) = &mut self.clients[index] {
-            log!("control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
-            let queued = awaits == Awaits::Reload(None) && life.keeps_a_reload_waiting();
-            client.reply(&Reply::Accepted { queued }, now);
-            client.awaits = awaits;
-        }
+        log!("control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
+        let queued = awaits == Awaits::Reload(None) && life.keeps_a_reload_waiting();
+        client.reply(&Reply::Accepted { queued }, now);
+        client.awaits = awaits;
         Ok(command)
     }
 
@@ -349,31 +309,23 @@ impl Listening {
         }
     }
 
-    /// Sends the event of a message to followers. These may be more than a follower can read, and must not cost it other
-    /// events: it is told how many were left out.
-    fn send_message(&mut self, event: &Event, now: Time) {
+    /// Sends an event to followers. Messages may be more than a follower can read, and must not cost it other events: it
+    /// learns how many were left out.
+    fn send(&mut self, event: &Event, now: Time) {
+        let is_message = matches!(event, Event::Message { .. });
         let (mut line, mut left_out_in_it) = (Vec::new(), None);
-        for client in self.clients().filter(|c| c.awaits == Awaits::Events) {
-            let Some(left_out) = client.room_for_message() else { continue };
-            if left_out_in_it != Some(left_out) {
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client.as_mut().filter(|c| c.awaits == Awaits::Events) else { continue };
+            let left_out = if is_message { client.room_for_message() } else { Some(0) };
+            let Some(left_out) = left_out else { continue };
+            // One line serves all followers, unless they differ in what was left out.
+            if left_out_in_it.replace(left_out) != Some(left_out) {
                 line.clear();
                 let stamped = Stamped { left_out, ..Stamped::now(event.clone()) };
                 if write_line(&Reply::Event(stamped), &mut line).is_err() {
                     return;
                 }
-                left_out_in_it = Some(left_out);
             }
-            client.send(&line, now);
-        }
-    }
-
-    fn send(&mut self, event: &Reply, now: Time) {
-        let mut line = Vec::new();
-        if write_line(event, &mut line).is_err() {
-            return;
-        }
-        for (index, client) in self.clients.iter_mut().enumerate() {
-            let Some(client) = client.as_mut().filter(|c| c.awaits == Awaits::Events) else { continue };
             if !client.send(&line, now) {
                 log!("control: pid {} does not read its events; disconnected", client.peer.pid);
                 self.pending |= 1 << index;
@@ -407,9 +359,7 @@ fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
 /// The reply for a client if its condition is met by now, or can no longer be met.
 fn outcome(awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
     match awaits {
-        Awaits::Reload(None) | Awaits::Scale { .. } if life.is_stopping() => {
-            refuse_if_stopping(life).err().map(Reply::Error)
-        }
+        Awaits::Reload(None) | Awaits::Scale { .. } if life.is_stopping() => Some(Reply::Error(stopping())),
         Awaits::Scale { to, .. } if life.slots() != to => {
             Some(Reply::Error(failed(format!("superseded: {} workers are wanted by now", life.slots()))))
         }
@@ -441,7 +391,11 @@ fn target(count: Count, life: &Lifecycle) -> Result<usize, Refusal> {
 }
 
 fn refuse_if_stopping(life: &Lifecycle) -> Result<(), Refusal> {
-    if life.is_stopping() { Err(failed("the server is stopping")) } else { Ok(()) }
+    if life.is_stopping() { Err(stopping()) } else { Ok(()) }
+}
+
+fn stopping() -> Refusal {
+    failed("the server is stopping")
 }
 
 fn failed(text: impl Into<String>) -> Refusal {

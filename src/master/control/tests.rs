@@ -21,12 +21,17 @@ impl Fixture {
         let directory = std::env::temp_dir().join(format!("prefork-{name}-{}", process::own_pid()));
         let (place, socket) = Place::make_in(&directory, "test").unwrap();
         let hello = Hello { prefork: "0".into(), protocol: VERSION, name: "test".into(), pid: 1 };
-        let mut listening =
-            Listening { socket, place, hello, clients: Default::default(), paused_until: None, pending: 0 };
+        let mut control = ControlServer {
+            socket: Some((place, socket)),
+            hello,
+            clients: Default::default(),
+            paused_until: Time::NEVER,
+            pending: 0,
+        };
         let poll = Poll::new().unwrap();
         let peers = (0..clients).map(|_| {
             let (ours, theirs) = fdpass::stream_pair().unwrap();
-            listening.add(ours, Peer { pid: 7, uid: 0 }, &poll, Time::default());
+            control.add(ours, Peer { pid: 7, uid: 0 }, &poll, Time::default());
             let stream = UnixStream::from(theirs);
             stream.set_nonblocking(false).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -41,7 +46,6 @@ impl Fixture {
             max_age: never,
             surge: 1,
         };
-        let control = ControlServer(Some(Box::new(listening)));
         let mut f = Self { control, life: Lifecycle::new(rules, 2, 1), poll, peers, directory };
         [Input::Tick, Input::Ready(WorkerId(1)), Input::Ready(WorkerId(2))]
             .into_iter()
@@ -57,7 +61,7 @@ impl Fixture {
     /// A client sends a request; returns the command that the master gets, which is still to be answered.
     fn send(&mut self, client: usize, request: &str) -> Option<Command> {
         self.peers[client].get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
-        self.control.0.as_mut().unwrap().receive(client, false);
+        self.control.receive(client, false);
         let (from, command) = self.control.next_command(&self.life, &self.poll, Time::default())?;
         assert_eq!(from, client);
         Some(command)
@@ -81,7 +85,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        self.control.0 = None;
+        self.control.socket = None;
         std::fs::remove_dir(&self.directory).unwrap();
     }
 }
