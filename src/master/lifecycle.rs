@@ -9,7 +9,7 @@
 mod hang;
 mod reload;
 #[cfg(test)]
-mod simulate;
+pub mod simulate;
 mod snapshot;
 mod stop;
 mod terms;

@@ -69,7 +69,7 @@ impl Master {
             }
         };
         let queue = HandoffQueue { master: master_end, worker: queue };
-        let link = WorkerLink { process, queue, page: counters };
+        let link = WorkerLink { process, page: counters };
         let max_requests = self.jittered_max_requests(id);
         let watched = self.watch_exit(page, &link);
         if watched.is_err() {
@@ -79,7 +79,7 @@ impl Master {
             self.finish_stderr(page);
         } else {
             self.messages.router().add(id, page, channel);
-            let entry = WorkerEntry::new(id, slot, generation, link, max_requests);
+            let entry = WorkerEntry::new(id, slot, generation, link, queue, max_requests);
             self.pool.workers.add(page, WorkerEntry { started, ..entry });
         }
         watched

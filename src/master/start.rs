@@ -1,7 +1,7 @@
 //! The start of a master: what the process must be, what is bound and opened, and in which order.
 
 use super::lifecycle::{self, Lifecycle};
-use super::pool::{self, Kernel, PAGES, Pool};
+use super::pool::{Kernel, PAGES, Pool};
 use super::token::Token;
 use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
 use crate::config::{Config, name_after};
@@ -94,7 +94,7 @@ impl Master {
             clock: Clock { now, born: now, alarm: Time::NEVER },
             lifecycle,
             failed: None,
-            pool: Pool::new(kernel, listeners, pool::Rules::new(&config), now),
+            pool: Pool::new(kernel, listeners, &config, now),
             births: Births { args, environments: BTreeMap::new(), board, wake },
             control,
             report: report::Report::default(),

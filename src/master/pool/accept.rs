@@ -5,7 +5,7 @@
 //! While no worker has room the listener is paused and the clients stay in the backlog; the first worker that makes room wakes
 //! the master, which then accepts as many as there is room for and watches again only when it has found the backlog empty.
 
-use super::{Backlog, Given, Link, Pool, Queue, System, Unplaced, broken, dispatch};
+use super::{Backlog, Given, Pool, Queue, System, Unplaced, broken, dispatch};
 use crate::config::Dispatch;
 use crate::handoff::Origin;
 use crate::ids::ListenerId;
@@ -38,7 +38,7 @@ impl<S: System> Pool<S> {
         if !self.listeners.get(index).is_some_and(S::Backlog::is_watched) {
             return;
         }
-        // Older connections come first: the parked one, next to which there is no place, and those that workers returned.
+        // The parked connection is older, and there is no place for a second one; so are those that workers have returned.
         let slot = self.pick().filter(|_| self.parked.is_none() && !self.has_returns());
         match slot.map(|slot| self.accept_one(index, slot)) {
             None => self.pause(index, poll),
@@ -71,7 +71,7 @@ impl<S: System> Pool<S> {
 
     fn place_returns(&mut self, poll: &S::Poll) {
         let some = self.has_returns();
-        for _ in 0..self.rules.batch {
+        for _ in 0..self.batch {
             if self.parked.is_none() && !self.has_returns() {
                 break;
             }
@@ -90,7 +90,7 @@ impl<S: System> Pool<S> {
     }
 
     fn accept_paused(&mut self, index: usize, poll: &S::Poll) {
-        for _ in 0..self.rules.batch {
+        for _ in 0..self.batch {
             let Some(slot) = self.pick().filter(|_| self.parked.is_none()) else { return };
             match self.accept_one(index, slot) {
                 Accepted::One | Accepted::Failed => {
@@ -115,7 +115,7 @@ impl<S: System> Pool<S> {
     }
 
     fn accept_one(&mut self, index: usize, slot: usize) -> Accepted {
-        let with_client = self.rules.dispatch == Dispatch::SourceHash;
+        let with_client = self.config.dispatch == Dispatch::SourceHash;
         match self.listeners[index].accept(with_client) {
             Ok((connection, client)) => {
                 let origin = Origin::listener(ListenerId::at(index).0);
@@ -152,7 +152,7 @@ impl<S: System> Pool<S> {
     /// Gives a connection to the worker of a slot. A worker that does not take it counts as stuck, so that `give` ends.
     fn give_to(&mut self, slot: usize, connection: &Unplaced<S::Connection>) -> bool {
         let Some(worker) = self.workers.admitted_mut(slot) else { return false };
-        match worker.link.queue().give(&connection.connection, connection.origin) {
+        match worker.queue.give(&connection.connection, connection.origin) {
             Ok(Given::Done) => {
                 worker.given = worker.given.wrapping_add(1);
                 self.check_soon();
@@ -170,8 +170,8 @@ impl<S: System> Pool<S> {
 
     /// Chooses the slot whose turn it is, among those with room.
     pub(super) fn pick(&mut self) -> Option<usize> {
-        let (workers, max) = (&self.workers, self.rules.max_queued);
-        dispatch::pick(self.rules.dispatch, &mut self.cursor, workers.slots(), |slot| {
+        let (workers, max) = (&self.workers, self.max_queued);
+        dispatch::pick(self.config.dispatch, &mut self.cursor, workers.slots(), |slot| {
             workers.admitted(slot)?.load(max)
         })
     }
@@ -187,12 +187,12 @@ impl<S: System> Pool<S> {
 
     /// The connections in flight of the admitted worker of a slot; `None` if it has no room, or there is none.
     pub fn load(&self, slot: usize) -> Option<u32> {
-        self.workers.admitted(slot)?.load(self.rules.max_queued)
+        self.workers.admitted(slot)?.load(self.max_queued)
     }
 
     /// The number of the client of a connection that did not come from a backlog, if dispatch uses it.
     pub(super) fn client_of(&self, connection: &S::Connection) -> Option<u64> {
-        if self.rules.dispatch == Dispatch::SourceHash { S::client_of(connection) } else { None }
+        if self.config.dispatch == Dispatch::SourceHash { S::client_of(connection) } else { None }
     }
 
     /// True if a worker has room.

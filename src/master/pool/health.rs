@@ -89,7 +89,7 @@ impl<S: System> Pool<S> {
                 worker.max_requests = 0;
                 inputs.push(Input::Worn(worker.id));
             }
-            if since != std::mem::replace(&mut worker.busy_told, since) && self.rules.times_calls {
+            if since != std::mem::replace(&mut worker.busy_told, since) && !self.config.timeout.is_zero() {
                 // The worker writes it, so it may be nonsense: at most now.
                 inputs.push(Input::Busy(worker.id, Time::from_millis(since).min(self.now)));
             }
@@ -97,7 +97,7 @@ impl<S: System> Pool<S> {
     }
 
     fn find_large(&mut self, inputs: &mut Vec<Input>) {
-        let limit = self.rules.max_memory;
+        let limit = self.config.max_memory;
         let is_large = |link: &S::Link| link.memory().is_some_and(|bytes| bytes > limit);
         let large = self.workers.iter().filter(|w| w.admitted && is_large(&w.link));
         inputs.extend(large.map(|w| Input::Worn(w.id)));
@@ -107,6 +107,7 @@ impl<S: System> Pool<S> {
     fn watches_calls(&self) -> bool {
         let busy = || self.workers.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
         // What workers take from the kernel themselves does not wake the master.
-        (self.rules.times_calls || self.rules.counts_requests) && (busy() || self.has_listeners_for_workers())
+        (!self.config.timeout.is_zero() || self.config.max_requests > 0)
+            && (busy() || self.has_listeners_for_workers())
     }
 }

@@ -14,7 +14,7 @@ mod shares;
 mod system;
 mod workers;
 
-use crate::config::{Accept, Config, Dispatch};
+use crate::config::{Accept, Config};
 use crate::handoff::{Given, Origin};
 use crate::ids::{Page, WorkerId};
 use crate::sys::time::Time;
@@ -25,47 +25,10 @@ use std::io;
 pub use system::{Backlog, HandoffQueue, Kernel, Link, Queue, System, WorkerLink};
 pub use workers::{PAGES, WorkerEntry, Workers};
 
-/// The settings of the pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// How a worker is chosen.
-    pub dispatch: Dispatch,
-    /// Which process accepts.
-    pub accept: Accept,
-    /// Connections that a worker may leave in its queue.
-    pub max_queued: u64,
-    /// Connections taken in one turn from one listener that is not watched, so that signals and deaths get their turn.
-    pub batch: usize,
-    /// True if workers hand back some of their connections after a scale-up.
-    pub rebalance: bool,
-    /// True if calls of handlers have a time limit.
-    pub times_calls: bool,
-    /// True if workers are replaced after a number of requests.
-    pub counts_requests: bool,
-    /// The memory after which a worker is replaced (bytes); 0 is never.
-    pub max_memory: u64,
-}
-
-impl Rules {
-    /// The rules that the settings ask for.
-    pub fn new(config: &Config) -> Self {
-        Self {
-            dispatch: config.dispatch,
-            accept: config.accept,
-            max_queued: MAX_QUEUED,
-            batch: BATCH,
-            rebalance: config.rebalance,
-            times_calls: !config.timeout.is_zero(),
-            counts_requests: config.max_requests > 0,
-            max_memory: config.max_memory,
-        }
-    }
-}
-
-/// See [`Rules::max_queued`]. Enough to keep a worker busy; few enough that a stuck one delays few clients, and that all queues
-/// together stay below what the kernel lets an ordinary user have in flight (`ETOOMANYREFS`).
+/// The initial [`Pool::max_queued`]: enough to keep a worker busy; few enough that a stuck one delays few clients, and that all
+/// queues together stay below what the kernel lets an ordinary user have in flight (`ETOOMANYREFS`).
 const MAX_QUEUED: u64 = 64;
-/// See [`Rules::batch`].
+/// The initial [`Pool::batch`].
 const BATCH: usize = 64;
 
 /// A connection that the master has and no worker yet.
@@ -80,7 +43,7 @@ pub struct Unplaced<C> {
     pub shed_by: Option<WorkerId>,
 }
 
-/// What the pool knew of a worker that was reaped.
+/// A worker that was reaped.
 pub struct Removed {
     /// Why it could not serve, in its own words.
     pub failure: Option<String>,
@@ -106,7 +69,11 @@ pub struct Pool<S: System> {
     pub returns: VecDeque<Return<S::Queue>>,
     /// True if a turn was cut short: the next one must not sleep.
     pub has_more: bool,
-    rules: Rules,
+    /// Connections that a worker may leave in its queue.
+    pub max_queued: u64,
+    /// Connections taken in one turn from one listener that is not watched, so that signals and deaths get their turn.
+    pub batch: usize,
+    config: Config,
     /// The monotonic clock, read once a turn.
     now: Time,
     /// The slot whose turn it is under round robin.
@@ -134,15 +101,15 @@ pub struct Pool<S: System> {
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What a worker has shed may be given back to it.
+    /// A worker may get back a connection that it has shed.
     ShedToItself,
-    /// What a dead worker had not taken is dropped.
+    /// The queue of a dead worker is dropped.
     QueueOfTheDeadForgotten,
     /// A connection that is reclaimed from a worker still counts as given to it.
     ReclaimedStillCounts,
     /// A probe that is reclaimed still counts as sent.
     ProbeStillCounts,
-    /// What is queued for a stuck worker stays there.
+    /// The queue of a stuck worker is not reclaimed.
     StuckNotReclaimed,
     /// A worker that has been stuck stays out of dispatch forever.
     StuckForever,
@@ -150,7 +117,7 @@ pub enum Fault {
     ParkedForgotten,
     /// Room that was made just before the master publishes that it waits is not noticed.
     NoSecondLook,
-    /// What a worker hands back is not watched any more once it was found empty.
+    /// The poll does not report any more what a worker hands back, once that was found empty.
     ReturnsNotRewatched,
     /// Workers are checked half as often.
     ChecksSeldom,
@@ -173,7 +140,7 @@ use broken;
 
 impl<S: System> Pool<S> {
     /// A pool without workers.
-    pub fn new(system: S, listeners: Vec<S::Backlog>, rules: Rules, now: Time) -> Self {
+    pub fn new(system: S, listeners: Vec<S::Backlog>, config: &Config, now: Time) -> Self {
         // Each check plans the next one, as long as there is something to watch.
         let first = |wanted, wait| if wanted { now + wait } else { Time::NEVER };
         Self {
@@ -183,14 +150,16 @@ impl<S: System> Pool<S> {
             parked: None,
             returns: VecDeque::new(),
             has_more: false,
-            rules,
+            max_queued: MAX_QUEUED,
+            batch: BATCH,
+            config: config.clone(),
             now,
             cursor: 0,
             share_checks: 0,
             resting_until: Time::default(),
             shortage_until: Time::NEVER,
-            check_at: first(rules.times_calls || rules.counts_requests, health::CHECK),
-            memory_at: first(rules.max_memory > 0, health::MEMORY_CHECK),
+            check_at: first(!config.timeout.is_zero() || config.max_requests > 0, health::CHECK),
+            memory_at: first(config.max_memory > 0, health::MEMORY_CHECK),
             is_emptying: false,
             emptied: 0,
             #[cfg(test)]
@@ -220,7 +189,7 @@ impl<S: System> Pool<S> {
         let entry = self.workers.remove(page)?;
         let (queued, in_flight) = (entry.queued(), u64::from(entry.in_flight()));
         if !broken!(self, QueueOfTheDeadForgotten) {
-            self.add_return(Return::OfDeadWorker(entry.link.into_queue()));
+            self.add_return(Return::OfDeadWorker(entry.queue));
         }
         let lost = in_flight.saturating_sub(queued);
         Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
@@ -232,14 +201,14 @@ impl<S: System> Pool<S> {
         if self.has_listeners_for_workers() {
             // The probe wakes them; without it they would notice only when something else arrives.
             for worker in self.workers.iter() {
-                worker.link.queue().probe();
+                worker.queue.probe();
             }
         }
     }
 
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.
     pub fn divide_sockets(&mut self, poll: &S::Poll, slots: usize, is_stopping: bool) {
-        let all = self.rules.accept == Accept::Master || is_stopping;
+        let all = self.config.accept == Accept::Master || is_stopping;
         for listener in &mut self.listeners {
             listener.divide(poll, slots, all, |slot| self.workers.admitted(slot).is_some());
         }
@@ -310,7 +279,7 @@ impl<S: System> Pool<S> {
     }
 
     fn has_listeners_for_workers(&self) -> bool {
-        self.listeners.iter().any(|l| l.is_for_workers(self.rules.accept))
+        self.listeners.iter().any(|l| l.is_for_workers(self.config.accept))
     }
 
     fn pause(&mut self, index: usize, poll: &S::Poll) {
@@ -319,3 +288,6 @@ impl<S: System> Pool<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! The pool takes one connection at a time, and only when another worker has room for it: until then the socket's own queue
 //! keeps it.
 
-use super::{Link, Pool, Queue, System, Unplaced, broken};
+use super::{Pool, Queue, System, Unplaced, broken};
 use crate::handoff::Taken;
 use crate::ids::{Page, WorkerId};
 use crate::sys::errno;
@@ -40,7 +40,7 @@ impl<S: System> Pool<S> {
         let Some(worker) = self.workers.at(page).filter(|w| w.watched) else { return };
         worker.watched = false;
         // Not watched again until the queue is found empty: while no worker has room it would be reported without end.
-        worker.link.unwatch_returns(poll);
+        worker.queue.unwatch(poll);
         self.returns.push_back(Return::HandedBack(worker.id));
     }
 
@@ -49,7 +49,7 @@ impl<S: System> Pool<S> {
         let Some(page) = self.workers.page_of(id) else { return };
         let is_listed = self.returns.iter().any(|r| matches!(r, Return::HandedBack(other) if *other == id));
         let Some(worker) = self.workers.at(page).filter(|w| !w.watched && !is_listed) else { return };
-        match worker.link.watch_returns(poll, page) {
+        match worker.queue.watch(poll, page) {
             Ok(()) => worker.watched = true,
             Err(e) => self.system.log(format_args!("watch what worker {id} hands back: {e}")),
         }
@@ -98,7 +98,7 @@ impl<S: System> Pool<S> {
     }
 
     fn take_return(&self) -> io::Result<Taken<S::Connection>> {
-        let queue_of = |id| self.workers.get(id).map(|worker| worker.link.queue());
+        let queue_of = |id| self.workers.get(id).map(|worker| &worker.queue);
         match self.returns.front() {
             Some(Return::Unclaimed(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::reclaim),
             Some(Return::HandedBack(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::take_returned),

@@ -15,7 +15,7 @@ const CHECKS: u32 = 20;
 impl<S: System> Pool<S> {
     /// Plans checks of the shares: one more worker than before is ready.
     pub fn rebalance(&mut self) {
-        if self.rules.rebalance {
+        if self.config.rebalance {
             self.share_checks = CHECKS;
             self.check_soon();
         }
@@ -57,7 +57,7 @@ impl<S: System> Pool<S> {
     pub(super) fn pick_other(&self, id: WorkerId) -> Option<usize> {
         let slots = self.workers.slots();
         let other = |slot| self.workers.admitted(slot).filter(|w| w.id != id || broken!(self, ShedToItself));
-        dispatch::least(slots, |slot| other(slot)?.load(self.rules.max_queued)).or_else(|| {
+        dispatch::least(slots, |slot| other(slot)?.load(self.max_queued)).or_else(|| {
             let any_will = (0..slots).filter_map(other).any(WorkerEntry::will_have_room);
             if any_will { None } else { dispatch::least(slots, |slot| self.load(slot)) }
         })

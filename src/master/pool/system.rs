@@ -23,8 +23,8 @@ pub trait System: Sized {
     type Connection;
     /// The queues of a worker.
     type Queue: Queue<Self>;
-    /// The link to a worker.
-    type Link: Link<Self>;
+    /// The counters and the process of a worker.
+    type Link: Link;
     /// A listener.
     type Backlog: Backlog<Self>;
 
@@ -63,24 +63,18 @@ pub trait Queue<S: System> {
 
     /// Queues a probe, which a worker that reads its queue counts; `false` if the queue is full.
     fn probe(&self) -> bool;
+
+    /// Has the poll report what the worker of a page hands back.
+    fn watch(&self, poll: &S::Poll, page: Page) -> io::Result<()>;
+
+    /// Undoes [`Queue::watch`].
+    fn unwatch(&self, poll: &S::Poll);
 }
 
-/// The link to one worker: its queues and its counters.
-pub trait Link<S: System> {
-    /// The queues.
-    fn queue(&self) -> &S::Queue;
-
-    /// The queues, of a worker that has ended.
-    fn into_queue(self) -> S::Queue;
-
+/// The counters and the process of one worker.
+pub trait Link {
     /// Reads a counter of the worker's page.
     fn count(&self, word: Word) -> u64;
-
-    /// Has the poll report what the worker hands back.
-    fn watch_returns(&self, poll: &S::Poll, page: Page) -> io::Result<()>;
-
-    /// Undoes [`Link::watch_returns`].
-    fn unwatch_returns(&self, poll: &S::Poll);
 
     /// The resident memory of the worker (bytes), if it is known.
     fn memory(&self) -> Option<u64>;
@@ -116,7 +110,9 @@ pub trait Backlog<S: System> {
     fn takes_datagrams(&self) -> bool;
 
     /// True if workers take what arrives here from the kernel themselves.
-    fn is_for_workers(&self, accept: Accept) -> bool;
+    fn is_for_workers(&self, accept: Accept) -> bool {
+        accept != Accept::Master || self.takes_datagrams()
+    }
 
     /// Divides the sockets between the master and the workers of `slots` slots: the master accepts at all of them if `all`,
     /// otherwise at those of slots without an admitted worker.
@@ -135,8 +131,6 @@ pub struct Kernel {
 pub struct WorkerLink {
     /// The process.
     pub process: Process,
-    /// Its handoff channel.
-    pub queue: HandoffQueue,
     /// Its counters.
     pub page: WorkerPage,
 }
@@ -201,27 +195,19 @@ impl Queue<Kernel> for HandoffQueue {
     fn probe(&self) -> bool {
         self.master.probe()
     }
+
+    fn watch(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
+        poll::watch_level(poll, self.master.as_fd(), Token::Returns(page).into())
+    }
+
+    fn unwatch(&self, poll: &mio::Poll) {
+        let _ = poll::unwatch(poll, self.master.as_fd());
+    }
 }
 
-impl Link<Kernel> for WorkerLink {
-    fn queue(&self) -> &HandoffQueue {
-        &self.queue
-    }
-
-    fn into_queue(self) -> HandoffQueue {
-        self.queue
-    }
-
+impl Link for WorkerLink {
     fn count(&self, word: Word) -> u64 {
         self.page.get(word)
-    }
-
-    fn watch_returns(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
-        poll::watch_level(poll, self.queue.master.as_fd(), Token::Returns(page).into())
-    }
-
-    fn unwatch_returns(&self, poll: &mio::Poll) {
-        let _ = poll::unwatch(poll, self.queue.master.as_fd());
     }
 
     fn memory(&self) -> Option<u64> {

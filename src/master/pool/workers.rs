@@ -26,6 +26,8 @@ pub struct WorkerEntry<S: System> {
     pub started: SystemTime,
     /// The link to it.
     pub link: S::Link,
+    /// Its queues.
+    pub queue: S::Queue,
     /// Why it cannot serve, in its own words.
     pub failure: Option<String>,
     /// How its handler takes connections; `None` until it is ready.
@@ -54,13 +56,21 @@ pub struct WorkerEntry<S: System> {
 
 impl<S: System> WorkerEntry<S> {
     /// A worker that was just forked.
-    pub fn new(id: WorkerId, slot: Slot, generation: Generation, link: S::Link, max_requests: u64) -> Self {
+    pub fn new(
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        link: S::Link,
+        queue: S::Queue,
+        max_requests: u64,
+    ) -> Self {
         Self {
             id,
             slot,
             generation,
             started: SystemTime::now(),
             link,
+            queue,
             failure: None,
             kind: None,
             given: 0,
@@ -102,7 +112,7 @@ impl<S: System> WorkerEntry<S> {
     /// Sends it a probe, unless one is queued already.
     pub fn probe(&mut self) {
         let answered = self.link.count(Word::Probed);
-        if self.asked <= answered && self.link.queue().probe() {
+        if self.asked <= answered && self.queue.probe() {
             self.asked = answered.wrapping_add(1);
         }
     }
@@ -122,7 +132,7 @@ impl<S: System> WorkerEntry<S> {
         self.link.count(Word::Taken).wrapping_add(self.link.count(Word::Probed))
     }
 
-    /// What the worker has had, less what it has counted in `done`.
+    /// Connections that the worker has had and not counted in `done`.
     fn not_yet(&self, done: Word) -> u32 {
         let had = self.given.wrapping_add(self.link.count(Word::Accepted));
         // A worker may write nonsense to its page. A negative count must not look like four thousand million connections.

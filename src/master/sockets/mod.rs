@@ -1,18 +1,17 @@
-//! Listeners: addresses that are bound here or inherited, with their sockets, watched by the poll, paused and resumed.
+//! Listeners: addresses that are bound here or inherited, with one socket for all workers or one per slot.
 
+mod backlog;
 mod port_owner;
-mod set;
 
-use super::pool::{Backlog, Kernel, dispatch};
+use super::pool::Backlog;
 use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
 use crate::ids::{ListenerId, Slot};
-use crate::log::log;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::own_sockets::OwnSocket;
-use set::SocketSet;
+use backlog::Socket;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +21,11 @@ use std::path::Path;
 
 /// An address, and the sockets bound to it.
 pub struct Listener {
-    sockets: SocketSet,
+    sockets: Vec<Socket>,
+    /// True if each slot has its own socket.
+    per_slot: bool,
+    /// The index of the socket at which the last connection was accepted.
+    turn: usize,
     token: mio::Token,
     /// The address, with the port really bound.
     address: Address,
@@ -111,14 +114,25 @@ impl Listener {
             None => Err(io::ErrorKind::InvalidData.into()),
         };
         let address = address.map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
-        let sockets = SocketSet::resume(saved.sockets, saved.per_slot);
-        Ok(Self { sockets, token, address, kind: saved.kind, left: Some(config.backlog) })
+        let socket = |fd: OwnedFd| {
+            let unbound = matches!(socket::local_address(fd.as_fd()), Ok(Address::Inet(a)) if a.port() == 0);
+            Socket::new(fd, !unbound)
+        };
+        Ok(Self {
+            sockets: saved.sockets.into_iter().map(socket).collect(),
+            per_slot: saved.per_slot,
+            turn: 0,
+            token,
+            address,
+            kind: saved.kind,
+            left: Some(config.backlog),
+        })
     }
 
     /// Returns what the next program in this process continues with; `keep` keeps a descriptor for it.
     pub fn save<'a, F>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> F) -> SavedListener<F> {
-        let sockets = self.sockets.descriptors().map(keep).collect();
-        SavedListener { sockets, per_slot: self.sockets.are_per_slot(), kind: self.kind }
+        let sockets = self.sockets.iter().map(|socket| socket.fd.as_fd()).map(keep).collect();
+        SavedListener { sockets, per_slot: self.per_slot, kind: self.kind }
     }
 
     fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
@@ -135,16 +149,17 @@ impl Listener {
         };
         let address = socket::local_address(fd.as_fd())
             .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?;
-        let left = Some(config.backlog);
-        let mut listener = Self { sockets: SocketSet::per_slot(), token, address, kind, left };
-        if config.accept == Accept::ReusePort && listener.inet().is_some() {
+        let (sockets, left) = (Vec::new(), Some(config.backlog));
+        let mut listener = Self { sockets, per_slot: false, turn: 0, token, address, kind, left };
+        listener.per_slot = config.accept == Accept::ReusePort && listener.inet().is_some();
+        if listener.per_slot {
             // Bound without SO_REUSEPORT, it has shown that the address is free. The next ones could not: they could be bound
             // next to another server's.
             drop(fd);
             listener.add_sockets(workers, config, true)?;
         } else {
             listener.prepare(fd.as_fd(), config)?;
-            listener.sockets = SocketSet::one(fd);
+            listener.sockets.push(Socket::new(fd, true));
         }
         Ok(listener)
     }
@@ -155,30 +170,16 @@ impl Listener {
     /// # Errors
     /// As [`open_all`].
     pub fn add_sockets(&mut self, slots: usize, config: &Config, at_once: bool) -> Result<()> {
-        let Some(inet) = self.inet().filter(|_| self.sockets.are_per_slot()) else { return Ok(()) };
+        let Some(inet) = self.inet().filter(|_| self.per_slot) else { return Ok(()) };
         while self.sockets.len() < slots {
             let bound = at_once || !self.takes_datagrams();
             let fd = new_inet(inet, self.takes_datagrams(), true)
                 .and_then(|fd| if bound { socket::bind(fd.as_fd(), inet).map(|()| fd) } else { Ok(fd) })
                 .map_err(|e| self.bind_error(e))?;
             self.prepare(fd.as_fd(), config)?;
-            self.sockets.add(fd, bound);
+            self.sockets.push(Socket::new(fd, bound));
         }
         Ok(())
-    }
-
-    /// If each slot has its own socket for datagrams: binds those of slots with an admitted worker, and has the kernel put no more
-    /// into those of slots that are no more; their workers read the rest.
-    fn divide_datagrams(&mut self, slots: usize, is_admitted: impl Fn(usize) -> bool) {
-        let Some(inet) = self.inet().filter(|_| self.sockets.are_per_slot()) else { return };
-        if let Err(e) = self.sockets.bind(inet, is_admitted) {
-            log!("{}", self.bind_error(e));
-        }
-        for fd in self.sockets.split_off(slots) {
-            if let Err(e) = datagram::retire(fd.as_fd()) {
-                log!("retire {self}: {e}");
-            }
-        }
     }
 
     /// Sets the options that a socket needs, and has it listen if it does not yet.
@@ -239,74 +240,13 @@ impl Listener {
         }
     }
 
-    /// In a worker: returns its own socket, if it has one.
+    /// In a worker: returns its own socket, if it has one; the others are closed.
     pub fn into_socket_of(mut self, slot: Slot, listener: ListenerId, accept: Accept) -> Option<OwnSocket> {
         self.disown();
-        let (for_workers, datagrams) = (self.is_for_workers(accept), self.takes_datagrams());
-        let sockets = std::mem::replace(&mut self.sockets, SocketSet::per_slot());
-        let alone = sockets.are_per_slot();
-        let fd = sockets.into_socket_of(slot).filter(|_| for_workers)?;
+        let index = slot.index().checked_rem(self.sockets.len()).filter(|_| self.is_for_workers(accept))?;
+        let fd = self.sockets.swap_remove(index).fd;
+        let (alone, datagrams) = (self.per_slot, self.takes_datagrams());
         Some(OwnSocket { fd, listener: listener.0, alone, datagrams, watched: false })
-    }
-}
-
-impl Backlog<Kernel> for Listener {
-    fn accept(&mut self, with_client: bool) -> io::Result<(OwnedFd, Option<u64>)> {
-        self.sockets.accept(|socket| {
-            if with_client {
-                socket::accept_with_ip(socket).map(|(fd, ip)| (fd, ip.map(dispatch::client_of)))
-            } else {
-                socket::accept(socket).map(|fd| (fd, None))
-            }
-        })
-    }
-
-    fn is_watched(&self) -> bool {
-        self.sockets.are_watched()
-    }
-
-    fn is_paused(&self) -> bool {
-        self.sockets.are_ours() && !self.sockets.are_watched()
-    }
-
-    fn resume(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.sockets.watch(poll, self.token)
-    }
-
-    fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
-        self.sockets.unwatch(poll)
-    }
-
-    fn stop_intake(&mut self) {
-        // An inherited socket is another process's too, and a Unix socket has no such switch. Of those, as many connections are
-        // accepted as the backlog can hold, and no more.
-        if self.inet().is_some() && self.sockets.descriptors().all(|fd| socket::stop_intake(fd).is_ok()) {
-            self.left = None;
-        }
-    }
-
-    fn expects_more(&mut self) -> bool {
-        self.left.as_mut().is_none_or(|left| {
-            *left = left.saturating_sub(1);
-            *left > 0
-        })
-    }
-
-    fn takes_datagrams(&self) -> bool {
-        matches!(self.kind, Kind::Udp)
-    }
-
-    fn is_for_workers(&self, accept: Accept) -> bool {
-        accept != Accept::Master || self.takes_datagrams()
-    }
-
-    fn divide(&mut self, poll: &mio::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool) {
-        if self.takes_datagrams() {
-            return self.divide_datagrams(slots, is_admitted);
-        }
-        if let Err(e) = self.sockets.claim(poll, all, is_admitted) {
-            log!("pause listener {self}: {e}");
-        }
     }
 }
 
@@ -447,8 +387,7 @@ mod tests {
     fn datagrams_go_to_the_slots_there_are() {
         let poll = mio::Poll::new().unwrap();
         let mut listener = open("udp:127.0.0.1:0", Accept::ReusePort, 4);
-        let worker = listener.sockets.split_off(3).next().unwrap();
-        listener.sockets.add(worker.try_clone().unwrap(), true);
+        let worker = listener.sockets[3].fd.try_clone().unwrap();
         let send = |listener: &Listener| {
             for _ in 0..40 {
                 UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", inet(listener)).unwrap();
@@ -461,7 +400,7 @@ mod tests {
         send(&listener);
         listener.divide(&poll, 1, false, |_| true);
         send(&listener);
-        let (kept, left) = (read(&worker), listener.sockets.split_off(0).next().unwrap());
+        let (kept, left) = (read(&worker), listener.sockets.remove(0).fd);
         assert!((1..40).contains(&kept), "{kept}");
         assert!((40..80).contains(&read(&left)));
     }

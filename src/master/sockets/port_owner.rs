@@ -19,7 +19,7 @@ pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
     })
 }
 
-/// Returns the inodes of the sockets in a table of `/proc/net` that receive what comes to `port`.
+/// Returns the inodes of the sockets in a table of `/proc/net` that receive at `port`.
 fn open_inodes(table: &str, port: u16) -> Vec<String> {
     // TCP_LISTEN, and the state of every UDP socket.
     const STATES: [&str; 2] = ["0A", "07"];

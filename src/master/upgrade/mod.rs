@@ -232,8 +232,8 @@ impl Master {
                 page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
                 pid: worker.link.process.pid(),
                 process: keep(kept, &worker.link.process),
-                giver: keep(kept, &worker.link.queue.master),
-                queue: keep(kept, &worker.link.queue.worker),
+                giver: keep(kept, &worker.queue.master),
+                queue: keep(kept, &worker.queue.worker),
                 channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
                 messages: router.save(worker.id).ok_or_else(missing)?,
                 given: worker.given,
@@ -328,9 +328,9 @@ impl Master {
         let known = lifecycle.workers.iter().find(|w| w.id == saved.id).ok_or_else(missing)?;
         let link = WorkerLink {
             process: Process::adopt(saved.pid, saved.process.adopt()?),
-            queue: handoff_queue(saved.giver, saved.queue)?,
             page: self.births.board.page(saved.page),
         };
+        let queue = handoff_queue(saved.giver, saved.queue)?;
         let now = SystemTime::now();
         let entry = WorkerEntry {
             started: now.checked_sub(self.clock.now - known.since).unwrap_or(now),
@@ -338,7 +338,7 @@ impl Master {
             given: saved.given,
             limit: saved.limit,
             stuck: saved.stuck,
-            ..WorkerEntry::new(saved.id, known.slot, known.generation, link, saved.max_requests)
+            ..WorkerEntry::new(saved.id, known.slot, known.generation, link, queue, saved.max_requests)
         };
         self.watch_exit(saved.page, &entry.link)?;
         let (channel, max) = (saved.channel.adopt()?, self.config.max_message);

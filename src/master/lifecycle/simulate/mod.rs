@@ -5,9 +5,9 @@
 //! hold, `mutation.rs` what must be caught.
 
 mod check;
-mod model;
+pub mod model;
 mod mutation;
-mod process;
+pub mod process;
 mod random;
 mod world;
 

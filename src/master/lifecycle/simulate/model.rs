@@ -3,7 +3,6 @@
 use super::mutation::Mutation;
 use super::process::{Item, QUEUE_ROOM};
 use super::random::Random;
-use crate::config::Accept;
 use crate::handoff::{Given, Origin, Taken};
 use crate::ids::{Page, WorkerId};
 use crate::master::pool::{Backlog, Link, Queue, System};
@@ -21,7 +20,8 @@ pub type Messages = Rc<RefCell<VecDeque<Item>>>;
 /// What the kernel, the workers and the master share.
 pub struct Shared {
     pub now: Cell<u64>,
-    pub random: RefCell<Random>,
+    /// `None` if nothing goes wrong by chance.
+    random: RefCell<Option<Random>>,
     pub mutation: Option<Mutation>,
     /// accept4 and recvmsg find no descriptor until then.
     pub shortage_until: Cell<u64>,
@@ -76,7 +76,7 @@ pub struct ModelBacklog {
 }
 
 impl Shared {
-    pub fn new(random: Random, mutation: Option<Mutation>) -> Rc<Self> {
+    pub fn new(random: Option<Random>, mutation: Option<Mutation>) -> Rc<Self> {
         Rc::new(Self {
             now: Cell::new(0),
             random: RefCell::new(random),
@@ -105,7 +105,7 @@ impl Shared {
     }
 
     fn chance(&self, percent: u64) -> bool {
-        self.random.borrow_mut().chance(percent)
+        self.random.borrow_mut().as_mut().is_some_and(|random| random.chance(percent))
     }
 
     /// What workers have finished becomes visible on their pages.
@@ -183,6 +183,12 @@ impl Queue<Model> for ModelQueue {
         }
         room
     }
+
+    fn watch(&self, (): &(), _: Page) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unwatch(&self, (): &()) {}
 }
 
 impl ModelQueue {
@@ -198,16 +204,7 @@ impl ModelQueue {
     }
 }
 
-impl Link<Model> for ModelQueue {
-    fn queue(&self) -> &Self {
-        self
-    }
-
-    fn into_queue(self) -> Self {
-        self.counters.admitted.set(false);
-        self
-    }
-
+impl Link for ModelQueue {
     fn count(&self, word: Word) -> u64 {
         match word {
             Word::Taken => self.counters.taken.get(),
@@ -217,12 +214,6 @@ impl Link<Model> for ModelQueue {
             _ => 0,
         }
     }
-
-    fn watch_returns(&self, (): &(), _: Page) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unwatch_returns(&self, (): &()) {}
 
     fn memory(&self) -> Option<u64> {
         None
@@ -287,10 +278,6 @@ impl Backlog<Model> for ModelBacklog {
     }
 
     fn takes_datagrams(&self) -> bool {
-        false
-    }
-
-    fn is_for_workers(&self, _: Accept) -> bool {
         false
     }
 

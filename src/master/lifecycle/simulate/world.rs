@@ -9,14 +9,15 @@ use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
 use super::random::Random;
 use super::{NEVER, Times};
 use crate::Kind;
-use crate::config::{Accept, Dispatch};
+use crate::config::{Config, Dispatch};
 use crate::ids::{Generation, ListenerId, Slot, WorkerId};
-use crate::master::pool::{self, Pool, WorkerEntry};
+use crate::master::pool::{Pool, WorkerEntry};
 use crate::sys::overdue;
 use crate::sys::signal::SIGKILL;
 use crate::sys::time::Time;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The time between two checks of the workers (`pool::health::CHECK`).
 pub const TICK: u64 = 50;
@@ -81,22 +82,19 @@ impl World {
         };
         let good = Character { first: (0, Temper::Good), then: Temper::Good };
         let now = random.between(1, 1_000_000);
-        let shared = Shared::new(Random::new(random.between(0, u64::MAX - 1)), machine.mutation());
+        let shared = Shared::new(Some(Random::new(random.between(0, u64::MAX - 1))), machine.mutation());
         let listeners = (0..random.between(1, 2)).map(|_| ModelBacklog::new(&shared)).collect();
         let dispatch =
             random.one_of(&[Dispatch::RoundRobin, Dispatch::LeastConnections, Dispatch::SourceHash]);
-        let settings = pool::Rules {
+        let config = Config {
             dispatch,
-            accept: Accept::Master,
-            max_queued: MAX_QUEUED,
-            batch: BATCH,
             rebalance: dispatch != Dispatch::SourceHash && random.chance(70),
-            times_calls: rules.hang_timeout > 0,
-            counts_requests: false,
-            max_memory: 0,
+            timeout: Duration::from_millis(rules.hang_timeout),
+            ..Config::default()
         };
         let model = Model(Rc::clone(&shared));
-        let mut pool = Pool::new(model, listeners, settings, Time::from_millis(now));
+        let mut pool = Pool::new(model, listeners, &config, Time::from_millis(now));
+        (pool.max_queued, pool.batch) = (MAX_QUEUED, BATCH);
         pool.fault = machine.fault();
         Self {
             now,
@@ -272,7 +270,7 @@ impl World {
         self.reap();
         self.read_messages();
         for page in self.pool.workers.pages() {
-            let back = self.pool.workers.at(page).map(|w| Rc::clone(&w.link.back));
+            let back = self.pool.workers.at(page).map(|w| Rc::clone(&w.queue.back));
             if back.is_some_and(|back| !back.borrow().is_empty()) {
                 self.pool.mark_returns(page, &());
             }
@@ -306,6 +304,8 @@ impl World {
             let Some(exit) = process.ended else { return };
             let words = process.outbox.clone();
             let id = process.id;
+            // What it handed back was not shed.
+            process.counters.admitted.set(false);
             if let Some(page) = self.pool.workers.page_of(id) {
                 self.pool.remove(page);
             }
@@ -527,7 +527,7 @@ impl World {
             shared: Rc::clone(&self.shared),
         };
         if let Some(page) = self.pool.workers.free_page() {
-            self.pool.workers.add(page, WorkerEntry::new(id, slot, generation, link, 0));
+            self.pool.workers.add(page, WorkerEntry::new(id, slot, generation, link.clone(), link, 0));
         }
         self.processes.push(process);
         None

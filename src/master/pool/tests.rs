@@ -1,0 +1,190 @@
+//! The pool without processes: the simulator's kernel, in which nothing goes wrong by chance, and workers that the test plays.
+
+use super::*;
+use crate::Kind;
+use crate::ids::{Generation, ListenerId, Slot};
+use crate::master::lifecycle::simulate::model::{Counters, Model, ModelBacklog, ModelQueue, Shared};
+use crate::master::lifecycle::simulate::process::Item;
+use crate::master::lifecycle::{self, Input, Lifecycle};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A pool with one listener, and workers with room for two connections each.
+struct Fixture {
+    pool: Pool<Model>,
+    life: Lifecycle,
+    shared: Rc<Shared>,
+    workers: Vec<ModelQueue>,
+    now: Time,
+}
+
+impl Fixture {
+    fn new(workers: u32) -> Self {
+        let now = Time::from_millis(1000);
+        let never = Duration::ZERO;
+        let rules = lifecycle::Rules {
+            boot_timeout: never,
+            drain_timeout: never,
+            hang_timeout: never,
+            max_age: never,
+            surge: 1,
+        };
+        let mut life = Lifecycle::new(rules, workers as usize, 1);
+        life.step(now, Input::Tick, &mut Vec::new());
+        (1..=workers).for_each(|id| life.step(now, Input::Ready(WorkerId(id)), &mut Vec::new()));
+        let shared = Shared::new(None, None);
+        let listeners = vec![ModelBacklog::new(&shared)];
+        let pool = Pool::new(Model(shared.clone()), listeners, &Config::default(), now);
+        let mut f = Self { pool, life, shared, workers: Vec::new(), now };
+        for id in 1..=workers {
+            let queue = ModelQueue {
+                id: WorkerId(id),
+                to_worker: Rc::default(),
+                back: Rc::default(),
+                counters: Rc::new(Counters::default()),
+                shared: f.shared.clone(),
+            };
+            f.workers.push(queue.clone());
+            let entry =
+                WorkerEntry::new(WorkerId(id), Slot(id - 1), Generation::FIRST, queue.clone(), queue, 0);
+            let entry = WorkerEntry { limit: 2, kind: Some(Kind::Request), ..entry };
+            f.pool.workers.add(Page(id), entry);
+            f.pool.workers.admit(WorkerId(id));
+        }
+        f
+    }
+
+    /// Clients connect, and the master runs a turn.
+    fn connect(&mut self, clients: u32) {
+        self.pool.listeners[0].waiting += clients;
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        self.pool.begin_turn(self.now);
+        for (page, worker) in (1..).map(Page).zip(&self.workers) {
+            if !worker.back.borrow().is_empty() {
+                self.pool.mark_returns(page, &());
+            }
+        }
+        if self.pool.due() <= self.now {
+            self.pool.run_timers(&self.life, &());
+        }
+        if self.pool.listeners[0].watched && self.pool.listeners[0].waiting > 0 {
+            self.pool.accept_from(ListenerId(0), &());
+        }
+        self.pool.serve_waiting(&self.life, &());
+    }
+
+    /// Time passes, in which a check of the workers' health is due.
+    fn check(&mut self) {
+        self.now = self.now + health::CHECK;
+        self.turn();
+    }
+
+    /// A worker takes all that is queued for it; returns the connections.
+    fn take(&self, id: u32) -> Vec<u32> {
+        let worker = &self.workers[id as usize - 1];
+        let add = |counter: &std::cell::Cell<u64>| counter.set(counter.get() + 1);
+        let items = std::mem::take(&mut *worker.to_worker.borrow_mut());
+        let connections = items.into_iter().filter_map(|item| match item {
+            Item::Connection(connection) => {
+                add(&worker.counters.taken);
+                Some(connection)
+            }
+            Item::Probe => {
+                add(&worker.counters.probed);
+                None
+            }
+        });
+        connections.collect()
+    }
+
+    /// A worker has finished connections.
+    fn finish(&self, id: u32, connections: u64) {
+        let finished = &self.workers[id as usize - 1].counters.finished;
+        finished.set(finished.get() + connections);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.pool.listeners[0].watched
+    }
+}
+
+#[test]
+fn without_room_the_listener_is_paused_until_a_worker_makes_room() {
+    let mut f = Fixture::new(2);
+    f.connect(6);
+    assert_eq!((f.take(1), f.take(2)), (vec![0, 2], vec![1, 3]));
+    assert_eq!(f.pool.listeners[0].waiting, 2);
+    assert!(!f.is_watched() && f.shared.waiting.get(), "the worker that makes room wakes the master");
+    f.finish(2, 2);
+    f.turn();
+    assert_eq!((f.take(1), f.take(2)), (vec![], vec![4, 5]));
+    f.finish(1, 1);
+    f.turn();
+    assert!(f.is_watched() && !f.shared.waiting.get());
+}
+
+#[test]
+fn the_queue_of_a_dead_worker_goes_to_another() {
+    let mut f = Fixture::new(2);
+    f.connect(2);
+    assert_eq!(f.take(2), [1]);
+    let removed = f.pool.remove(Page(1)).unwrap();
+    assert_eq!((removed.queued, removed.lost, removed.was_ready), (1, 0, true));
+    f.turn();
+    assert_eq!(f.take(2), [0]);
+    f.finish(2, 1);
+    f.turn();
+    assert!(f.pool.returns.is_empty(), "found empty, and closed");
+}
+
+#[test]
+fn connections_that_are_handed_back_go_to_another_worker_when_it_has_room() {
+    let mut f = Fixture::new(2);
+    f.connect(3);
+    assert_eq!((f.take(1), f.take(2)), (vec![0, 2], vec![1]));
+    f.pool.watch_returns(WorkerId(1), &());
+    f.pool.withdraw(WorkerId(1));
+    f.workers[0].back.borrow_mut().extend([Item::Connection(0), Item::Connection(2)]);
+    f.finish(1, 2);
+    f.turn();
+    assert_eq!(f.take(2), [0]);
+    assert_eq!(f.workers[0].back.borrow().len(), 1, "without room it stays in its queue");
+    f.finish(2, 1);
+    f.turn();
+    assert_eq!(f.take(2), [2]);
+}
+
+#[test]
+fn a_stuck_worker_gets_nothing_until_it_takes_the_probe() {
+    let mut f = Fixture::new(2);
+    f.connect(2);
+    assert_eq!(f.take(2), [1]);
+    f.check();
+    f.check();
+    assert!(f.pool.workers.get(WorkerId(1)).unwrap().stuck);
+    assert_eq!(f.take(2), [0], "reclaimed");
+    f.finish(2, 2);
+    f.connect(2);
+    assert_eq!(f.take(2), [2, 3]);
+    assert!(f.take(1).is_empty(), "only the probe");
+    f.check();
+    f.connect(1);
+    assert_eq!(f.take(1), [4]);
+}
+
+#[test]
+fn a_connection_that_no_queue_takes_is_parked_and_comes_first() {
+    let mut f = Fixture::new(1);
+    // More than the queue holds, though not more than the worker may have.
+    f.pool.workers.get_mut(WorkerId(1)).unwrap().limit = 100;
+    f.connect(9);
+    let queued = f.workers[0].to_worker.borrow().len() as u32;
+    assert_eq!(f.pool.parked.as_ref().map(|c| c.connection), Some(queued));
+    assert_eq!(f.take(1), (0..queued).collect::<Vec<_>>());
+    f.turn();
+    assert_eq!(f.take(1)[0], queued);
+    assert!(f.pool.parked.is_none());
+}
