@@ -38,16 +38,16 @@ pub struct Client {
     pub socket: OwnedFd,
     pub peer: Peer,
     pub awaits: Awaits,
-    /// It has closed the connection; requests that it sent before are executed still.
+    /// True if it has closed the connection; requests that it sent before are still executed.
     pub hung_up: bool,
     inbox: Vec<u8>,
     out: Vec<u8>,
     sent: usize,
-    /// It gets no more after its last reply, and nothing is read from it any more.
+    /// True if it gets no more replies, and nothing is read from it any more.
     closing: bool,
-    /// It has closed its sending side.
+    /// True if it has closed its sending side.
     ended: bool,
-    /// Reading or writing has failed.
+    /// True if reading or writing has failed.
     broken: bool,
     deadline: Time,
     /// Events of messages that were left out since the last one that was sent.

@@ -64,10 +64,10 @@ impl<S: System> Pool<S> {
             worker.last_progress = progress;
             let queued = worker.queued() > 0;
             // Connections queued since the last check do not count yet.
-            let lies = std::mem::replace(&mut worker.was_queued, queued) && queued && !moved;
-            worker.stuck = lies || worker.stuck && (!moved || broken!(self, StuckForever));
+            let newly_stuck = std::mem::replace(&mut worker.was_queued, queued) && queued && !moved;
+            worker.stuck = newly_stuck || worker.stuck && (!moved || broken!(self, StuckForever));
             let (check_again, id) = (queued || worker.stuck, worker.id);
-            if lies {
+            if newly_stuck {
                 if !broken!(self, StuckNotReclaimed) {
                     self.reclaim_queue(id);
                 }
@@ -89,7 +89,8 @@ impl<S: System> Pool<S> {
                 worker.max_requests = 0;
                 inputs.push(Input::Worn(worker.id));
             }
-            if since != std::mem::replace(&mut worker.busy_told, since) && !self.config.timeout.is_zero() {
+            if since != std::mem::replace(&mut worker.busy_reported, since) && !self.config.timeout.is_zero()
+            {
                 // The worker writes it, so it may be nonsense: at most now.
                 inputs.push(Input::Busy(worker.id, Time::from_millis(since).min(self.now)));
             }
@@ -105,7 +106,7 @@ impl<S: System> Pool<S> {
 
     /// True if workers are to be checked even if nothing is given to them.
     fn watches_calls(&self) -> bool {
-        let busy = || self.workers.iter().any(|w| w.busy_told > 0 || w.in_flight() > 0);
+        let busy = || self.workers.iter().any(|w| w.busy_reported > 0 || w.in_flight() > 0);
         // What workers take from the kernel themselves does not wake the master.
         (!self.config.timeout.is_zero() || self.config.max_requests > 0)
             && (busy() || self.has_listeners_for_workers())

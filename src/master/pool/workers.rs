@@ -50,8 +50,8 @@ pub struct WorkerEntry<S: System> {
     pub max_requests: u64,
     /// True if the poll reports what it hands back.
     pub watched: bool,
-    /// The start of its call (milliseconds) that the lifecycle was last told.
-    pub busy_told: u64,
+    /// The start of its call (milliseconds) that was last reported to the lifecycle.
+    pub busy_reported: u64,
 }
 
 impl<S: System> WorkerEntry<S> {
@@ -82,7 +82,7 @@ impl<S: System> WorkerEntry<S> {
             was_queued: false,
             max_requests,
             watched: false,
-            busy_told: 0,
+            busy_reported: 0,
         }
     }
 

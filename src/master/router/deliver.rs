@@ -132,12 +132,11 @@ impl Router {
     }
 
     fn count_answer(&mut self, by: WorkerId, to: WorkerId) {
-        let Some(channel) = self.channels.get_mut(&by) else { return };
-        if let Some(count) = channel.awaiting_reply.get_mut(&to) {
+        if let Some(channel) = self.channels.get_mut(&by)
+            && let Some(count) = channel.awaiting_reply.get_mut(&to)
+        {
             *count -= 1;
-            if *count == 0 {
-                channel.awaiting_reply.remove(&to);
-            }
+            channel.awaiting_reply.retain(|_, count| *count > 0);
         }
     }
 

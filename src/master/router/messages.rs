@@ -1,4 +1,4 @@
-//! The host program's handle for messages. It works wherever the host's code runs in the master.
+//! The host program's handle for messages, for all of its code that runs in the master.
 
 use super::{Router, RouterEvent};
 use crate::message::{Budget, Envelope, Message, Purpose, Undelivered};
@@ -21,7 +21,7 @@ struct Inner {
     router: RefCell<Router>,
     /// The process id of the master while it runs; 0 before and after.
     master: Cell<i32>,
-    /// The request that the host's callback is called for, until it is answered.
+    /// The request that the host's callback is called with, until it is answered.
     asked: Cell<Option<Envelope>>,
 }
 
@@ -60,7 +60,7 @@ impl Messages {
         self.running()?.request(to.into(), kind, bytes, deadline, Box::new(on_reply))
     }
 
-    /// Answers the request that the callback of [`crate::Server::on_message`] is being called for, once. If the callback
+    /// Answers, once, the request that the callback of [`crate::Server::on_message`] is being called with. If the callback
     /// returns without a reply, the worker gets [`Undelivered::Unanswered`].
     ///
     /// # Errors
