@@ -1,191 +1,179 @@
-//! The chunked coding, taken apart in place as the bytes come in (RFC 9112 section 7.1).
+//! Decoding of the chunked coding in place, as the bytes arrive (RFC 9112 section 7.1).
 //!
-//! Only CRLF ends a line, a size has 1 to 16 digits, extensions and trailers keep to the grammar and to a budget; both are
-//! dropped. Bytes that come in several pieces give what they give in one.
+//! Only CRLF ends a line, a size has 1 to 16 digits, extensions and trailers follow the grammar and share a budget; both are
+//! dropped. The result does not depend on how the bytes are split into reads.
 
 use super::fault::Fault;
-use super::token::{is_field_byte, is_tchar};
+use super::head;
+use super::token::{is_field_value, is_tchar, trim_start};
 
-/// How far a chunked body has been taken apart.
+const CRLF: &[u8] = b"\r\n";
+
+/// The decoder's state between two reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunked {
-    state: State,
-    /// The size read so far; within the data: what is still due of the chunk.
-    size: u64,
-    digits: u8,
-    /// Decoded bytes.
+    part: Part,
+    /// The number of decoded bytes, which are at the front of the buffer.
     decoded: usize,
-    /// Bytes that extensions and trailers may still take.
+    /// Bytes after them that hold no end of a line.
+    searched: usize,
+    /// Bytes that extensions and trailers may still have.
     budget: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+/// The part of the body that comes next.
+#[derive(Clone, Copy, Debug)]
+enum Part {
     Size,
-    /// White space behind a size or an extension, which only another extension may follow.
-    Gap,
-    ExtensionStart,
-    ExtensionName,
-    NameGap,
-    ValueStart,
-    Value,
-    Quoted,
-    Escaped,
-    QuotedEnd,
-    SizeLf,
-    Data,
-    DataCr,
-    DataLf,
-    TrailerStart,
-    TrailerName,
-    TrailerValue,
-    TrailerLf,
-    EndLf,
-    End,
+    /// The rest of the line with a chunk's size.
+    Extensions(u64),
+    /// So many bytes of a chunk's data.
+    Data(u64),
+    DataEnd,
+    Trailer,
 }
 
-/// What a call found.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// The body goes on; what there is of it is that many bytes at the front, and all input was taken.
+    /// More bytes are needed; so many at the front of the buffer are kept, the rest is used up.
     More(usize),
-    /// The body is complete: its length at the front, and where the input behind it starts.
+    /// The body is complete: its length, from the front, and the number of bytes it took.
     End { len: usize, used: usize },
 }
 
 impl Chunked {
-    /// `budget` is what extensions and trailers may take together, in bytes.
+    /// `budget`: bytes that all extensions and trailers together may have.
     pub fn new(budget: usize) -> Self {
-        Self { state: State::Size, size: 0, digits: 0, decoded: 0, budget }
+        Self { part: Part::Size, decoded: 0, searched: 0, budget }
     }
 
-    /// Goes on with `bytes`: what was decoded before, and right behind it what came in since.
+    /// Decodes `bytes`: those that the last call kept, followed by new ones. `limit` is the length of the longest body allowed.
     pub fn decode(&mut self, bytes: &mut [u8], limit: u64) -> Result<Piece, Fault> {
         let mut at = self.decoded;
         while at < bytes.len() {
-            if self.state == State::Data {
-                at = self.move_data(bytes, at);
-                continue;
-            }
-            self.state = self.step(bytes[at], limit)?;
-            at += 1;
-            if self.state == State::End {
-                return Ok(Piece::End { len: self.decoded, used: at });
+            let rest = &bytes[at..];
+            match self.part {
+                Part::Size => {
+                    let limit = limit.saturating_sub(self.decoded as u64);
+                    let Some((size, digits)) = parse_size(rest, limit)? else { break };
+                    at += digits;
+                    self.part = Part::Extensions(size);
+                }
+                Part::Extensions(size) => {
+                    let Some(line) = self.line(rest, Fault::bad("chunk extensions are too long"))? else {
+                        break;
+                    };
+                    if !are_extensions(line) {
+                        return Err(Fault::bad("a malformed chunk extension"));
+                    }
+                    at += line.len() + CRLF.len();
+                    self.part = if size == 0 { Part::Trailer } else { Part::Data(size) };
+                }
+                Part::Data(left) => {
+                    let n = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    if at != self.decoded {
+                        bytes.copy_within(at..at + n, self.decoded);
+                    }
+                    at += n;
+                    self.decoded += n;
+                    let left = left - n as u64;
+                    self.part = if left == 0 { Part::DataEnd } else { Part::Data(left) };
+                }
+                Part::DataEnd if rest.starts_with(CRLF) => {
+                    at += CRLF.len();
+                    self.part = Part::Size;
+                }
+                Part::DataEnd if rest == b"\r" => break,
+                Part::DataEnd => return Err(Fault::bad("chunk data longer than announced")),
+                Part::Trailer => {
+                    let too_long = Fault::new(431, "the trailer section is too long");
+                    let Some(line) = self.line(rest, too_long)? else { break };
+                    let len = line.len() + CRLF.len();
+                    at += len;
+                    if line.is_empty() {
+                        return Ok(Piece::End { len: self.decoded, used: at });
+                    }
+                    head::check_line(&rest[..len], false)
+                        .map_err(|_| Fault::bad("a malformed trailer field"))?;
+                }
             }
         }
-        Ok(Piece::More(self.decoded))
+        // The start of a size or a line is kept until the rest of it has arrived.
+        bytes.copy_within(at.., self.decoded);
+        Ok(Piece::More(self.decoded + bytes.len() - at))
     }
 
-    /// Moves what is there of a chunk's data to the decoded bytes before it; gives where the rest of the input starts.
-    fn move_data(&mut self, bytes: &mut [u8], at: usize) -> usize {
-        let there = bytes.len() - at;
-        let n = usize::try_from(self.size).map_or(there, |due| due.min(there));
-        if at != self.decoded {
-            bytes.copy_within(at..at + n, self.decoded);
-        }
-        self.decoded += n;
-        self.size -= n as u64;
-        if self.size == 0 {
-            self.state = State::DataCr;
-        }
-        at + n
-    }
-
-    fn step(&mut self, byte: u8, limit: u64) -> Result<State, Fault> {
-        match self.state {
-            State::Size => return self.step_size(byte, limit),
-            State::SizeLf if byte == b'\n' => return Ok(self.start_data()),
-            State::DataCr if byte == b'\r' => return Ok(State::DataLf),
-            State::DataLf if byte == b'\n' => {
-                (self.size, self.digits) = (0, 0);
-                return Ok(State::Size);
+    /// The line at the start of `rest`, without its CRLF, paid from the budget; `None` if its end has not arrived.
+    fn line<'b>(&mut self, rest: &'b [u8], too_long: Fault) -> Result<Option<&'b [u8]>, Fault> {
+        let end = rest[self.searched..].iter().position(|b| matches!(b, b'\r' | b'\n'));
+        self.searched = end.map_or(rest.len(), |i| self.searched + i);
+        let (line, end) = rest.split_at(self.searched);
+        let budget = self.budget.checked_sub(line.len()).ok_or(too_long)?;
+        match end {
+            [] | [b'\r'] => Ok(None),
+            [b'\r', b'\n', ..] => {
+                (self.searched, self.budget) = (0, budget);
+                Ok(Some(line))
             }
-            State::DataCr | State::DataLf => return Err(Fault::bad("chunk data longer than announced")),
-            State::TrailerStart
-            | State::TrailerName
-            | State::TrailerValue
-            | State::TrailerLf
-            | State::EndLf => {
-                self.spend(Fault::new(431, "the trailer section is too long"))?;
-                return step_trailer(self.state, byte).ok_or(Fault::bad("a malformed trailer field"));
-            }
-            _ => {}
+            _ => Err(Fault::bad("a line that does not end in CRLF")),
         }
-        self.spend(Fault::bad("chunk extensions are too long"))?;
-        step_extension(self.state, byte).ok_or(Fault::bad("a malformed chunk extension"))
-    }
-
-    fn step_size(&mut self, byte: u8, limit: u64) -> Result<State, Fault> {
-        const BAD: Fault = Fault::bad("a chunk size that is not 1 to 16 hexadecimal digits");
-        if let Some(digit) = (byte as char).to_digit(16) {
-            if self.digits == 16 {
-                return Err(BAD);
-            }
-            self.digits += 1;
-            self.size = self.size << 4 | u64::from(digit);
-            return Ok(State::Size);
-        }
-        if self.digits == 0 {
-            return Err(BAD);
-        }
-        // Sure of the size now: one that is over the limit is refused before its data come.
-        if self.size > limit.saturating_sub(self.decoded as u64) {
-            return Err(Fault::new(413, "the body is too large"));
-        }
-        match byte {
-            b'\r' => Ok(State::SizeLf),
-            b';' => Ok(State::ExtensionStart),
-            b' ' | b'\t' => Ok(State::Gap),
-            _ => Err(BAD),
-        }
-    }
-
-    fn start_data(&self) -> State {
-        if self.size == 0 { State::TrailerStart } else { State::Data }
-    }
-
-    fn spend(&mut self, fault: Fault) -> Result<(), Fault> {
-        self.budget = self.budget.checked_sub(1).ok_or(fault)?;
-        Ok(())
     }
 }
 
-/// `*( BWS ";" BWS name [ BWS "=" BWS value ] )`, RFC 9112 section 7.1.1.
-fn step_extension(state: State, byte: u8) -> Option<State> {
-    let space = matches!(byte, b' ' | b'\t');
-    let next = match (state, byte) {
-        (State::Gap | State::ExtensionStart | State::NameGap | State::ValueStart, _) if space => state,
-        (State::ExtensionStart | State::ExtensionName, _) if is_tchar(byte) => State::ExtensionName,
-        (State::ValueStart | State::Value, _) if is_tchar(byte) => State::Value,
-        (State::ExtensionName | State::NameGap, b'=') => State::ValueStart,
-        (State::ValueStart, b'"') => State::Quoted,
-        (State::ExtensionName, _) if space => State::NameGap,
-        (State::Value | State::QuotedEnd, _) if space => State::Gap,
-        (State::ExtensionName | State::Value | State::QuotedEnd, b'\r') => State::SizeLf,
-        (State::Gap | State::ExtensionName | State::NameGap | State::Value | State::QuotedEnd, b';') => {
-            State::ExtensionStart
-        }
-        (State::Quoted, b'"') => State::QuotedEnd,
-        (State::Quoted, b'\\') => State::Escaped,
-        (State::Quoted | State::Escaped, _) if is_field_byte(byte) => State::Quoted,
-        _ => return None,
-    };
-    Some(next)
+/// A chunk's size, at most `limit`, and its number of digits; `None` if more may follow.
+fn parse_size(bytes: &[u8], limit: u64) -> Result<Option<(u64, usize)>, Fault> {
+    let (digits, rest) = split_while(bytes, |b| b.is_ascii_hexdigit());
+    let digit = |b: u8| u64::from((b as char).to_digit(16).unwrap_or_default());
+    let size = digits.iter().fold(0, |n, b| n << 4 | digit(*b));
+    match (digits.len(), rest.first()) {
+        (0..=16, None) => Ok(None),
+        // Refused before its data come.
+        (1..=16, Some(_)) if size > limit => Err(Fault::new(413, "the body is too large")),
+        (1..=16, Some(b'\r' | b';' | b' ' | b'\t')) => Ok(Some((size, digits.len()))),
+        _ => Err(Fault::bad("a chunk size that is not 1 to 16 hexadecimal digits")),
+    }
 }
 
-/// Field lines, then an empty one, RFC 9112 section 7.1.2.
-fn step_trailer(state: State, byte: u8) -> Option<State> {
-    let next = match (state, byte) {
-        (State::TrailerStart, b'\r') => State::EndLf,
-        (State::EndLf, b'\n') => State::End,
-        (State::TrailerStart | State::TrailerName, _) if is_tchar(byte) => State::TrailerName,
-        (State::TrailerName, b':') => State::TrailerValue,
-        (State::TrailerValue, b'\r') => State::TrailerLf,
-        (State::TrailerValue, _) if is_field_byte(byte) => State::TrailerValue,
-        (State::TrailerLf, b'\n') => State::TrailerStart,
-        _ => return None,
-    };
-    Some(next)
+/// True for `*( BWS ";" BWS name [ BWS "=" BWS value ] )` (RFC 9112 section 7.1.1).
+fn are_extensions(mut rest: &[u8]) -> bool {
+    while !rest.is_empty() {
+        let Some(name) = trim_start(rest).strip_prefix(b";") else { return false };
+        let (name, after) = split_while(trim_start(name), is_tchar);
+        if name.is_empty() {
+            return false;
+        }
+        rest = after;
+        let Some(value) = trim_start(after).strip_prefix(b"=") else { continue };
+        let value = trim_start(value);
+        let len = match value {
+            [b'"', ..] => quoted_len(value),
+            _ => split_while(value, is_tchar).0.len(),
+        };
+        if len == 0 {
+            return false;
+        }
+        rest = &value[len..];
+    }
+    true
+}
+
+/// The length of the quoted string at the start of `value` (RFC 9110 section 5.6.4); 0 if it is malformed.
+fn quoted_len(value: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(byte) = value.get(at) {
+        at += match byte {
+            b'"' if is_field_value(&value[..at]) => return at + 1,
+            b'\\' => 2,
+            _ => 1,
+        };
+    }
+    0
+}
+
+/// Splits `bytes` before the first byte that `is_inside` is false for.
+fn split_while(bytes: &[u8], is_inside: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
+    bytes.split_at(bytes.iter().position(|b| !is_inside(*b)).unwrap_or(bytes.len()))
 }
 
 #[cfg(test)]
