@@ -1,57 +1,42 @@
-//! How a connection ends, or changes its protocol, once everything is sent (RFC 9112 section 9.6).
+//! The end of a connection, or of its life as an HTTP connection, once everything is sent (RFC 9112 section 9.6).
 
-use super::conn::{Phase, wait};
-use super::input::Fill;
+use super::conn::Phase;
 use super::{HttpEngine, Link, READS};
-use crate::scoreboard::Word;
 use crate::sys::socket;
-use crate::worker::engine::{Context, Next};
+use crate::worker::engine::Next;
 
-/// What is read and dropped, so that the last response is not lost to a reset, before the connection is given up.
+/// The bytes read and dropped at most before the connection is closed, even if that resets it and destroys the last response.
 pub(super) const LINGER: usize = 16 * 1024 * 1024;
 
 impl HttpEngine {
-    /// Everything is sent, and no further request is read.
-    pub(super) fn leave(&mut self, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
+    /// Continues a connection that is no longer open and has nothing left to send.
+    pub(super) fn finish(&mut self, link: &mut Link<'_, '_>) -> Next {
         match link.conn.phase {
-            Phase::Open => wait(link.conn),
+            Phase::Open => link.conn.wait(),
             Phase::Closing => Next::Close,
-            Phase::Staged => {
+            Phase::ClosingSlowly => {
                 if socket::shutdown_write(link.fd).is_err() {
                     return Next::Close;
                 }
                 link.conn.phase = Phase::Lingering;
-                link.conn.more = true;
-                self.linger(link, cx)
+                link.conn.has_more = true;
+                self.linger(link)
             }
-            Phase::Lingering => self.linger(link, cx),
+            Phase::Lingering => self.linger(link),
             Phase::Upgrading => {
-                let input = link.conn.input.take();
-                let early = input.as_ref().map_or_else(Vec::new, |input| input.rest().to_vec());
-                if let Some(input) = input {
-                    self.inputs.put(input);
-                }
-                Next::Upgrade(early)
+                Next::Upgrade(link.conn.input.as_ref().map_or_else(Vec::new, |input| input.rest().to_vec()))
             }
         }
     }
 
-    fn linger(&mut self, link: &mut Link<'_>, cx: &mut Context<'_>) -> Next {
-        let Some(scratch) = &mut self.scratch else { return Next::Close };
+    fn linger(&mut self, link: &mut Link<'_, '_>) -> Next {
         for _ in 0..READS {
-            if !link.conn.more {
-                return wait(link.conn);
+            if !link.conn.has_more {
+                return link.conn.wait();
             }
-            scratch.clear();
-            match scratch.fill(link.fd) {
-                Ok(Fill::Bytes(n, full)) => {
-                    cx.page.add(Word::BytesIn, n as u64);
-                    link.conn.dropped = link.conn.dropped.saturating_add(n as u32);
-                    link.conn.more = full || link.conn.ended;
-                }
-                Ok(Fill::Empty) => link.conn.more = false,
-                Ok(Fill::End) | Err(_) => return Next::Close,
-            }
+            self.scratch.clear();
+            let Ok(Some(n)) = link.receive(&mut self.scratch) else { return Next::Close };
+            link.conn.dropped += n as u32;
             if link.conn.dropped as usize > LINGER {
                 return Next::Close;
             }

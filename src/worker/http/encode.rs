@@ -1,42 +1,41 @@
-//! How a response becomes bytes: status line, fields, framing (RFC 9112 sections 4, 6 and 7). No formatting machinery: this is
-//! the hot path.
+//! Responses as bytes: status line, fields, framing (RFC 9112 sections 4, 6 and 7). The hot path: numbers are written without
+//! `std::fmt`.
 
 use super::fault::{Fault, reason};
 use super::output::Body;
-use super::response::{Asker, Response, Stage};
+use super::output::Output;
+use super::response::{RequestTraits, Response, Stage};
 
-/// A body of at most that many bytes is copied behind its head, so that responses to pipelined requests go out together.
+/// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
 const COPY: u64 = 4 * 1024;
 
-/// How the end of a body is told.
+/// The way the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// There is none, and no length either: 204 and 304.
+    /// No body and no length: 204 and 304.
     Nothing,
-    /// There is none, and Content-Length says so: 205.
-    Empty,
     Length(u64),
     Chunked,
     UntilClose,
 }
 
-/// What becomes of the connection after a response.
+/// The fate of the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// Another request may come.
     Stay,
-    /// The client asked for the end.
+    /// It ends, as the client has asked.
     Close,
-    /// It ends, and the client may be sending still.
+    /// It ends, and the client may still be sending.
     CloseFirst,
-    /// It ends in the midst of the response.
+    /// It ends in the middle of the response.
     Cut,
-    /// Another protocol is spoken.
+    /// It changes its protocol.
     Upgrade,
 }
 
 impl Framing {
-    /// That of a streamed body.
+    /// The framing of a streamed body.
     pub fn of_stream(status: u16, minor: u8) -> Self {
         match Self::of_status(status) {
             Some(none) => none,
@@ -49,16 +48,16 @@ impl Framing {
     fn of_status(status: u16) -> Option<Self> {
         match status {
             204 | 304 => Some(Self::Nothing),
-            205 => Some(Self::Empty),
+            205 => Some(Self::Length(0)),
             _ => None,
         }
     }
 
-    /// Puts a part of a streamed body. An empty chunk would end it.
+    /// Appends a part of a streamed body; nothing if it is empty, since an empty chunk would end the body.
     pub fn put(self, to: &mut Vec<u8>, part: &[u8]) {
         match self {
             Self::Chunked if !part.is_empty() => {
-                put_hex(to, part.len());
+                put_number::<16>(to, part.len() as u64);
                 to.extend_from_slice(b"\r\n");
                 to.extend_from_slice(part);
                 to.extend_from_slice(b"\r\n");
@@ -70,50 +69,46 @@ impl Framing {
 }
 
 impl Response {
-    /// Writes what is not written yet, into the output.
+    /// Writes the rest of the response into the output.
     pub(super) fn finish(&mut self) -> After {
         match self.stage {
             Stage::Open => self.put_whole(),
-            Stage::Stream(_) if self.lacks_a_part => return After::Cut,
+            Stage::Stream(_) if self.incomplete => return After::Cut,
             Stage::Stream(framing) => {
-                if framing == Framing::Chunked && !self.to.head {
+                if framing == Framing::Chunked && !self.request.is_head {
                     self.out.bytes.extend_from_slice(b"0\r\n\r\n");
                 }
             }
-            Stage::Failed if self.torn => return After::Cut,
-            Stage::Failed => self.put_failure(),
+            Stage::Failed if self.partly_sent => return After::Cut,
+            Stage::Failed => self.put_fault(Fault::new(500, "the handler failed")),
             Stage::Upgrade => {
-                self.put_upgrade();
+                self.status = 101;
+                self.put_head(Framing::Nothing);
                 return After::Upgrade;
             }
         }
-        match (self.to.keep_alive, self.close) {
+        match (self.request.keep_alive, self.close) {
             (false, _) => After::Close,
             (true, true) => After::CloseFirst,
             (true, false) => After::Stay,
         }
     }
 
-    /// Writes a refusal; the connection closes after it.
-    pub(super) fn refuse(&mut self, fault: Fault, head: bool) {
-        self.begin(Asker { head, minor: 1, keep_alive: false }, true);
+    /// Writes the response to a refused request, after which the connection closes.
+    pub(super) fn refuse(&mut self, fault: Fault, is_head: bool) {
+        self.begin(RequestTraits { is_head, minor: 1, keep_alive: false }, true);
+        self.put_fault(fault);
+    }
+
+    fn put_fault(&mut self, fault: Fault) {
         self.status = fault.status;
-        self.put_error(fault.text);
-    }
-
-    fn put_failure(&mut self) {
-        self.status = 500;
         self.fields.clear();
-        self.dated = false;
-        self.put_error("the handler failed");
-    }
-
-    fn put_error(&mut self, text: &str) {
+        self.has_date = false;
         put_field(&mut self.fields, b"Content-Type", b"text/plain");
         self.out.drop_body();
         let body = &mut self.out.copied;
-        put_number(body, u64::from(self.status));
-        for part in [" ", reason(self.status), ": ", text, "\n"] {
+        put_number::<10>(body, fault.status.into());
+        for part in [" ", reason(fault.status), ": ", fault.text, "\n"] {
             body.extend_from_slice(part.as_bytes());
         }
         self.out.body_len = body.len() as u64;
@@ -124,56 +119,38 @@ impl Response {
     fn put_whole(&mut self) {
         let framing = Framing::of_status(self.status).unwrap_or(Framing::Length(self.out.body_len));
         self.put_head(framing);
-        if self.to.head || self.out.body_len == 0 || !matches!(framing, Framing::Length(_)) {
+        let Output { bytes, body, copied, body_len, .. } = &mut self.out;
+        if self.request.is_head || *body_len == 0 || framing != Framing::Length(*body_len) {
             self.out.drop_body();
-        } else if self.out.body_len <= COPY {
-            self.copy_body();
+        } else if *body_len <= COPY
+            // An owner whose length has changed since it was set is left to the sender, which notices.
+            && let Some(small) = body.bytes(copied).filter(|b| b.len() as u64 == *body_len)
+        {
+            bytes.extend_from_slice(small);
+            self.out.drop_body();
         }
-    }
-
-    fn copy_body(&mut self) {
-        let out = &mut self.out;
-        let bytes = match &out.body {
-            Body::Copied => &out.copied,
-            Body::Static(bytes) => *bytes,
-            // An owner that says another length now than when it was asked is left to the sender, which notices.
-            Body::Owned(owner) if (**owner).as_ref().len() as u64 == out.body_len => (**owner).as_ref(),
-            _ => return,
-        };
-        out.bytes.extend_from_slice(bytes);
-        out.drop_body();
     }
 
     pub(super) fn put_head(&mut self, framing: Framing) {
         let out = &mut self.out.bytes;
         put_status(out, self.status);
-        if !self.dated {
+        if !self.has_date {
             out.extend_from_slice(self.date.line());
         }
         match framing {
             Framing::Length(n) => put_length(out, n),
-            Framing::Empty => put_length(out, 0),
             Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Framing::Nothing | Framing::UntilClose => {}
         }
-        if self.close || !self.to.keep_alive {
+        if self.stage == Stage::Upgrade {
+            // RFC 9110 section 15.2.2.
+            out.extend_from_slice(b"Connection: upgrade\r\n");
+            put_field(out, b"Upgrade", &self.protocol);
+        } else if self.close || !self.request.keep_alive {
             out.extend_from_slice(b"Connection: close\r\n");
-        } else if self.to.minor == 0 {
+        } else if self.request.minor == 0 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
-        out.extend_from_slice(&self.fields);
-        out.extend_from_slice(b"\r\n");
-    }
-
-    /// RFC 9110 section 15.2.2.
-    fn put_upgrade(&mut self) {
-        let out = &mut self.out.bytes;
-        put_status(out, 101);
-        if !self.dated {
-            out.extend_from_slice(self.date.line());
-        }
-        out.extend_from_slice(b"Connection: upgrade\r\n");
-        put_field(out, b"Upgrade", &self.protocol);
         out.extend_from_slice(&self.fields);
         out.extend_from_slice(b"\r\n");
     }
@@ -184,8 +161,8 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
         return to.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     }
     to.extend_from_slice(b"HTTP/1.1 ");
-    put_number(to, u64::from(status));
-    // The space stands also before an empty reason phrase (RFC 9112 section 4).
+    put_number::<10>(to, status.into());
+    // The space is required even before an empty reason phrase (RFC 9112 section 4).
     to.push(b' ');
     to.extend_from_slice(reason(status).as_bytes());
     to.extend_from_slice(b"\r\n");
@@ -193,36 +170,29 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
 
 fn put_length(to: &mut Vec<u8>, len: u64) {
     to.extend_from_slice(b"Content-Length: ");
-    put_number(to, len);
+    put_number::<10>(to, len);
     to.extend_from_slice(b"\r\n");
 }
 
-/// Puts a field line.
+/// Appends a field line.
 pub(super) fn put_field(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     for part in [name, b": ", value, b"\r\n"] {
         to.extend_from_slice(part);
     }
 }
 
-fn put_number(to: &mut Vec<u8>, mut n: u64) {
+fn put_number<const RADIX: u64>(to: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
+        digits[at] = b"0123456789abcdef"[(n % RADIX) as usize];
+        n /= RADIX;
         if n == 0 {
             break;
         }
     }
     to.extend_from_slice(&digits[at..]);
-}
-
-fn put_hex(to: &mut Vec<u8>, n: usize) {
-    let digits = (usize::BITS - n.leading_zeros()).div_ceil(4).max(1);
-    for i in (0..digits).rev() {
-        to.push(b"0123456789abcdef"[n >> (4 * i) & 15]);
-    }
 }
 
 #[cfg(test)]
@@ -237,9 +207,9 @@ mod tests {
 
     #[test]
     fn numbers_are_as_formatted() {
-        for n in [0, 1, 9, 10, 15, 16, 255, 256, 4095, 65_536, u32::MAX as usize, usize::MAX] {
-            assert_eq!(text(|b| put_number(b, n as u64)), n.to_string());
-            assert_eq!(text(|b| put_hex(b, n)), format!("{n:x}"));
+        for n in [0, 1, 9, 10, 15, 16, 255, 256, 4095, 65_536, u64::MAX] {
+            assert_eq!(text(|b| put_number::<10>(b, n)), n.to_string());
+            assert_eq!(text(|b| put_number::<16>(b, n)), format!("{n:x}"));
         }
     }
 

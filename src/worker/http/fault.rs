@@ -1,11 +1,11 @@
-//! Why prefork itself refuses a request: the status it answers, and a word to whoever reads it.
+//! Requests that prefork itself refuses.
 
-/// A request refused. The connection closes after the answer: what follows on it cannot be trusted to be a request.
+/// The reason to refuse a request. The connection closes after the response, as the bytes that follow may be no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// The status code, 400 to 599.
     pub status: u16,
-    /// What is wrong, for the body of the answer. Never a part of the request.
+    /// The text in the body of the response; never a part of the request.
     pub text: &'static str,
 }
 
@@ -14,13 +14,13 @@ impl Fault {
         Self { status, text }
     }
 
-    /// 400: what was sent is no HTTP request, or could be read in two ways.
+    /// 400: not an HTTP request, or one that could be understood in two ways.
     pub const fn bad(text: &'static str) -> Self {
         Self::new(400, text)
     }
 }
 
-/// The reason phrase of a status code (RFC 9110 section 15); empty for one that is not registered.
+/// The reason phrase of a status code (RFC 9110 section 15); empty if it is not registered.
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
         101 => "Switching Protocols",

@@ -1,35 +1,34 @@
-//! What a complete head says: request line and fields by httparse, then the rules it leaves to us (RFC 9112 sections 3, 6 and
-//! 9.3, RFC 9110 sections 7.2, 7.8, 8.6 and 10.1.1).
+//! A complete head: request line and fields are parsed by httparse, then checked by the rules it leaves to us (RFC 9112 sections
+//! 3, 6 and 9.3, RFC 9110 sections 7.2, 7.8, 8.6 and 10.1.1).
 //!
-//! The head is borrowed from the bytes it was read from. What two readers could take in two ways is refused.
+//! Whatever two readers could understand in two ways is refused.
 
 use super::fault::Fault;
 use super::target::{self, Target};
 use super::token;
-use httparse::{Header, Status};
+use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
 
 /// The most header fields a request may have, whatever the settings say.
-pub(super) const MAX_FIELDS: usize = 1000;
+const MAX_FIELDS: usize = 1000;
 
 /// Room for httparse's table of fields; on the stack, and not initialised.
 pub(super) type Table<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
-/// An empty table.
 pub(super) const fn table<'b>() -> Table<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
-/// How long the body is (RFC 9112 section 6.3).
+/// The length of a body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// That many bytes; 0 where neither field is there.
+    /// A number of bytes; 0 if there is neither Content-Length nor Transfer-Encoding.
     Sized(u64),
-    /// As the chunks say.
+    /// Marked by the chunks.
     Chunked,
 }
 
-/// A request's head.
+/// A request's head, borrowed from the bytes it was read from.
 pub(super) struct Head<'b> {
     pub method: &'b str,
     pub target: &'b str,
@@ -40,11 +39,11 @@ pub(super) struct Head<'b> {
     pub minor: u8,
     pub fields: &'b [Header<'b>],
     pub length: Length,
-    /// Whether the client lets the connection live on.
+    /// The client can use the connection for another request.
     pub keep_alive: bool,
-    /// Whether the client waits for a 100 before it sends the body.
+    /// The client waits for a 100 before it sends the body.
     pub expects_continue: bool,
-    /// Whether the Upgrade field counts: Connection names it.
+    /// The Upgrade field counts, as Connection names it.
     pub upgrade: bool,
 }
 
@@ -60,35 +59,33 @@ impl<'b> Head<'b> {
         let (Some(method), Some(raw), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(Fault::bad("no request line"));
         };
-        let target = target::parse(method, raw)?;
+        let Target { path, query, authority } = target::parse(method, raw)?;
         let fields: &'b [Header<'b>] = request.headers;
         let rules = Rules::read(fields)?;
-        let host = rules.effective_host(&target, minor)?;
-        let Target { path, query, .. } = target;
+        let host = rules.host(minor)?;
+        let length = rules.length(minor)?;
+        if rules.expects_other && minor > 0 {
+            return Err(Fault::new(417, "100-continue is the only expectation known here"));
+        }
         Ok(Self {
             method,
             target: raw,
             path,
             query,
-            host,
+            host: authority.unwrap_or(host),
             minor,
             fields,
-            length: rules.length(minor)?,
+            length,
             keep_alive: !rules.close && (minor == 1 || rules.keep_alive),
-            expects_continue: rules.expects_continue(minor)?,
+            expects_continue: rules.expects_continue && minor > 0,
             upgrade: rules.upgrade && minor == 1,
         })
     }
-
-    /// The value of the first field of that name.
-    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
-        self.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
-    }
 }
 
-/// Parses one line, with its CRLF, of a head that is not complete.
-pub(super) fn check_line(line: &[u8], first: bool) -> Result<(), Fault> {
-    let parsed = if first {
+/// Parses one line, with its CRLF, of a head that is not complete, or of a trailer section.
+pub(super) fn check_line(line: &[u8], is_request_line: bool) -> Result<(), Fault> {
+    let parsed = if is_request_line {
         httparse::Request::new(&mut []).parse(line).map(drop)
     } else {
         httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]).map(drop)
@@ -96,8 +93,7 @@ pub(super) fn check_line(line: &[u8], first: bool) -> Result<(), Fault> {
     parsed.map_err(|e| fault_of(e, line))
 }
 
-fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
-    use httparse::Error;
+fn fault_of(error: Error, head: &[u8]) -> Fault {
     match error {
         Error::Version if names_http_version(head) => {
             Fault::new(505, "only versions 1.1 and 1.0 are spoken here")
@@ -106,12 +102,12 @@ fn fault_of(error: httparse::Error, head: &[u8]) -> Fault {
         Error::HeaderName => Fault::bad("a header line that does not start with a field name and a colon"),
         Error::HeaderValue => Fault::bad("a byte that a field value may not have"),
         Error::TooManyHeaders => Fault::new(431, "too many header fields"),
-        Error::Token => Fault::bad("the request line is no method, target and version"),
+        Error::Token => Fault::bad("the request line is not a method, a target and a version"),
         Error::NewLine | Error::Status => Fault::bad("a line that does not end in CRLF"),
     }
 }
 
-/// Whether the request line has three parts, the last of them `HTTP/`, a digit, a point and a digit.
+/// True if the request line has three parts, the last of them `HTTP/`, a digit, a point and a digit.
 fn names_http_version(head: &[u8]) -> bool {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
     let mut parts = line.split(|b| *b == b' ').skip(2);
@@ -119,7 +115,7 @@ fn names_http_version(head: &[u8]) -> bool {
     matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// What the fields that rule the message say, gathered over all lines.
+/// The fields that frame the message or control the connection, gathered over all lines.
 #[derive(Default)]
 struct Rules<'b> {
     host: Option<&'b [u8]>,
@@ -128,66 +124,51 @@ struct Rules<'b> {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
-    continues: bool,
-    expects_else: bool,
+    expects_continue: bool,
+    expects_other: bool,
 }
 
 impl<'b> Rules<'b> {
     fn read(fields: &'b [Header<'b>]) -> Result<Self, Fault> {
         let mut rules = Self::default();
-        for field in fields {
-            rules.add(field)?;
+        for Header { name, value } in fields {
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            // The length of a name tells most fields apart at once.
+            match name.len() {
+                4 if is("host") => set_once(&mut rules.host, value, "more than one Host field")?,
+                6 if is("expect") => {
+                    for expectation in token::list(value).filter(|e| !e.is_empty()) {
+                        let known = expectation.eq_ignore_ascii_case(b"100-continue");
+                        rules.expects_continue |= known;
+                        rules.expects_other |= !known;
+                    }
+                }
+                10 if is("connection") => {
+                    for option in token::list(value) {
+                        rules.close |= option.eq_ignore_ascii_case(b"close");
+                        rules.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                        rules.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                    }
+                }
+                14 if is("content-length") => {
+                    set_once(&mut rules.length, value, "more than one Content-Length field")?;
+                }
+                17 if is("transfer-encoding") => {
+                    set_once(&mut rules.coding, value, "more than one Transfer-Encoding field")?;
+                }
+                _ => {}
+            }
         }
         Ok(rules)
     }
 
-    fn add(&mut self, field: &Header<'b>) -> Result<(), Fault> {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        // The length of a name tells most fields apart at once.
-        match field.name.len() {
-            4 if is("host") => set_once(&mut self.host, field.value, "more than one Host field"),
-            6 if is("expect") => {
-                self.add_expectation(field.value);
-                Ok(())
-            }
-            10 if is("connection") => {
-                self.add_options(field.value);
-                Ok(())
-            }
-            14 if is("content-length") => {
-                set_once(&mut self.length, field.value, "more than one Content-Length field")
-            }
-            17 if is("transfer-encoding") => {
-                set_once(&mut self.coding, field.value, "more than one Transfer-Encoding field")
-            }
-            _ => Ok(()),
+    /// The Host field, which must be valid even if the target names another host (RFC 9112 section 3.2).
+    fn host(&self, minor: u8) -> Result<&'b str, Fault> {
+        match self.host {
+            Some(value) => target::parse_host(value),
+            None if minor == 0 => Ok(""),
+            None => Err(Fault::bad("no Host field")),
         }
-    }
-
-    fn add_options(&mut self, value: &[u8]) {
-        for option in token::list(value) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-        }
-    }
-
-    fn add_expectation(&mut self, value: &[u8]) {
-        for expectation in token::list(value).filter(|e| !e.is_empty()) {
-            let known = expectation.eq_ignore_ascii_case(b"100-continue");
-            self.continues |= known;
-            self.expects_else |= !known;
-        }
-    }
-
-    /// RFC 9110 section 7.2, RFC 9112 sections 3.2 and 3.3.
-    fn effective_host(&self, target: &Target<'b>, minor: u8) -> Result<&'b str, Fault> {
-        let host = match self.host {
-            Some(value) => target::parse_host(value)?,
-            None if minor == 0 => "",
-            None => return Err(Fault::bad("no Host field")),
-        };
-        Ok(target.authority.unwrap_or(host))
     }
 
     /// RFC 9112 sections 6.1 to 6.3.
@@ -201,25 +182,13 @@ impl<'b> Rules<'b> {
             (Some(coding), None) => Err(fault_of_coding(coding)),
         }
     }
-
-    /// RFC 9110 section 10.1.1.
-    fn expects_continue(&self, minor: u8) -> Result<bool, Fault> {
-        match minor {
-            0 => Ok(false),
-            _ if self.expects_else => Err(Fault::new(417, "100-continue is the only expectation known here")),
-            _ => Ok(self.continues),
-        }
-    }
 }
 
-fn set_once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8], text: &'static str) -> Result<(), Fault> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(Fault::bad(text)),
-    }
+fn set_once<'b>(field: &mut Option<&'b [u8]>, value: &'b [u8], fault: &'static str) -> Result<(), Fault> {
+    if field.replace(value).is_some() { Err(Fault::bad(fault)) } else { Ok(()) }
 }
 
-/// Digits and nothing else; what is beyond 64 bits is beyond every limit too.
+/// Digits and nothing else. A number over 64 bits is over every limit, and becomes the largest.
 fn parse_length(digits: &[u8]) -> Result<u64, Fault> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Fault::bad("Content-Length is not a number"));
@@ -227,12 +196,14 @@ fn parse_length(digits: &[u8]) -> Result<u64, Fault> {
     Ok(digits.iter().fold(0, |n: u64, d| n.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
 }
 
-/// A coding before `chunked` is one we could have known (501); anything else leaves the length unknown (400).
+/// 501 if codings other than `chunked` come before it, as another server may know them; 400 if the length is unknown.
 fn fault_of_coding(coding: &[u8]) -> Fault {
-    let chunked = |c: &[u8]| c.eq_ignore_ascii_case(b"chunked");
+    let is_chunked = |c: &[u8]| c.eq_ignore_ascii_case(b"chunked");
     let before = token::list(coding).count() - 1;
-    let framed = token::list(coding).last().is_some_and(chunked);
-    if framed && token::list(coding).take(before).all(|c| token::is_token(c) && !chunked(c)) {
+    let mut codings = token::list(coding);
+    if codings.by_ref().take(before).all(|c| token::is_token(c) && !is_chunked(c))
+        && codings.next().is_some_and(is_chunked)
+    {
         Fault::new(501, "chunked is the only transfer coding known here")
     } else {
         Fault::bad("Transfer-Encoding is not chunked")

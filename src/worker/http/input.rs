@@ -1,8 +1,8 @@
-//! What a client sent and no handler has seen yet, and how far it has been read.
+//! Bytes a client has sent that no handler has seen yet, and how far they have been parsed.
 
 use super::chunked::{Chunked, Piece};
 use super::fault::Fault;
-use super::head::Length;
+use super::head::{self, Head, Length};
 use super::pool::{self, Pooled};
 use super::scan::Scan;
 use crate::config::Limits;
@@ -10,53 +10,52 @@ use crate::sys::socket;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// What a worker reads at once where it may.
-pub(super) const READ: usize = 64 * 1024;
+/// The size of the worker's own buffer, and the most that the buffer of a partial body grows by in one read.
+const READ: usize = 64 * 1024;
 const SMALL_READ: usize = 4 * 1024;
+/// Empty lines allowed before a request (RFC 9112 section 2.2 asks to ignore at least one).
+const EMPTY_LINES: u8 = 8;
 
-/// Bytes of one connection from the start of a request on: the worker's own buffer while requests come in whole, a pooled
-/// one while one is partial.
+/// Bytes of one connection from the start of a request: the worker's own buffer while requests arrive complete, a pooled one
+/// while one is partial.
 #[derive(Default)]
 pub(super) struct Input {
-    pub buf: Vec<u8>,
-    /// Where the current request starts.
-    pub start: usize,
-    /// How far its head has been looked at, while it is not complete.
-    pub scan: Scan,
-    /// What is due of its body, once the head is complete.
-    pub due: Option<Due>,
+    buf: Vec<u8>,
+    /// The offset of the current request.
+    start: usize,
+    scan: Scan,
+    /// The current request, if its head is complete and its body is not.
+    pub partial: Option<Partial>,
 }
 
-/// A request whose head is complete, and how far its body is.
+/// A request whose head is complete.
 #[derive(Clone, Copy)]
-pub(super) struct Due {
-    pub head_len: usize,
-    pub body: Body,
-    /// Whether the client waits for a 100 before it sends the body.
-    pub continues: bool,
+pub(super) struct Partial {
+    head_len: usize,
+    body: Body,
+    /// True if the client waits for a 100 before it sends the body.
+    expects_continue: bool,
 }
 
-/// How far a body is.
 #[derive(Clone, Copy)]
-pub(super) enum Body {
+enum Body {
     Sized(usize),
     Chunked(Chunked),
 }
 
 impl Body {
-    /// A body of that length is to come.
-    pub fn new(length: Length, limits: &Limits) -> Result<Self, Fault> {
+    fn new(length: Length, limits: &Limits) -> Result<Self, Fault> {
         match length {
-            Length::Sized(n) if n > limits.body => Err(Fault::new(413, "the body is too large")),
-            Length::Sized(n) => {
-                usize::try_from(n).map(Self::Sized).map_err(|_| Fault::new(413, "the body is too large"))
-            }
             Length::Chunked => Ok(Self::Chunked(Chunked::new(limits.head))),
+            Length::Sized(n) => match usize::try_from(n) {
+                Ok(len) if n <= limits.body => Ok(Self::Sized(len)),
+                _ => Err(Fault::new(413, "the body is too large")),
+            },
         }
     }
 
-    /// Looks at `bytes`, which start where the body starts, and decodes in place.
-    pub fn advance(&mut self, bytes: &mut [u8], limits: &Limits) -> Result<Piece, Fault> {
+    /// Decodes `bytes`, which start where the body starts, in place.
+    fn advance(&mut self, bytes: &mut [u8], limits: &Limits) -> Result<Piece, Fault> {
         match self {
             Self::Sized(n) if *n <= bytes.len() => Ok(Piece::End { len: *n, used: *n }),
             Self::Sized(_) => Ok(Piece::More(bytes.len())),
@@ -65,20 +64,10 @@ impl Body {
     }
 }
 
-/// What a read brought.
-pub(super) enum Fill {
-    /// So many bytes; and whether they filled the room, so that more may be there.
-    Bytes(usize, bool),
-    /// Nothing is there.
-    Empty,
-    /// The client has ended its side.
-    End,
-}
-
 impl Input {
     /// The worker's own buffer.
-    pub fn scratch() -> Box<Self> {
-        Box::new(Self { buf: Vec::with_capacity(READ), ..Self::default() })
+    pub fn scratch() -> Self {
+        Self { buf: Vec::with_capacity(READ), ..Self::default() }
     }
 
     /// The bytes from the current request on.
@@ -86,75 +75,129 @@ impl Input {
         &self.buf[self.start..]
     }
 
-    /// Whether nothing is partial.
     pub fn is_empty(&self) -> bool {
         self.start == self.buf.len()
     }
 
-    /// The current request took `len` bytes; the next one starts behind them.
-    pub fn consume(&mut self, len: usize) {
-        self.start += len;
-        self.scan = Scan::default();
-        self.due = None;
+    /// True if the last read may have left bytes in the kernel.
+    pub fn is_full(&self) -> bool {
+        self.buf.len() == self.buf.capacity()
     }
 
-    /// Forgets everything, and keeps the buffer.
+    /// Parses one request. If it is complete, returns what `answer` makes of its head and body; `None` if more bytes are
+    /// needed. `empty_lines` counts those before the request.
+    pub fn next_request<T>(
+        &mut self,
+        empty_lines: &mut u8,
+        limits: &Limits,
+        answer: impl FnOnce(&Head<'_>, &[u8]) -> T,
+    ) -> Result<Option<T>, Fault> {
+        let head_len = match &self.partial {
+            Some(partial) => partial.head_len,
+            None => {
+                self.skip_empty_lines(empty_lines)?;
+                let Some(len) = self.scan.run(&self.buf[self.start..], limits)? else { return Ok(None) };
+                len
+            }
+        };
+        let (head, rest) = self.buf[self.start..].split_at_mut(head_len);
+        let continued = self.partial.as_mut().map(|p| p.body.advance(rest, limits)).transpose()?;
+        if let Some(Piece::More(len)) = continued {
+            self.buf.truncate(self.start + head_len + len);
+            return Ok(None);
+        }
+        // A head whose body was not complete is parsed a second time, which costs less than to keep its fields.
+        let mut table = head::table();
+        let head = Head::parse(head, &mut table)?;
+        let piece = match continued {
+            Some(piece) => piece,
+            None => {
+                let mut body = Body::new(head.length, limits)?;
+                let piece = body.advance(rest, limits)?;
+                if let Piece::More(_) = piece {
+                    let expects_continue = head.expects_continue;
+                    self.partial = Some(Partial { head_len, body, expects_continue });
+                }
+                piece
+            }
+        };
+        match piece {
+            Piece::End { len, used } => {
+                let answered = answer(&head, &rest[..len]);
+                self.start += head_len + used;
+                (self.scan, self.partial) = (Scan::default(), None);
+                Ok(Some(answered))
+            }
+            Piece::More(len) => {
+                self.buf.truncate(self.start + head_len + len);
+                Ok(None)
+            }
+        }
+    }
+
+    fn skip_empty_lines(&mut self, count: &mut u8) -> Result<(), Fault> {
+        while self.rest().starts_with(b"\r\n") {
+            self.start += 2;
+            *count += 1;
+            if *count > EMPTY_LINES {
+                return Err(Fault::bad("too many empty lines before a request"));
+            }
+        }
+        Ok(())
+    }
+
+    /// True, once, if the client waits for a 100 and has sent nothing of the body.
+    pub fn take_expectation(&mut self) -> bool {
+        let have = self.rest().len();
+        self.partial.as_mut().is_some_and(|p| std::mem::take(&mut p.expects_continue) && have == p.head_len)
+    }
+
+    /// Forgets everything and keeps the buffer.
     pub fn clear(&mut self) {
+        *self = Self { buf: std::mem::take(&mut self.buf), ..Self::default() };
         self.buf.clear();
-        self.start = 0;
-        self.scan = Scan::default();
-        self.due = None;
     }
 
-    /// Takes over what `other` holds from its current request on.
+    /// Copies what `other` holds from its current request on; this input must be empty.
     pub fn copy_rest(&mut self, other: &Self) {
         self.buf.extend_from_slice(other.rest());
-        self.start = 0;
-        self.scan = other.scan;
-        self.due = other.due;
+        (self.scan, self.partial) = (other.scan, other.partial);
     }
 
     /// Moves the current request to the front.
     pub fn compact(&mut self) {
-        if self.start > 0 {
-            self.buf.drain(..self.start);
-            self.start = 0;
-        }
+        self.buf.drain(..std::mem::take(&mut self.start));
     }
 
-    /// Reads what is there behind what is here. The room made for it follows what the client has sent, not what it promised.
-    pub fn fill(&mut self, fd: BorrowedFd<'_>) -> io::Result<Fill> {
+    /// Reads once (recv(2)): 0 at end of file, `WouldBlock` if no bytes are there. The room made for it depends on what the
+    /// client has sent, not on what it has promised.
+    pub fn fill(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.compact();
-        self.make_room();
-        let room = self.buf.capacity() - self.buf.len();
-        match socket::recv_append(fd, &mut self.buf) {
-            Ok(0) => Ok(Fill::End),
-            Ok(n) => Ok(Fill::Bytes(n, n == room)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Empty),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn make_room(&mut self) {
         let len = self.buf.len();
-        let step = if self.due.is_some() { len.clamp(SMALL_READ, READ) } else { SMALL_READ };
-        match self.due {
-            // The end is in sight: what doubling would add to it is never used.
-            Some(Due { head_len, body: Body::Sized(n), .. })
+        let step = if self.partial.is_some() { len.clamp(SMALL_READ, READ) } else { SMALL_READ };
+        match self.partial {
+            // The body nearly fits: doubling the buffer would add room that is never used.
+            Some(Partial { head_len, body: Body::Sized(n), .. })
                 if head_len + n <= (2 * self.buf.capacity()).max(len + step) =>
             {
                 self.buf.reserve_exact((head_len + n).saturating_sub(len).max(1));
             }
             _ => self.buf.reserve(step),
         }
+        socket::recv_append(fd, &mut self.buf)
+    }
+
+    /// Appends bytes as a read would.
+    #[cfg(any(fuzzing, test))]
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.buf.extend_from_slice(bytes);
     }
 }
 
 impl Pooled for Input {
-    fn reset(&mut self) -> usize {
+    fn reset(&mut self) {
         self.clear();
         pool::reset(&mut self.buf);
-        self.weight()
     }
 
     fn weight(&self) -> usize {

@@ -1,19 +1,19 @@
-//! Buffers between uses: what a connection needs only while something is partial is borrowed from here.
+//! Buffers between two uses: a connection borrows one only while something of it is partial.
 
-/// Capacity beyond which a buffer goes back to the allocator after its use.
+/// The largest capacity a buffer keeps after its use.
 pub(super) const KEEP: usize = 256 * 1024;
-/// What the buffers of one pool may weigh together.
+/// The most that the buffers of one pool weigh together.
 const POOL: usize = 16 * 1024 * 1024;
 
-/// What a pool holds.
+/// An item of a pool.
 pub(super) trait Pooled: Default {
-    /// Empties it, frees what is over [`KEEP`], and says how many bytes it keeps.
-    fn reset(&mut self) -> usize;
-    /// How many bytes it has kept.
+    /// Empties it, and frees what is over [`KEEP`].
+    fn reset(&mut self);
+    /// The bytes allocated for it, which must not change while it is in the pool.
     fn weight(&self) -> usize;
 }
 
-/// A pool; the last one returned is the first one taken, so that it is still in the cache.
+/// A pool. The item returned last is taken first, so that it is still in the cache.
 pub(super) struct Pool<T> {
     free: Vec<Box<T>>,
     weight: usize,
@@ -24,18 +24,18 @@ impl<T: Pooled> Pool<T> {
         Self { free: Vec::new(), weight: 0 }
     }
 
-    /// An empty one.
+    /// Takes an empty item.
     pub fn take(&mut self) -> Box<T> {
-        let Some(item) = self.free.pop() else { return Box::default() };
+        let item = self.free.pop().unwrap_or_default();
         self.weight -= item.weight();
         item
     }
 
-    /// Takes one back.
+    /// Puts an item back, or frees it if the pool is full.
     pub fn put(&mut self, mut item: Box<T>) {
-        let weight = item.reset();
-        if self.weight + weight <= POOL {
-            self.weight += weight;
+        item.reset();
+        if self.weight + item.weight() <= POOL {
+            self.weight += item.weight();
             self.free.push(item);
         }
     }

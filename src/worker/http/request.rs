@@ -1,18 +1,21 @@
-//! A complete request, as a handler sees it. Everything it gives is borrowed until the handler returns.
+//! A complete request, as a handler sees it.
 
 use super::head::Head;
 use crate::sys::socket;
 use std::cell::OnceCell;
-use std::fmt::{self, Write};
+use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-/// A complete HTTP request. What it gives is borrowed from the worker's buffers until the handler returns.
+/// The room for a client's address; the longest is `unix:` and a path of 107 bytes.
+const PEER_TEXT: usize = 112;
+
+/// A complete HTTP request. Everything in it is borrowed from the worker's buffers until the handler returns.
 pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     fd: BorrowedFd<'a>,
     listener: u16,
-    peer: OnceCell<PeerText>,
+    peer: OnceCell<([u8; PEER_TEXT], usize)>,
 }
 
 impl<'a> Request<'a> {
@@ -30,19 +33,19 @@ impl<'a> Request<'a> {
         self.head.target
     }
 
-    /// The path of the target, without the query, not decoded; `*` for `OPTIONS *`. (CONNECT, which has none, is refused
-    /// before a handler sees it.)
+    /// The path of the target, without the query, not decoded; `*` for `OPTIONS *`. CONNECT, whose target has none, is
+    /// refused before a handler sees it.
     pub fn path(&self) -> &'a str {
         self.head.path
     }
 
-    /// The query of the target, without the `?`; `None` where there is no `?`.
+    /// The query of the target, without the `?`; `None` if there is no `?`.
     pub fn query(&self) -> Option<&'a str> {
         self.head.query
     }
 
-    /// The authority the request is for: that of an absolute-form target, else the Host field's value; empty where an HTTP/1.0
-    /// request has neither (RFC 9112 section 3.3).
+    /// The authority the request is for: that of an absolute-form target, else the value of the Host field; empty if an
+    /// HTTP/1.0 request has neither (RFC 9112 section 3.3).
     pub fn host(&self) -> &'a str {
         self.head.host
     }
@@ -52,9 +55,9 @@ impl<'a> Request<'a> {
         self.head.minor
     }
 
-    /// The value of the first field of that name, compared without case; white space around it is stripped.
+    /// The value of the first field with this name, compared without case, without the white space around it.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.head.field(name)
+        self.head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
     }
 
     /// The number of header fields.
@@ -62,54 +65,38 @@ impl<'a> Request<'a> {
         self.head.fields.len()
     }
 
-    /// Name and value of a header field, in the order sent; `None` from [`Request::header_count`] on.
+    /// Name and value of a header field, in the order sent; `None` if `index` is not below
+    /// [`Request::header_count`].
     pub fn header_at(&self, index: usize) -> Option<(&'a str, &'a [u8])> {
         self.head.fields.get(index).map(|field| (field.name, field.value))
     }
 
-    /// The body, decoded; empty where there is none.
+    /// The body, decoded; empty if there is none.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty where the kernel no longer knows it.
-    /// Asked from the kernel at the first call (getpeername(2)).
+    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty if the kernel no longer knows it.
+    /// The first call asks the kernel (getpeername(2)).
     pub fn peer(&self) -> &str {
-        self.peer.get_or_init(|| PeerText::ask(self.fd)).text()
+        let (text, len) = self.peer.get_or_init(|| peer_text(self.fd));
+        str::from_utf8(&text[..*len]).unwrap_or_default()
     }
 
-    /// The index, from 0, of the listener the connection came through, in the order they were given.
+    /// The index of the listener the connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
         self.listener
     }
 }
 
-/// An address as text, without an allocation: the longest is `unix:` and a path of 107 bytes.
-struct PeerText {
-    len: usize,
-    bytes: [u8; 112],
-}
-
-impl PeerText {
-    fn ask(fd: BorrowedFd<'_>) -> Self {
-        let mut text = Self { len: 0, bytes: [0; 112] };
-        if let Ok(address) = socket::peer_address(fd) {
-            // What does not fit, which is no address the kernel gives, is cut off.
-            let _ = write!(text, "{address}");
-        }
-        text
+/// The client's address as text, without an allocation, and its length.
+fn peer_text(fd: BorrowedFd<'_>) -> ([u8; PEER_TEXT], usize) {
+    let mut text = [0; PEER_TEXT];
+    let mut free = &mut text[..];
+    if let Ok(address) = socket::peer_address(fd) {
+        // Writing fails only for an address that is too long, which the kernel does not give.
+        let _ = write!(free, "{address}");
     }
-
-    fn text(&self) -> &str {
-        str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
-    }
-}
-
-impl Write for PeerText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.len..self.len + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.len += text.len();
-        Ok(())
-    }
+    let len = PEER_TEXT - free.len();
+    (text, len)
 }

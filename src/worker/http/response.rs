@@ -1,4 +1,4 @@
-//! The answer a handler builds. How it becomes bytes stands in `encode.rs`.
+//! The response a handler builds; `encode.rs` turns it into bytes.
 
 use super::date::Date;
 use super::encode::{self, Framing};
@@ -10,11 +10,11 @@ use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-/// How many streamed bytes are gathered before they are sent.
+/// Streamed bytes are sent when they reach this size.
 const GATHER: usize = 64 * 1024;
-/// What the fields of a response may take.
+/// The most bytes that the handler's fields of a response have.
 const MAX_FIELDS: usize = 64 * 1024;
-/// Fields that frame the message, or rule the connection.
+/// Fields that frame the message or control the connection.
 const FRAMING: [&str; 7] = [
     "content-length",
     "transfer-encoding",
@@ -25,7 +25,7 @@ const FRAMING: [&str; 7] = [
     "upgrade",
 ];
 
-/// Why a response call was refused. The response is as it was before the call.
+/// The reason a response call was refused. The response is as it was before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refused {
@@ -35,68 +35,69 @@ pub enum Refused {
     Field,
     /// A field that frames the message (Content-Length, Transfer-Encoding, Connection, ...), which prefork writes itself.
     Framing,
-    /// The head is on its way already, or a body was given already.
+    /// The head is written already, or a body was set already.
     Late,
-    /// Too much is waiting for a slow client ([`crate::config::Limits::pending`]), or the head grew over 64 KiB.
+    /// Too much waits for a slow client ([`crate::config::Limits::pending`]), or the head would be over 64 KiB.
     Full,
     /// The client is gone.
     Gone,
     /// The request did not ask for an upgrade to that protocol (RFC 9110 section 7.8).
     Upgrade,
-    /// No regular file, or not so many bytes in it.
+    /// Not a regular file, or one that ends before the range does.
     File,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Status => "status: expected 200 to 599",
-            Self::Field => "header: the name must be a token, the value free of control bytes",
-            Self::Framing => "header: prefork frames the message itself",
+            Self::Status => "a status must be 200 to 599",
+            Self::Field => "a field name must be a token, its value free of control bytes",
+            Self::Framing => "fields that frame the message are written by prefork alone",
             Self::Late => "the response has begun already",
             Self::Full => "too much of the response waits for a slow client",
             Self::Gone => "the client is gone",
             Self::Upgrade => "the request did not ask for this upgrade",
-            Self::File => "expected a regular file that holds the range",
+            Self::File => "not a regular file that holds the range",
         })
     }
 }
 
 impl std::error::Error for Refused {}
 
-/// The answer to one request. Without any call it is an empty 200.
+/// The response to one request. Without any call it is an empty 200.
 ///
 /// prefork writes Date, Content-Length or Transfer-Encoding, and Connection; the rest of the head is the handler's. A body
-/// given for HEAD, or with status 204, 205 or 304, is not sent.
+/// set for HEAD, or with status 204, 205 or 304, is not sent.
 pub struct Response {
     pub(super) status: u16,
     /// The handler's field lines.
     pub(super) fields: Vec<u8>,
-    /// Whether a Date is among them.
-    pub(super) dated: bool,
+    /// A Date is among them.
+    pub(super) has_date: bool,
     pub(super) stage: Stage,
-    /// Whether the connection ends after this response.
+    /// The connection ends after this response.
     pub(super) close: bool,
-    pub(super) to: Asker,
-    /// The protocols the request offers to change to, if it does.
-    pub(super) offer: Vec<u8>,
+    pub(super) request: RequestTraits,
+    /// The values of the request's Upgrade fields, with a comma after each.
+    pub(super) offered_protocols: Vec<u8>,
+    /// The protocol the connection changes to.
     pub(super) protocol: Vec<u8>,
     pub(super) out: Output,
-    /// Where in `out` this response starts.
-    pub(super) start: usize,
-    /// Whether a part of this response may have been sent.
-    pub(super) torn: bool,
-    /// A part of a stream was refused.
-    pub(super) lacks_a_part: bool,
-    /// The stream ends with the connection.
-    until_close: bool,
-    gone: bool,
+    /// The offset in `out` where this response starts.
+    start: usize,
+    /// A part of this response may have been sent.
+    pub(super) partly_sent: bool,
+    /// A part of a streamed body was refused.
+    pub(super) incomplete: bool,
+    /// The body ends with the connection.
+    pub(super) until_close: bool,
+    pub(super) client_gone: bool,
     pub(super) date: Date,
     pub(super) lent: Rc<Lent>,
     pending: usize,
 }
 
-/// How far a response is.
+/// The stages of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Everything can still be set.
@@ -105,17 +106,16 @@ pub(super) enum Stage {
     Stream(Framing),
     /// The connection changes its protocol.
     Upgrade,
-    /// The handler gave up.
+    /// The handler failed.
     Failed,
 }
 
-/// What the response has to know of its request.
+/// The traits of a request that its response depends on.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Asker {
-    /// HEAD: the answer has no body.
-    pub head: bool,
+pub(super) struct RequestTraits {
+    /// The response to HEAD has no body.
+    pub is_head: bool,
     pub minor: u8,
-    /// Whether the client lets the connection live on.
     pub keep_alive: bool,
 }
 
@@ -124,37 +124,35 @@ impl Response {
         Self {
             status: 200,
             fields: Vec::new(),
-            dated: false,
+            has_date: false,
             stage: Stage::Open,
             close: false,
-            to: Asker::default(),
-            offer: Vec::new(),
+            request: RequestTraits::default(),
+            offered_protocols: Vec::new(),
             protocol: Vec::new(),
             out: Output::default(),
             start: 0,
-            torn: false,
-            lacks_a_part: false,
+            partly_sent: false,
+            incomplete: false,
             until_close: false,
-            gone: false,
+            client_gone: false,
             date: Date::new(),
             lent: Rc::new(Lent::new()),
             pending,
         }
     }
 
-    /// Starts the answer to another request; it goes out behind what waits already.
-    pub(super) fn begin(&mut self, to: Asker, close: bool) {
+    /// Starts the response to another request, after those that wait to be sent.
+    pub(super) fn begin(&mut self, request: RequestTraits, close: bool) {
         self.status = 200;
         self.fields.clear();
-        self.dated = false;
         self.stage = Stage::Open;
         self.close = close;
-        self.to = to;
-        self.offer.clear();
+        self.request = request;
+        self.offered_protocols.clear();
         self.start = self.out.bytes.len();
-        self.torn = false;
-        (self.lacks_a_part, self.until_close) = (false, false);
-        self.gone = false;
+        (self.has_date, self.partly_sent, self.incomplete) = (false, false, false);
+        (self.until_close, self.client_gone) = (false, false);
     }
 
     /// Sets the status code, 200 to 599 (default 200).
@@ -170,7 +168,7 @@ impl Response {
         Ok(())
     }
 
-    /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would have written; `Content-Length`,
+    /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would write; `Content-Length`,
     /// `Transfer-Encoding`, `Trailer`, `Connection`, `Keep-Alive`, `Proxy-Connection` and `Upgrade` are refused.
     ///
     /// # Errors
@@ -189,12 +187,12 @@ impl Response {
         if self.fields.len() + name.len() + value.len() + 4 > MAX_FIELDS {
             return Err(Refused::Full);
         }
-        self.dated |= name.eq_ignore_ascii_case("date");
+        self.has_date |= name.eq_ignore_ascii_case("date");
         encode::put_field(&mut self.fields, name.as_bytes(), value);
         Ok(())
     }
 
-    /// Sets the body; the bytes are copied, Content-Length is written. A second call replaces the first.
+    /// Sets the body; the bytes are copied. A second call replaces the first.
     ///
     /// # Errors
     /// [`Refused::Late`] after [`Response::write`].
@@ -205,7 +203,7 @@ impl Response {
         Ok(())
     }
 
-    /// Sets the body without copying: bytes that live for ever.
+    /// Sets the body without copying: bytes that live forever.
     ///
     /// # Errors
     /// As [`Response::body`].
@@ -213,7 +211,7 @@ impl Response {
         self.set_body(Body::Static(bytes), bytes.len() as u64)
     }
 
-    /// Sets the body without copying: bytes that the response owns, and drops when they are sent or the client is gone.
+    /// Sets the body without copying: bytes that the response owns and drops when they are sent or the client is gone.
     ///
     /// # Errors
     /// As [`Response::body`].
@@ -222,8 +220,8 @@ impl Response {
         self.set_body(Body::Owned(bytes), len)
     }
 
-    /// Sends `len` bytes of a regular file from `offset` as the body (sendfile(2)); the descriptor is taken. Where the file gets
-    /// shorter meanwhile, the connection is cut.
+    /// Sets the body to `len` bytes of a regular file from `offset` (sendfile(2)); takes the descriptor. If the file gets shorter
+    /// meanwhile, the connection is cut.
     ///
     /// # Errors
     /// As [`Response::body`]; [`Refused::File`].
@@ -248,11 +246,11 @@ impl Response {
         if self.stage == Stage::Open { Ok(()) } else { Err(Refused::Late) }
     }
 
-    /// Streams a part of the body: the head goes out with the first part, chunked for HTTP/1.1, ended by the close for HTTP/1.0.
-    /// Parts are gathered, and sent when they make 64 KiB or the handler returns.
+    /// Streams a part of the body: chunked for HTTP/1.1, ended by the close of the connection for HTTP/1.0. Parts are gathered,
+    /// and sent when they reach 64 KiB or the handler returns.
     ///
     /// # Errors
-    /// [`Refused::Late`] after [`Response::body`] and its like, [`Refused::Full`], [`Refused::Gone`].
+    /// [`Refused::Late`] after a body was set, [`Refused::Full`], [`Refused::Gone`].
     pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
         if !matches!(self.stage, Stage::Stream(_)) {
             self.open()?;
@@ -265,7 +263,7 @@ impl Response {
             Stage::Stream(framing) => framing,
             _ => self.start_stream(),
         };
-        if !self.to.head {
+        if !self.request.is_head {
             framing.put(&mut self.out.bytes, part);
         }
         if self.out.waiting() >= GATHER {
@@ -274,13 +272,8 @@ impl Response {
         Ok(())
     }
 
-    /// Whether the client takes the end of the connection for the end of the body.
-    pub(super) fn ends_with_connection(&self) -> bool {
-        self.until_close
-    }
-
     fn start_stream(&mut self) -> Framing {
-        let framing = Framing::of_stream(self.status, self.to.minor);
+        let framing = Framing::of_stream(self.status, self.request.minor);
         self.stage = Stage::Stream(framing);
         self.until_close = framing == Framing::UntilClose;
         self.close |= self.until_close;
@@ -289,19 +282,19 @@ impl Response {
     }
 
     fn make_room(&mut self, len: usize) -> Result<(), Refused> {
-        if self.gone {
+        if self.client_gone {
             return Err(Refused::Gone);
         }
-        let fits = |out: &Output| out.waiting().saturating_add(len) <= self.pending;
-        if fits(&self.out) {
+        let fits = |res: &Self| res.out.waiting().saturating_add(len) <= res.pending;
+        if fits(self) {
             return Ok(());
         }
         self.send_gathered()?;
-        if self.out.waiting().saturating_add(len) <= self.pending {
+        if fits(self) {
             return Ok(());
         }
-        // Without this part the body must not look complete, whatever the handler does now.
-        self.lacks_a_part = true;
+        // Without this part the body must not look complete, whatever the handler does next.
+        self.incomplete = true;
         Err(Refused::Full)
     }
 
@@ -309,53 +302,48 @@ impl Response {
         let Self { out, lent, .. } = self;
         let sent = lent.with(|fd| out.flush(fd));
         match self.stage {
-            // Only responses before this one have gone.
+            // Only earlier responses were sent.
             Stage::Open => self.start = self.out.bytes.len(),
-            _ => self.torn = true,
+            _ => self.partly_sent = true,
         }
         if !matches!(sent, Some(Ok(_))) {
-            self.gone = true;
+            self.client_gone = true;
             return Err(Refused::Gone);
         }
         Ok(())
     }
 
-    /// Closes the connection after this response, which says so (`Connection: close`), if its head is not written yet.
+    /// Closes the connection after this response, which says so (`Connection: close`) unless its head is written already.
     pub fn close(&mut self) {
         self.close = true;
     }
 
-    /// Answers 101 and makes this connection a stream of bytes: [`crate::Handler::on_open`] and [`crate::Handler::on_data`]
-    /// are called for it from now on (RFC 9110 section 7.8). Fields can be added before and after.
+    /// Responds with 101 and makes this connection a stream of bytes, for which [`crate::Handler::on_open`] and
+    /// [`crate::Handler::on_data`] are called from now on (RFC 9110 section 7.8). Fields can be added before and after.
     ///
     /// # Errors
-    /// [`Refused::Upgrade`] where the request's Upgrade field does not name `protocol`; [`Refused::Late`].
+    /// [`Refused::Upgrade`] if the request's Upgrade field does not name `protocol`; [`Refused::Late`].
     pub fn upgrade(&mut self, protocol: &str) -> Result<(), Refused> {
         self.open()?;
         if !matches!(self.out.body, Body::None) {
             return Err(Refused::Late);
         }
         let wanted = protocol.as_bytes();
-        if wanted.is_empty() || !token::list(&self.offer).any(|p| p.eq_ignore_ascii_case(wanted)) {
+        if wanted.is_empty() || !token::list(&self.offered_protocols).any(|p| p.eq_ignore_ascii_case(wanted))
+        {
             return Err(Refused::Upgrade);
         }
-        self.protocol.clear();
-        self.protocol.extend_from_slice(wanted);
+        wanted.clone_into(&mut self.protocol);
         self.stage = Stage::Upgrade;
         Ok(())
     }
 
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
     pub(crate) fn fail(&mut self) {
-        if !self.torn {
+        if !self.partly_sent {
             self.out.bytes.truncate(self.start);
         }
         self.out.drop_body();
         self.stage = Stage::Failed;
-    }
-
-    /// Whether the client is known to be gone.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
     }
 }

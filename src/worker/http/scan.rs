@@ -1,34 +1,33 @@
-//! The first look at a request's head: where its lines end, that they end in CRLF, and that the head keeps to its limits
-//! (RFC 9112 sections 2.2 and 3).
+//! The first look at a request's head: the ends of its lines, which must be CRLF, and its limits (RFC 9112 sections 2.2 and 3).
 //!
-//! httparse, which reads the head once it is complete, takes a bare LF for a line end and starts anew at every call. This
-//! scan remembers how far it came, so that a client which sends byte by byte costs no more than one that does not, and
-//! faults are answered when they are seen, not when the head is complete. Whatever way the bytes come in, the first fault
-//! of the stream is the one reported.
+//! httparse, which parses the head once it is complete, accepts a bare LF and starts from the beginning at every call. This
+//! scan remembers its place, so that a client which sends byte by byte costs no more than one that does not, and a fault is
+//! answered when it arrives. However the bytes are split into reads, the first fault of the stream is the one reported.
 
 use super::fault::Fault;
 use super::head;
 use crate::config::Limits;
 
-/// How far the head of a request has been looked at. Offsets count from the start of the request.
+/// The progress of the scan. Offsets count from the start of the request.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Scan {
-    /// Everything before has been looked at.
+    /// Everything before has been scanned.
     at: usize,
-    /// Where the line starts that has not ended yet.
+    /// The start of the line that has not ended yet.
     line: usize,
-    /// How many lines have ended.
+    /// The number of lines that have ended.
     lines: usize,
-    /// Up to here, lines have been parsed one by one because the head was not complete.
+    /// Lines before have been parsed one by one because the head was not complete.
     parsed: usize,
 }
 
 impl Scan {
-    /// Looks on, in `bytes`, which start with the request line; gives the length of the head once it is complete.
+    /// Continues in `bytes`, which start with the request line; returns the length of the head once it is complete.
     pub fn run(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
         match self.find_end(bytes, limits) {
             Ok(Some(len)) => Ok(Some(len)),
             unfinished => {
+                // A malformed line is the first fault, even if the scan has found one in a later line.
                 self.parse_lines(bytes)?;
                 unfinished
             }
@@ -48,22 +47,18 @@ impl Scan {
                 (b'\t', _) => self.at = i + 1,
                 (b'\r', None) => return Ok(None),
                 (b'\r', Some(b'\n')) if i == self.line && self.lines > 0 => return Ok(Some(i + 2)),
-                (b'\r', Some(b'\n')) => self.end_line(i + 2, limits)?,
+                (b'\r', Some(b'\n')) if self.lines > limits.headers => {
+                    return Err(Fault::new(431, "too many header fields"));
+                }
+                (b'\r', Some(b'\n')) => {
+                    self.lines += 1;
+                    (self.line, self.at) = (i + 2, i + 2);
+                }
                 (b'\r', _) => return Err(Fault::bad("a CR that ends no line")),
                 (b'\n', _) => return Err(Fault::bad("a line that ends in LF without CR")),
                 _ => return Err(Fault::bad("a control byte in the head")),
             }
         }
-    }
-
-    fn end_line(&mut self, next: usize, limits: &Limits) -> Result<(), Fault> {
-        self.lines += 1;
-        self.line = next;
-        self.at = next;
-        if self.lines > limits.headers + 1 {
-            return Err(Fault::new(431, "too many header fields"));
-        }
-        Ok(())
     }
 
     fn check_size(&self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Fault> {
@@ -75,12 +70,12 @@ impl Scan {
         } else if bytes[..limits.line].contains(&b' ') {
             Err(Fault::new(414, "the request line is too long"))
         } else {
-            // RFC 9112 section 3: the answer to a method longer than any the server knows.
+            // RFC 9112 section 3: the status for a method longer than any the server knows.
             Err(Fault::new(501, "the method is too long"))
         }
     }
 
-    /// Parses the lines that have ended, each by itself and once.
+    /// Parses each line that has ended, once.
     fn parse_lines(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         while self.parsed < self.line {
             let rest = &bytes[self.parsed..self.line];
@@ -92,7 +87,7 @@ impl Scan {
     }
 }
 
-/// The index of the first control byte: below 0x20, or DEL. Looks at eight bytes at a time.
+/// The index of the first control byte: below 0x20, or DEL. Tests eight bytes at a time.
 fn find_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
@@ -100,7 +95,7 @@ fn find_control(bytes: &[u8]) -> Option<usize> {
     for (i, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let del = word ^ (ONES * 0x7f);
-        // A borrow can set the mark of a byte falsely only behind one that is marked rightly: the first mark is right.
+        // A borrow marks a byte wrongly only after one that is marked rightly, so the first mark is right.
         let low = word.wrapping_sub(ONES * 0x20) & !word;
         let marks = (low | (del.wrapping_sub(ONES) & !del)) & HIGH;
         if marks != 0 {

@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::token;
 use std::net::Ipv6Addr;
 
-/// A request target taken apart.
+/// The parts of a request target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target<'b> {
     pub path: &'b str,
@@ -13,7 +13,7 @@ pub(super) struct Target<'b> {
     pub authority: Option<&'b str>,
 }
 
-/// Takes a target apart. httparse has made sure that it holds no white space and no control byte.
+/// Parses a target. httparse has made sure that it has no white space and no control byte.
 pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fault> {
     if target.bytes().any(|b| b == b'#' || !b.is_ascii()) {
         return Err(Fault::bad("the target has a fragment, or bytes that a URI escapes"));
@@ -26,26 +26,22 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
     }
     if target == "*" {
         return match method {
-            "OPTIONS" => Ok(Target { path: target, query: None, authority: None }),
+            "OPTIONS" => Ok(split_query(target, None)),
             _ => Err(Fault::bad("the target * is for OPTIONS")),
         };
     }
-    parse_absolute(target)
-}
-
-fn parse_absolute(target: &str) -> Result<Target<'_>, Fault> {
     let Some((scheme, rest)) = target.split_once("://") else {
         return Err(Fault::bad("the target is neither a path nor a URI"));
     };
     if scheme.eq_ignore_ascii_case("https") {
-        // RFC 9110 section 7.4: a request for a secured resource must not be answered on a connection that is not.
+        // RFC 9110 section 7.4: a request for a secured resource must not be answered on a connection that is not secured.
         return Err(Fault::new(421, "https is not spoken on this connection"));
     }
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(Fault::bad("the target's scheme is not http"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if authority.is_empty() || !is_authority(authority.as_bytes()) {
+    if !is_authority(authority) {
         return Err(Fault::bad("the target has no valid host"));
     }
     Ok(split_query(path, Some(authority)))
@@ -60,68 +56,48 @@ fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Target<'b> {
     Target { path: if path.is_empty() { "/" } else { path }, query, authority }
 }
 
-/// The value of a Host field: a host with or without a port, or nothing.
+/// Parses the value of a Host field: an authority, or nothing.
 pub(super) fn parse_host(value: &[u8]) -> Result<&str, Fault> {
-    const INVALID: Fault = Fault::bad("the Host field is no host with an optional port");
-    if !value.is_empty() && !is_authority(value) {
-        return Err(INVALID);
+    let host = str::from_utf8(value).ok().filter(|host| host.is_empty() || is_authority(host));
+    host.ok_or(Fault::bad("the Host field is not a host with an optional port"))
+}
+
+/// True for a host, optionally with a port. User information is not allowed (RFC 9110 section 4.2.4).
+fn is_authority(text: &str) -> bool {
+    if let Some(literal) = text.strip_prefix('[') {
+        return literal.split_once(']').is_some_and(|(ip, port)| is_ip_literal(ip) && is_port(port));
     }
-    str::from_utf8(value).map_err(|_| INVALID)
+    let (name, port) = text.split_at(text.bytes().position(|b| b == b':').unwrap_or(text.len()));
+    !name.is_empty() && is_name(name.as_bytes()) && is_port(port)
 }
 
-/// Whether `bytes` are a host and, behind a colon, a port. User information is not part of it (RFC 9110 section 4.2.4).
-fn is_authority(bytes: &[u8]) -> bool {
-    if let Some(rest) = bytes.strip_prefix(b"[") {
-        let Some(end) = rest.iter().position(|b| *b == b']') else { return false };
-        return is_ip_literal(&rest[..end]) && is_port(&rest[end + 1..]);
-    }
-    let end = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
-    end > 0 && is_name(&bytes[..end]) && is_port(&bytes[end..])
+/// True for nothing, or a colon and a number up to 65535, which may be missing.
+fn is_port(text: &str) -> bool {
+    let Some(digits) = text.strip_prefix(':') else { return text.is_empty() };
+    digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
 }
 
-/// Nothing, or a colon and a number of at most 65535; the number may be missing.
-fn is_port(bytes: &[u8]) -> bool {
-    let Some((b':', digits)) = bytes.split_first() else { return bytes.is_empty() };
-    let number = |n: u32, d: &u8| (n * 10 + u32::from(d - b'0')).min(65_536);
-    digits.iter().all(u8::is_ascii_digit) && digits.iter().fold(0, number) <= 65_535
+/// True for an IPv6 address, or `v`, a version, a point and an address of a later protocol.
+fn is_ip_literal(text: &str) -> bool {
+    let Some(later) = text.strip_prefix(['v', 'V']) else { return text.parse::<Ipv6Addr>().is_ok() };
+    later.split_once('.').is_some_and(|(version, address)| {
+        !version.is_empty()
+            && version.bytes().all(|b| b.is_ascii_hexdigit())
+            && !address.is_empty()
+            && address.bytes().all(|b| b == b':' || NAME[b as usize])
+    })
 }
 
-/// The inside of the brackets: an IPv6 address, or `v`, a version and an address of the future.
-fn is_ip_literal(bytes: &[u8]) -> bool {
-    if let [b'v' | b'V', future @ ..] = bytes {
-        let dot = future.iter().position(|b| *b == b'.').unwrap_or(0);
-        let (version, address) = future.split_at(dot);
-        return !version.is_empty()
-            && version.iter().all(u8::is_ascii_hexdigit)
-            && address.len() > 1
-            && address[1..].iter().all(|b| *b == b':' || is_name_byte(*b));
-    }
-    str::from_utf8(bytes).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
-}
-
-/// A registered name, or an IPv4 address, which looks like one: unreserved, sub-delims and escapes.
-fn is_name(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| is_name_byte(*b)) || is_escaped_name(bytes)
-}
-
-fn is_escaped_name(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = match tail {
-            [high, low, tail @ ..]
-                if *byte == b'%' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                tail
-            }
-            _ if is_name_byte(*byte) => tail,
+/// True for a registered name, or an IPv4 address, which looks like one: unreserved bytes, sub-delims and escapes.
+fn is_name(mut bytes: &[u8]) -> bool {
+    loop {
+        bytes = match bytes {
+            [] => return true,
+            [byte, rest @ ..] if NAME[*byte as usize] => rest,
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
             _ => return false,
-        };
+        }
     }
-    true
-}
-
-const fn is_name_byte(byte: u8) -> bool {
-    NAME[byte as usize]
 }
 
 const NAME: [bool; 256] = token::alphanumeric_and(b"-._~!$&'()*+,;=");

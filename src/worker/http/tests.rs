@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scoreboard::Scoreboard;
+use crate::worker::engine::Deadline;
 use crate::worker::handler::{Handler, http};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;

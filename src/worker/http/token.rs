@@ -1,13 +1,13 @@
-//! The small words of HTTP: tokens, field values and comma lists (RFC 9110 sections 5.5 and 5.6).
+//! Tokens, field values and comma lists (RFC 9110 sections 5.5 and 5.6).
 
-/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+/// True for a byte of a token (RFC 9110 section 5.6.2).
 pub(super) const fn is_tchar(byte: u8) -> bool {
     TCHAR[byte as usize]
 }
 
 const TCHAR: [bool; 256] = alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
-/// A table of the bytes that are ASCII letters, digits, or among `others`.
+/// A table that is true for ASCII letters, digits, and `others`.
 pub(super) const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -23,27 +23,21 @@ pub(super) const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
     table
 }
 
-/// Whether `bytes` are a token.
 pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| is_tchar(*b))
 }
 
-/// Whether `bytes` may be a field's value (RFC 9110 section 5.5): no control byte but HTAB.
+/// True for the value of a field: HTAB is the only control byte in it (RFC 9110 section 5.5).
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| is_field_byte(*b))
+    bytes.iter().all(|b| *b == b'\t' || !b.is_ascii_control())
 }
 
-/// Whether a byte may stand in a field's value.
-pub(super) const fn is_field_byte(byte: u8) -> bool {
-    byte == b'\t' || !byte.is_ascii_control()
-}
-
-/// The elements of a comma list without the white space around them; empty ones too.
+/// The elements of a comma list, also empty ones, without the white space around them.
 pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(trim)
 }
 
-/// Without spaces and tabs at both ends.
+/// Removes spaces and tabs at both ends.
 pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
@@ -51,7 +45,7 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     trim_start(bytes)
 }
 
-/// Without spaces and tabs at the start.
+/// Removes spaces and tabs at the start.
 pub(super) fn trim_start(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
