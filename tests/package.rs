@@ -92,7 +92,7 @@ fn an_embedding_program_gets_four_libraries_and_no_more() {
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let libraries: BTreeSet<&str> = text.lines().map(|l| l.trim_end_matches(" (*)").trim()).collect();
-    assert_eq!(libraries, BTreeSet::from(["prefork", "libc", "mio", "httparse", "socket2"]));
+    assert_eq!(libraries, BTreeSet::from(["prefork", "libc", "mio", "httparse", "httpdate", "socket2"]));
 }
 
 #[test]

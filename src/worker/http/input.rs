@@ -124,8 +124,7 @@ impl Input {
         match piece {
             Piece::End { len, used } => {
                 let answered = answer(&head, &rest[..len]);
-                self.start += head_len + used;
-                (self.scan, self.partial) = (Scan::default(), None);
+                self.consume(head_len + used);
                 Ok(Some(answered))
             }
             Piece::More(len) => {
@@ -136,7 +135,7 @@ impl Input {
     }
 
     fn skip_empty_lines(&mut self, count: &mut u8) -> Result<(), Fault> {
-        while self.rest().starts_with(b"\r\n") {
+        while let [b'\r', b'\n', ..] = self.rest() {
             self.start += 2;
             *count += 1;
             if *count > EMPTY_LINES {
@@ -144,6 +143,12 @@ impl Input {
             }
         }
         Ok(())
+    }
+
+    /// Goes to the next request, after the `len` bytes of the current one.
+    fn consume(&mut self, len: usize) {
+        self.start += len;
+        (self.scan, self.partial) = (Scan::default(), None);
     }
 
     /// True, once, if the client waits for a 100 and has sent nothing of the body.
@@ -154,8 +159,9 @@ impl Input {
 
     /// Forgets everything and keeps the buffer.
     pub fn clear(&mut self) {
-        *self = Self { buf: std::mem::take(&mut self.buf), ..Self::default() };
         self.buf.clear();
+        self.consume(0);
+        self.start = 0;
     }
 
     /// Copies what `other` holds from its current request on; this input must be empty.
@@ -166,7 +172,10 @@ impl Input {
 
     /// Moves the current request to the front.
     pub fn compact(&mut self) {
-        self.buf.drain(..std::mem::take(&mut self.start));
+        if self.start > 0 {
+            self.buf.drain(..self.start);
+            self.start = 0;
+        }
     }
 
     /// Reads once (recv(2)): 0 at end of file, `WouldBlock` if no bytes are there. The room made for it depends on what the

@@ -73,8 +73,9 @@ fn is_authority(text: &str) -> bool {
 
 /// True for nothing, or a colon and a number up to 65535, which may be missing.
 fn is_port(text: &str) -> bool {
-    let Some(digits) = text.strip_prefix(':') else { return text.is_empty() };
-    digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+    let Some((b':', digits)) = text.as_bytes().split_first() else { return text.is_empty() };
+    let number = |n: u32, d: &u8| (n * 10 + u32::from(d - b'0')).min(65_536);
+    digits.iter().all(u8::is_ascii_digit) && digits.iter().fold(0, number) <= 65_535
 }
 
 /// True for an IPv6 address, or `v`, a version, a point and an address of a later protocol.
