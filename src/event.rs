@@ -1,11 +1,42 @@
-//! What is told of a server: workers, how they end, events, status. Each is defined here once, for the Rust API, C, the log and
-//! the control socket, where the types are JSON as serde makes it of them (feature `control`).
+//! Workers and their ends, events, status: the public nouns, defined once for Rust, C, the log and the control socket, whose
+//! JSON is serde's of these types (feature `control`).
 
 pub use crate::sys::process::Exit;
 #[cfg(feature = "control")]
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{Duration, SystemTime};
+
+/// Defines an enum whose values have the same names in Rust, in C, in the log and in JSON.
+macro_rules! named {
+    ($(
+        $(#[$attribute:meta])*
+        pub enum $type:ident { $($(#[$doc:meta])* $value:ident $(= $number:literal)? => $name:literal,)* }
+    )*) => {$(
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+        #[non_exhaustive]
+        pub enum $type {$(
+            $(#[$doc])*
+            #[cfg_attr(feature = "control", serde(rename = $name))]
+            $value $(= $number)?,
+        )*}
+
+        impl $type {
+            /// The name of the value.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$value => $name,)* }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    )*};
+}
 
 /// The identity of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,8 +52,7 @@ pub struct WorkerInfo {
     pub pid: i32,
 }
 
-/// Something that happened, told in the master ([`crate::Server::on_event`]). The names are those of Node's `cluster`, where it has
-/// one.
+/// Something that happened, reported in the master ([`crate::Server::on_event`]), with the names of Node's `cluster` if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "control",
@@ -126,7 +156,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The name of the event in C and in the log: one word, or two.
+    /// The name of the event in C and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Setup { .. } => "setup",
@@ -147,7 +177,7 @@ impl Event {
         }
     }
 
-    /// The worker it is about, if it is about one.
+    /// The worker, if the event is about one.
     pub fn worker(&self) -> Option<&WorkerInfo> {
         match self {
             Self::Fork { worker }
@@ -162,7 +192,7 @@ impl Event {
         }
     }
 
-    /// The same, to complete what the lifecycle does not know.
+    /// The worker of an event of the lifecycle, which does not know process ids.
     pub(crate) fn worker_mut(&mut self) -> Option<&mut WorkerInfo> {
         match self {
             Self::Fork { worker }
@@ -174,35 +204,85 @@ impl Event {
     }
 }
 
-/// The reason why a worker ended. The numbers are those of `enum prefork_reason` in C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum Reason {
-    /// It crashed, or exited without being asked to.
-    Crash = 1,
-    /// It was not ready in time, or ended before it was.
-    #[cfg_attr(feature = "control", serde(rename = "boot failure"))]
-    BootFailure = 2,
-    /// A new generation took its place, or its generation was rolled back.
-    Reload = 3,
-    /// Fewer workers are wanted.
-    Scale = 4,
-    /// It was drained on request.
-    Drain = 5,
-    /// It left by itself.
-    Left = 6,
-    /// It had not finished in time and was killed.
-    #[cfg_attr(feature = "control", serde(rename = "drain timeout"))]
-    DrainTimeout = 7,
-    /// It hung in its handler and was killed.
-    Hang = 8,
-    /// It had served enough, or grown too large or too old.
-    Recycle = 9,
-    /// It ended by a signal that was sent to it through the master.
-    Killed = 10,
-    /// The server stops.
-    Stop = 11,
+named! {
+    /// The reason why a worker ended. The numbers are those of `enum prefork_reason` in C.
+    pub enum Reason {
+        /// It crashed, or exited without being asked to.
+        Crash = 1 => "crash",
+        /// It was not ready in time, or ended before it was.
+        BootFailure = 2 => "boot failure",
+        /// A new generation took its place, or its generation was rolled back.
+        Reload = 3 => "reload",
+        /// Fewer workers are wanted.
+        Scale = 4 => "scale",
+        /// It was drained on request.
+        Drain = 5 => "drain",
+        /// It left by itself.
+        Left = 6 => "left",
+        /// It had not finished in time and was killed.
+        DrainTimeout = 7 => "drain timeout",
+        /// It hung in its handler and was killed.
+        Hang = 8 => "hang",
+        /// It had served enough, or grown too large or too old.
+        Recycle = 9 => "recycle",
+        /// It ended by a signal that was sent to it through the master.
+        Killed = 10 => "killed",
+        /// The server stops.
+        Stop = 11 => "stop",
+    }
+
+    /// A stage of a reload. The numbers are those of `enum prefork_stage` in C.
+    #[derive(PartialOrd, Ord)]
+    pub enum ReloadStage {
+        /// The handler's file is read.
+        Preparing = 1 => "preparing",
+        /// The first new worker starts.
+        Canary = 2 => "canary",
+        /// New workers take the places of the old ones.
+        Rolling = 3 => "rolling",
+    }
+
+    /// The types of addresses, named as in Node's `cluster`.
+    pub enum Family {
+        /// TCP over IPv4.
+        V4 => "4",
+        /// TCP over IPv6.
+        V6 => "6",
+        /// A Unix stream socket.
+        Unix => "unix",
+        /// UDP over IPv4.
+        Udp4 => "udp4",
+        /// UDP over IPv6.
+        Udp6 => "udp6",
+    }
+
+    /// The states of a server.
+    pub enum ServerState {
+        /// Not all of the first workers are ready.
+        Starting => "starting",
+        /// All workers serve.
+        Serving => "serving",
+        /// Fewer workers serve than are wanted.
+        Degraded => "degraded",
+        /// A reload is under way, or waits.
+        Reloading => "reloading",
+        /// A stop is under way.
+        Stopping => "stopping",
+    }
+
+    /// The states of a worker. The numbers are those of `enum prefork_worker_state` in C.
+    pub enum WorkerState {
+        /// Forked, not ready.
+        Starting = 1 => "starting",
+        /// It serves.
+        Ready = 2 => "ready",
+        /// It could serve, but takes nothing at the moment; known to the master only.
+        Stuck = 3 => "stuck",
+        /// It finishes what it has.
+        Draining = 4 => "draining",
+        /// SIGKILL was sent to it.
+        Killed = 5 => "killed",
+    }
 }
 
 impl Reason {
@@ -210,22 +290,12 @@ impl Reason {
     pub fn is_intended(self) -> bool {
         !matches!(self, Self::Crash | Self::BootFailure | Self::Hang)
     }
+}
 
-    /// The reason in one word, or two.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Crash => "crash",
-            Self::BootFailure => "boot failure",
-            Self::Reload => "reload",
-            Self::Scale => "scale",
-            Self::Drain => "drain",
-            Self::Left => "left",
-            Self::DrainTimeout => "drain timeout",
-            Self::Hang => "hang",
-            Self::Recycle => "recycle",
-            Self::Killed => "killed",
-            Self::Stop => "stop",
-        }
+impl WorkerState {
+    /// True if the worker gets connections, or will when it is ready (Node: `isConnected`).
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::Stuck)
     }
 }
 
@@ -251,30 +321,6 @@ pub enum ReloadState {
     Committed,
     /// Every worker is of the generation before.
     RolledBack,
-}
-
-/// A stage of a reload. The numbers are those of `enum prefork_stage` in C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "kebab-case"))]
-#[non_exhaustive]
-pub enum ReloadStage {
-    /// The handler's file is read.
-    Preparing = 1,
-    /// The first new worker starts.
-    Canary = 2,
-    /// New workers take the places of the old ones.
-    Rolling = 3,
-}
-
-impl ReloadStage {
-    /// The stage in one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Canary => "canary",
-            Self::Rolling => "rolling",
-        }
-    }
 }
 
 /// The reason why a reload was rolled back.
@@ -318,7 +364,7 @@ impl fmt::Display for ReloadFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
 pub struct Bound {
-    /// As it would be given: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
+    /// As in the settings: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     #[cfg_attr(feature = "control", serde(skip))]
     pub text: String,
     /// The address alone: `127.0.0.1`, `::1` or `/path`.
@@ -338,58 +384,14 @@ impl fmt::Display for Bound {
     }
 }
 
-/// The types of addresses. Shown as Node's `cluster` names them: `4`, `6`, `unix`, `udp4`, `udp6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum Family {
-    /// TCP over IPv4.
-    #[cfg_attr(feature = "control", serde(rename = "4"))]
-    V4,
-    /// TCP over IPv6.
-    #[cfg_attr(feature = "control", serde(rename = "6"))]
-    V6,
-    /// A Unix stream socket.
-    Unix,
-    /// UDP over IPv4.
-    Udp4,
-    /// UDP over IPv6.
-    Udp6,
-}
-
-impl Family {
-    /// The name that Node's `cluster` has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "4",
-            Self::V6 => "6",
-            Self::Unix => "unix",
-            Self::Udp4 => "udp4",
-            Self::Udp6 => "udp6",
-        }
-    }
-}
-
-/// Shows a value by its `name`.
-macro_rules! display_by_name {
-    ($($type:ty),*) => {$(
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-    )*};
-}
-display_by_name!(Reason, ReloadStage, Family, ServerState, WorkerState);
-
-/// What has been started, told to [`crate::Server::on_start`] in the master when every worker is ready.
+/// The start of a server, reported to [`crate::Server::on_start`] when every worker is ready.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// The addresses really bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
+    /// The addresses bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub addresses: Vec<String>,
     /// The number of workers.
     pub workers: usize,
-    /// What the workers' handler takes: HTTP requests, connections in blocking style, streams, or datagrams only.
+    /// The style of the handler.
     pub kind: crate::Kind,
 }
 
@@ -426,47 +428,17 @@ pub struct Status {
     /// The time since the master's start.
     #[cfg_attr(feature = "control", serde(rename = "uptime_ms", with = "json::millis"))]
     pub uptime: Duration,
-    /// What all workers have counted since the start, those that have ended included.
+    /// The counters of all workers since the start, including those that have ended.
     #[cfg_attr(feature = "control", serde(flatten))]
     pub totals: Totals,
-    /// The memory that all processes hold in RAM (bytes); `None` until somebody measures it.
+    /// The memory that all processes hold in RAM (bytes); `None` unless measured.
     #[cfg_attr(feature = "control", serde(default))]
     pub memory: Option<u64>,
     /// The workers until they are reaped, by slot, then by number.
     pub workers: Vec<WorkerStatus>,
 }
 
-/// The states of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum ServerState {
-    /// Not all of the first workers are ready.
-    Starting,
-    /// All workers serve.
-    Serving,
-    /// Fewer workers serve than are wanted.
-    Degraded,
-    /// A reload is under way, or waits.
-    Reloading,
-    /// A stop is under way.
-    Stopping,
-}
-
-impl ServerState {
-    /// The state in one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Serving => "serving",
-            Self::Degraded => "degraded",
-            Self::Reloading => "reloading",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// What workers have counted.
+/// The counters of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
 pub struct Totals {
@@ -482,43 +454,8 @@ pub struct Totals {
     pub bytes_out: u64,
 }
 
-/// The states of a worker. The numbers are those of `enum prefork_worker_state` in C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum WorkerState {
-    /// Forked, not ready.
-    Starting = 1,
-    /// It serves.
-    Ready = 2,
-    /// It could serve, but takes nothing at the moment; only the master knows.
-    Stuck = 3,
-    /// It finishes what it has.
-    Draining = 4,
-    /// SIGKILL was sent to it.
-    Killed = 5,
-}
-
-impl WorkerState {
-    /// True if the worker gets connections, or will when it is ready (Node: `isConnected`).
-    pub fn is_connected(self) -> bool {
-        matches!(self, Self::Starting | Self::Ready | Self::Stuck)
-    }
-
-    /// The state in one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Stuck => "stuck",
-            Self::Draining => "draining",
-            Self::Killed => "killed",
-        }
-    }
-}
-
-/// One worker: to the master from its fork until it is reaped ([`crate::Running::worker`], [`crate::Running::status`]), to itself as
-/// long as it lives ([`crate::Worker::status`]).
+/// A worker, from its fork until it is reaped ([`crate::Running::worker`], [`crate::Running::status`]; its own:
+/// [`crate::Worker::status`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
 #[non_exhaustive]
@@ -528,7 +465,7 @@ pub struct WorkerStatus {
     pub worker: WorkerInfo,
     /// Its state.
     pub state: WorkerState,
-    /// When it was forked, by the wall clock as of then.
+    /// The time of its fork, by the wall clock.
     #[cfg_attr(feature = "control", serde(rename = "started_ms", with = "json::unix_millis"))]
     pub started: SystemTime,
     /// The time since its fork, by the monotonic clock.
@@ -536,7 +473,7 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// Connections given to it and not finished.
     pub in_flight: u32,
-    /// Of those, connections it has not taken yet; only the master knows.
+    /// Of those, connections it has not taken yet; known to the master only.
     pub queued: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
@@ -546,15 +483,15 @@ pub struct WorkerStatus {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// The memory that it holds in RAM (bytes); `None` until somebody measures it.
+    /// The memory that it holds in RAM (bytes); `None` unless measured.
     #[cfg_attr(feature = "control", serde(default))]
     pub rss: Option<u64>,
-    /// The end of the worker that was the last one to end in its slot; to a worker that asks for its own status: before its fork.
+    /// The last worker of its slot that has ended; in a worker's own status, before its fork.
     #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
     pub last_exit: Option<LastExit>,
 }
 
-/// Times as JSON has them.
+/// Times in JSON.
 #[cfg(feature = "control")]
 mod json {
     /// A duration in milliseconds.
@@ -571,7 +508,7 @@ mod json {
         }
     }
 
-    /// A time of the wall clock in milliseconds since 1970-01-01 00:00:00 UTC.
+    /// A time of the wall clock in milliseconds since 1970.
     pub mod unix_millis {
         use serde::{Deserializer, Serializer};
         use std::time::{SystemTime, UNIX_EPOCH};
