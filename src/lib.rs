@@ -9,23 +9,22 @@
 //!
 //! # The life of a connection
 //!
-//! [`Server::run`] makes the calling process the *master*: it binds the addresses, forks the *workers*, and from then on accepts
-//! connections and hands each to a worker, over a Unix socket. It reads nothing of what clients send and runs none of your
-//! code but what it tells things: [`Server::on_start`], [`Server::on_event`], [`Server::on_message`].
+//! [`Server::run`] makes the calling process the *master*: it binds the addresses, forks the *workers*, and then accepts
+//! connections and hands each to a worker over a Unix socket. It reads nothing of what clients send. Of your code it runs only
+//! the callbacks [`Server::on_start`], [`Server::on_event`] and [`Server::on_message`].
 //!
-//! A worker is a fork of the master with one thread. It makes its *handler*, says that it is ready, and serves what is handed
-//! to it. A handler has one of three styles:
+//! A worker is a fork of the master with one thread. It makes its *handler*, reports that it is ready, and serves the connections
+//! it gets. A handler has one of three styles:
 //!
-//! | style | is called | made by |
+//! | style | called | made by |
 //! |---|---|---|
 //! | requests | with a complete [`Request`], to fill in a [`Response`] | [`Server::http`] |
 //! | streams | when a [`Conn`] has bytes | [`Server::stream`] |
 //! | blocking | with a [`Conn`] to read and write until done | [`Server::blocking`] |
 //!
-//! Beside its style, or in place of one, a handler may take [`Datagram`]s ([`Server::datagram`]).
+//! In addition to its style, or instead of one, a handler may take [`Datagram`]s ([`Server::datagram`]).
 //!
-//! Since a worker is a process of its own, closures are `FnMut` and hold what they like, without locks: what one worker changes,
-//! no other sees.
+//! A worker is a process of its own, so closures are `FnMut` and need no locks; no worker sees what another one changes.
 //!
 //! ```no_run
 //! # fn main() -> prefork::Result<()> {
@@ -39,7 +38,7 @@
 //! # }
 //! ```
 //!
-//! What must be opened after the fork (a database connection, a random number generator) is made by a factory, in the worker:
+//! A factory, called in each worker, opens what processes must not share (a database connection, a random number generator):
 //!
 //! ```no_run
 //! # fn main() -> prefork::Result<()> {
@@ -57,27 +56,28 @@
 //!
 //! # When things go wrong
 //!
-//! A panic in a handler costs the connection it was called for (an HTTP client gets 500) and the worker goes on. A crash costs
-//! the worker its connections in progress; what it had not taken yet goes to others, and a successor is started. While no
-//! worker has room, clients wait in the kernel's backlog. TERM ends the run: backlogs are emptied, workers finish, then
-//! [`Server::run`] returns. HUP reloads: new workers take the old ones' places one by one, or, if one of them fails, none does.
+//! A panic in a handler costs the connection it was called for (an HTTP client gets 500); the worker keeps serving. A crash costs
+//! the connections the worker had in progress; those it had not taken yet are given to other workers, and a successor starts.
+//! While no worker has room, clients wait in the kernel's backlog. TERM ends the run: backlogs are emptied, workers are drained,
+//! then [`Server::run`] returns. HUP reloads: new workers replace the old ones one by one, or, if one of them fails, none.
 //!
 //! # Messages
 //!
-//! Workers, and the program in the master, write to one another: bytes with a type, to one, to all, as a request that is answered
-//! within a deadline. [`Worker::send`] and its like in a worker, [`Messages`] in the master; a handler hears in [`Handler::on_message`].
+//! Workers and the program in the master send each other messages: bytes with a type, to one process, to all workers, or as a
+//! request with a reply and a deadline. A worker calls [`Worker::send`] and [`Worker::request`], and gets messages in
+//! [`Handler::on_message`]; the master uses [`Messages`].
 //!
 //! # In an event loop of your own
 //!
-//! [`Server::start`] returns a [`Running`] master to step through: its descriptor says when, and it can be told to reload, to
-//! scale, to drain or to stop. What happens is told as an [`Event`].
+//! [`Server::start`] returns a [`Running`] master: call [`Running::step`] when its descriptor is readable, and its other methods
+//! to reload, scale, drain or stop. Each [`Event`] is reported to [`Server::on_event`].
 //!
 //! ```no_run
 //! # fn main() -> prefork::Result<()> {
 //! let server = prefork::Server::http(|_req, res| res.body("hello world\n"));
 //! let mut running = server.on_event(|event| println!("{event:?}")).start()?;
 //! while running.step(running.timeout())?.is_none() {
-//!     // Whatever else this program does; here it would poll the descriptor of `running` beside its own.
+//!     // Whatever else this program does; it would poll the descriptor of `running` together with its own.
 //! }
 //! # Ok(())
 //! # }
@@ -85,11 +85,11 @@
 //!
 //! # Settings
 //!
-//! [`Config`] has them all, with their defaults; [`Server::set`] takes them by the names they have on the command line.
+//! [`Config`] has the settings and their defaults; [`Server::set`] takes them by their command-line names.
 //!
 //! # From C
 //!
-//! The same library is `libprefork`, with `include/prefork.h`; see [`ffi`].
+//! `include/prefork.h` declares the C API of the same library, `libprefork`; see [`ffi`].
 #![cfg_attr(
     not(feature = "control"),
     allow(dead_code, reason = "upgrades and the control socket use more of it")
