@@ -29,7 +29,7 @@ mod header {
         ("module", "HANDLERS"),
         ("event", "EVENTS: for programs that embed prefork"),
         ("server", "THE SERVER: for programs that embed prefork"),
-        ("steer", "THE RUNNING SERVER: for programs that step through it, steer it or look at it"),
+        ("commands", "THE RUNNING SERVER: its loop, commands and queries"),
     ];
 
     pub fn write() {

@@ -1,6 +1,6 @@
 /* Classic prefork: one connection per worker at a time, read and written as if there were no other.
- * Each line comes back with its number and the worker's slot. As many clients as there are workers are served
- * at once; the others wait in the kernel.
+ * Each line is answered with its number and the worker's slot. At most one client per worker is served at a time;
+ * the others wait in the kernel.
  *
  *     cc -shared -fPIC -O2 blocking.c -o blocking.so && prefork --workers 16 ./blocking.so
  *     nc 127.0.0.1 8080

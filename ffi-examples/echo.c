@@ -1,12 +1,12 @@
-/* A stream: what a client sends comes back, for thousands of clients in one worker.
+/* A stream: sends clients their bytes back, for thousands of clients in one worker.
  *
  *     cc -shared -fPIC -O2 echo.c -o echo.so && prefork ./echo.so
  *     nc 127.0.0.1 8080
  */
 #include <prefork.h>
 
-/* Called whenever bytes have arrived. Nothing here waits: what the client does not take yet is kept by prefork,
- * up to the setting max-pending. */
+/* Called when bytes have arrived. Nothing here waits: prefork keeps what the client does not take yet, up to the
+ * setting max-pending. */
 static void echo(prefork_conn *conn, void *state)
 {
     prefork_slice in = prefork_conn_data(conn);

@@ -3,8 +3,8 @@
  *     cc embed.c $(pkg-config --cflags --libs prefork) -o embed && ./embed 127.0.0.1:8080 4
  *     curl http://127.0.0.1:8080/
  *
- * Workers are copies of this process as it is when prefork_server_run() is called, so they find everything that
- * was prepared before, here behind `state`. Each has its own copy from then on: the count is per worker.
+ * Workers are forks of this process, made in prefork_server_run(), so they have everything that was prepared before,
+ * here behind `state`. Each has a copy of its own: the count is per worker.
  */
 #include <prefork.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* A program with an event loop of its own, of which the server is a part.
  *
  *     cc loop.c $(pkg-config --cflags --libs prefork) -o loop && ./loop 127.0.0.1:8080 4
- *     r, Enter: new workers for old; +, Enter: one more; -, Enter: one less; q, Enter: the end
+ *     r, Enter: reload; +, Enter: one more worker; -, Enter: one less; q, Enter: stop
  *
- * Whatever the loop waits for, the server's descriptor is one more thing to poll, and prefork_server_step() the answer.
+ * The server's descriptor is one more for the loop to poll, and prefork_server_step() does what there is to do.
  */
 #include <poll.h>
 #include <prefork.h>
@@ -35,7 +35,7 @@ static void happened(const prefork_event *event, void *state)
     fflush(stdout);
 }
 
-/* Returns the descriptor to go on reading keys from: none after the end of the input. */
+/* Returns the descriptor to read keys from: -1 after the end of the input. */
 static int pressed(prefork_server *server)
 {
     int status = PREFORK_OK;
@@ -64,7 +64,7 @@ int main(int argc, char **argv)
     prefork_server_on_request(server, greet, NULL);
     prefork_server_on_event(server, happened, NULL);
     prefork_server_workers(server, workers);
-    prefork_server_set(server, "signals", "on"); /* this program has no use of its own for TERM, HUP and the like */
+    prefork_server_set(server, "signals", "on"); /* this program does not use TERM, HUP and the like itself */
     if (status == PREFORK_OK && (status = prefork_server_start(server)) == PREFORK_OK)
         for (status = 1; status > 0; status = prefork_server_step(server, 0)) {
             ready[1].fd = prefork_server_fd(server);

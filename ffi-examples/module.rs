@@ -1,4 +1,4 @@
-//! A module written in Rust. It calls the C API like any other module, so it is one file and needs no crate:
+//! A module in Rust. It calls the C API as any module does, so it is one file and needs no crate:
 //!
 //!     rustc --edition 2024 -O --crate-type cdylib module.rs -o module.so && prefork ./module.so
 //!     curl http://127.0.0.1:8080/you
@@ -23,7 +23,7 @@ unsafe extern "C" {
     fn prefork_response_fail(res: *mut Response) -> c_int;
 }
 
-/// `struct prefork_module`, as far as this module needs it: `size` says where it ends.
+/// The part of `struct prefork_module` that this module needs; `size` says how much that is.
 #[repr(C)]
 pub struct Module {
     size: u32,

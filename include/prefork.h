@@ -7,9 +7,9 @@
  * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
  * your code, a handler, in one of three styles:
  *
- *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
- *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
- *     on_connection   one connection at a time; read and write wait, as in the simplest of programs
+ *     on_request      answers complete HTTP/1.1 requests; thousands of connections per worker
+ *     on_data         called when a connection has bytes; never waits; thousands of connections per worker
+ *     on_connection   serves one connection at a time; reads and writes wait, as in the simplest of programs
  *
  * AS A MODULE: a shared object that the program `prefork` loads. A whole one:
  *
@@ -24,7 +24,7 @@
  *
  *     cc -shared -fPIC hello.c -o hello.so $(pkg-config --cflags prefork) && prefork --workers 8 ./hello.so
  *
- * There is nothing to link: the functions below are in the program that loads it.
+ * There is no library to link: the program that loads the module has the functions below.
  *
  * AS A PART OF YOUR PROGRAM: the same handler, and
  *
@@ -41,54 +41,57 @@
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
- * IN AN EVENT LOOP OF YOURS: the master is one more descriptor to poll. Instead of prefork_server_run()
+ * IN YOUR EVENT LOOP: the master is one more descriptor to poll. Instead of prefork_server_run()
  *
- *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
+ *     int status = prefork_server_start(server);                          // 0; each step that follows: 1
  *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
  *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
  *         poll(fds, n, prefork_server_timeout(server));                   // or epoll, or a library's loop
  *     }
  *
- * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()
- * tells what happens to workers, in the words of Node's cluster.
+ * While it runs, prefork_server_reload(), _scale(), _drain(), _stop() and others control it, and
+ * prefork_server_on_event() reports events, with the names of Node's cluster.
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callbacks of prefork_server_on_start(), _on_event() and _on_message(),
- *              and those of requests; never a handler
- *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
- *              prefork_response_*, prefork_conn_*, prefork_worker_*
+ *     master   prefork_server_* and the callbacks given to prefork_server_on_start(), _on_event(),
+ *              _on_message() and _request(); never a handler
+ *     worker   the callbacks of the handler, and in them prefork_request_*, prefork_response_*,
+ *              prefork_conn_*, prefork_worker_* and prefork_datagram_*
  *
- * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
- * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
- * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
+ * A worker is a fork of the process that called prefork_server_run(). It has a copy of that process's memory
+ * as of then; what a process writes afterwards, no other process sees. A module is loaded in each worker,
+ * after the fork, from a private copy of its file: its $ORIGIN is not the folder of the file.
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() or _start() while the process has one thread: a forked copy of a process with
- * several may do nothing but exec, and so it is refused (PREFORK_STATE). Calls from a process that is not
- * the master, a worker for instance, are refused in the same way. Open in worker_start, not before, what
- * processes must not share: database connections, epoll descriptors, random number generators. A worker
- * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
- * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
- * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
+ * Call prefork_server_run() or _start() while the process has one thread: a fork of a process with several
+ * threads may only exec, so prefork refuses (PREFORK_STATE). Open in worker_start, not before, what processes
+ * must not share: database connections, epoll descriptors, random number generators. A worker calls its
+ * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
+ * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
+ * which is replaced, and the connections it had in progress.
  *
  * POINTERS
  *
  * Four words say who owns what is behind a pointer. A function
- *     borrows   uses it until the time named, and then has no copy of the pointer
+ *     borrows   uses it until the time named, and does not keep the pointer
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
- *     creates   gives you something new, to be freed as said
- * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
- * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
- * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
- * of your own are handed through unseen.
+ *     creates   returns something new, which is to be freed as said
+ * Strings that go in are NUL-terminated UTF-8; bytes that go in are a pointer and a size; bytes that come
+ * out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
+ * call returns PREFORK_NULL, 0, or an empty slice. `state` and `arg` are yours: prefork passes them on.
  *
  * STATUSES
  *
- * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
- * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
+ * A call that can fail returns PREFORK_OK (0) or a negative status (enum prefork_status); a call that moves
+ * bytes returns their number or a negative status. prefork_strerror() has the text. Each function lists its
+ * statuses, except those with the same meaning everywhere:
+ *     PREFORK_NULL    a pointer is NULL that must not be NULL
+ *     PREFORK_PANIC   prefork has a bug
+ *     PREFORK_STATE   it is not the time or the process after `Process:`, for instance of prefork_server_*
+ *                     in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H
@@ -108,27 +111,29 @@ extern "C" {
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * What a call may return. Done is 0, refusals are negative, and a number never gets another meaning.
- *
- * A call that was refused has changed nothing, unless its description says so.
+ * The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless its
+ * description says so. No number ever gets another meaning.
  */
 typedef enum prefork_status {
     /** Done. */
     PREFORK_OK = 0,
-    /** A pointer is NULL that must not be. */
+    /** A pointer is NULL that must not be NULL. */
     PREFORK_NULL = -1,
-    /** An argument is outside its range, or text is not UTF-8. */
+    /** An argument is out of range, or a string is not UTF-8. */
     PREFORK_INVALID = -2,
-    /** A fault in prefork itself; please report what it printed on standard error. */
+    /** A bug in prefork; please report what it printed on standard error. */
     PREFORK_PANIC = -3,
     /**
-     * The call is not possible now or in this process: `prefork_server_run()` with several threads, a
-     * server that runs already.
+     * The call is not possible now or in this process, for instance `prefork_server_run()` with several
+     * threads, or on a server that is running already.
      */
     PREFORK_STATE = -4,
-    /** The kernel refused; `prefork_server_error()` says what. */
+    /** A system call failed; `prefork_server_error()` says which. */
     PREFORK_SYSTEM = -5,
-    /** A setting is unknown or cannot have this value; `prefork_server_error()` says what it can have. */
+    /**
+     * There is no such setting, or it cannot have this value; `prefork_server_error()` says what is
+     * expected.
+     */
     PREFORK_CONFIG = -6,
     /** An address could not be listened on; `prefork_server_error()` says why. */
     PREFORK_LISTEN = -7,
@@ -137,44 +142,41 @@ typedef enum prefork_status {
      * why.
      */
     PREFORK_HANDLER = -8,
-    /**
-     * The name of a header field is not a token, or its value has a control byte in it (RFC 9110 section
-     * 5.5).
-     */
+    /** The name of a header field is not a token, or its value has a control byte (RFC 9110 section 5.5). */
     PREFORK_FIELD = -9,
     /**
-     * A header field that frames the message (Content-Length, Transfer-Encoding, Connection and the like):
-     * prefork writes them.
+     * The header field frames the message (Content-Length, Transfer-Encoding, Connection and the like), and
+     * is prefork's to write.
      */
     PREFORK_FRAMING = -10,
-    /** Too late: the response has begun already. */
+    /** The response has begun already. */
     PREFORK_LATE = -11,
     /**
-     * Too much waits for a slow client already (setting `max-pending`), or the response's head grew over
-     * 64 KiB; or too much waits for the receiver of a message (four of the size `max-message`).
+     * Too much waits for a slow client (setting `max-pending`), or the head of the response is over 64 KiB;
+     * or too much waits for the receiver of a message (four times the setting `max-message`).
      */
     PREFORK_FULL = -12,
-    /** The client is gone; or the receiver of a message does not exist, or has ended. */
+    /** The client, or the receiver of a message, is gone; or there is no such worker. */
     PREFORK_GONE = -13,
     /** The request did not ask for this upgrade (RFC 9110 section 7.8). */
     PREFORK_UPGRADE = -14,
-    /** As a stream: nothing more has arrived; return from the handler and be called again. */
+    /** In a stream: no more has arrived; return, and prefork calls again when there is more. */
     PREFORK_AGAIN = -15,
     /**
-     * In blocking style: the client sent or took nothing before the deadline. To a request between
-     * processes: no reply came before its deadline.
+     * In blocking style: the client sent or took nothing before the deadline. Of a request to another
+     * process: no reply arrived before its deadline.
      */
     PREFORK_TIMEOUT = -16,
     /** A message is longer than the setting `max-message`. */
     PREFORK_TOO_LARGE = -17,
-    /** To a request between processes: its receiver has no `on_message`, or that returned without a reply. */
+    /** Of a request to another process: the receiver has no `on_message`, or that returned without a reply. */
     PREFORK_UNANSWERED = -18,
 } prefork_status;
 
 /**
  * The text of a status, for a message to a human.
  *
- * Returns a static string, never NULL: `unknown status` for a number that is none.
+ * Returns a static string; `unknown status` if there is no such status.
  * Process: any.
  */
 const char *prefork_strerror(int status);
@@ -848,107 +850,105 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
 /* HANDLERS
  * -------------------------------------------------------------------------------------------------------- */
 
-/** The major version of the binary interface: a module loads where it is equal. */
+/** The major version of the binary interface. A module loads only if its version is equal. */
 #define PREFORK_ABI_MAJOR 2
 
-/**
- * The minor version of the binary interface: it counts what was added, and does not keep a module from
- * loading.
- */
+/** The minor version of the binary interface, which grows with each addition. Any version loads. */
 #define PREFORK_ABI_MINOR 0
 
+/** Called when the worker stops, is drained, or hangs. */
+typedef void (*prefork_on_worker)(prefork_worker *worker, void *state);
+
+/** Called with a complete HTTP request. */
+typedef void (*prefork_on_request)(prefork_request *req, prefork_response *res, void *state);
+
+/** Called for a connection. */
+typedef void (*prefork_on_conn)(prefork_conn *conn, void *state);
+
+/** Called with a datagram. */
+typedef void (*prefork_on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data,
+                                    size_t len, void *state);
+
 /**
- * A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
- * `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
- * connections are served; `on_datagram` may stand beside each of them, or alone.
+ * A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
+ * new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
  *
- * All run in the worker, which has one thread, one at a time. `state` is what `worker_start` left there.
- * No callback may let a C++ exception or a longjmp out.
+ * Callbacks run in the worker, one at a time, in its one thread. `state` is the pointer that `worker_start`
+ * has left. What a callback is given is borrowed until it returns. No callback may let a C++ exception or a
+ * longjmp out.
  *
- * The first three members are filled in by PREFORK_MODULE or `prefork_module_init()`. The struct grows at
- * its end only, and each side reads no more of it than both know.
+ * PREFORK_MODULE or `prefork_module_init()` fills in the first three members. The struct grows at its end
+ * only, and each side uses only those members that both know.
  */
 struct prefork_module {
-    /** The size of this struct where the module was compiled. */
+    /** The size of this struct in the header that the module was compiled with. */
     uint32_t size;
-    /** PREFORK_ABI_MAJOR where the module was compiled. */
+    /** PREFORK_ABI_MAJOR of that header. */
     uint16_t abi_major;
-    /** PREFORK_ABI_MINOR where the module was compiled. */
+    /** PREFORK_ABI_MINOR of that header. */
     uint16_t abi_minor;
     /**
-     * Called first, before the worker is ready: open here what must not be shared between processes.
-     * `*state` is the pointer given with the handler (NULL for a module from a file) and may be replaced.
-     * Returns 0, or anything else where this worker cannot serve: it is tried again, later and later. One
-     * that would fail in the same way each time, since its configuration is wrong, calls `_exit(78)`
-     * (EX_CONFIG): its slot stays empty until a reload.
+     * Called first, before the worker is ready: open here what processes must not share. `*state` is the
+     * pointer given with the handler (NULL for a module from a file) and may be replaced. Returns 0, or
+     * another number if this worker cannot serve: a new worker tries again, after longer and longer delays.
+     * If each try would fail, for instance because of a wrong configuration, call `_exit(78)` (EX_CONFIG):
+     * then the slot stays empty until a reload.
      */
     int (*worker_start)(prefork_worker *worker, void **state);
+    /** Called last, when the worker has finished its last connection; not called if the worker is killed. */
+    prefork_on_worker worker_stop;
+    /** Answers one complete HTTP request. The worker has many connections, but serves none of them meanwhile. */
+    prefork_on_request on_request;
+    /** Serves one connection in blocking style. It is the worker's only one, and closes when this returns. */
+    prefork_on_conn on_connection;
+    /** A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream. */
+    prefork_on_conn on_open;
     /**
-     * Called last, when the worker has finished its last connection. A worker that is killed does not get
-     * here.
+     * A stream has bytes to read, or has reached its end. Together with `on_request` it serves upgraded
+     * connections only.
      */
-    void (*worker_stop)(prefork_worker *worker, void *state);
+    prefork_on_conn on_data;
+    /** A stream is over; nothing can be read or written any more. */
+    prefork_on_conn on_close;
+    /** The worker is being drained: it finishes what it has and takes nothing new. */
+    prefork_on_worker on_drain;
     /**
-     * Answers one complete HTTP request. `req`, `res` and all they give are borrowed until it returns. The
-     * worker serves many connections, but none of them while this runs.
-     */
-    void (*on_request)(prefork_request *req, prefork_response *res, void *state);
-    /**
-     * Serves one connection in blocking style and returns when done with it, which closes it. The worker
-     * has this one only.
-     */
-    void (*on_connection)(prefork_conn *conn, void *state);
-    /** A stream connection begins: a new one, or one that `prefork_response_upgrade()` has made. */
-    void (*on_open)(prefork_conn *conn, void *state);
-    /**
-     * A stream connection has bytes to read, or has reached its end. Beside `on_request` it serves
-     * upgraded connections.
-     */
-    void (*on_data)(prefork_conn *conn, void *state);
-    /** A stream connection is over; nothing can be read or written any more. */
-    void (*on_close)(prefork_conn *conn, void *state);
-    /** The worker was told to finish what it has and takes nothing new. */
-    void (*on_drain)(prefork_worker *worker, void *state);
-    /**
-     * A message has come from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
-     * `type` is what the sender gave. A request is answered with `prefork_worker_reply()`. `size` bytes at
-     * `data` are borrowed until it returns. In blocking style it is called between two connections.
+     * A message has arrived from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
+     * `type` is the sender's. `prefork_worker_reply()` answers a request. In blocking style it is called
+     * between two connections.
      */
     void (*on_message)(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size,
                        void *state);
     /**
-     * A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
-     * `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
-     * `prefork_datagram_reply()` answers.
+     * A datagram has arrived at an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
+     * `sockaddr_in6`, as its `sa_family` says. `prefork_datagram_reply()` answers it.
      */
-    void (*on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len,
-                        void *state);
+    prefork_on_datagram on_datagram;
     /**
-     * The callback that is running has taken longer than the setting `timeout`; a second from now the
-     * worker is aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback wherever
-     * it is: only what signal-safety(7) lists may be called here, of this header `prefork_worker_overdue()`
-     * alone; no malloc, no stdio, no lock, no longjmp. A system call in which the callback waits (read,
-     * nanosleep, poll, ...) ends with EINTR afterwards; prefork's own are made again.
+     * The callback that is running has taken longer than the setting `timeout`; in one second the worker is
+     * aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback anywhere: only what
+     * signal-safety(7) lists may be called, and `prefork_worker_overdue()`; no malloc, no stdio, no lock,
+     * no longjmp. A system call in which the callback waits (read, nanosleep, poll, ...) ends with EINTR
+     * afterwards; prefork's own are restarted.
      *
-     * It is good for: write(2) of a line, or of a backtrace with backtrace_symbols_fd(3) where backtrace(3)
-     * has been called once before; setting a `volatile sig_atomic_t` that a long loop looks at; shutdown(2)
-     * of a socket that the callback waits for. If the callback returns in time, its client is answered and
-     * the worker serves on.
+     * Uses: write(2) a line, or a backtrace with backtrace_symbols_fd(3) if backtrace(3) was called once
+     * before; set a `volatile sig_atomic_t` that a long loop reads; shutdown(2) the socket that the callback
+     * waits for. If the callback returns in time, its client is answered and the worker keeps serving.
      */
-    void (*on_hang)(prefork_worker *worker, void *state);
+    prefork_on_worker on_hang;
 };
 
 
 /* EVENTS: for programs that embed prefork
  * -------------------------------------------------------------------------------------------------------- */
 
-/** What an event tells. A number never gets another meaning; there may be more of them in later versions. */
+/** The types of events. No number ever gets another meaning; later versions may have more. */
 typedef enum prefork_event_type {
-    /** The addresses are bound, the first workers follow. */
+    /** The addresses are bound; the first workers follow. */
     PREFORK_EVENT_SETUP = 1,
     /** A worker was forked. */
     PREFORK_EVENT_FORK = 2,
-    /** A worker runs. */
+    /** A worker has begun to run. */
     PREFORK_EVENT_ONLINE = 3,
     /** A worker serves connections of `address`; one event for each address. */
     PREFORK_EVENT_LISTENING = 4,
@@ -957,8 +957,8 @@ typedef enum prefork_event_type {
     /** A worker gets no more connections, on purpose, and finishes what it has. */
     PREFORK_EVENT_DISCONNECT = 6,
     /**
-     * A worker has ended and was reaped; `code` or `signal` say how, `reason` why; `stderr_lines` what it wrote last,
-     * where it ended before it could serve, or before the reload that it belongs to was complete.
+     * A worker has ended and was reaped: `code` or `signal` say how, `reason` why. `stderr_lines` has the end
+     * of its standard error, if it ended before it was ready or before its reload was complete.
      */
     PREFORK_EVENT_EXIT = 7,
     /** A worker has been in one call of its handler for longer than the setting `timeout`. */
@@ -970,35 +970,35 @@ typedef enum prefork_event_type {
     /** Every worker is of `generation`. */
     PREFORK_EVENT_RELOAD_COMMITTED = 11,
     /**
-     * The reload to `generation` failed: every worker is of the one before; `text` says why, `stage` how far it had
-     * come. Where a new worker failed, `id` says which, `code` or `signal` how it ended, and `stderr_lines` what
-     * it wrote last.
+     * The reload to `generation` failed, at `stage`, because of `text`; every worker is of the generation
+     * before. If a new worker failed, `id` is its number, `code` or `signal` say how it ended, and
+     * `stderr_lines` has the end of its standard error.
      */
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
-    /** The run is over: the last worker was reaped; `killed` of them had to be killed. */
+    /** The run is over: the last worker was reaped. `killed` workers had to be killed. */
     PREFORK_EVENT_STOPPED = 13,
     /**
-     * A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, has
-     * what it says.
+     * A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, gets
+     * its bytes.
      */
     PREFORK_EVENT_MESSAGE = 14,
 } prefork_event_type;
 
-/** Why a worker ended. A number never gets another meaning; there may be more of them in later versions. */
+/** The reasons why a worker ended. No number ever gets another meaning; later versions may have more. */
 typedef enum prefork_reason {
-    /** It crashed, or exited unasked. */
+    /** It crashed, or exited without being asked to. */
     PREFORK_REASON_CRASH = 1,
-    /** It was not ready in time, or ended before. */
+    /** It was not ready in time, or ended before it was. */
     PREFORK_REASON_BOOT_FAILURE = 2,
     /** A new generation took its place, or its generation was rolled back. */
     PREFORK_REASON_RELOAD = 3,
-    /** There are to be fewer. */
+    /** Fewer workers are wanted. */
     PREFORK_REASON_SCALE = 4,
     /** It was drained: `prefork_server_drain()`. */
     PREFORK_REASON_DRAIN = 5,
-    /** It left on its own account: `prefork_worker_leave()`, or SIGTERM to it from elsewhere. */
+    /** It left by itself: `prefork_worker_leave()`, or SIGTERM to it from elsewhere. */
     PREFORK_REASON_LEFT = 6,
-    /** It had not finished within its deadline and was killed. */
+    /** It had not finished in time and was killed. */
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
     /** It hung in its handler and was killed. */
     PREFORK_REASON_HANG = 8,
@@ -1006,24 +1006,21 @@ typedef enum prefork_reason {
     PREFORK_REASON_RECYCLE = 9,
     /** It ended by a signal that was sent to it through the master: `prefork_server_kill()`. */
     PREFORK_REASON_KILLED = 10,
-    /** All stop. */
+    /** The server stops. */
     PREFORK_REASON_STOP = 11,
 } prefork_reason;
 
-/**
- * How far a reload had come when it failed. A number never gets another meaning; there may be more of them in later
- * versions.
- */
+/** The stages of a reload. No number ever gets another meaning; later versions may have more. */
 typedef enum prefork_stage {
-    /** The handler's file was read. */
+    /** The handler's file is read. */
     PREFORK_STAGE_PREPARING = 1,
-    /** The first new worker was starting. */
+    /** The first new worker starts. */
     PREFORK_STAGE_CANARY = 2,
-    /** New workers were taking the old ones' places. */
+    /** New workers take the places of the old ones. */
     PREFORK_STAGE_ROLLING = 3,
 } prefork_stage;
 
-/** How a worker ended. It may grow at its end. */
+/** The end of a worker. Later versions may add members at the end. */
 typedef struct prefork_exit {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
     uint32_t size;
@@ -1035,80 +1032,79 @@ typedef struct prefork_exit {
     uint32_t generation;
     /** The process id it had. */
     int32_t pid;
-    /** Its exit code; -1 where a signal ended it, or where this process had its status collected otherwise. */
+    /** Its exit code; -1 if a signal ended it, or if this program has reaped it itself. */
     int32_t code;
     /** The signal that ended it, or 0. */
     int32_t signal;
-    /** Whether a core was dumped: 0 or 1. */
+    /** 1 if a core was dumped, else 0. */
     uint32_t core;
-    /** Why: one of `enum prefork_reason`. */
+    /** The reason: one of `enum prefork_reason`. */
     uint32_t reason;
-    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    /** 1 if the master wanted it to end, else 0 (Node: `exitedAfterDisconnect`). */
     uint32_t intended;
 } prefork_exit;
 
 /**
- * Something that happened, given to the callback of `prefork_server_on_event()`. It may grow at its end.
- * What the event says nothing of is 0, and its strings are empty, never NULL; but `port` and `code`
- * are -1.
+ * An event, given to the callback of `prefork_server_on_event()`. A number that does not apply is 0 (`port` and
+ * `code`: -1), and a string is empty, not NULL. Later versions may add members at the end.
  */
 typedef struct prefork_event {
-    /** The size of this struct in the library that tells. */
+    /** The size of this struct in the library. */
     uint32_t size;
-    /** What happened: one of `enum prefork_event_type`. */
+    /** The type: one of `enum prefork_event_type`. */
     uint32_t type;
     /**
-     * The same in words, those of Node's `cluster` where it has one: `fork`, `online`, `listening`, `ready`,
+     * The name of the type, as in Node's `cluster` if it has one: `fork`, `online`, `listening`, `ready`,
      * `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
      * `reload rolled back`, `stopped`.
      */
     const char *name;
-    /** The worker's number; 0 where the event is about none. */
+    /** The worker's number; 0 if the event is about no worker. */
     uint32_t id;
     /** Its slot. */
     uint32_t slot;
-    /** Its generation; of a reload, the new one. */
+    /** Its generation; of a reload, the new generation. */
     uint32_t generation;
     /** Its process id. */
     int32_t pid;
     /** The address, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`. */
     const char *address;
-    /** The sort of address: `4`, `6`, `udp4`, `udp6` or `unix`. */
+    /** The type of address: `4`, `6`, `udp4`, `udp6` or `unix`. */
     const char *address_type;
-    /** The port really bound, or -1 where the address has none. */
+    /** The port bound, or -1 if the address has no port. */
     int32_t port;
-    /** The exit code, or -1 where a signal ended the worker. */
+    /** The worker's exit code, or -1 if a signal ended it. */
     int32_t code;
     /** The signal that ended it, or 0. */
     int32_t signal;
-    /** Whether a core was dumped: 0 or 1. */
+    /** 1 if a core was dumped, else 0. */
     uint32_t core;
-    /** Why it ended: one of `enum prefork_reason`. */
+    /** The reason: one of `enum prefork_reason`. */
     uint32_t reason;
-    /** Whether the master meant it to end, 0 or 1 (Node: `exitedAfterDisconnect`). */
+    /** 1 if the master wanted it to end, else 0 (Node: `exitedAfterDisconnect`). */
     uint32_t intended;
-    /** The reason in words: `crash`, `boot failure`, `reload` and so on. */
+    /** The name of the reason: `crash`, `boot failure`, `reload` and so on. */
     const char *reason_name;
-    /** What went wrong. */
+    /** The fault, or the reason of a failure, in words. */
     const char *text;
     /** Workers that had to be killed at the end of the run. */
     uint32_t killed;
-    /** How far a reload had come when it failed: one of `enum prefork_stage`. */
+    /** The stage at which a reload failed: one of `enum prefork_stage`. */
     uint32_t stage;
-    /** The same in words: `preparing`, `canary` or `rolling`. */
+    /** The name of the stage: `preparing`, `canary` or `rolling`. */
     const char *stage_name;
     /**
-     * The last lines of a worker's standard error, at most 20 of them and 4 KiB, with a line feed between two; control
-     * characters but for the tab are escaped.
+     * The last lines of a worker's standard error, at most 20 and 4 KiB, separated by line feeds; control
+     * characters except tabs are escaped.
      */
     const char *stderr_lines;
-    /** What sort of message has come, as the worker said. */
+    /** The type of a message, which is the worker's to choose. */
     uint32_t message_type;
     /** Its length (bytes). */
     size_t message_size;
 } prefork_event;
 
-/** Called with an event, in the master, between two turns of its loop. */
+/** Called with each event, in the master. */
 typedef void (*prefork_on_event)(const prefork_event *event, void *state);
 
 
@@ -1116,15 +1112,18 @@ typedef void (*prefork_on_event)(const prefork_event *event, void *state);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * A server to be: a handler and its settings; `prefork_server_run()` makes the calling process its master.
- * Made by `prefork_server_new()`, ended by `prefork_server_free()`.
+ * A server: a handler, its settings, and its run. Created by `prefork_server_new()`, freed by
+ * `prefork_server_free()`.
  */
 typedef struct prefork_server prefork_server;
 
-/** What has been started, given to the callback of `prefork_server_on_start()`. It may grow at its end. */
+/**
+ * The start of a server, given to the callback of `prefork_server_on_start()`. Later versions may add members at
+ * the end.
+ */
 typedef struct prefork_started {
     /**
-     * The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
+     * The addresses bound, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
      * `udp:127.0.0.1:53` or `unix:/path`, each NUL-terminated.
      */
     const char *const *addresses;
@@ -1137,7 +1136,7 @@ typedef struct prefork_started {
 /** Called once, when every worker is ready for the first time. */
 typedef void (*prefork_on_start)(const prefork_started *started, void *state);
 
-/** Called with a message of a worker: its id, the type it gave, `size` bytes at `data`. */
+/** Called with a message of the worker whose id is `from`: `type` is the worker's to choose. */
 typedef void (*prefork_on_message)(prefork_server *server,
                                    uint32_t from,
                                    uint32_t type,
@@ -1154,8 +1153,8 @@ typedef void (*prefork_on_message)(prefork_server *server,
 const char *prefork_version(void);
 
 /**
- * The version of the binary interface this library has: `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`,
- * where the constants of the same name are those a program was compiled with.
+ * The version of the library's binary interface, as `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`. The constants
+ * have the version of the header that the program was compiled with.
  *
  * Returns the version.
  * Process: any.
@@ -1163,235 +1162,199 @@ const char *prefork_version(void);
 uint32_t prefork_abi_version(void);
 
 /**
- * Makes a server with default settings and no handler. Nothing is opened or started.
+ * Creates a server with default settings and no handler. Nothing is opened or started.
  *
- * Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a fault in prefork
- * itself.
+ * Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a bug in prefork.
  * Process: any.
  */
 prefork_server *prefork_server_new(void);
 
 /**
- * Frees a server. One that was started and has not ended is ended at once: its workers are killed. Does
- * nothing where `server` is NULL, in a callback, or in a worker. In another process, which the program
- * itself has forked, it frees that process's copy and leaves the master alone.
+ * Frees a server. If it is running, its workers are killed. Does nothing if `server` is NULL, in a callback, and
+ * in a worker. In another process, which the program has forked itself, it frees the copy there and does not
+ * affect the master.
  *
  * Process: master.
- *
  * Pointers: Takes `server`: no other call with it after this one.
  */
 void prefork_server_free(prefork_server *server);
 
 /**
- * Why the last call with this server was refused: one line, `operation on what: cause`, for instance `bind
- * 127.0.0.1:80: Permission denied (os error 13)`.
+ * The reason why the last call with this server was refused: one line, `operation on what: cause`, for instance
+ * `bind 127.0.0.1:80: Permission denied (os error 13)`.
  *
- * Returns a NUL-terminated string that borrows from `server` until the next call with it; empty where
- * nothing was refused, or where `server` is NULL.
+ * Returns a NUL-terminated string that borrows from `server` until the next call with it; empty if that call was
+ * not refused, or if `server` is NULL.
  * Process: master.
- *
  * Pointers: Borrows `server` until return.
  */
 const char *prefork_server_error(const prefork_server *server);
 
 /**
- * Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
- * `[::1]:8080`, `:8080` (every address), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path`, or `fd:3` (a
- * listening socket this process has inherited). Port 0 takes a free one. Without any it is
- * `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`.
+ * Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses), `udp:127.0.0.1:53` (for
+ * `on_datagram`), `unix:/path`, or `fd:3` (an inherited listening socket). Port 0 is any free port. The default is
+ * `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is bound when the
+ * server runs.
  *
- * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_CONFIG or PREFORK_INVALID.
  * Process: master, before it runs.
- *
  * Pointers: Borrows `server` until return. Copies `address`, which is NUL-terminated.
  */
 int prefork_server_listen(prefork_server *server, const char *address);
 
 /**
- * Sets the number of workers, at most 1024; 0 (the default) takes one per CPU this process may use.
+ * Sets the number of workers, at most 1024; 0 (the default) is one per CPU that this process may use.
  *
- * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK or PREFORK_CONFIG.
  * Process: master, before it runs.
- *
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_workers(prefork_server *server, uint32_t count);
 
 /**
- * Sets one setting by the name of its command-line option (`prefork --help` lists them), from text:
+ * Sets a setting by the name of its command-line option, as listed by `prefork --help`:
  * `prefork_server_set(server, "max-body", "1M")`. Sizes are bytes and take the suffixes K, M and G (powers
  * of 1024); times are seconds and take ms, s, m and h; switches are `on` or `off`. `listen` adds an
- * address, the others replace.
+ * address; the other settings are replaced.
  *
- * Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what would do), PREFORK_INVALID,
- * PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what is expected) or PREFORK_INVALID.
  * Process: master, before it runs.
- *
  * Pointers: Borrows `server` until return. Copies `name` and `value`, which are NUL-terminated.
  */
 int prefork_server_set(prefork_server *server, const char *name, const char *value);
 
 /**
- * Sets the arguments that workers find with `prefork_worker_arg()`.
+ * Sets the arguments of the handler, which `prefork_worker_arg()` returns in workers.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs.
- *
  * Pointers: Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
- * may be NULL where `count` is 0.
+ * may be NULL if `count` is 0.
  */
 int prefork_server_args(prefork_server *server, size_t count, const char *const *args);
 
 /**
- * Serves HTTP requests with one function. Each of the functions that set a handler replaces the handler
- * set before; where several callbacks belong together, use `prefork_server_module()`.
+ * Sets the handler to a function that answers HTTP requests. A server has one handler: each function that sets
+ * one replaces the one before. `prefork_server_module()` sets one of several callbacks.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_request` is called in workers.
- *
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
- * workers have their own copy of the memory behind it, as it is when they are forked.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: a worker has
+ * its own copy of the memory behind it, as of its fork.
  */
-int prefork_server_on_request(prefork_server *server, void (*on_request)(prefork_request *req,
-                                                                                prefork_response *res,
-                                                                                void *state), void *state);
+int prefork_server_on_request(prefork_server *server, prefork_on_request on_request, void *state);
 
 /**
- * Serves connections in blocking style with one function; a worker has one connection at a time.
+ * Sets the handler to a function that serves connections in blocking style; a worker has one at a time.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_connection` is called in workers.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  */
-int prefork_server_on_connection(prefork_server *server,
-                                 void (*on_connection)(prefork_conn *conn, void *state),
-                                 void *state);
+int prefork_server_on_connection(prefork_server *server, prefork_on_conn on_connection, void *state);
 
 /**
- * Serves streams of bytes with up to three functions; `on_open` and `on_close` may be NULL.
+ * Sets the handler to functions that serve streams; `on_open` and `on_close` may be NULL.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; the functions are called in workers.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  */
 int prefork_server_on_data(prefork_server *server,
-                           void (*on_open)(prefork_conn *conn, void *state),
-                           void (*on_data)(prefork_conn *conn, void *state),
-                           void (*on_close)(prefork_conn *conn, void *state),
+                           prefork_on_conn on_open,
+                           prefork_on_conn on_data,
+                           prefork_on_conn on_close,
                            void *state);
 
 /**
- * Serves datagrams with one function, on addresses `udp:HOST:PORT`.
+ * Sets the handler to a function that serves datagrams, on addresses `udp:HOST:PORT`.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_datagram` is called in workers.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  */
-int prefork_server_on_datagram(prefork_server *server, void (*on_datagram)(prefork_worker *worker,
-                                                                                  const struct sockaddr *peer,
-                                                                                  const void *data,
-                                                                                  size_t len,
-                                                                                  void *state), void *state);
+int prefork_server_on_datagram(prefork_server *server, prefork_on_datagram on_datagram, void *state);
 
 /**
- * Serves with the callbacks of a descriptor, which `prefork_module_init()` or PREFORK_MODULE has begun.
+ * Sets the handler to the callbacks of a descriptor made by `prefork_module_init()` or PREFORK_MODULE.
  *
- * Returns PREFORK_OK, PREFORK_HANDLER (another ABI, no handler in it, or more than one), PREFORK_STATE or
- * PREFORK_NULL.
+ * Returns PREFORK_OK or PREFORK_HANDLER (another ABI, no handler in it, or more than one).
  * Process: master, before it runs; the callbacks are called in workers.
- *
  * Pointers: Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
  * `server` is freed.
  */
 int prefork_server_module(prefork_server *server, const struct prefork_module *module, void *state);
 
 /**
- * Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
- * The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
- * ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
- * all static.
+ * Sets the handler to a module in a file. The file is read when the server runs; each worker loads a private copy.
+ * The module needs the `prefork_*` functions of the program: one linked with libprefork.so has them; one linked
+ * with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and cannot be fully static.
  *
- * Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
- * `prefork_server_run()`.
+ * Returns PREFORK_OK. `prefork_server_run()` reports a file that cannot be loaded.
  * Process: master, before it runs.
- *
  * Pointers: Borrows `server` until return. Copies `path`, which is NUL-terminated.
  */
 int prefork_server_module_file(prefork_server *server, const char *path);
 
 /**
- * Calls a function once, when every worker is ready for the first time and the addresses are known. It may
- * not change the server, which runs.
+ * Sets a function that is called once, when every worker is ready for the first time and the addresses are known.
+ * NULL unsets it.
  *
- * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_start` takes back what was set; PREFORK_NULL where
- * `server` is NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_start` is called in the master.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  * `started` and what it points to are borrowed until `on_start` returns.
  */
 int prefork_server_on_start(prefork_server *server, prefork_on_start on_start, void *state);
 
 /**
- * Calls a function with every event (`enum prefork_event_type`), in the order in which they happened. It is
- * called between two turns of the master's loop, and may ask the server for anything but a step, a start
- * and its end.
+ * Sets a function that is called with every event (`enum prefork_event_type`), in the order in which they happened.
+ * It runs between two turns of the master's loop, and may call anything except `prefork_server_step()`, `_start()`,
+ * `_run()` and `_free()`. NULL unsets it.
  *
- * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_event` takes back what was set; PREFORK_NULL where
- * `server` is NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_event` is called in the master.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
  * `event` and what it points to are borrowed until `on_event` returns.
  */
 int prefork_server_on_event(prefork_server *server, prefork_on_event on_event, void *state);
 
 /**
- * Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
- * worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
- * messages to the master are dropped, and requests unanswered. It is called between two turns of the
- * master's loop, and may ask the server for anything but a step, a start and its end; as long as it runs,
- * nothing is accepted.
+ * Sets a function that is called with each message that a worker sends to PREFORK_TO_MASTER: `from` is the worker's
+ * id, `type` is the worker's to choose. `prefork_server_reply()` answers a request. It runs as the function of
+ * `prefork_server_on_event()` does; nothing is accepted meanwhile. Without a function messages are dropped, and
+ * requests fail with PREFORK_UNANSWERED. NULL unsets it.
  *
- * Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
- * `server` is NULL.
+ * Returns PREFORK_OK.
  * Process: master, before it runs; `on_message` is called in the master.
- *
  * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `size` bytes
  * at `data` are borrowed until `on_message` returns.
  */
 int prefork_server_on_message(prefork_server *server, prefork_on_message on_message, void *state);
 
 /**
- * Sends a message to a worker by its id, or to all workers (PREFORK_TO_ALL): there it comes to `on_message`.
- * Never waits: what a worker does not take at once is kept for it. Messages to one worker arrive in the
- * order they were sent.
+ * Sends a message to the worker with the id `to`, or to all workers (PREFORK_TO_ALL), for `on_message` there. Never
+ * waits: what the worker does not take at once is queued. Messages to one worker arrive in the order they were
+ * sent.
  *
- * Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
- * that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
- * there is no such worker; PREFORK_STATE where the server does not run, in another process, or to the
- * master itself; PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK; PREFORK_TOO_LARGE if it is longer than the setting `max-message`; PREFORK_FULL if four
+ * messages of that size are queued for the worker (to all: for one of them; the others get it); PREFORK_GONE if
+ * there is no such worker; PREFORK_STATE if `to` is PREFORK_TO_MASTER; PREFORK_INVALID.
  * Process: master, while it runs, from its callbacks.
- *
- * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_server_send(prefork_server *server, uint32_t to, uint32_t type, const void *data, size_t size);
 
 /**
- * Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
- * master's loop: with PREFORK_OK and the reply, or with the reason why there is none: PREFORK_TIMEOUT after
- * `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
+ * Sends a request: a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
+ * master's loop: with PREFORK_OK and the reply, or with PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no
+ * deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
  *
- * Returns as `prefork_server_send()`; PREFORK_STATE also to PREFORK_TO_ALL; PREFORK_NULL also where
- * `on_reply` is NULL.
+ * Returns as `prefork_server_send()`; PREFORK_STATE also if `to` is PREFORK_TO_ALL.
  * Process: master, while it runs, from its callbacks.
- *
- * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
- * Borrows `arg`, which may be NULL, until `on_reply` returns, or the run ends; the reply's bytes are
- * borrowed until then.
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+ * Borrows `arg`, which may be NULL, until `on_reply` returns or the run ends; the bytes of the reply are
+ * borrowed until `on_reply` returns.
  */
 int prefork_server_request(prefork_server *server,
                            uint32_t to,
@@ -1407,64 +1370,62 @@ int prefork_server_request(prefork_server *server,
                            void *arg);
 
 /**
- * Answers the request that the callback of `prefork_server_on_message()` is being called for, once. If it
- * returns without, the worker is told PREFORK_UNANSWERED at once.
+ * Answers the request that `on_message` is being called for, once. If `on_message` returns without a reply, the
+ * worker gets PREFORK_UNANSWERED at once.
  *
- * Returns as `prefork_server_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
- * Process: master, while it runs, from that callback.
- *
- * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+ * Returns as `prefork_server_send()`; PREFORK_STATE if the message is no request, or has been answered.
+ * Process: master, while it runs, from `on_message`.
+ * Pointers: Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
 int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 
 /**
- * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
- * accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less, USR2
- * executes this program's file anew in this process. Workers are forked from here: in them this call never
- * returns. It installs no signal handler; while it runs, the calling thread has those signals blocked and
- * reads them itself (signalfd(2)), unless `prefork_server_set(server, "signals", "off")` leaves them alone:
- * then a callback has to end it with `prefork_server_stop()`. Afterwards it may be called again.
+ * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain all workers, a second
+ * one kills them; HUP reloads; TTIN and TTOU start and stop a worker; USR2 upgrades: it executes the program's file
+ * anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out, this
+ * call never returns.
  *
- * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
- * killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
- * PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also where none was set) or PREFORK_SYSTEM, before
- * anything was served; PREFORK_NULL. `prefork_server_error()` has the reason.
+ * It installs no signal handler: the calling thread has these signals blocked meanwhile and reads them itself
+ * (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
+ * `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
+ *
+ * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
+ * PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
+ * none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.
  * Process: becomes the master.
- *
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_run(prefork_server *server);
 
 /**
- * The workers that had to be killed at the end of the last run, because they did not finish within the
+ * The number of workers that had to be killed at the end of the last run, because they did not finish within the
  * setting `drain-timeout`.
  *
- * Returns the number, or 0 where `server` is NULL.
+ * Returns the number, or 0 if `server` is NULL.
  * Process: master.
- *
  * Pointers: Borrows `server` until return.
  */
 uint32_t prefork_server_killed(const prefork_server *server);
 
 
-/* THE RUNNING SERVER: for programs that step through it, steer it or look at it
+/* THE RUNNING SERVER: its loop, commands and queries
  * -------------------------------------------------------------------------------------------------------- */
 
-/** What runs. It may grow at its end. */
+/** A running server. Later versions may add members at the end. */
 typedef struct prefork_server_status {
     /** The size of this struct: set it before the call; afterwards the size that was filled in. */
     uint32_t size;
     /** The generation that serves, or is being replaced. */
     uint32_t generation;
-    /** Workers there are to be. */
+    /** The number of workers wanted. */
     uint32_t slots;
-    /** Workers there are. */
+    /** The number of workers that are not reaped yet. */
     uint32_t workers;
-    /** Whether a reload is under way: 0 or 1. */
+    /** 1 during a reload, else 0. */
     uint32_t reloading;
-    /** Whether a stop is: 0 or 1. */
+    /** 1 during a stop, else 0. */
     uint32_t stopping;
-    /** Connections taken by workers, those that are no more included; so with the counts below. */
+    /** Connections taken by workers. This counter and those below include workers that have ended. */
     uint64_t taken;
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
@@ -1477,181 +1438,156 @@ typedef struct prefork_server_status {
 } prefork_server_status;
 
 /**
- * As `prefork_server_run()`, for a program with an event loop of its own: makes this process the master and
- * returns at once. Then have `prefork_server_step()` called whenever the descriptor of
- * `prefork_server_fd()` is readable and when `prefork_server_timeout()` says so, for the first time at once:
- * that starts the workers.
+ * Makes this process the master, for a program with an event loop of its own, and returns at once. Then call
+ * `prefork_server_step()`: now, which starts the workers; whenever the descriptor of `prefork_server_fd()` is
+ * readable; and when the time of `prefork_server_timeout()` has passed.
  *
- * Signals stay the program's, SIGPIPE too, unless it asks with `prefork_server_set(server, "signals",
- * "on")`: then they are blocked and steer the master as in a run. There is no handler of SIGCHLD and no
- * waiting for children that are not workers: the program may have its own, but should not collect
- * workers, whose exit codes would be lost. It must not start a thread as long as the server runs: no
- * further worker could be forked. Workers have a copy of every descriptor that is open when they are
- * forked: close in `worker_start` what clients of yours wait to see closed.
+ * Signals stay the program's, SIGPIPE too, unless `prefork_server_set(server, "signals", "on")` says that they are
+ * handled as in `prefork_server_run()`. The program may have children of its own and a handler of SIGCHLD, but
+ * should not reap workers: their exit codes would be lost. It must not start a thread while the server runs: no
+ * more workers could be forked. Workers have copies of all descriptors that are open at their fork: close in
+ * `worker_start` those whose peers wait for them to be closed.
  *
- * Returns as `prefork_server_run()`, but for what comes of the workers.
+ * Returns as `prefork_server_run()`, except for failures of workers.
  * Process: becomes the master.
- *
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_start(prefork_server *server);
 
 /**
- * The descriptor to watch: readable as long as there is something for `prefork_server_step()` to do. It is
- * an epoll descriptor, which poll(2) and another epoll(7) can watch.
+ * The descriptor to watch, which is readable while there is something for `prefork_server_step()` to do. It is an
+ * epoll descriptor, which poll(2) and epoll(7) can watch.
  *
- * Returns a descriptor that is borrowed until the server has ended, which closes it: neither read nor close
- * it; or PREFORK_STATE where the server has not been started, or PREFORK_NULL.
- * Process: master.
- *
+ * Returns a descriptor that is borrowed until the server has ended, which closes it: neither read nor close it.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_fd(const prefork_server *server);
 
 /**
- * When to call `prefork_server_step()` at the latest although the descriptor is not readable.
+ * The time after which to call `prefork_server_step()` although the descriptor is not readable, in the form that
+ * poll(2) and epoll_wait(2) take.
  *
- * Returns milliseconds, 0 for at once, or a negative number where only the descriptor says when, also where
- * nothing runs: what poll(2) and epoll_wait(2) take.
+ * Returns milliseconds; 0 is at once. A negative number is never, also if the server does not run.
  * Process: master.
- *
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_timeout(const prefork_server *server);
 
 /**
- * Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
- * negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
- * for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
- * in the middle of a turn, and may send, no more.
+ * Waits until there is something to do, for at most `timeout_ms` milliseconds (0: not at all; negative: forever),
+ * does it, and then runs the callbacks. A callback may call anything except `prefork_server_step()`, `_start()`,
+ * `_run()` and `_free()`.
  *
- * Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
- * closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the
- * first workers could not start, PREFORK_SYSTEM. PREFORK_STATE where it has not been started, in another
- * process, or in a callback; PREFORK_NULL.
- * Process: master.
- *
+ * Returns 1 while the server runs, and PREFORK_OK when it has ended: every worker is reaped, everything is closed,
+ * and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start) and
+ * PREFORK_SYSTEM end it too.
+ * Process: master, while it runs; not in a callback.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_step(prefork_server *server, int timeout_ms);
 
 /**
- * Replaces all workers by a new generation, one after the other, or leaves all as it was: PREFORK_EVENT_*
- * tells what came of it. A module file is read anew. A reload that is asked for during another follows it.
+ * Replaces all workers by a new generation, one after the other, or, if one of the new workers fails, none: an event
+ * PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload during another follows it.
  *
- * Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process, or stops; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_reload(prefork_server *server);
 
 /**
- * Runs so many workers from now on; those in the highest slots go first.
+ * Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.
  *
- * Returns PREFORK_OK; PREFORK_CONFIG where `workers` is not 1 to 1024; PREFORK_STATE where the server does
- * not run in this process, stops, or its first workers are not all ready yet; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK; PREFORK_CONFIG if the number is out of range; PREFORK_STATE also if the server is stopping, or
+ * its first workers are not all ready yet.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_scale(prefork_server *server, uint32_t workers);
 
 /**
- * Starts one more worker. It finds `count` variables, given as `NAME=value`, in its environment (getenv(3))
- * beside those this process has; so do all that follow it in its slot.
+ * Starts one more worker. It and its successors in the slot have `count` variables, given as `NAME=value`, in their
+ * environment (getenv(3)), in addition to those of this process.
  *
- * Returns the slot, which is the highest; PREFORK_CONFIG where there are 1024 workers, or where a string is
- * no variable; PREFORK_STATE as `prefork_server_scale()`; PREFORK_INVALID where one is not UTF-8;
- * PREFORK_NULL.
- * Process: master.
- *
+ * Returns the slot, which is the highest; PREFORK_CONFIG if there are 1024 workers, or if a string is not a
+ * variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE as `prefork_server_scale()`.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return. Copies `count` strings at `variables`, each NUL-terminated;
- * `variables` may be NULL where `count` is 0.
+ * `variables` may be NULL if `count` is 0.
  */
 int prefork_server_fork(prefork_server *server, size_t count, const char *const *variables);
 
 /**
- * Has a worker finish what it has and leave; idle connections go to others. Another worker takes its place.
- * After `deadline_ms` milliseconds it is killed: 0 is for ever, a negative number the setting
- * `drain-timeout`.
+ * Drains a worker: it finishes what it has and exits; its idle connections go to other workers. Its successor starts
+ * at once. If it has not exited after `deadline_ms` milliseconds (0: forever; negative: the setting
+ * `drain-timeout`), it is killed.
  *
- * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_STATE where the server
- * does not run in this process; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK, or PREFORK_GONE if there is no such worker.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_drain(prefork_server *server, uint32_t id, int deadline_ms);
 
 /**
- * Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
- * PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
- * what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
- * worker does nothing, and what it dies of later is no intention.
+ * Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
+ * PREFORK_REASON_KILLED, which is intended, and its successor starts at once. SIGTERM drains the worker first, as
+ * `prefork_server_drain()` does. HUP, INT, QUIT and others that workers ignore have no effect.
  *
- * Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
- * refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK; PREFORK_GONE if there is no such worker; PREFORK_SYSTEM if kill(2) fails.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_kill(prefork_server *server, uint32_t id, int signal);
 
 /**
- * Begins an orderly stop: what was accepted is finished, all workers are drained. A second call ends them
- * at once. It is done when the last one is reaped: `prefork_server_step()` or `prefork_server_run()` returns
- * PREFORK_OK, after PREFORK_EVENT_STOPPED.
+ * Begins an orderly stop: what was accepted is served, and all workers are drained. A second call kills them. When
+ * the last worker is reaped, `prefork_server_step()` or `prefork_server_run()` returns PREFORK_OK, after
+ * PREFORK_EVENT_STOPPED.
  *
- * Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_stop(prefork_server *server);
 
 /**
- * Calls a function with each worker, those that drain included, until they are reaped. It may ask the
- * server for anything: what it walks through is a copy.
+ * Calls a function with each worker that is not reaped yet. The function may call anything: the list is a copy.
  *
- * Returns the number of workers; PREFORK_STATE where the server does not run; PREFORK_NULL.
- * Process: master.
- *
- * Pointers: Borrows `server` until return, and `arg`, which may be NULL. The info is borrowed until `each` returns.
+ * Returns the number of workers.
+ * Process: master, while it runs.
+ * Pointers: Borrows `server` and `arg`, which may be NULL, until return. `info` is borrowed until `each` returns.
  */
 int prefork_server_each_worker(const prefork_server *server,
                                void (*each)(const prefork_worker_status *info, void *arg),
                                void *arg);
 
 /**
- * Looks at one worker.
+ * Fills `info` with the state and counters of a worker.
  *
- * Returns PREFORK_OK; PREFORK_GONE where there is no such worker, or it was reaped (Node: `isDead`);
- * PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK; PREFORK_GONE if there is no such worker, or it is reaped (Node: `isDead`); PREFORK_INVALID if
+ * `info->size` is not set.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
  */
 int prefork_server_worker(const prefork_server *server, uint32_t id, prefork_worker_status *info);
 
 /**
- * Looks at the server.
+ * Fills `info` with the state and counters of the server.
  *
- * Returns PREFORK_OK; PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not
- * set; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK, or PREFORK_INVALID if `info->size` is not set.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
  */
 int prefork_server_info(const prefork_server *server, prefork_server_status *info);
 
 /**
- * How the last worker of a slot ended.
+ * Fills `last` with the end of the last worker of a slot that has ended.
  *
- * Returns PREFORK_OK; PREFORK_GONE where none has ended there, or there is no such slot; PREFORK_STATE where
- * the server does not run; PREFORK_INVALID where `last->size` is not set; PREFORK_NULL.
- * Process: master.
- *
+ * Returns PREFORK_OK; PREFORK_GONE if no worker has ended there, or there is no such slot; PREFORK_INVALID if
+ * `last->size` is not set.
+ * Process: master, while it runs.
  * Pointers: Borrows `server` until return, and `last`, of which `last->size` bytes are filled in.
  */
 int prefork_server_last_exit(const prefork_server *server, uint32_t slot, prefork_exit *last);
@@ -1660,8 +1596,7 @@ int prefork_server_last_exit(const prefork_server *server, uint32_t slot, prefor
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * A descriptor without callbacks, to be filled in for `prefork_server_module()`: its size and versions are
- * those this file has.
+ * A descriptor without callbacks, for `prefork_server_module()`, with the size and versions of this header.
  *
  * Returns the descriptor, by value.
  * Process: any.
@@ -1680,13 +1615,13 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_EXPORT __attribute__((visibility("default")))
 
 /**
- * Defines the one symbol of a module, `prefork_module`: at file scope, once, with no semicolon behind it.
+ * Defines the one symbol of a module, `prefork_module`. Use it once, at file scope, without a semicolon.
  *
  *     PREFORK_MODULE(.on_request = hello)
  *     PREFORK_MODULE(.worker_start = start, .on_data = data, .on_close = close)
  *
  * It is written the same way in C99 and in C++11, which has no designated initialisers: there each
- * `.member = function` becomes an assignment that runs when the module is loaded.
+ * `.member = function` is an assignment that runs when the module is loaded.
  */
 #ifndef __cplusplus
 #define PREFORK_MODULE(...)                                                                                \

@@ -1,9 +1,9 @@
-//! The one public error: which operation failed, on what, and why.
+//! The error of the public API.
 
 use std::fmt;
 use std::io;
 
-/// What went wrong, told as `operation on-what: cause`, for instance `bind 127.0.0.1:80: Permission denied (os error 13)`.
+/// A failure, shown as `operation on what: cause`, for instance `bind 127.0.0.1:80: Permission denied (os error 13)`.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -11,13 +11,13 @@ pub struct Error {
     cause: Option<io::Error>,
 }
 
-/// The classes of [`Error`] a program may want to tell apart.
+/// The classes of [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting that cannot be used as given.
     Config,
-    /// A listening address could not be taken.
+    /// An address could not be listened on.
     Listen,
     /// The handler could not be loaded, or no worker became ready with it.
     Handler,
@@ -25,10 +25,12 @@ pub enum ErrorKind {
     State,
     /// A system call failed.
     System,
+    /// There is no such worker, or it has ended.
+    Gone,
 }
 
 impl Error {
-    /// An error without a system call behind it.
+    /// An error that no system call has caused.
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into(), cause: None }
     }
@@ -55,7 +57,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.as_ref().map(|c| c as _)
+        self.cause.as_ref().map(|cause| cause as _)
     }
 }
 

@@ -104,9 +104,9 @@ pub enum Event {
     Exit {
         /// The worker.
         worker: WorkerInfo,
-        /// How it ended.
+        /// The way it ended.
         exit: Exit,
-        /// Why it ended.
+        /// The reason.
         reason: Reason,
         /// True if the master wanted it to end (Node: `exitedAfterDisconnect`).
         intended: bool,
@@ -132,7 +132,7 @@ pub enum Event {
     },
     /// Something went wrong that cost no connection.
     Error {
-        /// What went wrong.
+        /// The fault in words.
         text: String,
     },
     /// A reload began or ended.
@@ -141,7 +141,7 @@ pub enum Event {
         state: ReloadState,
         /// Its generation.
         generation: u32,
-        /// Why it failed, if it was rolled back.
+        /// The reason of the failure, if it was rolled back.
         #[cfg_attr(feature = "control", serde(flatten))]
         failure: Option<ReloadFailure>,
     },
@@ -158,22 +158,27 @@ pub enum Event {
 impl Event {
     /// The name of the event in C and on the command line.
     pub fn name(&self) -> &'static str {
+        self.number_and_name().1
+    }
+
+    /// The number in `enum prefork_event_type` of C, and the name.
+    pub(crate) fn number_and_name(&self) -> (u32, &'static str) {
         match self {
-            Self::Setup { .. } => "setup",
-            Self::Fork { .. } => "fork",
-            Self::Online { .. } => "online",
-            Self::Listening { .. } => "listening",
-            Self::Ready { .. } => "ready",
-            Self::Disconnect { .. } => "disconnect",
-            Self::Exit { .. } => "exit",
-            Self::Hang { .. } => "hang",
-            Self::Message { .. } => "message",
-            Self::Error { .. } => "error",
-            Self::Reload { state: ReloadState::Started, .. } => "reload started",
-            Self::Reload { state: ReloadState::Committed, .. } => "reload committed",
-            Self::Reload { state: ReloadState::RolledBack, .. } => "reload rolled back",
-            Self::Stopped { .. } => "stopped",
-            Self::Other => "other",
+            Self::Other => (0, "other"),
+            Self::Setup { .. } => (1, "setup"),
+            Self::Fork { .. } => (2, "fork"),
+            Self::Online { .. } => (3, "online"),
+            Self::Listening { .. } => (4, "listening"),
+            Self::Ready { .. } => (5, "ready"),
+            Self::Disconnect { .. } => (6, "disconnect"),
+            Self::Exit { .. } => (7, "exit"),
+            Self::Hang { .. } => (8, "hang"),
+            Self::Error { .. } => (9, "error"),
+            Self::Reload { state: ReloadState::Started, .. } => (10, "reload started"),
+            Self::Reload { state: ReloadState::Committed, .. } => (11, "reload committed"),
+            Self::Reload { state: ReloadState::RolledBack, .. } => (12, "reload rolled back"),
+            Self::Stopped { .. } => (13, "stopped"),
+            Self::Message { .. } => (14, "message"),
         }
     }
 
@@ -305,9 +310,9 @@ impl WorkerState {
 pub struct LastExit {
     /// The worker.
     pub worker: WorkerInfo,
-    /// How it ended.
+    /// The way it ended.
     pub exit: Exit,
-    /// Why it ended.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -330,12 +335,12 @@ pub enum ReloadState {
 pub struct ReloadFailure {
     /// The stage it had reached.
     pub stage: ReloadStage,
-    /// What went wrong.
+    /// The fault in words.
     pub reason: String,
     /// The new worker that failed, if one did.
     #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
     pub worker: Option<u32>,
-    /// How that worker ended, if it has.
+    /// The way that worker ended, if it has.
     #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
     pub exit: Option<Exit>,
     /// The last lines of its standard error.

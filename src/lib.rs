@@ -108,10 +108,6 @@ pub mod ffi;
 mod handoff;
 mod ids;
 mod log;
-#[cfg_attr(
-    not(feature = "control"),
-    allow(dead_code, reason = "upgrades and the control socket use more of it")
-)]
 mod master;
 mod message;
 mod role;

@@ -1,8 +1,9 @@
-//! The embedding API: what to serve, where, with how many workers; then `run`.
+//! The embedding API: a [`Server`] before it runs, and the [`Running`] master.
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
+use crate::ids::Generation;
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{Master, News};
 use crate::message::Message;
@@ -16,38 +17,40 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// Where workers get their handler from.
+/// The source of the workers' handlers.
 pub(crate) trait Source {
-    /// Runs in the master, before the first worker of a generation starts: reads what the workers will need.
+    /// Reads what the workers of a generation will need; in the master, before the first of them starts.
     ///
     /// # Errors
-    /// Why no worker could serve with it.
-    fn prepare(&mut self, _generation: u32) -> Result<()> {
+    /// The reason why no worker could serve with it.
+    fn prepare(&mut self, _generation: Generation) -> Result<()> {
         Ok(())
     }
 
-    /// Runs in the master: no other generation will start workers any more.
-    fn keep_only(&mut self, _generation: u32) {}
+    /// Frees what other generations need: they start no more workers. In the master.
+    fn keep_only(&mut self, _generation: Generation) {}
 
-    /// Runs in the worker, once.
+    /// Makes the handler, once; in the worker.
     ///
     /// # Errors
-    /// Why this worker cannot serve.
+    /// The reason why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
 
-    /// Runs in the master: files that hold the handlers, by generation, for a program that takes this one's place.
-    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+    /// The files that hold the handlers, by generation, for the program that takes over in an upgrade. In the master.
+    fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
         Vec::new()
     }
 
-    /// Runs in the master: goes on with the files of [`Source::images`] of a former program.
-    fn adopt_images(&mut self, _images: Vec<(u32, OwnedFd)>) {}
+    /// Adopts the [`Source::images`] of the program that this one replaces. In the master.
+    fn adopt_images(&mut self, _images: Vec<(Generation, OwnedFd)>) {}
 
-    /// What to call it in messages: a file name, or `built-in`.
-    fn name(&self) -> &str;
+    /// The name in messages: that of a file, or `built-in`.
+    fn name(&self) -> &str {
+        "built-in"
+    }
 }
 
-/// A server to be: a handler and its settings. [`Server::run`] makes this process its master.
+/// A handler and its settings. [`Server::run`] makes this process the master.
 ///
 /// ```no_run
 /// # fn main() -> prefork::Result<()> {
@@ -64,13 +67,10 @@ pub struct Server {
     refused: Option<Error>,
 }
 
-/// Runs in the master when every worker is ready.
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
-
-/// Runs in the master when something has happened.
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
 
-/// The host's callbacks in the master, of a program in Rust or in C.
+/// The callbacks of a host in Rust or in C; they run in the master.
 #[derive(Default)]
 pub(crate) struct Callbacks {
     pub on_start: Option<OnStart>,
@@ -95,30 +95,18 @@ impl Callbacks {
 
 impl Server {
     /// A server whose closure answers HTTP requests.
-    pub fn http<F, R>(f: F) -> Self
-    where
-        F: FnMut(&Request<'_>, &mut Response) -> R + 'static,
-        R: Outcome + 'static,
-    {
-        Self::with_source(Box::new(Inherited(Some(Box::new(handler::http(f))))))
+    pub fn http<R: Outcome + 'static>(f: impl FnMut(&Request<'_>, &mut Response) -> R + 'static) -> Self {
+        Self::inherited(handler::http(f))
     }
 
     /// A server whose closure serves one connection at a time in blocking style.
-    pub fn blocking<F, R>(f: F) -> Self
-    where
-        F: FnMut(&mut Conn) -> R + 'static,
-        R: Outcome + 'static,
-    {
-        Self::with_source(Box::new(Inherited(Some(Box::new(handler::blocking(f))))))
+    pub fn blocking<R: Outcome + 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+        Self::inherited(handler::blocking(f))
     }
 
     /// A server whose closure is called whenever a connection has bytes.
-    pub fn stream<F, R>(f: F) -> Self
-    where
-        F: FnMut(&mut Conn) -> R + 'static,
-        R: Outcome + 'static,
-    {
-        Self::with_source(Box::new(Inherited(Some(Box::new(handler::stream(f))))))
+    pub fn stream<R: Outcome + 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+        Self::inherited(handler::stream(f))
     }
 
     /// A server whose closure is called with each datagram, for addresses `udp:HOST:PORT`.
@@ -129,34 +117,36 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn datagram<F, R>(f: F) -> Self
-    where
-        F: FnMut(&Datagram<'_>) -> R + 'static,
-        R: Outcome + 'static,
-    {
-        Self::with_source(Box::new(Inherited(Some(Box::new(handler::datagram(f))))))
+    pub fn datagram<R: Outcome + 'static>(f: impl FnMut(&Datagram<'_>) -> R + 'static) -> Self {
+        Self::inherited(handler::datagram(f))
     }
 
-    /// A server whose workers each make their own handler, after the fork: the place to open what must not be shared.
-    pub fn factory<F, H>(f: F) -> Self
-    where
-        F: FnMut(&Worker) -> H + 'static,
-        H: Handler + 'static,
-    {
-        Self::with_source(Box::new(Factory(f)))
+    /// A server whose workers each make their own handler after the fork, and open there what processes must not share.
+    pub fn factory<H: Handler + 'static>(mut f: impl FnMut(&Worker) -> H + 'static) -> Self {
+        Self::built_in(move |worker| Some(Box::new(f(worker))))
     }
 
-    /// A server whose handler is a shared object with a `prefork_module`; each worker opens its own private copy of it. The
-    /// module calls back into this program, which has to be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
+    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. The module
+    /// calls functions of this program, which must be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
     /// `cargo:rustc-link-arg-bins=`).
     pub fn module(path: impl AsRef<Path>) -> Self {
-        Self::with_source(Box::new(ffi::module::ModuleSource::new(path.as_ref())))
+        Self::with_source(ffi::module::ModuleSource::new(path.as_ref()))
     }
 
-    pub(crate) fn with_source(source: Box<dyn Source>) -> Self {
+    fn inherited(handler: impl Handler + 'static) -> Self {
+        // Each worker has its own copy, as of its fork, and takes it.
+        let mut handler = Some(handler);
+        Self::built_in(move |_| Some(Box::new(handler.take()?)))
+    }
+
+    fn built_in(f: impl FnMut(&Worker) -> Option<Box<dyn Handler>> + 'static) -> Self {
+        Self::with_source(BuiltIn(f))
+    }
+
+    fn with_source(source: impl Source + 'static) -> Self {
         Self {
             config: Config::default(),
-            source,
+            source: Box::new(source),
             args: Vec::new(),
             callbacks: Callbacks::default(),
             messages: Messages::default(),
@@ -171,12 +161,12 @@ impl Server {
         self
     }
 
-    /// The settings, to look at and change.
+    /// The settings, to be read and changed.
     pub fn config_mut(&mut self) -> &mut Config {
         &mut self.config
     }
 
-    /// Adds an address to listen on; an address that cannot be read is reported by [`Server::run`].
+    /// Adds an address to listen on; [`Server::run`] reports one that is refused.
     #[must_use]
     pub fn listen(self, addr: impl AsRef<str>) -> Self {
         self.set("listen", addr.as_ref())
@@ -189,7 +179,7 @@ impl Server {
         self
     }
 
-    /// Sets any setting by name ([`Config::set`]); what is refused is reported by [`Server::run`].
+    /// Sets a setting by name ([`Config::set`]); [`Server::run`] reports what is refused.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         if let Err(e) = self.config.set(name, value) {
@@ -198,7 +188,7 @@ impl Server {
         self
     }
 
-    /// Arguments for the handler ([`Worker::args`]).
+    /// Sets the arguments of the handler ([`Worker::args`]).
     #[must_use]
     pub fn args(mut self, args: Vec<CString>) -> Self {
         self.args = args;
@@ -212,7 +202,7 @@ impl Server {
         self
     }
 
-    /// Calls `f` in the master whenever something happens to a worker, at the end of the turn in which it happened.
+    /// Calls `f` in the master with each event, at the end of the turn of its loop in which it happened.
     #[must_use]
     pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
         self.callbacks.on_event = Some(Box::new(f));
@@ -220,67 +210,48 @@ impl Server {
     }
 
     /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`], at the end of the turn in which it
-    /// came. [`Messages`] sends the reply, and messages to other workers. Without a callback messages to the master are dropped, and
-    /// requests stay unanswered.
+    /// arrived. [`Messages`] sends the reply, and messages to workers. Without a callback messages to the master are dropped and
+    /// requests fail with [`crate::Undelivered::Unanswered`].
     #[must_use]
     pub fn on_message(mut self, f: impl FnMut(&Messages, &Message<'_>) + 'static) -> Self {
         self.callbacks.on_message = Some(Box::new(f));
         self
     }
 
-    /// The handle that sends messages from the host to workers. It works in the master while the server runs; before and after, and in
-    /// other processes, every call is refused.
+    /// The handle that sends messages to workers: in the master while the server runs. Any other call is refused.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
     }
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
     ///
-    /// Workers are forked from here and never return from this call. For its duration the calling thread has these signals
-    /// blocked and reads them itself (signalfd(2)); no signal handler is installed.
+    /// Workers are forked from here and never return from this call; nor does a program that an upgrade tries out. For the
+    /// duration of the call the calling thread has these signals blocked and reads them itself (signalfd(2)); no signal handler
+    /// is installed.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
-    /// [`crate::ErrorKind::State`] where this process has several threads (a forked copy of such a process may only exec);
-    /// [`crate::ErrorKind::System`] where the kernel refuses what prefork cannot do without.
-    pub fn run(self) -> Result<Stopped> {
-        match self.begin()? {
-            Some(running) => running.run(),
-            None => Ok(Stopped { killed: 0 }),
-        }
-    }
-
-    /// The beginning of a run; `None` where it was only to be seen whether it could begin.
-    pub(crate) fn begin(mut self) -> Result<Option<Running>> {
-        if Master::is_trial()? {
-            return self.try_out().map(|()| None);
-        }
+    /// [`crate::ErrorKind::State`] if this process has several threads (a forked copy of such a process may only exec);
+    /// [`crate::ErrorKind::System`] if a system call fails that prefork cannot do without.
+    pub fn run(mut self) -> Result<Stopped> {
         self.config.signals.get_or_insert(true);
-        self.start().map(Some)
+        self.start()?.run()
     }
 
-    /// A master that this program is to take the place of asks whether it could.
-    fn try_out(&mut self) -> Result<()> {
-        self.refused.take().map_or(Ok(()), Err)?;
-        self.config.check()?;
-        self.source.prepare(1)
-    }
-
-    /// As [`Server::run`], for a program that has an event loop of its own: it gets the master to step through. Signals stay
-    /// the program's, unless [`Config::signals`] says otherwise. It may have children of its own; it must not start a thread.
+    /// Makes this process the master, for a program with an event loop of its own, which calls [`Running::step`]. Signals stay the
+    /// program's, unless [`Config::signals`] says otherwise. It may have children of its own; it must not start a thread.
     ///
     /// # Errors
-    /// As [`Server::run`], but for what comes of the workers, which the first step starts.
+    /// As [`Server::run`], except for failures of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
-        if Master::is_trial()? {
-            // This process is there for nothing else, and its exit code is the answer.
-            self.try_out()?;
+        let is_trial = Master::is_trial()?;
+        self.refused.take().map_or(Ok(()), Err)?;
+        self.config.check()?;
+        if is_trial {
+            // The exit code is the answer to the master that this program may replace.
+            self.source.prepare(Generation::FIRST)?;
             process::exit(0);
         }
-        if let Some(refused) = self.refused.take() {
-            return Err(refused);
-        }
-        self.config.check()?;
         let (callbacks, messages) = (std::mem::take(&mut self.callbacks), self.messages.clone());
         let mut master = Master::new(self)?;
         if callbacks.on_event.is_some() {
@@ -290,12 +261,12 @@ impl Server {
     }
 }
 
-/// A running master, to be used in the process that started it. Dropping it there ends its workers at once.
+/// A running master, for the process that started it. Dropping it there kills its workers.
 ///
-/// In any other process (a worker, or a child that the host forked) nothing can be done with it: what returns a [`Result`] gives
-/// [`crate::ErrorKind::State`], what looks sees what was when that process was forked, and dropping it does nothing.
+/// In any other process (a worker, or a child that the host forked) a method that returns a [`Result`] fails with
+/// [`crate::ErrorKind::State`], the others return what was true when that process was forked, and dropping it does nothing.
 pub struct Running {
-    master: Master,
+    pub(crate) master: Master,
     callbacks: Callbacks,
     messages: Messages,
 }
@@ -306,57 +277,36 @@ impl Running {
     /// # Errors
     /// As [`Server::run`].
     pub fn run(mut self) -> Result<Stopped> {
-        // Asked once: a worker, which is another process, does not return from a step.
+        // Once is enough: a worker, which is another process, does not return from a turn.
         self.here()?;
         loop {
-            let done = self.turn(None);
-            self.tell_news();
-            if let Some(stopped) = done? {
+            if let Some(stopped) = self.turn(None)? {
                 return Ok(stopped);
             }
         }
     }
 
-    /// Does what there is to do, after waiting for it for `patience` at the most (`None`: as long as it takes), and then calls
-    /// back for what has happened. Returns how the run ended, once it has; then it is not to be called again.
+    /// Waits until there is something to do, for at most `patience` (`None`: forever), does it, and then calls the callbacks.
+    /// Returns `Some` once the run has ended; it is not to be called again then.
     ///
     /// # Errors
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        let done = self.here()?.step(patience);
-        self.tell_news();
+        self.here()?;
+        self.turn(patience)
+    }
+
+    fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
+        let done = self.master.step(patience);
+        while let Some(news) = self.master.next_news() {
+            self.callbacks.tell(news, &self.messages);
+        }
         done
     }
 
-    fn tell_news(&mut self) {
-        while let Some(news) = self.next_news() {
-            self.callbacks.tell(news, &self.messages);
-        }
-    }
-
-    /// As [`Running::step`], but calls no callbacks, and does not check in which process this is.
-    pub(crate) fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        self.master.step(patience)
-    }
-
-    /// Takes the oldest news that was not told yet.
-    pub(crate) fn next_news(&mut self) -> Option<News> {
-        self.master.next_news()
-    }
-
-    /// Keeps events for [`Running::next_news`] from now on.
-    pub(crate) fn keep_events(&mut self) {
-        self.master.keep_events();
-    }
-
-    /// True if this process is the master.
-    pub(crate) fn is_here(&self) -> bool {
-        self.master.is_here()
-    }
-
-    /// The master, where this process is it.
+    /// The master, if this process is it.
     fn here(&mut self) -> Result<&mut Master> {
-        if self.is_here() {
+        if self.master.is_here() {
             Ok(&mut self.master)
         } else {
             Err(Error::new(ErrorKind::State, "the server runs in another process"))
@@ -368,60 +318,57 @@ impl Running {
         self.messages.clone()
     }
 
-    /// When to call [`Running::step`] at the latest, though the descriptor ([`AsFd`], readable when there is something to do) does
-    /// not ask for it; `None`: as late as that.
+    /// The time after which to call [`Running::step`] although the descriptor ([`AsFd`]) is not readable; `None` is never.
     pub fn timeout(&self) -> Option<Duration> {
         self.master.timeout()
     }
 
-    /// Replaces all workers by a new generation, one after the other. What comes of it is told as an [`Event`].
+    /// Replaces all workers by a new generation, one after the other; an [`Event::Reload`] reports the outcome.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::State`]: all stop.
+    /// [`crate::ErrorKind::State`]: the server is stopping.
     pub fn reload(&mut self) -> Result<()> {
         self.here()?.reload()
     }
 
-    /// Runs so many workers from now on, 1 to 1024; those in the highest slots go first.
+    /// Sets the number of workers, 1 to 1024; if there are fewer than before, those in the highest slots leave.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`]: there cannot be so many; [`crate::ErrorKind::State`]: the first workers are not all ready yet,
-    /// or all stop.
+    /// [`crate::ErrorKind::Config`]: the number is out of range; [`crate::ErrorKind::State`]: the first workers are not all ready
+    /// yet, or the server is stopping.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
         self.here()?.scale(workers)
     }
 
-    /// Starts one more worker, and returns its slot, the highest. It and all that follow it there find these variables in their
-    /// environment, beside those that this process has.
+    /// Starts one more worker and returns its slot, the highest. This worker and its successors in the slot have these variables
+    /// in their environment, in addition to those of this process.
     ///
     /// # Errors
-    /// As [`Running::scale`]; [`crate::ErrorKind::Config`] also: this can be no variable's name or value.
+    /// As [`Running::scale`]; [`crate::ErrorKind::Config`] also if a name or value cannot be that of a variable.
     pub fn fork(&mut self, environment: &[(&str, &str)]) -> Result<usize> {
         self.here()?.fork_worker(environment)
     }
 
-    /// Has a worker finish what it has and leave, within `patience` ([`Config::drain_timeout`] where `None`; zero is for ever;
-    /// in whole milliseconds). Another one takes its place at once. One that has not left by then is killed, and told as
-    /// [`crate::Reason::DrainTimeout`].
+    /// Drains a worker and starts its successor at once. A worker that has not exited within `patience` (in whole milliseconds;
+    /// `None`: [`Config::drain_timeout`]; zero: forever) is killed, for [`crate::Reason::DrainTimeout`].
     ///
     /// # Errors
-    /// [`crate::ErrorKind::State`]: there is no such worker.
+    /// [`crate::ErrorKind::Gone`]: there is no such worker.
     pub fn drain(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
         self.here()?.drain_worker(id, patience)
     }
 
-    /// Sends a signal to a worker (kill(2)); 0 only asks whether it is there. Where the signal ends it, the reason is
-    /// [`crate::Reason::Killed`], and another one takes its place at once. After SIGTERM it finishes what it has first; what means
-    /// nothing to a worker (HUP, INT, QUIT ...) does nothing, and what it dies of later is no intention.
+    /// Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
+    /// [`crate::Reason::Killed`], and its successor starts at once. SIGTERM drains it first; HUP, INT, QUIT and others that workers
+    /// ignore have no effect, and do not count as the reason of a later death.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::State`]: there is no such worker; [`crate::ErrorKind::System`]: the kernel refuses.
+    /// [`crate::ErrorKind::Gone`]: there is no such worker; [`crate::ErrorKind::System`]: kill(2) failed.
     pub fn kill(&mut self, id: u32, signal: i32) -> Result<()> {
         self.here()?.signal_worker(id, signal)
     }
 
-    /// Begins an orderly stop: all workers finish what they have and leave. A second call ends them at once. Go on stepping
-    /// until the last one is reaped.
+    /// Begins an orderly stop, which drains all workers; a second call kills them. Keep stepping until the last one is reaped.
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: this process is not the master.
@@ -430,7 +377,7 @@ impl Running {
         Ok(())
     }
 
-    /// What runs, as of the last [`Running::step`]; counters as of now.
+    /// The status as of the last [`Running::step`], with counters as of now.
     pub fn status(&self) -> Status {
         self.master.status()
     }
@@ -440,7 +387,7 @@ impl Running {
         self.master.worker(id)
     }
 
-    /// How the worker ended that was the last one to end in a slot (from 0), if one has and the slot is still there.
+    /// The last worker of a slot (from 0) that has ended, if there is one and the slot still exists.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
         self.master.last_exit(slot)
     }
@@ -452,31 +399,11 @@ impl AsFd for Running {
     }
 }
 
-/// A handler made before the fork; every worker has its copy of the process's memory and so its own.
-struct Inherited(Option<Box<dyn Handler>>);
+/// Makes handlers by a function of this program, each in its worker.
+struct BuiltIn<F>(F);
 
-impl Source for Inherited {
-    fn open(&mut self, _worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
-        self.0.take().ok_or_else(|| "the handler was taken already".into())
-    }
-
-    fn name(&self) -> &str {
-        "built-in"
-    }
-}
-
-struct Factory<F>(F);
-
-impl<F, H> Source for Factory<F>
-where
-    F: FnMut(&Worker) -> H,
-    H: Handler + 'static,
-{
+impl<F: FnMut(&Worker) -> Option<Box<dyn Handler>>> Source for BuiltIn<F> {
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
-        Ok(Box::new((self.0)(worker)))
-    }
-
-    fn name(&self) -> &str {
-        "built-in"
+        (self.0)(worker).ok_or_else(|| "the handler was taken already".into())
     }
 }

@@ -1,16 +1,16 @@
-//! The running server: to step through, to steer and to look at. Runs in the master; anywhere else it is refused.
+//! The running server in C: its loop, commands and queries. In the master; refused in any other process.
 
-use super::event::{fill_exit, prefork_exit};
-use super::guard::{Result, borrow, borrow_mut, c_str, fill, guard, pointers};
-use super::server::{Run, prefork_server};
+use super::event::{exit_of, prefork_exit};
+use super::guard::{Result, borrow, borrow_mut, fill, guard, strings};
+use super::server::{prefork_server, start, step};
 use super::status::prefork_status;
 use super::worker::{info, prefork_worker_status};
 use crate::{Error, ErrorKind, Running, ServerState};
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// What runs. It may grow at its end.
+/// A running server. Later versions may add members at the end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct prefork_server_status {
@@ -18,15 +18,15 @@ pub struct prefork_server_status {
     pub size: u32,
     /// The generation that serves, or is being replaced.
     pub generation: u32,
-    /// Workers there are to be.
+    /// The number of workers wanted.
     pub slots: u32,
-    /// Workers there are.
+    /// The number of workers that are not reaped yet.
     pub workers: u32,
-    /// Whether a reload is under way: 0 or 1.
+    /// 1 during a reload, else 0.
     pub reloading: u32,
-    /// Whether a stop is: 0 or 1.
+    /// 1 during a stop, else 0.
     pub stopping: u32,
-    /// Connections taken by workers, those that are no more included; so with the counts below.
+    /// Connections taken by workers. This counter and those below include workers that have ended.
     pub taken: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
@@ -38,40 +38,31 @@ pub struct prefork_server_status {
     pub bytes_out: u64,
 }
 
-/// As `prefork_server_run()`, for a program with an event loop of its own: makes this process the master and
-/// returns at once. Then have `prefork_server_step()` called whenever the descriptor of
-/// `prefork_server_fd()` is readable and when `prefork_server_timeout()` says so, for the first time at once:
-/// that starts the workers.
+/// Makes this process the master, for a program with an event loop of its own, and returns at once. Then call
+/// `prefork_server_step()`: now, which starts the workers; whenever the descriptor of `prefork_server_fd()` is
+/// readable; and when the time of `prefork_server_timeout()` has passed.
 ///
-/// Signals stay the program's, SIGPIPE too, unless it asks with `prefork_server_set(server, "signals",
-/// "on")`: then they are blocked and steer the master as in a run. There is no handler of SIGCHLD and no
-/// waiting for children that are not workers: the program may have its own, but should not collect
-/// workers, whose exit codes would be lost. It must not start a thread as long as the server runs: no
-/// further worker could be forked. Workers have a copy of every descriptor that is open when they are
-/// forked: close in `worker_start` what clients of yours wait to see closed.
+/// Signals stay the program's, SIGPIPE too, unless `prefork_server_set(server, "signals", "on")` says that they are
+/// handled as in `prefork_server_run()`. The program may have children of its own and a handler of SIGCHLD, but
+/// should not reap workers: their exit codes would be lost. It must not start a thread while the server runs: no
+/// more workers could be forked. Workers have copies of all descriptors that are open at their fork: close in
+/// `worker_start` those whose peers wait for them to be closed.
 ///
-/// Returns as `prefork_server_run()`, but for what comes of the workers.
+/// Returns as `prefork_server_run()`, except for failures of workers.
 /// Process: becomes the master.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_start(server: *mut prefork_server) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let this = unsafe { super::server::idle(server) }?;
-        let done = this.start();
-        this.say(done)
-    })
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { start(server) }
 }
 
-/// The descriptor to watch: readable as long as there is something for `prefork_server_step()` to do. It is
-/// an epoll descriptor, which poll(2) and another epoll(7) can watch.
+/// The descriptor to watch, which is readable while there is something for `prefork_server_step()` to do. It is an
+/// epoll descriptor, which poll(2) and epoll(7) can watch.
 ///
-/// Returns a descriptor that is borrowed until the server has ended, which closes it: neither read nor close
-/// it; or PREFORK_STATE where the server has not been started, or PREFORK_NULL.
-/// Process: master.
-///
+/// Returns a descriptor that is borrowed until the server has ended, which closes it: neither read nor close it.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
@@ -83,12 +74,11 @@ pub unsafe extern "C" fn prefork_server_fd(server: *const prefork_server) -> c_i
     })
 }
 
-/// When to call `prefork_server_step()` at the latest although the descriptor is not readable.
+/// The time after which to call `prefork_server_step()` although the descriptor is not readable, in the form that
+/// poll(2) and epoll_wait(2) take.
 ///
-/// Returns milliseconds, 0 for at once, or a negative number where only the descriptor says when, also where
-/// nothing runs: what poll(2) and epoll_wait(2) take.
+/// Returns milliseconds; 0 is at once. A negative number is never, also if the server does not run.
 /// Process: master.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
@@ -100,72 +90,63 @@ pub unsafe extern "C" fn prefork_server_timeout(server: *const prefork_server) -
     })
 }
 
-/// Does what there is to do, after waiting for it for `timeout_ms` milliseconds at the most (0: not at all;
-/// negative: as long as it takes), and then calls back for what has happened. Callbacks may ask the server
-/// for anything but a step, a start and its end; but that of `prefork_server_on_message()` and replies come
-/// in the middle of a turn, and may send, no more.
+/// Waits until there is something to do, for at most `timeout_ms` milliseconds (0: not at all; negative: forever),
+/// does it, and then runs the callbacks. A callback may call anything except `prefork_server_step()`, `_start()`,
+/// `_run()` and `_free()`.
 ///
-/// Returns 1 as long as the server runs, and PREFORK_OK when it has ended: every worker is reaped, all is
-/// closed, and the server may be started again or freed. A refusal ends it too: PREFORK_HANDLER where the
-/// first workers could not start, PREFORK_SYSTEM. PREFORK_STATE where it has not been started, in another
-/// process, or in a callback; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns 1 while the server runs, and PREFORK_OK when it has ended: every worker is reaped, everything is closed,
+/// and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start) and
+/// PREFORK_SYSTEM end it too.
+/// Process: master, while it runs; not in a callback.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeout_ms: c_int) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        let this = unsafe { borrow(server) }?;
-        if !running(this)?.is_here() {
+        if !running(unsafe { borrow(server) }?)?.master.is_here() {
             return Err(prefork_status::PREFORK_STATE);
         }
-        let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        // SAFETY: as above; the caller uses it in no other call but in callbacks meanwhile.
-        unsafe { super::server::step(server, patience) }
+        // SAFETY: as above; the caller uses it in no other call meanwhile, except in callbacks.
+        unsafe { step(server, milliseconds(timeout_ms)) }
     })
 }
 
-/// Replaces all workers by a new generation, one after the other, or leaves all as it was: PREFORK_EVENT_*
-/// tells what came of it. A module file is read anew. A reload that is asked for during another follows it.
+/// Replaces all workers by a new generation, one after the other, or, if one of the new workers fails, none: an event
+/// PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload during another follows it.
 ///
-/// Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process, or stops; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_reload(server: *mut prefork_server) -> c_int {
     // SAFETY: `server` is NULL or lent to the caller.
-    guard(|| unsafe { command(server, |running| running.reload()) })
+    unsafe { command(server, |running| running.reload().map(done)) }
 }
 
-/// Runs so many workers from now on; those in the highest slots go first.
+/// Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.
 ///
-/// Returns PREFORK_OK; PREFORK_CONFIG where `workers` is not 1 to 1024; PREFORK_STATE where the server does
-/// not run in this process, stops, or its first workers are not all ready yet; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK; PREFORK_CONFIG if the number is out of range; PREFORK_STATE also if the server is stopping, or
+/// its first workers are not all ready yet.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_scale(server: *mut prefork_server, workers: u32) -> c_int {
     // SAFETY: `server` is NULL or lent to the caller.
-    guard(|| unsafe { command(server, |running| running.scale(workers as usize)) })
+    unsafe { command(server, |running| running.scale(workers as usize).map(done)) }
 }
 
-/// Starts one more worker. It finds `count` variables, given as `NAME=value`, in its environment (getenv(3))
-/// beside those this process has; so do all that follow it in its slot.
+/// Starts one more worker. It and its successors in the slot have `count` variables, given as `NAME=value`, in their
+/// environment (getenv(3)), in addition to those of this process.
 ///
-/// Returns the slot, which is the highest; PREFORK_CONFIG where there are 1024 workers, or where a string is
-/// no variable; PREFORK_STATE as `prefork_server_scale()`; PREFORK_INVALID where one is not UTF-8;
-/// PREFORK_NULL.
-/// Process: master.
-///
+/// Returns the slot, which is the highest; PREFORK_CONFIG if there are 1024 workers, or if a string is not a
+/// variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE as `prefork_server_scale()`.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return. Copies `count` strings at `variables`, each NUL-terminated;
-/// `variables` may be NULL where `count` is 0.
+/// `variables` may be NULL if `count` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_fork(
     server: *mut prefork_server,
@@ -175,32 +156,24 @@ pub unsafe extern "C" fn prefork_server_fork(
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
         unsafe { borrow(server) }?;
-        // SAFETY: `variables` is NULL or has `count` pointers.
-        let variables = unsafe { pointers(variables, count) }?;
-        // SAFETY: each is NULL or a C string that lives until return.
-        let text = |p: &*const c_char| unsafe { c_str(*p) };
-        let texts: Result<Vec<&CStr>> = variables.iter().map(text).collect();
-        let pairs = texts?.into_iter().map(|text| {
-            let text = text.to_str().map_err(|_| prefork_status::PREFORK_INVALID)?;
+        // SAFETY: `variables` is NULL or has `count` pointers to C strings that live until return.
+        let variables = unsafe { strings(variables, count) }?.into_iter().map(|variable| {
+            let text = variable.to_str().map_err(|_| prefork_status::PREFORK_INVALID)?;
             // Without `=` there is no name, which is refused below.
             Ok(text.split_once('=').unwrap_or(("", text)))
         });
-        let pairs = pairs.collect::<Result<Vec<_>>>()?;
-        let mut slot = 0;
+        let variables = variables.collect::<Result<Vec<_>>>()?;
         // SAFETY: `server` is NULL or lent to the caller.
-        unsafe { command(server, |running| running.fork(&pairs).map(|at| slot = at)) }?;
-        Ok(slot as c_int)
+        Ok(unsafe { command(server, |running| running.fork(&variables).map(|slot| slot as c_int)) })
     })
 }
 
-/// Has a worker finish what it has and leave; idle connections go to others. Another worker takes its place.
-/// After `deadline_ms` milliseconds it is killed: 0 is for ever, a negative number the setting
-/// `drain-timeout`.
+/// Drains a worker: it finishes what it has and exits; its idle connections go to other workers. Its successor starts
+/// at once. If it has not exited after `deadline_ms` milliseconds (0: forever; negative: the setting
+/// `drain-timeout`), it is killed.
 ///
-/// Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_STATE where the server
-/// does not run in this process; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK, or PREFORK_GONE if there is no such worker.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
@@ -209,51 +182,44 @@ pub unsafe extern "C" fn prefork_server_drain(
     id: u32,
     deadline_ms: c_int,
 ) -> c_int {
-    let patience = u64::try_from(deadline_ms).ok().map(Duration::from_millis);
     // SAFETY: `server` is NULL or lent to the caller.
-    guard(|| unsafe { order(server, id, |running| running.drain(id, patience)) })
+    unsafe { command(server, |running| running.drain(id, milliseconds(deadline_ms)).map(done)) }
 }
 
-/// Sends a worker a signal (kill(2)); 0 only asks whether it is there. Where the signal ends it, its exit is
-/// PREFORK_REASON_KILLED, and intended: another worker takes its place at once. After SIGTERM it finishes
-/// what it has first, as after `prefork_server_drain()`; HUP, INT, QUIT and what else means nothing to a
-/// worker does nothing, and what it dies of later is no intention.
+/// Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
+/// PREFORK_REASON_KILLED, which is intended, and its successor starts at once. SIGTERM drains the worker first, as
+/// `prefork_server_drain()` does. HUP, INT, QUIT and others that workers ignore have no effect.
 ///
-/// Returns PREFORK_OK; PREFORK_GONE where there is no such worker (any more); PREFORK_SYSTEM where the kernel
-/// refuses; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK; PREFORK_GONE if there is no such worker; PREFORK_SYSTEM if kill(2) fails.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_kill(server: *mut prefork_server, id: u32, signal: c_int) -> c_int {
     // SAFETY: `server` is NULL or lent to the caller.
-    guard(|| unsafe { order(server, id, |running| running.kill(id, signal)) })
+    unsafe { command(server, |running| running.kill(id, signal).map(done)) }
 }
 
-/// Begins an orderly stop: what was accepted is finished, all workers are drained. A second call ends them
-/// at once. It is done when the last one is reaped: `prefork_server_step()` or `prefork_server_run()` returns
-/// PREFORK_OK, after PREFORK_EVENT_STOPPED.
+/// Begins an orderly stop: what was accepted is served, and all workers are drained. A second call kills them. When
+/// the last worker is reaped, `prefork_server_step()` or `prefork_server_run()` returns PREFORK_OK, after
+/// PREFORK_EVENT_STOPPED.
 ///
-/// Returns PREFORK_OK; PREFORK_STATE where the server does not run in this process; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_stop(server: *mut prefork_server) -> c_int {
     // SAFETY: `server` is NULL or lent to the caller.
-    guard(|| unsafe { command(server, |running| running.stop()) })
+    unsafe { command(server, |running| running.stop().map(done)) }
 }
 
-/// Calls a function with each worker, those that drain included, until they are reaped. It may ask the
-/// server for anything: what it walks through is a copy.
+/// Calls a function with each worker that is not reaped yet. The function may call anything: the list is a copy.
 ///
-/// Returns the number of workers; PREFORK_STATE where the server does not run; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns the number of workers.
+/// Process: master, while it runs.
 /// # Safety
-/// Borrows `server` until return, and `arg`, which may be NULL. The info is borrowed until `each` returns.
+/// Borrows `server` and `arg`, which may be NULL, until return. `info` is borrowed until `each` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_each_worker(
     server: *const prefork_server,
@@ -272,12 +238,11 @@ pub unsafe extern "C" fn prefork_server_each_worker(
     })
 }
 
-/// Looks at one worker.
+/// Fills `info` with the state and counters of a worker.
 ///
-/// Returns PREFORK_OK; PREFORK_GONE where there is no such worker, or it was reaped (Node: `isDead`);
-/// PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not set; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK; PREFORK_GONE if there is no such worker, or it is reaped (Node: `isDead`); PREFORK_INVALID if
+/// `info->size` is not set.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
 #[unsafe(no_mangle)]
@@ -291,17 +256,14 @@ pub unsafe extern "C" fn prefork_server_worker(
         let running = running(unsafe { borrow(server) }?)?;
         let worker = running.worker(id).ok_or(prefork_status::PREFORK_GONE)?;
         // SAFETY: `info` is NULL or has as many bytes as it says; it begins with its size.
-        unsafe { fill(info, &self::info(&worker)) }?;
-        Ok(prefork_status::PREFORK_OK as c_int)
+        unsafe { fill(info, &self::info(&worker)) }
     })
 }
 
-/// Looks at the server.
+/// Fills `info` with the state and counters of the server.
 ///
-/// Returns PREFORK_OK; PREFORK_STATE where the server does not run; PREFORK_INVALID where `info->size` is not
-/// set; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK, or PREFORK_INVALID if `info->size` is not set.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return, and `info`, of which `info->size` bytes are filled in.
 #[unsafe(no_mangle)]
@@ -326,17 +288,15 @@ pub unsafe extern "C" fn prefork_server_info(
             bytes_out: now.totals.bytes_out,
         };
         // SAFETY: `info` is NULL or has as many bytes as it says; it begins with its size.
-        unsafe { fill(info, &value) }?;
-        Ok(prefork_status::PREFORK_OK as c_int)
+        unsafe { fill(info, &value) }
     })
 }
 
-/// How the last worker of a slot ended.
+/// Fills `last` with the end of the last worker of a slot that has ended.
 ///
-/// Returns PREFORK_OK; PREFORK_GONE where none has ended there, or there is no such slot; PREFORK_STATE where
-/// the server does not run; PREFORK_INVALID where `last->size` is not set; PREFORK_NULL.
-/// Process: master.
-///
+/// Returns PREFORK_OK; PREFORK_GONE if no worker has ended there, or there is no such slot; PREFORK_INVALID if
+/// `last->size` is not set.
+/// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return, and `last`, of which `last->size` bytes are filled in.
 #[unsafe(no_mangle)]
@@ -349,50 +309,39 @@ pub unsafe extern "C" fn prefork_server_last_exit(
         // SAFETY: `server` is NULL or lent to the caller.
         let running = running(unsafe { borrow(server) }?)?;
         let found = running.last_exit(slot as usize).ok_or(prefork_status::PREFORK_GONE)?;
-        // SAFETY: `last` is NULL or has as many bytes as it says.
-        unsafe { fill_exit(last, found) }
+        // SAFETY: `last` is NULL or has as many bytes as it says; it begins with its size.
+        unsafe { fill(last, &exit_of(found)) }
     })
 }
 
 fn running(server: &prefork_server) -> Result<&Running> {
-    match &server.run {
-        Run::Here(running) => Ok(running),
-        Run::No | Run::Turn => Err(prefork_status::PREFORK_STATE),
-    }
+    server.running.as_deref().ok_or(prefork_status::PREFORK_STATE)
 }
 
-/// Has the running server do something, and keeps the reason where it does not.
+/// Has the running server execute a command, and keeps the error.
 ///
 /// # Safety
 /// As [`borrow_mut`].
 unsafe fn command(
     server: *mut prefork_server,
-    f: impl FnOnce(&mut Running) -> crate::Result<()>,
-) -> Result<c_int> {
-    // SAFETY: what the caller promises.
-    let server = unsafe { borrow_mut(server) }?;
-    let done = match &mut server.run {
-        Run::Here(running) => f(running),
-        Run::No | Run::Turn => Err(Error::new(ErrorKind::State, NOT_RUNNING)),
-    };
-    server.say(done)
+    f: impl FnOnce(&mut Running) -> crate::Result<c_int>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: what the caller promises.
+        let server = unsafe { borrow_mut(server) }?;
+        let done = match &mut server.running {
+            Some(running) => f(running),
+            None => Err(Error::new(ErrorKind::State, "the server does not run in this process")),
+        };
+        server.keep_error(done.map_err(Into::into))
+    })
 }
 
-/// As [`command`], where it is about a worker.
-///
-/// # Safety
-/// As [`borrow_mut`].
-unsafe fn order(
-    server: *mut prefork_server,
-    id: u32,
-    f: impl FnOnce(&mut Running) -> crate::Result<()>,
-) -> Result<c_int> {
-    // SAFETY: what the caller promises.
-    let this = unsafe { borrow(server) }?;
-    let gone = running(this).is_ok_and(|running| running.worker(id).is_none());
-    // SAFETY: what the caller promises.
-    let done = unsafe { command(server, f) };
-    if gone { Err(prefork_status::PREFORK_GONE) } else { done }
+fn done((): ()) -> c_int {
+    prefork_status::PREFORK_OK as c_int
 }
 
-const NOT_RUNNING: &str = "the server does not run in this process";
+/// A time of C's: none if it is negative.
+fn milliseconds(time: c_int) -> Option<Duration> {
+    u64::try_from(time).ok().map(Duration::from_millis)
+}

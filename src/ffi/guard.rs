@@ -1,5 +1,4 @@
-//! What every export goes through: panics and refusals become statuses, and C's pointers become references, here and nowhere
-//! else. Runs in whatever process calls.
+//! The edge: panics and refusals become statuses, and C's pointers become references, here only. Runs in any process.
 
 use super::status::prefork_status;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
@@ -7,44 +6,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// A result as the exports have it inside.
+/// The result of an export's body.
 pub(super) type Result<T> = std::result::Result<T, prefork_status>;
 
-/// What an export returns where it cannot do what was asked.
+/// A type that an export returns.
 pub(super) trait Answer {
-    /// The answer for a refusal.
+    /// The value for a refusal.
     fn refused(status: prefork_status) -> Self;
 }
 
-impl Answer for c_int {
-    fn refused(status: prefork_status) -> Self {
-        status as Self
-    }
+/// Integers: the status, or 0 if the type has no negative numbers.
+macro_rules! integers {
+    ($($type:ty)*) => {$(
+        impl Answer for $type {
+            fn refused(status: prefork_status) -> Self {
+                Self::try_from(status as c_int).unwrap_or(0)
+            }
+        }
+    )*};
 }
-
-impl Answer for isize {
-    fn refused(status: prefork_status) -> Self {
-        status as Self
-    }
-}
-
-impl Answer for u32 {
-    fn refused(_: prefork_status) -> Self {
-        0
-    }
-}
-
-impl Answer for u64 {
-    fn refused(_: prefork_status) -> Self {
-        0
-    }
-}
-
-impl Answer for usize {
-    fn refused(_: prefork_status) -> Self {
-        0
-    }
-}
+integers!(c_int isize u32 u64 usize);
 
 impl<T> Answer for *const T {
     fn refused(_: prefork_status) -> Self {
@@ -58,9 +39,9 @@ impl<T> Answer for *mut T {
     }
 }
 
-/// Runs the body of an export. A panic must not reach C (it would abort the process), so it ends here as a status.
+/// Runs the body of an export. A panic would abort the process if it reached C, so it ends here, as a status.
 pub(super) fn guard<T: Answer>(body: impl FnOnce() -> Result<T>) -> T {
-    // What a panic leaves half done belongs to prefork and is used on as it is: no worse than the status says.
+    // Unwind safe: what a panic leaves half done is prefork's own, and usable.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(answer)) => answer,
         Ok(Err(status)) => T::refused(status),
@@ -68,35 +49,35 @@ pub(super) fn guard<T: Answer>(body: impl FnOnce() -> Result<T>) -> T {
     }
 }
 
-/// A type that C knows by name only, and what is behind that name.
+/// A type that C knows by name only.
 pub(super) trait Opaque {
-    /// The type a pointer to `Self` really points to.
+    /// The type that a pointer to `Self` points to.
     type Inner<'a>;
 }
 
-/// Lends to C what is behind an opaque name.
+/// Lends a value to C.
 pub(super) fn lend<T: Opaque>(inner: &T::Inner<'_>) -> *mut T {
     std::ptr::from_ref(inner).cast::<T>().cast_mut()
 }
 
-/// As [`lend`], for what C may change.
+/// As [`lend`], for a value that C may change.
 pub(super) fn lend_mut<T: Opaque>(inner: &mut T::Inner<'_>) -> *mut T {
     std::ptr::from_mut(inner).cast()
 }
 
-/// What is behind a pointer from C.
+/// The value that was lent to C.
 ///
 /// # Safety
-/// `p` is NULL or was made by [`lend`] or [`lend_mut`], and is still lent; nobody changes what is behind it meanwhile.
+/// `p` is NULL or was made by [`lend`] or [`lend_mut`], and is still lent; the value does not change meanwhile.
 pub(super) unsafe fn borrow<'a, T: Opaque>(p: *const T) -> Result<&'a T::Inner<'a>> {
     // SAFETY: what the caller promises.
     unsafe { p.cast::<T::Inner<'a>>().as_ref() }.ok_or(prefork_status::PREFORK_NULL)
 }
 
-/// What is behind a pointer from C, to be changed.
+/// The value that was lent to C, to be changed.
 ///
 /// # Safety
-/// `p` is NULL or was made by [`lend_mut`], and is still lent; nobody else uses what is behind it meanwhile.
+/// `p` is NULL or was made by [`lend_mut`], and is still lent; the value is not used otherwise meanwhile.
 pub(super) unsafe fn borrow_mut<'a, T: Opaque>(p: *mut T) -> Result<&'a mut T::Inner<'a>> {
     // SAFETY: what the caller promises.
     unsafe { p.cast::<T::Inner<'a>>().as_mut() }.ok_or(prefork_status::PREFORK_NULL)
@@ -132,12 +113,32 @@ pub(super) unsafe fn file_path<'a>(p: *const c_char) -> Result<&'a Path> {
     Ok(Path::new(OsStr::from_bytes(unsafe { c_str(p) }?.to_bytes())))
 }
 
-/// An array of pointers to C strings; NULL will do where there are none.
+/// C strings; `p` may be NULL if there are none.
 ///
 /// # Safety
-/// `p` is NULL or points to `count` pointers that stay unchanged while the result is used.
-pub(super) unsafe fn pointers<'a>(p: *const *const c_char, count: usize) -> Result<&'a [*const c_char]> {
-    check_size(p.cast(), count.saturating_mul(size_of::<*const c_char>()))?;
+/// `p` is NULL or points to `count` pointers as for [`c_str`].
+pub(super) unsafe fn strings<'a>(p: *const *const c_char, count: usize) -> Result<Vec<&'a CStr>> {
+    // SAFETY: what the caller promises.
+    let pointers = unsafe { elements(p, count) }?;
+    // SAFETY: what the caller promises.
+    pointers.iter().map(|p| unsafe { c_str(*p) }).collect()
+}
+
+/// Bytes from C; `p` may be NULL if there are none.
+///
+/// # Safety
+/// `p` is NULL or points to `size` bytes that stay unchanged while the result is used.
+pub(super) unsafe fn bytes<'a>(p: *const c_void, size: usize) -> Result<&'a [u8]> {
+    // SAFETY: what the caller promises.
+    unsafe { elements(p.cast(), size) }
+}
+
+/// An array from C; `p` may be NULL if it is empty.
+///
+/// # Safety
+/// `p` is NULL or points to `count` elements that stay unchanged while the result is used.
+unsafe fn elements<'a, T>(p: *const T, count: usize) -> Result<&'a [T]> {
+    check_size(p.cast(), count.saturating_mul(size_of::<T>()))?;
     if count == 0 {
         return Ok(&[]);
     }
@@ -145,23 +146,10 @@ pub(super) unsafe fn pointers<'a>(p: *const *const c_char, count: usize) -> Resu
     Ok(unsafe { std::slice::from_raw_parts(p, count) })
 }
 
-/// Bytes from C; NULL will do where there are none.
+/// Writable bytes of C's; `p` may be NULL if there are none.
 ///
 /// # Safety
-/// `p` is NULL or points to `size` bytes that stay unchanged while the result is used.
-pub(super) unsafe fn bytes<'a>(p: *const c_void, size: usize) -> Result<&'a [u8]> {
-    check_size(p, size)?;
-    if size == 0 {
-        return Ok(&[]);
-    }
-    // SAFETY: not NULL and not longer than memory can be; the rest is what the caller promises.
-    Ok(unsafe { std::slice::from_raw_parts(p.cast(), size) })
-}
-
-/// Bytes of C's, to be written; NULL will do where there are none.
-///
-/// # Safety
-/// `p` is NULL or points to `size` writable bytes that nobody else uses while the result is used.
+/// `p` is NULL or points to `size` writable bytes that are not used otherwise while the result is used.
 pub(super) unsafe fn bytes_mut<'a>(p: *mut c_void, size: usize) -> Result<&'a mut [u8]> {
     check_size(p, size)?;
     if size == 0 {
@@ -171,17 +159,17 @@ pub(super) unsafe fn bytes_mut<'a>(p: *mut c_void, size: usize) -> Result<&'a mu
     Ok(unsafe { std::slice::from_raw_parts_mut(p.cast(), size) })
 }
 
-/// Fills in a struct of C's as far as both sides know it. It begins with its size, a `u32`, on both sides.
+/// Fills in a struct of C's, which begins with its size, as far as both sides know it. Returns `PREFORK_OK`.
 ///
 /// # Safety
-/// `into` is NULL or points to as many writable bytes as its first word says. `T` is `repr(C)`, begins with a `u32`, and has no
+/// `into` is NULL or points to as many writable bytes as its first `u32` says. `T` is `repr(C)`, begins with a `u32`, and has no
 /// padding in front of what an older header had.
-pub(super) unsafe fn fill<T: Copy>(into: *mut T, value: &T) -> Result<()> {
+pub(super) unsafe fn fill<T: Copy>(into: *mut T, value: &T) -> Result<c_int> {
     if into.is_null() {
         return Err(prefork_status::PREFORK_NULL);
     }
     let head = into.cast::<u32>();
-    // SAFETY: not NULL, and a word at least, as the caller promises.
+    // SAFETY: not NULL, and a `u32` at least, as the caller promises.
     let size = unsafe { head.read() } as usize;
     if size < size_of::<u32>() {
         return Err(prefork_status::PREFORK_INVALID);
@@ -191,7 +179,7 @@ pub(super) unsafe fn fill<T: Copy>(into: *mut T, value: &T) -> Result<()> {
     unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), into.cast(), known) };
     // SAFETY: as above.
     unsafe { head.write(known as u32) };
-    Ok(())
+    Ok(prefork_status::PREFORK_OK as c_int)
 }
 
 fn check_size(p: *const c_void, size: usize) -> Result<()> {
@@ -224,13 +212,13 @@ mod tests {
         assert_eq!(unsafe { bytes(null, 1) }, Err(prefork_status::PREFORK_NULL));
         // SAFETY: NULL is allowed.
         assert_eq!(unsafe { bytes(null, 0) }, Ok(&[][..]));
-        // SAFETY: the size is refused before the pointer is looked at.
+        // SAFETY: the size is refused before the pointer is used.
         assert_eq!(unsafe { bytes(null, usize::MAX) }, Err(prefork_status::PREFORK_INVALID));
     }
 
     #[test]
     fn text_must_be_utf8() {
-        // SAFETY: C strings that live for ever.
+        // SAFETY: C strings that live forever.
         assert_eq!(unsafe { text(c"caf\xe9".as_ptr()) }, Err(prefork_status::PREFORK_INVALID));
         // SAFETY: as above.
         assert_eq!(unsafe { text(c"plain".as_ptr()) }, Ok("plain"));

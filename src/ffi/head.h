@@ -7,9 +7,9 @@
  * A master process listens, accepts, and hands each connection to one of N worker processes. A worker runs
  * your code, a handler, in one of three styles:
  *
- *     on_request      a complete HTTP/1.1 request comes, a response goes; thousands of connections per worker
- *     on_data         a connection has bytes; your protocol, nothing waits; thousands of connections per worker
- *     on_connection   one connection at a time; read and write wait, as in the simplest of programs
+ *     on_request      answers complete HTTP/1.1 requests; thousands of connections per worker
+ *     on_data         called when a connection has bytes; never waits; thousands of connections per worker
+ *     on_connection   serves one connection at a time; reads and writes wait, as in the simplest of programs
  *
  * AS A MODULE: a shared object that the program `prefork` loads. A whole one:
  *
@@ -24,7 +24,7 @@
  *
  *     cc -shared -fPIC hello.c -o hello.so $(pkg-config --cflags prefork) && prefork --workers 8 ./hello.so
  *
- * There is nothing to link: the functions below are in the program that loads it.
+ * There is no library to link: the program that loads the module has the functions below.
  *
  * AS A PART OF YOUR PROGRAM: the same handler, and
  *
@@ -41,54 +41,57 @@
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
  *
- * IN AN EVENT LOOP OF YOURS: the master is one more descriptor to poll. Instead of prefork_server_run()
+ * IN YOUR EVENT LOOP: the master is one more descriptor to poll. Instead of prefork_server_run()
  *
- *     int status = prefork_server_start(server);                          // 0; then 1 as long as it runs
+ *     int status = prefork_server_start(server);                          // 0; each step that follows: 1
  *     for (; status >= 0 && prefork_server_fd(server) >= 0; status = prefork_server_step(server, 0)) {
  *         struct pollfd fds[] = {{prefork_server_fd(server), POLLIN, 0}, ...};
  *         poll(fds, n, prefork_server_timeout(server));                   // or epoll, or a library's loop
  *     }
  *
- * and meanwhile prefork_server_reload(), _scale(), _drain(), _stop() and so on. prefork_server_on_event()
- * tells what happens to workers, in the words of Node's cluster.
+ * While it runs, prefork_server_reload(), _scale(), _drain(), _stop() and others control it, and
+ * prefork_server_on_event() reports events, with the names of Node's cluster.
  *
  * WHAT RUNS WHERE
  *
- *     master   prefork_server_*, the callbacks of prefork_server_on_start(), _on_event() and _on_message(),
- *              and those of requests; never a handler
- *     worker   worker_start, the handler's callbacks, worker_stop; in them prefork_request_*,
- *              prefork_response_*, prefork_conn_*, prefork_worker_*
+ *     master   prefork_server_* and the callbacks given to prefork_server_on_start(), _on_event(),
+ *              _on_message() and _request(); never a handler
+ *     worker   the callbacks of the handler, and in them prefork_request_*, prefork_response_*,
+ *              prefork_conn_*, prefork_worker_* and prefork_datagram_*
  *
- * A worker is a fork of the process that called prefork_server_run(), with a copy of all its memory as of
- * then. What is written afterwards is seen by that process alone. A module is loaded in each worker, after
- * the fork, from a private copy of the file; so its $ORIGIN is not the file's folder.
+ * A worker is a fork of the process that called prefork_server_run(). It has a copy of that process's memory
+ * as of then; what a process writes afterwards, no other process sees. A module is loaded in each worker,
+ * after the fork, from a private copy of its file: its $ORIGIN is not the folder of the file.
  *
  * THREADS AND FORK
  *
- * Call prefork_server_run() or _start() while the process has one thread: a forked copy of a process with
- * several may do nothing but exec, and so it is refused (PREFORK_STATE). Calls from a process that is not
- * the master, a worker for instance, are refused in the same way. Open in worker_start, not before, what
- * processes must not share: database connections, epoll descriptors, random number generators. A worker
- * calls its callbacks one at a time from its one thread; it may start threads of its own, but only the
- * first may call functions of this header. A callback must return: no longjmp and no C++ exception may
- * leave it. A crash costs the worker, which is replaced, and the connections it had in progress.
+ * Call prefork_server_run() or _start() while the process has one thread: a fork of a process with several
+ * threads may only exec, so prefork refuses (PREFORK_STATE). Open in worker_start, not before, what processes
+ * must not share: database connections, epoll descriptors, random number generators. A worker calls its
+ * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
+ * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
+ * which is replaced, and the connections it had in progress.
  *
  * POINTERS
  *
  * Four words say who owns what is behind a pointer. A function
- *     borrows   uses it until the time named, and then has no copy of the pointer
+ *     borrows   uses it until the time named, and does not keep the pointer
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
- *     creates   gives you something new, to be freed as said
- * Strings that go in end with NUL and are UTF-8; bytes that go in are a pointer and a size; bytes that
- * come out are a prefork_slice, which does not end with NUL. NULL where something is needed is answered
- * with PREFORK_NULL (or with nothing: 0, an empty slice), never with a crash. `state` and other pointers
- * of your own are handed through unseen.
+ *     creates   returns something new, which is to be freed as said
+ * Strings that go in are NUL-terminated UTF-8; bytes that go in are a pointer and a size; bytes that come
+ * out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
+ * call returns PREFORK_NULL, 0, or an empty slice. `state` and `arg` are yours: prefork passes them on.
  *
  * STATUSES
  *
- * Calls that can fail return PREFORK_OK (0) or a negative status (enum prefork_status). Calls that move
- * bytes return a number of bytes, or such a status. prefork_strerror() has the text.
+ * A call that can fail returns PREFORK_OK (0) or a negative status (enum prefork_status); a call that moves
+ * bytes returns their number or a negative status. prefork_strerror() has the text. Each function lists its
+ * statuses, except those with the same meaning everywhere:
+ *     PREFORK_NULL    a pointer is NULL that must not be NULL
+ *     PREFORK_PANIC   prefork has a bug
+ *     PREFORK_STATE   it is not the time or the process after `Process:`, for instance of prefork_server_*
+ *                     in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H

@@ -5,6 +5,7 @@
 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Generation;
 use crate::server::Source;
 use crate::sys::dl::Library;
 use crate::sys::elf;
@@ -23,7 +24,7 @@ pub(crate) struct ModuleSource {
     path: PathBuf,
     name: String,
     /// Copies by generation: at most the one that serves and the one that is to.
-    images: Vec<(u32, OwnedFd)>,
+    images: Vec<(Generation, OwnedFd)>,
 }
 
 impl ModuleSource {
@@ -69,7 +70,7 @@ impl ModuleSource {
 }
 
 impl Source for ModuleSource {
-    fn prepare(&mut self, generation: u32) -> Result<()> {
+    fn prepare(&mut self, generation: Generation) -> Result<()> {
         let image = self.copy().map_err(|e| {
             let what = format!("load {}", self.name);
             match e.kind() {
@@ -83,15 +84,15 @@ impl Source for ModuleSource {
         Ok(())
     }
 
-    fn images(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+    fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
         self.images.iter().map(|(generation, fd)| (*generation, fd.as_fd())).collect()
     }
 
-    fn adopt_images(&mut self, images: Vec<(u32, OwnedFd)>) {
+    fn adopt_images(&mut self, images: Vec<(Generation, OwnedFd)>) {
         self.images = images;
     }
 
-    fn keep_only(&mut self, generation: u32) {
+    fn keep_only(&mut self, generation: Generation) {
         self.images.retain(|(g, _)| *g == generation);
     }
 
@@ -99,7 +100,7 @@ impl Source for ModuleSource {
         // The loaded object stays when the descriptor is closed.
         let mut images = std::mem::take(&mut self.images).into_iter();
         let (_, image) =
-            images.find(|(g, _)| *g == worker.generation()).ok_or("the module was not prepared")?;
+            images.find(|(g, _)| g.0 == worker.generation()).ok_or("the module was not prepared")?;
         Ok(Box::new(self.load(image.as_fd())?))
     }
 
@@ -196,7 +197,7 @@ mod tests {
     /// The refusal of a file, in the master or in the worker.
     fn refusal(path: &Path) -> String {
         let mut source = ModuleSource::new(path);
-        let text = match source.prepare(1) {
+        let text = match source.prepare(Generation(1)) {
             Err(e) => e.to_string(),
             Ok(()) => open(&mut source).err().unwrap(),
         };
@@ -223,7 +224,7 @@ mod tests {
         let folder = Folder::new("loads");
         let path = folder.module("ok.so", &format!("{REQUEST}\nPREFORK_MODULE(.on_request = on_request)"));
         let mut source = ModuleSource::new(&path);
-        source.prepare(1).unwrap();
+        source.prepare(Generation(1)).unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
         assert_eq!(handler.start(&worker()), Ok(()));
@@ -253,7 +254,7 @@ mod tests {
         let path = folder.0.join("cut.so");
         for len in (1..whole.len()).step_by(97).chain([whole.len() - 1]) {
             fs::write(&path, &whole[..len]).unwrap();
-            let text = ModuleSource::new(&path).prepare(1).unwrap_err().to_string();
+            let text = ModuleSource::new(&path).prepare(Generation(1)).unwrap_err().to_string();
             assert!(text.contains("truncated") || len < 4, "{len}: {text}");
         }
     }
@@ -291,7 +292,7 @@ mod tests {
             (
                 "both",
                 format!("{REQUEST}{conn} PREFORK_MODULE(.on_request = on_request, .on_connection = on_conn)"),
-                "found on_connection beside",
+                "found on_connection together",
             ),
             (
                 "abi",
@@ -330,11 +331,11 @@ mod tests {
         let folder = Folder::new("copy");
         let path = numbered(&folder, "module.so", 3);
         let mut source = ModuleSource::new(&path);
-        source.prepare(1).unwrap();
+        source.prepare(Generation(1)).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         // A copy that cannot be replaced stays.
-        source.prepare(2).unwrap_err();
+        source.prepare(Generation(2)).unwrap_err();
         assert_eq!(number(&mut source), "worker_start returned 3");
     }
 
@@ -343,12 +344,12 @@ mod tests {
         let folder = Folder::new("new");
         let path = numbered(&folder, "module.so", 3);
         let mut source = ModuleSource::new(&path);
-        source.prepare(1).unwrap();
+        source.prepare(Generation(1)).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         fs::rename(numbered(&folder, "next.so", 4), &path).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
-        source.prepare(2).unwrap();
-        source.keep_only(2);
+        source.prepare(Generation(2)).unwrap();
+        source.keep_only(Generation(2));
         assert_eq!(source.images.len(), 1);
         assert_eq!(number(&mut source), "worker_start returned 4");
     }

@@ -1,11 +1,12 @@
 //! The C API: the only `extern "C"` of this crate. `include/prefork.h` is made from these files, documentation included, so
-//! names are C's names and comments are written for a C programmer.
+//! public names are C's and public comments are written for C programmers.
 //!
-//! Each export runs inside `guard::guard`; guard.rs is also the one place that turns C's pointers into references.
-//! `server`, `steer` and `event` run in the master, the rest in workers.
+//! Each export runs inside `guard::guard`; guard.rs alone turns C's pointers into references. `server`, `commands` and `event` run
+//! in the master, the rest in workers.
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types, reason = "one name per thing: what grep finds in the header it finds here")]
 
+pub mod commands;
 pub mod conn;
 pub mod datagram;
 pub mod event;
@@ -16,5 +17,4 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod status;
-pub mod steer;
 pub mod worker;

@@ -1,7 +1,5 @@
-//! The descriptor of a C handler, and the handler it makes.
-//!
-//! The descriptor comes from a shared object (`load.rs`) or from a program that embeds prefork (`server.rs`); its callbacks are
-//! called in workers only.
+//! The descriptor of a C handler, from a shared object (`load.rs`) or a program that embeds prefork (`server.rs`), and the handler
+//! made from it, whose callbacks are called in workers only.
 
 use super::conn::prefork_conn;
 use super::guard::{lend, lend_mut};
@@ -16,61 +14,76 @@ use std::mem::offset_of;
 
 pub(crate) use super::load::ModuleSource;
 
-/// The major version of the binary interface: a module loads where it is equal.
+/// The major version of the binary interface. A module loads only if its version is equal.
 pub const PREFORK_ABI_MAJOR: u16 = 2;
 
-/// The minor version of the binary interface: it counts what was added, and does not keep a module from
-/// loading.
+/// The minor version of the binary interface, which grows with each addition. Any version loads.
 pub const PREFORK_ABI_MINOR: u16 = 0;
 
-/// A handler: the callbacks a module or a program offers. Every one may be NULL but for one of
-/// `on_request`, `on_connection`, `on_data` and `on_datagram`. Which of the first three is set says how new
-/// connections are served; `on_datagram` may stand beside each of them, or alone.
+/// Called with a complete HTTP request.
+pub type prefork_on_request =
+    Option<unsafe extern "C" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void)>;
+
+/// Called for a connection.
+pub type prefork_on_conn = Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>;
+
+/// Called with a datagram.
+pub type prefork_on_datagram = Option<
+    unsafe extern "C" fn(
+        worker: *mut prefork_worker,
+        peer: *const sockaddr,
+        data: *const c_void,
+        len: usize,
+        state: *mut c_void,
+    ),
+>;
+
+/// Called when the worker stops, is drained, or hangs.
+pub type prefork_on_worker = Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>;
+
+/// A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
+/// new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
 ///
-/// All run in the worker, which has one thread, one at a time. `state` is what `worker_start` left there.
-/// No callback may let a C++ exception or a longjmp out.
+/// Callbacks run in the worker, one at a time, in its one thread. `state` is the pointer that `worker_start`
+/// has left. What a callback is given is borrowed until it returns. No callback may let a C++ exception or a
+/// longjmp out.
 ///
-/// The first three members are filled in by PREFORK_MODULE or `prefork_module_init()`. The struct grows at
-/// its end only, and each side reads no more of it than both know.
+/// PREFORK_MODULE or `prefork_module_init()` fills in the first three members. The struct grows at its end
+/// only, and each side uses only those members that both know.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct prefork_module {
-    /// The size of this struct where the module was compiled.
+    /// The size of this struct in the header that the module was compiled with.
     pub size: u32,
-    /// PREFORK_ABI_MAJOR where the module was compiled.
+    /// PREFORK_ABI_MAJOR of that header.
     pub abi_major: u16,
-    /// PREFORK_ABI_MINOR where the module was compiled.
+    /// PREFORK_ABI_MINOR of that header.
     pub abi_minor: u16,
-    /// Called first, before the worker is ready: open here what must not be shared between processes.
-    /// `*state` is the pointer given with the handler (NULL for a module from a file) and may be replaced.
-    /// Returns 0, or anything else where this worker cannot serve: it is tried again, later and later. One
-    /// that would fail in the same way each time, since its configuration is wrong, calls `_exit(78)`
-    /// (EX_CONFIG): its slot stays empty until a reload.
+    /// Called first, before the worker is ready: open here what processes must not share. `*state` is the
+    /// pointer given with the handler (NULL for a module from a file) and may be replaced. Returns 0, or
+    /// another number if this worker cannot serve: a new worker tries again, after longer and longer delays.
+    /// If each try would fail, for instance because of a wrong configuration, call `_exit(78)` (EX_CONFIG):
+    /// then the slot stays empty until a reload.
     pub worker_start:
         Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
-    /// Called last, when the worker has finished its last connection. A worker that is killed does not get
-    /// here.
-    pub worker_stop: Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>,
-    /// Answers one complete HTTP request. `req`, `res` and all they give are borrowed until it returns. The
-    /// worker serves many connections, but none of them while this runs.
-    pub on_request: Option<
-        unsafe extern "C" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void),
-    >,
-    /// Serves one connection in blocking style and returns when done with it, which closes it. The worker
-    /// has this one only.
-    pub on_connection: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    /// A stream connection begins: a new one, or one that `prefork_response_upgrade()` has made.
-    pub on_open: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    /// A stream connection has bytes to read, or has reached its end. Beside `on_request` it serves
-    /// upgraded connections.
-    pub on_data: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    /// A stream connection is over; nothing can be read or written any more.
-    pub on_close: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    /// The worker was told to finish what it has and takes nothing new.
-    pub on_drain: Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>,
-    /// A message has come from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
-    /// `type` is what the sender gave. A request is answered with `prefork_worker_reply()`. `size` bytes at
-    /// `data` are borrowed until it returns. In blocking style it is called between two connections.
+    /// Called last, when the worker has finished its last connection; not called if the worker is killed.
+    pub worker_stop: prefork_on_worker,
+    /// Answers one complete HTTP request. The worker has many connections, but serves none of them meanwhile.
+    pub on_request: prefork_on_request,
+    /// Serves one connection in blocking style. It is the worker's only one, and closes when this returns.
+    pub on_connection: prefork_on_conn,
+    /// A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream.
+    pub on_open: prefork_on_conn,
+    /// A stream has bytes to read, or has reached its end. Together with `on_request` it serves upgraded
+    /// connections only.
+    pub on_data: prefork_on_conn,
+    /// A stream is over; nothing can be read or written any more.
+    pub on_close: prefork_on_conn,
+    /// The worker is being drained: it finishes what it has and takes nothing new.
+    pub on_drain: prefork_on_worker,
+    /// A message has arrived from the worker with the id `from`, or from the master (PREFORK_TO_MASTER).
+    /// `type` is the sender's. `prefork_worker_reply()` answers a request. In blocking style it is called
+    /// between two connections.
     pub on_message: Option<
         unsafe extern "C" fn(
             worker: *mut prefork_worker,
@@ -81,64 +94,34 @@ pub struct prefork_module {
             state: *mut c_void,
         ),
     >,
-    /// A datagram has come to an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
-    /// `sockaddr_in6`, as its `sa_family` says. All is borrowed until it returns;
-    /// `prefork_datagram_reply()` answers.
-    pub on_datagram: Option<
-        unsafe extern "C" fn(
-            worker: *mut prefork_worker,
-            peer: *const sockaddr,
-            data: *const c_void,
-            len: usize,
-            state: *mut c_void,
-        ),
-    >,
-    /// The callback that is running has taken longer than the setting `timeout`; a second from now the
-    /// worker is aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback wherever
-    /// it is: only what signal-safety(7) lists may be called here, of this header `prefork_worker_overdue()`
-    /// alone; no malloc, no stdio, no lock, no longjmp. A system call in which the callback waits (read,
-    /// nanosleep, poll, ...) ends with EINTR afterwards; prefork's own are made again.
+    /// A datagram has arrived at an address `udp:HOST:PORT`, from `peer`: a `struct sockaddr_in` or
+    /// `sockaddr_in6`, as its `sa_family` says. `prefork_datagram_reply()` answers it.
+    pub on_datagram: prefork_on_datagram,
+    /// The callback that is running has taken longer than the setting `timeout`; in one second the worker is
+    /// aborted (SIGABRT). Called once, IN A SIGNAL HANDLER that interrupts that callback anywhere: only what
+    /// signal-safety(7) lists may be called, and `prefork_worker_overdue()`; no malloc, no stdio, no lock,
+    /// no longjmp. A system call in which the callback waits (read, nanosleep, poll, ...) ends with EINTR
+    /// afterwards; prefork's own are restarted.
     ///
-    /// It is good for: write(2) of a line, or of a backtrace with backtrace_symbols_fd(3) where backtrace(3)
-    /// has been called once before; setting a `volatile sig_atomic_t` that a long loop looks at; shutdown(2)
-    /// of a socket that the callback waits for. If the callback returns in time, its client is answered and
-    /// the worker serves on.
-    pub on_hang: Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>,
+    /// Uses: write(2) a line, or a backtrace with backtrace_symbols_fd(3) if backtrace(3) was called once
+    /// before; set a `volatile sig_atomic_t` that a long loop reads; shutdown(2) the socket that the callback
+    /// waits for. If the callback returns in time, its client is answered and the worker keeps serving.
+    pub on_hang: prefork_on_worker,
 }
 
-/// What stands in front of the callbacks; every version of the descriptor has it.
+/// The size of the part before the callbacks, which every version of the descriptor has.
 const HEAD: usize = offset_of!(prefork_module, worker_start);
 
 impl prefork_module {
-    /// A descriptor without callbacks.
-    pub(super) const EMPTY: Self = Self {
-        size: size_of::<Self>() as u32,
-        abi_major: PREFORK_ABI_MAJOR,
-        abi_minor: PREFORK_ABI_MINOR,
-        worker_start: None,
-        worker_stop: None,
-        on_request: None,
-        on_connection: None,
-        on_open: None,
-        on_data: None,
-        on_close: None,
-        on_drain: None,
-        on_message: None,
-        on_datagram: None,
-        on_hang: None,
-    };
-
     /// Copies as much of a descriptor as both sides know.
     ///
     /// # Errors
     /// What was found instead of a descriptor of this binary interface, and what to do.
     ///
     /// # Safety
-    ///
-    /// `at` points to the head of a descriptor, and to as many bytes as it says where its major version is
-    /// ours.
+    /// `at` points to the head of a descriptor, and, if its major version is ours, to as many bytes as it says.
     pub(super) unsafe fn read(at: *const Self) -> Result<Self, String> {
-        let mut module = Self::EMPTY;
+        let mut module = Self::default();
         let to = (&raw mut module).cast::<u8>();
         // SAFETY: both are HEAD bytes at least; the head has no padding and no invalid values.
         unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), to, HEAD) };
@@ -155,10 +138,10 @@ impl prefork_module {
         Ok(module)
     }
 
-    /// How new connections are served with these callbacks.
+    /// The style that these callbacks are for.
     ///
     /// # Errors
-    /// Why that cannot be told, and what to do.
+    /// What was found instead, and what to do.
     pub(super) fn kind(&self) -> Result<Kind, &'static str> {
         match (self.on_request, self.on_connection, self.on_data) {
             (Some(_), None, _) => Ok(Kind::Request),
@@ -168,8 +151,9 @@ impl prefork_module {
             (None, None, None) => {
                 Err("found no handler: set on_request, on_connection, on_data or on_datagram")
             }
-            (_, Some(_), _) => Err("found on_connection beside on_request or on_data: \
-                 set on_connection alone, or leave it out"),
+            (_, Some(_), _) => {
+                Err("found on_connection together with on_request or on_data: set one or the other")
+            }
         }
     }
 }
@@ -189,11 +173,23 @@ impl Callbacks {
     /// As [`prefork_module::kind`].
     ///
     /// # Safety
-    ///
-    /// The callbacks are what the header says they are, and may be called with `state` for the rest of this
-    /// process's life.
+    /// The callbacks are what the header says, and may be called with `state` as long as this process lives.
     pub(super) unsafe fn new(module: prefork_module, state: *mut c_void) -> Result<Self, &'static str> {
         Ok(Self { kind: module.kind()?, module, state })
+    }
+
+    fn tell(&self, callback: prefork_on_worker, worker: &Worker) {
+        if let Some(callback) = callback {
+            // SAFETY: as in `start`.
+            unsafe { callback(lend(worker), self.state) }
+        }
+    }
+
+    fn stream(&self, callback: prefork_on_conn, conn: &mut Conn) {
+        if let Some(callback) = callback {
+            // SAFETY: as in `start`.
+            unsafe { callback(lend_mut(conn), self.state) }
+        }
     }
 }
 
@@ -208,7 +204,7 @@ impl Handler for Callbacks {
 
     fn start(&mut self, worker: &Worker) -> Result<(), String> {
         if let Some(start) = self.module.worker_start {
-            // SAFETY: a callback, as `new` was promised; both pointers are good until it returns.
+            // SAFETY: a callback, as promised to `new`; both pointers are good until it returns.
             match unsafe { start(lend(worker), &raw mut self.state) } {
                 0 => {}
                 n => return Err(format!("worker_start returned {n}")),
@@ -225,17 +221,11 @@ impl Handler for Callbacks {
     }
 
     fn stop(&mut self, worker: &Worker) {
-        if let Some(stop) = self.module.worker_stop {
-            // SAFETY: as in `start`.
-            unsafe { stop(lend(worker), self.state) }
-        }
+        self.tell(self.module.worker_stop, worker);
     }
 
     fn on_drain(&mut self, worker: &Worker) {
-        if let Some(drain) = self.module.on_drain {
-            // SAFETY: as in `start`.
-            unsafe { drain(lend(worker), self.state) }
-        }
+        self.tell(self.module.on_drain, worker);
     }
 
     fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
@@ -282,19 +272,6 @@ impl Handler for Callbacks {
     }
 }
 
-impl Callbacks {
-    fn stream(
-        &self,
-        callback: Option<unsafe extern "C" fn(*mut prefork_conn, *mut c_void)>,
-        conn: &mut Conn,
-    ) {
-        if let Some(callback) = callback {
-            // SAFETY: as in `start`.
-            unsafe { callback(lend_mut(conn), self.state) }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_callbacks_say_how_connections_are_served() {
-        let none = prefork_module::EMPTY;
+        let none = prefork_module::default();
         let request = prefork_module { on_request: Some(on_request), ..none };
         let both = prefork_module { on_data: Some(on_conn), ..request };
         assert_eq!(request.kind(), Ok(Kind::Request));
@@ -334,9 +311,9 @@ mod tests {
         assert_eq!(datagram.kind(), Ok(Kind::Datagram));
         assert_eq!(prefork_module { on_request: Some(on_request), ..datagram }.kind(), Ok(Kind::Request));
         assert!(none.kind().unwrap_err().contains("no handler"));
-        for beside in [both, request, prefork_module { on_data: Some(on_conn), ..none }] {
-            let ambiguous = prefork_module { on_connection: Some(on_conn), ..beside };
-            assert!(ambiguous.kind().unwrap_err().contains("beside"));
+        for other in [both, request, prefork_module { on_data: Some(on_conn), ..none }] {
+            let ambiguous = prefork_module { on_connection: Some(on_conn), ..other };
+            assert!(ambiguous.kind().unwrap_err().contains("together"));
         }
     }
 
@@ -360,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn another_major_version_is_refused_before_the_size_is_looked_at() {
+    fn another_major_version_is_refused_before_the_size_is_read() {
         let text = read(&head(u32::MAX, PREFORK_ABI_MAJOR + 1, 3)).unwrap_err();
         assert_eq!(text, format!("found ABI 3.3: {RECOMPILE}"));
     }

@@ -1,62 +1,46 @@
-//! The server, as a C program that embeds prefork sees it. Runs in the master-to-be and the master.
+//! A server in C, before it runs, and its run. In the process that is to be the master, and in the master.
 
-use super::conn::prefork_conn;
 use super::event::{self, prefork_on_event};
-use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, guard, pointers, text};
-use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
-use super::request::prefork_request;
-use super::response::prefork_response;
+use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, file_path, guard, strings, text};
+use super::module::{
+    Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module, prefork_on_conn, prefork_on_datagram,
+    prefork_on_request,
+};
 use super::status::{answered, prefork_status};
-use super::worker::{prefork_worker, reply_parts};
+use super::worker::reply_parts;
 use crate::config::Config;
-use crate::master::News;
 use crate::master::router::OnMessage;
 use crate::server::{Callbacks as HostCallbacks, OnEvent, OnStart};
-use crate::sys::datagram::sockaddr;
 use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::PathBuf;
 use std::time::Duration;
 
-/// A server to be: a handler and its settings; `prefork_server_run()` makes the calling process its master.
-/// Made by `prefork_server_new()`, ended by `prefork_server_free()`.
+/// A server: a handler, its settings, and its run. Created by `prefork_server_new()`, freed by
+/// `prefork_server_free()`.
 pub struct prefork_server {
     config: Config,
-    handler: Option<Given>,
+    /// Makes a server with the handler that was set.
+    handler: Option<Box<dyn Fn() -> Server>>,
     args: Vec<CString>,
-    pub(super) run: Run,
+    pub(super) running: Option<Box<Running>>,
     callbacks: HostCallbacks,
-    /// A callback of the program is being called; `callbacks` are with the caller meanwhile.
-    telling: bool,
+    /// True while a turn of the master's loop has taken `running` out (in a worker, forever) or a callback `callbacks`.
+    is_busy: bool,
     messages: Messages,
     killed: u32,
     error: CString,
-}
-
-/// The state of a run.
-pub(super) enum Run {
-    No,
-    /// Not to be touched: a turn of the master's loop is under way; in a worker, forever.
-    Turn,
-    Here(Box<Running>),
-}
-
-/// The handler a program gave.
-#[derive(Clone)]
-enum Given {
-    Callbacks(Callbacks),
-    File(PathBuf),
 }
 
 impl Opaque for prefork_server {
     type Inner<'a> = Self;
 }
 
-/// What has been started, given to the callback of `prefork_server_on_start()`. It may grow at its end.
+/// The start of a server, given to the callback of `prefork_server_on_start()`. Later versions may add members at
+/// the end.
 #[repr(C)]
 #[derive(Debug)]
 pub struct prefork_started {
-    /// The addresses really listened on, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
+    /// The addresses bound, in the order they were given: `127.0.0.1:8080`, `[::1]:8080`,
     /// `udp:127.0.0.1:53` or `unix:/path`, each NUL-terminated.
     pub addresses: *const *const c_char,
     /// The number of addresses.
@@ -68,7 +52,7 @@ pub struct prefork_started {
 /// Called once, when every worker is ready for the first time.
 pub type prefork_on_start = Option<unsafe extern "C" fn(started: *const prefork_started, state: *mut c_void)>;
 
-/// Called with a message of a worker: its id, the type it gave, `size` bytes at `data`.
+/// Called with a message of the worker whose id is `from`: `type` is the worker's to choose.
 pub type prefork_on_message = Option<
     unsafe extern "C" fn(
         server: *mut prefork_server,
@@ -79,9 +63,6 @@ pub type prefork_on_message = Option<
         state: *mut c_void,
     ),
 >;
-
-type StartCallback = unsafe extern "C" fn(*const prefork_started, *mut c_void);
-type MessageCallback = unsafe extern "C" fn(*mut prefork_server, u32, u32, *const c_void, usize, *mut c_void);
 
 /// The version of the library, for instance `0.1.0`.
 ///
@@ -97,8 +78,8 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => c"",
 };
 
-/// The version of the binary interface this library has: `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`,
-/// where the constants of the same name are those a program was compiled with.
+/// The version of the library's binary interface, as `PREFORK_ABI_MAJOR << 16 | PREFORK_ABI_MINOR`. The constants
+/// have the version of the header that the program was compiled with.
 ///
 /// Returns the version.
 /// Process: any.
@@ -107,10 +88,9 @@ pub extern "C" fn prefork_abi_version() -> u32 {
     u32::from(PREFORK_ABI_MAJOR) << 16 | u32::from(PREFORK_ABI_MINOR)
 }
 
-/// Makes a server with default settings and no handler. Nothing is opened or started.
+/// Creates a server with default settings and no handler. Nothing is opened or started.
 ///
-/// Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a fault in prefork
-/// itself.
+/// Returns a new server (creates: free it with `prefork_server_free()`), or NULL after a bug in prefork.
 /// Process: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn prefork_server_new() -> *mut prefork_server {
@@ -119,9 +99,9 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             config: Config::default(),
             handler: None,
             args: Vec::new(),
+            running: None,
             callbacks: HostCallbacks::default(),
-            run: Run::No,
-            telling: false,
+            is_busy: false,
             messages: Messages::default(),
             killed: 0,
             error: CString::default(),
@@ -129,20 +109,18 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
     })
 }
 
-/// Frees a server. One that was started and has not ended is ended at once: its workers are killed. Does
-/// nothing where `server` is NULL, in a callback, or in a worker. In another process, which the program
-/// itself has forked, it frees that process's copy and leaves the master alone.
+/// Frees a server. If it is running, its workers are killed. Does nothing if `server` is NULL, in a callback, and
+/// in a worker. In another process, which the program has forked itself, it frees the copy there and does not
+/// affect the master.
 ///
 /// Process: master.
-///
 /// # Safety
 /// Takes `server`: no other call with it after this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        let this = unsafe { borrow(server) }?;
-        if this.telling || matches!(this.run, Run::Turn) {
+        if unsafe { borrow(server) }?.is_busy {
             return Err(prefork_status::PREFORK_STATE);
         }
         // SAFETY: not NULL, so made by `Box::into_raw` in `prefork_server_new`, and given back here.
@@ -151,13 +129,12 @@ pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
     });
 }
 
-/// Why the last call with this server was refused: one line, `operation on what: cause`, for instance `bind
-/// 127.0.0.1:80: Permission denied (os error 13)`.
+/// The reason why the last call with this server was refused: one line, `operation on what: cause`, for instance
+/// `bind 127.0.0.1:80: Permission denied (os error 13)`.
 ///
-/// Returns a NUL-terminated string that borrows from `server` until the next call with it; empty where
-/// nothing was refused, or where `server` is NULL.
+/// Returns a NUL-terminated string that borrows from `server` until the next call with it; empty if that call was
+/// not refused, or if `server` is NULL.
 /// Process: master.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
@@ -166,54 +143,40 @@ pub unsafe extern "C" fn prefork_server_error(server: *const prefork_server) -> 
     unsafe { borrow(server) }.map_or(c"", |s| s.error.as_c_str()).as_ptr()
 }
 
-/// Adds an address to listen on, from where `prefork_server_run()` is called on: `127.0.0.1:8080`,
-/// `[::1]:8080`, `:8080` (every address), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path`, or `fd:3` (a
-/// listening socket this process has inherited). Port 0 takes a free one. Without any it is
-/// `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`.
+/// Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses), `udp:127.0.0.1:53` (for
+/// `on_datagram`), `unix:/path`, or `fd:3` (an inherited listening socket). Port 0 is any free port. The default is
+/// `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is bound when the
+/// server runs.
 ///
-/// Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_CONFIG or PREFORK_INVALID.
 /// Process: master, before it runs.
-///
 /// # Safety
 /// Borrows `server` until return. Copies `address`, which is NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_listen(server: *mut prefork_server, address: *const c_char) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
-        // SAFETY: `address` is NULL or a C string that lives until return.
-        let address = server.given("listen", unsafe { text(address) })?;
-        let done = server.config.set("listen", address);
-        server.say(done)
-    })
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { prefork_server_set(server, c"listen".as_ptr(), address) }
 }
 
-/// Sets the number of workers, at most 1024; 0 (the default) takes one per CPU this process may use.
+/// Sets the number of workers, at most 1024; 0 (the default) is one per CPU that this process may use.
 ///
-/// Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK or PREFORK_CONFIG.
 /// Process: master, before it runs.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_workers(server: *mut prefork_server, count: u32) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
-        let done = server.config.set("workers", &count.to_string());
-        server.say(done)
-    })
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, |server| Ok(server.config.set("workers", &count.to_string())?)) }
 }
 
-/// Sets one setting by the name of its command-line option (`prefork --help` lists them), from text:
+/// Sets a setting by the name of its command-line option, as listed by `prefork --help`:
 /// `prefork_server_set(server, "max-body", "1M")`. Sizes are bytes and take the suffixes K, M and G (powers
 /// of 1024); times are seconds and take ms, s, m and h; switches are `on` or `off`. `listen` adds an
-/// address, the others replace.
+/// address; the other settings are replaced.
 ///
-/// Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what would do), PREFORK_INVALID,
-/// PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_CONFIG (`prefork_server_error()` says what is expected) or PREFORK_INVALID.
 /// Process: master, before it runs.
-///
 /// # Safety
 /// Borrows `server` until return. Copies `name` and `value`, which are NUL-terminated.
 #[unsafe(no_mangle)]
@@ -222,137 +185,116 @@ pub unsafe extern "C" fn prefork_server_set(
     name: *const c_char,
     value: *const c_char,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
+    let set = |server: &mut prefork_server| {
         // SAFETY: `name` is NULL or a C string that lives until return.
-        let name = server.given("set", unsafe { text(name) })?;
+        let name = unsafe { text(name) }.map_err(|status| Refusal::argument("set", status))?;
         // SAFETY: `value` is NULL or a C string that lives until return.
-        let value = server.given(name, unsafe { text(value) })?;
-        let done = server.config.set(name, value);
-        server.say(done)
-    })
+        let value = unsafe { text(value) }.map_err(|status| Refusal::argument(name, status))?;
+        Ok(server.config.set(name, value)?)
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Sets the arguments that workers find with `prefork_worker_arg()`.
+/// Sets the arguments of the handler, which `prefork_worker_arg()` returns in workers.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs.
-///
 /// # Safety
 /// Borrows `server` until return. Copies `count` strings at `args`, each NUL-terminated; `args`
-/// may be NULL where `count` is 0.
+/// may be NULL if `count` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_args(
     server: *mut prefork_server,
     count: usize,
     args: *const *const c_char,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
-        // SAFETY: `args` is NULL or has `count` pointers.
-        let args = unsafe { pointers(args, count) }?;
-        // SAFETY: `arg` is NULL or a C string that lives until return.
-        let copy = |arg: &*const c_char| unsafe { c_str(*arg) }.map(CStr::to_owned);
-        let args = args.iter().map(copy).collect::<Result<_>>();
-        server.args = server.given("args", args)?;
-        server.say(Ok(()))
-    })
+    let set = |server: &mut prefork_server| {
+        // SAFETY: `args` is NULL or has `count` pointers to C strings that live until return.
+        let args = unsafe { strings(args, count) }.map_err(|status| Refusal::argument("args", status))?;
+        server.args = args.into_iter().map(CStr::to_owned).collect();
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Serves HTTP requests with one function. Each of the functions that set a handler replaces the handler
-/// set before; where several callbacks belong together, use `prefork_server_module()`.
+/// Sets the handler to a function that answers HTTP requests. A server has one handler: each function that sets
+/// one replaces the one before. `prefork_server_module()` sets one of several callbacks.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_request` is called in workers.
-///
 /// # Safety
-/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed:
-/// workers have their own copy of the memory behind it, as it is when they are forked.
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: a worker has
+/// its own copy of the memory behind it, as of its fork.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_request(
     server: *mut prefork_server,
-    on_request: Option<
-        unsafe extern "C" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void),
-    >,
+    on_request: prefork_on_request,
     state: *mut c_void,
 ) -> c_int {
-    let module = prefork_module { on_request, ..prefork_module::EMPTY };
+    let module = prefork_module { on_request, ..prefork_module::default() };
     // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
-    guard(|| unsafe { handle(server, module, state) })
+    unsafe { set_handler(server, module, state) }
 }
 
-/// Serves connections in blocking style with one function; a worker has one connection at a time.
+/// Sets the handler to a function that serves connections in blocking style; a worker has one at a time.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_connection` is called in workers.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_connection(
     server: *mut prefork_server,
-    on_connection: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    on_connection: prefork_on_conn,
     state: *mut c_void,
 ) -> c_int {
-    let module = prefork_module { on_connection, ..prefork_module::EMPTY };
+    let module = prefork_module { on_connection, ..prefork_module::default() };
     // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
-    guard(|| unsafe { handle(server, module, state) })
+    unsafe { set_handler(server, module, state) }
 }
 
-/// Serves streams of bytes with up to three functions; `on_open` and `on_close` may be NULL.
+/// Sets the handler to functions that serve streams; `on_open` and `on_close` may be NULL.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; the functions are called in workers.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_data(
     server: *mut prefork_server,
-    on_open: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    on_data: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
-    on_close: Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>,
+    on_open: prefork_on_conn,
+    on_data: prefork_on_conn,
+    on_close: prefork_on_conn,
     state: *mut c_void,
 ) -> c_int {
-    let module = prefork_module { on_open, on_data, on_close, ..prefork_module::EMPTY };
+    let module = prefork_module { on_open, on_data, on_close, ..prefork_module::default() };
     // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
-    guard(|| unsafe { handle(server, module, state) })
+    unsafe { set_handler(server, module, state) }
 }
 
-/// Serves datagrams with one function, on addresses `udp:HOST:PORT`.
+/// Sets the handler to a function that serves datagrams, on addresses `udp:HOST:PORT`.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_datagram` is called in workers.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_datagram(
     server: *mut prefork_server,
-    on_datagram: Option<
-        unsafe extern "C" fn(
-            worker: *mut prefork_worker,
-            peer: *const sockaddr,
-            data: *const c_void,
-            len: usize,
-            state: *mut c_void,
-        ),
-    >,
+    on_datagram: prefork_on_datagram,
     state: *mut c_void,
 ) -> c_int {
-    let module = prefork_module { on_datagram, ..prefork_module::EMPTY };
+    let module = prefork_module { on_datagram, ..prefork_module::default() };
     // SAFETY: `server` is NULL or lent to the caller; the callbacks and `state` may be used until it is freed.
-    guard(|| unsafe { handle(server, module, state) })
+    unsafe { set_handler(server, module, state) }
 }
 
-/// Serves with the callbacks of a descriptor, which `prefork_module_init()` or PREFORK_MODULE has begun.
+/// Sets the handler to the callbacks of a descriptor made by `prefork_module_init()` or PREFORK_MODULE.
 ///
-/// Returns PREFORK_OK, PREFORK_HANDLER (another ABI, no handler in it, or more than one), PREFORK_STATE or
-/// PREFORK_NULL.
+/// Returns PREFORK_OK or PREFORK_HANDLER (another ABI, no handler in it, or more than one).
 /// Process: master, before it runs; the callbacks are called in workers.
-///
 /// # Safety
 /// Borrows `server` until return. Copies `module`. Borrows `state`, which may be NULL, until
 /// `server` is freed.
@@ -362,30 +304,28 @@ pub unsafe extern "C" fn prefork_server_module(
     module: *const prefork_module,
     state: *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
+    let set = |server: &mut prefork_server| {
         if module.is_null() {
-            return server.given("module", Err(prefork_status::PREFORK_NULL));
+            return Err(Refusal::argument("module", prefork_status::PREFORK_NULL));
         }
         // SAFETY: as documented above, and not NULL.
         let read = unsafe { prefork_module::read(module) };
-        // SAFETY: the callbacks and `state` may be used until the server is freed, and in workers for ever.
+        // SAFETY: the callbacks and `state` may be used until the server is freed, and in workers forever.
         let callbacks = read.and_then(|module| Ok(unsafe { Callbacks::new(module, state) }?));
-        let done = callbacks.map(|callbacks| server.handler = Some(Given::Callbacks(callbacks)));
-        server.say(done.map_err(|found| Error::new(ErrorKind::Handler, format!("module: {found}"))))
-    })
+        let wrong = |found| Error::new(ErrorKind::Handler, format!("module: {found}"));
+        server.serve(callbacks.map_err(wrong)?);
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Serves with a module from a file. It is read when the server runs: each worker loads a private copy.
-/// The module finds the `prefork_*` functions in the program: one linked with libprefork.so has them
-/// ready, one linked with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and may not be
-/// all static.
+/// Sets the handler to a module in a file. The file is read when the server runs; each worker loads a private copy.
+/// The module needs the `prefork_*` functions of the program: one linked with libprefork.so has them; one linked
+/// with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and cannot be fully static.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE or PREFORK_NULL. A file that does not load is told by
-/// `prefork_server_run()`.
+/// Returns PREFORK_OK. `prefork_server_run()` reports a file that cannot be loaded.
 /// Process: master, before it runs.
-///
 /// # Safety
 /// Borrows `server` until return. Copies `path`, which is NUL-terminated.
 #[unsafe(no_mangle)]
@@ -393,23 +333,22 @@ pub unsafe extern "C" fn prefork_server_module_file(
     server: *mut prefork_server,
     path: *const c_char,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
+    let set = |server: &mut prefork_server| {
         // SAFETY: `path` is NULL or a C string that lives until return.
-        let path = server.given("module", unsafe { file_path(path) })?;
-        server.handler = Some(Given::File(path.to_path_buf()));
-        server.say(Ok(()))
-    })
+        let path = unsafe { file_path(path) }.map_err(|status| Refusal::argument("module", status))?;
+        let path = path.to_path_buf();
+        server.handler = Some(Box::new(move || Server::module(&path)));
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Calls a function once, when every worker is ready for the first time and the addresses are known. It may
-/// not change the server, which runs.
+/// Sets a function that is called once, when every worker is ready for the first time and the addresses are known.
+/// NULL unsets it.
 ///
-/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_start` takes back what was set; PREFORK_NULL where
-/// `server` is NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_start` is called in the master.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
 /// `started` and what it points to are borrowed until `on_start` returns.
@@ -419,25 +358,25 @@ pub unsafe extern "C" fn prefork_server_on_start(
     on_start: prefork_on_start,
     state: *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let server = unsafe { idle(server) }?;
+    let set = |server: &mut prefork_server| {
         server.callbacks.on_start = on_start.map(|call| {
-            let tell = move |started: &Started| tell(call, state, started);
-            Box::new(tell) as OnStart
+            // SAFETY: a callback and a state that were given for this; `started` lives until it returns.
+            let call =
+                move |started: &Started| tell_start(started, |started| unsafe { call(started, state) });
+            Box::new(call) as OnStart
         });
-        server.say(Ok(()))
-    })
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Calls a function with every event (`enum prefork_event_type`), in the order in which they happened. It is
-/// called between two turns of the master's loop, and may ask the server for anything but a step, a start
-/// and its end.
+/// Sets a function that is called with every event (`enum prefork_event_type`), in the order in which they happened.
+/// It runs between two turns of the master's loop, and may call anything except `prefork_server_step()`, `_start()`,
+/// `_run()` and `_free()`. NULL unsets it.
 ///
-/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_event` takes back what was set; PREFORK_NULL where
-/// `server` is NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_event` is called in the master.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed.
 /// `event` and what it points to are borrowed until `on_event` returns.
@@ -447,27 +386,25 @@ pub unsafe extern "C" fn prefork_server_on_event(
     on_event: prefork_on_event,
     state: *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller.
-        let server = unsafe { idle(server) }?;
+    let set = |server: &mut prefork_server| {
         server.callbacks.on_event = on_event.map(|call| {
-            let tell = move |event: &Event| event::tell(call, state, event);
-            Box::new(tell) as OnEvent
+            // SAFETY: a callback and a state that were given for this; `event` lives until it returns.
+            let call = move |event: &Event| event::tell(event, |event| unsafe { call(event, state) });
+            Box::new(call) as OnEvent
         });
-        server.say(Ok(()))
-    })
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Calls a function in the master with each message that a worker sends to PREFORK_TO_MASTER: `from` is the
-/// worker's id, `type` what it gave. A request is answered with `prefork_server_reply()`. Without a function
-/// messages to the master are dropped, and requests unanswered. It is called between two turns of the
-/// master's loop, and may ask the server for anything but a step, a start and its end; as long as it runs,
-/// nothing is accepted.
+/// Sets a function that is called with each message that a worker sends to PREFORK_TO_MASTER: `from` is the worker's
+/// id, `type` is the worker's to choose. `prefork_server_reply()` answers a request. It runs as the function of
+/// `prefork_server_on_event()` does; nothing is accepted meanwhile. Without a function messages are dropped, and
+/// requests fail with PREFORK_UNANSWERED. NULL unsets it.
 ///
-/// Returns PREFORK_OK or PREFORK_STATE. NULL for `on_message` takes back what was set; PREFORK_NULL where
-/// `server` is NULL.
+/// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_message` is called in the master.
-///
 /// # Safety
 /// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. `size` bytes
 /// at `data` are borrowed until `on_message` returns.
@@ -477,29 +414,31 @@ pub unsafe extern "C" fn prefork_server_on_message(
     on_message: prefork_on_message,
     state: *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let this = unsafe { idle(server) }?;
+    let set = |this: &mut prefork_server| {
         this.callbacks.on_message = on_message.map(|call| {
-            let hand = move |_: &Messages, message: &Message<'_>| hand(server, call, state, message);
-            Box::new(hand) as OnMessage
+            let call = move |_: &Messages, message: &Message<'_>| {
+                let (bytes, from, kind) = (message.bytes(), message.from(), message.kind());
+                // SAFETY: a callback and a state that were given for this; the server is not borrowed, nor freed meanwhile.
+                unsafe { call(server, from, kind, bytes.as_ptr().cast(), bytes.len(), state) }
+            };
+            Box::new(call) as OnMessage
         });
-        this.say(Ok(()))
-    })
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
 }
 
-/// Sends a message to a worker by its id, or to all workers (PREFORK_TO_ALL): there it comes to `on_message`.
-/// Never waits: what a worker does not take at once is kept for it. Messages to one worker arrive in the
-/// order they were sent.
+/// Sends a message to the worker with the id `to`, or to all workers (PREFORK_TO_ALL), for `on_message` there. Never
+/// waits: what the worker does not take at once is queued. Messages to one worker arrive in the order they were
+/// sent.
 ///
-/// Returns PREFORK_OK; PREFORK_TOO_LARGE over the setting `max-message`; PREFORK_FULL where four messages of
-/// that size wait for the worker already (to all: for one of them; the others got it); PREFORK_GONE where
-/// there is no such worker; PREFORK_STATE where the server does not run, in another process, or to the
-/// master itself; PREFORK_INVALID or PREFORK_NULL.
+/// Returns PREFORK_OK; PREFORK_TOO_LARGE if it is longer than the setting `max-message`; PREFORK_FULL if four
+/// messages of that size are queued for the worker (to all: for one of them; the others get it); PREFORK_GONE if
+/// there is no such worker; PREFORK_STATE if `to` is PREFORK_TO_MASTER; PREFORK_INVALID.
 /// Process: master, while it runs, from its callbacks.
-///
 /// # Safety
-/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_send(
     server: *mut prefork_server,
@@ -516,18 +455,16 @@ pub unsafe extern "C" fn prefork_server_send(
     })
 }
 
-/// Sends a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
-/// master's loop: with PREFORK_OK and the reply, or with the reason why there is none: PREFORK_TIMEOUT after
-/// `deadline_ms` milliseconds (0: no deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
+/// Sends a request: a message that is to be answered. If this returns PREFORK_OK, `on_reply` is called once, from the
+/// master's loop: with PREFORK_OK and the reply, or with PREFORK_TIMEOUT after `deadline_ms` milliseconds (0: no
+/// deadline), PREFORK_GONE (the worker has ended) or PREFORK_UNANSWERED.
 ///
-/// Returns as `prefork_server_send()`; PREFORK_STATE also to PREFORK_TO_ALL; PREFORK_NULL also where
-/// `on_reply` is NULL.
+/// Returns as `prefork_server_send()`; PREFORK_STATE also if `to` is PREFORK_TO_ALL.
 /// Process: master, while it runs, from its callbacks.
-///
 /// # Safety
-/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
-/// Borrows `arg`, which may be NULL, until `on_reply` returns, or the run ends; the reply's bytes are
-/// borrowed until then.
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+/// Borrows `arg`, which may be NULL, until `on_reply` returns or the run ends; the bytes of the reply are
+/// borrowed until `on_reply` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_request(
     server: *mut prefork_server,
@@ -562,14 +499,13 @@ pub unsafe extern "C" fn prefork_server_request(
     })
 }
 
-/// Answers the request that the callback of `prefork_server_on_message()` is being called for, once. If it
-/// returns without, the worker is told PREFORK_UNANSWERED at once.
+/// Answers the request that `on_message` is being called for, once. If `on_message` returns without a reply, the
+/// worker gets PREFORK_UNANSWERED at once.
 ///
-/// Returns as `prefork_server_send()`; PREFORK_STATE where no request is being handled, or it has its reply.
-/// Process: master, while it runs, from that callback.
-///
+/// Returns as `prefork_server_send()`; PREFORK_STATE if the message is no request, or has been answered.
+/// Process: master, while it runs, from `on_message`.
 /// # Safety
-/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL where `size` is 0.
+/// Borrows `server` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_reply(
     server: *mut prefork_server,
@@ -584,48 +520,47 @@ pub unsafe extern "C" fn prefork_server_reply(
     })
 }
 
-/// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT finish what was
-/// accepted, a second one stops at once; HUP reloads, TTIN and TTOU are for one worker more or less, USR2
-/// executes this program's file anew in this process. Workers are forked from here: in them this call never
-/// returns. It installs no signal handler; while it runs, the calling thread has those signals blocked and
-/// reads them itself (signalfd(2)), unless `prefork_server_set(server, "signals", "off")` leaves them alone:
-/// then a callback has to end it with `prefork_server_stop()`. Afterwards it may be called again.
+/// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain all workers, a second
+/// one kills them; HUP reloads; TTIN and TTOU start and stop a worker; USR2 upgrades: it executes the program's file
+/// anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out, this
+/// call never returns.
 ///
-/// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says whether one had to be
-/// killed); PREFORK_STATE where this process has more than one thread, or the server runs already;
-/// PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also where none was set) or PREFORK_SYSTEM, before
-/// anything was served; PREFORK_NULL. `prefork_server_error()` has the reason.
+/// It installs no signal handler: the calling thread has these signals blocked meanwhile and reads them itself
+/// (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
+/// `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
+///
+/// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
+/// PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
+/// none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.
 /// Process: becomes the master.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_int {
-    guard(|| {
-        // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let this = unsafe { idle(server) }?;
-        let begun = this.ready().and_then(Server::begin);
-        let goes_on = matches!(begun, Ok(Some(_)));
-        let status = this.begun(begun)?;
-        if !goes_on {
-            return Ok(status);
+    let start = |server: &mut prefork_server| {
+        let mut config = server.config.clone();
+        config.signals.get_or_insert(true);
+        server.start(config)
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    let status = unsafe { set_up(server, start) };
+    if status != prefork_status::PREFORK_OK as c_int {
+        return status;
+    }
+    loop {
+        // SAFETY: as above, except in callbacks.
+        match guard(|| unsafe { step(server, None) }) {
+            RUNNING => {}
+            status => return status,
         }
-        loop {
-            // SAFETY: as above; callbacks may ask the server things meanwhile.
-            let status = unsafe { step(server, None) }?;
-            if status == prefork_status::PREFORK_OK as c_int {
-                return Ok(status);
-            }
-        }
-    })
+    }
 }
 
-/// The workers that had to be killed at the end of the last run, because they did not finish within the
+/// The number of workers that had to be killed at the end of the last run, because they did not finish within the
 /// setting `drain-timeout`.
 ///
-/// Returns the number, or 0 where `server` is NULL.
+/// Returns the number, or 0 if `server` is NULL.
 /// Process: master.
-///
 /// # Safety
 /// Borrows `server` until return.
 #[unsafe(no_mangle)]
@@ -634,105 +569,108 @@ pub unsafe extern "C" fn prefork_server_killed(server: *const prefork_server) ->
     guard(|| Ok(unsafe { borrow(server) }?.killed))
 }
 
-impl prefork_server {
-    /// Keeps the reason of a refusal for `prefork_server_error`, or forgets the last one.
-    pub(super) fn say(&mut self, done: crate::Result<()>) -> Result<c_int> {
-        let Err(e) = done else {
-            if !self.error.is_empty() {
-                self.error = CString::default();
-            }
-            return Ok(prefork_status::PREFORK_OK as c_int);
-        };
-        self.error = CString::new(e.to_string().replace('\0', "\\0")).unwrap_or_default();
-        Err(e.kind().into())
-    }
+/// The refusal of a call.
+pub(super) struct Refusal {
+    status: prefork_status,
+    text: String,
+}
 
-    /// Keeps the reason where an argument was refused.
-    fn given<T>(&mut self, what: &str, argument: Result<T>) -> Result<T> {
-        if let Err(status) = argument {
-            let _ = self.say(Err(Error::new(ErrorKind::Config, format!("{what}: {}", status.message()))));
-        }
-        argument
-    }
-
-    /// The Rust server with these settings. The settings stay, so that it may run again.
-    fn ready(&self) -> crate::Result<Server> {
-        let server = match self.handler.clone() {
-            None => return Err(Error::new(ErrorKind::Handler, NO_HANDLER)),
-            Some(Given::File(path)) => Server::module(path),
-            Some(Given::Callbacks(callbacks)) => Server::factory(move |_| callbacks.clone()),
-        };
-        let mut server = server.config(self.config.clone()).args(self.args.clone());
-        server.messages = self.messages.clone();
-        Ok(server)
-    }
-
-    /// Becomes the master, with its signals left to the program.
-    pub(super) fn start(&mut self) -> crate::Result<()> {
-        let started = self.ready().and_then(Server::start).map(Some);
-        self.keep(started)
-    }
-
-    fn begun(&mut self, begun: crate::Result<Option<Running>>) -> Result<c_int> {
-        let done = self.keep(begun);
-        self.say(done)
-    }
-
-    fn keep(&mut self, begun: crate::Result<Option<Running>>) -> crate::Result<()> {
-        if let Some(mut running) = begun? {
-            if self.callbacks.on_event.is_some() {
-                running.keep_events();
-            }
-            self.run = Run::Here(Box::new(running));
-        }
-        Ok(())
-    }
-
-    /// Takes the next thing to be told, and says that it is being told.
-    fn next_news(&mut self) -> Option<News> {
-        let news = match &mut self.run {
-            Run::Here(running) => running.next_news(),
-            Run::No | Run::Turn => None,
-        };
-        self.telling = news.is_some();
-        news
-    }
-
-    fn ended(&mut self, done: crate::Result<Option<Stopped>>) -> Result<c_int> {
-        let goes_on = matches!(done, Ok(None));
-        if !goes_on {
-            self.run = Run::No;
-        }
-        let done = done.map(|stopped| self.killed = stopped.map_or(self.killed, |s| s.killed));
-        let status = self.say(done)?;
-        Ok(if goes_on { GOES_ON } else { status })
+impl Refusal {
+    /// An argument of `what` was refused.
+    fn argument(what: &str, status: prefork_status) -> Self {
+        Self { status, text: format!("{what}: {}", status.text()) }
     }
 }
 
-/// What a step returns that did not end the run.
-const GOES_ON: c_int = 1;
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { status: error.kind().into(), text: error.to_string() }
+    }
+}
 
-/// One turn of the master's loop, and then the callbacks, for which the server is not borrowed: they may ask it things.
+impl prefork_server {
+    /// Keeps the text of a refusal for `prefork_server_error`, or forgets the last one.
+    pub(super) fn keep_error<T>(&mut self, done: std::result::Result<T, Refusal>) -> Result<T> {
+        let text = match &done {
+            // This runs in each turn of the master's loop, and is not to allocate there.
+            Ok(_) if self.error.is_empty() => return done.map_err(|refusal| refusal.status),
+            Ok(_) => String::new(),
+            Err(refusal) => refusal.text.replace('\0', "\\0"),
+        };
+        self.error = CString::new(text).unwrap_or_default();
+        done.map_err(|refusal| refusal.status)
+    }
+
+    /// Makes this process the master. The settings stay here, so that the server may run again.
+    fn start(&mut self, config: Config) -> std::result::Result<(), Refusal> {
+        let handler = self.handler.as_ref().ok_or_else(|| Error::new(ErrorKind::Handler, NO_HANDLER))?;
+        let mut server = handler().config(config).args(self.args.clone());
+        server.messages = self.messages.clone();
+        let mut running = server.start()?;
+        if self.callbacks.on_event.is_some() {
+            running.master.keep_events();
+        }
+        self.running = Some(Box::new(running));
+        Ok(())
+    }
+
+    fn end_step(&mut self, done: crate::Result<Option<Stopped>>) -> Result<c_int> {
+        match self.keep_error(done.map_err(Refusal::from)) {
+            Ok(None) => Ok(RUNNING),
+            ended => {
+                self.running = None;
+                self.killed = ended?.map_or(self.killed, |stopped| stopped.killed);
+                Ok(prefork_status::PREFORK_OK as c_int)
+            }
+        }
+    }
+
+    fn serve(&mut self, callbacks: Callbacks) {
+        self.handler = Some(Box::new(move || {
+            let callbacks = callbacks.clone();
+            Server::factory(move |_| callbacks.clone())
+        }));
+    }
+}
+
+const NO_HANDLER: &str =
+    "run: expected a handler, none was set: call prefork_server_on_request() or its like first";
+
+/// As [`prefork_server::start`], with signals left to the program unless it has set them.
+///
+/// # Safety
+/// As [`borrow_mut`].
+pub(super) unsafe fn start(server: *mut prefork_server) -> c_int {
+    // SAFETY: what the caller promises.
+    unsafe { set_up(server, |server| server.start(server.config.clone())) }
+}
+
+/// The answer of a step that did not end the run.
+const RUNNING: c_int = 1;
+
+/// Runs one turn of the master's loop and then the callbacks. Returns [`RUNNING`], or how the run ended.
 ///
 /// # Safety
 /// As [`borrow_mut`].
 pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration>) -> Result<c_int> {
     // SAFETY: what the caller promises.
     let this = unsafe { borrow_mut(server) }?;
-    if this.telling || !matches!(this.run, Run::Here(_)) {
+    if this.is_busy {
         return Err(prefork_status::PREFORK_STATE);
     }
-    let Run::Here(mut running) = std::mem::replace(&mut this.run, Run::Turn) else {
-        return Err(prefork_status::PREFORK_STATE);
-    };
-    // Nothing is borrowed meanwhile: in a worker this does not return, and its callbacks may find the server.
-    let done = running.turn(patience);
+    let mut running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
+    this.is_busy = true;
+    // The server is not borrowed meanwhile: a worker does not return from here, and its callbacks may use the server.
+    let done = running.master.step(patience);
     // SAFETY: what the caller promises.
-    unsafe { borrow_mut(server) }?.run = Run::Here(running);
+    unsafe { borrow_mut(server) }?.running = Some(running);
     loop {
-        // SAFETY: what the caller promises; nothing is borrowed while a callback runs.
+        // SAFETY: what the caller promises; no borrow outlives the round, so that a callback may use the server.
         let this = unsafe { borrow_mut(server) }?;
-        let Some(news) = this.next_news() else { return this.ended(done) };
+        let Some(news) = this.running.as_mut().and_then(|running| running.master.next_news()) else {
+            this.is_busy = false;
+            return this.end_step(done);
+        };
         let (mut callbacks, messages) = (std::mem::take(&mut this.callbacks), this.messages.clone());
         callbacks.tell(news, &messages);
         // SAFETY: as above.
@@ -740,54 +678,49 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
     }
 }
 
-const NO_HANDLER: &str =
-    "run: expected a handler, none was set: call prefork_server_on_request() or its like first";
-
-/// The server behind a pointer, to be changed: not while it runs.
+/// Runs `f` on a server that is not running, and keeps the error.
 ///
 /// # Safety
 /// As [`borrow_mut`].
-pub(super) unsafe fn idle<'a>(server: *mut prefork_server) -> Result<&'a mut prefork_server> {
-    // SAFETY: what the caller promises.
-    let server = unsafe { borrow_mut(server) }?;
-    if server.telling || !matches!(server.run, Run::No) {
-        return Err(prefork_status::PREFORK_STATE);
-    }
-    Ok(server)
+unsafe fn set_up(
+    server: *mut prefork_server,
+    f: impl FnOnce(&mut prefork_server) -> std::result::Result<(), Refusal>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: what the caller promises.
+        let server = unsafe { borrow_mut(server) }?;
+        if server.is_busy || server.running.is_some() {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        let done = f(server);
+        server.keep_error(done)?;
+        Ok(prefork_status::PREFORK_OK as c_int)
+    })
 }
 
-/// Sets callbacks as the handler, where the one that matters is not NULL.
+/// Sets callbacks as the handler, if the one that serves is not NULL.
 ///
 /// # Safety
 /// As [`Callbacks::new`] and [`borrow_mut`].
-unsafe fn handle(server: *mut prefork_server, module: prefork_module, state: *mut c_void) -> Result<c_int> {
-    // SAFETY: what the caller promises.
-    let server = unsafe { idle(server) }?;
-    // SAFETY: what the caller promises.
-    let Ok(callbacks) = (unsafe { Callbacks::new(module, state) }) else {
-        return server.given("handler", Err(prefork_status::PREFORK_NULL));
+unsafe fn set_handler(server: *mut prefork_server, module: prefork_module, state: *mut c_void) -> c_int {
+    let set = |server: &mut prefork_server| {
+        // SAFETY: what the caller promises.
+        let callbacks = unsafe { Callbacks::new(module, state) };
+        server.serve(callbacks.map_err(|_| Refusal::argument("handler", prefork_status::PREFORK_NULL))?);
+        Ok(())
     };
-    server.handler = Some(Given::Callbacks(callbacks));
-    server.say(Ok(()))
+    // SAFETY: what the caller promises.
+    unsafe { set_up(server, set) }
 }
 
-/// Calls the program's callback with what has been started.
-fn tell(call: StartCallback, state: *mut c_void, started: &Started) {
-    let clean = |text: &String| CString::new(text.as_str()).unwrap_or_default();
-    let texts: Vec<_> = started.addresses.iter().map(clean).collect();
-    let addresses: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
-    let told = prefork_started {
+/// Calls `call` with the start of a server as C has it.
+fn tell_start(started: &Started, call: impl FnOnce(*const prefork_started)) {
+    let string = |text: &String| CString::new(text.as_str()).unwrap_or_default();
+    let strings: Vec<_> = started.addresses.iter().map(string).collect();
+    let addresses: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
+    call(&prefork_started {
         addresses: addresses.as_ptr(),
         address_count: addresses.len(),
         workers: started.workers,
-    };
-    // SAFETY: a callback and a state that were given for this; `told` and what it points to live until it returns.
-    unsafe { call(&raw const told, state) }
-}
-
-/// Calls the program's callback with a message.
-fn hand(server: *mut prefork_server, call: MessageCallback, state: *mut c_void, message: &Message<'_>) {
-    let (data, size) = (message.bytes().as_ptr().cast(), message.bytes().len());
-    // SAFETY: a callback and a state that were given for this; the server is not freed while it runs, nor borrowed here.
-    unsafe { call(server, message.from(), message.kind(), data, size, state) }
+    });
 }

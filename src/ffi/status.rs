@@ -1,4 +1,4 @@
-//! Statuses: what a call of the C API may return, and their texts.
+//! The statuses that calls of the C API return, and their texts.
 
 use super::guard::Result;
 use crate::error::ErrorKind;
@@ -7,120 +7,96 @@ use crate::worker::http::Refused;
 use std::ffi::{CStr, c_char, c_int};
 use std::io;
 
-/// What a call may return. Done is 0, refusals are negative, and a number never gets another meaning.
-///
-/// A call that was refused has changed nothing, unless its description says so.
+/// The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless its
+/// description says so. No number ever gets another meaning.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum prefork_status {
     /// Done.
     PREFORK_OK = 0,
-    /// A pointer is NULL that must not be.
+    /// A pointer is NULL that must not be NULL.
     PREFORK_NULL = -1,
-    /// An argument is outside its range, or text is not UTF-8.
+    /// An argument is out of range, or a string is not UTF-8.
     PREFORK_INVALID = -2,
-    /// A fault in prefork itself; please report what it printed on standard error.
+    /// A bug in prefork; please report what it printed on standard error.
     PREFORK_PANIC = -3,
-    /// The call is not possible now or in this process: `prefork_server_run()` with several threads, a
-    /// server that runs already.
+    /// The call is not possible now or in this process, for instance `prefork_server_run()` with several
+    /// threads, or on a server that is running already.
     PREFORK_STATE = -4,
-    /// The kernel refused; `prefork_server_error()` says what.
+    /// A system call failed; `prefork_server_error()` says which.
     PREFORK_SYSTEM = -5,
-    /// A setting is unknown or cannot have this value; `prefork_server_error()` says what it can have.
+    /// There is no such setting, or it cannot have this value; `prefork_server_error()` says what is
+    /// expected.
     PREFORK_CONFIG = -6,
     /// An address could not be listened on; `prefork_server_error()` says why.
     PREFORK_LISTEN = -7,
     /// The handler could not be loaded, or no worker became ready with it; `prefork_server_error()` says
     /// why.
     PREFORK_HANDLER = -8,
-    /// The name of a header field is not a token, or its value has a control byte in it (RFC 9110 section
-    /// 5.5).
+    /// The name of a header field is not a token, or its value has a control byte (RFC 9110 section 5.5).
     PREFORK_FIELD = -9,
-    /// A header field that frames the message (Content-Length, Transfer-Encoding, Connection and the like):
-    /// prefork writes them.
+    /// The header field frames the message (Content-Length, Transfer-Encoding, Connection and the like), and
+    /// is prefork's to write.
     PREFORK_FRAMING = -10,
-    /// Too late: the response has begun already.
+    /// The response has begun already.
     PREFORK_LATE = -11,
-    /// Too much waits for a slow client already (setting `max-pending`), or the response's head grew over
-    /// 64 KiB; or too much waits for the receiver of a message (four of the size `max-message`).
+    /// Too much waits for a slow client (setting `max-pending`), or the head of the response is over 64 KiB;
+    /// or too much waits for the receiver of a message (four times the setting `max-message`).
     PREFORK_FULL = -12,
-    /// The client is gone; or the receiver of a message does not exist, or has ended.
+    /// The client, or the receiver of a message, is gone; or there is no such worker.
     PREFORK_GONE = -13,
     /// The request did not ask for this upgrade (RFC 9110 section 7.8).
     PREFORK_UPGRADE = -14,
-    /// As a stream: nothing more has arrived; return from the handler and be called again.
+    /// In a stream: no more has arrived; return, and prefork calls again when there is more.
     PREFORK_AGAIN = -15,
-    /// In blocking style: the client sent or took nothing before the deadline. To a request between
-    /// processes: no reply came before its deadline.
+    /// In blocking style: the client sent or took nothing before the deadline. Of a request to another
+    /// process: no reply arrived before its deadline.
     PREFORK_TIMEOUT = -16,
     /// A message is longer than the setting `max-message`.
     PREFORK_TOO_LARGE = -17,
-    /// To a request between processes: its receiver has no `on_message`, or that returned without a reply.
+    /// Of a request to another process: the receiver has no `on_message`, or that returned without a reply.
     PREFORK_UNANSWERED = -18,
 }
 
 use prefork_status::*;
 
-const ALL: [prefork_status; 19] = [
-    PREFORK_OK,
-    PREFORK_NULL,
-    PREFORK_INVALID,
-    PREFORK_PANIC,
-    PREFORK_STATE,
-    PREFORK_SYSTEM,
-    PREFORK_CONFIG,
-    PREFORK_LISTEN,
-    PREFORK_HANDLER,
-    PREFORK_FIELD,
-    PREFORK_FRAMING,
-    PREFORK_LATE,
-    PREFORK_FULL,
-    PREFORK_GONE,
-    PREFORK_UPGRADE,
-    PREFORK_AGAIN,
-    PREFORK_TIMEOUT,
-    PREFORK_TOO_LARGE,
-    PREFORK_UNANSWERED,
+const TEXTS: [(prefork_status, &CStr); 19] = [
+    (PREFORK_OK, c"done"),
+    (PREFORK_NULL, c"a pointer is NULL that must not be NULL"),
+    (PREFORK_INVALID, c"an argument is out of range, or not UTF-8"),
+    (PREFORK_PANIC, c"a bug in prefork"),
+    (PREFORK_STATE, c"not possible now or in this process"),
+    (PREFORK_SYSTEM, c"a system call failed"),
+    (PREFORK_CONFIG, c"no such setting, or it cannot have this value"),
+    (PREFORK_LISTEN, c"an address could not be listened on"),
+    (PREFORK_HANDLER, c"the handler could not be loaded, or no worker became ready with it"),
+    (PREFORK_FIELD, c"a header name is not a token, or its value has a control byte"),
+    (PREFORK_FRAMING, c"prefork writes the header fields that frame the message"),
+    (PREFORK_LATE, c"the response has begun already"),
+    (PREFORK_FULL, c"too much waits for the receiver"),
+    (PREFORK_GONE, c"the receiver is gone"),
+    (PREFORK_UPGRADE, c"the request did not ask for this upgrade"),
+    (PREFORK_AGAIN, c"no more has arrived yet"),
+    (PREFORK_TIMEOUT, c"the deadline has passed"),
+    (PREFORK_TOO_LARGE, c"the message is longer than max-message"),
+    (PREFORK_UNANSWERED, c"the receiver did not reply"),
 ];
 
 /// The text of a status, for a message to a human.
 ///
-/// Returns a static string, never NULL: `unknown status` for a number that is none.
+/// Returns a static string; `unknown status` if there is no such status.
 /// Process: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn prefork_strerror(status: c_int) -> *const c_char {
-    let known = ALL.into_iter().find(|s| *s as c_int == status);
-    known.map_or(c"unknown status", prefork_status::text).as_ptr()
+    let known = TEXTS.iter().find(|(known, _)| *known as c_int == status);
+    known.map_or(c"unknown status", |(_, text)| text).as_ptr()
 }
 
 impl prefork_status {
     /// The text of this status.
-    pub(super) fn message(self) -> &'static str {
-        self.text().to_str().unwrap_or_default()
-    }
-
-    fn text(self) -> &'static CStr {
-        match self {
-            PREFORK_OK => c"done",
-            PREFORK_NULL => c"a pointer is NULL that must not be",
-            PREFORK_INVALID => c"an argument is outside its range",
-            PREFORK_PANIC => c"a fault in prefork itself",
-            PREFORK_STATE => c"not possible now or in this process",
-            PREFORK_SYSTEM => c"a system call failed",
-            PREFORK_CONFIG => c"a setting is unknown or cannot have this value",
-            PREFORK_LISTEN => c"an address could not be listened on",
-            PREFORK_HANDLER => c"the handler could not be loaded, or no worker became ready with it",
-            PREFORK_FIELD => c"a header name must be a token, its value free of control bytes",
-            PREFORK_FRAMING => c"prefork frames the message itself",
-            PREFORK_LATE => c"the response has begun already",
-            PREFORK_FULL => c"too much waits for the receiver already",
-            PREFORK_GONE => c"the receiver is gone",
-            PREFORK_UPGRADE => c"the request did not ask for this upgrade",
-            PREFORK_AGAIN => c"nothing more has arrived yet",
-            PREFORK_TIMEOUT => c"nothing came, or was taken, before the deadline",
-            PREFORK_TOO_LARGE => c"the message is longer than max-message",
-            PREFORK_UNANSWERED => c"the receiver did not reply",
-        }
+    pub(super) fn text(self) -> &'static str {
+        let known = TEXTS.iter().find(|(known, _)| *known == self);
+        known.and_then(|(_, text)| text.to_str().ok()).unwrap_or_default()
     }
 }
 
@@ -132,14 +108,13 @@ pub(super) fn answered<E: Into<prefork_status>>(result: std::result::Result<(), 
 impl From<Refused> for prefork_status {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Status => PREFORK_INVALID,
+            Refused::Status | Refused::File => PREFORK_INVALID,
             Refused::Field => PREFORK_FIELD,
             Refused::Framing => PREFORK_FRAMING,
             Refused::Late => PREFORK_LATE,
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,
             Refused::Upgrade => PREFORK_UPGRADE,
-            Refused::File => PREFORK_INVALID,
         }
     }
 }
@@ -165,6 +140,7 @@ impl From<ErrorKind> for prefork_status {
             ErrorKind::Handler => PREFORK_HANDLER,
             ErrorKind::State => PREFORK_STATE,
             ErrorKind::System => PREFORK_SYSTEM,
+            ErrorKind::Gone => PREFORK_GONE,
         }
     }
 }
@@ -188,12 +164,10 @@ mod tests {
 
     #[test]
     fn every_status_has_its_number_and_a_text_of_its_own() {
-        let mut texts: Vec<_> = ALL.into_iter().map(prefork_status::text).collect();
-        texts.sort();
-        texts.dedup();
-        assert_eq!(texts.len(), ALL.len());
-        for (i, status) in ALL.into_iter().enumerate() {
-            assert_eq!(status as c_int, -(i as c_int));
+        let texts: std::collections::BTreeSet<_> = TEXTS.iter().map(|(_, text)| text).collect();
+        assert_eq!(texts.len(), TEXTS.len());
+        for (number, (status, _)) in TEXTS.into_iter().enumerate() {
+            assert_eq!(status as c_int, -(number as c_int));
         }
     }
 

@@ -3,8 +3,7 @@
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * A descriptor without callbacks, to be filled in for `prefork_server_module()`: its size and versions are
- * those this file has.
+ * A descriptor without callbacks, for `prefork_server_module()`, with the size and versions of this header.
  *
  * Returns the descriptor, by value.
  * Process: any.
@@ -23,13 +22,13 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_EXPORT __attribute__((visibility("default")))
 
 /**
- * Defines the one symbol of a module, `prefork_module`: at file scope, once, with no semicolon behind it.
+ * Defines the one symbol of a module, `prefork_module`. Use it once, at file scope, without a semicolon.
  *
  *     PREFORK_MODULE(.on_request = hello)
  *     PREFORK_MODULE(.worker_start = start, .on_data = data, .on_close = close)
  *
  * It is written the same way in C99 and in C++11, which has no designated initialisers: there each
- * `.member = function` becomes an assignment that runs when the module is loaded.
+ * `.member = function` is an assignment that runs when the module is loaded.
  */
 #ifndef __cplusplus
 #define PREFORK_MODULE(...)                                                                                \

@@ -218,7 +218,7 @@ pub unsafe extern "C" fn prefork_worker_info(
         // SAFETY: `worker` is NULL or lent to the caller.
         let status = unsafe { borrow(worker) }?.status();
         // SAFETY: `info` is NULL or has as many bytes as it says; it begins with its size.
-        answered(unsafe { fill(info, &self::info(&status)) })
+        unsafe { fill(info, &self::info(&status)) }
     })
 }
 

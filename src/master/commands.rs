@@ -133,7 +133,7 @@ impl Master {
     /// Has a worker finish what it has and leave; another takes its place.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: there is no such worker.
+    /// [`ErrorKind::Gone`]: there is no such worker.
     pub fn drain_worker(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
         self.known(id)?;
         let patience = patience.unwrap_or(self.config.drain_timeout);
@@ -144,7 +144,7 @@ impl Master {
     /// Sends a signal to a worker.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: there is no such worker. [`ErrorKind::System`]: the kernel refuses, for instance a number that is no
+    /// [`ErrorKind::Gone`]: there is no such worker. [`ErrorKind::System`]: the kernel refuses, for instance a number that is no
     /// signal's.
     pub fn signal_worker(&mut self, id: u32, signal: i32) -> Result<()> {
         self.known(id)?;
@@ -161,7 +161,7 @@ impl Master {
     fn known(&self, id: u32) -> Result<()> {
         match self.pool.workers.get(WorkerId(id)) {
             Some(_) => Ok(()),
-            None => Err(Error::new(ErrorKind::State, format!("worker {id}: no such worker"))),
+            None => Err(Error::new(ErrorKind::Gone, format!("worker {id}: no such worker"))),
         }
     }
 

@@ -49,7 +49,7 @@ impl Master {
         let stderr = stderr_capture::StderrCapture::new();
         let mut saved = upgrade::take_saved()?;
         match &mut saved {
-            None => source.prepare(Generation::FIRST.0)?,
+            None => source.prepare(Generation::FIRST)?,
             Some(saved) => source.adopt_images(saved.images()?),
         }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };

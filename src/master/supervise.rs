@@ -45,9 +45,9 @@ impl Master {
                 }
             }
             Action::Prepare(generation) => {
-                return Some(Input::Prepared(self.source.prepare(generation.0).map_err(|e| e.to_string())));
+                return Some(Input::Prepared(self.source.prepare(generation).map_err(|e| e.to_string())));
             }
-            Action::Commit | Action::Revert => self.source.keep_only(self.lifecycle.generation().0),
+            Action::Commit | Action::Revert => self.source.keep_only(self.lifecycle.generation()),
             Action::EmptyBacklogs => self.pool.empty_backlogs(&self.poll),
             Action::CloseListeners => {
                 // Workers that drain serve what is in their own queues.

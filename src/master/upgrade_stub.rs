@@ -44,7 +44,7 @@ pub fn take_saved() -> Result<Option<SavedState>> {
 }
 
 impl SavedState {
-    pub fn images(&self) -> Result<Vec<(u32, OwnedFd)>> {
+    pub fn images(&self) -> Result<Vec<(crate::ids::Generation, OwnedFd)>> {
         match *self {}
     }
 

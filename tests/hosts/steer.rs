@@ -54,7 +54,7 @@ fn say(line: &str) {
 /// The numbers that C has for the same refusals.
 fn number(error: &prefork::Error) -> i32 {
     match error.kind() {
-        ErrorKind::State if error.to_string().ends_with("no such worker") => -13,
+        ErrorKind::Gone => -13,
         ErrorKind::State => -4,
         ErrorKind::System => -5,
         ErrorKind::Config => -6,

@@ -13,7 +13,6 @@ use super::{Master, Token};
 use crate::Kind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::HandoffEnd;
-use crate::ids::Generation;
 use crate::log::log;
 use crate::sys::process::{self, Exit, Fork, Process};
 use crate::sys::signal;
@@ -263,7 +262,7 @@ impl Master {
             wake: keep(kept, &self.births.wake),
             board: keep(kept, &self.births.board),
             listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
-            images: images.into_iter().map(|(g, fd)| (Generation(g), kept.keep(fd))).collect(),
+            images: images.into_iter().map(|(generation, fd)| (generation, kept.keep(fd))).collect(),
             parked: pool
                 .parked
                 .as_ref()

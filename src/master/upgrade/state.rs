@@ -188,8 +188,8 @@ impl SavedState {
     ///
     /// # Errors
     /// As [`adopted`].
-    pub fn images(&self) -> Result<Vec<(u32, OwnedFd)>> {
-        self.images.iter().map(|(generation, fd)| Ok((generation.0, adopted(*fd)?))).collect()
+    pub fn images(&self) -> Result<Vec<(Generation, OwnedFd)>> {
+        self.images.iter().map(|(generation, fd)| Ok((*generation, adopted(*fd)?))).collect()
     }
 
     /// Takes the eventfd.
