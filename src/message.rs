@@ -243,14 +243,11 @@ const MAX_NOTICE: usize = 16 * 1024;
 /// Creates a channel for messages of at most `max_message` bytes: the master's end and the worker's.
 pub fn channel(max_message: usize) -> io::Result<(Channel, Channel)> {
     let (master, worker) = fdpass::stream_pair()?;
-    Ok((Channel::new(master, max_message), Channel::new(worker, max_message)))
-}
-
-impl Channel {
-    /// One end, over this socket.
-    pub fn new(socket: OwnedFd, max_message: usize) -> Self {
-        Self { socket, inbox: Inbox::new(max_message), outbox: Outbox::new(max_message) }
-    }
+    let end = |socket| {
+        let (inbox, outbox) = (Inbox::new(max_message, Vec::new()), Outbox::new(max_message, &[]));
+        Channel { socket, inbox, outbox }
+    };
+    Ok((end(master), end(worker)))
 }
 
 /// Returns the frame of a message.

@@ -53,8 +53,8 @@ fn broken_files() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     let compiled = |code: &str| Some(fs::read(handler::compile(&format!("{HANDLER}{code}"), &[])).unwrap());
     vec![
         ("missing", None, "No such file"),
-        ("text", Some(b"int main;\n".to_vec()), "a text file"),
-        ("empty", Some(vec![]), "an empty file"),
+        ("text", Some(b"int main;\n".to_vec()), "not a shared object"),
+        ("empty", Some(vec![]), "truncated"),
         ("cut", Some(whole[..whole.len() / 2].to_vec()), "truncated"),
         ("wrong machine", Some(of_another_machine), "machine"),
         ("no symbol", compiled("int other = 1;"), "found no symbol of that name"),

@@ -118,15 +118,14 @@ fn explain(text: &str, copy: &str, name: &str) -> String {
 }
 
 /// The advice about a message of the loader that contains a phrase; the first one counts.
-const ADVICE: [(&str, &str); 5] = [
+const ADVICE: [(&str, &str); 4] = [
     (
         "undefined symbol: prefork_",
         "this prefork does not have it, or the program that embeds it does not export it \
          (-Wl,--export-dynamic-symbol=prefork_*)",
     ),
     ("undefined symbol", "check its spelling, or link the library that has it"),
-    ("position-independent executable", elf::BUILD),
-    ("dynamic section", elf::BUILD),
+    ("position-independent executable", "build it with cc -shared -fPIC"),
     ("cannot open shared object file", "install it, or set LD_LIBRARY_PATH"),
 ];
 const DEFAULT_ADVICE: &str = "set LD_DEBUG=all to see more, ld.so(8)";
@@ -237,9 +236,8 @@ mod tests {
         assert!(refusal(&folder.0).contains(": a directory"));
         assert!(refusal(Path::new("/dev/null")).contains("not a regular file"));
         for (name, content, expected) in [
-            ("empty.so", &b""[..], "an empty file"),
-            ("text.so", b"int x;\n", "a text file"),
-            ("script.so", b"#!/bin/sh\n", "a script"),
+            ("empty.so", &b""[..], "truncated"),
+            ("text.so", b"int x;\n", "not a shared object: build it with"),
         ] {
             let path = folder.0.join(name);
             fs::write(&path, content).unwrap();
@@ -266,7 +264,9 @@ mod tests {
         assert!(
             refusal(&folder.cc("x.o", main, &["-c"])).contains("an object file: link it with cc -shared")
         );
-        assert!(refusal(&folder.cc("fixed", main, &["-no-pie"])).contains("an executable: build it with"));
+        assert!(
+            refusal(&folder.cc("fixed", main, &["-no-pie"])).contains("not a shared object: build it with")
+        );
         let text = refusal(&folder.cc("pie", main, &["-pie", "-fPIE"]));
         assert!(text.contains("position-independent executable: build it with cc -shared -fPIC"), "{text}");
     }

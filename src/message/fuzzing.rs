@@ -1,6 +1,11 @@
 //! The fuzz target `frames`: however the bytes are cut into pieces, they must make the same frames.
 
-use super::{Envelope, Inbox, Notice, Received, encode_message, encode_notice};
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use super::{Budget, Envelope, Notice, Received, channel, encode_message, encode_notice};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 /// A frame, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,16 +43,20 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// Returns the frames in `bytes`, cut into pieces of `step`, and true if bytes that are no frame end them.
+/// Returns the frames in `bytes`, sent in pieces of `step`, and true if bytes that are no frame end them.
 pub fn read(bytes: &[u8], step: usize) -> (Vec<Frame>, bool) {
-    let (mut inbox, mut frames) = (Inbox::new(MAX), Vec::new());
+    let (sender, mut receiver) = channel(MAX).unwrap();
+    let mut sender = UnixStream::from(sender.socket);
+    let mut frames = Vec::new();
     for mut piece in bytes.chunks(step) {
         while !piece.is_empty() {
-            piece = &piece[inbox.feed(piece)..];
+            // The socket may take a part only.
+            piece = &piece[sender.write(piece).unwrap()..];
+            let mut budget = Budget::new(usize::MAX, usize::MAX);
             loop {
-                match inbox.next() {
-                    Ok(Some(Received::Notice(notice))) => frames.push(Frame::Notice(notice)),
-                    Ok(Some(Received::Message(envelope, bytes))) => {
+                match receiver.inbox.receive(receiver.socket.as_fd(), &mut budget) {
+                    Ok(Received::Notice(notice)) => frames.push(Frame::Notice(notice)),
+                    Ok(Received::Message(envelope, bytes)) => {
                         frames.push(Frame::Message(envelope, bytes.into_owned()));
                     }
                     Ok(_) => break,

@@ -92,13 +92,8 @@ pub enum Received<'a> {
 type Header = (u8, usize);
 
 impl Inbox {
-    /// An empty inbox for messages of at most `max` bytes.
-    pub fn new(max: usize) -> Self {
-        Self { max, ..Self::default() }
-    }
-
-    /// An inbox that continues with the unread bytes of another.
-    pub fn resume(max: usize, unread: Vec<u8>) -> Self {
+    /// An inbox for messages of at most `max` bytes, which begins with the [`Inbox::unread`] bytes of another.
+    pub fn new(max: usize, unread: Vec<u8>) -> Self {
         Self { max, bytes: unread, ..Self::default() }
     }
 
@@ -164,21 +159,6 @@ impl Inbox {
             self.taken = 0;
             *spare = std::mem::take(&mut self.bytes);
         }
-    }
-
-    /// Takes bytes from a test instead of a socket; returns the number taken: fewer if frames have to be taken first.
-    #[cfg(any(fuzzing, test))]
-    pub fn feed(&mut self, bytes: &[u8]) -> usize {
-        let (into, room) = self.read_target();
-        let n = room.min(bytes.len());
-        into.extend_from_slice(&bytes[..n]);
-        n
-    }
-
-    /// As [`Inbox::receive`], for the bytes that were fed.
-    #[cfg(any(fuzzing, test))]
-    pub fn next(&mut self) -> io::Result<Option<Received<'_>>> {
-        self.find()?.map(|header| self.take(header)).transpose()
     }
 
     /// The buffer for the next bytes, and the most it may take.

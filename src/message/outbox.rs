@@ -45,14 +45,9 @@ enum Piece {
 }
 
 impl Outbox {
-    /// An empty outbox for messages of at most `max` bytes.
-    pub fn new(max: usize) -> Self {
-        Self { pieces: VecDeque::new(), sent: 0, unsent: 0, max }
-    }
-
-    /// An outbox that continues with the unsent bytes of another.
-    pub fn resume(max: usize, unsent: &[u8]) -> Self {
-        let mut outbox = Self::new(max);
+    /// An outbox for messages of at most `max` bytes, which begins with the [`Outbox::unsent`] bytes of another.
+    pub fn new(max: usize, unsent: &[u8]) -> Self {
+        let mut outbox = Self { pieces: VecDeque::new(), sent: 0, unsent: 0, max };
         outbox.keep(unsent, &[]);
         outbox
     }

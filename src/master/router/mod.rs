@@ -210,8 +210,8 @@ impl Router {
         max_message: usize,
         state: ChannelState,
     ) {
-        let inbox = Inbox::resume(max_message, state.unread);
-        let outbox = Outbox::resume(max_message, &state.unsent);
+        let inbox = Inbox::new(max_message, state.unread);
+        let outbox = Outbox::new(max_message, &state.unsent);
         self.add(id, page, Channel { socket, inbox, outbox });
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.overflowing = state.overflowing;
