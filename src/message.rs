@@ -231,8 +231,6 @@ const HEADER: usize = 8;
 const ENVELOPE: usize = 20;
 /// Bytes in front of a message's content.
 const HEAD: usize = HEADER + ENVELOPE;
-/// The numbers in front of a message's content, encoded.
-type Head = [[u8; 4]; HEAD / 4];
 /// The tag of [`Notice::Failed`], whose body is text.
 const FAILED: u8 = b'F';
 /// Bytes in the body of any other notice: two numbers.
@@ -256,7 +254,7 @@ pub fn encode_message(envelope: &Envelope, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the header and the envelope of a message with `len` bytes of content.
-fn encode_head(envelope: &Envelope, len: usize) -> Head {
+fn encode_head(envelope: &Envelope, len: usize) -> [[u8; 4]; HEAD / 4] {
     let (low, high) = (envelope.request as u32, (envelope.request >> 32) as u32);
     let (from, to) = (envelope.from.into(), envelope.to.into());
     let length = (ENVELOPE + len) as u32;

@@ -72,13 +72,9 @@ impl ModuleSource {
 impl Source for ModuleSource {
     fn prepare(&mut self, generation: Generation) -> Result<()> {
         let image = self.copy().map_err(|e| {
-            let what = format!("load {}", self.name);
-            match e.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    Error::new(ErrorKind::Handler, what + ": truncated: build or copy it again")
-                }
-                _ => Error::io(ErrorKind::Handler, what, e),
-            }
+            let is_cut = e.kind() == io::ErrorKind::UnexpectedEof;
+            let e = if is_cut { io::Error::other("truncated: build or copy it again") } else { e };
+            Error::io(ErrorKind::Handler, format!("load {}", self.name), e)
         })?;
         self.images.push((generation, image));
         Ok(())
@@ -112,23 +108,20 @@ impl Source for ModuleSource {
 /// Makes one line of the loader's message: the user's path instead of the copy's, and what to do.
 fn explain(text: &str, copy: &str, name: &str) -> String {
     let text = text.strip_prefix(copy).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
-    let advice =
-        ADVICE.iter().find(|(sign, _)| text.contains(sign)).map_or(DEFAULT_ADVICE, |(_, advice)| advice);
-    format!("load {name}: {}: {advice}", text.replace(copy, name))
+    let advice = ADVICE.iter().find(|(sign, _)| text.contains(sign)).map_or("", |(_, advice)| advice);
+    format!("load {name}: {}{advice}", text.replace(copy, name))
 }
 
-/// The advice about a message of the loader that contains a phrase; the first one counts.
+/// The advice to add to a message of the loader that contains a phrase; the first one counts.
 const ADVICE: [(&str, &str); 4] = [
     (
         "undefined symbol: prefork_",
-        "this prefork does not have it, or the program that embeds it does not export it \
-         (-Wl,--export-dynamic-symbol=prefork_*)",
+        ": this prefork lacks it, or its program is not linked with -Wl,--export-dynamic-symbol=prefork_*",
     ),
-    ("undefined symbol", "check its spelling, or link the library that has it"),
-    ("position-independent executable", "build it with cc -shared -fPIC"),
-    ("cannot open shared object file", "install it, or set LD_LIBRARY_PATH"),
+    ("undefined symbol", ": check its spelling, or link the library that has it"),
+    ("position-independent executable", ": build it with cc -shared -fPIC"),
+    ("cannot open shared object file", ": install it, or set LD_LIBRARY_PATH"),
 ];
-const DEFAULT_ADVICE: &str = "set LD_DEBUG=all to see more, ld.so(8)";
 
 #[cfg(test)]
 mod tests {
@@ -306,7 +299,7 @@ mod tests {
                 ),
             ),
             ("lost", lost.into(), ": undefined symbol: nowhere: check its spelling"),
-            ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork does not have it"),
+            ("newer", lost.replace("nowhere", "prefork_nowhere"), "this prefork lacks it"),
         ] {
             let text = refusal(&folder.module(&format!("{name}.so"), &code));
             assert!(text.contains(expected), "{text}");

@@ -1,7 +1,7 @@
 //! The outgoing direction of a channel. Frames are sent at once if the socket takes them, else kept in order, up to a bound.
 //! Runs in the master and in workers.
 
-use super::{Envelope, HEAD, Head, Notice, Undelivered, encode_head, encode_notice};
+use super::{Envelope, HEAD, Notice, Undelivered, encode_head, encode_notice};
 use crate::sys::{errno, socket};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -40,8 +40,8 @@ pub enum Room {
 enum Piece {
     /// Frames, or the rest of one, copied.
     Packed(Vec<u8>),
-    /// A message whose content stays in the buffer it was read into.
-    Shared(Head, Rc<Vec<u8>>),
+    /// The content of a message, in the buffer it was read into.
+    Shared(Rc<Vec<u8>>),
 }
 
 impl Outbox {
@@ -54,7 +54,7 @@ impl Outbox {
 
     /// The bytes not yet sent, in order.
     pub fn unsent(&self) -> Vec<u8> {
-        let all = self.pieces.iter().flat_map(Piece::parts).flatten();
+        let all = self.pieces.iter().flat_map(Piece::bytes);
         all.skip(self.sent).copied().collect()
     }
 
@@ -108,8 +108,9 @@ impl Outbox {
 
     /// Adds a message without copying its content, even if the outbox is full. [`Outbox::flush`] sends it.
     pub fn add_shared(&mut self, envelope: &Envelope, bytes: Rc<Vec<u8>>) {
-        self.unsent += HEAD + bytes.len();
-        self.pieces.push_back(Piece::Shared(encode_head(envelope, bytes.len()), bytes));
+        self.keep(encode_head(envelope, bytes.len()).as_flattened(), &[]);
+        self.unsent += bytes.len();
+        self.pieces.push_back(Piece::Shared(bytes));
     }
 
     /// Sends as much as the socket takes by one call, at most `limit` bytes; returns the number of bytes.
@@ -119,16 +120,20 @@ impl Outbox {
     pub fn flush(&mut self, to: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut skip, mut left) = (self.sent, limit);
-        for (slice, part) in slices.iter_mut().zip(self.pieces.iter().flat_map(Piece::parts)) {
-            let start = skip.min(part.len());
-            let rest = &part[start..];
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            // Only the first piece can have been sent in part.
+            let rest = &piece.bytes()[std::mem::take(&mut skip)..];
             let rest = &rest[..rest.len().min(left)];
             *slice = IoSlice::new(rest);
-            skip -= start;
             left -= rest.len();
         }
         let n = taken(socket::send_slices(to, &slices, false))?;
-        self.advance(n);
+        self.unsent -= n;
+        self.sent += n;
+        while let Some(len) = self.pieces.front().map(|p| p.bytes().len()).filter(|len| *len <= self.sent) {
+            self.sent -= len;
+            self.pieces.pop_front();
+        }
         Ok(n)
     }
 
@@ -176,27 +181,14 @@ impl Outbox {
             _ => self.pieces.push_back(Piece::Packed([head, bytes].concat())),
         }
     }
-
-    fn advance(&mut self, n: usize) {
-        self.unsent -= n;
-        self.sent += n;
-        while let Some(len) = self.pieces.front().map(Piece::len).filter(|len| *len <= self.sent) {
-            self.sent -= len;
-            self.pieces.pop_front();
-        }
-    }
 }
 
 impl Piece {
-    fn parts(&self) -> [&[u8]; 2] {
+    fn bytes(&self) -> &[u8] {
         match self {
-            Self::Packed(bytes) => [bytes, &[]],
-            Self::Shared(head, bytes) => [head.as_flattened(), bytes],
+            Self::Packed(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
         }
-    }
-
-    fn len(&self) -> usize {
-        self.parts().iter().map(|p| p.len()).sum()
     }
 }
 
