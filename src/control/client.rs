@@ -1,7 +1,7 @@
 //! A client of the control socket: connects, sends requests, reads replies. No call takes longer than its caller allows.
 
 use super::protocol::{self, Hello, MAX_REPLY, Refusal, RefusalKind, Reply, Request, VERSION};
-use crate::sys::{peer, socket};
+use crate::sys::{peer, process, socket};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -137,7 +137,7 @@ impl Lines {
 pub fn ends_within(pid: i32, patience: Duration) -> bool {
     let ended = |watch: OwnedFd| socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false);
     // There is no pidfd for a process that has been reaped.
-    peer::watch_stranger(pid).map_or(true, ended)
+    process::watch(pid).map_or(true, ended)
 }
 
 fn refused(refusal: Refusal) -> io::Error {

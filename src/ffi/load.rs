@@ -9,11 +9,11 @@ use crate::ids::Generation;
 use crate::server::Source;
 use crate::sys::dl::Library;
 use crate::sys::elf;
-use crate::sys::memory::{copy_file, memory_file};
+use crate::sys::memory::memory_file;
 use crate::{Handler, Worker};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -44,9 +44,11 @@ impl ModuleSource {
         elf::check(&file, len)?;
         // The name in /proc/PID/maps and debuggers. The kernel takes at most 249 bytes (memfd_create(2)).
         let name = self.path.file_name().unwrap_or_default().as_bytes();
-        let image = memory_file(&CString::new(&name[..name.len().min(200)])?)?;
-        copy_file(file.as_fd(), image.as_fd(), len)?;
-        Ok(image)
+        let mut image = File::from(memory_file(&CString::new(&name[..name.len().min(200)])?)?);
+        if io::copy(&mut file.take(len), &mut image)? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(image.into())
     }
 
     fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {

@@ -1,37 +1,33 @@
-//! UDP: a datagram comes, and an answer goes back the way it came (udp(7), ip(7), ipv6(7)).
+//! UDP sockets: a datagram is received, and answered from the address it was sent to (udp(7), ip(7), ipv6(7)).
 //!
-//! A socket bound to all addresses has to be told which of them an answer is from: the one that was asked. The kernel says it
-//! with each datagram, and takes it back with the answer.
+//! A socket bound to all addresses has to be told which of them an answer is from: the one the client sent to. The kernel reports it
+//! with each datagram, as a control message that is sent back with the answer.
 
-use super::socket::{inet_of, new_inet, set_option};
-use super::{check_len, retry};
-use std::io;
-use std::mem;
+use super::control_message::ControlMessage;
+use super::socket::{new_inet, set_option};
+use super::{as_uninit, retry};
+use socket2::{MaybeUninitSlice, MsgHdr, MsgHdrMut, SockAddr, SockAddrStorage, SockRef};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Any socket address, as C has it.
 pub use libc::sockaddr;
 
-/// No datagram is larger.
+/// The length of the longest datagram, in bytes.
 pub const LARGEST: usize = 65_535;
 
-/// Where a datagram came from, and which of this machine's addresses it came to.
+/// The sender of a datagram, and the address of this machine that it was sent to.
 pub struct Origin {
-    name: libc::sockaddr_storage,
-    name_len: libc::socklen_t,
-    control: Control,
-    control_len: usize,
+    sender: SockAddr,
+    /// An in_pktinfo or in6_pktinfo.
+    local: ControlMessage<6>,
+    /// Bytes of `local`; 0 if the socket is bound to one address.
+    local_len: usize,
 }
 
-/// Room for the control message that says to which address a datagram came, aligned as cmsghdr asks for.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-// SAFETY: CMSG_SPACE only computes.
-const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) } as usize;
-
-/// A socket for datagrams, to be bound to an IPv4 or IPv6 address; `[::]` takes both. With `again` the address may be bound several
-/// times (`SO_REUSEPORT`).
+/// Creates a socket for datagrams, to be bound to an IPv4 or IPv6 address; `[::]` takes both. With `again` the address may be
+/// bound several times (`SO_REUSEPORT`).
 pub fn new(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
     let fd = new_inet(addr, socket2::Type::DGRAM, again)?;
     if addr.ip().is_unspecified() {
@@ -44,105 +40,78 @@ pub fn new(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Has the kernel put no more datagrams into a socket's queue; what is there can be read, and answered. Of several sockets bound to
-/// the address the others get what comes. (A socket that is connected to somebody takes nobody else's; this one is, to itself.)
+/// Stops the kernel from adding datagrams to a socket's queue; those in it can still be read and answered. Later datagrams go to
+/// the other sockets bound to the address. (A connected socket takes datagrams only from its peer; this one is connected to itself.)
 pub fn retire(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let socket = socket2::SockRef::from(&fd);
+    let socket = SockRef::from(&fd);
     socket.connect(&socket.local_addr()?)
 }
 
-/// Whether a socket was [retired](retire).
+/// True if a socket was [retired](retire).
 pub fn is_retired(fd: BorrowedFd<'_>) -> bool {
-    socket2::SockRef::from(&fd).peer_addr().is_ok()
+    SockRef::from(&fd).peer_addr().is_ok()
 }
 
-/// Reads one datagram into `buf`, without waiting, and where it is from into `origin`. What does not fit is cut off.
+/// Reads one datagram into `buf` and its addresses into `origin`, without waiting. Bytes beyond the end of `buf` are lost.
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], origin: &mut Origin) -> io::Result<usize> {
-    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-    let mut msg = origin.message(&mut iov);
-    let len = retry(|| {
-        (msg.msg_namelen, msg.msg_controllen) =
-            (size_of::<libc::sockaddr_storage>() as libc::socklen_t, CONTROL_LEN as _);
-        // SAFETY: `msg` points to buffers that live through the call and may be written to.
-        check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_DONTWAIT) })
-    })?;
-    any_interface(&msg);
-    (origin.name_len, origin.control_len) = (msg.msg_namelen, msg.msg_controllen as _);
+    *origin = Origin::new();
+    let mut bytes = [MaybeUninitSlice::new(as_uninit(buf))];
+    let mut msg = MsgHdrMut::new()
+        .with_addr(&mut origin.sender)
+        .with_buffers(&mut bytes)
+        .with_control(origin.local.as_buffer());
+    let len = retry(|| SockRef::from(&fd).recvmsg(&mut msg, libc::MSG_DONTWAIT))?;
+    origin.local_len = msg.control_len();
+    origin.clear_interface();
     Ok(len)
 }
 
-/// Sends one datagram to where another came from, from the address that one came to, without waiting.
+/// Sends one datagram to the sender of another, from the address that one was sent to, without waiting.
 pub fn reply(fd: BorrowedFd<'_>, bytes: &[u8], origin: &Origin) -> io::Result<()> {
-    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut control = Control(origin.control.0);
-    // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
-    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-    msg.msg_name = (&raw const origin.name).cast_mut().cast();
-    msg.msg_namelen = origin.name_len;
-    (msg.msg_iov, msg.msg_iovlen) = (&raw mut iov, 1);
-    (msg.msg_control, msg.msg_controllen) = (control.0.as_mut_ptr().cast(), origin.control_len as _);
+    let bytes = [IoSlice::new(bytes)];
+    let local = &origin.local.as_bytes()[..origin.local_len];
+    let msg = MsgHdr::new().with_addr(&origin.sender).with_buffers(&bytes).with_control(local);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `msg` points to buffers that live through the call; sendmsg only reads them.
-    retry(|| check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) })).map(drop)
+    retry(|| SockRef::from(&fd).sendmsg(&msg, flags)).map(drop)
 }
 
 impl Origin {
-    /// Of no datagram yet.
+    /// The origin of no datagram.
     pub fn new() -> Self {
-        Self {
-            // SAFETY: sockaddr_storage is plain data for which all zero bytes are a valid value.
-            name: unsafe { mem::zeroed() },
-            name_len: 0,
-            control: Control([0; CONTROL_LEN]),
-            control_len: 0,
-        }
+        let storage = SockAddrStorage::zeroed();
+        let len = storage.size_of();
+        // SAFETY: all of it is initialised; a family of 0 means that there is no address.
+        let sender = unsafe { SockAddr::new(storage, len) };
+        Self { sender, local: ControlMessage::EMPTY, local_len: 0 }
     }
 
-    /// The sender; `None` before there is one.
+    /// The sender, an IPv4 address even if the socket is for both; `None` before a datagram was received.
     pub fn peer(&self) -> Option<SocketAddr> {
-        let peer = inet_of(&self.name)?;
-        // What came from IPv4 through a socket for both is told as what it is.
+        let peer = self.sender.as_socket()?;
+        // Only a mapped address changes: an IPv6 address keeps its scope.
         Some(match peer.ip().to_canonical() {
             ip if ip == peer.ip() => peer,
             ip => SocketAddr::new(ip, peer.port()),
         })
     }
 
-    /// The sender as the kernel told it, for C.
+    /// The sender as the kernel reported it, for C.
     pub fn as_sockaddr(&self) -> *const sockaddr {
-        (&raw const self.name).cast()
+        self.sender.as_ptr().cast()
     }
 
-    fn message(&mut self, iov: &mut libc::iovec) -> libc::msghdr {
-        // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
-        let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-        msg.msg_name = (&raw mut self.name).cast();
-        (msg.msg_iov, msg.msg_iovlen) = (iov, 1);
-        msg.msg_control = self.control.0.as_mut_ptr().cast();
-        msg
+    /// Clears the interface that the kernel reported: an answer is sent by the routing table, as if its socket were bound to the
+    /// address.
+    fn clear_interface(&mut self) {
+        const V4: usize = std::mem::offset_of!(libc::in_pktinfo, ipi_ifindex) / 4;
+        const V6: usize = std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex) / 4;
+        if let Some(index) = self.local.data_of(libc::IPPROTO_IP, libc::IP_PKTINFO).get_mut(V4) {
+            *index = 0;
+        }
+        if let Some(index) = self.local.data_of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO).get_mut(V6) {
+            *index = 0;
+        }
     }
-}
-
-/// Takes the interface out of what the kernel said: the answer's address stays as it was asked, its way is the routing table's.
-fn any_interface(msg: &libc::msghdr) {
-    // SAFETY: the kernel filled in the control buffer that `msg` points to.
-    let head = unsafe { libc::CMSG_FIRSTHDR(msg) };
-    if head.is_null() {
-        return;
-    }
-    // SAFETY: `head` is a header within the control buffer; it was just checked not to be null.
-    let cmsg = unsafe { head.read() };
-    // SAFETY: as above.
-    let data = unsafe { libc::CMSG_DATA(head) };
-    let at = match (cmsg.cmsg_level, cmsg.cmsg_type) {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO) => mem::offset_of!(libc::in_pktinfo, ipi_ifindex),
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex),
-        _ => return,
-    };
-    // SAFETY: a message of this type holds a struct with this member.
-    let index = unsafe { data.add(at) };
-    // SAFETY: four bytes of that struct, which nobody else uses now; whatever the alignment.
-    unsafe { index.cast::<u32>().write_unaligned(0) };
 }
 
 #[cfg(test)]
@@ -168,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_comes_from_the_address_that_was_asked() {
+    fn an_answer_comes_from_the_address_that_the_client_sent_to() {
         for (all, asked) in [
             ("0.0.0.0:0", "127.0.0.1"),
             ("0.0.0.0:0", "127.0.0.9"),
@@ -177,7 +146,7 @@ mod tests {
         ] {
             let socket = bind(all.parse().unwrap(), false).unwrap();
             let client = client();
-            // Connected, it takes nothing from elsewhere.
+            // A connected socket takes datagrams from this address only.
             client.connect((asked, port(&socket))).unwrap();
             client.send(b"question").unwrap();
             let (mut buf, mut origin) = ([0; 64], Origin::new());
@@ -190,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_too() {
+    fn an_ipv6_client_gets_an_answer() {
         for all in ["[::]:0", "[::1]:0"] {
             let socket = bind(all.parse().unwrap(), false).unwrap();
             let client = UdpSocket::bind("[::1]:0").unwrap();
@@ -201,12 +170,12 @@ mod tests {
             recv(socket.as_fd(), &mut buf, &mut origin).unwrap();
             assert_eq!(origin.peer(), Some(client.local_addr().unwrap()));
             reply(socket.as_fd(), b"", &origin).unwrap();
-            assert_eq!(client.recv(&mut buf).unwrap(), 0, "an empty datagram is one too");
+            assert_eq!(client.recv(&mut buf).unwrap(), 0, "an empty datagram");
         }
     }
 
     #[test]
-    fn nothing_there_is_no_wait() {
+    fn recv_returns_would_block_if_there_is_no_datagram() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let mut origin = Origin::new();
         let e = recv(socket.as_fd(), &mut [0; 8], &mut origin).unwrap_err();
@@ -215,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_bound_twice_only_where_both_say_so() {
+    fn an_address_is_bound_twice_only_if_both_sockets_allow_it() {
         let once = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port(&once));
         assert_eq!(bind(addr, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(bind(addr, true).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// Reads and answers all that is there.
+    /// Reads and answers all queued datagrams, and returns their number.
     fn drain(fd: &OwnedFd) -> usize {
         let (mut buf, mut origin) = ([0; 64], Origin::new());
         let answer = || {
@@ -233,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_socket_keeps_what_it_has_and_gets_no_more() {
+    fn a_retired_socket_keeps_its_queue_and_gets_no_more() {
         for local in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
             let first = bind(local.parse().unwrap(), true).unwrap();
             let port = port(&first);

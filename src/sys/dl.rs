@@ -3,8 +3,7 @@
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-/// A loaded shared object. It is never unloaded: what it started (threads, exit handlers, signal handlers) would stay behind
-/// without its code.
+/// A loaded shared object. It is never unloaded: its threads, exit handlers and signal handlers would be left without their code.
 #[derive(Debug)]
 pub struct Library(NonNull<c_void>);
 
@@ -12,14 +11,14 @@ impl Library {
     /// Loads a shared object with all it needs, and runs its constructors (dlopen(3), `RTLD_NOW | RTLD_LOCAL`).
     ///
     /// # Errors
-    /// What the loader says, which begins with the path where the fault is in this file.
+    /// The loader's message, which begins with the path if the fault is in this file.
     pub fn open(path: &CStr) -> Result<Self, String> {
         // SAFETY: `path` is a C string. The constructors of the file run: loading code is what the caller asks for.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         NonNull::new(handle).map(Self).ok_or_else(last_error)
     }
 
-    /// The address of a symbol of this object or of what it needs (dlsym(3)).
+    /// The address of a symbol of this object or of one that it needs (dlsym(3)).
     pub fn symbol(&self, name: &CStr) -> Option<NonNull<c_void>> {
         // SAFETY: an open handle and a C string.
         NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
@@ -41,14 +40,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_gives_its_symbols() {
+    fn a_loaded_library_has_symbols() {
         let library = Library::open(c"libc.so.6").unwrap();
         assert!(library.symbol(c"strlen").is_some());
         assert!(library.symbol(c"no_such_symbol").is_none());
     }
 
     #[test]
-    fn a_refusal_begins_with_the_path() {
+    fn an_error_begins_with_the_path() {
         assert!(Library::open(c"/nowhere/x.so").unwrap_err().starts_with("/nowhere/x.so: "));
     }
 }

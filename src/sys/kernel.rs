@@ -1,21 +1,12 @@
-//! Which kernel this is: uname(2).
+//! The version of the running kernel (uname(2)).
 
-use std::ffi::CStr;
-use std::mem::MaybeUninit;
-
-/// The first two numbers of the kernel's release; (0, 0) where it does not start with two.
+/// The first two numbers of the kernel's release; (0, 0) if it does not start with two.
 pub fn release() -> (u32, u32) {
-    let mut name = MaybeUninit::<libc::utsname>::zeroed();
-    // SAFETY: `name` is writable and of the type asked for; the call writes nowhere else.
-    let done = unsafe { libc::uname(name.as_mut_ptr()) };
-    if done != 0 {
-        return (0, 0);
-    }
-    // SAFETY: every bit pattern, the zeroes of before the call too, is a valid `utsname`.
-    let name = unsafe { name.assume_init() };
-    // SAFETY: uname(2) ends the string with a NUL inside the array.
-    let text = unsafe { CStr::from_ptr(name.release.as_ptr()) };
-    parse(&text.to_string_lossy()).unwrap_or_default()
+    // SAFETY: utsname is plain data for which all zero bytes are a valid value.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` is writable. On failure it stays zeroed.
+    unsafe { libc::uname(&raw mut name) };
+    parse(&String::from_utf8_lossy(&name.release.map(|c| c as u8))).unwrap_or_default()
 }
 
 /// Reads `6.1` from `6.1.0-18-amd64`.
@@ -39,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_kernel_tells_its_release() {
+    fn the_release_of_the_running_kernel_is_found() {
         let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let (major, minor) = release();
         assert!(text.starts_with(&format!("{major}.{minor}")), "{text}");

@@ -1,21 +1,21 @@
-//! Lending a descriptor to code that is called with something that cannot hold a borrow.
+//! Lending a descriptor to a value that cannot hold a borrow, for the time of one call.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 const NONE: RawFd = -1;
 
-/// A place where a descriptor lies for the time of one call, and not longer.
+/// A descriptor that is available during one call, and not longer.
 #[derive(Debug)]
 pub struct Lent(Cell<RawFd>);
 
 impl Lent {
-    /// An empty place.
+    /// No descriptor.
     pub const fn new() -> Self {
         Self(Cell::new(NONE))
     }
 
-    /// Runs `f`, in which [`Lent::with`] finds `fd`; afterwards, and after a panic, the place is as before.
+    /// Runs `f`, in which [`Lent::with`] finds `fd`. Afterwards, and after a panic, the descriptor before is lent again.
     pub fn during<T>(&self, fd: BorrowedFd<'_>, f: impl FnOnce() -> T) -> T {
         struct Restore<'a>(&'a Cell<RawFd>, RawFd);
         impl Drop for Restore<'_> {
@@ -27,14 +27,14 @@ impl Lent {
         f()
     }
 
-    /// Runs `f` with the descriptor that lies here; `None` outside of [`Lent::during`].
+    /// Runs `f` with the descriptor that is lent; returns `None` outside of [`Lent::during`].
     pub fn with<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         let raw = self.0.get();
         if raw == NONE {
             return None;
         }
-        // SAFETY: only `during` puts a number here, and takes it away before the borrow it was given ends; `f` cannot keep
-        // the borrow it is given, and runs within that call.
+        // SAFETY: only `during` stores a number here, and removes it before the borrow it was given ends; `f` runs within
+        // that call and cannot keep its borrow.
         Some(f(unsafe { BorrowedFd::borrow_raw(raw) }))
     }
 }

@@ -1,12 +1,13 @@
-//! Memory shared between the master and its workers, and files that live in memory.
+//! Memory shared between the master and its workers; files in memory; counters that wake a poll.
 
-use super::{check, check_len, retry};
-use std::ffi::CStr;
+use super::{check, check_len};
+use std::ffi::{CStr, c_int, c_void};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
-/// The unit in which a mapping is given back.
+/// Bytes of a page.
 pub const PAGE: usize = 4096;
 /// 64-bit words in a page.
 pub const PAGE_WORDS: usize = PAGE / 8;
@@ -14,61 +15,52 @@ pub const PAGE_WORDS: usize = PAGE / 8;
 /// One page of shared words.
 pub type SharedPage = [AtomicU64; PAGE_WORDS];
 
-/// A file in memory of `pages` pages of zeroed words, to be mapped by [`map_pages`].
+/// Creates a file in memory with `pages` pages of zeroed words, for [`map_pages`].
 pub fn page_file(name: &CStr, pages: usize) -> io::Result<OwnedFd> {
-    let file = memory_file(name)?;
-    let len = libc::off_t::try_from(pages * PAGE).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::ftruncate(file.as_raw_fd(), len) })?;
-    Ok(file)
+    let file = File::from(memory_file(name)?);
+    file.set_len((pages * PAGE) as u64)?;
+    Ok(file.into())
 }
 
-/// Maps the pages of a file of [`page_file`] (mmap(2), `MAP_SHARED`): every process forked from now on shares them. A page takes
-/// memory when it is first touched. The mapping stays for the rest of the process's life.
+/// Maps a file of [`page_file`] (mmap(2), `MAP_SHARED`): every process forked from now on shares its pages. A page takes memory
+/// when it is first touched. The mapping stays for the rest of the process's life.
 pub fn map_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<&'static [SharedPage]> {
-    // SAFETY: asks for a new mapping at a place of the kernel's choice.
-    let at = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            pages * PAGE,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
-            0,
-        )
-    };
-    if at == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: at a place of the kernel's choice.
+    let at = unsafe { map(std::ptr::null_mut(), pages * PAGE, libc::MAP_SHARED, Some(file)) }?;
     // SAFETY: the mapping is page-aligned, readable, writable, zeroed (a valid AtomicU64) and `pages` pages long; it is never
     // unmapped in the process that made it. Other processes change it, which atomics allow.
     Ok(unsafe { std::slice::from_raw_parts(at.cast::<SharedPage>(), pages) })
 }
 
-/// Maps other memory in the place of pages that were mapped by [`map_pages`] (mmap(2), `MAP_FIXED`): those of a file as long, or
-/// `None`: zeroed pages of this process alone, which take memory when they are touched.
+/// Replaces pages mapped by [`map_pages`] (mmap(2), `MAP_FIXED`): by those of another file of the same length, or, with `None`, by
+/// zeroed pages of this process alone, which take memory when they are touched.
 pub fn map_over(pages: &'static [SharedPage], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let flags = match file {
         Some(_) => libc::MAP_SHARED,
         None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
     };
-    // SAFETY: a whole mapping of ours that is never unmapped; what is there afterwards is as long, readable, writable and zeroed
-    // or shared, as before, and atomics allow for values that change.
-    let at = unsafe {
-        libc::mmap(
-            pages.as_ptr().cast_mut().cast(),
-            size_of_val(pages),
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags | libc::MAP_FIXED,
-            file.map_or(-1, |fd| fd.as_raw_fd()),
-            0,
-        )
-    };
-    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let at = pages.as_ptr().cast_mut().cast();
+    // SAFETY: a whole mapping of ours that is never unmapped. The new one has the same length and is readable and writable too;
+    // atomics allow for values that change.
+    unsafe { map(at, size_of_val(pages), flags | libc::MAP_FIXED, file) }.map(drop)
 }
 
-/// Makes pages read-only in this process (mprotect(2)): for a worker, which writes its own page and no other worker's. A write
-/// to them is then a fault that ends this process, whatever made it.
+/// # Safety
+/// With `MAP_FIXED`, the program expects other memory from `at` on.
+unsafe fn map(
+    at: *mut c_void,
+    len: usize,
+    flags: c_int,
+    file: Option<BorrowedFd<'_>>,
+) -> io::Result<*mut c_void> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: as the caller promises; elsewhere it is a new mapping.
+    let mapped = unsafe { libc::mmap(at, len, access, flags, file.map_or(-1, |fd| fd.as_raw_fd()), 0) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped) }
+}
+
+/// Makes pages read-only in this process (mprotect(2)): a stray write of a worker to another worker's page then ends it with a
+/// fault.
 pub fn protect(pages: &'static [SharedPage]) -> io::Result<()> {
     if pages.is_empty() {
         return Ok(());
@@ -78,43 +70,24 @@ pub fn protect(pages: &'static [SharedPage]) -> io::Result<()> {
     check(unsafe { libc::mprotect(at, size_of_val(pages), libc::PROT_READ) }).map(drop)
 }
 
-/// A new empty file in memory (memfd_create(2)); it is gone with its last descriptor and mapping.
+/// Creates an empty file in memory (memfd_create(2)), which is freed with its last descriptor and mapping.
 pub fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
-    // SAFETY: `name` is a C string; the call returns a new descriptor.
+    // SAFETY: `name` is a C string.
     let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: a new descriptor that nobody else knows of.
+    // SAFETY: a new descriptor, without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Copies `len` bytes from the start of one file to the position of another (sendfile(2)).
-///
-/// # Errors
-/// `UnexpectedEof` where the source is shorter.
-pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<()> {
-    let mut at: libc::off_t = 0;
-    while at.unsigned_abs() < len {
-        let left = usize::try_from(len - at.unsigned_abs()).unwrap_or(usize::MAX);
-        // SAFETY: `at` is a valid off_t through the call.
-        let n = retry(|| {
-            // SAFETY: as above.
-            check_len(unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut at, left) })
-        })?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(())
-}
-
-/// A counter that wakes whoever polls it (eventfd(2)). A write is an edge for an edge-triggered poll, so nobody need read it.
+/// Creates a counter that wakes the process that polls it (eventfd(2)). Each write is an edge for an edge-triggered poll, so that
+/// it need not be read.
 pub fn wake_counter() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-    // SAFETY: a new descriptor that nobody else knows of.
+    // SAFETY: a new descriptor, without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Adds one to a counter of [`wake_counter`], waking its poller.
+/// Adds one to a counter of [`wake_counter`].
 pub fn wake(counter: BorrowedFd<'_>) -> io::Result<()> {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight readable bytes, as eventfd(2) asks for.

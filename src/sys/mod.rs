@@ -4,8 +4,7 @@
 //! sets `CLOEXEC` on them. Nothing here knows what prefork is. Runs in the master and in workers.
 #![allow(unsafe_code)]
 
-#[cfg(feature = "cli")]
-pub mod code;
+mod control_message;
 pub mod datagram;
 pub mod dl;
 pub mod elf;
@@ -24,6 +23,7 @@ pub mod stderr;
 pub mod time;
 
 use std::io;
+use std::mem::MaybeUninit;
 
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
@@ -35,7 +35,7 @@ pub mod errno {
         EPROTO, ETIMEDOUT,
     };
 
-    /// What accept(2) may say of one connection, the next of which may be well.
+    /// Errors of accept(2) that concern the first connection of the backlog only: the next one may be accepted.
     pub const OF_ONE_CONNECTION: [i32; 11] = [
         ECONNABORTED,
         EHOSTDOWN,
@@ -74,4 +74,10 @@ fn retry<T>(mut f: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             done => return done,
         }
     }
+}
+
+/// A buffer as socket2 wants it for receiving.
+fn as_uninit(buf: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the same layout. The slice goes only to system calls, which write nothing but initialised bytes.
+    unsafe { &mut *(std::ptr::from_mut(buf) as *mut [MaybeUninit<u8>]) }
 }

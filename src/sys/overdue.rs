@@ -1,10 +1,11 @@
-//! A signal that tells a process that what it is at takes too long: it sets a flag, calls a function, and interrupts the system
-//! call the process waits in.
+//! A signal to a process whose current work takes too long: it sets a flag, calls a function, and interrupts the system call the
+//! process waits in.
 //!
-//! Whoever sends it cannot know that the work is not over when it arrives. So it is heeded only if a stamp in memory, which the
-//! process sets when it begins something and clears at its end, is old enough.
+//! The work may be over when the signal arrives. So the signal counts only if the time in memory that the process sets when it
+//! begins something, and clears when that ends, is long enough ago.
 
-use super::{signal, time};
+use super::signal;
+use super::time::Time;
 use std::ptr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64};
@@ -20,18 +21,18 @@ static THREAD: AtomicI32 = AtomicI32::new(0);
 static FUNCTION: AtomicPtr<Function> = AtomicPtr::new(ptr::null_mut());
 static OVERDUE: AtomicBool = AtomicBool::new(false);
 
-/// Takes the signal from now on. `since` is when this thread began what it is at (monotonic milliseconds; 0: it is at nothing),
-/// which may take less than `limit` milliseconds.
+/// Handles the signal from now on. `since` is the time at which this thread began its current work (milliseconds of [`Time`]; 0: it
+/// has none), which is overdue after `limit` milliseconds.
 pub fn watch(since: &'static AtomicU64, limit: u64) {
     SINCE.store(ptr::from_ref(since).cast_mut(), Relaxed);
     LIMIT.store(limit, Relaxed);
     // SAFETY: takes nothing and cannot fail.
     THREAD.store(unsafe { libc::gettid() }, Relaxed);
-    // SAFETY: `signalled` reads clocks and memory, and calls what `call` was promised of.
+    // SAFETY: `signalled` reads clocks and memory, and calls the function of `call`, for which the caller has promised the same.
     unsafe { signal::interrupt(SIGNAL, signalled) };
 }
 
-/// Has the signal call a function, once for each thing that is overdue.
+/// Makes the signal call a function, once for each work that is overdue.
 ///
 /// # Safety
 /// `function` does only what a signal handler may (signal-safety(7)), and does not panic.
@@ -41,12 +42,12 @@ pub unsafe fn call(function: impl Fn() + 'static) {
     FUNCTION.store(Box::into_raw(Box::new(function)), Relaxed);
 }
 
-/// Something else begins.
+/// Other work begins.
 pub fn begin() {
     OVERDUE.store(false, Relaxed);
 }
 
-/// Whether the signal has come for what began last.
+/// True if the signal has come for the work that began last.
 pub fn is_overdue() -> bool {
     OVERDUE.load(Relaxed)
 }
@@ -55,20 +56,18 @@ fn signalled() {
     // SAFETY: takes nothing and cannot fail.
     let (this, first) = (unsafe { libc::gettid() }, THREAD.load(Relaxed));
     if this != first {
-        // A signal to a process goes to any of its threads that does not block it; only the first waits for something.
-        // SAFETY: as above.
-        let process = unsafe { libc::getpid() };
+        // A signal to a process goes to any of its threads that does not block it, but only the first has to be interrupted.
         // SAFETY: takes no pointers. In a process that the worker has forked there is no such thread.
-        unsafe { libc::syscall(libc::SYS_tgkill, process, first, SIGNAL) };
+        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), first, SIGNAL) };
         return;
     }
-    // SAFETY: NULL, or what `watch` was given, which lives as long as the process.
+    // SAFETY: NULL, or the pointer given to `watch`, which is valid as long as the process lives.
     let since = unsafe { SINCE.load(Relaxed).as_ref() }.map_or(0, |since| since.load(Relaxed));
     let due = since.saturating_add(LIMIT.load(Relaxed));
-    if since == 0 || time::monotonic_ms() < due || OVERDUE.swap(true, Relaxed) {
+    if since == 0 || Time::now().as_millis() < due || OVERDUE.swap(true, Relaxed) {
         return;
     }
-    // SAFETY: NULL, or what `call` has leaked.
+    // SAFETY: NULL, or the pointer leaked by `call`.
     if let Some(function) = unsafe { FUNCTION.load(Relaxed).as_ref() } {
         function();
     }
@@ -80,25 +79,25 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     #[test]
-    fn the_signal_is_heeded_once_for_what_is_overdue_and_for_nothing_else() {
+    fn the_signal_counts_once_for_overdue_work_and_for_nothing_else() {
         static SINCE: AtomicU64 = AtomicU64::new(0);
         static CALLS: AtomicU32 = AtomicU32::new(0);
-        let now = time::monotonic_ms();
+        let now = Time::now().as_millis();
         watch(&SINCE, 500);
         // SAFETY: adds to a number.
         unsafe { call(|| CALLS.store(CALLS.load(Relaxed) + 1, Relaxed)) };
-        let told = |since: u64| {
+        let signal = |since: u64| {
             SINCE.store(since, Relaxed);
             // SAFETY: a signal to this thread, which has a handler for it.
             unsafe { libc::raise(SIGNAL) };
             (is_overdue(), CALLS.load(Relaxed))
         };
-        assert_eq!(told(0), (false, 0), "at nothing");
-        assert_eq!(told(now), (false, 0), "begun just now");
-        assert_eq!(told(now - 500), (true, 1));
-        assert_eq!(told(now - 500), (true, 1), "told again");
+        assert_eq!(signal(0), (false, 0), "no work");
+        assert_eq!(signal(now), (false, 0), "begun just now");
+        assert_eq!(signal(now - 500), (true, 1));
+        assert_eq!(signal(now - 500), (true, 1), "a second time");
         begin();
-        assert_eq!(told(time::monotonic_ms()), (false, 1), "the next");
-        assert_eq!(told(u64::MAX), (false, 1), "nonsense");
+        assert_eq!(signal(Time::now().as_millis()), (false, 1), "the next");
+        assert_eq!(signal(u64::MAX), (false, 1), "a time in the future");
     }
 }

@@ -1,87 +1,83 @@
-//! What mio leaves out: level-triggered watching, in the same epoll instance that mio waits on (epoll(7)).
+//! Level-triggered watching, which mio leaves out, in the same epoll instance that mio waits on (epoll(7)).
 //!
 //! mio registers everything edge-triggered, which asks for reading until `EAGAIN`; for a listener that means a third of the
 //! calls fail, and each failed accept4 makes and frees a socket. A level-triggered descriptor is simply reported again.
 
 use super::check;
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT};
+use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What a descriptor is watched for. Its end is reported in any case.
+/// The conditions that a descriptor is watched for. End of file and errors are reported in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// Something to read.
+    /// There is something to read.
     pub read: bool,
-    /// Room to write.
+    /// There is room to write.
     pub write: bool,
 }
 
 impl Interest {
-    /// Something to read.
+    /// There is something to read.
     pub const READ: Self = Self { read: true, write: false };
 
-    fn event(self, token: mio::Token) -> libc::epoll_event {
-        let bit = |wanted: bool, bit: libc::c_int| if wanted { bit as u32 } else { 0 };
-        let events = bit(self.read, libc::EPOLLIN) | bit(self.write, libc::EPOLLOUT);
-        libc::epoll_event { events, u64: token.0 as u64 }
+    fn events(self) -> c_int {
+        (if self.read { EPOLLIN } else { 0 }) | (if self.write { EPOLLOUT } else { 0 })
     }
 }
 
-/// Watches `fd` for readability, level-triggered: `poll` reports `token` as long as there is something to read.
+/// Watches `fd` for readability: `poll` reports `token` as long as there is something to read.
 pub fn watch_level(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
     watch_level_for(poll, fd, token, Interest::READ)
 }
 
-/// Watches `fd` level-triggered for what is wanted.
+/// Watches `fd` for what is wanted.
 pub fn watch_level_for(
     poll: &mio::Poll,
     fd: BorrowedFd<'_>,
     token: mio::Token,
     interest: Interest,
 ) -> io::Result<()> {
-    control(poll, libc::EPOLL_CTL_ADD, fd, interest.event(token))
+    control(poll, EPOLL_CTL_ADD, fd, token, interest.events())
 }
 
-/// Watches a descriptor that is watched already for something else.
+/// Changes what a watched descriptor is watched for.
 pub fn rewatch_level(
     poll: &mio::Poll,
     fd: BorrowedFd<'_>,
     token: mio::Token,
     interest: Interest,
 ) -> io::Result<()> {
-    control(poll, libc::EPOLL_CTL_MOD, fd, interest.event(token))
+    control(poll, EPOLL_CTL_MOD, fd, token, interest.events())
 }
 
-/// As [`watch_level`], where several processes watch the same open file: of those that wait, one is woken (`EPOLLEXCLUSIVE`),
-/// the one that has watched longest. It must look at once: nobody else is told.
+/// As [`watch_level`], if several processes watch the same open file: the kernel wakes one of those that wait, the one that has
+/// watched longest (`EPOLLEXCLUSIVE`). That one must act at once: the others are not told.
 pub fn watch_level_exclusive(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
-    let mut event = Interest::READ.event(token);
-    event.events |= libc::EPOLLEXCLUSIVE as u32;
-    control(poll, libc::EPOLL_CTL_ADD, fd, event)
-}
-
-fn control(
-    poll: &mio::Poll,
-    what: libc::c_int,
-    fd: BorrowedFd<'_>,
-    mut event: libc::epoll_event,
-) -> io::Result<()> {
-    // SAFETY: `event` is valid through the call; the kernel copies it.
-    let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) };
-    check(ret).map(drop)
-}
-
-/// The descriptor of a poll: readable when the poll has something to report, so that another poll can watch it.
-pub fn descriptor(poll: &mio::Poll) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as `poll` lives, which the result borrows.
-    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+    control(poll, EPOLL_CTL_ADD, fd, token, EPOLLIN | EPOLLEXCLUSIVE)
 }
 
 /// Stops watching `fd`.
 pub fn unwatch(poll: &mio::Poll, fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: a null event is allowed for EPOLL_CTL_DEL since Linux 2.6.9.
-    let ret = unsafe {
-        libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
-    };
+    control(poll, EPOLL_CTL_DEL, fd, mio::Token(0), 0)
+}
+
+fn control(
+    poll: &mio::Poll,
+    operation: c_int,
+    fd: BorrowedFd<'_>,
+    token: mio::Token,
+    events: c_int,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: events as u32, u64: token.0 as u64 };
+    // SAFETY: `event` is valid through the call; the kernel copies it.
+    let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
     check(ret).map(drop)
+}
+
+/// The descriptor of a poll, which is readable if the poll has something to report: another poll can watch it.
+pub fn descriptor(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `poll` lives, which the result borrows.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
 }

@@ -1,14 +1,14 @@
-//! Processes: fork, watch by pidfd, signal, reap, leave.
+//! Processes: fork, watch by pidfd, signal, reap, exit, execute; and the settings of this one.
 
 use super::{check, retry, signal};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A child process, held by a pidfd: no other process can ever be meant by it.
+/// A child process, held by a pidfd, which never refers to another process.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -29,10 +29,10 @@ pub enum Exit {
     Signal {
         /// The signal's number.
         number: i32,
-        /// Whether a core was dumped.
+        /// True if a core was dumped.
         core: bool,
     },
-    /// It is gone, and another part of this process has collected its status.
+    /// It has ended, and another part of this process has collected its status.
     Unknown,
 }
 
@@ -83,59 +83,53 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Which side of a fork this is.
+/// The side of a fork.
 pub enum Fork {
     /// The new process: default signal dispositions, empty mask.
     Child,
-    /// The process that called, with its child.
+    /// The calling process, with its child.
     Parent(Process),
 }
 
-/// Forks (fork(2)). What C and Rust hold back of standard output is written first, so that it is not written twice.
+/// Forks (fork(2)). What C and Rust have buffered for standard output is written first, so that it is not written twice.
 ///
-/// Only for a process with one thread ([`thread_count`]); of another, the child might only exec.
+/// Only for a process with one thread ([`thread_count`]); in a child of another, only exec would be allowed.
 pub fn fork() -> io::Result<Fork> {
     flush_output();
+    // A signal that came between fork and `start_afresh` would run the master's handler in the child.
     let mask = signal::block_all()?;
     // SAFETY: this process has one thread, so the child is a full copy that may run anything.
     let forked = check(unsafe { libc::fork() });
-    match forked {
-        Ok(0) => {
-            signal::start_afresh();
-            Ok(Fork::Child)
-        }
-        Ok(pid) => {
-            signal::restore(&mask);
-            watch(pid).map(|fd| Fork::Parent(Process { pid, fd }))
-        }
+    if let Ok(0) = forked {
+        signal::start_afresh();
+        return Ok(Fork::Child);
+    }
+    signal::restore(&mask);
+    let pid = forked?;
+    // It has not been reaped yet, so the pid is still its own.
+    match watch(pid) {
+        Ok(fd) => Ok(Fork::Parent(Process { pid, fd })),
         Err(e) => {
-            signal::restore(&mask);
+            // Without a pidfd, it would never be reaped.
+            // SAFETY: `pid` is our own child, not reaped yet.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            // SAFETY: as above; the status is not wanted.
+            let _ = retry(|| check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }));
             Err(e)
         }
     }
 }
 
-/// Opens a pidfd (pidfd_open(2)) for a child just forked; it cannot have been reaped yet, so the pid is still its own. A child
-/// that cannot be watched is ended at once: nobody would ever reap it.
-fn watch(pid: i32) -> io::Result<OwnedFd> {
+/// Opens a descriptor for a process, readable once that has ended (pidfd_open(2)).
+pub fn watch(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
-    let ret = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if ret >= 0 {
-        // SAFETY: a new descriptor that nobody else knows of; pidfds are CLOEXEC from birth.
-        return Ok(unsafe { OwnedFd::from_raw_fd(ret as libc::c_int) });
-    }
-    let error = io::Error::last_os_error();
-    // SAFETY: `pid` is our own child, not reaped yet.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
-    let _ = retry(|| {
-        // SAFETY: waits for our own child; the status is not wanted.
-        check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) })
-    });
-    Err(error)
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)?;
+    // SAFETY: a new descriptor, without another owner; a pidfd is CLOEXEC from birth.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl Process {
-    /// A child that a former program in this process has started.
+    /// A child that was forked by the program this process executed before.
     pub fn adopt(pid: i32, fd: OwnedFd) -> Self {
         Self { pid, fd }
     }
@@ -165,18 +159,12 @@ impl Process {
 
     /// Collects the status if the process has ended (waitid(2), this process only); `None` while it runs.
     pub fn reap(&self) -> io::Result<Option<Exit>> {
+        let fd = self.fd.as_raw_fd() as libc::id_t;
         // SAFETY: siginfo_t is plain data for which all zero bytes are a valid value.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         let waited = retry(|| {
             // SAFETY: `info` is writable; the pidfd is open.
-            check(unsafe {
-                libc::waitid(
-                    libc::P_PIDFD,
-                    self.fd.as_raw_fd() as libc::id_t,
-                    &raw mut info,
-                    libc::WEXITED | libc::WNOHANG,
-                )
-            })
+            check(unsafe { libc::waitid(libc::P_PIDFD, fd, &raw mut info, libc::WEXITED | libc::WNOHANG) })
         });
         match waited {
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Some(Exit::Unknown)),
@@ -193,10 +181,8 @@ impl Process {
             code => Exit::Signal { number: status, core: code == libc::CLD_DUMPED },
         }))
     }
-}
 
-impl Process {
-    /// Waits until the process has ended, and collects it.
+    /// Waits until the process has ended, and reaps it.
     pub fn wait(&self) -> io::Result<()> {
         super::socket::wait_ready(self.fd.as_fd(), false, None)?;
         self.reap().map(drop)
@@ -209,10 +195,11 @@ impl AsFd for Process {
     }
 }
 
-/// Leaves a forked worker: writes what C and Rust hold back of standard output, runs no exit handlers of the master (_exit(2)).
+/// Ends a forked worker: writes what C and Rust have buffered for standard output, and runs no exit handlers of the master
+/// (_exit(2)).
 pub fn exit(code: i32) -> ! {
     flush_output();
-    // SAFETY: ends the process; nothing of it runs afterwards.
+    // SAFETY: ends the process.
     unsafe { libc::_exit(code) }
 }
 
@@ -222,12 +209,11 @@ fn flush_output() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Executes another program in this process (execv(2)), with the environment and the signal mask as they are. Comes back only
-/// where that fails.
+/// Executes another program in this process (execv(2)), with the environment and the signal mask as they are. Returns only if
+/// that fails.
 pub fn execute(path: &Path, args: &[OsString]) -> io::Error {
-    let text = |s: &OsStr| CString::new(s.as_bytes());
-    let strings: Result<Vec<_>, _> = args.iter().map(|a| text(a)).collect();
-    let (Ok(path), Ok(strings)) = (text(path.as_os_str()), strings) else {
+    let strings: Result<Vec<_>, _> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect();
+    let (Ok(path), Ok(strings)) = (CString::new(path.as_os_str().as_bytes()), strings) else {
         return io::ErrorKind::InvalidInput.into();
     };
     let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
@@ -238,16 +224,16 @@ pub fn execute(path: &Path, args: &[OsString]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// Whether a descriptor stays open over [`execute`].
+/// Sets whether a descriptor stays open over [`execute`].
 pub fn keep_over_exec(fd: BorrowedFd<'_>, keep: bool) {
     let flags = if keep { 0 } else { libc::FD_CLOEXEC };
     // SAFETY: takes no pointers; cannot fail for an open descriptor.
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) };
 }
 
-/// Takes a variable out of this process's environment. Only for a process with one thread ([`thread_count`]).
+/// Removes a variable from this process's environment. Only for a process with one thread ([`thread_count`]).
 pub fn remove_environment(name: &str) {
-    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    // SAFETY: there is no other thread that could read or write the environment meanwhile.
     unsafe { std::env::remove_var(name) };
 }
 
@@ -258,55 +244,49 @@ pub fn thread_count() -> io::Result<usize> {
 
 /// This process's id.
 pub fn own_pid() -> i32 {
-    // SAFETY: cannot fail, takes no pointers.
-    unsafe { libc::getpid() }
+    std::process::id().cast_signed()
 }
 
-/// Bytes of memory a process has in RAM (proc(5), `statm`); `None` where it is no more.
+/// Bytes of memory that a process has in RAM (proc(5), `statm`); `None` if it has ended.
 pub fn resident_bytes(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     Some(pages * super::memory::PAGE as u64)
 }
 
-/// Sets a variable of this process's environment, for what it executes and what its handlers ask for. Only for a process with
-/// one thread ([`thread_count`]).
+/// Sets a variable of this process's environment. Only for a process with one thread ([`thread_count`]).
 pub fn set_environment(name: &str, value: &str) {
-    // SAFETY: no other thread reads or writes the environment meanwhile: there is none.
+    // SAFETY: as in `remove_environment`.
     unsafe { std::env::set_var(name, value) };
 }
 
-/// How many CPUs this process may use: its affinity and its cgroup's quota, at least 1.
+/// The number of CPUs this process may use, by its affinity and its cgroup's quota; at least 1.
 pub fn usable_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The soft limit on open descriptors (`RLIMIT_NOFILE`, getrlimit(2)): every number is below it.
 pub fn descriptor_limit() -> io::Result<u64> {
-    read_limit().map(|l| l.rlim_cur)
+    raise_descriptor_limit(0)
 }
 
-/// Raises the soft limit on open descriptors to `want`, as far as the hard limit lets it, and returns what holds now.
+/// Raises the soft limit on open descriptors to `want`, or to the hard limit if that is lower, and returns the limit that is now in
+/// force.
 pub fn raise_descriptor_limit(want: u64) -> io::Result<u64> {
-    let mut limit = read_limit()?;
-    let target = want.min(limit.rlim_max);
-    if target > limit.rlim_cur {
-        limit.rlim_cur = target;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let want = want.min(limit.rlim_max);
+    if want > limit.rlim_cur {
+        limit.rlim_cur = want;
         // SAFETY: `limit` is valid through the call.
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     }
     Ok(limit.rlim_cur)
 }
 
-fn read_limit() -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    Ok(limit)
-}
-
-/// Has the kernel end this process rather than the one that forked it where memory runs out (`oom_score_adj`, proc(5)): it counts
-/// as if it had so many thousandths of all memory more. Everybody may make himself likelier to be chosen.
+/// Makes the kernel end this process rather than the one that forked it if memory runs out (`oom_score_adj`, proc(5)): it counts as
+/// if it used that many thousandths of all memory more. This needs no privilege.
 pub fn offer_memory(thousandths: i32) -> io::Result<()> {
     let file = "/proc/self/oom_score_adj";
     let text = std::fs::read_to_string(file)?;
@@ -314,23 +294,37 @@ pub fn offer_memory(thousandths: i32) -> io::Result<()> {
     std::fs::write(file, now.saturating_add(thousandths).min(1000).to_string())
 }
 
-/// Sets this thread's name as `ps -o comm` shows it, cut to 15 bytes (prctl(2), `PR_SET_NAME`).
+/// Sets the name of this process as `ps -o comm` shows it, cut to 15 bytes (proc(5), `comm`).
 pub fn set_name(name: &str) {
-    let mut text = [0u8; 16];
-    let len = name.len().min(15);
-    text[..len].copy_from_slice(&name.as_bytes()[..len]);
-    // SAFETY: `text` is a NUL-terminated string of at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, text.as_ptr()) };
+    let _ = std::fs::write("/proc/self/comm", name);
 }
 
-/// Takes over a descriptor that whoever started this process left open for it, and sets `CLOEXEC` on it.
+/// Takes over a descriptor that was left open for this process by the one that started it, and sets `CLOEXEC` on it.
 ///
 /// # Errors
-/// `EBADF` where it is not open.
+/// `EBADF` if it is not open.
 pub fn adopt_descriptor(number: u32) -> io::Result<OwnedFd> {
     let raw = libc::c_int::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: takes no pointers; fails where the descriptor is not open.
+    // SAFETY: takes no pointers; fails if the descriptor is not open.
     check(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: the descriptor is open; that it is ours to own is what inheriting it by number means.
+    // SAFETY: the descriptor is open; to inherit it by number means to own it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket;
+    use std::time::Duration;
+
+    #[test]
+    fn the_end_of_a_process_that_is_no_child_is_reported() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = watch(child.id() as i32).unwrap();
+        assert!(!socket::wait_ready(process.as_fd(), false, Some(Duration::ZERO)).unwrap());
+        child.kill().unwrap();
+        assert!(socket::wait_ready(process.as_fd(), false, Some(Duration::from_secs(10))).unwrap());
+        child.wait().unwrap();
+        assert!(watch(-1).is_err());
+    }
 }

@@ -1,4 +1,4 @@
-//! Signals: read as data in the master (signalfd(2)), set back to their defaults in a forked worker.
+//! Signals: read as data in the master (signalfd(2)), reset in a forked worker.
 
 use super::{check, check_len, retry};
 use std::io;
@@ -10,20 +10,19 @@ pub use libc::{
     SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2,
 };
 
-/// What a write to a pipe without a reader, or beyond the limit on the size of files, brings beside its error.
+/// The signals of failed writes: to a pipe without a reader, beyond the limit on the size of files.
 const OF_WRITES: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// The signals of this thread that are blocked and read from a descriptor. Dropping it puts the former mask back.
+/// Signals of this thread that are blocked, and read from a descriptor instead. Dropping it restores the former mask.
 pub struct Signals {
     fd: OwnedFd,
     before: Option<libc::sigset_t>,
-    /// What SIGCHLD did before, where that would have kept the kernel from keeping a child's status.
+    /// The former action of SIGCHLD, if with it the kernel would not have kept the status of children.
     on_child: Option<libc::sigaction>,
 }
 
 impl Signals {
-    /// Blocks the given signals, and those of failed writes, in the calling thread and opens a descriptor that tells of the
-    /// former.
+    /// Blocks the given signals, and those of failed writes, in the calling thread, and opens a descriptor for the former.
     pub fn take(signals: &[i32]) -> io::Result<Self> {
         let wanted = set_of(signals);
         let blocked = set_of(&[signals, &OF_WRITES].concat());
@@ -31,16 +30,17 @@ impl Signals {
         // SAFETY: `wanted` is an initialised set; -1 asks for a new descriptor.
         let fd =
             check(unsafe { libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: a new descriptor that nobody else knows of.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before: Some(before), on_child: keep_statuses()? })
+        // SAFETY: a new descriptor, without another owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, before: Some(before), on_child: keep_statuses()? })
     }
 
-    /// In a forked child, whose mask is its own already: closes the descriptor and leaves the mask alone.
+    /// In a forked child, whose mask is already its own: closes the descriptor and does not restore the mask.
     pub fn abandon(mut self) {
         self.before = None;
     }
 
-    /// The next signal that has come, if any.
+    /// Takes the next pending signal, if any.
     pub fn next(&self) -> io::Result<Option<i32>> {
         // SAFETY: signalfd_siginfo is plain data for which all zero bytes are a valid value.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
@@ -68,7 +68,7 @@ impl Drop for Signals {
     fn drop(&mut self) {
         let Some(before) = &self.before else { return };
         if let Some(action) = &self.on_child {
-            // SAFETY: `action` is what the kernel gave for this signal.
+            // SAFETY: the kernel returned `action` for this signal.
             unsafe { libc::sigaction(libc::SIGCHLD, action, std::ptr::null_mut()) };
         }
         OF_WRITES.into_iter().for_each(|signal| forget_pending(signal, before));
@@ -76,12 +76,12 @@ impl Drop for Signals {
     }
 }
 
-/// Where SIGCHLD is ignored, or its handler asks for no zombies, the kernel throws the status of a child away (sigaction(2)):
-/// sets it to its default, and returns what it was. A handler of the program's own stays.
+/// Makes the kernel keep the status of children: it does not if SIGCHLD is ignored, or its handler asks for no zombies
+/// (sigaction(2)). Then SIGCHLD is set to its default, and the former action returned. Another handler of the program stays.
 fn keep_statuses() -> io::Result<Option<libc::sigaction>> {
     // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    // SAFETY: `action` is writable; a null new action only asks.
+    // SAFETY: `action` is writable; a null new action changes nothing.
     check(unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) })?;
     if action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0 {
         return Ok(None);
@@ -91,12 +91,12 @@ fn keep_statuses() -> io::Result<Option<libc::sigaction>> {
     Ok(Some(action))
 }
 
-/// Takes a signal that came while it was blocked, unless it was so before: unblocked, it would end the process.
+/// Discards a signal that came while it was blocked, unless it was blocked before too: unblocked, it would end the process.
 fn forget_pending(signal: i32, before: &libc::sigset_t) {
     let (set, at_once) = (set_of(&[signal]), libc::timespec { tv_sec: 0, tv_nsec: 0 });
     // SAFETY: `before` is an initialised set.
     let was_blocked = unsafe { libc::sigismember(before, signal) } == 1;
-    // SAFETY: the set and the time are valid through the call, which may leave out what it found.
+    // SAFETY: the set and the time are valid through the call; no siginfo is asked for.
     let take = || unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) };
     while !was_blocked && take() > 0 {}
 }
@@ -109,13 +109,13 @@ pub(super) fn block_all() -> io::Result<libc::sigset_t> {
     change_mask(libc::SIG_SETMASK, &all)
 }
 
-/// Puts a mask back that [`block_all`] returned.
+/// Restores a mask that [`block_all`] returned.
 pub(super) fn restore(mask: &libc::sigset_t) {
     let _ = change_mask(libc::SIG_SETMASK, mask);
 }
 
-/// In a forked child, all signals still blocked: default dispositions for all, but SIGPIPE and SIGXFSZ ignored (a write to a
-/// client that left, or to a full log, is an error value and no death), then an empty mask.
+/// In a forked child, with all signals still blocked: sets all dispositions to their defaults, except those of [`TO_GROUPS`] and
+/// [`IGNORED`], then empties the mask.
 pub(super) fn start_afresh() {
     for signal in 1..=libc::SIGRTMAX() {
         if TO_GROUPS.contains(&signal) {
@@ -129,21 +129,21 @@ pub(super) fn start_afresh() {
     let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
 }
 
-/// What the kernel calls.
+/// A function for the kernel to call.
 type Function = extern "C" fn(libc::c_int);
 
-/// Signals that a terminal or a supervisor sends to a whole process group. In a worker they do nothing: the master gets them too and
-/// sees to the workers. They have a handler that does nothing, since an ignored signal would stay ignored over an exec(2), and
-/// one at its default would cost the requests in progress. System calls are restarted.
+/// Signals that a terminal or a supervisor sends to a whole process group. In a worker they have a handler that does nothing: the
+/// master gets them too and acts on the workers. If they were ignored, they would stay so over an exec(2); at their default they
+/// would end the requests in progress. System calls are restarted.
 const TO_GROUPS: [i32; 6] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
 
-/// Signals to workers that are ignored: of writes, and those that stop a process, which a handler would not make good where it
-/// is for reading a terminal.
+/// Signals that workers ignore. After a failed write (to a client that has closed, to a full log) its error is enough. SIGTTIN and
+/// SIGTTOU would stop the worker; with a handler, a read of the terminal would be retried forever.
 const IGNORED: [i32; 4] = [libc::SIGPIPE, libc::SIGXFSZ, SIGTTIN, SIGTTOU];
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// The counter that [`count`] adds to.
+/// The counter of [`count`].
 static COUNTER: AtomicI32 = AtomicI32::new(-1);
 
 /// In a worker: a signal adds one to a counter (eventfd(2)) that the worker's poll reports.
@@ -159,17 +159,17 @@ pub fn count(signal: i32, counter: &OwnedFd) {
     set_handler(signal, add, libc::SA_RESTART);
 }
 
-/// What [`interrupt`] calls.
+/// The function of [`interrupt`].
 static INTERRUPTS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
-/// A signal calls `f`, and a system call that the process waits in ends with `EINTR`. One signal has this.
+/// Makes a signal call `f` and end a system call that the process waits in with `EINTR`. For one signal only.
 ///
 /// # Safety
 /// `f` does only what a signal handler may (signal-safety(7)), and does not panic.
 pub(super) unsafe fn interrupt(signal: i32, f: fn()) {
     extern "C" fn call(_: libc::c_int) {
         let f = INTERRUPTS.load(Ordering::Relaxed);
-        // SAFETY: stored below, before the handler was set; a function pointer and a data pointer are the same on Linux.
+        // SAFETY: stored before the handler was set; function and data pointers have the same size on Linux.
         let f = unsafe { mem::transmute::<*mut (), fn()>(f) };
         keep_errno(f);
     }
@@ -177,7 +177,7 @@ pub(super) unsafe fn interrupt(signal: i32, f: fn()) {
     set_handler(signal, call, 0);
 }
 
-/// In a signal handler: the interrupted code may be about to read its `errno`.
+/// Calls `f` in a signal handler, and restores `errno`: the interrupted code may be about to read it.
 fn keep_errno(f: impl FnOnce()) {
     // SAFETY: the calling thread's own `errno`.
     let errno = unsafe { libc::__errno_location() };
@@ -197,30 +197,32 @@ fn set_handler(signal: i32, handler: Function, flags: libc::c_int) {
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
+/// The names of the signals that a process may end by, and of those that are sent to workers.
+const NAMES: [(i32, &str); 18] = [
+    (SIGHUP, "SIGHUP"),
+    (SIGINT, "SIGINT"),
+    (SIGQUIT, "SIGQUIT"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (SIGABRT, "SIGABRT"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGFPE, "SIGFPE"),
+    (SIGKILL, "SIGKILL"),
+    (SIGUSR1, "SIGUSR1"),
+    (libc::SIGSEGV, "SIGSEGV"),
+    (SIGUSR2, "SIGUSR2"),
+    (libc::SIGPIPE, "SIGPIPE"),
+    (libc::SIGALRM, "SIGALRM"),
+    (SIGTERM, "SIGTERM"),
+    (SIGURG, "SIGURG"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
 /// The name of a signal: `SIGSEGV`, or `signal 40` for one that has no name here.
 pub fn name(signal: i32) -> String {
-    let known = match signal {
-        libc::SIGHUP => "SIGHUP",
-        SIGINT => "SIGINT",
-        SIGQUIT => "SIGQUIT",
-        libc::SIGILL => "SIGILL",
-        libc::SIGTRAP => "SIGTRAP",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        SIGKILL => "SIGKILL",
-        SIGUSR1 => "SIGUSR1",
-        libc::SIGSEGV => "SIGSEGV",
-        SIGUSR2 => "SIGUSR2",
-        libc::SIGPIPE => "SIGPIPE",
-        libc::SIGALRM => "SIGALRM",
-        SIGTERM => "SIGTERM",
-        SIGURG => "SIGURG",
-        libc::SIGXCPU => "SIGXCPU",
-        libc::SIGSYS => "SIGSYS",
-        other => return format!("signal {other}"),
-    };
-    known.into()
+    let known = NAMES.iter().find(|(number, _)| *number == signal);
+    known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).into())
 }
 
 /// The signal of a name that [`name`] gives.

@@ -1,4 +1,4 @@
-//! The two clocks: monotonic for every deadline, wall clock for `Date` alone.
+//! The two clocks: monotonic for every deadline, the wall clock for the `Date` field alone.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -15,10 +15,10 @@ impl Time {
 
     /// Reads the clock.
     pub fn now() -> Self {
-        Self(monotonic_ms())
+        Self(monotonic_ns() / 1_000_000)
     }
 
-    /// The point so many milliseconds after the clock's zero.
+    /// The point `ms` milliseconds after the clock's zero.
     pub const fn from_millis(ms: u64) -> Self {
         Self(ms)
     }
@@ -33,7 +33,7 @@ impl Time {
         Self(self.0.saturating_sub(span.as_millis() as u64))
     }
 
-    /// The point `wait` later, or never if `wait` is zero, which is how settings say that there is no limit.
+    /// The point `wait` later, or never if `wait` is zero, which means no limit in settings.
     pub fn deadline(self, wait: Duration) -> Self {
         if wait.is_zero() { Self::NEVER } else { self + wait }
     }
@@ -55,11 +55,6 @@ impl Sub for Time {
     fn sub(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
-}
-
-/// Milliseconds of the monotonic clock.
-pub fn monotonic_ms() -> u64 {
-    monotonic_ns() / 1_000_000
 }
 
 /// Nanoseconds of the monotonic clock.
