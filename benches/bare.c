@@ -5,16 +5,16 @@
  *
  * A server of prefork's shape and nothing more: one master accepts and passes each connection with sendmsg and
  * SCM_RIGHTS over a SEQPACKET socket to one of N forked workers, round robin; a worker is an epoll loop that answers
- * every request with the same 200. No supervision, no limits, no deadlines, one small answer: what it costs is what
- * the system calls of this shape cost.
+ * every request with the same 200. No supervision, no limits, no deadlines, one small response: its cost is the cost
+ * of the system calls of this shape.
  *
  *   -w N   workers (2)
- *   -p N   port on 127.0.0.1 (0: any free one; the bound address is printed)
- *   -n N   connections the master accepts at most before it asks epoll again (16)
- *   -d     TCP_DEFER_ACCEPT: the kernel keeps a connection back until its first bytes have come
- *   -b     SCHED_BATCH: a wake-up of master or workers preempts nobody
+ *   -p N   port on 127.0.0.1 (0: a free one; the address is printed)
+ *   -n N   connections the master accepts before it calls epoll_wait again (16)
+ *   -d     TCP_DEFER_ACCEPT: a connection can be accepted once its first bytes have arrived
+ *   -b     SCHED_BATCH: a wake-up of the master or a worker does not preempt other processes
  *
- * C99 with POSIX and Linux. A request's head must come in one piece, as wrk's do.
+ * C99 with POSIX and Linux. A request's head must arrive in one piece, as those of wrk do.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -75,7 +75,7 @@ static ssize_t send_fd(int channel, int fd, int flags)
     return sendmsg(channel, message, flags | MSG_NOSIGNAL);
 }
 
-/* The next connection, or -1 when there is none. A worker ends with its master. */
+/* Returns the next connection, or -1 if there is none. A worker exits when its master has. */
 static int receive_fd(int channel)
 {
     struct passage passage;
@@ -107,7 +107,7 @@ static void set_answer(struct answer *answer, const char *date, const char *conn
         "HTTP/1.1 200 OK\r\nDate: %s\r\nContent-Length: 12\r\n%s\r\nhello world\n", date, connection);
 }
 
-/* Makes the two answers anew when the second has changed. */
+/* Rewrites the two answers if the second has changed. */
 static void refresh_answers(void)
 {
     static time_t made;
@@ -124,7 +124,7 @@ static void refresh_answers(void)
     set_answer(&closing, date, "Connection: close\r\n");
 }
 
-/* Reads and answers what has come. False: the connection is to be closed, as is one whose head came in pieces. */
+/* Answers the requests that have arrived. Returns false if the connection is to be closed, as after an incomplete head. */
 static int serve(int fd)
 {
     char buffer[4096], *head = buffer, *end;
@@ -147,7 +147,7 @@ static int serve(int fd)
     return *head == '\0';
 }
 
-/* Takes what the master has passed. Most requests are there by now: serve at once, watch only what stays open. */
+/* Takes connections from the master. Most requests have arrived by now: serves them, and watches those that stay open. */
 static void take_connections(int epoll, int channel)
 {
     for (int taken = 0, fd; taken < MAX_TAKEN && (fd = receive_fd(channel)) >= 0; taken++) {
@@ -205,7 +205,7 @@ static void spawn_worker(int slot, int listener)
     channels[slot] = ends[0];
 }
 
-/* Round robin; a full worker is passed over; when all are full the master waits for the one whose turn it is. */
+/* Round robin, skipping workers whose queue is full; if all are, the master waits for the next one. */
 static void hand_off(int fd)
 {
     static int next;

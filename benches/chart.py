@@ -1,12 +1,12 @@
-"""The chart of a run, as SVG: six panels of horizontal bars, one bar a server, medians with their range."""
+"""The chart of a run, as SVG: six panels of horizontal bars, one bar per server, medians with their range."""
 
 import statistics
 
-# Okabe and Ito's palette: told apart with any kind of colour vision, and in grey.
+# Okabe and Ito's palette: distinct with any kind of colour vision, and in grey.
 MASTER, WORKERS, PLAIN, INK, FAINT = "#D55E00", "#56B4E9", "#0072B2", "#222222", "#777777"
 PANEL_WIDTH, LABEL_WIDTH, VALUE_WIDTH, BAR, GAP = 470, 86, 130, 20, 10
 PANELS = [
-    # title, load, the parts of a bar, form of the figure
+    # title, load, the parts of a bar, format of the figure
     ("CPU per new connection, µs", "close", [("master_us", MASTER), ("workers_us", WORKERS)], "{:.1f}"),
     ("CPU per keep-alive request, µs", "keep", [("master_us", MASTER), ("workers_us", WORKERS)], "{:.1f}"),
     ("New connections per second", "close", [("rate", PLAIN)], "{:,.0f}"),
@@ -17,7 +17,7 @@ PANELS = [
 
 
 def draw(results, figures):
-    """`figures(results, name, load, key)` gives a server's figures, one a round."""
+    """`figures(results, name, load, key)` returns a server's figures, one per round."""
     names = results["servers"]
     panel_height = 44 + len(names) * (BAR + GAP)
     width, height = 2 * PANEL_WIDTH + 60, 84 + 3 * (panel_height + 14)
@@ -26,7 +26,7 @@ def draw(results, figures):
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="DejaVu Sans, Verdana, sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(20, 30, "prefork beside its peers", size=19, weight="bold"),
+        text(20, 30, "prefork and its peers", size=19, weight="bold"),
         text(20, 50, f"{machine['cores']} × {machine['cpu']}, 64 clients, 2 workers; median of "
              f"{len(results['rounds'])} rounds, thin lines from minimum to maximum", fill=FAINT, size=12),
     ]

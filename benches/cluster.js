@@ -1,4 +1,4 @@
-// Node's cluster as its documentation shows it: the primary accepts and deals the connections out, round robin.
+// Node's cluster as in its documentation: the primary accepts connections and distributes them, round robin.
 //
 //   node cluster.js [WORKERS [PORT]]      on 127.0.0.1; port 0 (the default) takes a free one
 //

@@ -1,4 +1,4 @@
-"""Counts in place of times, which noise does not move: system calls per connection, instructions per request."""
+"""Counts instead of times, which noise does not change: system calls per connection, instructions per request."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import time
 
 from servers import HERE, compile_c, request, running, tool
 
-# Counted by name; whatever else is called shows up as "other".
+# Counted by name; all others together as "other".
 CALLS = ["accept4", "sendmsg", "recvmsg", "close", "epoll_wait", "epoll_pwait", "epoll_ctl", "recvfrom", "sendto",
          "read", "readv", "write", "writev", "shutdown", "setsockopt", "getsockopt", "getsockname", "getpeername",
          "accept", "epoll_pwait2"]
@@ -21,10 +21,10 @@ CALLS = ["accept4", "sendmsg", "recvmsg", "close", "epoll_wait", "epoll_pwait", 
 def syscalls(bench, names, workers, wrk):
     """System calls of master and workers per connection under wrk with `Connection: close`, as Markdown.
 
-    `perf stat` counts in the kernel and hardly slows the server. Where it is not allowed, strace does it for the
-    master alone; under strace the master falls behind, so more connections share one epoll_wait.
+    `perf stat` counts in the kernel and hardly slows the server. If it is not allowed, strace counts those of the
+    master alone; under strace the master falls behind, so that more connections share one epoll_wait.
     """
-    lines = ["### System calls per new connection", "", "| server | of | in all | which |", "|---|---|--:|---|"]
+    lines = ["### System calls per new connection", "", "| server | process | total | by name |", "|---|---|--:|---|"]
     for name in names:
         with running(bench, name, workers) as server:
             for role, counted in count_calls(server, wrk).items():
@@ -73,7 +73,7 @@ def read_perf(text):
     counted = {}
     for line in text.splitlines():
         fields = line.split(",")
-        if len(fields) > 2:  # "<not counted>" is perf's word for a process that never ran
+        if len(fields) > 2:  # perf prints "<not counted>" for a process that did not run
             counted[fields[2].removeprefix("syscalls:sys_enter_")] = int(fields[0]) if fields[0].isdigit() else 0
     total = counted.pop("raw_syscalls:sys_enter")
     return {**counted, "other": total - sum(counted.values())}
@@ -90,15 +90,17 @@ def read_strace(text):
 def instructions(bench, names, requests=30):
     """User-space instructions of master and worker per request, as Markdown.
 
-    One client sends the requests one after another, so each has its own turn of every loop; what the kernel executes
-    is not counted.
+    One client sends the requests one after another, so that each has its own turn of every loop. Instructions in the
+    kernel are not counted.
     """
     lines = ["### User-space instructions per request", "",
              "| server | new connection, master | new connection, worker | keep-alive, worker |", "|---|--:|--:|--:|"]
     for name in names:
-        with running(bench, name, workers=1) as server, socket.create_connection(server.address) as client:
-            new = count_steps(bench, server, requests, lambda: request_anew(server.address))
-            kept = count_steps(bench, server, requests, lambda: request(client))
+        with running(bench, name, workers=1) as server:
+            new = count_steps(bench, server, requests, lambda: request_on_new_connection(server.address))
+            # Not earlier: counting takes longer than a server waits for the first request of a connection.
+            with socket.create_connection(server.address) as client:
+                kept = count_steps(bench, server, requests, lambda: request(client))
         lines.append(f"| {name} | {new[0]:,.0f} | {new[1]:,.0f} | {kept[1]:,.0f} |")
     return "\n".join(lines)
 
@@ -106,13 +108,13 @@ def instructions(bench, names, requests=30):
 def count_steps(bench, server, requests, send):
     """Instructions per request of the master and of its one worker."""
     for _ in range(20):
-        send()  # what the first ones allocate and look up is not counted
+        send()  # the first ones allocate more
     pids = [server.master, *server.workers]
     steps = compile_c(HERE / "steps.c", bench.out / "steps", "-std=c99")
     counter = subprocess.Popen([steps, *map(str, pids)], stdout=subprocess.PIPE, text=True)
     try:
         if counter.stdout.readline() != "counting\n":
-            raise RuntimeError("the server's processes cannot be traced (root may, where an ordinary user may not)")
+            raise RuntimeError("cannot trace the server's processes: run as root, or set kernel.yama.ptrace_scope to 0")
         for _ in range(requests):
             send()
     finally:
@@ -122,6 +124,6 @@ def count_steps(bench, server, requests, send):
     return [int(counts[str(pid)]) / requests for pid in pids]
 
 
-def request_anew(address):
+def request_on_new_connection(address):
     with socket.create_connection(address) as client:
         request(client, close=True)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures what reloads, deaths, stuck workers and messages cost the clients, beside nginx and Node, with the goals.
+"""Measures the effect of reloads, deaths, stuck workers and messages on clients, compared with nginx and Node.
 
-    python3 benches/lifecycle.py                    everything, in about five minutes
-    python3 benches/lifecycle.py --quick            a look, in about a minute
-    python3 benches/lifecycle.py --only kill,stuck  some of it
+    python3 benches/lifecycle.py                    all of it, in about five minutes
+    python3 benches/lifecycle.py --quick            one shorter round, in about a minute
+    python3 benches/lifecycle.py --only kill,stuck  some measures
 
-See README.md here for what the figures mean. Standard library only.
+README.md explains the figures. Needs only the standard library.
 """
 
 import argparse
@@ -41,9 +41,9 @@ CRASHES = 50  # in all rounds together
 IDLE_RELOADS = 20
 STUCK_RATE = 2000
 STUCK_MS = 5000
-RECLAIM_MS = 100  # how long a worker may leave alone what it was given
+RECLAIM_MS = 100  # after which connections queued for a stuck worker go to another one
 TAIL = {"rate": 1500, "rare": 5, "long": 50, "short": 1, "workers": 8}  # 8 workers are busy for 65 % of the time
-PATIENCE = 5.0  # seconds for what should take a fraction of one
+PATIENCE = 5.0  # seconds to wait for an event that should take a fraction of one
 
 
 # ---- clients ----
@@ -69,7 +69,7 @@ class Load:
 
 
 class Wrk:
-    """A running wrk; it is ended when all has happened that it is to see."""
+    """A running wrk, ended at the end of the measure."""
 
     def __init__(self, url, kept):
         header = [] if kept else ["-H", "Connection: close"]
@@ -96,7 +96,7 @@ def get(address, path):
 
 
 def passive_opens():
-    """Connections that servers in this network namespace have got so far."""
+    """The number of connections to servers in this network namespace so far."""
     names, values = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Tcp:")]
     return int(values[names.index("PassiveOpens")])
 
@@ -113,13 +113,13 @@ def wait_until(done, what):
 
 
 def reload_prefork(server):
-    """As `prefork reload` does it; milliseconds until the verdict."""
+    """Reloads as `prefork reload` does; returns the milliseconds until the outcome."""
     path = next(Path(os.environ["PREFORK_RUNTIME_DIR"]).glob(f"*.{server.master}.sock"))
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(4 * PATIENCE)
         control.connect(str(path))
         replies = control.makefile("rb")
-        replies.readline()  # who is there
+        replies.readline()  # the greeting
         began = time.monotonic()
         control.sendall(b'{"verb":"reload"}\n')
         replies.readline()  # accepted
@@ -131,7 +131,7 @@ def reload_prefork(server):
 
 
 def reload_nginx(server):
-    """Milliseconds until all workers are new ones: nginx says nothing."""
+    """Reloads; returns the milliseconds until all workers are new: nginx reports nothing."""
     old = set(children(server.master))
     began = time.monotonic()
     os.kill(server.master, signal.SIGHUP)
@@ -140,12 +140,12 @@ def reload_nginx(server):
 
 
 def reload_node(server):
-    """Until the new workers are there; the old ones stay as long as they have connections."""
+    """Reloads; returns the milliseconds until the new workers exist. Old ones stay as long as they have connections."""
     old = set(children(server.master))
     began = time.monotonic()
     os.kill(server.master, signal.SIGHUP)
     wait_until(lambda: len(set(children(server.master)) - old) == 2, "node reload")
-    time.sleep(0.3)  # to listen, and to have the old ones disconnected
+    time.sleep(0.3)  # until they listen and the old ones have disconnected
     return (time.monotonic() - began) * 1e3
 
 
@@ -153,7 +153,7 @@ RELOAD = {"prefork": reload_prefork, "nginx": reload_nginx, "node": reload_node}
 
 
 def measure_reloads(bench, options, turn, kept):
-    """What wrk sees of some reloads: errors, and connections made anew."""
+    """Errors and new connections of wrk during some reloads."""
     results = {}
     for name in rotated(available(bench, PEERS), turn):
         with running(bench, name) as server:
@@ -165,12 +165,12 @@ def measure_reloads(bench, options, turn, kept):
                 took.append(RELOAD[name](server))
             time.sleep(options.seconds / (RELOADS + 1))
             counted = wrk.end()
-            # wrk makes one connection to see whether anybody is there.
+            # Without the first connection of wrk, which only tests that the server listens.
             opened = passive_opens() - opened - 1
             if name == "node":
                 os.killpg(server.master, signal.SIGKILL)  # workers that have disconnected do not follow the primary
         results[name] = {"errors": sum(counted["errors"].values()), "kinds": counted["errors"],
-                         "requests": counted["requests"], "anew": opened - CLIENTS if kept else None,
+                         "requests": counted["requests"], "replaced": opened - CLIENTS if kept else None,
                          "reload_ms": statistics.median(took)}
     return results
 
@@ -182,7 +182,7 @@ def measure_idle_reload(bench, options, turn):
         with running(bench, name, workers=8) as server:
             results[name] = []
             for _ in range(IDLE_RELOADS if name == "prefork" else 3):
-                time.sleep(0.02 if name == "prefork" else 0.2)  # a HUP during a reload is forgotten by nginx
+                time.sleep(0.02 if name == "prefork" else 0.2)  # nginx ignores a HUP during a reload
                 results[name].append(RELOAD[name](server))
     return results
 
@@ -195,7 +195,7 @@ def work_command(bench, workers, port, *flags, blocking=False):
 
 
 def slow_nginx_command(bench, workers, port):
-    """nginx that answers as many requests a second as workers do that take 3 ms for each; the others wait in it."""
+    """An nginx that delays requests to the rate of workers that take 3 ms for each."""
     (bench.out / "nginx").mkdir(exist_ok=True)
     (bench.out / "nginx/hello").write_bytes(BODY)
     rate = round(workers / 0.003)
@@ -204,14 +204,14 @@ def slow_nginx_command(bench, workers, port):
 
 
 def measure_kills(bench, options, turn):
-    """Requests that fail when workers are killed under load, the oldest one each time."""
+    """Requests that fail if workers are killed under load, each time the oldest one."""
     commands = {"prefork": partial(work_command, bench, blocking=True), "nginx": partial(slow_nginx_command, bench)}
     results = {}
     for name in rotated(available(bench, list(commands)), turn):
         with running(bench, name, KILL_WORKERS, command=commands[name]) as server:
             load = Load(bench, server, "-c", KILL_CLIENTS, "-d", 100, "-p", "/3" if name == "prefork" else "/")
             for i in range(options.kills):
-                # Not in step with anything; and with all workers back, also those that come late after many deaths.
+                # At varying moments, and only with all workers there: after many deaths successors are delayed.
                 time.sleep(0.1 + 0.0137 * i % 0.03)
                 wait_until(lambda: len(children(server.master)) == KILL_WORKERS, f"{name}: all workers")
                 time.sleep(0.02)
@@ -222,7 +222,7 @@ def measure_kills(bench, options, turn):
 
 
 def measure_crash(bench, options, turn):
-    """Milliseconds from the kill of the only worker to an answer by its successor, each time in a server just started."""
+    """Milliseconds from the kill of the only worker to a response of its successor, each in a newly started server."""
     commands = {"prefork": partial(work_command, bench),
                 "nginx": partial(nginx_command, bench, server="location = /pid { return 200 $pid; }")}
     results = {}
@@ -243,7 +243,7 @@ def successor_ms(bench, name, command):
                 if int(get(server.address, "/pid")) != old:
                     return (time.monotonic() - began) * 1e3
             except ConnectionError:
-                pass  # it went to the worker that was about to die
+                pass  # it was sent to the worker that is being killed
     raise TimeoutError(f"{name}: a successor")
 
 
@@ -251,8 +251,8 @@ def successor_ms(bench, name, command):
 
 
 def first_of_all():
-    """What has the server run before everybody else, where that is allowed: here it is asked who waits for whom, not who gets
-    the CPU. load.c does so by itself, and is before the server."""
+    """The wrapper that gives a server real-time priority, if that is allowed: these measures are about waiting, not about CPU
+    time. load.c takes a higher priority itself."""
     try:
         command = [tool("chrt", "util-linux"), "-r", "1"]
     except Missing:
@@ -265,7 +265,7 @@ STUCK = {(style, policy): f"{style}, {policy}" for style in ["on_request", "on_c
 
 
 def measure_stuck(bench, options, turn):
-    """Latency of new connections at a steady pace, without and with one of four workers stuck in a handler."""
+    """Latency of new connections at a steady rate, without and with one of four workers stuck in a handler."""
     results = {}
     for style, policy in rotated(list(STUCK), turn):
         command = partial(stuck_command, bench, style == "on_connection", policy)
@@ -293,7 +293,7 @@ def stuck_command(bench, blocking, policy, workers, port):
 
 
 def end_at_once(server):
-    """Before the usual signal to end, which is then the second."""
+    """Sends SIGTERM, so that the one when the server is ended is the second and ends it at once."""
     os.kill(server.master, signal.SIGTERM)
     time.sleep(0.05)
 
@@ -305,7 +305,7 @@ TAILS = {"master, round-robin": ["--accept", "master", "--dispatch", "round-robi
 
 
 def measure_tail(bench, options, turn):
-    """Latency of new connections at random moments, of which few take long, in blocking style."""
+    """Latency of new connections at random moments, a few of which take long, in blocking style."""
     results = {}
     mix = f"{TAIL['rare']}:{TAIL['long']}:{TAIL['short']}"
     for name in rotated(list(TAILS), turn):
@@ -324,7 +324,7 @@ def tail_command(bench, flags, workers, port):
 
 
 def measure_messages(bench, options, turn):
-    """What messages.rs and messages.js print: {"prefork": {what: figure}, "connections": {what: figures}, "node": ...}"""
+    """The figures of messages.rs and messages.js: {"prefork": {name: figure}, "connections": {name: figures}, "node": ...}"""
     measures = [("prefork", run_messages), ("node", run_node_messages)]
     results = {}
     for name, measure in rotated(measures, turn):
@@ -386,7 +386,7 @@ MEASURES = {
 
 
 def run(bench, names, options, alone):
-    """All measures in each round; what is compared in one of them follows one another."""
+    """All measures in each round; within a measure the servers follow one another."""
     rounds = []
     for i in range(options.rounds):
         results, others = {}, {}
@@ -402,12 +402,12 @@ def run(bench, names, options, alone):
 
 
 def own_cpu():
-    """Of this process and of all it has waited for: servers wait for their workers."""
+    """CPU seconds of this process and of all it has waited for, which includes servers and their workers."""
     return time.process_time() + reaped_cpu()
 
 
 def enter_own_network():
-    """A network namespace in which no other process makes connections, so that the kernel counts these alone."""
+    """Enters a network namespace, in which the kernel counts only connections of this program."""
     def unshare(flags):
         if libc.unshare(flags) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
@@ -427,15 +427,15 @@ def enter_own_network():
             fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS
         return True
     except OSError as why:
-        progress(f"no network namespace of its own ({why}): other processes' connections count as made anew")
+        progress(f"no network namespace of its own ({why}): connections of other processes are counted too")
         return False
 
 
-# ---- reading the results ----
+# ---- the results ----
 
 
 def each(results, measure, *keys):
-    """A figure of each round; rounds without it are left out."""
+    """A figure of each round that has it."""
     values = []
     for one in results["rounds"]:
         for key in (measure, *keys):
@@ -450,7 +450,7 @@ def flat(lists):
 
 
 def ratio(results, measure, own, other):
-    """Round by round."""
+    """The ratios within each round."""
     pairs = zip(each(results, measure, *own), each(results, measure, *other))
     return [a / b for a, b in pairs if b > 0]
 
@@ -460,40 +460,40 @@ def figure(how, values):
 
 
 def goals(results):
-    """(what, figure or None, form, relation, limit): the promise of the project beside what was seen."""
+    """(name, figure or None, format, relation, limit): the goals of the project."""
     median, of = statistics.median, partial(each, results)
     kill = [one["failed"] / one["kills"] for one in of("kill", "prefork")]
     rows = [
         ("5 reloads, keep-alive: wrk's errors, worst round", figure(max, of("reload", "prefork", "errors")), "{:.0f}", "≤", 0),
-        ("5 reloads, keep-alive: connections made anew, worst round", figure(max, of("reload", "prefork", "anew")), "{:.0f}",
+        ("5 reloads, keep-alive: connections replaced, worst round", figure(max, of("reload", "prefork", "replaced")), "{:.0f}",
          "≤", 0),
         ("5 reloads, `Connection: close`: wrk's errors, worst round", figure(max, of("reload-close", "prefork", "errors")),
          "{:.0f}", "≤", 0),
         ("kill -9 under 32 clients: failed requests per kill, worst round", figure(max, kill), "{:.2f}", "≤", 1),
-        ("crash to an answer of the successor", figure(median, flat(of("crash", "prefork"))), "{:.1f} ms", "<", 10),
+        ("from a crash to a response of the successor", figure(median, flat(of("crash", "prefork"))), "{:.1f} ms", "<", 10),
         ("reload of 8 idle workers", figure(median, flat(of("reload-idle", "prefork"))), "{:.1f} ms", "<", 200),
     ]
     for style, policy in STUCK:
         name = STUCK[style, policy]
         if policy == "least-connections":
             slower = ratio(results, "stuck", (name, "one", "p99_us"), (name, "none", "p99_us"))
-            rows.append((f"one of 4 stuck, {name}: p99 to none stuck", figure(median, slower), "{:.2f}×", "≤", 1.2))
+            rows.append((f"one of 4 workers stuck, {name}: p99 relative to none stuck", figure(median, slower), "{:.2f}×", "≤", 1.2))
         else:
             pairs = zip(of("stuck", name, "one", "max_us"), of("stuck", name, "none", "max_us"))
             longer = [max(0, one - none) / 1e3 for one, none in pairs]
-            rows.append((f"one of 4 stuck, {name}: longest wait, over that with none stuck", figure(median, longer),
+            rows.append((f"one of 4 workers stuck, {name}: longest wait, minus that with none stuck", figure(median, longer),
                          "{:.0f} ms", "≤", RECLAIM_MS))
     best = best_tail(results)
     rows += [
-        ("5 % of the work long: p99, master to shared", figure(median, ratio(results, "tail", (best, "p99_us"), ("shared", "p99_us"))),
+        ("mixed 1 ms / 50 ms load: p99 relative to --accept shared", figure(median, ratio(results, "tail", (best, "p99_us"), ("shared", "p99_us"))),
          "{:.2f}×", "≤", 1.05),
-        ("5 % of the work long: p99 of the short, master to shared",
+        ("mixed 1 ms / 50 ms load: p99 of the short requests relative to --accept shared",
          figure(median, ratio(results, "tail", (best, "common_p99_us"), ("shared", "common_p99_us"))), "{:.2f}×", "≤", 1.05),
-        ("5 % of the work long: p99, master to reuseport",
+        ("mixed 1 ms / 50 ms load: p99 relative to --accept reuseport",
          figure(median, ratio(results, "tail", (best, "p99_us"), ("reuseport", "p99_us"))), "{:.2f}×", "≤", 0.8),
         ("messages: round trips a second, 64 at a time", figure(median, of("messages", "prefork", MANY)), "{:,.0f}", "≥", 100_000),
         ("messages: round trips a second, 1 at a time", figure(median, of("messages", "prefork", ONE)), "{:,.0f}", "≥", 100_000),
-        ("1 GiB of messages in 4 s: p99 of connections meanwhile, to none", figure(median, message_slowdown(results, "p99_us")),
+        ("p99 of connections during 1 GiB of messages in 4 s, relative to without messages", figure(median, message_slowdown(results, "p99_us")),
          "{:.2f}×", "≤", 1.2),
     ]
     return rows
@@ -502,7 +502,7 @@ def goals(results):
 MANY = "master asks worker, 64 at a time"
 ONE = "master asks worker, 1 at a time"
 PACED = "connections, 2000 a second"
-FLOODED = ", 250 MiB/s meanwhile"
+FLOODED = ", with 250 MiB/s of messages"
 
 
 def message_slowdown(results, key):
@@ -510,7 +510,7 @@ def message_slowdown(results, key):
 
 
 def best_tail(results):
-    """The policy of the master's that blocking handlers have without being asked."""
+    """The master's default policy for blocking handlers."""
     return "master, round-robin"
 
 
@@ -526,7 +526,7 @@ def report(results):
     """The results as Markdown."""
     here = results["machine"]
     lines = [f"{here['cores']} × {here['cpu']}, Linux {here['kernel']}; {len(results['rounds'])} rounds. "
-             "Medians (minimum–maximum) of the rounds; ratios are medians of each round's.", ""]
+             "Medians (minimum–maximum) of the rounds; of ratios, the median over the rounds.", ""]
     tables = {"reload": reload_table, "reload-close": reload_table, "kill": kill_table, "crash": times_table,
               "reload-idle": times_table, "stuck": stuck_table, "tail": tail_table, "messages": messages_table}
     for name in results["measures"]:
@@ -538,7 +538,7 @@ TITLES = {
     "reload": f"{RELOADS} reloads under {CLIENTS} keep-alive clients",
     "reload-close": f"{RELOADS} reloads under {CLIENTS} clients, `Connection: close`",
     "kill": f"kill -9 of one of {KILL_WORKERS} workers under {KILL_CLIENTS} clients, requests of 3 ms",
-    "crash": "From the kill of the only worker to an answer of its successor",
+    "crash": "From the kill of the only worker to a response of its successor",
     "reload-idle": "Reload of 8 idle workers",
     "stuck": f"One of 4 workers stuck, {STUCK_RATE} new connections a second",
     "tail": f"{TAIL['rare']} % of the requests take {TAIL['long']} ms, the others {TAIL['short']} ms; {TAIL['workers']} workers, "
@@ -563,9 +563,9 @@ def reload_table(results, measure):
     rows = []
     for name in sorted(names_in(results, measure), key=PEERS.index):
         of = partial(each, results, measure, name)
-        rows.append([name, show(of("errors"), "{:,.0f}"), show(of("anew"), "{:,.0f}"), show(of("requests"), "{:,.0f}"),
+        rows.append([name, show(of("errors"), "{:,.0f}"), show(of("replaced"), "{:,.0f}"), show(of("requests"), "{:,.0f}"),
                      show(of("reload_ms"))])
-    return table(["server", "errors", "connections made anew", "requests answered", "one reload ms"], rows)
+    return table(["server", "errors", "connections replaced", "requests answered", "one reload ms"], rows)
 
 
 def kill_table(results, measure):
@@ -588,7 +588,7 @@ def times_table(results, measure):
     for name in sorted(names_in(results, measure), key=PEERS.index):
         values = flat(each(results, measure, name))
         rows.append([name, f"{statistics.median(values):.2f}", f"{at(values, 0.9):.2f}", f"{max(values):.2f}", f"{len(values)}"])
-    return table(["server", "median ms", "p90 ms", "longest ms", "times"], rows)
+    return table(["server", "median ms", "p90 ms", "longest ms", "measurements"], rows)
 
 
 def at(values, share):
@@ -610,11 +610,11 @@ def tail_table(results, measure):
     rows = []
     for name in TAILS:
         ms = lambda key: [us / 1e3 for us in each(results, measure, name, key)]  # noqa: E731
-        beside = lambda peer, key: show(ratio(results, measure, (name, key), (peer, key)), "{:.2f}×")  # noqa: E731
+        relative = lambda peer, key: show(ratio(results, measure, (name, key), (peer, key)), "{:.2f}×")  # noqa: E731
         rows.append([name, show(ms("p50_us"), "{:.2f}"), show(ms("common_p99_us")), show(ms("p99_us")), show(ms("max_us")),
-                     beside("shared", "p99_us"), beside("reuseport", "p99_us"), beside("shared", "common_p99_us")])
-    return table(["--accept", "median ms", "p99 ms of the short", "p99 ms", "longest ms", "p99 to shared", "p99 to reuseport",
-                  "of the short to shared"], rows)
+                     relative("shared", "p99_us"), relative("reuseport", "p99_us"), relative("shared", "common_p99_us")])
+    return table(["--accept", "median ms", "p99 ms of the short", "p99 ms", "longest ms", "p99 relative to shared", "p99 relative to reuseport",
+                  "of the short relative to shared"], rows)
 
 
 def messages_table(results, measure):
@@ -627,7 +627,7 @@ def messages_table(results, measure):
     for what in names_in_dict(results, "connections"):
         of = partial(each, results, measure, "connections", what)
         rows.append([what, show(of("rate"), "{:,.0f}"), show(of("p50_us"), "{:,.0f}"), show(of("p99_us"), "{:,.0f}")])
-    return lines + table(["prefork, meanwhile", "a second", "median µs", "p99 µs"], rows)
+    return lines + table(["prefork", "a second", "median µs", "p99 µs"], rows)
 
 
 def names_in_dict(results, key):
@@ -678,7 +678,7 @@ def parse():
 
 def main():
     options = parse()
-    # SIGTERM unwinds like ^C, so that no server is left behind.
+    # Unwinds, as after ^C, so that no server is left running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

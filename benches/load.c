@@ -3,20 +3,21 @@
  *
  *     cc -O2 -o load load.c -lm && ./load -r 2000 -d 3 8080
  *
- * At a pace the load is open: a connection is begun when its time has come, whatever has become of the others, and its
- * latency counts from that time on. So a server that stands still for a while is charged for everybody it kept waiting.
- * The latency ends with the last byte of the answer. Connections and what they ask for are the same in each run.
+ * At a pace the load is open: a connection begins at its time, whatever the state of the others, and its latency counts
+ * from that time. So every client that waits for a server that has paused is counted. The latency ends with the last
+ * byte of the response. The times and requests are the same in each run.
  *
  *   -r N      connections a second ...
- *   -x        ... at random moments (a Poisson process), in place of evenly spaced ones
- *   -c N      or: N clients, each with one connection after the other
+ *   -x        ... at random moments (a Poisson process), instead of evenly spaced ones
+ *   -c N      or N clients, each with one connection after the other
  *   -d N      seconds (3); SIGTERM ends it sooner
- *   -p PATH   what is asked for (/)
+ *   -p PATH   the path of the requests (/)
  *   -m P:A:B  P percent of the requests, chosen by a hash of their number, ask for /A, the others for /B
  *   -t N      seconds after which a connection counts as failed (10)
  *
- * Where it may it runs with real-time priority, so that it is late for nobody while the servers are at work. Prints one
- * line of JSON; `lag` is how late connections were begun. Failures by kind: refused, reset, closed (before the answer was whole), timeout, wrong.
+ * It runs with real-time priority if that is allowed, so that busy servers do not delay it. Prints one line of JSON;
+ * `lag` is the delay with which connections began. Failures by kind: refused, reset, closed (before the response was
+ * complete), timeout, wrong.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,7 +45,7 @@ static const char *const KIND[KINDS] = {"refused", "reset", "closed", "timeout",
 static const char BODY[] = "hello world\n";
 
 struct conn {
-    int64_t due; /* when it was to begin; 0 where there is none */
+    int64_t due; /* the time at which it was to begin; 0 if there is no connection */
     int sent, answered, rare;
     size_t have;
     char in[512];
@@ -101,7 +102,7 @@ static uint64_t hash(uint64_t n)
     return n ^ (n >> 31);
 }
 
-/* From 0 to 1, without either. */
+/* Between 0 and 1, exclusive. */
 static double fraction(uint64_t n)
 {
     return ((hash(n) >> 11) + 0.5) / 9007199254740992.0;
@@ -175,7 +176,7 @@ static void begin(int64_t due)
         send_request(fd);
 }
 
-/* The connection has come to its end, with an error or without. */
+/* The connection has ended, with or without an error. */
 static void ended(int fd)
 {
     if (conns[fd].answered)
@@ -186,7 +187,7 @@ static void ended(int fd)
         fail(fd, CLOSED);
 }
 
-static void go_on(int fd)
+static void proceed(int fd)
 {
     struct conn *c = &conns[fd];
     size_t tail = sizeof BODY - 1;
@@ -241,7 +242,7 @@ static int by_int(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What one percentile in a hundred takes longer than; the rare ones left out where `common`. */
+/* The latency at a percentile; of the common requests only if `common`. */
 static int percentile(int percent, int common)
 {
     size_t i, n = 0, at;
@@ -309,8 +310,8 @@ static void run(double rate, int random, int clients, double seconds)
                         &(struct itimerspec){.it_value = {due / 1000000, due % 1000000 * 1000}}, NULL);
         n = epoll_wait(epoll, events, MAX_EVENTS, 100);
         for (i = 0; i < n; i++) {
-            if (events[i].data.fd != timer) /* setting it anew takes back that it has expired */
-                go_on(events[i].data.fd);
+            if (events[i].data.fd != timer) /* setting it again clears its expiration */
+                proceed(events[i].data.fd);
         }
     }
 }

@@ -1,4 +1,4 @@
-// Round trips between Node's primary and one worker by process.send, for messages.rs beside it: 64 bytes, 1 or 64 at a time.
+// Round trips between Node's primary and one worker by process.send, to compare with messages.rs: 64 bytes, 1 or 64 at a time.
 //
 //   node messages.js [ROUNDS]
 'use strict';

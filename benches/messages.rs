@@ -1,9 +1,9 @@
-//! Messages between processes: round trips a second, MiB a second, and what a flood of them does to dispatch.
+//! Messages between processes: round trips a second, MiB a second, and the effect of a flood of them on connections.
 //!
 //!     cargo bench --bench messages
 //!
-//! One line per measure: its name, the figure, its unit. The program is the server; for the last five lines it starts itself once
-//! more as the client, which makes one connection after the other and says how many a second it got and how long they took.
+//! One line per measure: its name, the figure, its unit. The program is the server; for the last five lines it starts itself again
+//! as the client, which makes one connection after the other and reports their rate and latency.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use prefork::{Handler, Kind, MASTER, Message, Messages, Request, Response, Server, Started, Worker};
@@ -19,13 +19,13 @@ const ROUNDS: u64 = 300_000;
 const SMALL: [u8; 64] = [7; 64];
 const LARGE: usize = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Large messages under way at a time.
+/// Large messages in flight at a time.
 const WINDOW: u64 = 16;
 const CLIENTS: usize = 4;
 const CONNECTIONS: usize = 8_000;
-/// Between two connections of a client that does not hurry: with four of them, 2,000 a second.
+/// Between two connections of a paced client: 2,000 a second with four of them.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Between two large messages that a worker sends because a client asks it to: 1 GiB meanwhile, and CPU left.
+/// Between two large messages that a worker sends on the request of a client: 250 MiB/s, which leaves CPU time to spare.
 const LUMP_PAUSE: Duration = Duration::from_millis(4);
 
 // Types of messages.
@@ -63,7 +63,7 @@ fn main() {
     server.on_message(move |messages, message| hear(&heard, messages, message)).run().unwrap();
 }
 
-/// What the master does, one measure after the other.
+/// The master: runs one measure after the other.
 struct Host {
     messages: Messages,
     step: u32,
@@ -85,7 +85,7 @@ fn next(host: &Shared) {
     match step {
         1 => ask(host, 1),
         2 => (0..64).for_each(|_| ask(host, 64)),
-        // The same, asked by a worker: of the master, of another worker.
+        // The same between a worker and the master, and between two workers.
         3 => messages.send(1, ASK, &MASTER.to_le_bytes()).unwrap(),
         4 => messages.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
         5 => (0..WINDOW).for_each(|_| lump(host)),
@@ -108,7 +108,7 @@ fn report(host: &Shared, what: &str, amount: f64, unit: &str) {
     println!("{what:56} {:8.0} {unit}/s", amount / host.borrow().begun.elapsed().as_secs_f64());
 }
 
-/// Asks worker 1, and again when the answer is there, until all rounds are done.
+/// Sends a request to worker 1, and the next after its reply, until all rounds are done.
 fn ask(host: &Shared, window: u64) {
     let mut h = host.borrow_mut();
     if h.sent == ROUNDS {
@@ -159,15 +159,15 @@ fn hear(host: &Shared, messages: &Messages, message: &Message<'_>) {
             next(host);
         }
         _ => {
-            let pace = ["all that go", "2000 a second"][usize::from(!matches!(step, 7 | 10))];
-            let meanwhile = match step {
-                9 => ", 250 MiB/s meanwhile",
-                10.. => ", all MiB/s that go meanwhile",
+            let pace = ["as fast as possible", "2000 a second"][usize::from(!matches!(step, 7 | 10))];
+            let messages = match step {
+                9 => ", with 250 MiB/s of messages",
+                10.. => ", with unlimited messages",
                 _ => "",
             };
             println!(
                 "{:56} {}",
-                format!("connections, {pace}{meanwhile}"),
+                format!("connections, {pace}{messages}"),
                 String::from_utf8_lossy(message.bytes())
             );
             next(host);
@@ -180,7 +180,7 @@ fn start_client(how: &str, address: &str) {
     Command::new(std::env::current_exe().unwrap()).args([how, address]).spawn().unwrap();
 }
 
-/// What a worker does.
+/// The handler of a worker.
 struct Bench {
     worker: Worker,
     moved: Rc<RefCell<Moved>>,
@@ -263,8 +263,8 @@ fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
     worker.request(to, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
-/// The client: connections with one request each, as fast as they are answered or at a steady pace; and, where wanted, some that
-/// have a message sent and are not counted.
+/// The client: makes connections with one request each, one after the other or at a steady rate. With `lumps`, it also makes
+/// requests that have a worker send a large message, which are not counted.
 fn client(address: &str, pause: Duration, lumps: bool) {
     let get = |path: &str| {
         let mut socket = TcpStream::connect(address).unwrap();

@@ -1,5 +1,5 @@
--- What wrk counted, as one line of JSON: run.py reads that in place of wrk's own text.
--- Only done() is defined: wrk then sends its one fixed request and runs no Lua while it measures.
+-- Prints the counts of wrk as one line of JSON, which run.py reads instead of wrk's own text.
+-- Only done() is defined, so that wrk sends its one fixed request and runs no Lua while it measures.
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measures prefork beside a bare C server of the same shape, nginx and Node's cluster, and draws the result.
+"""Compares prefork with a bare C server of the same shape, nginx and Node's cluster, and draws the result.
 
-    python3 benches/run.py                 everything, in about four minutes
-    python3 benches/run.py --quick         a look, in under a minute
+    python3 benches/run.py                 all of it, in about four minutes
+    python3 benches/run.py --quick         fewer and shorter rounds, in under a minute
     python3 benches/run.py --syscalls      system calls per connection, by role
     python3 benches/run.py --instructions  user-space instructions per request
 
-See README.md here for what the figures mean. Standard library only.
+README.md explains the figures. Needs only the standard library.
 """
 
 import argparse
@@ -38,7 +38,7 @@ QUIET = 0.05  # share of the machine that other processes may use without spoili
 
 
 def wrk(url, seconds, load):
-    """One run of wrk: what it counted."""
+    """The counts of one run of wrk."""
     header = ["-H", "Connection: close"] if load == "close" else []
     command = [tool("wrk", "wrk"), "-t2", f"-c{CLIENTS}", f"-d{seconds}s", "-s", HERE / "report.lua", *header, url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20)
@@ -48,7 +48,7 @@ def wrk(url, seconds, load):
 
 
 def measure_load(server, seconds, load):
-    """A measurement after a second of warming up, made again when others disturb it; the quietest of three counts."""
+    """A measurement after a second of warming up, repeated up to twice if other processes disturb it; the least disturbed counts."""
     wrk(server.url, 1, load)
     tries = []
     for _ in range(3):
@@ -59,7 +59,7 @@ def measure_load(server, seconds, load):
 
 
 def measure_once(server, seconds, load):
-    """Rate, latency and CPU of a server under one load."""
+    """Rate, latency and CPU time of a server under one load."""
     own_before, busy_before, clients_before = server.cpu(), machine_busy_seconds(), reaped_cpu()
     began = time.monotonic()
     counted = wrk(server.url, seconds, load)
@@ -85,16 +85,17 @@ def reaped_cpu():
 
 
 def measure_round(bench, name, seconds):
-    """One server, started afresh, under each load; then its memory."""
+    """A newly started server under each load; then its memory."""
     with running(bench, name, WORKERS) as server:
         result = {load: measure_load(server, seconds, load) for load in LOADS}
         result["master_rss"] = memory(server.master)["rss"]
+        result["master_private"] = memory(server.master)["private"]
         result["worker_private"] = max(memory(pid)["private"] for pid in server.workers)
     return result
 
 
 def measure_start(bench, name, times):
-    """Milliseconds from the start of a server with 8 workers: to its word that all are ready, to a response."""
+    """Milliseconds from the start of a server with 8 workers until it says that all are ready, and until a response."""
     runs = []
     for _ in range(times):
         with running(bench, name, workers=8) as server:
@@ -103,16 +104,16 @@ def measure_start(bench, name, times):
 
 
 def measure_idle(bench, name, connections):
-    """User memory that each of many idle keep-alive connections in one worker costs, in bytes."""
+    """Bytes of user memory per idle keep-alive connection, of many in one worker."""
     with running(bench, name, workers=1) as server:
         pids = [server.master, *server.workers]
-        wrk(server.url, 1, "keep")  # what the first hundred connections allocate is not what each one costs
+        wrk(server.url, 1, "keep")  # the first hundred connections allocate more
         before = [memory(pid)["anonymous"] for pid in pids]
         clients = open_connections(server.address, connections)
         try:
             after = [memory(pid)["anonymous"] for pid in pids]
             for client in clients[::100]:
-                request(client)  # still served, so still held
+                request(client)  # fails if the server has closed it
         finally:
             for client in clients:
                 client.close()
@@ -121,7 +122,7 @@ def measure_idle(bench, name, connections):
 
 
 def open_connections(address, connections):
-    """Connections that have each had one answer, from as many loopback addresses as the ports call for."""
+    """Connections that have each had one response. Each loopback address has ports for 5,000 of them."""
     clients = []
     for i in range(connections):
         client = socket.socket()
@@ -138,7 +139,7 @@ def open_connections(address, connections):
 
 
 def run(bench, names, options):
-    """All measurements, interleaved: every round visits every server, each time beginning with another."""
+    """All measurements, interleaved: each round measures every server and begins with another one."""
     rounds = []
     for i in range(options.rounds):
         turn = i % len(names)
@@ -170,7 +171,7 @@ def machine():
     return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()[0]}
 
 
-# ---- reading the results ----
+# ---- the results ----
 
 
 def figures(results, name, load, key):
@@ -178,7 +179,7 @@ def figures(results, name, load, key):
 
 
 def ratios(results, name, peer, load, key):
-    """Round by round, as both saw the same minute of the machine."""
+    """The ratios within each round, in which both servers had similar conditions."""
     if name not in results["servers"] or peer not in results["servers"]:
         return []
     pairs = zip(figures(results, name, load, key), figures(results, peer, load, key))
@@ -196,7 +197,7 @@ def times(values):
 
 
 def goals(results):
-    """(what, figure or None, form, limit): the promise of the project beside what was seen."""
+    """(name, figure or None, format, limit): the goals of the project."""
 
     def own(values):
         values = [value for value in values if value is not None]
@@ -207,18 +208,18 @@ def goals(results):
     start = results["start"].get("prefork", [])
     idle = results["idle"].get("prefork")
     return [
-        ("new connections, CPU: prefork to bare", own(ratios(results, "prefork", "bare", "close", "cpu_us")),
+        ("CPU per new connection, relative to bare", own(ratios(results, "prefork", "bare", "close", "cpu_us")),
          "{:.2f}×", 1.05),
-        ("new connections, master's CPU: prefork to bare", own(ratios(results, "prefork", "bare", "close", "master_us")),
+        ("master's CPU per new connection, relative to bare", own(ratios(results, "prefork", "bare", "close", "master_us")),
          "{:.2f}×", 1.05),
-        ("new connections, master's CPU: prefork to Node's primary",
+        ("master's CPU per new connection, relative to Node's primary",
          own(ratios(results, "prefork", "node", "close", "master_us")), "{:.2f}×", 0.33),
-        ("keep-alive, CPU: prefork to nginx", own(ratios(results, "prefork", "nginx", "keep", "cpu_us")), "{:.2f}×", 0.90),
-        ("master, resident memory", own([one["master_rss"] / MB for one in rounds]), "{:.2f} MB", 3.0),
+        ("CPU per keep-alive request, relative to nginx", own(ratios(results, "prefork", "nginx", "keep", "cpu_us")), "{:.2f}×", 0.90),
+        ("master, private memory", own([one["master_private"] / MB for one in rounds]), "{:.2f} MB", 1.0),
         ("worker with hello.so, private memory", own([one["worker_private"] / MB for one in rounds]), "{:.2f} MB", 1.0),
-        ("8 workers ready after the start", own([one["ready_ms"] for one in start]), "{:.1f} ms", 30.0),
-        ("first response after the start", own([one["answered_ms"] for one in start]), "{:.1f} ms", 50.0),
-        ("an idle keep-alive connection, user memory", own([idle and idle["master_bytes"] + idle["worker_bytes"]]),
+        ("from the start until 8 workers are ready", own([one["ready_ms"] for one in start]), "{:.1f} ms", 30.0),
+        ("from the start until the first response", own([one["answered_ms"] for one in start]), "{:.1f} ms", 50.0),
+        ("user memory per idle keep-alive connection", own([idle and idle["master_bytes"] + idle["worker_bytes"]]),
          "{:.0f} bytes", 300.0),
     ]
 
@@ -227,7 +228,7 @@ def report(results):
     """The results as Markdown."""
     here = results["machine"]
     lines = [f"{here['cores']} × {here['cpu']}, Linux {here['kernel']}; {len(results['rounds'])} rounds, "
-             f"{CLIENTS} clients, {WORKERS} workers. Medians (minimum–maximum); ratios are medians of each round's.", ""]
+             f"{CLIENTS} clients, {WORKERS} workers. Medians (minimum–maximum); of ratios, the median over the rounds.", ""]
     for load, title in LOADS.items():
         lines += load_table(results, load, title)
     lines += memory_table(results)
@@ -237,7 +238,7 @@ def report(results):
 
 def load_table(results, load, title):
     lines = [f"### {title}", "",
-             "| server | requests/s | p99 ms | CPU µs/request | of it master | CPU to bare | CPU to nginx | errors |",
+             "| server | requests/s | p99 ms | CPU µs/request | of which master | CPU relative to bare | CPU relative to nginx | errors |",
              "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for name in results["servers"]:
         of = lambda key: figures(results, name, load, key)  # noqa: E731
@@ -250,14 +251,15 @@ def load_table(results, load, title):
 
 def memory_table(results):
     lines = ["### Memory and start", "",
-             "| server | master RSS MB | worker private MB | bytes per idle connection | 8 workers ready ms "
-             "| first response ms |", "|---|--:|--:|--:|--:|--:|"]
+             "| server | master RSS MB | master private MB | worker private MB | bytes per idle connection | 8 workers ready ms "
+             "| first response ms |", "|---|--:|--:|--:|--:|--:|--:|"]
     for name in results["servers"]:
         rounds = [one[name] for one in results["rounds"]]
         idle, start = results["idle"].get(name), results["start"][name]
         ready = [one["ready_ms"] for one in start if one["ready_ms"] is not None]
         lines.append(" | ".join([
             f"| {name}", spread([one["master_rss"] / MB for one in rounds], "{:.2f}"),
+            spread([one["master_private"] / MB for one in rounds], "{:.2f}"),
             spread([one["worker_private"] / MB for one in rounds], "{:.2f}"),
             f"{idle['master_bytes'] + idle['worker_bytes']:.0f}" if idle else "–",
             spread(ready) if ready else "–", spread([one["answered_ms"] for one in start]) + " |"]))
@@ -274,7 +276,8 @@ def goal_table(results):
 
 
 def noise(results):
-    """A warning when something else was using the machine: more load means more batching and so less CPU a request."""
+    """The share of other processes, and a warning if it was large: under more load connections come in larger batches, which cost
+    less CPU each."""
     shares = [one[name][load]["others"] for one in results["rounds"] for name in one for load in LOADS]
     share = statistics.median(shares)
     text = f"Other processes used {share:.0%} of the machine (median; at most {max(shares):.0%})."
@@ -286,8 +289,8 @@ def noise(results):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, help="visits to each server [5]")
-    parser.add_argument("--seconds", type=int, help="of each measurement [3]")
+    parser.add_argument("--rounds", type=int, help="measurements of each server [5]")
+    parser.add_argument("--seconds", type=int, help="length of each measurement [3]")
     parser.add_argument("--only", metavar="NAMES", help=f"comma-separated, of {', '.join(COMMANDS)}")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 second, fewer starts")
     parser.add_argument("--syscalls", action="store_true", help="count system calls per connection instead")
@@ -304,7 +307,7 @@ def parse():
 
 
 def present(bench, wanted):
-    """Those of the wanted servers that can be run here."""
+    """The wanted servers that can run on this machine."""
     names = []
     for name in wanted:
         try:
@@ -319,7 +322,7 @@ def present(bench, wanted):
 
 def main():
     options = parse()
-    # SIGTERM unwinds like ^C, so that no server is left behind.
+    # Unwinds, as after ^C, so that no server is left running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
-"""The servers that run.py and lifecycle.py compare: how each is started, which processes it is, and what they have used.
+"""The servers that run.py and lifecycle.py compare: how each is started, its processes, and their use of CPU and memory.
 
-Every server answers `GET /` with 200 and "hello world\\n". Each runs in a session of its own and is ended with all
-its processes when its `with` block is left, however it is left.
+Every server answers `GET /` with 200 and "hello world\\n". Each runs in a session of its own; all its processes are
+ended when its `with` block is left.
 """
 
 import os
@@ -55,11 +55,11 @@ http {{
 
 
 class Missing(Exception):
-    """A server or tool that is not on this machine; the text says what to install or build."""
+    """A server or tool is not on this machine; the text says what to install or build."""
 
 
 def free_port():
-    """One below the range that clients' own ports come from: such a port could be taken again before it is bound."""
+    """A port below the range for clients: a client could take one in that range before the server binds it."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for port in random.sample(range(lowest // 2, lowest), 100):
         with socket.socket() as probe:
@@ -80,16 +80,16 @@ def tool(name, package):
 
 
 def compile_c(source, target, *flags):
-    """`cc`, unless what it would make is newer than the source."""
+    """Compiles with `cc`, unless the target is newer than the source."""
     if not source.exists():
-        raise Missing(f"{source.relative_to(ROOT)} is not there")
+        raise Missing(f"{source.relative_to(ROOT)}: no such file")
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         subprocess.run([tool("cc", "gcc"), "-O2", "-Wall", "-Wextra", "-o", target, source, *flags], check=True)
     return target
 
 
 class Bench:
-    """Where things are, for the commands below."""
+    """The paths for the commands below."""
 
     def __init__(self, out, prefork):
         self.out = Path(out).resolve()
@@ -97,7 +97,7 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def command(self, name, workers, port):
-        """The command line of a server. A port of 0 lets the server take a free one, where it can."""
+        """The command line of a server. With port 0 the server takes a free one, if it can."""
         return COMMANDS[name](self, workers, port)
 
 
@@ -145,7 +145,7 @@ COMMANDS = {
 DEFAULT = ["prefork", "bare", "nginx", "node"]
 
 
-SILENT = {"nginx"}  # prints no address when it listens, so it is told its port
+SILENT = {"nginx"}  # does not print its address, so it is given a port
 
 
 class Running:
@@ -161,7 +161,7 @@ class Running:
         self.workers = children(self.master)
 
     def cpu(self):
-        """Seconds of CPU so far: of the master, of all its workers."""
+        """Seconds of CPU time so far: of the master, of all its workers."""
         if children(self.master) != self.workers:
             raise RuntimeError("the server's workers changed during the measurement")
         return cpu_seconds(self.master), sum(cpu_seconds(pid) for pid in self.workers)
@@ -171,7 +171,7 @@ class Running:
 def running(bench, name, workers=2, wrapper=(), command=None):
     """Starts a server, waits for its first response, and ends all of it on leaving.
 
-    `command(workers, port)` makes another command line than the server's usual one.
+    `command(workers, port)` returns a command line to use instead of the server's usual one.
     """
     log = open(bench.out / f"{name}.log", "ab")
     port = free_port() if name in SILENT else 0
@@ -191,7 +191,7 @@ def running(bench, name, workers=2, wrapper=(), command=None):
 
 
 def wait_address(process, name):
-    """The address that a server prints once its workers are ready, and when it did."""
+    """The address that a server prints once its workers are ready, and the time of that."""
     timer = threading.Timer(START_LIMIT, process.kill)  # ends the reading below
     timer.start()
     try:
@@ -205,7 +205,7 @@ def wait_address(process, name):
 
 
 def wait_response(process, address, started):
-    """Asks until the server answers; returns when it did."""
+    """Sends requests until the server answers; returns the time of the answer."""
     while time.monotonic() - started < START_LIMIT and process.poll() is None:
         try:
             with socket.create_connection(address, timeout=START_LIMIT) as client:
@@ -231,7 +231,7 @@ def request(client, close=False):
 
 
 def stop(process):
-    """TERM to the master; after a moment KILL to whatever is left of its session."""
+    """Sends SIGTERM to the master, and after STOP_LIMIT SIGKILL to the rest of its session."""
     process.terminate()
     deadline = time.monotonic() + STOP_LIMIT
     while session_lives(process) and time.monotonic() < deadline:
@@ -244,7 +244,7 @@ def stop(process):
 
 
 def session_lives(process):
-    process.poll()  # reaps the master, which would count as living
+    process.poll()  # reaps the master: as a zombie it would still be in the session
     try:
         os.killpg(process.pid, 0)
         return True
@@ -252,7 +252,7 @@ def session_lives(process):
         return False
 
 
-# ---- what the kernel tells of a process ----
+# ---- processes as the kernel reports them ----
 
 
 def children(pid):

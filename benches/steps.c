@@ -1,11 +1,11 @@
 /*
  * steps: counts the instructions that running processes execute in user space, one single step at a time.
  *
- *     ./steps PID...      says "counting", counts until SIGTERM, then prints one line "PID INSTRUCTIONS" a process
+ *     ./steps PID...      prints "counting", counts until SIGTERM, then prints "PID INSTRUCTIONS" for each process
  *
- * Slow, and exact on any machine: no hardware counter is needed, which virtual machines often lack, and no system
- * call is unknown to it, as new ones are to valgrind. Only a process's first thread is counted. A repeated string
- * instruction counts once for every repetition.
+ * Slow, and exact on any machine: it needs no hardware counter, which virtual machines often lack, and works with
+ * any system call, unlike valgrind. Only a process's first thread is counted. A repeated string instruction counts
+ * once for every repetition.
  *
  * C99 with POSIX and Linux.
  */
@@ -35,22 +35,20 @@ static void check(long result, const char *what)
     }
 }
 
-/* A SIGTRAP of the last step may still be on its way, and would kill: it is caught between two interrupts. */
+/* The SIGTRAP of the last step may still be pending, and would kill the process: one more step ends with it, or makes one. */
 static void let_go(pid_t pid)
 {
     int status;
 
-    for (int turn = 0; turn < 2; turn++) {
-        ptrace(PTRACE_INTERRUPT, pid, NULL, NULL);
-        while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status) && status >> 16 != PTRACE_EVENT_STOP)
-            ptrace(PTRACE_CONT, pid, NULL, NULL);
-        ptrace(turn == 0 ? PTRACE_CONT : PTRACE_DETACH, pid, NULL, NULL);
-    }
+    ptrace(PTRACE_INTERRUPT, pid, NULL, NULL);
+    while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status) && status >> 8 != SIGTRAP)
+        ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL);
+    ptrace(PTRACE_DETACH, pid, NULL, NULL);
 }
 
 int main(int argc, char **argv)
 {
-    struct sigaction on_term = { .sa_handler = end }; /* without SA_RESTART: waitpid is to return */
+    struct sigaction on_term = { .sa_handler = end }; /* without SA_RESTART: it interrupts waitpid */
     unsigned long counts[MAX_PIDS] = { 0 };
     pid_t pids[MAX_PIDS];
     cpu_set_t one = { { 0 } };
@@ -61,7 +59,7 @@ int main(int argc, char **argv)
     sigaction(SIGTERM, &on_term, NULL);
     for (int i = 0; i < n; i++) {
         pids[i] = (pid_t)atoi(argv[i + 1]);
-        sched_setaffinity(pids[i], sizeof one, &one); /* a step is a switch to here and back: cheaper on one CPU */
+        sched_setaffinity(pids[i], sizeof one, &one); /* a step switches here and back: cheaper on one CPU */
         check(ptrace(PTRACE_SEIZE, pids[i], NULL, NULL), "PTRACE_SEIZE");
         check(ptrace(PTRACE_INTERRUPT, pids[i], NULL, NULL), "PTRACE_INTERRUPT");
     }

@@ -1,10 +1,10 @@
 /*
- * work: a module whose requests take as long as their path says, without using the CPU.
+ * work: a module whose requests take the time given in their path, without using the CPU.
  *
  *     /        answers at once            /20     answers after 20 ms of sleep
  *     /pid     answers with the worker's process id
  *
- * Compiled with -DBLOCKING it is a handler in blocking style, else one for requests.
+ * Compiled with -DBLOCKING it is a handler in blocking style, otherwise one for requests.
  */
 #define _GNU_SOURCE
 #include <prefork.h>
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Does what a path asks for; returns the length of the answer. */
+/* Carries out the request for a path; returns the length of the response. */
 static size_t work(const char *path, char *text, size_t size)
 {
     long ms = strtol(path + 1, NULL, 10);
