@@ -1,4 +1,4 @@
-//! Clients that do their worst: they get an error or nothing, and cost nobody else anything.
+//! Hostile clients: they get an error or nothing, and do not affect others.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use util::{Fault, Start, Style, load, proc};
 
 #[test]
-fn resets_by_the_thousand_are_no_event() {
+fn thousands_of_resets_have_no_effect() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let (pids, load) = (server.workers(), server.load(1, "pid"));
@@ -30,7 +30,7 @@ fn resets_by_the_thousand_are_no_event() {
 }
 
 #[test]
-fn resets_in_the_backlog_are_no_event() {
+fn resets_in_the_backlog_have_no_effect() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         proc::freeze(server.pid);
@@ -65,13 +65,13 @@ fn garbage_is_refused_and_closed() {
 }
 
 #[test]
-fn slow_clients_are_cut_at_the_deadline_and_hold_up_nobody() {
+fn slow_clients_are_cut_at_the_deadline_and_delay_no_other() {
     let server = Start::new(Style::Request).workers(1).set("header-timeout", "500ms").start();
     let mut slow: Vec<_> = (0..200).map(|_| server.connect()).collect();
     slow.iter_mut().for_each(|c| c.send(b"GET /pid HTTP/1.1\r\nHost: ").unwrap());
     for _ in 0..20 {
         assert!(server.ask("pid").is_ok());
-        // One byte at a time does not move the deadline.
+        // A byte now and then does not postpone the deadline.
         for client in &mut slow {
             let _ = client.send(b"x");
         }
@@ -84,7 +84,7 @@ fn slow_clients_are_cut_at_the_deadline_and_hold_up_nobody() {
     server.stop();
 }
 
-/// Three seconds of work in one go: whoever else is with the same worker waits for a share of it, not for all.
+/// Three seconds of work at once: another client of the same worker waits for a part of it, not for all.
 #[test]
 fn a_client_that_pipelines_thousands_gets_a_fair_share() {
     const REQUESTS: usize = 3000;
@@ -103,7 +103,7 @@ fn a_client_that_pipelines_thousands_gets_a_fair_share() {
     let (mut slowest, mut asked, begun) = (Duration::ZERO, 0, Instant::now());
     while !reader.is_finished() {
         let begin = Instant::now();
-        // On a connection of its own, and on one that is new.
+        // On the connection it has, and on a new one.
         other.ask("pid").unwrap();
         server.ask("pid").unwrap();
         slowest = slowest.max(begin.elapsed());
@@ -117,7 +117,7 @@ fn a_client_that_pipelines_thousands_gets_a_fair_share() {
 }
 
 #[test]
-fn heads_and_bodies_without_end_take_a_bounded_amount_of_memory() {
+fn endless_heads_and_bodies_take_a_bounded_amount_of_memory() {
     let server = Start::new(Style::Request).workers(1).set("max-body", "64K").start();
     let pids = [server.pid, server.workers()[0]];
     let peak = |pid: i32| proc::status(pid, "VmHWM").trim_end_matches(" kB").parse::<u64>().unwrap() / 1024;

@@ -1,4 +1,4 @@
-//! Who accepts: the master, all workers from one backlog, or each from its own. What holds in all three, and what each has.
+//! The modes of accepting: the master, all workers from one backlog, or each worker from its own. What holds in all, and in each.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -41,7 +41,7 @@ fn connections_spread_over_the_workers() {
         for _ in 0..150 {
             *slots.entry(server.ask("slot").unwrap()).or_insert(0) += 1;
         }
-        // Of workers at one backlog those that are awake may leave little for the others.
+        // Of workers with one backlog those that are awake may leave little for the others.
         let least = if mode == Mode::Shared { 1 } else { 25 };
         assert!(slots.len() == 3 && slots.values().all(|&n| n >= least), "{style:?} {mode:?}: {slots:?}");
         server.stop();
@@ -70,7 +70,7 @@ fn a_worker_at_its_limit_accepts_no_more_until_a_connection_ends() {
 }
 
 #[test]
-fn of_workers_that_share_a_backlog_the_one_with_room_takes_the_next() {
+fn of_workers_that_share_a_backlog_one_with_room_accepts_the_next() {
     let server = Start::new(Style::Data).accept(Mode::Shared).set("max-conns", "3").start();
     let mut held: Vec<_> = (0..6).map(|_| server.connect()).collect();
     let slots: Vec<_> = held.iter_mut().map(|c| c.ask("slot").unwrap()).collect();
@@ -88,7 +88,7 @@ fn of_workers_that_share_a_backlog_the_one_with_room_takes_the_next() {
 }
 
 #[test]
-fn while_one_worker_is_busy_the_others_take_all() {
+fn while_one_worker_is_busy_the_others_accept_all() {
     for style in Style::ALL {
         let server = Start::new(style).accept(Mode::Shared).start();
         let mut busy = server.connect();
@@ -128,7 +128,7 @@ fn nothing_is_served_before_all_first_workers_are_ready() {
 }
 
 #[test]
-fn a_kill_under_load_costs_what_the_worker_had_in_progress() {
+fn a_kill_under_load_loses_only_connections_in_progress_in_the_worker() {
     const CLIENTS: usize = 6;
     for (style, mode) in all() {
         let mut server = Start::new(style).accept(mode).start();
@@ -154,7 +154,7 @@ fn a_kill_under_load_costs_what_the_worker_had_in_progress() {
 }
 
 #[test]
-fn what_a_killed_worker_had_in_progress_is_told() {
+fn connections_in_progress_in_a_killed_worker_are_counted_in_the_log() {
     for mode in Mode::ALL {
         let mut server = Start::new(Style::Data).workers(1).accept(mode).start();
         server.says("died: SIGKILL; 3 connections in progress lost, 0 kept");
@@ -173,7 +173,7 @@ fn what_a_killed_worker_had_in_progress_is_told() {
 }
 
 #[test]
-fn a_backlog_outlives_the_worker_it_waits_for() {
+fn a_backlog_outlives_its_worker() {
     for (style, mode) in all() {
         let mut server = Start::new(style).accept(mode).start();
         server.says("died: SIGKILL");
@@ -191,7 +191,7 @@ fn a_backlog_outlives_the_worker_it_waits_for() {
 }
 
 #[test]
-fn clients_of_a_slot_without_worker_go_to_the_others_meanwhile() {
+fn clients_of_a_slot_without_a_worker_are_served_by_others() {
     for (style, mode) in all() {
         let mut server = Start::new(style).accept(mode).start();
         server.says("died: SIGKILL");
@@ -209,7 +209,7 @@ fn clients_of_a_slot_without_worker_go_to_the_others_meanwhile() {
 }
 
 #[test]
-fn at_the_end_all_that_wait_are_served() {
+fn a_stop_serves_all_waiting_clients() {
     for (style, mode) in all() {
         let server = Start::new(style).workers(1).accept(mode).start();
         let mut first = server.connect();
@@ -232,7 +232,7 @@ fn at_the_end_all_that_wait_are_served() {
 }
 
 #[test]
-fn under_load_what_was_accepted_is_answered_at_the_end() {
+fn a_stop_under_load_answers_all_accepted_requests() {
     const CLIENTS: usize = 8;
     for (style, mode) in all() {
         let server = Start::new(style).accept(mode).start();
@@ -242,7 +242,7 @@ fn under_load_what_was_accepted_is_answered_at_the_end() {
         load.go_on_for(20);
         let mut tally = load.stop();
         tally.faults.remove(&Fault::Refused);
-        // Whoever was not accepted yet when the listener closed is reset by the kernel. What was accepted is not.
+        // The kernel resets connections that are not yet accepted when the listener closes. Accepted ones are not reset.
         let resets = tally.faults.remove(&Fault::Reset).unwrap_or(0);
         assert!(
             tally.faults.is_empty() && resets <= CLIENTS as u64,
@@ -260,7 +260,7 @@ fn workers_of_a_killed_master_finish_and_the_port_is_free() {
         client.send_command("gate g").unwrap();
         wait_until("the handler runs", || server.dir.at_gate("g") == 1);
         server.signal(libc::SIGKILL);
-        // A worker in its handler holds its door until that returns.
+        // A worker keeps its socket until its handler returns.
         if mode == Mode::Master {
             wait_until("the listener is closed", || server.refuses());
         }
@@ -354,7 +354,7 @@ fn a_reload_moves_idle_connections_to_the_new_workers() {
 fn more_and_fewer_workers_under_load_lose_nothing() {
     for (style, mode) in all() {
         let mut server = Start::new(style).accept(mode).start();
-        // One that became ready while its SIGKILL was on the way.
+        // It became ready before its SIGKILL arrived.
         server.may_say("died while draining: SIGKILL; 0 connections lost");
         let load = server.load(6, "pid");
         for (signal, workers) in [
@@ -376,7 +376,7 @@ fn more_and_fewer_workers_under_load_lose_nothing() {
         if mode == Mode::Master {
             server.stop();
         } else {
-            // The doors of the slots that are no more are kept.
+            // The sockets of removed slots are kept.
             server.signal(libc::SIGTERM);
             server.ends();
         }
@@ -384,7 +384,7 @@ fn more_and_fewer_workers_under_load_lose_nothing() {
 }
 
 #[test]
-fn another_program_takes_over_the_doors() {
+fn another_program_takes_over_the_sockets() {
     for (style, mode) in all() {
         let mut server = Start::new(style).accept(mode).start();
         server.says("upgrade: version");
@@ -403,7 +403,7 @@ fn another_program_takes_over_the_doors() {
 }
 
 #[test]
-fn a_worker_that_hangs_is_seen_whoever_accepts() {
+fn a_worker_that_hangs_is_detected_in_every_mode() {
     for mode in Mode::ALL {
         let mut server = Start::new(Style::Request).accept(mode).set("timeout", "300ms").start();
         server.says("hangs in its handler");
@@ -412,7 +412,7 @@ fn a_worker_that_hangs_is_seen_whoever_accepts() {
         client.send_command("gate never").unwrap();
         wait_until("the handler runs", || server.dir.at_gate("never") == 1);
         server.wait_for_line("hangs in its handler");
-        // With a backlog per slot too, what waits behind it goes to the other.
+        // With a backlog per slot too, connections that wait for it go to the other worker.
         for _ in 0..20 {
             server.ask("pid").unwrap();
         }
@@ -423,7 +423,7 @@ fn a_worker_that_hangs_is_seen_whoever_accepts() {
 }
 
 #[test]
-fn a_worker_is_replaced_after_max_requests_whoever_accepts() {
+fn a_worker_is_replaced_after_max_requests_in_every_mode() {
     for mode in Mode::ALL {
         let server = Start::new(Style::Request).workers(1).accept(mode).set("max-requests", "20").start();
         let before = server.workers();

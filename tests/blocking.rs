@@ -1,4 +1,4 @@
-//! Handlers in blocking style: one connection per worker, and none waits behind another while a worker is idle.
+//! Handlers in blocking style: one connection per worker, and none waits for another while a worker is idle.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -15,7 +15,7 @@ fn at_gate(server: &Server, gate: &str) -> Client {
 }
 
 #[test]
-fn nobody_waits_behind_a_busy_worker_while_another_is_idle() {
+fn no_client_waits_for_a_busy_worker_while_another_is_idle() {
     let server = Start::new(Style::Connection).workers(3).start();
     let mut busy = vec![at_gate(&server, "a"), at_gate(&server, "b")];
     let idle = server.ask("pid").unwrap();
@@ -42,7 +42,7 @@ fn clients_wait_while_all_workers_are_busy_and_are_all_answered() {
         client.send_command("count hits").unwrap();
         if i == 0 {
             client.patience(Duration::from_millis(300));
-            assert_eq!(client.answer(), Err(Fault::TimedOut), "nobody has room for it");
+            assert_eq!(client.answer(), Err(Fault::TimedOut), "no worker has room for it");
             assert_eq!(server.dir.count("hits"), 0);
             client.patience(PATIENCE);
             ["a", "b"].iter().for_each(|gate| server.dir.make(gate));
@@ -57,7 +57,7 @@ fn clients_wait_while_all_workers_are_busy_and_are_all_answered() {
 }
 
 #[test]
-fn a_silent_client_has_its_worker_until_the_deadline_only() {
+fn a_silent_client_occupies_its_worker_until_the_deadline_only() {
     let server =
         Start::new(Style::Connection).set("header-timeout", "300ms").set("body-timeout", "300ms").start();
     let mut silent: Vec<_> = (0..2).map(|_| server.connect()).collect();
@@ -74,7 +74,7 @@ fn a_silent_client_has_its_worker_until_the_deadline_only() {
 }
 
 #[test]
-fn a_client_that_gave_up_in_the_backlog_costs_nothing() {
+fn a_client_that_gives_up_in_the_backlog_costs_nothing() {
     let server = Start::new(Style::Connection).workers(1).start();
     let mut busy = at_gate(&server, "g");
     for i in 0..50 {
@@ -93,7 +93,7 @@ fn a_client_that_gave_up_in_the_backlog_costs_nothing() {
 }
 
 #[test]
-fn what_a_handler_leaves_unread_does_not_cost_the_client_its_answer() {
+fn a_client_gets_its_answer_even_if_the_handler_leaves_input_unread() {
     let server = Start::new(Style::Connection).workers(1).start();
     for i in 0..20 {
         let gate = format!("g{i}");

@@ -93,7 +93,7 @@ fn without_a_handler_it_says_what_to_do() {
 }
 
 #[test]
-fn a_wrong_value_is_named_with_what_would_do() {
+fn an_error_names_the_wrong_value_and_the_valid_ones() {
     for (args, expected) in [
         (["--workers", "many"], "expected auto, or a whole number from 0 to 1024"),
         (["-w", "1025"], "expected auto, or a whole number from 0 to 1024"),
@@ -112,7 +112,7 @@ fn a_wrong_value_is_named_with_what_would_do() {
 }
 
 #[test]
-fn an_unknown_option_is_named_with_a_likely_one() {
+fn an_unknown_option_is_reported_with_a_similar_one() {
     let text = refusal_of(&["--worker", "2", "handler.so"]);
     assert!(text.contains("'--worker'") && text.contains("'--workers'"), "{text}");
     refusal_of(&["demo", "--colour", "blue"]);
@@ -123,7 +123,7 @@ fn an_unknown_option_is_named_with_a_likely_one() {
 }
 
 #[test]
-fn a_misspelled_verb_is_named_with_a_likely_one() {
+fn a_misspelled_verb_is_reported_with_a_similar_one() {
     for (word, verb) in [("relod", "reload"), ("sacle", "scale"), ("event", "events"), ("lst", "ls")] {
         let text = refusal_of(&[word, "3"]);
         assert!(text.contains(word) && text.contains(&format!("did you mean `prefork {verb}`?")), "{text}");
@@ -131,14 +131,14 @@ fn a_misspelled_verb_is_named_with_a_likely_one() {
 }
 
 #[test]
-fn a_program_in_place_of_a_handler_is_refused() {
+fn a_program_instead_of_a_handler_is_refused() {
     for program in [&["--", "node", "app.js"][..], &["-w", "2", "--", "./handler.so"]] {
         assert!(refusal_of(program).contains("only a handler"), "{program:?}");
     }
 }
 
 #[test]
-fn completions_are_for_the_shell_asked_for() {
+fn completions_are_for_the_given_shell() {
     for (shell, sign) in [
         ("bash", "complete -F _prefork"),
         ("zsh", "#compdef prefork"),
@@ -189,7 +189,7 @@ fn the_manual_page_has_every_option_and_verb_explained() {
 }
 
 #[test]
-fn a_reader_that_had_enough_is_no_failure() {
+fn a_reader_that_closes_early_is_no_failure() {
     for args in [&["--help"][..], &["completions", "bash"], &["man"]] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_prefork"))
             .args(args)

@@ -1,5 +1,5 @@
 //! The wall clock is set a day forward and back under a running server (libfaketime(1), for its processes alone): every deadline
-//! is monotonic, so nothing comes of it but another `Date`.
+//! is monotonic, so that only `Date` changes.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -41,7 +41,7 @@ fn start(style: Style, settings: &[(&str, &str)]) -> Server {
     server
 }
 
-/// Sets the clock so many days off the machine's.
+/// Sets the clock `days` days off the machine's.
 fn set(server: &Server, days: i64) {
     let new = server.dir.path().join("clock.new");
     fs::write(&new, format!("{:+}", days * DAY)).unwrap();
@@ -119,7 +119,7 @@ fn a_clock_that_jumps_under_load_changes_nothing() {
 }
 
 #[test]
-fn a_clock_that_jumps_in_mid_reload_does_not_hurry_it_or_hold_it_up() {
+fn a_clock_that_jumps_during_a_reload_neither_speeds_it_up_nor_delays_it() {
     for days in [1, -1] {
         let mut server = start(Style::Request, &[]);
         server.may_say(RELOAD);
@@ -139,7 +139,7 @@ fn a_clock_that_jumps_in_mid_reload_does_not_hurry_it_or_hold_it_up() {
         server.wait_for_line("is complete");
         set(&server, -days);
         wait_until("the master's clock is off", || (off(&server) + days * DAY).abs() <= 5);
-        wait_until("who has nothing to do has left", || server.workers().len() == 3);
+        wait_until("idle workers have exited", || server.workers().len() == 3);
         assert!(server.workers().contains(&busy), "it is still there");
         server.dir.make("g");
         assert_eq!(client.answer(), Ok("gate".into()));
@@ -149,7 +149,7 @@ fn a_clock_that_jumps_in_mid_reload_does_not_hurry_it_or_hold_it_up() {
 }
 
 #[test]
-fn a_clock_that_jumps_while_it_stops_does_not_cut_what_is_in_progress() {
+fn a_clock_that_jumps_during_a_stop_does_not_cut_requests_in_progress() {
     for days in [1, -1] {
         let server = start(Style::Request, &[]);
         let mut client = server.connect();
@@ -166,7 +166,7 @@ fn a_clock_that_jumps_while_it_stops_does_not_cut_what_is_in_progress() {
 }
 
 #[test]
-fn a_clock_set_back_does_not_hide_one_that_hangs_nor_forward_make_one() {
+fn a_clock_that_jumps_neither_hides_a_hang_nor_causes_one() {
     for days in [1, -1] {
         let mut server = start(Style::Request, &[("timeout", "1s")]);
         server.says("hangs in its handler");
@@ -186,7 +186,7 @@ fn a_clock_set_back_does_not_hide_one_that_hangs_nor_forward_make_one() {
 }
 
 #[test]
-fn a_clock_that_jumps_does_not_hurry_restarts() {
+fn a_clock_that_jumps_does_not_speed_up_restarts() {
     let mut server = start(Style::Request, &[]);
     server.may_say("died");
     let pid = server.worker_in(0);
@@ -211,7 +211,7 @@ fn a_clock_that_jumps_does_not_hurry_restarts() {
 }
 
 #[test]
-fn a_clock_that_jumps_puts_no_deadline_off() {
+fn a_clock_that_jumps_delays_no_deadline() {
     for days in [1, -1] {
         let mut server = start(Style::Request, &[("boot-timeout", "2s"), ("drain-timeout", "2s")]);
         server.may_say(RELOAD);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use util::{Dir, Server, Start, Style, handler, proc, wait_until};
 
-/// What a verb printed and how it ended.
+/// The output and the exit code of a verb.
 #[derive(Debug)]
 struct Ran {
     code: i32,
@@ -69,7 +69,7 @@ fn web() -> Start {
     Start::new(Style::Request).set("name", "web")
 }
 
-/// A server that may log who gave it commands.
+/// A server that may log who has given it commands.
 fn started(start: Start) -> Server {
     let mut server = start.start();
     server.may_say("control: ");
@@ -123,7 +123,7 @@ fn ls_lists_every_server() {
     assert!(first.starts_with(file) && first.contains(&b.pid.to_string()), "called after its file: {text}");
     assert!(second.starts_with("web ") && second.contains(" 3/3 "), "{text}");
     assert!(second.ends_with(&format!("127.0.0.1:{}", a.port())), "{text}");
-    assert!(!text.contains('\x1b'), "no colours where nobody sees them");
+    assert!(!text.contains('\x1b'), "no colours without a terminal");
 
     let json = verb(&dir, &["ls", "--json"]).json();
     let web = &json[1];
@@ -141,7 +141,7 @@ fn ls_lists_every_server() {
 }
 
 #[test]
-fn show_tells_of_an_app_and_of_its_workers() {
+fn show_prints_a_server_and_its_workers() {
     let server = started(web());
     let mut client = server.connect();
     client.ask("pid").unwrap();
@@ -183,9 +183,9 @@ fn show_tells_of_an_app_and_of_its_workers() {
 }
 
 #[test]
-fn what_is_not_there_is_3_and_what_is_not_clear_is_2() {
+fn exit_code_3_means_not_found_and_2_ambiguous() {
     let dir = Arc::new(Dir::new());
-    for nobody in [
+    for missing in [
         &["show"][..],
         &["reload"],
         &["scale", "2"],
@@ -194,7 +194,7 @@ fn what_is_not_there_is_3_and_what_is_not_clear_is_2() {
         &["show", "7"],
         &["stop", "all"],
     ] {
-        let text = verb(&dir, nobody).failed(3);
+        let text = verb(&dir, missing).failed(3);
         assert!(text.contains("no server runs") && text.contains(dir.runtime().to_str().unwrap()), "{text}");
     }
     let a = started(web().within(&dir));
@@ -238,7 +238,7 @@ fn what_is_not_there_is_3_and_what_is_not_clear_is_2() {
 }
 
 #[test]
-fn all_is_every_one() {
+fn all_means_every_server() {
     let dir = Arc::new(Dir::new());
     let a = started(web().within(&dir));
     let b = started(web().within(&dir).set("name", "api"));
@@ -253,7 +253,7 @@ fn all_is_every_one() {
 }
 
 #[test]
-fn reload_replaces_every_worker_and_says_so() {
+fn reload_replaces_every_worker_and_prints_the_outcome() {
     let mut server = web().start();
     server.says("control: reload, by pid ");
     server.says("reload to generation 2");
@@ -261,7 +261,7 @@ fn reload_replaces_every_worker_and_says_so() {
     let before = server.workers();
     let text = verb(&server.dir, &["reload"]).done();
     assert_eq!(text, format!("web (pid {}): generation 2 serves\n", server.pid));
-    // The last of the old ones may still be on its way out.
+    // The last of the old ones may be about to exit.
     wait_until("all are new", || server.workers().iter().all(|pid| !before.contains(pid)));
     let json = verb(&server.dir, &["reload", "--json"]).json();
     assert_eq!((&json["outcome"], &json["generation"]), (&"committed".into(), &3.into()));
@@ -270,7 +270,7 @@ fn reload_replaces_every_worker_and_says_so() {
 }
 
 #[test]
-fn a_reload_that_fails_is_4_and_says_where_and_why() {
+fn a_reload_that_fails_has_exit_code_4_and_prints_the_stage_and_the_reason() {
     let mut server = started(web().own_module());
     server.may_say("died before it was ready");
     let before = server.workers();
@@ -356,7 +356,7 @@ fn a_second_reload_waits_for_the_first() {
 }
 
 #[test]
-fn scale_waits_until_it_is_so() {
+fn scale_waits_until_the_number_of_workers_is_reached() {
     let mut server = started(web());
     let dir = server.dir.clone();
     for (count, workers) in [("4", 4), ("+2", 6), ("-3", 3), ("3", 3), ("1", 1), ("2", 2)] {
@@ -372,7 +372,7 @@ fn scale_waits_until_it_is_so() {
     }
     verb(&dir, &["scale", "2", "-n", "web"]).done();
 
-    // New workers do not start: that is told, not waited out.
+    // New workers do not start: that is reported at once.
     dir.make("die");
     server.may_say("died before it was ready");
     let text = verb(&dir, &["scale", "3"]).failed(1);
@@ -380,7 +380,7 @@ fn scale_waits_until_it_is_so() {
     dir.remove("die");
     verb(&dir, &["scale", "2"]).done();
 
-    // One that is asked for something else meanwhile.
+    // Another scale in the meantime.
     let mut client = server.connect();
     client.send_command("gate g").unwrap();
     wait_until("a request is in progress", || dir.at_gate("g") == 1);
@@ -400,7 +400,7 @@ fn scale_waits_until_it_is_so() {
 }
 
 #[test]
-fn stop_waits_until_the_master_is_gone() {
+fn stop_waits_until_the_master_has_ended() {
     for style in Style::ALL {
         let server = started(Start::new(style).set("name", "web"));
         let mut client = server.connect();
@@ -455,7 +455,7 @@ fn a_worker_that_is_stopped_finishes_and_is_replaced() {
 }
 
 #[test]
-fn events_tell_of_a_reload_and_of_a_crash() {
+fn events_report_a_reload_and_a_crash() {
     let mut server = started(web().workers(1));
     server.says("died: SIGKILL");
     let mut json = start_verb(&server.dir, &["events", "--json"]);
@@ -506,7 +506,7 @@ fn events_tell_of_a_reload_and_of_a_crash() {
     assert_eq!((&exit["exit"]["signal"], &exit["worker"]["generation"]), (&"SIGKILL".into(), &2.into()));
     wait_for(&mut events, &[("event", "ready".into())]);
 
-    // Followers hear the end, and that it was one.
+    // Followers get the end as an event.
     server.signal(libc::SIGTERM);
     wait_for(&mut events, &[("event", "exit".into())]);
     assert!(json.wait().unwrap().success());
@@ -525,7 +525,7 @@ fn events_tell_of_a_reload_and_of_a_crash() {
 }
 
 #[test]
-fn a_reader_of_events_that_had_enough_is_no_failure() {
+fn a_reader_of_events_that_closes_early_is_no_failure() {
     let server = started(web().workers(1));
     let mut child = start_verb(&server.dir, &["events"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap());
@@ -538,14 +538,14 @@ fn a_reader_of_events_that_had_enough_is_no_failure() {
 }
 
 #[test]
-fn the_socket_is_for_its_user_alone_and_goes_with_the_master() {
+fn only_its_user_can_open_the_socket_and_the_master_removes_it() {
     let mut server = started(web());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let socket = socket_of(&server);
     assert_eq!((mode(&server.dir.runtime()), mode(&socket)), (0o700, 0o600));
     assert_eq!(socket.file_name().unwrap().to_str().unwrap(), format!("web.{}.sock", server.pid));
     assert_eq!(fs::read_dir(server.dir.runtime()).unwrap().count(), 1, "nothing else is left there");
-    // Workers come and go; the file is not theirs.
+    // The end of a worker does not remove the file.
     server.says("died: ");
     let first = server.workers()[0];
     proc::signal(first, libc::SIGKILL);
@@ -566,7 +566,7 @@ fn the_socket_is_for_its_user_alone_and_goes_with_the_master() {
 }
 
 #[test]
-fn a_socket_nobody_answers_on_is_removed_when_found() {
+fn a_stale_socket_is_removed_when_found() {
     let dir = Arc::new(Dir::new());
     let server = started(web().within(&dir));
     let live = started(web().within(&dir).set("name", "live"));
@@ -606,10 +606,10 @@ fn other_users_are_refused() {
         let out = command.env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
         (out.status.code(), String::from_utf8(out.stderr).unwrap())
     };
-    // As it is, the directory keeps them out.
+    // The permissions of the directory keep them out.
     let (code, text) = other(&["stop"]);
     assert!(code == Some(3) && text.contains("is not accessible to this user"), "{text}");
-    // Were it open, the kernel would tell who they are.
+    // If it were open, the kernel would report their user.
     open(&server.dir.runtime(), 0o755);
     let (code, text) = other(&["stop"]);
     assert!(code == Some(1) && text.contains("Permission denied"), "{text}");
@@ -628,7 +628,7 @@ fn other_users_are_refused() {
 }
 
 #[test]
-fn root_may_steer_what_an_ordinary_user_runs() {
+fn root_may_control_a_server_of_an_ordinary_user() {
     if !is_root() {
         eprintln!("not checked: needs root");
         return;
@@ -641,7 +641,7 @@ fn root_may_steer_what_an_ordinary_user_runs() {
 }
 
 #[test]
-fn an_ordinary_user_without_a_runtime_directory_has_one_in_tmp() {
+fn an_ordinary_user_without_a_runtime_directory_gets_one_in_tmp() {
     if !is_root() {
         eprintln!("not checked: needs root");
         return;
@@ -677,7 +677,7 @@ fn the_runtime_directory_of_the_session_is_used() {
 }
 
 #[test]
-fn a_server_without_a_control_socket_serves_all_the_same() {
+fn a_server_without_a_control_socket_serves() {
     let dir = Arc::new(Dir::new());
     let off = started(web().within(&dir).set("control", "off"));
     assert!(!dir.runtime().exists());
@@ -702,7 +702,7 @@ fn a_server_without_a_control_socket_serves_all_the_same() {
 }
 
 #[test]
-fn a_master_that_does_not_answer_is_named_and_holds_nobody_up() {
+fn a_master_that_does_not_answer_is_reported_and_delays_no_other() {
     let dir = Arc::new(Dir::new());
     let a = started(web().within(&dir));
     let b = started(web().within(&dir).set("name", "live"));
@@ -728,22 +728,22 @@ fn raw(server: &Server) -> UnixStream {
     client
 }
 
-/// All that it gets until it is hung up on.
+/// All that it receives until the connection is closed.
 fn rest_of(mut client: UnixStream) -> Vec<Value> {
     let mut text = Vec::new();
-    // A reset follows where more was sent than was read.
+    // A reset follows if not all was read.
     let _ = client.read_to_end(&mut text);
     String::from_utf8(text).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 #[test]
-fn the_protocol_is_for_anybody_to_speak() {
+fn any_program_can_use_the_protocol() {
     let server = started(web());
     let mut client = raw(&server);
     client
         .write_all(b"{\"verb\":\"status\"}\n{\"verb\":\"scale\",\"to\":3}\n{\"verb\":\"status\"}\n")
         .unwrap();
-    // As `nc -N` does: what was asked is answered all the same.
+    // As `nc -N` does: requests before end of file are answered.
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let replies = rest_of(client);
     let kinds: Vec<_> = replies.iter().map(|r| r["reply"].as_str().unwrap()).collect();
@@ -755,7 +755,7 @@ fn the_protocol_is_for_anybody_to_speak() {
 }
 
 #[test]
-fn abuse_of_the_socket_costs_the_service_nothing() {
+fn abuse_of_the_socket_does_not_affect_the_service() {
     let server = started(web());
     let load = server.load(2, "pid");
     let mut slowest = Duration::ZERO;
@@ -786,7 +786,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
         }
     });
 
-    // A hundred that say nothing: sixteen are let in, the others are told; and room is made after five seconds.
+    // A hundred silent clients: sixteen are admitted, the others get a refusal; room is made after five seconds.
     let mut silent = Vec::new();
     measured(&mut || silent.extend((0..100).map(|_| raw(&server))));
     let begin = Instant::now();
@@ -798,11 +798,11 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
     assert_eq!((count("too-slow"), count("busy")), (16, 84), "{ends:?}");
     verb(&server.dir, &["show"]).done();
 
-    // Half a request is none either.
+    // Half a request does not count either.
     let mut half = raw(&server);
     half.write_all(b"{\"verb\":").unwrap();
 
-    // Those that only listen leave room for those that have something to say.
+    // Followers leave room for clients with a request.
     let listeners: Vec<_> = (0..12)
         .map(|_| {
             let mut client = raw(&server);
@@ -810,7 +810,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
             client
         })
         .collect();
-    wait_until("they are let in", || {
+    wait_until("they are admitted", || {
         let ran = verb(&server.dir, &["events"]);
         ran.code == 1 && ran.err.contains("12 clients follow events already")
     });
@@ -820,7 +820,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
     drop(listeners);
     assert_eq!(rest_of(half).last().unwrap()["kind"], "too-slow");
 
-    // One that asks and does not read.
+    // A client that sends requests and does not read.
     let mut held = None;
     measured(&mut || {
         let mut deaf = raw(&server);
@@ -837,7 +837,7 @@ fn abuse_of_the_socket_costs_the_service_nothing() {
 }
 
 #[test]
-fn a_follower_that_does_not_read_is_dropped_and_told_why() {
+fn a_follower_that_does_not_read_is_disconnected_with_the_reason() {
     let mut server = started(web().workers(1));
     server.says("does not read its events; disconnected");
     server.may_say("died");

@@ -1,5 +1,5 @@
-//! What a connection costs in system calls: the master accept4, sendmsg and close, beside the shared wait; and which of a
-//! worker's calls may hold bytes back.
+//! The system calls of a connection: in the master accept4, sendmsg and close, in addition to the shared wait; and which calls of
+//! a worker may delay bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod util;
@@ -11,7 +11,7 @@ use util::{Server, Start, Style, handler, proc, wait_until};
 
 const CONNECTIONS: usize = 300;
 
-/// What strace(1) writes of a process while `f` runs.
+/// The output of strace(1) for a process while `f` runs.
 fn trace_during(server: &Server, pid: i32, f: impl FnOnce()) -> String {
     let log = server.dir.file("strace");
     let mut strace = Command::new("strace")
@@ -47,13 +47,13 @@ fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
 fn costs_three_calls(calls: BTreeMap<String, usize>) {
     let waits: usize = calls.iter().filter(|(name, _)| name.starts_with("epoll_")).map(|(_, n)| n).sum();
     let others = calls.values().sum::<usize>() - waits;
-    // Where the backlog was full for a moment, watching the listener again costs a few more.
+    // If the backlog was full for a moment, watching the listener again costs a few more.
     assert!(others <= 3 * CONNECTIONS + 20, "{others} calls for {CONNECTIONS} connections: {calls:#?}");
     assert!(calls["accept4"] >= CONNECTIONS && calls["sendmsg"] >= CONNECTIONS, "{calls:#?}");
 }
 
 #[test]
-fn three_system_calls_a_connection_one_after_the_other() {
+fn single_connections_cost_three_system_calls_each() {
     for style in [Style::Request, Style::Data] {
         let server = Start::new(style).start();
         costs_three_calls(calls_during(&server, || {
@@ -66,7 +66,7 @@ fn three_system_calls_a_connection_one_after_the_other() {
 }
 
 #[test]
-fn three_system_calls_a_connection_all_at_once() {
+fn many_connections_at_once_cost_three_system_calls_each() {
     let server = Start::new(Style::Request).start();
     costs_three_calls(calls_during(&server, || {
         let tally = server.ask_at_once(CONNECTIONS, "pid");
@@ -80,7 +80,7 @@ fn an_idle_server_makes_no_system_call() {
     let server = Start::new(Style::Request).start();
     server.ask("pid").unwrap();
     let calls = calls_during(&server, || {
-        // What follows a connection in its own time is over before.
+        // Work that follows a connection is done before.
         wait_until("the master sleeps", || proc::state(server.pid) == Some('S'));
         std::thread::sleep(std::time::Duration::from_millis(700));
     });
@@ -101,10 +101,10 @@ const LARGE: &str = "
 ";
 
 #[test]
-fn only_the_end_of_a_connection_holds_bytes_back() {
+fn only_the_end_of_a_connection_delays_bytes() {
     let server = Start::new(Style::Request).module(handler::compile(LARGE, &[])).workers(1).start();
     let trace = trace_during(&server, server.workers()[0], || {
-        // What one connection was sent at its end says nothing of the next.
+        // The state of one connection does not carry over to the next.
         for _ in 0..3 {
             let mut stays = server.connect();
             stays.send_command("").unwrap();

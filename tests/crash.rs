@@ -15,14 +15,14 @@ const WAYS_TO_DIE: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn a_crash_costs_the_connection_it_happened_on() {
+fn a_crash_loses_only_the_connections_of_its_worker() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         let mut other = server.connect();
         let safe = other.ask("slot").unwrap();
         for (command, cause) in WAYS_TO_DIE {
             server.says(&format!("died: {cause}"));
-            // Not where the other one is; a blocking worker that has one gets no second.
+            // Not in the worker of the other client; a blocking worker that has one gets no second.
             let mut client = server.connect();
             while client.ask("slot").as_ref() == Ok(&safe) {
                 client = server.connect();
@@ -38,7 +38,7 @@ fn a_crash_costs_the_connection_it_happened_on() {
 }
 
 #[test]
-fn a_panic_is_answered_with_500_and_the_worker_lives() {
+fn a_panic_is_answered_with_500_and_the_worker_survives() {
     let demo = [env!("CARGO_BIN_EXE_prefork"), "demo", "--workers", "2", "--listen", "127.0.0.1:0"];
     let mut server = Start::new(Style::Request).program(demo).start();
     server.says("panicked at");
@@ -56,7 +56,7 @@ fn a_panic_is_answered_with_500_and_the_worker_lives() {
 }
 
 #[test]
-fn a_worker_that_cannot_start_again_is_tried_at_growing_intervals_while_the_others_serve() {
+fn a_worker_that_cannot_start_is_retried_at_growing_intervals_while_the_others_serve() {
     for (file, cause) in [("refuse", "worker_start"), ("die", "SIGABRT")] {
         let mut server = Start::new(Style::Request).start();
         server.says("died: SIGKILL");
@@ -81,7 +81,7 @@ fn a_worker_that_cannot_start_again_is_tried_at_growing_intervals_while_the_othe
 }
 
 #[test]
-fn a_worker_that_cannot_be_forked_is_tried_again_while_the_others_serve() {
+fn a_fork_that_fails_is_retried_while_the_others_serve() {
     let mut server = Start::new(Style::Request).by_ordinary_user().start();
     server.says("died: SIGKILL");
     server.says("start worker in slot 0: ");
@@ -127,7 +127,7 @@ fn a_handler_that_always_crashes_costs_the_master_next_to_nothing() {
     let (used, deaths) = (proc::cpu(server.pid) - before, forks() - few);
     assert!(deaths <= 20, "{deaths} deaths of two workers in {:?}", start.elapsed());
     assert!(used < Duration::from_millis(150), "the master took {used:?} in {:?}", start.elapsed());
-    // The clients that wait are for the next worker; stopping all the same.
+    // Waiting clients would be served by the next worker; the server stops regardless.
     server.signal(libc::SIGTERM);
     server.may_say("lost");
     server.may_say("closed");
@@ -137,7 +137,7 @@ fn a_handler_that_always_crashes_costs_the_master_next_to_nothing() {
 }
 
 #[test]
-fn a_request_that_crashes_once_a_second_holds_nobody_up_for_long() {
+fn a_request_that_crashes_once_a_second_delays_others_only_briefly() {
     let mut server = Start::new(Style::Request).start();
     server.says("died: SIGSEGV");
     for _ in 0..6 {

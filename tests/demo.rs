@@ -1,4 +1,4 @@
-//! `prefork demo`: the first thing somebody tries. The banner, every path it proposes, and the end.
+//! `prefork demo`: the banner, every path that it proposes, and the end.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +28,7 @@ impl Demo {
         Self { child, stdout, banner, address }
     }
 
-    /// Sends a request and gives all that comes back: nothing where the worker died over it.
+    /// Sends a request and returns the whole response: nothing if the worker died.
     fn send(&self, request: &str) -> String {
         let mut client = TcpStream::connect(&self.address).unwrap();
         client.write_all(request.as_bytes()).unwrap();
@@ -41,7 +41,7 @@ impl Demo {
         self.send(&format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"))
     }
 
-    /// Ends it as a service manager does; returns what stdout and stderr had beside the banner.
+    /// Ends it as a service manager does; returns the output on stdout and stderr without the banner.
     fn stop(mut self) -> (String, String) {
         let pid = self.child.id();
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap();
@@ -63,7 +63,7 @@ impl Drop for Demo {
 }
 
 #[test]
-fn three_lines_say_where_who_and_what_to_try() {
+fn the_banner_has_the_address_the_workers_and_commands_to_try() {
     let demo = Demo::start(&["--workers", "3", "--dispatch", "least-connections"]);
     let [first, second, third] = &demo.banner;
     let (version, address) = (env!("CARGO_PKG_VERSION"), &demo.address);
@@ -75,7 +75,7 @@ fn three_lines_say_where_who_and_what_to_try() {
 }
 
 #[test]
-fn it_serves_as_soon_as_it_says_so_and_names_its_paths() {
+fn it_serves_once_the_banner_is_printed_and_lists_its_paths() {
     let demo = Demo::start(&["-w", "2"]);
     let page = demo.get("/");
     assert!(
@@ -98,7 +98,7 @@ fn it_serves_as_soon_as_it_says_so_and_names_its_paths() {
 }
 
 #[test]
-fn a_panic_costs_a_500_and_a_crash_a_worker() {
+fn a_panic_is_answered_with_500_and_a_crash_ends_a_worker() {
     let demo = Demo::start(&["-w", "1"]);
     assert!(demo.get("/").contains("worker 1 in slot 0"));
     assert!(demo.get("/panic").starts_with("HTTP/1.1 500 "));

@@ -1,4 +1,4 @@
-//! Descriptors: none leaks, and running out of them costs nobody a connection.
+//! Descriptors: none leaks, and running out of them loses no connection.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -8,7 +8,7 @@ use util::load::at_once;
 use util::{Client, Start, Style, comes_true, proc, wait_until};
 
 #[test]
-fn none_leaks_in_100_000_connections() {
+fn no_descriptor_leaks_in_100_000_connections() {
     let server = Start::new(Style::Request).start();
     let (master, workers) = (proc::descriptors(server.pid), server.workers());
     let before: Vec<_> = workers.iter().map(|&w| proc::descriptors(w)).collect();
@@ -25,7 +25,7 @@ fn none_leaks_in_100_000_connections() {
 }
 
 #[test]
-fn none_leaks_in_the_other_styles_and_when_clients_reset_or_workers_die() {
+fn no_descriptor_leaks_in_other_styles_or_if_clients_reset_or_workers_die() {
     for style in [Style::Connection, Style::Data] {
         let mut server = Start::new(style).start();
         server.says("died: SIGKILL");
@@ -48,7 +48,7 @@ fn none_leaks_in_the_other_styles_and_when_clients_reset_or_workers_die() {
 }
 
 #[test]
-fn a_master_without_a_free_descriptor_rests_and_serves_again_when_it_has_one() {
+fn a_master_without_a_free_descriptor_pauses_and_resumes_when_it_has_one() {
     let mut server = Start::new(Style::Request).start();
     server.says("accept: Too many open files");
     let open = proc::descriptors(server.pid);
@@ -88,7 +88,7 @@ fn a_worker_that_runs_out_of_descriptors_leaves_connections_to_others() {
         }
         assert_eq!(server.dir.count("hits"), 200);
         assert!(proc::descriptors(poor).len() < 48);
-        // With room again it takes its part again.
+        // When it has room again it takes its share again.
         clients.clear();
         proc::limit(poor, "nofile", 1024);
         wait_until("it serves again", || server.ask("pid") == Ok(poor.to_string()));
@@ -108,9 +108,9 @@ fn a_blocking_worker_without_descriptors_leaves_connections_to_others() {
     server.stop();
 }
 
-// As the kernel counts the descriptors under way of each user (`ETOOMANYREFS`, unix(7)).
+// The kernel counts the descriptors in flight of each user (`ETOOMANYREFS`, unix(7)).
 #[test]
-fn an_ordinary_user_s_limit_on_descriptors_under_way_loses_nothing() {
+fn the_limit_on_descriptors_in_flight_of_an_ordinary_user_loses_nothing() {
     for style in Style::ALL {
         let server = Start::new(style).by_ordinary_user().start();
         server.workers().into_iter().for_each(proc::freeze);
@@ -131,7 +131,7 @@ fn an_ordinary_user_s_limit_on_descriptors_under_way_loses_nothing() {
 }
 
 #[test]
-fn workers_that_stand_still_cost_the_master_no_more_descriptors_the_longer_they_do() {
+fn stopped_workers_do_not_take_more_and_more_descriptors_of_the_master() {
     let server = Start::new(Style::Request).start();
     let before = proc::descriptors(server.pid).len();
     let workers = server.workers();
@@ -150,7 +150,7 @@ fn workers_that_stand_still_cost_the_master_no_more_descriptors_the_longer_they_
 }
 
 #[test]
-fn a_master_without_a_free_descriptor_loses_nothing_of_a_dead_worker_s_queue() {
+fn a_master_without_a_free_descriptor_loses_no_connection_queued_for_a_dead_worker() {
     let mut server = Start::new(Style::Request).start();
     server.says("died: SIGKILL");
     server.may_say("Too many open files");

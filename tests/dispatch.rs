@@ -34,7 +34,7 @@ fn open(server: &Server) -> (u32, Client) {
 }
 
 #[test]
-fn least_connections_takes_the_one_with_the_fewest_and_ties_go_in_turn() {
+fn least_connections_picks_the_worker_with_the_fewest_and_rotates_among_equals() {
     for style in [Style::Request, Style::Data] {
         let server = Start::new(style).workers(3).set("dispatch", "least-connections").start();
         let mut held: Vec<_> = (0..6).map(|_| open(&server)).collect();
@@ -90,7 +90,7 @@ fn with_source_hash_a_client_keeps_its_worker() {
 }
 
 #[test]
-fn with_source_hash_only_the_clients_of_a_worker_that_is_gone_move_and_they_come_back() {
+fn with_source_hash_only_clients_of_a_missing_worker_move_and_later_return() {
     let mut server = Start::new(Style::Request).workers(4).set("dispatch", "source-hash").start();
     let before: Vec<u32> = (1..40).map(|n| slot_of(&server, n)).collect();
     proc::freeze(server.worker_in(2));
@@ -107,7 +107,7 @@ fn with_source_hash_only_the_clients_of_a_worker_that_is_gone_move_and_they_come
 }
 
 #[test]
-fn with_source_hash_the_next_worker_takes_what_one_has_no_room_for() {
+fn with_source_hash_the_next_worker_serves_clients_of_a_full_one() {
     let server =
         Start::new(Style::Data).workers(3).set("dispatch", "source-hash").set("max-conns", "2").start();
     let held: Vec<_> = (0..6).map(|_| open(&server)).collect();
@@ -119,7 +119,7 @@ fn with_source_hash_the_next_worker_takes_what_one_has_no_room_for() {
 }
 
 #[test]
-fn with_source_hash_clients_of_a_unix_socket_go_in_turn() {
+fn with_source_hash_clients_of_a_unix_socket_are_served_round_robin() {
     let dir = std::sync::Arc::new(util::Dir::new());
     let listen = format!("unix:{}", dir.path().join("socket").display());
     let server =

@@ -1,4 +1,4 @@
-//! Programs in C that embed the library: what its calls say, and that they serve.
+//! Programs in C that embed the library: the results of its calls, and that they serve.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -17,7 +17,7 @@ fn run(program: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn every_call_says_what_it_refuses() {
+fn every_call_reports_what_it_refuses() {
     let out = run(&program("tests/host.c", "calls", Link::Shared), &["calls"]);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{}{text}", String::from_utf8_lossy(&out.stderr));
@@ -57,7 +57,7 @@ fn every_call_says_what_it_refuses() {
     ];
     for (line, expected) in text.lines().zip(expected) {
         assert!(line.starts_with(expected), "{line:?}, expected {expected:?}");
-        // What ends in a space there has no reason to give.
+        // A line that ends in a space has no reason.
         assert!(!expected.ends_with("0 ") || line == expected, "{line:?}");
     }
     assert_eq!(text.lines().count(), expected.len(), "{text}");

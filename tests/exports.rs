@@ -1,4 +1,4 @@
-//! What the program and the libraries show to others: the functions of the header, all of them, and nothing else.
+//! The symbols that the program and the libraries export: all functions of the header, and nothing else.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -69,7 +69,7 @@ fn the_static_library_has_every_function() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// A program in C that gives NULL for everything, and what it says.
+/// A program in C that passes NULL for everything, and its output.
 #[test]
 fn no_call_crashes_on_null() {
     let (source, program) = (scratch("null.c"), scratch("null"));
@@ -100,7 +100,7 @@ fn no_call_crashes_on_null() {
     }
 }
 
-/// One line for each function of the header: its name, and what it says to NULL.
+/// One line for each function of the header: its name, and its result for NULL.
 fn null_program() -> String {
     let header = fs::read_to_string(Path::new(ROOT).join("include/prefork.h")).unwrap();
     let header = header.split_once("extern \"C\"").unwrap().1;

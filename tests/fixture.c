@@ -28,7 +28,7 @@ static int is(prefork_slice s, const char *text)
     return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
 }
 
-/* The value of a name in the query, NUL-terminated; empty where it is not there. Nothing is decoded. */
+/* The value of a name in the query, NUL-terminated; empty if it is missing. Nothing is decoded. */
 static const char *query(const prefork_request *req, const char *name)
 {
     static char value[4096];

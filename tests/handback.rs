@@ -1,4 +1,4 @@
-//! Idle connections move: a worker that leaves gives them back, and another one serves them.
+//! Idle connections move: a worker that leaves hands them back, and another one serves them.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -34,7 +34,7 @@ fn idle_connections_survive_a_reload() {
 }
 
 #[test]
-fn connections_that_have_not_asked_yet_survive_a_reload() {
+fn connections_without_a_request_yet_survive_a_reload() {
     let mut server = Start::new(Style::Request).start();
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     server.ask("pid").unwrap();
@@ -46,7 +46,7 @@ fn connections_that_have_not_asked_yet_survive_a_reload() {
 }
 
 #[test]
-fn idle_connections_survive_the_loss_of_a_worker_to_scaling() {
+fn idle_connections_survive_scaling_down() {
     let mut server = Start::new(Style::Request).workers(3).start();
     let mut clients = idle(&server, 30);
     server.signal(libc::SIGTTOU);
@@ -73,7 +73,7 @@ fn idle_connections_survive_recycling() {
 }
 
 #[test]
-fn a_worker_told_by_a_signal_to_leave_hands_its_connections_on() {
+fn a_worker_that_gets_sigterm_hands_its_connections_back() {
     let server = Start::new(Style::Request).start();
     let mut clients = idle(&server, 20);
     for slot in [0, 1] {
@@ -87,7 +87,7 @@ fn a_worker_told_by_a_signal_to_leave_hands_its_connections_on() {
 }
 
 #[test]
-fn workers_told_to_leave_under_load_cost_nothing() {
+fn workers_that_get_sigterm_under_load_lose_nothing() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let load = server.load(6, "sleep 1");
@@ -104,7 +104,7 @@ fn workers_told_to_leave_under_load_cost_nothing() {
 }
 
 #[test]
-fn a_request_in_progress_ends_where_it_began_and_its_connection_lives_on() {
+fn a_request_in_progress_is_finished_by_its_worker_and_its_connection_survives() {
     let mut server = Start::new(Style::Request).start();
     let mut client = server.connect();
     let old = pid_of(&mut client);
@@ -114,7 +114,7 @@ fn a_request_in_progress_ends_where_it_began_and_its_connection_lives_on() {
     assert!(server.workers().contains(&old), "it finishes what it has");
     server.dir.make("g");
     assert_eq!(client.answer(), Ok("gate".into()));
-    // What is asked at once may still find the old one.
+    // A request at once may still reach the old one.
     server.rests();
     assert_ne!(pid_of(&mut client), old);
     assert_eq!(client.ask("generation"), Ok("2".into()));
@@ -124,7 +124,7 @@ fn a_request_in_progress_ends_where_it_began_and_its_connection_lives_on() {
 }
 
 #[test]
-fn half_a_request_is_finished_where_it_began() {
+fn half_a_request_is_finished_by_its_worker() {
     let mut server = Start::new(Style::Request).start();
     let mut client = server.connect();
     let old = client.ask("pid").unwrap();
@@ -187,7 +187,7 @@ fn two_thousand_idle_connections_move() {
 }
 
 #[test]
-fn connections_whose_client_is_gone_are_no_trouble_when_they_move() {
+fn connections_whose_client_has_closed_do_no_harm_when_they_move() {
     let mut server = Start::new(Style::Request).start();
     for _ in 0..5 {
         for (n, client) in idle(&server, 60).into_iter().enumerate() {

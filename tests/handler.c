@@ -57,7 +57,7 @@ static void count(const char *name)
     close(fd);
 }
 
-/* Says that somebody is here, and waits until the test makes the file. */
+/* Reports that a connection is here, and waits until the test makes the file. */
 static void wait_at_gate(const char *name)
 {
     char here[300];
@@ -126,7 +126,7 @@ static const char *wait_for_bytes(void)
     return n == 0 ? "shut" : "not shut";
 }
 
-/* Runs in a signal handler: only what signal-safety(7) lists. Counts where the test has made a file for that. */
+/* Runs in a signal handler: only what signal-safety(7) lists. Counts if the test has made a file for that. */
 static void on_hang(prefork_worker *worker, void *state)
 {
     int fd = open(hung, O_WRONLY | O_APPEND | O_CLOEXEC);
@@ -233,7 +233,7 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         snprintf(answer, size, "no such command: %s", word);
 }
 
-/* Whether the test has made a file of this name for every slot, or with ".SLOT" for this one. */
+/* True if the test has made a file of this name for every slot, or with ".SLOT" for this one. */
 static int told_to(const char *what)
 {
     char name[64];

@@ -1,4 +1,4 @@
-//! `--timeout`: a worker that hangs in its handler is found out, and costs its own connections only.
+//! `--timeout`: a worker that hangs in its handler is detected, and loses only its own connections.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -14,7 +14,7 @@ fn limited(style: Style) -> Start {
 
 fn limited_to(style: Style, timeout: &str) -> Start {
     let start = Start::new(style).set("timeout", timeout);
-    // Where the handler counts how often it was told.
+    // The file in which the handler counts the calls of on_hang.
     start.dir().make("hung");
     start
 }
@@ -57,7 +57,7 @@ fn a_worker_that_loops_or_sleeps_is_aborted_and_replaced() {
 }
 
 #[test]
-fn a_worker_that_does_not_heed_sigabrt_is_killed() {
+fn a_worker_that_ignores_sigabrt_is_killed() {
     let mut server = limited(Style::Request).start();
     server.says(HANGS);
     server.says("died: SIGKILL; 1 connections in progress lost");
@@ -69,7 +69,7 @@ fn a_worker_that_does_not_heed_sigabrt_is_killed() {
 }
 
 #[test]
-fn what_queued_behind_it_is_answered_by_others_before_it_is_dead() {
+fn connections_queued_for_a_hanging_worker_are_answered_by_others_before_it_ends() {
     for style in [Style::Request, Style::Data] {
         let mut server = limited(style).start();
         server.says(HANGS);
@@ -90,7 +90,7 @@ fn what_queued_behind_it_is_answered_by_others_before_it_is_dead() {
 }
 
 #[test]
-fn a_worker_that_was_only_slow_is_let_in_again() {
+fn a_worker_that_was_only_slow_is_admitted_again() {
     for style in Style::ALL {
         // The test has to react within the second of grace: three tries on a loaded machine.
         let comes_back = |_| {
@@ -115,7 +115,7 @@ fn a_worker_that_was_only_slow_is_let_in_again() {
 }
 
 #[test]
-fn a_handler_that_heeds_the_soft_step_answers_and_its_worker_lives() {
+fn a_handler_that_reacts_to_on_hang_answers_and_its_worker_survives() {
     for style in Style::ALL {
         for (command, answer) in [
             ("heed", "heed"),
@@ -142,7 +142,7 @@ fn a_handler_that_heeds_the_soft_step_answers_and_its_worker_lives() {
 }
 
 #[test]
-fn a_worker_that_heeds_it_again_and_again_lives() {
+fn a_worker_that_reacts_to_on_hang_repeatedly_survives() {
     let mut server = limited(Style::Request).start();
     server.says(HANGS);
     let pids = server.workers();
@@ -159,13 +159,13 @@ fn a_worker_that_heeds_it_again_and_again_lives() {
 }
 
 #[test]
-fn the_soft_step_reaches_a_handler_whose_worker_drains() {
+fn on_hang_is_called_in_a_draining_worker() {
     let mut server = limited(Style::Request).start();
     server.says(HANGS);
     server.may_say("reload to generation");
     let mut client = send_to(&server, server.worker_in(0), "gate g");
     wait_until("the handler runs", || server.dir.at_gate("g") == 1);
-    // It is in the next call when it is told to drain, and hangs there.
+    // It is in the next call when the drain begins, and hangs there.
     client.send_command("heed").unwrap();
     server.signal(libc::SIGHUP);
     server.dir.make("g");
@@ -177,7 +177,7 @@ fn the_soft_step_reaches_a_handler_whose_worker_drains() {
 }
 
 #[test]
-fn a_signal_for_a_call_that_is_over_does_nothing_to_the_next() {
+fn a_signal_for_a_finished_call_does_not_affect_the_next() {
     for style in Style::ALL {
         let server = limited_to(style, "5s").start();
         let pids = server.workers();
@@ -214,7 +214,7 @@ fn many_short_calls_are_no_hang() {
 fn many_short_calls_in_one_turn_are_no_hang() {
     for style in [Style::Request, Style::Data] {
         let mut server = limited_to(style, "1s").workers(1).start();
-        // A machine that stands still makes a call long; what counts is that nobody is aborted.
+        // A paused machine makes a call long; the test is that no worker is aborted.
         server.may_say(HANGS);
         let pids = server.workers();
         let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
@@ -255,7 +255,7 @@ fn a_pause_of_all_processes_is_no_hang() {
 }
 
 #[test]
-fn all_workers_that_hang_are_replaced_and_who_waited_is_answered() {
+fn if_all_workers_hang_they_are_replaced_and_waiting_clients_are_answered() {
     let mut server = limited(Style::Request).start();
     server.may_say("died while draining: SIGABRT");
     server.says(HANGS);

@@ -1,4 +1,4 @@
-//! include/prefork.h: made of src/ffi, readable by every C and C++ compiler, and three quarters documentation.
+//! include/prefork.h: generated from src/ffi, accepted by every C and C++ compiler, and three quarters documentation.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -18,7 +18,7 @@ fn scratch(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// What a compiler says of a file.
+/// The output of a compiler for a file.
 fn compiled(compiler: &str, standard: &str, file: &Path) -> Output {
     let mut command = Command::new(compiler);
     command.args(STRICT).args([standard, "-fsyntax-only", "-I"]).arg(Path::new(ROOT).join("include"));
@@ -171,7 +171,7 @@ fn functions(header: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_function_says_what_it_returns_where_it_runs_and_whose_the_pointers_are() {
+fn every_function_documents_its_result_its_process_and_the_ownership_of_pointers() {
     let header = header();
     let functions: Vec<_> = functions(&header)
         .into_iter()

@@ -1,5 +1,5 @@
-//! The HTTP/1.1 cases that are kept beside this repository, against the fixture as a module. A clone without them proves the
-//! same by the unit tests of `src/worker/http`, which have cases of their own in each of their categories.
+//! The HTTP/1.1 cases, which are kept outside this repository, against the fixture as a module. A clone without them has the unit
+//! tests of `src/worker/http`, with cases of their own in each category.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use util::{Start, Style, handler};
 
-/// Of a hundred cases so many must have the outcome that is best practice, beyond those a reader may choose.
+/// The percentage of cases that must have the preferred one of the permitted outcomes.
 const PREFERRED: u32 = 97;
 
 fn cases() -> Option<PathBuf> {

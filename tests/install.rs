@@ -1,4 +1,4 @@
-//! `make install`: what it puts where, and that a C program finds it there by pkg-config.
+//! `make install`: the place of each file, and that a C program finds the library by pkg-config.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -18,7 +18,7 @@ impl Installed {
         fs::create_dir_all(&built).unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_prefork"));
         fs::copy(program, built.join("prefork")).unwrap();
-        // Building for tests leaves the libraries here and not beside the program.
+        // A build for tests leaves the libraries here and not next to the program.
         for library in ["libprefork.so", "libprefork.a"] {
             fs::copy(program.with_file_name("deps").join(library), built.join(library)).unwrap();
         }
@@ -42,7 +42,7 @@ impl Installed {
         String::from_utf8(out.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Compiles ffi-examples/embed.c with what pkg-config says.
+    /// Compiles ffi-examples/embed.c with the flags of pkg-config.
     fn embed(&self, name: &str, options: &[&str], pkg_config: &[&str]) -> PathBuf {
         let program = self.0.join(name);
         let mut cc = Command::new("cc");
@@ -60,7 +60,7 @@ fn succeeds(command: &mut Command) -> Output {
 }
 
 #[test]
-fn everything_is_where_it_belongs() {
+fn every_file_is_installed_in_its_place() {
     let installed = Installed::new("files");
     let link = |name: &str| fs::read_link(installed.path(name)).unwrap();
     assert_eq!(link("lib/libprefork.so"), Path::new("libprefork.so.2"));
@@ -73,7 +73,7 @@ fn everything_is_where_it_belongs() {
     assert!(pc.starts_with("prefix=/opt/p\n") && !pc.contains('@') && !pc.contains("target"), "{pc}");
 }
 
-/// The refusal comes from the library itself, so that no server is needed to see that it is there.
+/// The library itself refuses, which shows without a server that it was found.
 #[test]
 fn a_program_links_with_the_shared_and_with_the_static_library() {
     let installed = Installed::new("link");

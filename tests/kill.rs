@@ -1,4 +1,4 @@
-//! Workers killed at any moment: what they had taken is lost, and nothing else; nobody gets another's answer.
+//! Workers killed at any moment: only connections they had taken are lost, and no client gets the response of another.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -12,7 +12,7 @@ use util::{Client, Fault, Load, RELOAD, Start, Style, proc, wait_until};
 const KILLS: u64 = 200;
 const CLIENTS: u64 = 8;
 
-/// Clients that each ask for a text of their own, a new one each time, and look at every byte of the answer.
+/// Clients that each request a text of their own, a new one each time, and check every byte of the response.
 fn marked_load(server: &util::Server) -> Load {
     static NEXT: AtomicU64 = AtomicU64::new(100_000);
     Load::run(CLIENTS as usize, |_, stop, done| {
@@ -37,7 +37,7 @@ fn marked_load(server: &util::Server) -> Load {
     })
 }
 
-/// The connections that deaths have cost, as the log says.
+/// The number of connections lost by deaths, from the log.
 fn reported_lost(server: &util::Server) -> u64 {
     let lost = |line: &String| {
         let (before, _) = line.split_once(" connections in progress lost")?;
@@ -47,7 +47,7 @@ fn reported_lost(server: &util::Server) -> u64 {
 }
 
 #[test]
-fn two_hundred_kills_at_random_moments_mix_nothing_and_lose_what_was_in_progress() {
+fn two_hundred_kills_at_random_moments_mix_up_nothing_and_lose_only_what_was_in_progress() {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}");
     for style in [Style::Request, Style::Connection] {
@@ -63,7 +63,7 @@ fn two_hundred_kills_at_random_moments_mix_nothing_and_lose_what_was_in_progress
             std::thread::sleep(Duration::from_micros(random.below(20_000)));
             let workers = server.workers();
             if workers.len() < 3 {
-                // After so many deaths successors come late; a reload fills the slots.
+                // After that many deaths successors are delayed; a reload fills the slots.
                 server.signal(libc::SIGHUP);
                 wait_until("some are back", || server.workers().len() >= 3);
                 continue;
@@ -72,7 +72,7 @@ fn two_hundred_kills_at_random_moments_mix_nothing_and_lose_what_was_in_progress
             kills += 1;
         }
         let done = load.done();
-        wait_until("the load goes on", || load.done() > done + 20);
+        wait_until("the load continues", || load.done() > done + 20);
         let tally = load.stop();
         let cut = |f: &Fault| matches!(f, Fault::Reset | Fault::Closed);
         assert!(tally.faults.keys().all(cut), "{style:?}, seed {seed}: {tally:?}");

@@ -1,4 +1,4 @@
-//! Where a server listens: addresses of each kind, inherited sockets, and addresses that are taken.
+//! Listening: addresses of each kind, inherited sockets, and addresses in use.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -45,7 +45,7 @@ fn all_addresses_of_the_machine() {
 }
 
 #[test]
-fn a_unix_socket_has_the_mode_asked_for_and_is_removed_at_the_end() {
+fn a_unix_socket_has_the_given_mode_and_is_removed_at_the_end() {
     for (mode, option) in [(0o660, None), (0o600, Some("600")), (0o777, Some("0777"))] {
         let dir = Arc::new(Dir::new());
         let path = dir.path().join("socket");
@@ -92,7 +92,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn a_unix_socket_that_somebody_else_has_put_there_meanwhile_is_not_removed() {
+fn a_unix_socket_that_another_program_has_replaced_is_not_removed() {
     let dir = Arc::new(Dir::new());
     let path = dir.file("socket");
     let server = Start::new(Style::Data).within(&dir).listen(format!("unix:{}", path.display())).start();
@@ -115,7 +115,7 @@ fn a_port_in_use_is_refused_with_the_pid_of_its_owner() {
 }
 
 #[test]
-fn of_several_addresses_none_is_taken_where_one_is_refused() {
+fn if_one_of_several_addresses_is_refused_none_is_bound() {
     let dir = Arc::new(Dir::new());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let path = dir.path().join("socket");

@@ -1,4 +1,4 @@
-//! No log is worth a connection: where nobody takes what is written to standard error, all goes on.
+//! No log line is worth a connection: if standard error cannot be written, the server continues.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -8,7 +8,7 @@ use std::io::{ErrorKind, PipeReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use util::{Load, Start, Style, proc, wait_until};
 
-/// A pipe that is full, and nobody reads it.
+/// A full pipe without a reader.
 #[allow(unsafe_code)]
 fn full_pipe() -> (PipeReader, OwnedFd) {
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -24,7 +24,7 @@ fn full_pipe() -> (PipeReader, OwnedFd) {
     (reader, writer.into())
 }
 
-/// Deaths, reloads good and bad, scaling: all that has something to say.
+/// Deaths, good and bad reloads, scaling: everything that is logged.
 fn goes_on(start: Start) {
     let server = start.own_module().start();
     let load = server.load(2, "version");
@@ -44,31 +44,31 @@ fn goes_on(start: Start) {
     server.signal(libc::SIGHUP);
     wait_until("the new code answers", || server.ask("version") == Ok("v2".into()));
     let tally = load.stop();
-    // What the kills cost.
+    // Connections lost by the kills.
     assert!(tally.failed() <= 6, "{tally:?}");
     server.stop();
 }
 
 #[test]
-fn a_full_pipe_that_nobody_reads_stops_nobody() {
+fn a_full_pipe_without_a_reader_stops_no_process() {
     let (_reader, writer) = full_pipe();
     goes_on(Start::new(Style::Request).stderr(writer));
 }
 
 #[test]
-fn a_pipe_whose_reader_is_gone_stops_nobody() {
+fn a_pipe_whose_reader_has_closed_stops_no_process() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     goes_on(Start::new(Style::Request).stderr(writer));
 }
 
 #[test]
-fn a_full_disk_stops_nobody() {
+fn a_full_disk_stops_no_process() {
     goes_on(Start::new(Style::Request).stderr(File::options().write(true).open("/dev/full").unwrap()));
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_stops_nobody() {
+fn a_limit_on_the_size_of_files_stops_no_process() {
     const LIMIT: u64 = 64 << 20;
     let start = Start::new(Style::Request);
     let log = File::options().append(true).create(true).open(start.dir().file("log")).unwrap();
@@ -77,12 +77,12 @@ fn a_limit_on_the_size_of_files_stops_nobody() {
 }
 
 #[test]
-fn a_closed_standard_error_stops_nobody() {
+fn a_closed_standard_error_stops_no_process() {
     goes_on(Start::new(Style::Request).through(&["sh", "-c", "exec \"$@\" 2>&-", "sh"]));
 }
 
 #[test]
-fn a_panic_is_answered_also_where_nobody_takes_what_it_says() {
+fn a_panic_is_answered_even_if_its_message_cannot_be_written() {
     let (_reader, writer) = full_pipe();
     let demo = [env!("CARGO_BIN_EXE_prefork"), "demo", "--workers", "2", "--listen", "127.0.0.1:0"];
     let server = Start::new(Style::Request).program(demo).stderr(writer).start();

@@ -68,7 +68,7 @@ static void wait_at_gate(const char *name)
         pause_ms(1);
 }
 
-/* Bytes that say at each place whether they stand where they should. */
+/* Bytes whose values depend on their position. */
 static unsigned char *pattern(size_t size)
 {
     unsigned char *bytes = malloc(size + 1);

@@ -156,7 +156,7 @@ fn requests_are_answered_in_every_direction() {
 }
 
 #[test]
-fn a_request_without_an_answer_says_why() {
+fn a_request_without_a_reply_ends_with_the_reason() {
     for language in [C, Rust] {
         let server = start_in(language, Style::Request, 2, &[]);
         let all = u32::MAX;
@@ -228,7 +228,7 @@ fn fill(server: &Server) -> usize {
 }
 
 #[test]
-fn a_full_queue_is_an_error_to_the_sender_while_dispatch_goes_on() {
+fn a_full_queue_is_an_error_to_the_sender_while_dispatch_continues() {
     for language in [C, Rust] {
         let server = start_in(language, Style::Request, 2, &["max-message", "64K"]);
         let sleeper = server.worker_in(1);
@@ -248,7 +248,7 @@ fn a_full_queue_is_an_error_to_the_sender_while_dispatch_goes_on() {
 }
 
 #[test]
-fn a_worker_that_sleeps_for_long_holds_up_no_other() {
+fn a_worker_that_sleeps_delays_no_other() {
     let mut server = start(Style::Request, 3, &["max-message", "64K"]);
     server.says("worker 2 has taken no message for 3 s");
     let sleeper = server.worker_in(1);
@@ -289,7 +289,7 @@ fn the_master_is_refused_if_a_worker_does_not_read() {
 }
 
 #[test]
-fn garbage_on_the_channel_costs_that_worker_and_no_other() {
+fn garbage_on_the_channel_ends_that_worker_and_no_other() {
     for language in [C, Rust] {
         for what in ["text", "huge", "forged"] {
             let mut server = start_in(language, Style::Request, 2, &[]);
@@ -357,7 +357,7 @@ fn messages_wait_for_a_blocking_handler_to_return() {
 }
 
 #[test]
-fn a_blocking_worker_sends_what_did_not_fit_when_it_is_idle_again() {
+fn a_blocking_worker_sends_queued_messages_when_it_is_idle_again() {
     let server = start(Style::Connection, 2, &[]);
     for _ in 0..3 {
         assert_eq!(server.ask(&format!("send {} 50 3000000", u32::MAX)), Ok("1 taken, 0".into()));
@@ -400,7 +400,7 @@ fn a_worker_cannot_send_as_the_master() {
 }
 
 #[test]
-fn a_master_that_is_written_to_may_ask_for_anything() {
+fn a_message_callback_in_the_master_may_call_every_function() {
     let mut server = start(Style::Request, 2, &[]);
     server.says("reload to generation 2");
     let before = server.workers();
@@ -428,7 +428,7 @@ fn a_forked_copy_of_a_worker_or_of_the_master_is_neither() {
 }
 
 #[test]
-fn a_flood_of_large_messages_does_not_hold_up_connections() {
+fn a_flood_of_large_messages_does_not_delay_connections() {
     let server = start(Style::Request, 3, &["max-message", "1M"]);
     let id = at(&server, 1, "id");
     let mut moved = 0;
@@ -449,7 +449,7 @@ fn a_flood_of_large_messages_does_not_hold_up_connections() {
 }
 
 #[test]
-fn messages_under_way_survive_an_upgrade() {
+fn messages_in_flight_survive_an_upgrade() {
     let mut server = start(Style::Request, 3, &["max-message", "64K"]);
     server.says("upgrade: version");
     server.says("reload to generation 2");
@@ -473,7 +473,7 @@ fn messages_under_way_survive_an_upgrade() {
 
 /// A follower on the control socket gets events for messages to the master, and loses no other event however many they are.
 #[test]
-fn events_tell_of_messages() {
+fn events_report_messages() {
     const MANY: usize = 20_000;
     for language in [C, Rust] {
         let mut server = start_in(language, Style::Request, 2, &[]);

@@ -23,7 +23,7 @@ fn serve(module: &Path, args: &[&str]) -> Start {
     Start::new(Style::Request).program(words)
 }
 
-/// What the fixture answers to GET.
+/// The response of the fixture to GET.
 fn get(server: &Server, target: &str) -> (u16, String, String) {
     let mut client = server.connect();
     client.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
@@ -31,7 +31,7 @@ fn get(server: &Server, target: &str) -> (u16, String, String) {
     (answer.status, answer.head, answer.body)
 }
 
-/// All that comes back for these bytes, up to the end.
+/// The response to these bytes, up to end of file.
 fn exchange(server: &Server, bytes: &str) -> String {
     let mut client = server.connect();
     client.send(bytes.as_bytes()).unwrap();
@@ -49,7 +49,7 @@ fn hello_answers_every_request() {
 }
 
 #[test]
-fn echo_gives_back_what_it_gets() {
+fn echo_returns_its_input() {
     let server = serve(&compiled("ffi-examples/echo.c"), &[]).start();
     assert_eq!(exchange(&server, "one\ntwo"), "one\ntwo");
     let long = "0123456789".repeat(20_000);
@@ -88,7 +88,7 @@ fn a_module_in_rust_answers_and_its_panic_is_a_500() {
 }
 
 #[test]
-fn a_module_in_cpp_is_set_up_when_it_is_loaded() {
+fn the_constructors_of_a_module_in_cpp_run_when_it_is_loaded() {
     let source = "#include <prefork.h>\n#include <string>\n\
         static std::string text(\"from C++\\n\");\n\
         static void on_request(prefork_request *, prefork_response *res, void *) {\n\
@@ -101,7 +101,7 @@ fn a_module_in_cpp_is_set_up_when_it_is_loaded() {
     server.stop();
 }
 
-/// Says in which file the functions are that the module calls.
+/// Answers with the file of the functions that the module calls.
 const WHOSE: &str = "#include <dlfcn.h>\n#include <prefork.h>\n#include <string.h>\n\
     static void on_request(prefork_request *q, prefork_response *res, void *s) {\n\
         Dl_info about;\n\
@@ -142,7 +142,7 @@ fn callbacks_of_a_worker_come_in_order() {
 }
 
 #[test]
-fn a_worker_knows_who_it_is_and_what_it_was_given() {
+fn a_worker_knows_its_identity_and_its_arguments() {
     let server = serve(&compiled("tests/fixture.c"), &["one", "two words", "--three"]).start();
     assert_eq!(get(&server, "/args").2, "one\ntwo words\n--three\n");
     assert_eq!(get(&server, "/gen").2, "1\n");
@@ -154,7 +154,7 @@ fn a_worker_knows_who_it_is_and_what_it_was_given() {
 }
 
 #[test]
-fn a_request_gives_all_it_has() {
+fn a_request_has_all_its_parts() {
     let server = serve(&compiled("tests/fixture.c"), &[]).start();
     let request = "GET /fields?x=1&y HTTP/1.0\r\nA: 1\r\na:  two \r\nB:\r\n\r\n";
     let text = exchange(&server, request);
@@ -172,7 +172,7 @@ fn a_request_gives_all_it_has() {
 }
 
 #[test]
-fn a_response_is_given_in_every_way() {
+fn a_response_is_sent_in_every_way() {
     let dir = Arc::new(Dir::new());
     let file = dir.file("file");
     fs::write(&file, "from a file\n").unwrap();
@@ -191,7 +191,7 @@ fn a_response_is_given_in_every_way() {
 }
 
 #[test]
-fn what_is_refused_is_told_by_a_status() {
+fn a_refused_call_returns_a_status() {
     let server = serve(&compiled("tests/fixture.c"), &[]).start();
     let text = get(&server, "/refusals").2;
     let statuses: Vec<_> = text.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
@@ -212,7 +212,7 @@ fn an_upgraded_connection_is_a_stream_with_a_pointer_of_its_own() {
 }
 
 #[test]
-fn a_worker_that_cannot_start_says_why() {
+fn a_worker_that_cannot_start_reports_the_reason() {
     let fixture = compiled("tests/fixture.c");
     for (arg, expected) in [("refuse", "worker_start returned 7"), ("crash", "SIGABRT")] {
         let refused = serve(&fixture, &[arg]).refused();

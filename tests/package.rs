@@ -1,4 +1,4 @@
-//! What holds for the sources as a whole: who may do what where, and what a program that embeds the library gets with it.
+//! Rules for all sources: the places of unsafe code, system calls and C functions, and the libraries that come with ours.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -60,8 +60,8 @@ fn the_kernel_is_called_in_sys_alone() {
 }
 
 #[test]
-fn the_c_edge_is_in_ffi_alone() {
-    // The kernel calls back too: a signal's handler has C's convention, and nobody else can name it.
+fn c_functions_are_in_ffi_alone() {
+    // The kernel calls too: a signal handler has the C convention, and has no name outside.
     let handler =
         |line: &str| line.trim_start().starts_with("extern \"C\" fn") || line.contains("= extern \"C\" fn");
     let found = |line: &str| line.contains("extern \"C\"") && !handler(line) || line.contains("no_mangle");
@@ -71,7 +71,7 @@ fn the_c_edge_is_in_ffi_alone() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is() {
+fn every_file_begins_with_a_description() {
     for (file, text) in sources() {
         let head = text.lines().take_while(|l| l.starts_with("//!")).count();
         assert!(head > 0, "{file}: opens with no `//!`");
@@ -96,7 +96,7 @@ fn an_embedding_program_gets_four_libraries_and_no_more() {
 }
 
 #[test]
-fn both_licences_are_here() {
+fn both_licences_are_present() {
     for (file, says) in [("LICENSE-MIT", "MIT License"), ("LICENSE-APACHE", "Apache License")] {
         let text = std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
         assert!(text.contains(says) && text.contains("the prefork authors"), "{file}");

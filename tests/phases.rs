@@ -1,4 +1,4 @@
-//! A stop comes first, whatever is under way; and so does the end of a master that is killed.
+//! A stop comes before everything in progress; and so does the end of a master that is killed.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -48,7 +48,7 @@ const PHASES: [Phase; 11] = [
         wait_until("the second rolls", || server.slots() == [0, 1, 1]);
         server.dir.make("wait.0");
         proc::signal(*server.workers().last().unwrap(), libc::SIGKILL);
-        wait_until("the old code comes back", || server.slots() == [0, 0, 1]);
+        wait_until("the old code is restored", || server.slots() == [0, 0, 1]);
         server
     }),
     ("another reload waiting", || {
@@ -139,7 +139,7 @@ fn a_master_killed_in_any_phase_leaves_no_worker_and_the_port_free() {
 }
 
 #[test]
-fn a_stop_right_after_a_reload_was_asked_for_is_clean_under_load() {
+fn a_stop_right_after_a_reload_was_requested_is_clean_under_load() {
     for after in [0, 5, 50] {
         for _ in 0..3 {
             let mut server = Start::new(STYLE).workers(3).start();
@@ -152,7 +152,7 @@ fn a_stop_right_after_a_reload_was_asked_for_is_clean_under_load() {
             load.go_on_for(4);
             let mut tally = load.stop();
             tally.faults.remove(&Fault::Refused);
-            // Whoever was not accepted yet when the listener closed is reset by the kernel. What was accepted is not.
+            // The kernel resets connections that are not yet accepted when the listener closes. Accepted ones are not reset.
             let resets = tally.faults.remove(&Fault::Reset).unwrap_or(0);
             assert!(tally.faults.is_empty() && resets <= 4, "after {after} ms: {resets} resets, {tally:?}");
             server.ends();
@@ -177,7 +177,7 @@ fn requests_in_both_generations_are_finished_by_a_stop() {
 }
 
 #[test]
-fn a_worker_that_stands_still_is_killed_at_the_drain_timeout_and_the_reload_ends() {
+fn a_stopped_worker_is_killed_at_the_drain_timeout_and_the_reload_ends() {
     for style in Style::ALL {
         let mut server = Start::new(style).set("drain-timeout", "400ms").start();
         server.says("had not finished within the drain-timeout and was killed");
@@ -211,7 +211,7 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
 }
 
 #[test]
-fn whatever_is_asked_for_while_it_stops_is_not_done() {
+fn commands_to_a_stopping_master_are_ignored() {
     let server = Start::new(STYLE).start();
     let mut client = busy_client(&server);
     server.signal(libc::SIGTERM);
@@ -226,7 +226,7 @@ fn whatever_is_asked_for_while_it_stops_is_not_done() {
 }
 
 #[test]
-fn a_reload_asked_for_while_the_first_workers_start_follows() {
+fn a_reload_requested_while_the_first_workers_start_follows() {
     let start = Start::new(STYLE);
     start.dir().make("wait");
     let mut server = start.launch();

@@ -23,7 +23,7 @@ fn idle(server: &Server, n: usize) -> Vec<Client> {
     clients
 }
 
-/// How many of the clients each slot serves. Each is answered on the connection it has, or the test fails.
+/// The number of clients that each slot serves. Each must be answered on the connection it has.
 fn shares(clients: &mut [Client]) -> Vec<usize> {
     let mut shares = BTreeMap::new();
     for client in clients {
@@ -51,7 +51,7 @@ fn each_worker_has_its_share_after_a_scale_up_and_no_client_reconnects() {
 }
 
 #[test]
-fn it_is_so_whatever_dispatch_says_and_whoever_accepts() {
+fn shares_are_equal_with_every_policy_and_in_every_mode() {
     for dispatch in ["round-robin", "least-connections"] {
         for mode in Mode::ALL {
             let mut server = rebalancing(Style::Request).set("dispatch", dispatch).accept(mode).start();
@@ -60,7 +60,7 @@ fn it_is_so_whatever_dispatch_says_and_whoever_accepts() {
             wait_until("a third each", || shares(&mut clients) == [10, 10, 10]);
             drop(clients);
             if mode == Mode::ReusePort {
-                // It has a door more.
+                // It has one socket more.
                 server.signal(libc::SIGTERM);
                 server.ends();
             } else {
@@ -71,7 +71,7 @@ fn it_is_so_whatever_dispatch_says_and_whoever_accepts() {
 }
 
 #[test]
-fn it_is_off_unless_asked_for() {
+fn rebalancing_is_off_by_default() {
     let mut server = Start::new(Style::Request).start();
     let mut clients = idle(&server, 20);
     let before = shares(&mut clients);
@@ -145,7 +145,7 @@ fn pipelined_requests_are_all_answered_once_while_their_connection_moves() {
 }
 
 #[test]
-fn what_is_in_progress_stays_where_it_began() {
+fn requests_in_progress_stay_in_their_worker() {
     let mut server = rebalancing(Style::Request).start();
     let mut clients = idle(&server, 10);
     let old: Vec<_> = clients.iter_mut().map(|c| c.ask("pid").unwrap()).collect();
@@ -196,7 +196,7 @@ fn a_successor_of_a_worker_that_died_gets_no_share() {
 }
 
 #[test]
-fn in_a_reload_no_connection_goes_back_to_old_code_and_afterwards_all_have_their_share() {
+fn in_a_reload_no_connection_returns_to_old_code_and_afterwards_each_worker_has_its_share() {
     let mut server = rebalancing(Style::Request).start();
     server.may_say(RELOAD);
     let mut clients = idle(&server, 24);
@@ -224,8 +224,9 @@ fn in_a_reload_no_connection_goes_back_to_old_code_and_afterwards_all_have_their
     server.stop();
 }
 
-/// Has everybody ask, and waits until all but those of the worker that stands still are answered; then it goes on, and so are they.
-fn all_are_answered_although_it_stands_still(mut clients: Vec<Client>, pid: i32) {
+/// Sends a request from every client, and waits until all but those of the stopped worker are answered; then it continues, and the
+/// rest are answered.
+fn all_are_answered_although_it_is_stopped(mut clients: Vec<Client>, pid: i32) {
     clients.iter_mut().for_each(|c| c.send_command("pid").unwrap());
     let held = connections(pid);
     let mut waiting: Vec<_> = clients.iter_mut().collect();
@@ -252,7 +253,7 @@ fn connections(pid: i32) -> usize {
 }
 
 #[test]
-fn a_new_worker_that_stands_still_holds_up_its_own_only() {
+fn a_stopped_new_worker_delays_only_its_own_connections() {
     let mut random = Random::new(7);
     for _ in 0..4 {
         let mut server = rebalancing(Style::Request).start();
@@ -264,13 +265,13 @@ fn a_new_worker_that_stands_still_holds_up_its_own_only() {
         comes_true(Duration::from_millis(random.below(120)), || false);
         let new = server.worker_in(2);
         proc::freeze(new);
-        all_are_answered_although_it_stands_still(clients, new);
+        all_are_answered_although_it_is_stopped(clients, new);
         server.stop();
     }
 }
 
 #[test]
-fn a_worker_that_stands_still_while_it_sheds_loses_nothing() {
+fn a_worker_stopped_while_it_sheds_loses_nothing() {
     let mut random = Random::new(8);
     for _ in 0..4 {
         let mut server = rebalancing(Style::Request).start();
@@ -281,13 +282,13 @@ fn a_worker_that_stands_still_while_it_sheds_loses_nothing() {
         comes_true(Duration::from_millis(random.below(120)), || false);
         let old = server.worker_in(0);
         proc::freeze(old);
-        all_are_answered_although_it_stands_still(clients, old);
+        all_are_answered_although_it_is_stopped(clients, old);
         server.stop();
     }
 }
 
 #[test]
-fn a_worker_that_dies_while_it_sheds_loses_what_it_still_had() {
+fn a_worker_that_dies_while_it_sheds_loses_only_what_it_still_had() {
     let mut random = Random::new(9);
     for _ in 0..6 {
         let mut server = rebalancing(Style::Request).start();

@@ -8,7 +8,7 @@ use util::load::at_once;
 use util::{Fault, Server, Start, Style, comes_true, proc, wait_until};
 
 #[test]
-fn a_killed_idle_worker_is_replaced_at_once_and_nobody_notices() {
+fn a_killed_idle_worker_is_replaced_at_once_and_no_client_notices() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         server.says("died: SIGKILL");
@@ -26,7 +26,7 @@ fn a_killed_idle_worker_is_replaced_at_once_and_nobody_notices() {
     }
 }
 
-/// 20 clients come while one of two workers stands still; `then` happens when the other has done its share.
+/// 20 clients connect while one of two workers is stopped; `then` is called when the other has served its share.
 fn with_a_stopped_worker(style: Style, then: impl Fn(&Server, i32) + Sync) -> (Server, i32) {
     let server = Start::new(style).start();
     let stopped = server.worker_in(0);
@@ -47,7 +47,7 @@ fn with_a_stopped_worker(style: Style, then: impl Fn(&Server, i32) + Sync) -> (S
 }
 
 #[test]
-fn what_lies_in_the_queue_of_a_killed_worker_is_served_once() {
+fn connections_queued_for_a_killed_worker_are_served_once() {
     for style in Style::ALL {
         let (mut server, killed) =
             with_a_stopped_worker(style, |_, stopped| proc::signal(stopped, libc::SIGKILL));
@@ -58,7 +58,7 @@ fn what_lies_in_the_queue_of_a_killed_worker_is_served_once() {
 }
 
 #[test]
-fn a_stopped_worker_holds_up_nobody_and_is_let_in_again_when_it_goes_on() {
+fn a_stopped_worker_delays_no_client_and_is_admitted_again_when_it_continues() {
     for style in Style::ALL {
         let (server, stopped) = with_a_stopped_worker(style, |_, _| {});
         assert_eq!(proc::state(stopped), Some('T'), "all were served without it");
@@ -73,7 +73,7 @@ fn a_stopped_worker_holds_up_nobody_and_is_let_in_again_when_it_goes_on() {
 }
 
 #[test]
-fn what_was_in_progress_in_a_stopped_worker_goes_on_with_it() {
+fn requests_in_progress_in_a_stopped_worker_continue_with_it() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let mut client = server.connect();
@@ -91,7 +91,7 @@ fn what_was_in_progress_in_a_stopped_worker_goes_on_with_it() {
 }
 
 #[test]
-fn a_blocking_worker_that_is_killed_loses_the_one_in_progress() {
+fn a_killed_blocking_worker_loses_only_the_connection_in_progress() {
     let mut server = Start::new(Style::Connection).start();
     server.says("died: SIGKILL; 1 connections in progress lost");
     let mut client = server.connect();
@@ -114,7 +114,7 @@ fn a_blocking_worker_that_is_killed_loses_the_one_in_progress() {
 }
 
 #[test]
-fn kills_under_load_lose_what_was_in_progress_at_most() {
+fn kills_under_load_lose_at_most_what_was_in_progress() {
     const KILLS: u64 = 10;
     for style in Style::ALL {
         let mut server = Start::new(style).start();
@@ -169,7 +169,7 @@ fn when_all_workers_are_killed_the_next_clients_wait_for_successors() {
 }
 
 #[test]
-fn when_all_workers_are_killed_what_they_had_not_taken_is_served_by_successors() {
+fn when_all_workers_are_killed_their_queued_connections_are_served_by_successors() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         server.says("died: SIGKILL");

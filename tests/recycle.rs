@@ -24,7 +24,7 @@ fn all_are_replaced_one_at_a_time(server: &Server) {
 }
 
 #[test]
-fn workers_that_have_served_enough_are_replaced_and_nobody_notices() {
+fn workers_are_replaced_after_max_requests_and_no_client_notices() {
     for style in Style::ALL {
         let server = Start::new(style).workers(WORKERS).set("max-requests", "50").start();
         let load = server.load(6, "pid");
@@ -37,7 +37,7 @@ fn workers_that_have_served_enough_are_replaced_and_nobody_notices() {
 }
 
 #[test]
-fn requests_count_also_where_they_come_on_old_connections() {
+fn requests_on_kept_connections_count() {
     let server = Start::new(Style::Request).workers(WORKERS).set("max-requests", "50").start();
     let load = Load::keep(server.address(), server.style, 6, "pid");
     all_are_replaced_one_at_a_time(&server);
@@ -47,7 +47,7 @@ fn requests_count_also_where_they_come_on_old_connections() {
 }
 
 #[test]
-fn requests_count_also_where_nothing_new_has_come_for_long() {
+fn requests_count_even_without_new_connections() {
     let server = Start::new(Style::Request).set("max-requests", "50").start();
     let mut client = server.connect();
     let pid = client.ask("pid").unwrap();
@@ -96,7 +96,7 @@ fn idle_workers_that_are_too_old_are_replaced() {
 }
 
 #[test]
-fn a_successor_that_does_not_start_leaves_the_old_one_where_it_is() {
+fn if_a_successor_does_not_start_the_old_worker_stays() {
     let mut server = Start::new(Style::Request).set("max-requests", "20").start();
     server.says("before it was ready");
     server.dir.make("refuse");

@@ -6,16 +6,16 @@ mod util;
 use std::process::{Child, Command, Stdio};
 use util::{Start, Style, proc, wait_until};
 
-/// So many requests, with four clients, make at least so many calls of each sort: one wait may be for all four.
+/// This many requests of four clients make at least `CALLS` calls of each kind: one wait may be for all four.
 const ANSWERS: u64 = 200;
 const CALLS: u32 = 45;
 
-/// Whoever traces a process has its calls fail, until dropped.
+/// A strace(1) that makes system calls of a process fail, until dropped.
 struct Refusing(Child);
 
 impl Refusing {
-    /// `every` so many calls of `call` fail with `error`, up to the one numbered `last`. Until that one was made it must go on:
-    /// strace that lets go in the midst of such a call leaves it with an error of its own, ENOSYS.
+    /// Makes each `every`-th call of `call` fail with `error`, up to the call numbered `last`. Until then it must run: if strace
+    /// detaches in the middle of such a call, the call fails with ENOSYS.
     fn start(pid: i32, call: &str, error: &str, every: u32, last: u32) -> Self {
         let fault = format!("inject={call}:error={error}:when={every}..{last}+{every}");
         let mut strace = Command::new("strace");
@@ -40,7 +40,7 @@ impl Drop for Refusing {
 }
 
 #[test]
-fn what_the_kernel_refuses_for_a_moment_costs_nobody_anything() {
+fn temporary_errors_in_the_master_lose_nothing() {
     for (call, error) in [
         ("accept4", "ENFILE"),
         ("accept4", "ENOBUFS"),
@@ -71,7 +71,7 @@ fn what_the_kernel_refuses_for_a_moment_costs_nobody_anything() {
 }
 
 #[test]
-fn what_the_kernel_refuses_a_worker_for_a_moment_costs_nobody_anything() {
+fn temporary_errors_in_a_worker_lose_nothing() {
     for (call, error) in
         [("recvmsg", "EINTR"), ("recvfrom", "EINTR"), ("sendto", "EINTR"), ("epoll_wait", "EINTR")]
     {
@@ -91,7 +91,7 @@ fn what_the_kernel_refuses_a_worker_for_a_moment_costs_nobody_anything() {
 }
 
 #[test]
-fn forks_and_channels_that_are_refused_in_mid_reload_cost_nobody_anything() {
+fn forks_and_channels_that_fail_during_a_reload_lose_nothing() {
     for (call, error) in
         [("clone", "EAGAIN"), ("socketpair", "EMFILE"), ("memfd_create", "ENOMEM"), ("pidfd_open", "EMFILE")]
     {

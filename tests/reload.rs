@@ -11,27 +11,27 @@ use util::{Client, Load, PATIENCE, RELOAD, Server, Start, Style, Wrk, comes_true
 
 const RELOADS: usize = 5;
 
-/// In a network of its own, where this user may have one.
+/// In a network of its own, if this user may have one.
 fn alone(start: Start) -> (Server, bool) {
     let alone = can_have_own_network();
     (if alone { start.through(&[&OWN_NETWORK[..], &["sh"]].concat()) } else { start }.start(), alone)
 }
 
 #[test]
-fn clients_that_keep_their_connections_keep_them_through_reloads() {
+fn kept_connections_survive_reloads() {
     const CLIENTS: usize = 64;
     let (mut server, alone) = alone(Start::new(Style::Request).workers(4));
     let wrk = Wrk::start(&server, CLIENTS, "pid", None);
     let (connections, first) = (wrk.connections(), server.workers());
     for _ in 0..RELOADS {
-        wrk.goes_on();
+        wrk.continues();
         server.reload();
     }
-    wrk.goes_on();
+    wrk.continues();
     // A new connection would have another port at the client's end.
     assert_eq!(wrk.connections(), connections);
     if alone {
-        // One more is what wrk opens to see whether somebody is there.
+        // wrk opens one more to test that the server listens.
         assert_eq!(tcp_counter(server.pid, "PassiveOpens"), CLIENTS as u64 + 1);
     }
     assert!(wrk.stop_without_errors() > 1000);
@@ -40,14 +40,14 @@ fn clients_that_keep_their_connections_keep_them_through_reloads() {
 }
 
 #[test]
-fn clients_that_connect_anew_for_each_request_see_no_error() {
+fn clients_with_a_connection_per_request_see_no_error() {
     let (mut server, _) = alone(Start::new(Style::Request).workers(4));
     let wrk = Wrk::start(&server, 32, "pid", Some("Connection: close"));
     for _ in 0..RELOADS {
-        wrk.goes_on();
+        wrk.continues();
         server.reload();
     }
-    wrk.goes_on();
+    wrk.continues();
     assert!(wrk.stop_without_errors() > 1000);
     server.stop();
 }
@@ -67,7 +67,7 @@ fn every_style_reloads_under_load_without_an_error() {
     }
 }
 
-/// Clients that ask for the version one after the other, on one connection each or on many, and find no old one after a new.
+/// Clients that request the version repeatedly, on one connection each or on many, and get no old one after a new one.
 fn watch_versions(server: &Server, keep: bool) -> Load {
     Load::run(4, |_, stop, done| {
         let (address, style) = (server.address().clone(), server.style);
@@ -92,7 +92,7 @@ fn watch_versions(server: &Server, keep: bool) -> Load {
 }
 
 #[test]
-fn new_code_answers_after_a_reload_and_a_connection_never_goes_back_to_old_code() {
+fn new_code_answers_after_a_reload_and_a_connection_never_returns_to_old_code() {
     for keep in [true, false] {
         let mut server = Start::new(Style::Request).workers(3).own_module().start();
         let load = watch_versions(&server, keep);
@@ -126,7 +126,7 @@ fn there_are_never_fewer_workers_ready_than_before() {
         slots.sort_unstable();
         wait_until("one more starts, and none else is there", || server.slots() == slots);
         let starting = server.worker_in(slot);
-        // All others serve, those before and behind this slot.
+        // All others serve, those before and after this slot.
         let mut serving: Vec<i32> = server.workers().into_iter().filter(|&pid| pid != starting).collect();
         assert_eq!(serving.iter().filter(|p| old.contains(p)).count(), WORKERS - slot as usize);
         wait_until("they all serve", || {
@@ -142,18 +142,18 @@ fn there_are_never_fewer_workers_ready_than_before() {
 }
 
 #[test]
-fn surge_is_how_many_start_at_one_time_behind_the_first() {
+fn surge_limits_how_many_start_at_a_time_after_the_first() {
     let mut server = Start::new(Style::Request).workers(4).set("surge", "3").start();
     server.may_say(RELOAD);
     server.dir.make("wait");
     server.signal(libc::SIGHUP);
     wait_until("the canary starts", || server.workers().len() == 5);
-    // It goes alone: none follows before it is ready.
+    // It starts alone: none follows before it is ready.
     assert!(!comes_true(Duration::from_millis(200), || server.workers().len() > 5));
     (1..4).for_each(|slot| server.dir.make(&format!("wait.{slot}")));
     server.dir.remove("wait");
-    let beside = [0, 1, 1, 2, 2, 3, 3];
-    wait_until("three start at once, and the first old one has left", || server.slots() == beside);
+    let both = [0, 1, 1, 2, 2, 3, 3];
+    wait_until("three start at once, and the first old one has left", || server.slots() == both);
     (1..4).for_each(|slot| server.dir.remove(&format!("wait.{slot}")));
     server.wait_for_line("is complete");
     server.stop();
@@ -166,7 +166,7 @@ fn a_file_replaced_truncated_or_overwritten_harms_no_running_worker() {
     let load = Load::keep(server.address(), server.style, 4, "version");
     let pids = server.workers();
     for contents in [&b"none"[..], b"", &[0x90; 200_000]] {
-        // In place: whoever had the file mapped would see it.
+        // In place: a process that has the file mapped would see it.
         std::fs::write(server.module(), contents).unwrap();
         load.go_on_for(200);
     }
@@ -185,7 +185,7 @@ fn a_file_replaced_truncated_or_overwritten_harms_no_running_worker() {
     server.stop();
 }
 
-/// HUPs at these distances under load, of which every one is to be harmless.
+/// HUPs at these intervals under load, none of which may do harm.
 fn storm(hups: usize, distance: Duration) {
     let mut server = Start::new(Style::Request).workers(2).own_module().start();
     server.may_say(RELOAD);
@@ -215,22 +215,22 @@ fn storm(hups: usize, distance: Duration) {
 }
 
 #[test]
-fn a_reload_asked_for_during_a_reload_follows_it() {
+fn a_reload_requested_during_a_reload_follows_it() {
     storm(2, Duration::from_millis(10));
 }
 
 #[test]
-fn ten_reloads_asked_for_in_a_tenth_of_a_second_cost_nothing() {
+fn ten_reloads_requested_in_a_tenth_of_a_second_lose_nothing() {
     storm(10, Duration::from_millis(10));
 }
 
 #[test]
-fn two_hundred_reloads_asked_for_under_load_cost_nothing() {
+fn two_hundred_reloads_requested_under_load_lose_nothing() {
     storm(200, Duration::from_millis(10));
 }
 
 #[test]
-fn a_reload_asked_for_during_a_reload_takes_the_newest_file() {
+fn a_reload_requested_during_a_reload_loads_the_newest_file() {
     let mut server = Start::new(Style::Request).own_module().start();
     server.may_say(RELOAD);
     server.dir.make("wait");
@@ -246,7 +246,7 @@ fn a_reload_asked_for_during_a_reload_takes_the_newest_file() {
 }
 
 #[test]
-fn an_idle_server_of_eight_reloads_in_a_moment() {
+fn an_idle_server_of_eight_workers_reloads_quickly() {
     let mut server = Start::new(Style::Request).workers(8).start();
     // The best of a few: this machine may have other things to do.
     let fast = (0..10).any(|_| {
@@ -259,7 +259,7 @@ fn an_idle_server_of_eight_reloads_in_a_moment() {
 }
 
 #[test]
-fn a_request_in_progress_is_finished_by_old_code_however_many_reloads_are_asked_for() {
+fn a_request_in_progress_is_finished_by_old_code_however_many_reloads_follow() {
     for style in Style::ALL {
         let mut server = Start::new(style).own_module().start();
         server.may_say(RELOAD);

@@ -1,4 +1,4 @@
-//! When a successor starts: at once after a crash, and never where its configuration is wrong; the port is open throughout.
+//! Successors: at once after a crash, and never if the configuration is wrong; the port stays open throughout.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use util::{Load, Start, Style, comes_true, proc, wait_until};
 
 #[test]
-fn a_successor_serves_within_moments_of_a_crash() {
+fn a_successor_serves_soon_after_a_crash() {
     let mut server = Start::new(Style::Connection).workers(8).start();
     server.says("died: SIGABRT");
     // The best of a few: this machine may have other things to do. Every slot has one successor at once.
@@ -25,7 +25,7 @@ fn a_successor_serves_within_moments_of_a_crash() {
 }
 
 #[test]
-fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_heals_it() {
+fn a_worker_with_a_wrong_configuration_is_not_restarted_until_a_reload() {
     let mut server = Start::new(Style::Request).own_module().workers(3).start();
     server.says("died: SIGKILL");
     server.says("died before it was ready: exit code 78");
@@ -33,7 +33,7 @@ fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_hea
     server.dir.make("misconfigured.1");
     let (well, poor) = ([server.worker_in(0), server.worker_in(2)], server.worker_in(1));
     server.may_say("exit code 78");
-    // Its idle connections die with it: those of the load must be elsewhere, or it would be no fault of the restart.
+    // Its idle connections end with it: those of the load must be in other workers.
     let tally = kept.stop();
     assert!(tally.faults.is_empty(), "{tally:?}");
     proc::signal(poor, libc::SIGKILL);
@@ -41,7 +41,7 @@ fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_hea
     assert!(!comes_true(Duration::from_millis(1500), || server.lines_with("exit code 78") > 1));
     assert_eq!(server.workers(), well);
     assert!((0..20).all(|_| server.ask("version") == Ok("v1".into())));
-    // Whoever asks for more, or fewer, is not kept waiting for it.
+    // `prefork scale` does not wait for it.
     for n in ["4", "3"] {
         let mut scale = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
         let ran = scale.args(["scale", n]).env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
@@ -50,10 +50,10 @@ fn a_worker_whose_configuration_is_wrong_is_not_started_again_until_a_reload_hea
     }
     server.may_say("control: scale");
     wait_until("the one more is gone", || server.workers() == well);
-    // A reload that would not heal it changes nothing.
+    // A reload with the same error changes nothing.
     let why = server.reload_fails();
     assert!(why.contains("exit code 78"), "{why}");
-    wait_until("nobody new is left", || server.slots() == [0, 2]);
+    wait_until("no new worker is left", || server.slots() == [0, 2]);
     assert!((0..20).all(|_| server.ask("version") == Ok("v1".into())));
     server.dir.remove("misconfigured.1");
     server.install(&Style::Request.version("v2"));
@@ -87,7 +87,7 @@ fn the_port_stays_open_while_no_worker_can_start() {
 }
 
 #[test]
-fn a_server_without_a_worker_stops_when_told() {
+fn a_server_without_a_worker_stops() {
     let mut server = Start::new(Style::Request).start();
     server.says("died: SIGKILL");
     server.says("exit code 78");
@@ -99,7 +99,7 @@ fn a_server_without_a_worker_stops_when_told() {
 }
 
 #[test]
-fn a_slot_whose_workers_die_again_and_again_does_not_touch_the_others() {
+fn a_slot_whose_workers_die_repeatedly_does_not_affect_the_others() {
     let mut server = Start::new(Style::Request).workers(3).start();
     server.says("died: SIGKILL");
     server.says("SIGALRM");
@@ -126,7 +126,7 @@ fn a_slot_whose_workers_die_again_and_again_does_not_touch_the_others() {
 }
 
 #[test]
-fn a_worker_that_runs_out_of_memory_costs_itself_only() {
+fn a_worker_that_runs_out_of_memory_affects_no_other() {
     let mut server = Start::new(Style::Request).start();
     server.says("died: SIGABRT");
     let pids = server.workers();
@@ -134,7 +134,7 @@ fn a_worker_that_runs_out_of_memory_costs_itself_only() {
     let pid: i32 = client.ask("pid").unwrap().parse().unwrap();
     proc::limit(pid, "as", 512 << 20);
     let load = server.load(2, "pid");
-    // The handler aborts where it gets no memory.
+    // The handler aborts if it gets no memory.
     assert!(client.ask("alloc 1024").is_err());
     server.replaces(pid);
     let tally = load.stop();
@@ -153,7 +153,7 @@ fn a_first_worker_that_is_never_ready_ends_the_start() {
 }
 
 #[test]
-fn a_successor_that_is_never_ready_is_given_up_and_tried_again() {
+fn a_successor_that_is_never_ready_is_killed_and_retried() {
     let mut server = Start::new(Style::Request).set("boot-timeout", "300ms").start();
     server.says("died: SIGKILL");
     server.says("died before it was ready: SIGKILL");

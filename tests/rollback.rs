@@ -1,4 +1,4 @@
-//! A reload that fails changes nothing: the same workers go on, and the log says why.
+//! A reload that fails changes nothing: the same workers continue, and the log has the reason.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -24,7 +24,7 @@ impl Loaded {
         Self { server, kept, fresh }
     }
 
-    /// No client has noticed anything, and the old code is still what answers.
+    /// No client has seen an error, and the old code still answers.
     #[track_caller]
     fn ends_unharmed(self) -> Server {
         self.kept.go_on_for(10);
@@ -44,7 +44,7 @@ fn two() -> Start {
 const HANDLER: &str = "#include <prefork.h>\n#include <stdlib.h>\n#include <unistd.h>\n\
     static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }\n";
 
-/// Files that are none or will not load, and what is said of each.
+/// Files that are missing or do not load, and the error for each.
 fn broken_files() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     let whole = fs::read(Style::Request.handler()).unwrap();
     let mut of_another_machine = whole.clone();
@@ -94,10 +94,10 @@ fn a_file_that_does_not_load_is_refused_with_the_reason() {
         }
         let why = loaded.server.reload_fails();
         assert!(why.contains(expected), "{what}: {why}");
-        wait_until("nobody new is left", || loaded.server.workers() == pids);
+        wait_until("no new worker is left", || loaded.server.workers() == pids);
     }
     let mut server = loaded.ends_unharmed();
-    // A file that will do is taken after all of that.
+    // A good file is loaded after all of that.
     server.install(&Style::Request.version("v2"));
     server.reload();
     assert_eq!(server.ask("version"), Ok("v2".into()));
@@ -118,7 +118,7 @@ fn a_worker_that_does_not_start_is_refused_with_the_reason() {
         loaded.server.dir.make(file);
         let why = loaded.server.reload_fails();
         assert!(why.contains(expected), "{file}: {why}");
-        wait_until("nobody new is left", || loaded.server.workers() == pids);
+        wait_until("no new worker is left", || loaded.server.workers() == pids);
         loaded.server.dir.remove(file);
         let mut server = loaded.ends_unharmed();
         server.reload();
@@ -127,7 +127,7 @@ fn a_worker_that_does_not_start_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_worker_that_is_never_ready_is_given_up_at_the_boot_timeout() {
+fn a_worker_that_is_never_ready_fails_the_reload_at_the_boot_timeout() {
     let mut server = two().set("boot-timeout", "300ms").start();
     server.may_say("before it was ready");
     server.dir.make("wait");
@@ -139,7 +139,7 @@ fn a_worker_that_is_never_ready_is_given_up_at_the_boot_timeout() {
 }
 
 #[test]
-fn a_worker_that_dies_in_mid_roll_brings_the_old_code_back_everywhere() {
+fn a_worker_that_dies_while_the_reload_rolls_restores_the_old_code_in_every_slot() {
     for (file, expected) in
         [("refuse.2", "worker_start returned 1"), ("die.2", "SIGABRT"), ("wait.2", "not ready within")]
     {
@@ -171,7 +171,7 @@ fn a_worker_that_dies_in_mid_roll_brings_the_old_code_back_everywhere() {
 }
 
 #[test]
-fn new_workers_that_die_as_soon_as_they_are_ready_bring_the_old_code_back() {
+fn new_workers_that_die_as_soon_as_they_are_ready_restore_the_old_code() {
     let mut server = two().workers(8).start();
     server.may_say("died: SIGALRM");
     server.may_say("SIGALRM");
@@ -191,7 +191,7 @@ fn new_workers_that_die_as_soon_as_they_are_ready_bring_the_old_code_back() {
 }
 
 #[test]
-fn a_canary_that_is_killed_ends_the_reload_and_harms_nobody() {
+fn a_canary_that_is_killed_ends_the_reload_without_harm() {
     let mut loaded = Loaded::start(two());
     loaded.server.may_say("died before it was ready: SIGKILL");
     loaded.server.may_say(RELOAD);
@@ -207,7 +207,7 @@ fn a_canary_that_is_killed_ends_the_reload_and_harms_nobody() {
 }
 
 #[test]
-fn an_old_worker_that_dies_while_the_canary_starts_is_replaced_by_its_like() {
+fn an_old_worker_that_dies_while_the_canary_starts_is_replaced_by_another_old_one() {
     for slot in 0..2 {
         let mut server = two().start();
         server.may_say(RELOAD);
@@ -228,7 +228,7 @@ fn an_old_worker_that_dies_while_the_canary_starts_is_replaced_by_its_like() {
 }
 
 #[test]
-fn a_worker_killed_while_the_reload_rolls_does_not_keep_it_from_its_end() {
+fn a_worker_killed_while_the_reload_rolls_does_not_prevent_its_completion() {
     let mut server = two().workers(4).start();
     server.may_say(RELOAD);
     server.may_say("SIGKILL");
@@ -247,7 +247,7 @@ fn a_worker_killed_while_the_reload_rolls_does_not_keep_it_from_its_end() {
 }
 
 #[test]
-fn a_fork_that_fails_in_mid_reload_rolls_it_back_and_costs_nobody_anything() {
+fn a_fork_that_fails_during_a_reload_rolls_it_back_and_loses_nothing() {
     let mut loaded = Loaded::start(Start::new(Style::Request).by_ordinary_user());
     loaded.server.may_say("start worker in slot");
     loaded.server.may_say("Resource temporarily unavailable");
@@ -256,7 +256,7 @@ fn a_fork_that_fails_in_mid_reload_rolls_it_back_and_costs_nobody_anything() {
     let why = loaded.server.reload_fails();
     assert!(why.contains("Resource temporarily unavailable"), "{why}");
     assert_eq!(loaded.server.workers(), pids);
-    // Now behind the first new one: the old one comes back as soon as it can be forked.
+    // Now after the first new one: the old one is restored as soon as it can be forked.
     proc::limit(loaded.server.pid, "nproc", 10_000);
     loaded.server.dir.make("wait.1");
     loaded.server.dir.make("wait.0");
@@ -299,7 +299,7 @@ fn a_master_without_a_free_descriptor_reloads_or_rolls_back() {
 }
 
 #[test]
-fn a_broken_file_is_not_tried_by_successors_of_the_old_generation() {
+fn a_broken_file_is_not_loaded_by_successors_of_the_old_generation() {
     let mut server = two().start();
     server.may_say("died: SIGKILL");
     let broken: PathBuf = handler::compile(&format!("{HANDLER}int other = 2;"), &[]);

@@ -14,7 +14,7 @@ fn has(server: &mut Server, n: u32) {
 }
 
 #[test]
-fn the_highest_slots_come_last_and_go_first() {
+fn the_highest_slots_are_added_last_and_removed_first() {
     let mut server = Start::new(Style::Request).start();
     let first = server.workers();
     for n in 3..=6 {
@@ -52,7 +52,7 @@ fn the_last_worker_stays() {
 }
 
 #[test]
-fn scaling_under_load_costs_nothing() {
+fn scaling_under_load_loses_nothing() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         let load = server.load(6, "sleep 1");
@@ -77,7 +77,7 @@ fn scaling_under_load_costs_nothing() {
 }
 
 #[test]
-fn a_worker_too_many_finishes_what_it_has_and_its_slot_can_be_filled_meanwhile() {
+fn a_surplus_worker_finishes_its_requests_and_its_slot_can_be_filled_meanwhile() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         let mut client = server.connect();
@@ -104,11 +104,11 @@ fn a_worker_too_many_finishes_what_it_has_and_its_slot_can_be_filled_meanwhile()
 }
 
 #[test]
-fn fewer_workers_during_a_reload_do_not_keep_it_from_its_end() {
+fn scaling_down_during_a_reload_does_not_prevent_its_completion() {
     for signal in [libc::SIGTTOU, libc::SIGTTIN] {
         let mut server = Start::new(Style::Request).workers(3).start();
         server.may_say("reload to generation");
-        // Its slot goes, or another comes, while a new worker starts in the last.
+        // Its slot is removed, or another added, while a new worker starts in the last.
         server.dir.make("wait.2");
         server.signal(libc::SIGHUP);
         wait_until("the last slot is at it", || server.slots() == [0, 1, 2, 2]);

@@ -1,4 +1,4 @@
-//! A worker that writes garbage over all the memory it shares with others harms itself at most.
+//! A worker that writes garbage to all shared memory harms at most itself.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -6,7 +6,7 @@ mod util;
 use std::time::Duration;
 use util::{Mode, Server, Start, Style, comes_true, handler, proc, wait_until};
 
-/// The worker in slot 0 goes on writing to every page of the scoreboard that it may write, from a thread of its own.
+/// The worker in slot 0 keeps writing to every page of the scoreboard that it can write, from a thread of its own.
 const SCRIBBLER: &str = r#"
     #define _GNU_SOURCE
     #include <prefork.h>
@@ -87,7 +87,7 @@ fn scribbled(style: Style, dispatch: &str, mode: Mode) -> Server {
 }
 
 #[test]
-fn garbage_on_the_scoreboard_harms_the_worker_that_writes_it_at_most() {
+fn garbage_on_the_scoreboard_harms_at_most_the_worker_that_writes_it() {
     for (style, dispatch, mode) in [
         (Style::Request, "round-robin", Mode::Master),
         (Style::Request, "least-connections", Mode::Master),
@@ -98,7 +98,7 @@ fn garbage_on_the_scoreboard_harms_the_worker_that_writes_it_at_most() {
         let mut server = scribbled(style, dispatch, mode);
         let (culprit, others) = (server.worker_in(0), [server.worker_in(1), server.worker_in(2)]);
         let tally = server.ask_at_once(60, "pid");
-        // What the culprit's own counts hold up goes to others when it is seen to take nothing.
+        // Connections that the worker's own counts delay go to others once it is seen to take none.
         assert_eq!(tally.answered(), 60, "{style:?} {dispatch} {mode:?}: {tally:?}");
         let load = server.load(16, "pid");
         load.go_on_for(600);

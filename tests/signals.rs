@@ -1,4 +1,4 @@
-//! What each signal does to each process, as SIGNALS.md has it; and that none of them gets in anybody's way.
+//! The effect of each signal on each process, as in SIGNALS.md; none of them disturbs clients.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -37,11 +37,11 @@ fn each_millisecond(time: Duration, mut f: impl FnMut(usize)) {
     }
 }
 
-/// Under load, whatever `disturb` does costs no client and no worker anything.
+/// Under load, `disturb` affects no client and no worker.
 fn undisturbed(style: Style, disturb: impl FnOnce(&Server, &[i32])) {
     let server = Start::new(style).start();
     let pids = server.workers();
-    // Long enough in the handler to be met there too.
+    // Long enough in the handler for signals to arrive there too.
     let load = server.load(6, "sleep 2");
     load.go_on_for(6);
     disturb(&server, &pids);
@@ -53,7 +53,7 @@ fn undisturbed(style: Style, disturb: impl FnOnce(&Server, &[i32])) {
 }
 
 #[test]
-fn signals_that_mean_nothing_to_a_worker_do_nothing() {
+fn signals_without_a_meaning_to_a_worker_do_nothing() {
     for style in Style::ALL {
         undisturbed(style, |_, pids| {
             each_millisecond(Duration::from_secs(1), |n| {
@@ -65,7 +65,7 @@ fn signals_that_mean_nothing_to_a_worker_do_nothing() {
 }
 
 #[test]
-fn signals_that_mean_nothing_to_the_master_do_nothing() {
+fn signals_without_a_meaning_to_the_master_do_nothing() {
     for style in Style::ALL {
         undisturbed(style, |server, _| {
             each_millisecond(Duration::from_millis(500), |n| {
@@ -76,8 +76,8 @@ fn signals_that_mean_nothing_to_the_master_do_nothing() {
 }
 
 #[test]
-fn a_system_call_that_is_interrupted_is_made_again() {
-    // A process that goes on after SIGSTOP finds epoll_wait(2) and reads with a timeout interrupted (signal(7)).
+fn an_interrupted_system_call_is_repeated() {
+    // After SIGSTOP and SIGCONT, epoll_wait(2) and reads with a timeout are interrupted (signal(7)).
     for style in Style::ALL {
         undisturbed(style, |server, pids| {
             each_millisecond(Duration::from_secs(1), |n| {
@@ -90,7 +90,7 @@ fn a_system_call_that_is_interrupted_is_made_again() {
 }
 
 #[test]
-fn a_client_that_is_slow_is_read_through_a_storm_of_signals() {
+fn a_slow_client_is_served_during_a_storm_of_signals() {
     for style in Style::ALL {
         let server = Start::new(style).workers(1).start();
         let pid = server.workers()[0];
@@ -110,7 +110,7 @@ fn a_client_that_is_slow_is_read_through_a_storm_of_signals() {
 }
 
 #[test]
-fn a_worker_told_to_leave_ends_with_code_0_and_has_a_successor() {
+fn a_worker_that_gets_sigterm_exits_with_code_0_and_has_a_successor() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         for slot in [0, 1] {
@@ -124,7 +124,7 @@ fn a_worker_told_to_leave_ends_with_code_0_and_has_a_successor() {
 }
 
 #[test]
-fn a_worker_told_to_leave_finishes_its_request_first() {
+fn a_worker_that_gets_sigterm_finishes_its_request_first() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let mut client = server.connect();
@@ -163,7 +163,7 @@ fn a_worker_that_dies_of_a_signal_is_reported_by_its_name() {
 }
 
 #[test]
-fn a_master_that_stands_still_costs_new_clients_time_and_those_it_has_nothing() {
+fn a_stopped_master_delays_new_clients_but_not_connected_ones() {
     let server = Start::new(Style::Request).start();
     let mut client = server.connect();
     client.ask("pid").unwrap();
@@ -181,7 +181,7 @@ fn a_master_that_stands_still_costs_new_clients_time_and_those_it_has_nothing() 
 }
 
 #[test]
-fn what_rotates_logs_ends_nobody_and_is_told_that_there_are_none() {
+fn sigusr1_ends_no_process_and_logs_that_there_are_no_log_files() {
     const LINE: &str = "prefork: SIGUSR1: there are no log files to reopen; nothing done";
     let mut server = Start::new(Style::Request).start();
     server.says(LINE);
@@ -210,9 +210,9 @@ fn a_terminal_that_hangs_up_reloads_once() {
     server.stop();
 }
 
-/// SIGNALS.md: such workers cannot be asked by the signal, and the master asks through their channel.
+/// SIGNALS.md: the signal does not make such workers drain; the master asks them through their channel.
 #[test]
-fn a_handler_that_takes_term_for_itself_drains_all_the_same() {
+fn a_worker_whose_handler_handles_sigterm_itself_still_drains() {
     let code = "#include <prefork.h>\n#include <signal.h>\n#include <string.h>\n\
         static int start(prefork_worker *w, void **s) { (void)w; (void)s; signal(SIGTERM, SIG_IGN); return 0; }\n\
         static void on_request(prefork_request *q, prefork_response *r, void *s)\n\

@@ -1,7 +1,7 @@
-//! Everything at random, from a printed seed: reloads, deaths, pauses, scaling, new files and load; at the end nothing is left
-//! over and what clients have lost is what the log says.
+//! Everything at random, from a printed seed: reloads, deaths, pauses, scaling, new files and load; at the end nothing is left,
+//! and clients have lost as many connections as the log says.
 //!
-//! `SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture`, or `make soak`; `SOAK_SEED=` has a run again.
+//! `SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture`, or `make soak`; `SOAK_SEED=` repeats a run.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -35,12 +35,12 @@ fn number(variable: &str) -> Option<u64> {
 const FEWEST: usize = 2;
 const MOST: usize = 6;
 
-/// What is at hand of a server that is being shaken.
+/// The server under test and the state of the run.
 struct Soak {
     server: Server,
     random: Random,
     workers: usize,
-    /// Workers that stand still, and until when.
+    /// Stopped workers, and until when.
     still: Vec<(i32, Instant)>,
     done: [u32; 8],
 }
@@ -64,15 +64,15 @@ fn soak(style: Style, time: Duration) {
     still.iter().for_each(|&(pid, _)| proc::signal_if_there(pid, libc::SIGCONT));
     server.install(&style.version("v9"));
     server.scaled_to(workers);
-    // Slots whose successor would come late are filled by a reload; one that is under way may still take the file before.
-    wait_until("the last reload has come through", || {
+    // A reload fills slots whose successor is delayed; a reload in progress may still load the previous file.
+    wait_until("the last reload is complete", || {
         server.signal(libc::SIGHUP);
         std::thread::sleep(Duration::from_millis(200));
         (0..2 * MOST).all(|_| server.ask("version") == Ok("v9".into()))
     });
     server.rests();
     let done_before = fresh.done();
-    wait_until("the load goes on", || fresh.done() > done_before + 50);
+    wait_until("the load continues", || fresh.done() > done_before + 50);
     let mut tally = fresh.stop();
     kept.into_iter().for_each(|load| tally.merge(load.stop()));
     let lost = reported_lost(&server);
@@ -163,7 +163,7 @@ impl Soak {
     }
 }
 
-/// Clients that look at every byte of their answers, on connections they keep as long as they can, or new ones.
+/// Clients that check every byte of the responses, on connections they keep as long as they can, or on new ones.
 fn marked(server: &Server, clients: usize, keep: bool) -> Load {
     Load::run(clients, |number, stop, done| {
         let (address, style) = (server.address().clone(), server.style);
@@ -197,7 +197,7 @@ fn marked(server: &Server, clients: usize, keep: bool) -> Load {
     })
 }
 
-/// The connections that deaths have cost, as the log says.
+/// The number of connections lost by deaths, from the log.
 fn reported_lost(server: &Server) -> u64 {
     let lost = |line: &String| {
         let (before, _) = line

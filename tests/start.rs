@@ -1,4 +1,4 @@
-//! A server that has said "listening" is whole, and its workers are as clean as a new process.
+//! A server that has printed "listening" is complete, and its workers are as clean as a new process.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -6,7 +6,7 @@ mod util;
 use util::{Start, Style, proc, wait_until};
 
 #[test]
-fn all_workers_are_there_when_the_banner_prints() {
+fn all_workers_are_ready_when_the_banner_is_printed() {
     let server = Start::new(Style::Request).workers(8).start();
     assert_eq!(server.workers().len(), 8);
     server.stop();
@@ -28,13 +28,13 @@ fn every_style_answers_and_a_connection_stays_with_its_worker() {
 }
 
 #[test]
-fn a_worker_has_default_dispositions_but_for_what_is_sent_to_whole_groups_and_an_empty_mask() {
-    // What whoever started the server ignores is no business of the handlers.
+fn a_worker_has_an_empty_mask_and_default_dispositions_except_for_signals_to_groups() {
+    // Signals ignored by the process that started the server are not ignored in handlers.
     let server =
         Start::new(Style::Request).through(&["sh", "-c", "trap '' HUP USR1 USR2; exec \"$@\"", "sh"]);
     let server = server.start();
     let bits = |signals: &[i32]| signals.iter().map(|s| 1u64 << (s - 1)).sum::<u64>();
-    // 32 and 33 belong to libc, which lets nobody change them.
+    // 32 and 33 belong to libc, which does not allow a change.
     let of_libc = bits(&[32, 33]);
     let ignored = bits(&[libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU]);
     let shrugged_off =
@@ -47,7 +47,7 @@ fn a_worker_has_default_dispositions_but_for_what_is_sent_to_whole_groups_and_an
 }
 
 #[test]
-fn workers_are_offered_before_their_master_when_memory_runs_out() {
+fn the_kernel_ends_workers_before_their_master_if_memory_runs_out() {
     let mut server = Start::new(Style::Request).start();
     server.says("died: SIGKILL");
     let score = |pid: i32| -> i32 {
@@ -64,8 +64,8 @@ fn workers_are_offered_before_their_master_when_memory_runs_out() {
     server.stop();
 }
 
-/// What a worker without a connection has open, but for its handler's file and what this test's own process has inherited
-/// and passed on.
+/// The open descriptors of a worker without a connection, except its handler's file and those that this test's own process has
+/// inherited and passed on.
 fn idle_descriptors(pid: i32) -> Vec<String> {
     let target = |pid: i32, n: u32| std::fs::read_link(format!("/proc/{pid}/fd/{n}")).ok();
     // The same file, not just one of the same kind, under the same number.
@@ -79,7 +79,7 @@ fn idle_descriptors(pid: i32) -> Vec<String> {
 }
 
 #[test]
-fn a_worker_and_its_successor_have_nothing_open_that_is_not_theirs() {
+fn a_worker_and_its_successor_have_only_their_own_descriptors_open() {
     let expected = [
         "/dev/null",              // stdin
         "anon_inode:[eventfd]",   // to wake the master

@@ -1,4 +1,4 @@
-//! The last lines of a worker that fails are reported with the failure, and no amount of output holds up a worker or the
+//! The last lines of a worker that fails are reported with the failure, and no amount of output delays a worker or the
 //! master.
 #![cfg(feature = "control")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -236,7 +236,7 @@ fn a_worker_that_writes_a_mebibyte_is_copied_in_order_and_then_writes_itself() {
     let (_, copied) = dropped_and_copied(log.iter());
     assert!(copied.is_sorted() && copied.len() > 1000, "{}", copied.len());
     wait_until("nothing of it stays with the master", || proc::kinds(server.pid) == kinds);
-    // What it writes now does not pass through the master, so a master that stands still does not hold it up.
+    // Its lines do not pass through the master now, so a stopped master does not delay it.
     proc::freeze(server.pid);
     let pid = server.workers()[0];
     let own = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap();
@@ -246,7 +246,7 @@ fn a_worker_that_writes_a_mebibyte_is_copied_in_order_and_then_writes_itself() {
 }
 
 #[test]
-fn a_child_that_keeps_the_pipe_open_holds_up_neither_the_verdict_nor_the_worker() {
+fn a_child_that_keeps_the_pipe_open_delays_neither_the_outcome_nor_the_worker() {
     const CHILD: &str = r#"int p[2]; char c; if (pipe(p)) abort();
         if (fork() == 0) { fprintf(stderr, "child here\n"); close(p[0]); close(p[1]); sleep(600); _exit(0); }
         close(p[1]); if (read(p[0], &c, 1)) abort(); close(p[0]); fprintf(stderr, "parent\n");"#;
@@ -348,7 +348,7 @@ fn dropped_lines_are_counted() {
     assert!(reload.wait().unwrap().success());
     server.stop();
     let mut all = all.join().unwrap();
-    // What filled the pipe, and the first line behind it.
+    // The bytes that filled the pipe, and the first line after them.
     all[0] = all[0].trim_start_matches('x').to_owned();
     let (dropped, copied) = dropped_and_copied(all.iter());
     assert!(dropped > 0, "{all:#?}");
@@ -356,7 +356,7 @@ fn dropped_lines_are_counted() {
 }
 
 #[test]
-fn a_hundred_reloads_leave_the_master_what_it_had() {
+fn a_hundred_reloads_leak_nothing_in_the_master() {
     let mut server = started(two());
     server.may_say("starts");
     let (good, bad) =
@@ -379,7 +379,7 @@ fn without_a_free_descriptor_a_worker_starts_without_a_pipe() {
     server.may_say("starts");
     server.may_say("asked");
     server.install(&module("fprintf(stderr, \"starts\\n\");"));
-    // Enough to read the new file, besides the reserve for a start.
+    // Enough to read the new file, in addition to the reserve for a start.
     let own = proc::descriptors(server.pid).len() as u32;
     proc::limit(server.pid, "nofile", own + 2);
     server.reload();

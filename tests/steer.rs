@@ -1,4 +1,4 @@
-//! A host with an event loop of its own that owns the master: what it can ask, what it is told, and that it stays a host.
+//! A host with an event loop of its own that owns the master: its commands, its events, and that its own state is left alone.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use util::host::{Link, example, program, search};
 use util::{Client, PATIENCE, Server, Start, Style, client, proc, wait_until};
 
-/// The language of a host. Both obey the same orders and say the same.
+/// The language of a host. Both take the same commands and print the same lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Language {
     /// `tests/steer.c`.
@@ -20,12 +20,12 @@ enum Language {
 }
 use Language::{C, Rust};
 
-/// A program that takes orders, a line each.
+/// A program that takes commands, one per line.
 struct Host {
     server: Server,
     orders: Option<std::io::PipeWriter>,
     seen: Vec<String>,
-    /// Lines read, of all that it has said.
+    /// The number of lines read so far.
     read: usize,
     address: Option<client::Address>,
 }
@@ -66,12 +66,12 @@ impl Host {
         Self { server: server.launch(), orders: Some(orders), seen: Vec::new(), read: 0, address: None }
     }
 
-    /// Sends an order.
+    /// Sends a command.
     fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
     }
 
-    /// Sends an order and returns what is said of it: a line that begins with the same word.
+    /// Sends a command and returns its result: a line that begins with the same word.
     #[track_caller]
     fn ask(&mut self, order: &str) -> String {
         self.order(order);
@@ -79,7 +79,7 @@ impl Host {
         self.reads(&word)
     }
 
-    /// The next line that begins so. Those in front of it are kept.
+    /// The next line with this beginning. Those before it are kept.
     #[track_caller]
     fn reads(&mut self, start: &str) -> String {
         let begun = Instant::now();
@@ -153,7 +153,7 @@ impl Host {
         of.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect()
     }
 
-    /// The program, with so many workers in its charge, ends by itself, and leaves nothing; so far it was as at the start.
+    /// The program, now with this number of workers, ends by itself and leaves nothing; until then all is as at the start.
     #[track_caller]
     fn ends_with(mut self, workers: usize) {
         self.server.scaled_to(workers);
@@ -169,11 +169,11 @@ impl Host {
     }
 }
 
-/// What is logged of deaths.
+/// The log lines of deaths.
 const DIED: &str = "died";
 
 #[test]
-fn events_come_in_the_order_of_what_happens() {
+fn events_are_reported_in_order() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         for line in [DIED, util::RELOAD, "this is", "broken"] {
@@ -230,7 +230,7 @@ fn events_come_in_the_order_of_what_happens() {
 
 /// The address really bound, the port the kernel has chosen, and the type in Node's words.
 #[test]
-fn listening_is_told_of_every_sort_of_address() {
+fn listening_is_reported_for_every_kind_of_address() {
     for language in [C, Rust] {
         let sorts = ["127.0.0.1:0", "[::1]:0", "unix:socket", "udp:127.0.0.1:0", "udp:[::1]:0"];
         let mut host = Host::launch(language, &sorts.map(|address| ("listen", address)));
@@ -267,9 +267,9 @@ fn listening_is_told_of_every_sort_of_address() {
     }
 }
 
-/// The reasons that the others have not; each with how it ended, and whether it was meant to.
+/// The reasons not covered elsewhere, each with its status and whether it was intended.
 #[test]
-fn an_exit_says_why() {
+fn an_exit_is_reported_with_its_reason() {
     for language in [C, Rust] {
         // Boot failure: ended before it was ready.
         let mut host = Host::start(language);
@@ -283,7 +283,7 @@ fn an_exit_says_why() {
         host.reads("event ready");
         host.ends_with(3);
 
-        // Crash: also where it exits by itself, with whatever code.
+        // Crash: also if it exits by itself, with any code.
         let mut host = Host::start(language);
         host.server.may_say(DIED);
         assert!(host.get("/exit/0").is_err());
@@ -309,7 +309,7 @@ fn an_exit_says_why() {
         let mut host = Host::with(language, &[("max-requests", "5")]);
         (0..20).for_each(|_| drop(host.get("/").unwrap()));
         assert!(host.reads("event exit").ends_with(" 0 0 recycle 1"));
-        // Those that come next are on their way as well.
+        // Their successors are recycled soon as well.
         host.ends();
 
         // Drain timeout.
@@ -343,7 +343,7 @@ fn the_host_keeps_its_children_and_its_signals() {
         wait_until("its own handler of SIGTERM", || host.ask("signals") == "signals 1 1");
         assert_eq!(proc::children(host.pid()).len(), 2);
         assert_eq!(host.get("/").unwrap().split(' ').count(), 3);
-        // Where nobody may know how a child ended, it is replaced all the same.
+        // If the status of a child is not kept, it is replaced nevertheless.
         assert_eq!(host.ask("ignore"), "ignore 1");
         assert_eq!(host.ask("kill 1 9"), "kill 0");
         assert_eq!(host.reads("event exit"), "event exit 1 0 1 -1 0 killed 1");
@@ -360,7 +360,7 @@ fn other_processes_are_refused() {
     let refused = "reload -4 scale -4 fork -4 drain -4 kill -4 stop -4 step -4 run -4 start -4 set -4";
     let said = host.get("/wrong").unwrap();
     assert!(said.starts_with("role 2 ") && said.ends_with(&format!("self 1 {refused}")), "{said}");
-    // A child of the host has a copy of the server, and lets it go.
+    // A child of the host has a copy of the server, and drops it.
     host.order("copy");
     let line = host.reads("role");
     assert_eq!(line, format!("role 0 0 0 0 self 0 {refused}"));
@@ -387,7 +387,7 @@ fn others_are_refused(mut host: Host) {
 }
 
 #[test]
-fn a_copy_that_becomes_a_master_of_its_own_has_no_power_over_the_other_s_workers() {
+fn a_forked_copy_that_runs_a_server_has_no_control_of_the_first_s_workers() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         let pids = host.server.workers();
@@ -438,7 +438,7 @@ fn the_table_shows_every_worker_until_it_is_reaped() {
         assert_eq!(host.ask("kill 2 0"), "kill 0");
         assert_eq!(host.ask("last 1"), "last -13 0 0 0 0 0");
 
-        // One that finishes what it has is there beside its successor, and one that stands still and was killed as well.
+        // A draining worker is in the table next to its successor, and so is a stopped one that was killed.
         let pid = host.pid_of(1);
         proc::freeze(pid);
         assert_eq!(host.ask("drain 2"), "drain 0");
@@ -491,7 +491,7 @@ fn a_worker_knows_itself() {
         assert_eq!(me, expected);
         assert_eq!(host.ask("reload"), "reload 0");
         host.reads("event reload committed");
-        // What one says of itself that drains.
+        // The status of a draining worker by itself.
         host.server.dir.make("tell");
         assert_eq!(host.ask("drain 5"), "drain 0");
         assert_eq!(host.reads("report 5"), "report 5 77 4");
@@ -503,7 +503,7 @@ fn a_worker_knows_itself() {
 
 /// More than a channel takes at once: the rest goes when the descriptor says that there is room.
 #[test]
-fn messages_of_any_size_go_from_one_step_to_the_next() {
+fn messages_of_any_size_arrive_when_the_host_steps() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         for (id, size) in [(1, 16), (2, 16 * 1024 * 1024), (1, 9_000_000)] {
@@ -518,7 +518,7 @@ fn messages_of_any_size_go_from_one_step_to_the_next() {
 }
 
 #[test]
-fn a_worker_leaves_on_its_own_account() {
+fn a_worker_can_leave_by_itself() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         assert_eq!(host.get("/leave").unwrap(), "0");
@@ -534,9 +534,9 @@ fn a_worker_leaves_on_its_own_account() {
     }
 }
 
-/// Killed is who was sent a signal and ended by it; not who heeded none, and not who was hit by another.
+/// A worker counts as killed if it was sent a signal and ended by it; not if it ignored the signal or ended by another one.
 #[test]
-fn whether_an_end_was_meant_is_exact() {
+fn an_exit_is_reported_as_intended_only_if_it_was() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         host.server.may_say(DIED);
@@ -566,7 +566,7 @@ fn whether_an_end_was_meant_is_exact() {
 }
 
 #[test]
-fn a_stop_says_how_many_had_to_be_killed() {
+fn a_stop_reports_how_many_workers_were_killed() {
     for language in [C, Rust] {
         let mut host = Host::with(language, &[("drain-timeout", "300ms")]);
         host.server.says("had not finished within the drain-timeout and was killed");
@@ -593,18 +593,18 @@ fn a_stop_says_how_many_had_to_be_killed() {
     }
 }
 
-/// As a bug in the host's own code may do at any time.
+/// As by a bug in the host's own code.
 #[test]
-fn a_host_that_crashes_takes_nobody_s_request_with_it() {
+fn a_host_that_crashes_loses_no_request() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         let (mut client, id) = host.at_gate("g");
         let idle = host.pid_of(2 - id);
         host.order("crash");
-        // The host's own handler comes to its right.
+        // The host's own handler runs.
         host.reads("its own handler");
         wait_until("the host is gone", || host.server.has_exited());
-        wait_until("who has nothing to do leaves", || proc::state(idle).is_none_or(|s| s == 'Z'));
+        wait_until("the idle worker exits", || proc::state(idle).is_none_or(|s| s == 'Z'));
         host.server.dir.make("g");
         assert!(client.answer().is_ok());
         drop(client);
@@ -617,7 +617,7 @@ fn a_host_that_crashes_takes_nobody_s_request_with_it() {
 }
 
 #[test]
-fn one_more_worker_has_variables_of_its_own() {
+fn an_added_worker_has_its_own_environment() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         host.server.may_say(DIED);
@@ -647,7 +647,7 @@ fn one_more_worker_has_variables_of_its_own() {
 }
 
 #[test]
-fn one_server_after_the_other_leaves_nothing_behind() {
+fn servers_that_run_one_after_the_other_leave_nothing() {
     for language in [C, Rust] {
         let mut host = Host::start(language);
         let mut left = Vec::new();
@@ -668,7 +668,7 @@ fn one_server_after_the_other_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_example_is_told_by_keys() {
+fn the_example_is_controlled_by_keys() {
     let example = program("ffi-examples/loop.c", "loop", Link::Shared);
     let mut host = Host::run([example.into(), "127.0.0.1:0".into(), "2".into()]);
     host.server.may_say(util::RELOAD);

@@ -1,4 +1,4 @@
-//! How a server ends: nothing accepted is dropped, nothing is left, and nobody is waited for in vain.
+//! The end of a server: no accepted connection is lost, nothing is left, and it waits no longer than necessary.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -6,7 +6,7 @@ mod util;
 use std::time::{Duration, Instant};
 use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
 
-/// A client whose command stands at the handler's gate `g`.
+/// A client whose command waits at the handler's gate `g`.
 fn at_gate(server: &Server) -> Client {
     let mut client = server.connect();
     client.send_command("gate g").unwrap();
@@ -15,7 +15,7 @@ fn at_gate(server: &Server) -> Client {
 }
 
 #[test]
-fn the_request_in_progress_and_those_that_wait_are_answered() {
+fn requests_in_progress_and_waiting_ones_are_answered() {
     for style in Style::ALL {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
             let server = Start::new(style).workers(1).start();
@@ -43,7 +43,7 @@ fn the_request_in_progress_and_those_that_wait_are_answered() {
 }
 
 #[test]
-fn under_load_what_was_accepted_is_answered() {
+fn under_load_all_accepted_requests_are_answered() {
     const CLIENTS: usize = 8;
     for style in Style::ALL {
         let server = Start::new(style).start();
@@ -53,7 +53,7 @@ fn under_load_what_was_accepted_is_answered() {
         load.go_on_for(20);
         let mut tally = load.stop();
         tally.faults.remove(&Fault::Refused);
-        // Whoever was not accepted yet when the listener closed is reset by the kernel. What was accepted is not.
+        // The kernel resets connections that are not yet accepted when the listener closes. Accepted ones are not reset.
         let resets = tally.faults.remove(&Fault::Reset).unwrap_or(0);
         assert!(tally.faults.is_empty() && resets <= CLIENTS as u64, "{style:?}: {resets} resets, {tally:?}");
         server.ends();
@@ -76,7 +76,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn idle_connections_are_ended_and_do_not_hold_it_up() {
+fn idle_connections_are_closed_and_do_not_delay_the_stop() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let n = if style == Style::Connection { 2 } else { 20 };
@@ -85,7 +85,7 @@ fn idle_connections_are_ended_and_do_not_hold_it_up() {
             client.ask("pid").unwrap();
         }
         if style == Style::Connection {
-            // Whether a blocking handler that waits for its client is idle, nobody can tell.
+            // A blocking handler that waits for its client does not count as idle.
             clients.clear();
         }
         let start = Instant::now();
@@ -134,7 +134,7 @@ fn a_stopped_worker_does_not_keep_its_master_from_stopping() {
 }
 
 #[test]
-fn workers_of_a_killed_master_finish_and_leave_and_the_port_is_free() {
+fn workers_of_a_killed_master_finish_and_exit_and_the_port_is_free() {
     for style in Style::ALL {
         let server = Start::new(style).start();
         let mut client = at_gate(&server);
@@ -152,7 +152,7 @@ fn workers_of_a_killed_master_finish_and_leave_and_the_port_is_free() {
 }
 
 #[test]
-fn workers_of_a_killed_master_leave_at_the_drain_timeout_at_the_latest() {
+fn workers_of_a_killed_master_exit_at_the_drain_timeout_at_the_latest() {
     for style in [Style::Request, Style::Data] {
         let server = Start::new(style).set("drain-timeout", "300ms").start();
         // Half a request: it will never be complete.
@@ -181,7 +181,7 @@ fn a_signal_to_the_whole_process_group_finishes_requests_too() {
 }
 
 #[test]
-fn what_lies_in_the_queue_of_a_stopped_worker_is_answered_by_others() {
+fn connections_queued_for_a_stopped_worker_are_answered_by_others() {
     let mut server = Start::new(Style::Request).set("drain-timeout", "3s").start();
     server.says("had not finished within the drain-timeout");
     let frozen = server.worker_in(0);
@@ -221,7 +221,7 @@ fn backlogs_are_emptied_however_many_addresses_there_are() {
 }
 
 #[test]
-fn clients_that_keep_coming_do_not_hold_it_up() {
+fn new_clients_do_not_delay_the_stop() {
     let server = Start::new(Style::Connection).start();
     let load = server.load(8, "pid");
     load.go_on_for(100);

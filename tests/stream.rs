@@ -1,4 +1,4 @@
-//! Stream handlers: bytes as they come, many connections in one worker, and a client that does not read harms none of them.
+//! Stream handlers: bytes as they arrive, many connections in one worker, and a client that does not read.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -29,7 +29,7 @@ fn echo(options: &[&str]) -> Server {
 }
 
 #[test]
-fn a_command_may_come_in_any_pieces() {
+fn a_command_may_arrive_in_any_pieces() {
     let server = Start::new(Style::Data).start();
     let mut client = server.connect();
     for piece in ["li", "sten", "er", "\nlist", "ener\nlistener\nlistener"] {
@@ -59,7 +59,7 @@ fn many_connections_of_one_worker_take_turns() {
 }
 
 #[test]
-fn what_was_sent_before_the_end_is_answered_after_it() {
+fn input_sent_before_end_of_file_is_answered_after_it() {
     let server = echo(&[]);
     let sent: Vec<u8> = (0..2_000_000u32).map(|i| (i % 251) as u8).collect();
     let mut client = server.connect();
@@ -79,12 +79,12 @@ fn what_was_sent_before_the_end_is_answered_after_it() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_nobody() {
+fn a_client_that_does_not_read_delays_no_other() {
     let server = echo(&["--max-pending", "1M", "--write-timeout", "500ms"]);
     let mut deaf: Vec<_> = (0..5).map(|_| server.connect()).collect();
     for client in &mut deaf {
         client.patience(std::time::Duration::from_millis(200));
-        // Until nothing more is taken, or the server gives it up.
+        // Until nothing more is taken, or the server closes.
         while client.send(&[b'x'; 65536]).is_ok() {}
     }
     let mut client = server.connect();

@@ -1,4 +1,4 @@
-//! Datagrams: served by all workers from one socket, or by each from its own; what is not read yet outlives the worker.
+//! Datagrams: served by all workers from one socket, or by each from its own; unread ones outlive the worker.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -35,7 +35,7 @@ fn client(server: &Server) -> UdpSocket {
     socket
 }
 
-/// One client, one command; the answer without the command behind it.
+/// Sends one command from one client; returns the answer without the command after it.
 fn ask(server: &Server, command: &str) -> String {
     let client = client(server);
     client.send(command.as_bytes()).unwrap();
@@ -55,7 +55,7 @@ fn answers(client: &UdpSocket, patience: Duration) -> Vec<String> {
 }
 
 #[test]
-fn every_kind_of_handler_answers_datagrams_beside_its_connections() {
+fn every_kind_of_handler_answers_datagrams_and_connections() {
     for style in [Style::Datagram, Style::Request, Style::Connection, Style::Data] {
         for mode in Mode::ALL {
             let server = start(style, mode).start();
@@ -84,7 +84,7 @@ fn datagrams_spread_over_the_workers() {
         for _ in 0..150 {
             *slots.entry(ask(&server, "slot")).or_insert(0) += 1;
         }
-        // Of workers at one socket those that are awake may leave little for the others.
+        // Of workers with one socket those that are awake may leave little for the others.
         let fair = if mode == Mode::ReusePort { slots.values().all(|&n| n >= 20) } else { slots.len() > 1 };
         assert!(fair, "{mode:?}: {slots:?}");
         server.stop();
@@ -106,7 +106,7 @@ fn while_one_worker_is_busy_another_reads_from_their_socket() {
 }
 
 #[test]
-fn an_answer_comes_from_the_address_that_was_asked() {
+fn an_answer_comes_from_the_address_that_the_client_sent_to() {
     for listen in ["udp:0.0.0.0:0", "udp::0"] {
         let server = Start::new(Style::Datagram).listen(listen).start();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -119,7 +119,7 @@ fn an_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn what_a_killed_worker_had_not_read_is_answered_by_its_successor() {
+fn datagrams_that_a_killed_worker_has_not_read_are_answered_by_its_successor() {
     for mode in MODES {
         let mut server = start(Style::Datagram, mode).start();
         server.says("died: SIGKILL");
@@ -136,7 +136,7 @@ fn what_a_killed_worker_had_not_read_is_answered_by_its_successor() {
 }
 
 #[test]
-fn a_crash_in_the_middle_of_many_costs_the_one_it_happened_on() {
+fn a_crash_among_many_datagrams_loses_only_the_one_it_happens_on() {
     for mode in MODES {
         let mut server = start(Style::Datagram, mode).workers(1).start();
         server.says("died: SIGABRT");
@@ -156,7 +156,7 @@ fn a_crash_in_the_middle_of_many_costs_the_one_it_happened_on() {
 }
 
 #[test]
-fn kills_under_a_stream_of_datagrams_lose_one_each_at_most() {
+fn kills_under_a_stream_of_datagrams_lose_at_most_one_each() {
     const KILLS: usize = 8;
     for mode in MODES {
         let mut server = start(Style::Datagram, mode).start();
@@ -189,7 +189,7 @@ fn kills_under_a_stream_of_datagrams_lose_one_each_at_most() {
 }
 
 #[test]
-fn at_the_end_what_waits_is_answered() {
+fn a_stop_answers_all_waiting_datagrams() {
     for mode in MODES {
         for style in [Style::Datagram, Style::Connection] {
             let server = start(style, mode).workers(1).start();
@@ -211,7 +211,7 @@ fn at_the_end_what_waits_is_answered() {
 }
 
 #[test]
-fn an_address_and_a_handler_that_do_not_go_together_are_refused() {
+fn an_address_that_the_handler_cannot_serve_is_refused() {
     let refused = start(Style::Datagram, Mode::Master).listen("127.0.0.1:0").refused();
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     assert!(
@@ -242,7 +242,7 @@ fn an_address_in_use_is_refused_with_the_pid_of_its_owner() {
 }
 
 #[test]
-fn large_datagrams_come_whole_and_a_handler_may_answer_none_or_many() {
+fn large_datagrams_arrive_whole_and_a_handler_may_answer_none_or_many() {
     let source = r#"
         #include <prefork.h>
         static void on_datagram(prefork_worker *w, const struct sockaddr *peer, const void *data, size_t size, void *state)
@@ -323,10 +323,10 @@ fn reloads_lose_no_datagram() {
 }
 
 #[test]
-fn more_and_fewer_workers_lose_no_datagram() {
+fn scaling_loses_no_datagram() {
     for mode in MODES {
         let mut server = start(Style::Datagram, mode).start();
-        // One that became ready while its SIGKILL was on the way.
+        // It became ready before its SIGKILL arrived.
         server.may_say("died while draining: SIGKILL; 0 connections lost");
         let lost = unanswered(&server, |server| {
             for _ in 0..5 {

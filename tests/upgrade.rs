@@ -1,4 +1,4 @@
-//! USR2: another binary takes the master's place, in the same process, and nobody notices.
+//! USR2: another binary takes the master's place, in the same process, and no client notices.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -60,7 +60,7 @@ fn expects_takeover(server: &mut Server) {
     server.says("reload to generation");
 }
 
-/// What `prefork show` says of requests.
+/// The number of requests in `prefork show`.
 fn requests(server: &Server) -> u64 {
     let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
     let ran =
@@ -95,7 +95,7 @@ fn a_new_program_takes_over_with_every_connection_and_new_workers_follow() {
         server.wait_for_line(&format!("reload to generation {generation} is complete"));
         wait_until("the old workers are gone", || server.workers().iter().all(|pid| !before.contains(pid)));
         assert_eq!(fs::read_link(format!("/proc/{}/exe", server.pid)).unwrap(), path);
-        // What was counted before goes on; and who asks in the middle of it is answered.
+        // Counts continue, and `show` during the upgrade is answered.
         let requests = requests(&server);
         assert!(requests >= counted + 50, "{requests} after {counted}");
         counted = requests;
@@ -156,7 +156,7 @@ fn a_stop_ends_a_trial_and_leaves_nothing_of_it() {
 }
 
 #[test]
-fn a_unix_socket_stays_where_it_is_and_goes_at_the_end() {
+fn a_unix_socket_survives_and_is_removed_at_the_end() {
     let dir = Arc::new(Dir::new());
     let path = program(&dir);
     let socket = dir.file("socket");
@@ -167,11 +167,11 @@ fn a_unix_socket_stays_where_it_is_and_goes_at_the_end() {
     assert!(socket.exists());
     server.ask("pid").unwrap();
     clean(&dir);
-    server.stop(); // finds the socket where it is left behind
+    server.stop(); // finds the socket if it was left
 }
 
 #[test]
-fn an_upgrade_amid_a_reload_waits_for_it() {
+fn an_upgrade_during_a_reload_waits_for_it() {
     let dir = Arc::new(Dir::new());
     let path = program(&dir);
     let mut server = start(&dir, &path, "127.0.0.1:0");

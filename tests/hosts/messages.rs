@@ -1,4 +1,4 @@
-//! A server in Rust whose workers and master exchange messages as clients tell them to: `tests/messages.c` has the commands.
+//! A server in Rust whose workers and master exchange messages on the commands of clients, which `tests/messages.c` lists.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
@@ -49,7 +49,7 @@ fn number(result: Result<(), Undelivered>) -> i32 {
     }
 }
 
-/// Bytes that say at each place whether they stand where they should.
+/// Bytes whose values depend on their position.
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 7 + i / 251 + size) as u8).collect()
 }
@@ -178,7 +178,7 @@ impl Messenger {
     }
 }
 
-/// What a call says in a process that this one forks.
+/// The result of a call in a forked process.
 fn in_a_child(call: impl FnOnce() -> Result<(), Undelivered>) -> i32 {
     // SAFETY: this process has one thread; the child ends without unwinding.
     let pid = unsafe { libc::fork() };

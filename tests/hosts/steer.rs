@@ -1,4 +1,4 @@
-//! A host in Rust with an event loop of its own, for the tests: obeys the same orders as `tests/steer.c`, and says the same.
+//! A host in Rust with an event loop of its own, for the tests: takes the same commands as `tests/steer.c` and prints the same.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
@@ -18,7 +18,7 @@ fn main() {
     count_signals();
     let mut host = Host { running: None, settings: env::args().skip(1).collect(), killed: 0 };
     host.begin_serving();
-    // SAFETY: standard input is open, and nobody else reads it.
+    // SAFETY: standard input is open, and nothing else reads it.
     let mut input = unsafe { fs::File::from_raw_fd(0) };
     let mut held = Vec::new();
     loop {
@@ -98,7 +98,7 @@ impl Host {
         tell("start", &started);
     }
 
-    /// Waits until somebody wants something; whether there are orders.
+    /// Waits for work; returns true if there are commands.
     fn wait(&self) -> bool {
         let watched = self.running.as_ref().map_or(-1, |r| r.as_fd().as_raw_fd());
         let due = self.running.as_ref().and_then(Running::timeout);
@@ -214,7 +214,7 @@ impl Host {
 }
 
 impl Host {
-    /// A copy of the master becomes a master of its own, and asks what is not its.
+    /// A copy of the master runs a server of its own, and makes calls about the other one.
     fn usurp(&mut self) {
         // SAFETY: this process has one thread; the copy ends without unwinding.
         let pid = unsafe { libc::fork() };
@@ -295,7 +295,7 @@ fn role_number() -> u32 {
     }
 }
 
-/// What a worker is, to itself or to the master.
+/// A worker as it is known to itself or to the master.
 fn record(w: &WorkerStatus) -> String {
     let age = SystemTime::now().duration_since(w.started).unwrap_or_default();
     let last = w.last_exit.map(|LastExit { worker, exit, reason: why }| {
@@ -309,7 +309,7 @@ fn record(w: &WorkerStatus) -> String {
     text + last.as_deref().unwrap_or("0 0 0 0 0")
 }
 
-/// What calls say in a copy of the master that it has forked itself.
+/// The results of calls in a forked copy of the master.
 fn copy(running: &mut Running) {
     let refused = |running: &mut Running| {
         let [reload, scale, drain] = [running.reload(), running.scale(1), running.drain(1, None)];
@@ -457,7 +457,7 @@ impl Handler for Steered {
     }
 }
 
-/// What the host's calls say in a worker; most cannot even be written there.
+/// The results of the host's calls in a worker; most do not compile there.
 fn wrong() -> String {
     let post = sent(Server::factory(|_| Steered).messages().send(ALL, 5, b""));
     let config = Config::default().check();
@@ -475,7 +475,7 @@ fn describe(worker: &Worker) -> String {
     format!("look 0 role {role} {id} {slot} {generation} environment {a} {b} {c} pid {pid}: {}", record(&me))
 }
 
-/// Says that it is here, and waits until the test makes the file.
+/// Reports that it is here, and waits until the test makes the file.
 fn wait_at_gate(name: &str) -> String {
     let here = fs::File::options().create(true).append(true).open(format!("{name}.here"));
     here.unwrap().write_all(b".").unwrap();

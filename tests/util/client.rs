@@ -1,4 +1,4 @@
-//! A client that keeps apart what went wrong: refused, reset, closed early and timed out are different bugs.
+//! A client that distinguishes faults: refused, reset, closed early and timed out are different bugs.
 
 use super::handler::Style;
 use socket2::SockRef;
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a client waits for an answer, unless told otherwise.
+/// The time a client waits for an answer by default.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Address {
     Udp(SocketAddr),
 }
 
-/// What became of a request that was not answered as it should be.
+/// The fault of a request without a correct answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     Refused,
@@ -67,7 +67,7 @@ impl Client {
         let socket = match address {
             Address::Tcp(a) => {
                 let socket = TcpStream::connect_timeout(a, TIMEOUT)?;
-                // Nobody listens there: the kernel chose the very port for this end, which so has met itself.
+                // No process listens: the kernel has chosen the same port for this end, which has connected to itself.
                 if socket.local_addr()? == *a {
                     return Err(Fault::Refused);
                 }
@@ -79,7 +79,7 @@ impl Client {
         Ok(Self::with(socket, style))
     }
 
-    /// As [`Client::connect`], from an address of this machine's own choosing.
+    /// As [`Client::connect`], from the address `source`.
     pub fn connect_from(source: IpAddr, address: SocketAddr, style: Style) -> Result<Self, Fault> {
         let socket =
             socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
@@ -94,7 +94,7 @@ impl Client {
         client
     }
 
-    /// Sets how long a read or write may take.
+    /// Sets the timeout of reads and writes.
     pub fn patience(&self, timeout: Duration) {
         let socket = SockRef::from(&self.socket);
         socket.set_read_timeout(Some(timeout)).unwrap();
@@ -107,7 +107,7 @@ impl Client {
         self.answer()
     }
 
-    /// As [`Client::ask`], for the last time: the server is to close afterwards.
+    /// As [`Client::ask`], as the last command: the server must close afterwards.
     pub fn ask_last(mut self, command: &str) -> Result<String, Fault> {
         match self.style {
             Style::Request => {
@@ -154,7 +154,7 @@ impl Client {
         }
     }
 
-    /// Waits for an HTTP answer, whatever it is.
+    /// Waits for an HTTP answer of any status.
     pub fn http_answer(&mut self) -> Result<Answer, Fault> {
         let head = self.take_until(b"\r\n\r\n")?;
         let bad = || Fault::Other(format!("not understood: {head}"));
@@ -219,13 +219,13 @@ impl Client {
         Self { socket, style: self.style, read: Vec::new() }
     }
 
-    /// Ends this side.
+    /// Ends the sending side.
     pub fn end(&self) -> Result<(), Fault> {
         SockRef::from(&self.socket).shutdown(Shutdown::Write)?;
         Ok(())
     }
 
-    /// Closes with a reset in place of an end of file.
+    /// Closes with a reset instead of end of file.
     pub fn reset(self) {
         SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! A directory of the test's own, gone with it.
+//! A directory of a test, removed at its end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ impl Dir {
             let name = format!("prefork-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             let path = std::env::temp_dir().join(name);
             match fs::create_dir(&path) {
-                // Left by a run that was killed, whose process had the same number.
+                // Left by a killed run with the same process id.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 made => {
                     made.unwrap();
@@ -37,7 +37,7 @@ impl Dir {
         self.path.join(name)
     }
 
-    /// Where control sockets of the test's servers are.
+    /// The directory of the control sockets of the test's servers.
     pub fn runtime(&self) -> PathBuf {
         self.file("run")
     }
@@ -51,12 +51,12 @@ impl Dir {
         fs::remove_file(self.file(name)).unwrap();
     }
 
-    /// How often the handler has counted under a name.
+    /// The count of the handler under a name.
     pub fn count(&self, name: &str) -> u64 {
         fs::metadata(self.file(name)).map_or(0, |m| m.len())
     }
 
-    /// How many connections have come to the handler's gate of that name.
+    /// The number of connections that have reached the handler's gate of that name.
     pub fn at_gate(&self, name: &str) -> u64 {
         self.count(&format!("{name}.here"))
     }

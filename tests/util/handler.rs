@@ -1,4 +1,4 @@
-//! Handlers in C, compiled when first wanted and kept under their contents' name.
+//! Handlers in C, compiled on first use and kept under a hash of their contents.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// How a handler takes its connections, and so what a client says to it.
+/// The style of a handler, which decides what a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Request,
@@ -48,7 +48,7 @@ impl Style {
     }
 }
 
-/// Who accepts connections.
+/// The processes that accept connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Master,
@@ -77,7 +77,7 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
 pub fn host(source: &str) -> PathBuf {
     let libraries = Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps");
     let (search, run) = (format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display()));
-    // The name it is asked for by is the one cargo does not give it.
+    // Cargo does not make the link with the name under which the loader looks for it.
     let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.2"));
     build(source, &[], &[&search, &run, "-lprefork"], "host")
 }
@@ -94,7 +94,7 @@ fn build(source: &str, flags: &[&str], libraries: &[&str], extension: &str) -> P
     if object.exists() {
         return object;
     }
-    // Another test may be doing the same: the file appears whole, under a name of its own until then.
+    // Another test may do the same: the file is complete when it gets its name.
     let own = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let (text, built) = (dir.join(format!("{own}.c")), dir.join(format!("{own}.{extension}")));
     fs::write(&text, source).unwrap();

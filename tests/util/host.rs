@@ -6,7 +6,7 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// How a program gets at the library.
+/// The way a program is linked with the library.
 #[derive(Clone, Copy, Debug)]
 pub enum Link {
     Shared,
@@ -15,7 +15,7 @@ pub enum Link {
 }
 
 pub fn built(name: &str) -> PathBuf {
-    // Where cargo puts the libraries when it builds them for tests.
+    // The directory of the libraries in a build for tests.
     Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps").join(name)
 }
 

@@ -1,4 +1,4 @@
-//! Many clients at once, bounded in number, that count what becomes of each request.
+//! Many clients at once, bounded in number, that count the results of their requests.
 
 use super::client::{Address, Client, Fault};
 use super::handler::Style;
@@ -14,7 +14,7 @@ pub struct Load {
     clients: Vec<JoinHandle<Tally>>,
 }
 
-/// What became of the requests: the answers, and the faults, with how often each came.
+/// The results of the requests: the number of each answer and of each fault.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub answers: BTreeMap<String, u64>,
@@ -63,7 +63,7 @@ impl Load {
         })
     }
 
-    /// Starts clients of the test's own making. Each is told its number, when to stop, and where to count.
+    /// Starts clients of the test's own. Each gets its number, the flag to stop, and the counter.
     pub fn run<F>(clients: usize, client: impl Fn(usize, Arc<AtomicBool>, Arc<AtomicU64>) -> F) -> Self
     where
         F: FnOnce() -> Tally + Send + 'static,
@@ -97,11 +97,11 @@ impl Load {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Waits for so many more requests to come to an end.
+    /// Waits until `n` more requests have ended.
     #[track_caller]
     pub fn go_on_for(&self, requests: u64) {
         let until = self.done() + requests;
-        super::wait_until("the load goes on", || self.done() >= until);
+        super::wait_until("the load continues", || self.done() >= until);
     }
 
     pub fn stop(self) -> Tally {
@@ -112,7 +112,7 @@ impl Load {
     }
 }
 
-/// Calls `f` from `n` threads at the same time, with their numbers, and returns what each said, in their order.
+/// Calls `f` from `n` threads at the same time, with their numbers, and returns the results in their order.
 pub fn at_once<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..n)

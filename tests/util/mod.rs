@@ -1,7 +1,7 @@
-//! What the tests share: a server as a process of its own, clients, and a look at processes from outside.
+//! Shared by the tests: a server as a process of its own, clients, and the state of processes in /proc.
 //!
-//! No test forks inside the test process, and none waits for time to pass where it can wait for a condition: a server is
-//! ready when it says "listening", everything else is watched with [`wait_until`].
+//! No test forks inside the test process, and none waits for time if it can wait for a condition: a server is ready when it prints
+//! "listening"; for everything else there is [`wait_until`].
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod client;
@@ -23,16 +23,16 @@ pub use wrk::Wrk;
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take that is bound to happen. Long: only a failing test waits for it.
+/// The time limit of conditions that must come true. Long, since only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for a condition; says what was waited for where it does not come.
+/// Waits for a condition; panics with `what` if it does not come true.
 #[track_caller]
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     assert!(comes_true(PATIENCE, condition), "waited {PATIENCE:?} for: {what}");
 }
 
-/// Whether a condition comes true within a time.
+/// True if a condition comes true within a time.
 pub fn comes_true(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {

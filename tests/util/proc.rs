@@ -21,11 +21,11 @@ pub fn signal_if_there(pid: i32, number: i32) {
     unsafe { libc::kill(pid, number) };
 }
 
-/// Stops a process and waits until it stands still.
+/// Stops a process and waits until it has stopped.
 #[track_caller]
 pub fn freeze(pid: i32) {
     signal(pid, libc::SIGSTOP);
-    super::wait_until("the process stands still", || state(pid) == Some('T'));
+    super::wait_until("the process has stopped", || state(pid) == Some('T'));
 }
 
 /// Sets a soft limit of a running process (prlimit(1)), as `nofile`.
@@ -52,7 +52,7 @@ pub fn children(pid: i32) -> Vec<i32> {
     text.split_whitespace().map(|p| p.parse().unwrap()).collect()
 }
 
-/// What a process has open, by descriptor: `socket`, `pipe`, `anon_inode:[eventpoll]`, `/dev/null`.
+/// The open descriptors of a process: `socket`, `pipe`, `anon_inode:[eventpoll]`, `/dev/null`.
 pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let mut found: Vec<_> = entries
@@ -70,7 +70,7 @@ pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
     found
 }
 
-/// The pipes a process has open beside its standard streams, but for those that it got through this process.
+/// The open pipes of a process, except its standard streams and those inherited through this process.
 pub fn pipes(pid: i32) -> Vec<String> {
     let targets = |pid: &str| -> Vec<(u32, String)> {
         let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -83,14 +83,14 @@ pub fn pipes(pid: i32) -> Vec<String> {
     found.filter(|(n, t)| *n > 2 && t.starts_with("pipe:") && !passed_on(t)).map(|(_, t)| t).collect()
 }
 
-/// The kinds of what a process has open, without their numbers.
+/// The kinds of the open descriptors of a process, without their numbers.
 pub fn kinds(pid: i32) -> Vec<String> {
     let mut kinds: Vec<_> = descriptors(pid).into_iter().map(|(_, kind)| kind).collect();
     kinds.sort();
     kinds
 }
 
-/// What a process shares memory through, by name.
+/// The shared memory mappings of a process, by name.
 pub fn shared_memory(pid: i32) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let is_shared = |line: &&str| line.split_whitespace().nth(1).is_some_and(|mode| mode.ends_with('s'));
@@ -108,7 +108,7 @@ fn stat(pid: i32) -> Option<Vec<String>> {
     Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
-/// `R`, `S`, `T` (stopped), `Z` (zombie) ...; `None` where there is no such process.
+/// `R`, `S`, `T` (stopped), `Z` (zombie) ...; `None` if there is no such process.
 pub fn state(pid: i32) -> Option<char> {
     stat(pid)?[0].chars().next()
 }

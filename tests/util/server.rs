@@ -32,9 +32,9 @@ pub struct Start {
 
 /// The file [`Start::own_module`] makes.
 const MODULE: &str = "module.so";
-/// What the master has open for each worker.
+/// The descriptors of the master for each worker.
 const PER_WORKER: [&str; 4] = ["anon_inode:[pidfd]", "socket", "socket", "socket"];
-/// What it says of reloads.
+/// The log line of a reload.
 pub const RELOAD: &str = "reload to generation";
 const COMPLETE: &str = "is complete";
 const ROLLED_BACK: &str = "is rolled back";
@@ -130,14 +130,13 @@ impl Start {
         self
     }
 
-    /// Sets a variable of its environment, or takes it away.
+    /// Sets or removes a variable of its environment.
     pub fn env(mut self, name: &str, value: Option<&OsStr>) -> Self {
         self.environment.push((name.into(), value.map(Into::into)));
         self
     }
 
-    /// Has it run by a user who is not root, with a soft limit of 64 descriptors and copies of what it needs in the test's
-    /// directory.
+    /// Runs it as a user who is not root, with a soft limit of 64 descriptors and copies of its files in the test's directory.
     pub fn by_ordinary_user(mut self) -> Self {
         fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let copy = |from: &Path, name: &str| {
@@ -167,7 +166,7 @@ impl Start {
         self
     }
 
-    /// Has it write its lines where nobody reads them.
+    /// Gives it this standard error, which is not read by the test.
     pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(fd.into());
         self
@@ -204,7 +203,7 @@ impl Start {
         let stdin = self.stdin.take().map_or_else(Stdio::null, Stdio::from);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(self.dir.path()).process_group(0);
-        // What the machine sets for its own services is not meant for these.
+        // Variables that the machine sets for its own services.
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env("RUST_BACKTRACE", "0");
         let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
         // Masters of other tests are not to be found here.
@@ -252,7 +251,7 @@ impl Start {
         }
     }
 
-    /// Starts it where it cannot come up.
+    /// Starts a server that cannot start.
     #[track_caller]
     pub fn refused(mut self) -> Refused {
         let mut child = self.spawn();
@@ -282,7 +281,7 @@ fn collect(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
     })
 }
 
-/// The addresses in the line that says where a server listens.
+/// The addresses in the line with "listening".
 fn addresses(line: &str) -> Option<Vec<Address>> {
     let (_, list) = line.split_once("listening on ")?;
     let one = |text: &str| match (text.strip_prefix("unix:"), text.split_once("://")) {
@@ -336,7 +335,7 @@ impl Server {
         Client::connect(self.address(), self.style).expect("connect")
     }
 
-    /// Whether new clients are refused.
+    /// True if new clients are refused.
     pub fn refuses(&self) -> bool {
         matches!(Client::connect(self.address(), self.style), Err(Fault::Refused))
     }
@@ -363,23 +362,23 @@ impl Server {
         proc::children(self.pid).into_iter().filter(alive).collect()
     }
 
-    /// Whether a worker is gone and every place filled again.
+    /// True if a worker has ended and every slot has a worker again.
     pub fn has_replaced(&self, pid: i32) -> bool {
         let workers = self.workers();
         workers.len() == self.workers && !workers.contains(&pid)
     }
 
-    /// Waits until a worker that was killed is gone and its place filled.
+    /// Waits until a killed worker has ended and its slot has a worker again.
     #[track_caller]
     pub fn replaces(&self, pid: i32) {
         wait_until("a successor", || self.has_replaced(pid));
     }
 
-    /// The worker in a slot, as it says itself; the newest, where one is being replaced.
+    /// The worker in a slot, by its process name; the newest if one is being replaced.
     #[track_caller]
     pub fn worker_in(&self, slot: u32) -> i32 {
         let mut found = None;
-        // One that was forked this moment has no name yet.
+        // One that has just been forked has no name yet.
         wait_until("a worker in the slot", || {
             found = self.workers().into_iter().rfind(|&pid| slot_of(pid) == Some(slot));
             found.is_some()
@@ -387,7 +386,7 @@ impl Server {
         found.unwrap()
     }
 
-    /// The slots of the workers there are, as they say themselves.
+    /// The slots of all workers, by their process names.
     pub fn slots(&self) -> Vec<u32> {
         let mut slots: Vec<u32> = self.workers().into_iter().filter_map(slot_of).collect();
         slots.sort_unstable();
@@ -398,7 +397,7 @@ impl Server {
         proc::signal(self.pid, number);
     }
 
-    /// The descriptors the master should have with so many workers as it has now.
+    /// The expected descriptors of the master for its present number of workers.
     fn kinds_due(&self) -> Vec<String> {
         let (mut kinds, n) = (self.kinds_at_start.clone(), self.workers_at_start);
         for kind in PER_WORKER {
@@ -406,7 +405,7 @@ impl Server {
                 kinds.push(kind.into());
             }
             for _ in self.workers..n {
-                let at = kinds.iter().position(|k| k == kind).expect("what a worker takes");
+                let at = kinds.iter().position(|k| k == kind).expect("a descriptor of a worker");
                 kinds.remove(at);
             }
         }
@@ -414,17 +413,17 @@ impl Server {
         kinds
     }
 
-    /// From now on so many workers belong to it.
+    /// Sets the expected number of workers.
     pub fn scaled_to(&mut self, n: usize) {
         self.workers = n;
     }
 
-    /// Puts another file in the place of the handler's, by rename.
+    /// Replaces the handler's file by another one, by rename.
     pub fn install(&self, from: &Path) {
         self.install_bytes(&fs::read(from).unwrap());
     }
 
-    /// Puts a file with these contents in the place of the handler's, by rename.
+    /// Replaces the handler's file by one with these contents, by rename.
     pub fn install_bytes(&self, bytes: &[u8]) {
         let new = self.dir.file("module.new");
         fs::write(&new, bytes).unwrap();
@@ -436,7 +435,7 @@ impl Server {
         self.dir.path().join(MODULE)
     }
 
-    /// Waits until no reload is under way.
+    /// Waits until no reload is in progress.
     #[track_caller]
     pub fn rests(&self) {
         wait_until("the reloads have ended", || {
@@ -462,7 +461,7 @@ impl Server {
         });
     }
 
-    /// Reloads where that cannot succeed, and returns why, as it is logged.
+    /// Reloads, which must fail, and returns the reason from the log.
     #[track_caller]
     pub fn reload_fails(&mut self) -> String {
         self.may_say(RELOAD);
@@ -480,7 +479,7 @@ impl Server {
         self.stderr.lock().unwrap().clone()
     }
 
-    /// A line with this text is to be on stderr at the end; others like it are no surprise.
+    /// Expects a line with this text on stderr, at least once.
     pub fn says(&mut self, text: &str) {
         self.expected.push(text.into());
     }
@@ -495,7 +494,7 @@ impl Server {
         wait_until(&format!("a line with {text:?}"), || self.stderr().iter().any(|l| l.contains(text)));
     }
 
-    /// Whether the master has ended.
+    /// True if the master has ended.
     pub fn has_exited(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().unwrap();
@@ -503,7 +502,7 @@ impl Server {
         self.ended.is_some()
     }
 
-    /// Waits until all is as it was at the start: every worker there, no zombie, the master's descriptors those it had.
+    /// Waits until all is as at the start: every worker runs, no zombie, the master has the same descriptors.
     #[track_caller]
     pub fn settles(&self) {
         let whole = || {
@@ -530,7 +529,7 @@ impl Server {
         proc::children(self.pid).into_iter().map(|p| (p, proc::state(p))).collect()
     }
 
-    /// Ends an undisturbed test: all is as it was at the start; the server stops when told to, and nothing of it is left.
+    /// Ends a test: all is as at the start, the server stops on SIGTERM, and nothing of it is left.
     #[track_caller]
     pub fn stop(self) {
         self.settles();
@@ -538,7 +537,7 @@ impl Server {
         self.ends();
     }
 
-    /// The server ends with exit code 0 by itself or because it was told to, and nothing of it is left.
+    /// The server ends with exit code 0, by itself or after a signal, and nothing of it is left.
     #[track_caller]
     pub fn ends(mut self) {
         if !comes_true(PATIENCE, || self.has_exited()) {
@@ -554,7 +553,7 @@ impl Server {
     #[track_caller]
     pub fn dies_out(mut self) {
         wait_until("the master is gone", || self.has_exited());
-        // Nobody was left to do it.
+        // The master could not do it.
         self.control_files().iter().for_each(|file| fs::remove_file(file).unwrap());
         wait_until("every process is gone", || proc::group(self.pid).is_empty());
         self.leaves_nothing();
@@ -584,7 +583,7 @@ impl Server {
     }
 }
 
-/// What a master that is no more has left where it keeps its control socket, and among the machine's shared memory.
+/// The files that a former master has left in its runtime directory and in the machine's shared memory.
 fn leftovers_of(master: i32, dir: &Dir) -> Vec<String> {
     let mut left = Vec::new();
     for place in [dir.runtime().as_path(), "/dev/shm".as_ref()] {
@@ -612,6 +611,6 @@ impl Drop for Server {
             unsafe { libc::kill(-self.pid, libc::SIGKILL) };
         }
         let _ = self.child.wait();
-        assert!(self.audited || std::thread::panicking(), "nobody has looked what this server leaves");
+        assert!(self.audited || std::thread::panicking(), "this server was not checked for leftovers");
     }
 }

@@ -5,10 +5,10 @@ use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-/// Starts a server in a network namespace of its own, where the counters of the kernel are its alone; goes through `sh`.
+/// Starts a server in a network namespace of its own, so that the kernel's counters are for it alone. Uses `sh`.
 pub const OWN_NETWORK: [&str; 5] = ["unshare", "-n", "sh", "-c", "ip link set lo up && exec \"$@\""];
 
-/// Whether this user may make network namespaces.
+/// True if this user may create network namespaces.
 pub fn can_have_own_network() -> bool {
     let script = "ip link set lo up";
     let out = Command::new("unshare").args(["-n", "sh", "-c", script]).output();
@@ -23,7 +23,7 @@ pub struct Wrk {
 }
 
 impl Wrk {
-    /// Starts it and waits until its clients are connected. A header field of the requests may be given.
+    /// Starts it and waits until its clients are connected, with an optional header field in the requests.
     #[track_caller]
     pub fn start(server: &Server, clients: usize, path: &str, header: Option<&str>) -> Self {
         let net = format!("--net=/proc/{}/ns/net", server.pid);
@@ -59,15 +59,15 @@ impl Wrk {
         clients
     }
 
-    /// Waits until some hundred requests more have come and gone.
+    /// Waits for some hundred more requests.
     #[track_caller]
-    pub fn goes_on(&self) {
+    pub fn continues(&self) {
         let segments = || tcp_counter(self.master, "InSegs");
         let until = segments() + 2000;
-        wait_until("wrk goes on", || segments() > until);
+        wait_until("wrk continues", || segments() > until);
     }
 
-    /// Ends it, and returns how many requests were answered. Any error is the test's.
+    /// Ends it, and returns the number of answered requests. Panics after any error.
     #[track_caller]
     pub fn stop_without_errors(mut self) -> u64 {
         proc::signal(self.child.id() as i32, libc::SIGINT);
