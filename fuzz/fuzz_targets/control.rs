@@ -1,4 +1,4 @@
-//! Requests on the control socket: what is read is written again as something that reads the same.
+//! Requests on the control socket: a request that was parsed and written again parses to the same.
 #![no_main]
 
 use prefork::control::protocol::{parse, write_line};

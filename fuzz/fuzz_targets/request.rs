@@ -1,4 +1,4 @@
-//! HTTP requests, in one piece and byte by byte: the same requests, the same fault, the same lengths.
+//! HTTP requests, read in one piece and byte by byte: the same requests, the same fault.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prefork::fuzzing::request(bytes));

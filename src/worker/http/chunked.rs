@@ -183,7 +183,7 @@ mod tests {
 
     const LIMIT: u64 = 1000;
 
-    /// The body and the bytes used, or the status of the refusal; `None` where more is due.
+    /// The body and the bytes used, or the status of the refusal; `None` if more is needed.
     type Verdict = Result<Option<(Vec<u8>, usize)>, u16>;
 
     fn decode_split(input: &[u8], cuts: &[usize]) -> Verdict {
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(decode("0\r\n\n"), Err(400));
     }
 
-    /// A plain reader of one string, without states: lines by `find`, sizes by `from_str_radix`. Extensions are left out.
+    /// A plain reader of the whole input: sizes by `from_str_radix`, no extensions and no trailers.
     fn oracle(input: &[u8]) -> Verdict {
         let (mut body, mut at) = (Vec::new(), 0);
         loop {
@@ -304,7 +304,7 @@ mod tests {
         }
     }
 
-    /// Whether `rest` starts with `wanted`; `false` where it could still come to.
+    /// True if `rest` starts with `wanted`; false if more bytes can still make it so.
     fn due(rest: &[u8], wanted: &[u8]) -> Result<bool, u16> {
         if rest.starts_with(wanted) {
             return Ok(true);
@@ -326,7 +326,7 @@ mod tests {
             cuts.sort_unstable();
             let whole = decode_split(&input, &[]);
             prop_assert_eq!(&whole, &decode_split(&input, &cuts));
-            // What starts a trailer section is beyond the plain reader.
+            // The plain reader knows no trailers.
             if !input.windows(4).any(|w| w.starts_with(b"0\r\n") && w[3] != b'\r') {
                 prop_assert_eq!(whole, oracle(&input));
             }

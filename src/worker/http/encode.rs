@@ -138,7 +138,11 @@ impl Response {
             out.extend_from_slice(self.date.line());
         }
         match framing {
-            Framing::Length(n) => put_length(out, n),
+            Framing::Length(n) => {
+                out.extend_from_slice(b"Content-Length: ");
+                put_number::<10>(out, n);
+                out.extend_from_slice(b"\r\n");
+            }
             Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Framing::Nothing | Framing::UntilClose => {}
         }
@@ -165,12 +169,6 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
     // The space is required even before an empty reason phrase (RFC 9112 section 4).
     to.push(b' ');
     to.extend_from_slice(reason(status).as_bytes());
-    to.extend_from_slice(b"\r\n");
-}
-
-fn put_length(to: &mut Vec<u8>, len: u64) {
-    to.extend_from_slice(b"Content-Length: ");
-    put_number::<10>(to, len);
     to.extend_from_slice(b"\r\n");
 }
 

@@ -65,7 +65,7 @@ impl<'b> Head<'b> {
         let host = rules.host(minor)?;
         let length = rules.length(minor)?;
         if rules.expects_other && minor > 0 {
-            return Err(Fault::new(417, "100-continue is the only expectation known here"));
+            return Err(Fault::new(417, "100-continue is the only expectation supported"));
         }
         Ok(Self {
             method,
@@ -96,7 +96,7 @@ pub(super) fn check_line(line: &[u8], is_request_line: bool) -> Result<(), Fault
 fn fault_of(error: Error, head: &[u8]) -> Fault {
     match error {
         Error::Version if names_http_version(head) => {
-            Fault::new(505, "only versions 1.1 and 1.0 are spoken here")
+            Fault::new(505, "only versions 1.1 and 1.0 are supported")
         }
         Error::Version => Fault::bad("the request line does not end in an HTTP version"),
         Error::HeaderName => Fault::bad("a header line that does not start with a field name and a colon"),
@@ -204,7 +204,7 @@ fn fault_of_coding(coding: &[u8]) -> Fault {
     if codings.by_ref().take(before).all(|c| token::is_token(c) && !is_chunked(c))
         && codings.next().is_some_and(is_chunked)
     {
-        Fault::new(501, "chunked is the only transfer coding known here")
+        Fault::new(501, "chunked is the only transfer coding supported")
     } else {
         Fault::bad("Transfer-Encoding is not chunked")
     }

@@ -108,8 +108,8 @@ impl HttpEngine {
         Self {
             scratch: Input::scratch(),
             response: Response::new(config.limits.pending),
-            inputs: Pool::new(),
-            outputs: Pool::new(),
+            inputs: Pool::default(),
+            outputs: Pool::default(),
         }
     }
 
@@ -167,7 +167,7 @@ impl HttpEngine {
         }
         self.response.date.refresh(cx.now);
         let link = &mut Link { fd, listener: 0, conn, cx };
-        self.refuse(Fault::new(408, "the request took too long to come"), &input, link);
+        self.refuse(Fault::new(408, "the request took too long to arrive"), &input, link);
         self.inputs.put(input);
         let stop = self.flush(link).unwrap_or(Stop::Done);
         self.conclude(stop, link)

@@ -14,16 +14,13 @@ pub(super) trait Pooled: Default {
 }
 
 /// A pool. The item returned last is taken first, so that it is still in the cache.
+#[derive(Default)]
 pub(super) struct Pool<T> {
     free: Vec<Box<T>>,
     weight: usize,
 }
 
 impl<T: Pooled> Pool<T> {
-    pub const fn new() -> Self {
-        Self { free: Vec::new(), weight: 0 }
-    }
-
     /// Takes an empty item.
     pub fn take(&mut self) -> Box<T> {
         let item = self.free.pop().unwrap_or_default();

@@ -19,7 +19,7 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
         return Err(Fault::bad("the target has a fragment, or bytes that a URI escapes"));
     }
     if method == "CONNECT" {
-        return Err(Fault::new(501, "there is no tunnel to connect to"));
+        return Err(Fault::new(501, "CONNECT is not supported"));
     }
     if target.starts_with('/') {
         return Ok(split_query(target, None));
@@ -27,7 +27,7 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
     if target == "*" {
         return match method {
             "OPTIONS" => Ok(split_query(target, None)),
-            _ => Err(Fault::bad("the target * is for OPTIONS")),
+            _ => Err(Fault::bad("only OPTIONS can have the target *")),
         };
     }
     let Some((scheme, rest)) = target.split_once("://") else {
@@ -35,7 +35,7 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
     };
     if scheme.eq_ignore_ascii_case("https") {
         // RFC 9110 section 7.4: a request for a secured resource must not be answered on a connection that is not secured.
-        return Err(Fault::new(421, "https is not spoken on this connection"));
+        return Err(Fault::new(421, "https is not supported on this connection"));
     }
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(Fault::bad("the target's scheme is not http"));

@@ -1,4 +1,4 @@
-//! The engine over socket pairs, in one process: what a client sends, and what it gets.
+//! The engine over socket pairs, in one process.
 
 use super::*;
 use crate::scoreboard::Scoreboard;
@@ -13,7 +13,7 @@ mod connections;
 mod responses;
 mod splits;
 
-/// The answers that the table of cases expects.
+/// The handler that the table of cases expects.
 fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
     match req.path() {
         "/hello" => res.body_static(b"hello\n"),
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        // An engine that has closed already is no failure here.
+        // The engine may have closed the connection already.
         if self.client.write_all(bytes).is_ok() {
             self.readable(false);
         }
@@ -135,7 +135,7 @@ impl Bench {
         self.readable(true);
     }
 
-    /// Everything the client can read, and whether the connection has ended for it.
+    /// Everything the client can read; true if it ends with the connection.
     fn receive(&mut self) -> (Vec<u8>, bool) {
         let (mut all, mut part) = (Vec::new(), [0; 65_536]);
         loop {

@@ -1,4 +1,4 @@
-//! Requests legal, doubtful and malformed, and how each is answered: by which statuses, and whether the connection stays.
+//! Legal, doubtful and malformed requests: the statuses each gets, and the fate of the connection.
 
 use super::*;
 
@@ -8,12 +8,12 @@ enum End {
     Stays,
     /// The client reads end of file.
     Closes,
-    /// More bytes are due.
+    /// More bytes are needed.
     Waits,
 }
 use End::*;
 
-/// Pieces sent one by one, the statuses of the answers, and what becomes of the connection.
+/// Pieces sent one by one, the statuses of the responses, and the fate of the connection.
 type Case = (&'static [&'static str], &'static str, End);
 
 fn check(cases: &[Case]) {
@@ -347,7 +347,7 @@ fn expectations() {
 }
 
 #[test]
-fn upgrades_nobody_takes_are_ignored() {
+fn upgrades_the_handler_does_not_accept_are_ignored() {
     check(&[
         (&["GET /hello HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"], "200", Stays),
         (&["GET /hello HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\n\r\n"], "200", Stays),

@@ -1,4 +1,4 @@
-//! How a connection lives and ends: deadlines, drains, half-closed and lingering ones.
+//! The life of a connection: deadlines, drains, half-closed and lingering clients.
 
 use super::*;
 use crate::worker::http::closing::LINGER;
@@ -93,7 +93,7 @@ fn a_client_that_ended_its_side_gets_its_answers() {
 }
 
 #[test]
-fn a_refused_client_may_go_on_sending_for_a_while() {
+fn a_refused_client_may_continue_to_send_for_a_while() {
     let mut b = Bench::new();
     b.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n");
     for _ in 0..100 {
@@ -105,7 +105,7 @@ fn a_refused_client_may_go_on_sending_for_a_while() {
     assert!(bytes.starts_with(b"HTTP/1.1 413 ") && closed);
     b.end();
     assert!(b.server.is_none());
-    // What was dropped has nothing to do with the next connection.
+    // The next connection sees nothing of the dropped bytes.
     let (server, client) = UnixStream::pair().unwrap();
     client.set_nonblocking(true).unwrap();
     (b.server, b.client, b.conn) = (Some(server), client, HttpConn::default());

@@ -1,4 +1,4 @@
-//! What a handler's answers look like on the wire.
+//! The responses of handlers as bytes.
 
 use super::*;
 
@@ -29,7 +29,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
-fn a_request_is_answered_and_leaves_nothing_behind() {
+fn a_request_is_answered_and_the_connection_keeps_no_buffer() {
     let (b, text, closed) = answer("/hello");
     assert!(text.starts_with("HTTP/1.1 200 OK\r\nDate: "), "{text}");
     assert!(text.ends_with("GMT\r\nContent-Length: 6\r\n\r\nhello\n"), "{text}");
@@ -167,7 +167,7 @@ fn files_are_sent_from_an_offset() {
 }
 
 #[test]
-fn what_a_file_does_not_hold_is_refused() {
+fn a_range_outside_the_file_is_refused() {
     let manifest = || std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     let folder = || std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
     let text = wire(GET, move |_, res| {
@@ -228,7 +228,7 @@ fn a_failure_is_a_500_and_the_connection_lives() {
 }
 
 #[test]
-fn what_a_slow_reader_may_leave_waiting_is_bounded() {
+fn output_for_a_slow_client_is_bounded() {
     let mut config = Config::default();
     config.limits.pending = 1_000_000;
     let mut b = Bench::with(
@@ -240,7 +240,7 @@ fn what_a_slow_reader_may_leave_waiting_is_bounded() {
     );
     b.send(GET.as_bytes());
     let text = b.text();
-    // What lacks a part does not look complete.
+    // A body that lacks a part must not look complete.
     assert!(!text.ends_with("0\r\n\r\n"));
 }
 
@@ -270,7 +270,7 @@ fn an_upgrade_hands_over_what_was_read_already() {
 }
 
 #[test]
-fn an_upgrade_nobody_asked_for_is_refused() {
+fn an_upgrade_the_client_did_not_ask_for_is_refused() {
     for fields in
         ["", "Upgrade: echo\r\n", "Connection: upgrade\r\n", "Connection: upgrade\r\nUpgrade: other\r\n"]
     {

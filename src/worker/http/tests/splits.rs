@@ -1,10 +1,11 @@
-//! However the bytes of a client are cut into reads, it gets the same answers.
+//! The same responses, however the client's bytes are split into reads.
 
 use super::responses::without_date;
 use super::*;
 use proptest::prelude::*;
 
-/// What a client gets for `bytes` in pieces; then for the end of its side.
+/// Sends the pieces, then the end of the side. Returns all responses, whether the connection ended before that, and the number
+/// of requests.
 fn talk<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (String, bool, u64) {
     let mut b = Bench::new();
     let (mut got, mut closed) = (Vec::new(), false);
@@ -16,7 +17,7 @@ fn talk<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (String, bool, u64) {
     }
     b.end();
     got.extend_from_slice(&b.receive().0);
-    // Whether a 100 is due depends on what has arrived.
+    // A 100 depends on how much has arrived.
     let text = String::from_utf8_lossy(&got).replace("HTTP/1.1 100 Continue\r\n\r\n", "");
     (without_date(&text), closed, b.page.get(Word::Requests))
 }
@@ -26,7 +27,7 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u
     starts.zip(cuts.iter().copied().chain([bytes.len()])).map(|(from, to)| &bytes[from..to])
 }
 
-/// A line that may stand in a head, or may not.
+/// A line of a head, valid or not.
 fn line() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         20 => prop::sample::select(vec![
