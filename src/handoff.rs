@@ -4,6 +4,7 @@
 //! lives as long as any copy of that end: the master keeps one, and *reclaims* with it the connections that a dead or stuck
 //! worker does not take. Each message has exactly one reader, so no connection is served twice.
 
+use crate::ids::ListenerId;
 use crate::sys::{errno, fdpass, socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,15 +13,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct Origin {
-    /// The index of the listener it came through.
-    pub listener: u16,
+    /// The listener it came through.
+    pub listener: ListenerId,
     /// True if another worker has served it before, and handed it back idle.
     pub used: bool,
 }
 
 impl Origin {
     /// The origin of a new connection.
-    pub fn listener(listener: u16) -> Self {
+    pub fn listener(listener: ListenerId) -> Self {
         Self { listener, used: false }
     }
 }
@@ -72,7 +73,7 @@ impl HandoffEnd {
     /// # Errors
     /// Those of sendmsg(2) that are neither [`Given::Full`] nor [`Given::Gone`].
     pub fn give(&self, connection: BorrowedFd<'_>, origin: Origin) -> io::Result<Given> {
-        let [low, high] = origin.listener.to_le_bytes();
+        let [low, high] = origin.listener.0.to_le_bytes();
         match fdpass::send(self.as_fd(), &[CONNECTION, origin.used.into(), low, high], connection) {
             Ok(()) => Ok(Given::Done),
             Err(e) => match e.raw_os_error() {
@@ -100,7 +101,7 @@ impl HandoffEnd {
             _ if got.len == 0 => Ok(Taken::End),
             _ if got.lost => Ok(Taken::Lost),
             ([CONNECTION, used, low, high], Some(fd)) if got.len == HEADER => {
-                let listener = u16::from_le_bytes([low, high]);
+                let listener = ListenerId(u16::from_le_bytes([low, high]));
                 Ok(Taken::Connection(fd, Origin { listener, used: used != 0 }))
             }
             ([PROBE, ..], None) => Ok(Taken::Probe),
@@ -131,10 +132,10 @@ mod tests {
     fn a_connection_arrives_with_its_listener() {
         let (master, worker) = channel().unwrap();
         let (near, mut far) = UnixStream::pair().unwrap();
-        assert_eq!(master.give(near.as_fd(), Origin::listener(513)).unwrap(), Given::Done);
+        assert_eq!(master.give(near.as_fd(), Origin::listener(ListenerId(513))).unwrap(), Given::Done);
         drop(near);
         let Taken::Connection(fd, origin) = worker.take().unwrap() else { panic!("no connection") };
-        assert_eq!(origin, Origin { listener: 513, used: false });
+        assert_eq!(origin, Origin { listener: ListenerId(513), used: false });
         UnixStream::from(fd).write_all(b"hello").unwrap();
         let mut text = String::new();
         far.read_to_string(&mut text).unwrap();
@@ -156,7 +157,7 @@ mod tests {
         let (master, worker) = channel().unwrap();
         let kept = HandoffEnd(worker.0.try_clone().unwrap());
         let (near, _far) = UnixStream::pair().unwrap();
-        master.give(near.as_fd(), Origin::listener(0)).unwrap();
+        master.give(near.as_fd(), Origin::listener(ListenerId(0))).unwrap();
         drop((worker, master));
         assert!(matches!(kept.take().unwrap(), Taken::Connection(..)));
         assert!(matches!(kept.take().unwrap(), Taken::End));
@@ -167,19 +168,19 @@ mod tests {
         let (master, worker) = channel().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
         let mut given = 0;
-        while master.give(near.as_fd(), Origin::listener(0)).unwrap() == Given::Done {
+        while master.give(near.as_fd(), Origin::listener(ListenerId(0))).unwrap() == Given::Done {
             given += 1;
         }
         assert!(given > 100, "{given}");
         drop(worker);
-        assert_eq!(master.give(near.as_fd(), Origin::listener(0)).unwrap(), Given::Gone);
+        assert_eq!(master.give(near.as_fd(), Origin::listener(ListenerId(0))).unwrap(), Given::Gone);
     }
 
     #[test]
     fn an_idle_connection_is_handed_back_and_outlives_its_worker() {
         let (master, worker) = channel().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
-        let handed_back = Origin { listener: 3, used: true };
+        let handed_back = Origin { listener: ListenerId(3), used: true };
         assert_eq!(worker.give(near.as_fd(), handed_back).unwrap(), Given::Done);
         drop((worker, near));
         let Taken::Connection(_, origin) = master.take().unwrap() else { panic!("no connection") };

@@ -3,6 +3,7 @@
 use super::engine::{Deadline, Next};
 use super::handler::Kind;
 use crate::config::Config;
+use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
 use std::any::Any;
@@ -35,7 +36,7 @@ pub struct Conn {
     page: WorkerPage,
     style: Style,
     id: u64,
-    listener: u16,
+    listener: ListenerId,
     has_read: bool,
     input: Vec<u8>,
     consumed: usize,
@@ -82,7 +83,7 @@ impl Conn {
             page,
             style,
             id: 0,
-            listener: 0,
+            listener: ListenerId(0),
             has_read: false,
             input: Vec::new(),
             consumed: 0,
@@ -100,7 +101,7 @@ impl Conn {
     }
 
     /// Makes this the value of a connection.
-    pub(crate) fn begin(&mut self, fd: OwnedFd, id: u64, listener: u16) {
+    pub(crate) fn begin(&mut self, fd: OwnedFd, id: u64, listener: ListenerId) {
         (self.fd, self.id, self.listener) = (Some(fd), id, listener);
     }
 
@@ -220,7 +221,7 @@ impl Conn {
 
     /// The index of the listener this connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
-        self.listener
+        self.listener.0
     }
 
     /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty if the kernel no longer knows it. The

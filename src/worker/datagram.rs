@@ -3,6 +3,7 @@
 use super::Worker;
 use super::engine::Context;
 use super::own_sockets::OwnSocket;
+use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::datagram::{self, LARGEST, Origin, sockaddr};
 use std::fmt;
@@ -16,7 +17,7 @@ pub struct Datagram<'a> {
     socket: BorrowedFd<'a>,
     origin: &'a Origin,
     data: &'a [u8],
-    listener: u16,
+    listener: ListenerId,
     page: WorkerPage,
 }
 
@@ -34,7 +35,7 @@ impl Datagram<'_> {
 
     /// The index of the listener it arrived at, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
-        self.listener
+        self.listener.0
     }
 
     /// The worker that reads it.

@@ -17,6 +17,7 @@ use super::table::{Protocol, Table};
 use super::{Worker, WorkerSetup};
 use crate::config::Config;
 use crate::handoff::{Origin, Taken};
+use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::Address;
 use crate::scoreboard::Word;
@@ -249,7 +250,7 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Serves a connection in blocking style to its end; everything else waits meanwhile.
-    fn serve_blocking(&mut self, fd: OwnedFd, listener: u16) {
+    fn serve_blocking(&mut self, fd: OwnedFd, listener: ListenerId) {
         let mut conn = self.conn(fd, listener);
         let served = context!(self).call(|handler| handler.on_connection(&mut conn)).is_some();
         self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
@@ -262,7 +263,7 @@ impl<'a> EventLoop<'a> {
     }
 
     /// The value of a connection that the handler reads and writes itself.
-    fn conn(&mut self, fd: OwnedFd, listener: u16) -> Box<Conn> {
+    fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Box<Conn> {
         let mut conn = self
             .kept_conns
             .pop()
@@ -300,7 +301,7 @@ impl<'a> EventLoop<'a> {
             self.deadlines.clear(index);
         }
         let row = self.table.row(index);
-        let (listener, cx) = (row.listener, context!(self));
+        let (listener, cx) = (row.listener.0, context!(self));
         let next = match (&mut row.protocol, cause) {
             (Protocol::Http(fd, conn), Cause::Readable { ended }) => {
                 self.http.on_readable(fd.as_fd(), listener, conn, ended, cx)

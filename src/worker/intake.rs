@@ -4,6 +4,7 @@
 use super::own_sockets::OwnSockets;
 use super::{DESCRIPTOR_RESERVE, Worker};
 use crate::handoff::{Given, HandoffEnd, Origin, Taken};
+use crate::ids::ListenerId;
 use crate::log::log;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::time::Time;
@@ -117,7 +118,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Accepts a connection at an own socket. `None` if there is none, or no free descriptor for one.
-    pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, u16)> {
+    pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, ListenerId)> {
         if !self.may_take(poll, now) {
             return None;
         }
@@ -171,7 +172,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Hands an idle connection back to the master. Returns false if the channel is full.
-    pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: u16) -> bool {
+    pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: ListenerId) -> bool {
         matches!(self.queue.give(connection, Origin { listener, used: true }), Ok(Given::Done))
     }
 

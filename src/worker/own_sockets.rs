@@ -5,6 +5,7 @@
 //! kernel wakes one of them for each client, and that one must accept at once: no other is woken. Having accepted, a worker
 //! registers the socket again, which makes it the last in line; otherwise the kernel would always wake the same one.
 
+use crate::ids::ListenerId;
 use crate::log::log;
 use crate::sys::time::Time;
 use crate::sys::{errno, poll, socket};
@@ -23,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct OwnSocket {
     /// The socket, shared with the master and perhaps with other workers.
     pub fd: OwnedFd,
-    /// The index of its listener.
-    pub listener: u16,
+    /// Its listener.
+    pub listener: ListenerId,
     /// True if no other worker has it.
     pub alone: bool,
     /// True if it has datagrams, and not connections.
@@ -99,7 +100,7 @@ impl OwnSockets {
 
     fn report(&self, index: usize, result: io::Result<()>) {
         if let Err(e) = result {
-            log!("watch listener {}: {e}", self.sockets[index].listener);
+            log!("watch listener {}: {e}", self.sockets[index].listener.0);
         }
     }
 
@@ -107,8 +108,8 @@ impl OwnSockets {
         self.exclusive && !self.sockets[index].alone
     }
 
-    /// Accepts a connection; returns it with the index of its listener. `None` if there is none, or accepting failed.
-    pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, u16)> {
+    /// Accepts a connection; returns it with its listener. `None` if there is none, or accepting failed.
+    pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, ListenerId)> {
         let OwnSocket { fd, listener, .. } = &self.sockets[index];
         match socket::accept(fd.as_fd()) {
             Ok(connection) => {

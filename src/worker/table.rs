@@ -5,6 +5,7 @@
 
 use super::conn::Conn;
 use super::http::HttpConn;
+use crate::ids::ListenerId;
 use mio::{Interest, Token};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -33,8 +34,8 @@ impl Protocol {
 pub struct Row {
     /// The protocol, with its state.
     pub protocol: Protocol,
-    /// The index of its listener.
-    pub listener: u16,
+    /// Its listener.
+    pub listener: ListenerId,
     /// The events that the poll reports of it; `None` if it is not registered.
     pub interest: Option<Interest>,
     /// True if its engine is to be called again in the next turn.
@@ -55,7 +56,7 @@ impl Table {
     }
 
     /// Puts a connection into a free row and returns its index.
-    pub fn insert(&mut self, protocol: Protocol, listener: u16) -> u32 {
+    pub fn insert(&mut self, protocol: Protocol, listener: ListenerId) -> u32 {
         if let Some(index) = self.free.pop() {
             let row = self.row(index);
             (row.protocol, row.listener) = (protocol, listener);

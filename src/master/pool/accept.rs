@@ -118,7 +118,7 @@ impl<S: System> Pool<S> {
         let with_client = self.config.dispatch == Dispatch::SourceHash;
         match self.listeners[index].accept(with_client) {
             Ok((connection, client)) => {
-                let origin = Origin::listener(ListenerId::at(index).0);
+                let origin = Origin::listener(ListenerId::at(index));
                 self.give(Unplaced { connection, origin, client, shed_by: None }, slot);
                 Accepted::One
             }

@@ -4,7 +4,7 @@ use super::mutation::Mutation;
 use super::process::{Item, QUEUE_ROOM};
 use super::random::Random;
 use crate::handoff::{Given, Origin, Taken};
-use crate::ids::{Page, WorkerId};
+use crate::ids::{ListenerId, Page, WorkerId};
 use crate::master::pool::{Backlog, Link, Queue, System};
 use crate::scoreboard::Word;
 use crate::sys::errno;
@@ -196,7 +196,7 @@ impl ModelQueue {
         match item {
             Some(Item::Connection(connection)) => {
                 self.shared.count("connection came back");
-                Taken::Connection(connection, Origin { listener: 0, used: true })
+                Taken::Connection(connection, Origin { listener: ListenerId(0), used: true })
             }
             Some(Item::Probe) => Taken::Probe,
             None => Taken::Nothing,
