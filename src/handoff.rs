@@ -74,13 +74,12 @@ impl HandoffEnd {
     /// Those of sendmsg(2) that are neither [`Given::Full`] nor [`Given::Gone`].
     pub fn give(&self, connection: BorrowedFd<'_>, origin: Origin) -> io::Result<Given> {
         let [low, high] = origin.listener.0.to_le_bytes();
-        match fdpass::send(self.as_fd(), &[CONNECTION, origin.used.into(), low, high], connection) {
-            Ok(()) => Ok(Given::Done),
-            Err(e) => match e.raw_os_error() {
-                Some(errno::EAGAIN | errno::ENOBUFS | errno::ENOMEM | errno::ETOOMANYREFS) => Ok(Given::Full),
-                Some(errno::EPIPE | errno::ECONNRESET) => Ok(Given::Gone),
-                _ => Err(e),
-            },
+        let message = [CONNECTION, origin.used.into(), low, high];
+        let Err(e) = fdpass::send(self.as_fd(), &message, connection) else { return Ok(Given::Done) };
+        match e.raw_os_error() {
+            Some(errno::EAGAIN | errno::ENOBUFS | errno::ENOMEM | errno::ETOOMANYREFS) => Ok(Given::Full),
+            Some(errno::EPIPE | errno::ECONNRESET) => Ok(Given::Gone),
+            _ => Err(e),
         }
     }
 

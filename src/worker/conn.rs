@@ -18,6 +18,8 @@ use std::time::Duration;
 const FLUSH_AT: usize = 64 * 1024;
 /// Buffers that grew beyond this are not kept for the next connection.
 const KEEP: usize = 256 * 1024;
+/// The most free buffers of streams that are kept, inputs and outputs each.
+const KEPT: usize = 128;
 /// The least room for one read of a stream.
 const READ_SIZE: usize = 16 * 1024;
 /// The most that is dropped of what a blocking handler left unread ...
@@ -45,7 +47,7 @@ pub struct Conn {
     at_end: bool,
     closing: bool,
     broken: bool,
-    /// The client has taken bytes since [`Conn::wait`] last told.
+    /// The client has taken bytes since the last [`Conn::wait`].
     progress: bool,
     peer: OnceCell<String>,
     /// The buffer of a former connection's address, for the next one.
@@ -107,7 +109,7 @@ impl Conn {
 
     /// Closes the connection and keeps nothing of it except the buffers.
     pub(crate) fn end(&mut self) {
-        let [input, output] = [&mut self.input, &mut self.output].map(|buffer| {
+        let [input, output] = self.buffers().map(|buffer| {
             buffer.clear();
             buffer.shrink_to(KEEP);
             std::mem::take(buffer)
@@ -116,6 +118,10 @@ impl Conn {
         address.clear();
         let peer_buffer = Cell::new(address);
         *self = Self { input, output, peer_buffer, ..Self::new(self.style, self.page) };
+    }
+
+    fn buffers(&mut self) -> [&mut Vec<u8>; 2] {
+        [&mut self.input, &mut self.output]
     }
 
     /// Reads up to `buf.len()` bytes; 0 at end of file.
@@ -342,8 +348,8 @@ impl Conn {
     /// Stream: returns the buffers that are empty to the pool.
     pub(crate) fn release_buffers(&mut self, pool: &mut Buffers) {
         self.drop_consumed();
-        for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
-            if buffer.is_empty() && (1..=KEEP).contains(&buffer.capacity()) && kept.len() < Buffers::MOST {
+        for (buffer, kept) in self.buffers().into_iter().zip(&mut pool.0) {
+            if buffer.is_empty() && (1..=KEEP).contains(&buffer.capacity()) && kept.len() < KEPT {
                 kept.push(std::mem::take(buffer));
             }
         }
@@ -351,7 +357,7 @@ impl Conn {
 
     /// Stream: takes the buffers that it lacks from the pool.
     pub(crate) fn borrow_buffers(&mut self, pool: &mut Buffers) {
-        for (buffer, kept) in [(&mut self.input, &mut pool.inputs), (&mut self.output, &mut pool.outputs)] {
+        for (buffer, kept) in self.buffers().into_iter().zip(&mut pool.0) {
             if buffer.capacity() == 0 {
                 *buffer = kept.pop().unwrap_or_default();
             }
@@ -362,15 +368,7 @@ impl Conn {
 /// The pool of buffers for streams; idle streams own none. Inputs and outputs apart, because inputs need more room than most
 /// outputs, and a buffer that changed between the two would grow again.
 #[derive(Default)]
-pub(crate) struct Buffers {
-    inputs: Vec<Vec<u8>>,
-    outputs: Vec<Vec<u8>>,
-}
-
-impl Buffers {
-    /// The most buffers of each kind that are kept.
-    const MOST: usize = 128;
-}
+pub(crate) struct Buffers([Vec<Vec<u8>>; 2]);
 
 impl AsFd for Conn {
     #[expect(

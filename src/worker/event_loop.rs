@@ -65,7 +65,7 @@ pub struct EventLoop<'a> {
     now: Time,
     /// The number of times that a [`Conn`] has begun.
     count: u64,
-    /// Draining has begun: the queue and the own sockets are done with, and the handler was told.
+    /// Draining has begun: the queue and the own sockets are done with, and the handler knows.
     drains: bool,
     /// While draining: idle connections are closed after a short grace.
     is_closing_idle: bool,
@@ -141,8 +141,7 @@ impl<'a> EventLoop<'a> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
             let has_room = self.table.len() < self.limit;
-            let is_draining = self.channel.orders.is_draining();
-            self.intake.watch_own_sockets(has_room, is_draining, self.poll, self.now);
+            self.intake.watch_own_sockets(has_room, self.channel.orders.is_draining(), self.poll, self.now);
             self.wait(&mut events)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
@@ -264,10 +263,8 @@ impl<'a> EventLoop<'a> {
 
     /// The value of a connection that the handler reads and writes itself.
     fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Box<Conn> {
-        let mut conn = self
-            .kept_conns
-            .pop()
-            .unwrap_or_else(|| Box::new(Conn::new(Style::of(self.kind, self.config), self.worker.info.page)));
+        let new = || Box::new(Conn::new(Style::of(self.kind, self.config), self.worker.info.page));
+        let mut conn = self.kept_conns.pop().unwrap_or_else(new);
         self.count += 1;
         conn.begin(fd, self.count, listener);
         conn

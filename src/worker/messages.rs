@@ -22,7 +22,7 @@ pub struct WorkerMessages {
     requests: RefCell<Requests<OnReply>>,
     /// The request that the handler is being called for, until it is answered.
     unanswered: Cell<Option<Envelope>>,
-    /// Workers whose queue is full, as the master has told.
+    /// Workers whose queue is full, according to the master.
     overflowing: RefCell<BTreeSet<WorkerId>>,
 }
 
@@ -173,7 +173,7 @@ impl WorkerMessages {
                 cx.call(|handler| handler.on_message(worker, &message));
                 if let Some(request) = self.unanswered.take() {
                     let reason = [Undelivered::Unanswered as u8];
-                    // If the master is gone, the sender cannot be told.
+                    // Lost if the master is gone, like everything from now on.
                     let _ = self.send(&request.answer(Purpose::Failure), &reason, Room::Ignored);
                 }
             }

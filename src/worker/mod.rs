@@ -250,9 +250,8 @@ fn introduce(worker: &Worker) {
     let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
     role::set(Role::Worker { id, slot, generation });
     process::set_name(&format!("prefork/{slot}"));
-    for (name, value) in
-        [("PREFORK_WORKER_ID", id), ("PREFORK_SLOT", slot), ("PREFORK_GENERATION", generation)]
-    {
+    let numbers = [("PREFORK_WORKER_ID", id), ("PREFORK_SLOT", slot), ("PREFORK_GENERATION", generation)];
+    for (name, value) in numbers {
         process::set_environment(name, &value.to_string());
     }
 }

@@ -86,12 +86,8 @@ impl OwnSockets {
     }
 
     fn watch(&self, index: usize, poll: &mio::Poll) -> io::Result<()> {
-        let (fd, token) = (self.sockets[index].fd.as_fd(), Token(FIRST - index));
-        if self.is_exclusive(index) {
-            poll::watch_level_exclusive(poll, fd, token)
-        } else {
-            poll::watch_level(poll, fd, token)
-        }
+        let watch = if self.is_exclusive(index) { poll::watch_level_exclusive } else { poll::watch_level };
+        watch(poll, self.sockets[index].fd.as_fd(), Token(FIRST - index))
     }
 
     fn unwatch(&self, index: usize, poll: &mio::Poll) -> io::Result<()> {
