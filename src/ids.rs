@@ -54,6 +54,13 @@ index! {
     ListenerId(u16);
 }
 
+impl WorkerId {
+    /// A number that differs widely between workers, to spread what they would otherwise do together.
+    pub fn spread(self) -> u64 {
+        u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
+}
+
 impl Generation {
     /// The generation of the first workers.
     pub const FIRST: Self = Self(1);

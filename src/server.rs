@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
 use crate::ids::Generation;
 use crate::master::router::{Messages, OnMessage};
-use crate::master::{Master, News};
+use crate::master::{self, Master, News};
 use crate::message::Message;
 use crate::sys::process;
 use crate::worker::Worker;
@@ -244,7 +244,7 @@ impl Server {
     /// # Errors
     /// As [`Server::run`], except for failures of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
-        let is_trial = Master::is_trial()?;
+        let is_trial = master::is_trial()?;
         self.refused.take().map_or(Ok(()), Err)?;
         self.config.check()?;
         if is_trial {

@@ -1,10 +1,11 @@
-//! The commands and queries of the host and of clients of the control socket.
+//! Commands and queries, of the host and of clients of the control socket.
 
 use super::Master;
 use super::lifecycle::{Input, Phase};
+use super::pool::{Kernel, WorkerEntry};
 use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, LastExit, ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
+use crate::event::{Event, LastExit, ServerState, Status, WorkerState, WorkerStatus};
 use crate::ids::{Slot, WorkerId};
 use crate::scoreboard::Word;
 use crate::sys::process;
@@ -13,21 +14,20 @@ use std::time::Duration;
 
 /// A command of a client of the control socket.
 pub enum Command {
-    /// Return [`Answer::Status`].
     Status,
     /// Return [`Answer::Setup`], with which a stream of events begins.
     Follow,
-    /// Replace all workers.
     Reload,
     /// Run this many workers.
     Scale(usize),
-    /// Have a worker finish and leave.
     Drain(WorkerId),
-    /// Stop the server; `now`: at once.
-    Stop { now: bool },
+    /// Stop the server; at once if `now`, which is what a second stop does.
+    Stop {
+        now: bool,
+    },
 }
 
-/// The answer to a [`Command`]. An accepted one has its outcome in a later event.
+/// The answer to a [`Command`]. The outcome of an accepted one is told by a later event.
 pub enum Answer {
     Accepted,
     Refused(String),
@@ -54,8 +54,7 @@ impl Master {
             Command::Scale(workers) => self.scale(workers),
             Command::Drain(id) => self.drain_worker(id.0, None),
             Command::Stop { now } => {
-                // A second stop means at once, so it is not repeated unless that is asked for.
-                if now || !self.lifecycle.is_stopping() {
+                if !self.lifecycle.is_stopping() {
                     self.stop();
                 }
                 if now {
@@ -67,22 +66,23 @@ impl Master {
         done.map_or_else(|e| Answer::Refused(e.to_string()), |()| Answer::Accepted)
     }
 
-    /// Asks for a reload; one that is under way is ended first.
+    /// Asks for a reload, which begins when the one under way has ended.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: all stop.
+    /// [`ErrorKind::State`]: the server stops.
     pub fn reload(&mut self) -> Result<()> {
-        self.goes_on()?;
+        self.refuse_if_stopping()?;
         self.feed(Input::Reload);
         Ok(())
     }
 
-    /// Asks for so many workers.
+    /// Asks for this number of workers.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`]: there cannot be so many. [`ErrorKind::State`]: the first workers are not all ready yet, or all stop.
+    /// [`ErrorKind::Config`]: the number is out of range. [`ErrorKind::State`]: the first workers are not all ready yet, or the
+    /// server stops.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
-        self.goes_on()?;
+        self.refuse_if_stopping()?;
         if self.lifecycle.is_booting() {
             return Err(Error::new(ErrorKind::State, "scale: the first workers are not all ready yet"));
         }
@@ -97,12 +97,12 @@ impl Master {
     /// Asks for one more worker, whose slot has these variables, and returns the slot.
     ///
     /// # Errors
-    /// As [`Master::scale`]; [`ErrorKind::Config`] also: this can be no variable.
+    /// As [`Master::scale`]; [`ErrorKind::Config`] also if a variable is malformed.
     pub fn fork_worker(&mut self, environment: &[(&str, &str)]) -> Result<usize> {
-        let impossible = |(name, value): &&(&str, &str)| {
+        let malformed = |(name, value): &&(&str, &str)| {
             name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
         };
-        if let Some((name, value)) = environment.iter().find(impossible) {
+        if let Some((name, value)) = environment.iter().find(malformed) {
             let text = format!(
                 "fork: {name:?} = {value:?}: expected a name without `=` and NUL, a value without NUL"
             );
@@ -118,7 +118,7 @@ impl Master {
         done.map(|()| slot)
     }
 
-    fn goes_on(&self) -> Result<()> {
+    fn refuse_if_stopping(&self) -> Result<()> {
         if self.lifecycle.is_stopping() {
             return Err(Error::new(ErrorKind::State, "all workers are being stopped"));
         }
@@ -144,25 +144,20 @@ impl Master {
     /// Sends a signal to a worker.
     ///
     /// # Errors
-    /// [`ErrorKind::Gone`]: there is no such worker. [`ErrorKind::System`]: the kernel refuses, for instance a number that is no
-    /// signal's.
+    /// [`ErrorKind::Gone`]: there is no such worker. [`ErrorKind::System`]: the kernel refuses, for instance an unknown signal.
     pub fn signal_worker(&mut self, id: u32, signal: i32) -> Result<()> {
-        self.known(id)?;
-        let Some(worker) = self.pool.workers.get(WorkerId(id)) else { return Ok(()) };
-        let sent = worker.link.process.kill(signal);
+        let sent = self.known(id)?.link.process.kill(signal);
         sent.map_err(|e| Error::io(ErrorKind::System, format!("signal {signal} to worker {id}"), e))?;
-        // Signal 0 asks only whether the process is there.
+        // Signal 0 is only a check that the process exists.
         if signal != 0 {
             self.feed(Input::Signalled(WorkerId(id), signal));
         }
         Ok(())
     }
 
-    fn known(&self, id: u32) -> Result<()> {
-        match self.pool.workers.get(WorkerId(id)) {
-            Some(_) => Ok(()),
-            None => Err(Error::new(ErrorKind::Gone, format!("worker {id}: no such worker"))),
-        }
+    fn known(&self, id: u32) -> Result<&WorkerEntry<Kernel>> {
+        let missing = || Error::new(ErrorKind::Gone, format!("worker {id}: no such worker"));
+        self.pool.workers.get(WorkerId(id)).ok_or_else(missing)
     }
 
     /// The status of the server now.
@@ -171,7 +166,6 @@ impl Master {
         let mut workers: Vec<_> = lifecycle.workers().iter().filter_map(|w| self.worker_status(w)).collect();
         workers.sort_by_key(|w| (w.worker.slot, w.worker.id));
         let total = lifecycle.slots();
-        // A worker of a slot that a scale-down has taken away is draining, and does not count.
         let ready = lifecycle.workers().iter().filter(|w| w.phase == Phase::Ready).count().min(total);
         Status {
             name: self.name.clone(),
@@ -203,23 +197,19 @@ impl Master {
 
     /// A worker, until it is reaped.
     pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
-        self.lifecycle.workers().iter().find(|w| w.id.0 == id).and_then(|w| self.worker_status(w))
+        self.lifecycle.find(WorkerId(id)).and_then(|w| self.worker_status(w))
     }
 
-    /// How the last worker of a slot ended.
+    /// The end of the last worker of a slot that has ended.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
         self.report.last_exits.get(&Slot::at(slot)).copied()
     }
 
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {
         let entry = self.pool.workers.get(w.id)?;
+        let count = |word| entry.link.page.get(word);
         Some(WorkerStatus {
-            worker: WorkerInfo {
-                id: w.id.0,
-                slot: w.slot.0,
-                generation: w.generation.0,
-                pid: entry.link.process.pid(),
-            },
+            worker: entry.info(),
             state: match w.phase {
                 Phase::Starting => WorkerState::Starting,
                 Phase::Ready if entry.stuck => WorkerState::Stuck,
@@ -231,10 +221,10 @@ impl Master {
             age: self.clock.now - w.since,
             in_flight: entry.in_flight(),
             queued: entry.queued(),
-            requests: entry.link.page.get(Word::Requests),
-            errors: entry.link.page.get(Word::Errors),
-            bytes_in: entry.link.page.get(Word::BytesIn),
-            bytes_out: entry.link.page.get(Word::BytesOut),
+            requests: count(Word::Requests),
+            errors: count(Word::Errors),
+            bytes_in: count(Word::BytesIn),
+            bytes_out: count(Word::BytesOut),
             rss: None,
             last_exit: self.last_exit(w.slot.index()),
         })

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-/// The most descriptors that the start of a worker needs at one time: two socket pairs and a pidfd.
+/// The most descriptors that the start of a worker opens: two socket pairs and a pidfd.
 const COUNT: usize = 5;
 
 /// The descriptors in reserve.
@@ -22,12 +22,12 @@ impl FdReserve {
         self.0.clear();
     }
 
-    /// Makes sure that the next descriptor can be opened, at the cost of the reserve if need be. `false` if none is free.
+    /// Makes sure that a descriptor can be opened, if necessary by closing one of the reserve. `false` if none is free.
     pub fn make_room(&mut self) -> bool {
         self.0.pop().is_some() || File::open("/dev/null").is_ok()
     }
 
-    /// Opens as many descriptors as the reserve lacks and the process may have.
+    /// Opens what the reserve lacks, as far as the process may.
     pub fn refill(&mut self) {
         while self.0.len() < COUNT {
             match File::open("/dev/null") {
@@ -37,9 +37,8 @@ impl FdReserve {
         }
     }
 
-    /// Moves to the number of a descriptor that was just closed, if it is lower. With the lowest numbers the reserve is of
-    /// use even after an administrator has lowered the process's limit: that does not close what is above it, but nothing is
-    /// opened there again.
+    /// Moves to the number of a descriptor that was just closed, if it is lower. After an administrator has lowered the process's
+    /// limit, only numbers below it can be opened again, so the reserve must have the lowest.
     pub fn move_down(&mut self) {
         if let Some(highest) = self.0.iter_mut().max_by_key(|file| file.as_raw_fd())
             && let Ok(lower) = File::open("/dev/null")

@@ -1,10 +1,10 @@
-//! The lifecycle of all workers: a pure state machine. What happened and the time go in, what to do comes out.
+//! The lifecycle of all workers: a pure state machine. Events and the time go in, actions come out.
 //!
-//! No system call, no clock, no chance of its own: the master's loop feeds it and carries out what it says, and so does a
-//! simulator with virtual time. It must hold that a slot has at most one current worker and one successor, that at most
-//! two generations live, that each reload ends, committed or rolled back, and that each stop ends.
+//! It makes no system call and reads no clock: the master's loop feeds it and executes its actions, and so does a simulator with
+//! virtual time. It must hold that a slot has at most one current worker and one successor, that at most two generations live,
+//! that each reload ends, committed or rolled back, and that each stop ends.
 //!
-//! Here are births and deaths; `reload`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
+//! Births and deaths are here; `reload`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
 
 mod hang;
 mod reload;
@@ -23,14 +23,14 @@ pub use snapshot::Snapshot;
 use std::time::Duration;
 pub use terms::{Action, Ended, Input, Rules};
 
-/// The exit code by which a worker says that its configuration is wrong and starting it again of no use (sysexits(3)).
+/// The exit code by which a worker says that its configuration is wrong, so that starting it again is useless (sysexits(3)).
 pub const EX_CONFIG: i32 = 78;
 /// If a tick comes this much later than due, the master itself stood still.
 const LATE: Duration = Duration::from_millis(500);
-/// The time after which a failed recycling is tried again, at least.
+/// The shortest time until a failed recycling is tried again.
 const RECYCLE_AGAIN: Duration = Duration::from_secs(1);
 
-/// How far a worker has come.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Forked, not ready yet.
@@ -39,69 +39,88 @@ pub enum Phase {
     Ready,
     /// It finishes what it has.
     Draining,
-    /// SIGKILL is on its way.
+    /// It was sent SIGKILL.
     Killed,
 }
 
 /// A worker, from its fork until it is reaped.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// A number no other worker has.
     pub id: WorkerId,
-    /// The slot it was started for.
     pub slot: Slot,
-    /// The generation of its handler.
     pub generation: Generation,
-    /// How far it has come.
     pub phase: Phase,
     /// When it was forked.
     pub since: Time,
-    /// When something is done about it: it is not ready, or not drained.
+    /// The end of its time to become ready, to grow old, or to drain.
     deadline: Time,
-    /// Since when it has been in one call of its handler, as last told.
+    /// The start of the call of its handler that it is in, as last reported; zero if it is in none.
     busy_since: Time,
-    /// When the next step against it is due, if it stays in that call.
+    /// When the next step against it is due, unless that call has returned.
     hang_at: Time,
     hang: Hang,
+    /// True if it is to be replaced because of what it has served, its memory or its age.
     worn: bool,
+    /// Why it is to end.
     leaving: Option<Reason>,
-    /// Signals sent to it through the master, a bit each.
+    /// The signals sent to it through the master, a bit each.
     sent: u64,
 }
 
 impl Worker {
+    fn new(id: WorkerId, slot: Slot, generation: Generation, since: Time, deadline: Time) -> Self {
+        Self {
+            id,
+            slot,
+            generation,
+            phase: Phase::Starting,
+            since,
+            deadline,
+            busy_since: Time::default(),
+            hang_at: Time::NEVER,
+            hang: Hang::No,
+            worn: false,
+            leaving: None,
+            sent: 0,
+        }
+    }
+
     fn info(&self) -> WorkerInfo {
         WorkerInfo { id: self.id.0, slot: self.slot.0, generation: self.generation.0, pid: 0 }
     }
 
-    /// When the next step against it is due, should it not come back from its handler.
-    fn next_hang_step(&self) -> Time {
-        if matches!(self.phase, Phase::Ready | Phase::Draining) { self.hang_at } else { Time::NEVER }
+    fn can_serve(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Draining)
     }
 
-    /// Whether somebody sent it this signal through the master.
+    /// When the next step against it is due, if its call has not returned by then.
+    fn next_hang_step(&self) -> Time {
+        if self.can_serve() { self.hang_at } else { Time::NEVER }
+    }
+
+    /// True if it was sent this signal through the master.
     fn was_sent(&self, signal: i32) -> bool {
         self.sent & bit(signal) != 0
     }
 
-    /// Whether it ended so because of a signal that was sent to it through the master. Most signals do nothing to a worker, so
-    /// what it dies of later may be something else.
+    /// True if a signal that was sent to it through the master has ended it. Most signals do nothing to a worker, so it may die of
+    /// something else later.
     fn was_ended_by(&self, exit: Exit) -> bool {
         match exit {
             Exit::Signal { number, .. } => self.was_sent(number),
-            // A handler of its own may have answered to it.
+            // Its own signal handler may have called exit.
             Exit::Code(_) => self.was_sent(SIGTERM),
-            // Nobody can tell.
+            // Any of them may have.
             Exit::Unknown => self.sent != 0,
         }
     }
 }
 
-/// Steps against a worker that hangs.
+/// The steps against a worker that hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hang {
     No,
-    /// Told to the host and, by a signal, to the handler; out of dispatch.
+    /// Reported to the host and, by a signal, to the handler; out of dispatch.
     Noticed,
     /// SIGABRT sent.
     Aborted,
@@ -114,24 +133,33 @@ pub struct Place {
     pub current: Option<WorkerId>,
     /// The one that is to replace it.
     pub successor: Option<WorkerId>,
+    /// When a worker is started here if there is none; never if its configuration is wrong.
     start_at: Time,
     restart: Restart,
-    /// A scale-up has made it, and nobody has served there yet.
+    /// True if a scale-up has made it, and no worker has been ready here yet.
     fresh: bool,
+}
+
+impl Place {
+    fn is_empty(&self) -> bool {
+        self.current.is_none() && self.successor.is_none()
+    }
+
+    /// The current worker leaves; its successor takes over, or a new one starts at this time.
+    fn vacate(&mut self, start_at: Time) {
+        self.current = self.successor.take();
+        self.start_at = start_at;
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Reload {
     generation: Generation,
     stage: ReloadStage,
-    /// Where it has failed: old workers come back.
-    back: Option<Back>,
-}
-
-#[derive(Clone, Debug)]
-struct Back {
-    failure: ReloadFailure,
-    since: Time,
+    /// Why it is being rolled back, if it is: old workers replace the new ones.
+    failure: Option<ReloadFailure>,
+    /// When it failed.
+    failed_at: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +168,7 @@ enum Stopping {
     Draining,
 }
 
-/// The machine.
+/// The state machine.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     rules: Rules,
@@ -155,17 +183,16 @@ pub struct Lifecycle {
     booting: bool,
     reload: Option<Reload>,
     reload_wanted: bool,
-    /// The worker that is being recycled, until it is gone.
+    /// The worker that is being recycled, until it is reaped.
     recycling: Option<WorkerId>,
     recycle_at: Time,
     stopping: Option<Stopping>,
     killed: u32,
-    random: u64,
 }
 
 impl Lifecycle {
-    /// `slots` empty slots to be filled at the first tick. `seed` spreads the delays of restarts.
-    pub fn new(rules: Rules, slots: usize, seed: u64) -> Self {
+    /// Begins with `slots` empty slots, which the first tick fills.
+    pub fn new(rules: Rules, slots: usize) -> Self {
         Self {
             rules,
             workers: Vec::with_capacity(2 * slots),
@@ -182,17 +209,16 @@ impl Lifecycle {
             recycle_at: Time::default(),
             stopping: None,
             killed: 0,
-            random: seed | 1,
         }
     }
 
-    /// Takes one thing that happened at `now` (never earlier than before) and appends what to do, in this order.
+    /// Takes one input at `now` (never earlier than before) and appends the actions, in the order of their execution.
     pub fn step(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
         self.forgive_lateness(now);
         self.now = now;
         match input {
-            // Deadlines pass here alone: a tick comes behind the news of all workers, so that a late master blames nobody for
-            // a call that ended long ago.
+            // Deadlines pass only here: a tick comes after the news of all workers, so that a late master blames no worker for a
+            // call that returned long ago.
             Input::Tick => self.expire(out),
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.became_ready(id, out),
@@ -202,22 +228,19 @@ impl Lifecycle {
             Input::Scale(n) => self.scale(n.max(1), out),
             Input::Drain(id, patience) => self.drain(id, patience, out),
             Input::Leaving(id) => self.leaves(id, out),
-            Input::Signalled(id, signal) => {
-                if let Some(w) = self.find(id) {
-                    w.sent |= bit(signal);
-                }
-            }
+            Input::Signalled(id, signal) => self.find_mut(id).into_iter().for_each(|w| w.sent |= bit(signal)),
             Input::Busy(id, since) => self.busy(id, since, out),
-            Input::Worn(id) => {
-                if let Some(w) = self.find(id) {
-                    w.worn = true;
-                }
-            }
+            Input::Worn(id) => self.find_mut(id).into_iter().for_each(|w| w.worn = true),
             Input::Stop => self.stop(out),
             Input::Emptied => self.emptied(out),
         }
         self.end_emptying(out);
-        self.advance(out);
+        if self.stopping.is_none() {
+            self.begin_reload(out);
+            self.roll(out);
+            self.recycle(out);
+            self.fill_slots(out);
+        }
         self.due = self.next_due();
     }
 
@@ -226,55 +249,51 @@ impl Lifecycle {
         self.due
     }
 
-    /// Whether a stop is complete: every worker was reaped.
+    /// True if a stop is complete: every worker was reaped.
     pub fn has_stopped(&self) -> bool {
         self.stopping == Some(Stopping::Draining) && self.workers.is_empty()
     }
 
-    /// Whether a stop has begun.
+    /// True if a stop has begun.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// Whether the first workers are not all ready yet.
+    /// True until the first workers are all ready.
     pub fn is_booting(&self) -> bool {
         self.booting
     }
 
-    /// Whether this worker is not ready yet, and may become so.
+    /// True if this worker is not ready yet, and may become so.
     pub fn is_starting(&self, id: WorkerId) -> bool {
-        self.workers.iter().any(|w| w.id == id && w.phase == Phase::Starting)
+        self.find(id).is_some_and(|w| w.phase == Phase::Starting)
     }
 
-    /// Whether this worker has shown what there was to show: it can serve, and its generation is not on trial.
+    /// True if this worker can serve, and its generation is not on trial.
     pub fn is_proved(&self, id: WorkerId) -> bool {
-        let serves = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
-        let worker = self.workers.iter().find(|w| w.id == id);
-        !self.booting && worker.is_some_and(|w| serves(w) && !self.is_on_trial(w.generation))
+        !self.booting && self.find(id).is_some_and(|w| w.can_serve() && !self.is_on_trial(w.generation))
     }
 
-    /// Whether a reload is under way, or asked for.
+    /// True if a reload is under way or wanted.
     pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.reload_wanted
     }
 
-    /// Whether every slot has a worker that can serve, and no worker is left of a slot there is no more.
+    /// True if every slot has a worker that can serve, and no worker of a slot that was scaled away is left.
     pub fn is_complete(&self) -> bool {
         self.places.iter().all(|p| self.serves(p))
             && self.workers.iter().all(|w| w.slot.index() < self.places.len())
     }
 
-    /// The first slot that stays empty, since its worker said that its configuration is wrong.
+    /// The first slot that stays empty because its worker said that its configuration is wrong.
     pub fn given_up(&self) -> Option<Slot> {
-        let empty = |p: &Place| p.current.is_none() && p.successor.is_none() && p.start_at == Time::NEVER;
-        self.places
-            .iter()
-            .position(empty)
-            .map(Slot::at)
-            .filter(|_| self.reload.is_none() && self.stopping.is_none())
+        if self.reload.is_some() || self.stopping.is_some() {
+            return None;
+        }
+        self.places.iter().position(|p| p.is_empty() && p.start_at == Time::NEVER).map(Slot::at)
     }
 
-    /// Workers that had to be killed because they did not finish in time.
+    /// The number of workers that were killed because they did not drain in time.
     pub fn killed(&self) -> u32 {
         self.killed
     }
@@ -289,6 +308,11 @@ impl Lifecycle {
         &self.workers
     }
 
+    /// A worker, until it is reaped.
+    pub fn find(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.iter().find(|w| w.id == id)
+    }
+
     /// The places of workers, by slot.
     #[cfg(test)]
     pub fn places(&self) -> &[Place] {
@@ -300,8 +324,8 @@ impl Lifecycle {
         self.places.len()
     }
 
-    /// After the whole machine stood still (SIGSTOP, suspend) no worker is to blame for what it could not do meanwhile. Since
-    /// when it stood still nobody knows, so each gets what it had left at the last step.
+    /// Moves deadlines if the master itself stood still (SIGSTOP, suspend): workers are not to blame for that time. It cannot be
+    /// known when it began, so each worker gets what it had left at the last step.
     fn forgive_lateness(&mut self, now: Time) {
         let late = now - self.due.max(self.now);
         if self.due == Time::NEVER || self.due == Time::default() || late < LATE {
@@ -317,8 +341,13 @@ impl Lifecycle {
         }
     }
 
-    fn find(&mut self, id: WorkerId) -> Option<&mut Worker> {
+    fn find_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.workers.iter_mut().find(|w| w.id == id)
+    }
+
+    fn remove(&mut self, id: WorkerId) -> Option<Worker> {
+        let at = self.workers.iter().position(|w| w.id == id)?;
+        Some(self.workers.swap_remove(at))
     }
 
     fn is_current(&self, w: &Worker) -> bool {
@@ -329,20 +358,7 @@ impl Lifecycle {
         self.last_id = WorkerId(self.last_id.0 + 1);
         let id = self.last_id;
         let deadline = self.now.deadline(self.rules.boot_timeout);
-        let worker = Worker {
-            id,
-            slot,
-            generation,
-            phase: Phase::Starting,
-            since: self.now,
-            deadline,
-            busy_since: Time::default(),
-            hang_at: Time::NEVER,
-            hang: Hang::No,
-            worn: false,
-            leaving: None,
-            sent: 0,
-        };
+        let worker = Worker::new(id, slot, generation, self.now, deadline);
         out.push(Action::Spawn { id, slot, generation });
         out.push(Action::Tell(Event::Fork { worker: worker.info() }));
         self.workers.push(worker);
@@ -350,7 +366,7 @@ impl Lifecycle {
     }
 
     fn kill(&mut self, id: WorkerId, reason: Reason, out: &mut Vec<Action>) {
-        if let Some(w) = self.find(id).filter(|w| w.phase != Phase::Killed) {
+        if let Some(w) = self.find_mut(id).filter(|w| w.phase != Phase::Killed) {
             w.phase = Phase::Killed;
             w.deadline = Time::NEVER;
             w.leaving = Some(reason);
@@ -362,7 +378,7 @@ impl Lifecycle {
     /// Takes a worker out of dispatch and has it finish; one that has not started to serve is killed.
     fn retire(&mut self, id: WorkerId, reason: Reason, patience: Duration, out: &mut Vec<Action>) {
         let deadline = self.now.deadline(patience);
-        let Some(w) = self.find(id) else { return };
+        let Some(w) = self.find_mut(id) else { return };
         match w.phase {
             Phase::Starting => self.kill(id, reason, out),
             Phase::Ready => {
@@ -380,10 +396,10 @@ impl Lifecycle {
 
     fn became_ready(&mut self, id: WorkerId, out: &mut Vec<Action>) {
         let max_age = self.rules.max_age;
-        let Some(w) = self.find(id).filter(|w| w.phase == Phase::Starting) else { return };
+        let Some(w) = self.find_mut(id).filter(|w| w.phase == Phase::Starting) else { return };
         w.phase = Phase::Ready;
-        let (slot, worker) = (w.slot, w.info());
         w.deadline = w.since.deadline(max_age);
+        let (slot, generation, worker) = (w.slot, w.generation, w.info());
         out.push(Action::Tell(Event::Ready { worker }));
         out.push(Action::Admit(id));
         let place = &mut self.places[slot.index()];
@@ -392,19 +408,14 @@ impl Lifecycle {
         }
         if place.successor == Some(id) {
             place.successor = None;
-            let before = place.current.replace(id);
-            let reason = if self.recycling.is_some() && self.recycling == before {
-                Reason::Recycle
-            } else {
-                Reason::Reload
-            };
-            if let Some(before) = before {
+            if let Some(before) = place.current.replace(id) {
+                let recycled = self.recycling == Some(before);
+                let reason = if recycled { Reason::Recycle } else { Reason::Reload };
                 self.retire(before, reason, self.rules.drain_timeout, out);
             }
         }
-        if let Some(reload) = &mut self.reload
-            && (reload.stage, reload.back.is_none()) == (ReloadStage::Canary, true)
-            && self.workers.iter().any(|w| w.id == id && w.generation == reload.generation)
+        if self.is_on_trial(generation)
+            && let Some(reload) = &mut self.reload
         {
             reload.stage = ReloadStage::Rolling;
         }
@@ -416,12 +427,11 @@ impl Lifecycle {
     }
 
     fn spawn_failed(&mut self, id: WorkerId, why: String, out: &mut Vec<Action>) {
-        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
-        let w = self.workers.swap_remove(at);
+        let Some(w) = self.remove(id) else { return };
         if self.booting && self.stopping.is_none() {
             return out.push(Action::Fail(why));
         }
-        let text = match self.vacate(&w, None, &why, &[], out) {
+        let text = match self.vacate(&w, None, &why, out) {
             Some(delay) => format!("{why}; tried again in {} ms", delay.as_millis()),
             None => why,
         };
@@ -430,8 +440,7 @@ impl Lifecycle {
 
     fn died(&mut self, ended: Ended, out: &mut Vec<Action>) {
         let (id, exit) = (ended.id, ended.exit);
-        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
-        let mut w = self.workers.swap_remove(at);
+        let Some(mut w) = self.remove(id) else { return };
         if w.leaving.is_none() && w.was_ended_by(exit) {
             w.leaving = Some(Reason::Killed);
         }
@@ -447,12 +456,10 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
-        if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut())
-            && failure.worker == Some(id.0)
-        {
+        let restart = self.vacate(&w, Some(exit), &why, out);
+        if let Some(failure) = self.failure_mut().filter(|f| f.worker == Some(id.0)) {
             (failure.exit, failure.stderr) = (Some(exit), ended.stderr.clone());
         }
-        let restart = self.vacate(&w, Some(exit), &why, &ended.stderr, out);
         if self.recycling == Some(id) {
             self.recycling = None;
         }
@@ -460,13 +467,12 @@ impl Lifecycle {
         out.push(Action::TellExit { worker, ended, reason, restart });
     }
 
-    /// A worker is no more: frees its place, and says when the next one starts there.
+    /// Frees the place of a worker that has ended; returns the delay until the next one starts there, if one does.
     fn vacate(
         &mut self,
         w: &Worker,
         exit: Option<Exit>,
         why: &str,
-        stderr: &[String],
         out: &mut Vec<Action>,
     ) -> Option<Duration> {
         if self.stopping.is_some() {
@@ -474,47 +480,40 @@ impl Lifecycle {
         }
         let is_new = self.is_on_trial(w.generation);
         let unasked = w.leaving.is_none_or(|r| !r.is_intended());
+        let now = self.now;
         let place = self.places.get_mut(w.slot.index())?;
         let mut restart = None;
         if place.current == Some(w.id) {
-            place.current = place.successor.take();
             // Exit code 78 blocks the slot only for the generation it came from, and not if the worker was asked to exit.
             let says_wrong = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting;
-            let gives_up = says_wrong && unasked && !is_new;
-            place.start_at = if gives_up {
-                Time::NEVER
+            if says_wrong && unasked && !is_new {
+                place.vacate(Time::NEVER);
             } else {
-                self.random = next_random(self.random);
-                let lived = if unasked { self.now - w.since } else { Duration::MAX };
+                let lived = if unasked { now - w.since } else { Duration::MAX };
                 let was_ready = w.phase != Phase::Starting && w.leaving != Some(Reason::BootFailure);
-                self.now + place.restart.delay(self.now, lived, was_ready, self.random)
-            };
-            restart = (place.current.is_none() && !gives_up).then(|| place.start_at - self.now);
+                let delay = place.restart.delay(now, lived, was_ready, w.id);
+                place.vacate(now + delay);
+                restart = place.current.is_none().then_some(delay);
+            }
         } else if place.successor == Some(w.id) {
             place.successor = None;
             self.successor_failed(w, out);
         }
         if is_new && unasked {
             self.roll_back(w.id, w.slot, why, out);
-            if let Some(Back { failure, .. }) = self.reload.as_mut().and_then(|r| r.back.as_mut()) {
-                (failure.exit, failure.stderr) = (exit, stderr.to_vec());
-            }
         }
         restart
     }
 
     fn successor_failed(&mut self, w: &Worker, out: &mut Vec<Action>) {
-        let goes_back = self.reload.as_ref().is_some_and(|r| r.back.is_some());
-        if self.recycling.is_none() && !goes_back {
+        if self.recycling.is_none() && self.failure_mut().is_none() {
             // A new generation that fails says nothing about the slot, in which an old worker still serves.
             return;
         }
-        self.random = next_random(self.random);
         let place = &mut self.places[w.slot.index()];
-        let delay = place.restart.delay(self.now, self.now - w.since, false, self.random);
-        if self.recycling.is_some() {
+        let delay = place.restart.delay(self.now, self.now - w.since, false, w.id);
+        if self.recycling.take().is_some() {
             // The old one still serves; it is tried again when another would be started in that slot.
-            self.recycling = None;
             self.recycle_at = self.now + delay.max(RECYCLE_AGAIN);
             return;
         }
@@ -525,7 +524,7 @@ impl Lifecycle {
         }
     }
 
-    /// This worker is to be replaced.
+    /// Has a worker finish, and frees its place for another.
     fn drain(&mut self, id: WorkerId, patience: Duration, out: &mut Vec<Action>) {
         if self.find(id).is_some_and(|w| matches!(w.phase, Phase::Starting | Phase::Ready)) {
             self.retire(id, Reason::Drain, patience, out);
@@ -548,21 +547,19 @@ impl Lifecycle {
             Phase::Draining | Phase::Killed => return,
         }
         self.retire(id, Reason::Left, self.rules.drain_timeout, out);
-        self.random = next_random(self.random);
-        let (now, random) = (self.now, self.random);
-        let place = self.places.get_mut(slot.index());
-        let delay = place.map_or(Duration::ZERO, |p| p.restart.delay(now, now - since, true, random));
-        self.leave_slot(id, delay);
+        if let Some(place) = self.places.get_mut(slot.index()) {
+            let delay = place.restart.delay(self.now, self.now - since, true, id);
+            self.leave_slot(id, delay);
+        }
         if self.is_on_trial(generation) {
             self.roll_back(id, slot, "it left", out);
         }
     }
 
-    /// A worker's place is free, and is filled again after `delay`.
+    /// Frees a worker's place, which is filled again after `delay`.
     fn leave_slot(&mut self, id: WorkerId, delay: Duration) {
         if let Some(place) = self.places.iter_mut().find(|p| p.current == Some(id)) {
-            place.current = place.successor.take();
-            place.start_at = self.now + delay;
+            place.vacate(self.now + delay);
         }
     }
 
@@ -570,8 +567,7 @@ impl Lifecycle {
         if self.stopping.is_some() || self.booting {
             return;
         }
-        while self.places.len() > n {
-            let Some(place) = self.places.pop() else { break };
+        for place in self.places.split_off(n.min(self.places.len())) {
             for id in [place.successor, place.current].into_iter().flatten() {
                 self.retire(id, Reason::Scale, self.rules.drain_timeout, out);
                 if self.recycling == Some(id) {
@@ -583,10 +579,10 @@ impl Lifecycle {
         self.places.resize(n.max(self.places.len()), fresh);
     }
 
-    /// What is overdue.
+    /// Acts on the deadlines that have passed.
     fn expire(&mut self, out: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
-            let w = &self.workers[i];
+            let w = &mut self.workers[i];
             let (id, phase) = (w.id, w.phase);
             if w.deadline <= self.now {
                 match phase {
@@ -598,10 +594,7 @@ impl Lifecycle {
                         self.killed += 1;
                         self.kill(id, Reason::DrainTimeout, out);
                     }
-                    Phase::Ready => {
-                        self.workers[i].worn = true;
-                        self.workers[i].deadline = Time::NEVER;
-                    }
+                    Phase::Ready => (w.worn, w.deadline) = (true, Time::NEVER),
                     Phase::Killed => {}
                 }
             }
@@ -613,23 +606,13 @@ impl Lifecycle {
         format!("not ready within the boot-timeout of {} ms", self.rules.boot_timeout.as_millis())
     }
 
-    /// Waits no longer for a worker that is starting.
+    /// Kills a worker that is starting and will not become ready.
     fn give_up_start(&mut self, id: WorkerId, why: &str, out: &mut Vec<Action>) {
-        let Some(&mut Worker { slot, generation, .. }) = self.find(id) else { return };
+        let Some(&mut Worker { slot, generation, .. }) = self.find_mut(id) else { return };
         self.kill(id, Reason::BootFailure, out);
         if self.is_on_trial(generation) {
             self.roll_back(id, slot, why, out);
         }
-    }
-
-    fn advance(&mut self, out: &mut Vec<Action>) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.begin_reload(out);
-        self.roll(out);
-        self.recycle(out);
-        self.fill_slots(out);
     }
 
     /// Replaces a worn worker, the new one first, one at a time.
@@ -648,12 +631,11 @@ impl Lifecycle {
     fn fill_slots(&mut self, out: &mut Vec<Action>) {
         let generation = match &self.reload {
             // The canary has shown that the new generation starts.
-            Some(r) if r.stage == ReloadStage::Rolling && r.back.is_none() => r.generation,
+            Some(r) if r.stage == ReloadStage::Rolling && r.failure.is_none() => r.generation,
             _ => self.generation,
         };
         for i in 0..self.places.len() {
-            let place = &self.places[i];
-            if place.current.is_none() && place.successor.is_none() && place.start_at <= self.now {
+            if self.places[i].is_empty() && self.places[i].start_at <= self.now {
                 let id = self.spawn(Slot::at(i), generation, out);
                 self.places[i].current = Some(id);
             }
@@ -666,27 +648,23 @@ impl Lifecycle {
 
     fn next_due(&self) -> Time {
         let workers = self.workers.iter().flat_map(|w| [w.deadline, w.next_hang_step()]);
-        let empty = self.places.iter().filter(|p| p.current.is_none() && p.successor.is_none());
-        let until = match self.stopping {
-            Some(Stopping::Emptying { until }) => until,
-            _ => Time::NEVER,
+        let stop = match self.stopping {
+            None => {
+                let starts = self.places.iter().filter(|p| p.is_empty()).map(|p| p.start_at);
+                let worn = self.recycling.is_none()
+                    && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
+                let recycling = worn.then_some(self.recycle_at);
+                let later = recycling.into_iter().chain([self.verdict_due()]).filter(|at| *at > self.now);
+                starts.chain(later).min()
+            }
+            Some(Stopping::Emptying { until }) => Some(until),
+            Some(Stopping::Draining) => None,
         };
-        let worn = self.recycling.is_none() && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
-        let recycle = if worn && self.recycle_at > self.now { self.recycle_at } else { Time::NEVER };
-        let starts = empty.map(|p| if self.stopping.is_some() { Time::NEVER } else { p.start_at });
-        let verdict = Some(self.verdict_due()).filter(|at| *at > self.now).unwrap_or(Time::NEVER);
-        workers.chain(starts).chain([until, recycle, verdict]).min().unwrap_or(Time::NEVER)
+        workers.chain(stop).min().unwrap_or(Time::NEVER)
     }
 }
 
-/// The bit that stands for a signal; none for what is no signal's number.
+/// The bit of a signal; none for a number that is no signal's.
 fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0)
-}
-
-/// Marsaglia's xorshift: even enough for jitter, and the same everywhere.
-fn next_random(mut x: u64) -> u64 {
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^ (x << 17)
 }

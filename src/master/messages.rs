@@ -1,4 +1,4 @@
-//! What workers say to the master: carried by the router, acted on here.
+//! Notices and messages of workers to the master: carried by the router, acted on here.
 
 use super::lifecycle::Input;
 use super::router::RouterEvent;
@@ -7,17 +7,17 @@ use crate::Kind;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{Budget, Notice};
-use crate::sys::signal;
+use crate::sys::signal::SIGKILL;
 
-/// The budget for messages in a turn without connections to accept.
-const AT_EASE: Budget = Budget::new(128 * 1024, 128);
-/// The budget in a turn with one: about as much work as the connection.
-const IN_HASTE: Budget = Budget::new(16 * 1024, 4);
+/// The budget for messages in a turn that accepts nothing.
+const BUDGET: Budget = Budget::new(128 * 1024, 128);
+/// The budget in a turn that accepts: about as much work as a connection.
+const BUDGET_WHILE_ACCEPTING: Budget = Budget::new(16 * 1024, 4);
 
 impl Master {
-    /// Carries messages, and acts on what workers say.
+    /// Carries messages, and acts on those to the master.
     pub(super) fn carry_messages(&mut self, connections_wait: bool) {
-        let mut budget = if connections_wait { IN_HASTE } else { AT_EASE };
+        let mut budget = if connections_wait { BUDGET_WHILE_ACCEPTING } else { BUDGET };
         while let Some(event) = self.messages.carry(&mut budget, self.clock.now) {
             self.act_on(event);
         }
@@ -28,22 +28,18 @@ impl Master {
             RouterEvent::Notice(id, notice) => self.act_on_notice(id, notice),
             RouterEvent::Message(envelope, bytes) => {
                 self.report_message(WorkerId(envelope.from.into()), envelope.kind, bytes.len());
-                self.report.add(News::Message(envelope, bytes));
+                self.report.news.push_back(News::Message(envelope, bytes));
             }
-            RouterEvent::Reply(call, result) => self.report.add(News::Reply(call, result)),
+            RouterEvent::Reply(call, result) => self.report.news.push_back(News::Reply(call, result)),
             RouterEvent::Broken(id, e) => {
                 if let Some(worker) = self.pool.workers.get_mut(id) {
                     worker.failure = Some(format!("unreadable message ({e})"));
-                    let _ = worker.link.process.kill(signal::SIGKILL);
                 }
+                self.signal(id, SIGKILL);
             }
-            // The worker is about to end. If it is not, nothing could be sent to it any more; and if it is, the signal comes too
-            // late to change its exit status.
-            RouterEvent::Closed(id) => {
-                if let Some(worker) = self.pool.workers.get_mut(id) {
-                    let _ = worker.link.process.kill(signal::SIGKILL);
-                }
-            }
+            // The worker is about to end, and the signal comes too late to change its exit status. If it is not, it must: nothing can
+            // be sent to it any more.
+            RouterEvent::Closed(id) => self.signal(id, SIGKILL),
             RouterEvent::Overflowing(id) => log!(
                 "worker {id} has taken no message for 3 s and its queue is full: messages to it are dropped until it does"
             ),

@@ -22,10 +22,6 @@ mod start;
 mod stderr_capture;
 mod supervise;
 mod token;
-#[cfg(feature = "control")]
-mod upgrade;
-#[cfg(not(feature = "control"))]
-#[path = "upgrade_stub.rs"]
 mod upgrade;
 
 use crate::config::Config;
@@ -50,22 +46,22 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 use token::{Token, tokens};
+pub use upgrade::is_trial;
 
 /// News for the host.
 pub enum News {
     /// Every worker is ready for the first time.
     Started(Started),
-    /// Something happened.
     Event(Event),
-    /// A worker has sent the host a message.
+    /// A message of a worker to the host.
     Message(Envelope, Vec<u8>),
-    /// A request of the host's is answered, or will not be.
+    /// A request of the host is over: its callback, and the result to call it with.
     Reply(OnReply, std::result::Result<Vec<u8>, Undelivered>),
 }
 
-/// The state of a running master.
+/// A running master.
 pub struct Master {
-    /// The process that is this master. A fork of it has a copy of this, and may become a master of its own.
+    /// The process of this master. A fork of it has a copy of this, and may become a master of its own.
     home: i32,
     /// The name shown by `prefork ls`.
     name: String,
@@ -74,7 +70,7 @@ pub struct Master {
     poll: Poll,
     /// `None` during a step.
     events: Option<Events>,
-    /// `None` if signals are the host's.
+    /// `None` if the host reads signals itself.
     signals: Option<Signals>,
     clock: Clock,
     lifecycle: Lifecycle,
@@ -89,14 +85,14 @@ pub struct Master {
     upgrade: upgrade::Upgrade,
 }
 
-/// What new workers get from the master.
+/// The master's part of new workers.
 struct Births {
     /// The handler's arguments.
     args: Vec<CString>,
     /// By slot: variables for its workers.
     environments: BTreeMap<Slot, Vec<(String, String)>>,
     board: Scoreboard,
-    /// Workers write it to say that they have room again.
+    /// The eventfd that workers write to when they have room again.
     wake: OwnedFd,
 }
 
@@ -106,8 +102,6 @@ struct Clock {
     now: Time,
     /// When the first program in this process became the master.
     born: Time,
-    /// When something of the master's own is due, as far as it was asked for.
-    alarm: Time,
 }
 
 impl Master {
@@ -116,8 +110,8 @@ impl Master {
         role::role() == Role::Master && process::own_pid() == self.home
     }
 
-    /// Runs one turn of the loop, which waits for something to do for at most `patience`; `None` is forever.
-    /// Returns how the run ended, once it has.
+    /// Runs one turn of the loop, which waits for events for at most `patience`; `None` is forever. Returns the end of the run once
+    /// it has ended.
     ///
     /// # Errors
     /// As [`crate::Server::run`]; every worker that was started has ended then.
@@ -126,9 +120,8 @@ impl Master {
         self.report_setup();
         let result = self.turn(&mut events, patience);
         if result.is_err() {
-            self.kill_all();
             self.messages.close();
-            self.wait_for_all(&mut events);
+            self.end_workers();
         }
         self.events = Some(events);
         result?;
@@ -141,27 +134,27 @@ impl Master {
         Ok(Some(Stopped { killed }))
     }
 
-    /// Keeps events for [`Master::next_news`] from now on.
+    /// Has [`Master::next_news`] return events too, from now on.
     pub fn keep_events(&mut self) {
         self.report.wants_events = true;
     }
 
     /// Takes the oldest news for the host.
     pub fn next_news(&mut self) -> Option<News> {
-        self.report.next()
+        self.report.news.pop_front()
     }
 
-    /// Returns how long the next step may be put off while [`Master::descriptor`] is not readable; `None` is forever.
+    /// Returns how long the next step may be delayed while [`Master::descriptor`] is not readable; `None` is forever.
     pub fn timeout(&self) -> Option<Duration> {
         match self.due() {
-            // The poll's interests in message channels are brought up to date at the start of a turn.
+            // Only the start of a turn has the poll watch message channels for what is wanted now.
             _ if self.pool.has_more || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             Time::NEVER => None,
             at => Some(at - Time::now()),
         }
     }
 
-    /// The descriptor that is readable when there is something to do.
+    /// The descriptor that is readable when a step is needed.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         poll::descriptor(&self.poll)
     }
@@ -173,7 +166,7 @@ impl Master {
                 self.read_signals();
             }
         }
-        // A death is known before what the worker said last is acted on, and both before anything is accepted.
+        // A death is known before the worker's last messages are acted on, and both before anything is accepted.
         for token in tokens(events) {
             if let Token::Exit(page) = token {
                 self.reap(page);
@@ -209,7 +202,7 @@ impl Master {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    /// Waits until the poll reports something or something is due.
+    /// Waits for an event or until something is due, at most for `patience`.
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.messages.router().update_poll(&self.poll);
         let sleep = match self.due() {
@@ -229,16 +222,16 @@ impl Master {
         Ok(())
     }
 
-    /// The time at which something is due, of the master and of all its owners.
+    /// The time at which a turn is needed even if the poll reports nothing.
     fn due(&self) -> Time {
-        let owners = self.messages.router().due().min(self.control.due());
-        self.clock.alarm.min(self.lifecycle.due()).min(self.pool.due()).min(owners)
+        let others = self.messages.router().due().min(self.control.due()).min(self.upgrade.due());
+        self.lifecycle.due().min(self.pool.due()).min(others)
     }
 
     fn read_signals(&mut self) {
         while let Some(signals) = &self.signals {
             match signals.next() {
-                // Scripts that rotate logs send it by habit, and its default would end this process.
+                // Scripts that rotate logs send it to any server, and its default action would end this process.
                 Ok(Some(signal::SIGUSR1)) => log!("SIGUSR1: there are no log files to reopen; nothing done"),
                 Ok(Some(signal::SIGUSR2)) => self.upgrade.request(),
                 Ok(Some(signal::SIGHUP)) => self.feed(Input::Reload),
@@ -253,17 +246,14 @@ impl Master {
         }
     }
 
-    /// Does what is due.
+    /// Does all that is due.
     fn run_timers(&mut self) {
-        if self.clock.alarm <= self.clock.now {
-            self.clock.alarm = Time::NEVER;
-        }
         if self.pool.due() <= self.clock.now {
             let findings = self.pool.run_timers(&self.lifecycle, &self.poll);
             self.act_on_findings(findings);
         }
         if self.lifecycle.due() <= self.clock.now {
-            // First, so that no deadline is held against a call that has ended meanwhile.
+            // Before the tick, so that no worker is blamed for a call that has returned meanwhile.
             let mut inputs = Vec::new();
             self.pool.report_calls(&mut inputs);
             inputs.push(Input::Tick);
@@ -280,11 +270,8 @@ impl Drop for Master {
             self.control.disown();
             return self.pool.listeners.iter_mut().for_each(sockets::Listener::disown);
         }
-        // No other process would reap them.
-        self.kill_all();
-        self.pool.workers.iter().for_each(|worker| drop(worker.link.process.wait()));
+        self.end_workers();
         self.upgrade.end_trial();
-        self.pool.workers.pages().for_each(|page| drop(self.stderr.finish(page, &self.poll)));
         self.births.board.release();
         role::set(Role::None);
     }

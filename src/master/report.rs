@@ -1,7 +1,7 @@
-//! Reports what happens: one event becomes a line of the log, the host's callback, and a line for each follower of the control
-//! socket.
+//! Reports events: to the log, to the host's callback, and to followers of the control socket.
 
 use super::lifecycle::Ended;
+use super::pool::{Kernel, WorkerEntry};
 use super::sockets::Listener;
 use super::{Master, News};
 use crate::Kind;
@@ -11,32 +11,28 @@ use crate::log::log;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// What the host is to be told, and what was reported before.
+/// The news for the host, and what was reported before.
 #[derive(Default)]
 pub struct Report {
-    /// News for the host, until the turn is over: its callbacks may ask the server for more.
-    news: VecDeque<News>,
+    /// News for the host, until the turn is over: its callbacks may call the server.
+    pub news: VecDeque<News>,
     /// True if the host has a callback for events.
     pub wants_events: bool,
     /// By slot.
     pub last_exits: BTreeMap<Slot, LastExit>,
-    /// What the handler takes, as the last worker that became ready has said.
+    /// How the handler takes connections, as the last worker that became ready has said.
     pub kind: Kind,
-    /// True once the host was told that the addresses are bound.
+    /// True once the event that the addresses are bound was published.
     pub is_set_up: bool,
     /// True once the host was told that all workers are ready.
     pub is_started: bool,
 }
 
-impl Report {
-    /// Keeps news for the host.
-    pub fn add(&mut self, news: News) {
-        self.news.push_back(news);
-    }
-
-    /// Takes the oldest news.
-    pub fn next(&mut self) -> Option<News> {
-        self.news.pop_front()
+impl WorkerEntry<Kernel> {
+    /// The public identity of the worker.
+    pub fn info(&self) -> WorkerInfo {
+        let pid = self.link.process.pid();
+        WorkerInfo { id: self.id.0, slot: self.slot.0, generation: self.generation.0, pid }
     }
 }
 
@@ -45,7 +41,7 @@ impl Master {
     pub(super) fn report(&mut self, mut event: Event) {
         if let Some(worker) = event.worker_mut() {
             let Some(entry) = self.pool.workers.get(WorkerId(worker.id)) else { return };
-            worker.pid = entry.link.process.pid();
+            *worker = entry.info();
         }
         if let Event::Reload { failure: Some(failure), .. } = &mut event
             && let (Some(id), None) = (failure.worker, failure.exit)
@@ -56,7 +52,10 @@ impl Master {
         let ready = if let Event::Ready { worker } = event { Some(worker) } else { None };
         self.publish(event);
         if let Some(worker) = ready {
-            self.report_listening(worker);
+            let addresses: Vec<Bound> = self.pool.listeners.iter().map(Listener::bound).collect();
+            for address in addresses {
+                self.publish(Event::Listening { worker, address });
+            }
             self.report_started();
         }
     }
@@ -70,28 +69,26 @@ impl Master {
         restart: Option<Duration>,
     ) {
         log_exit(&worker, &ended, reason, restart);
-        let exit = ended.exit;
+        let (exit, intended, stderr) = (ended.exit, reason.is_intended(), ended.stderr);
         self.report.last_exits.insert(Slot(worker.slot), LastExit { worker, exit, reason });
-        let intended = reason.is_intended();
-        self.publish(Event::Exit { worker, exit, reason, intended, stderr: ended.stderr });
+        self.publish(Event::Exit { worker, exit, reason, intended, stderr });
     }
 
-    /// Tells the followers of the control socket and, at the end of the turn, the host.
+    /// Sends an event to followers of the control socket and, at the end of the turn, to the host.
     pub(super) fn publish(&mut self, event: Event) {
         self.control.publish(&event, &self.lifecycle, self.clock.now);
         if self.report.wants_events {
-            self.report.add(News::Event(event));
+            self.report.news.push_back(News::Event(event));
         }
     }
 
     pub(super) fn report_setup(&mut self) {
         if !std::mem::replace(&mut self.report.is_set_up, true) {
-            let setup = self.setup_event();
-            self.publish(setup);
+            self.publish(self.setup_event());
         }
     }
 
-    /// The state of the server, as a stream of events begins with it.
+    /// The event with which every stream of events begins.
     pub(super) fn setup_event(&self) -> Event {
         Event::Setup {
             name: self.name.clone(),
@@ -102,25 +99,17 @@ impl Master {
     }
 
     pub(super) fn report_online(&mut self, id: WorkerId) {
-        if let Some(worker) = self.worker_info(id) {
+        if let Some(worker) = self.pool.workers.get(id).map(WorkerEntry::info) {
             self.publish(Event::Online { worker });
         }
     }
 
-    /// Messages are many: the worker is looked up only if somebody wants to know of them.
     pub(super) fn report_message(&mut self, id: WorkerId, kind: u32, size: usize) {
-        if !self.report.wants_events && !self.control.has_followers() {
-            return;
-        }
-        if let Some(worker) = self.worker_info(id) {
+        // There are many messages: the worker is looked up only if the event has a reader.
+        if (self.report.wants_events || self.control.has_followers())
+            && let Some(worker) = self.pool.workers.get(id).map(WorkerEntry::info)
+        {
             self.publish(Event::Message { worker, kind, size });
-        }
-    }
-
-    fn report_listening(&mut self, worker: WorkerInfo) {
-        let addresses: Vec<Bound> = self.pool.listeners.iter().map(Listener::bound).collect();
-        for address in addresses {
-            self.publish(Event::Listening { worker, address });
         }
     }
 
@@ -128,27 +117,18 @@ impl Master {
         if self.lifecycle.is_booting() || std::mem::replace(&mut self.report.is_started, true) {
             return;
         }
+        self.pool.allow_intake();
         let started =
             Started { addresses: self.addresses(), workers: self.lifecycle.slots(), kind: self.report.kind };
-        self.pool.allow_intake();
-        self.report.add(News::Started(started));
-    }
-
-    fn worker_info(&self, id: WorkerId) -> Option<WorkerInfo> {
-        self.pool.workers.get(id).map(|w| WorkerInfo {
-            id: id.0,
-            slot: w.slot.0,
-            generation: w.generation.0,
-            pid: w.link.process.pid(),
-        })
+        self.report.news.push_back(News::Started(started));
     }
 }
 
-/// Writes one line about an event that the operator should know of.
+/// Logs an event if an operator should know of it.
 fn log_event(event: &Event) {
     match event {
         Event::Hang { worker } => {
-            log!("worker {} hangs in its handler; what waited for it goes to others", worker.id);
+            log!("worker {} hangs in its handler; its queued connections go to others", worker.id);
         }
         Event::Reload { state, generation, failure } => {
             let what = match state {

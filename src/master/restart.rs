@@ -1,24 +1,25 @@
-//! The delay before the successor of a dead worker starts: none after a long life, longer and longer after quick deaths, and never
-//! more restarts than a budget allows.
+//! The delay before the successor of a dead worker starts: none after a long life, doubling after quick deaths, and long enough
+//! that restarts stay within a budget.
 
+use crate::ids::WorkerId;
 use crate::sys::time::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A worker that lived this long died of something else than its start.
+/// A worker that lived this long did not die of its start.
 const LONG_LIFE: Duration = Duration::from_secs(5);
 /// The first delay after the second quick death in a row, doubled by each further one.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// The longest of those delays.
 const LAST_DELAY: Duration = Duration::from_secs(10);
-/// The longest one for a worker that was ready: it has shown that it can serve, and what killed it may have been one request.
+/// The longest one after the death of a worker that was ready: it could serve, and a single request may have killed it.
 const READY_DELAY: Duration = Duration::from_millis(500);
-/// The most restarts of a slot ...
+/// The most restarts of a slot whose workers do not become ready ...
 pub const BUDGET: usize = 20;
 /// ... in any time of this length.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// What one slot remembers of the deaths of its workers.
+/// The history of the deaths in one slot.
 #[derive(Clone, Debug, Default)]
 pub struct Restart {
     quick_deaths: u32,
@@ -27,30 +28,30 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// A worker of the slot ended at `now` after it has `lived` for a time ([`Duration::MAX`] if it was asked to end); returns the
-    /// delay before the next one starts. If it `was_ready`, the delays stay short, and the budget is not touched.
+    /// Returns the delay before the next worker of the slot starts, after worker `id` has ended at `now`; it has `lived` for a time
+    /// ([`Duration::MAX`] if it was asked to end). If it `was_ready`, delays stay short, and the budget is not touched.
     ///
-    /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles,
-    /// and `random` (any number) spreads it over the upper half, so that slots that died together do not start together.
-    pub fn delay(&mut self, now: Time, lived: Duration, was_ready: bool, random: u64) -> Duration {
+    /// The first quick death costs no delay: one crash is repaired at once. From the second in a row on the delay doubles, and the
+    /// worker's number spreads it over the upper half, so that slots that died together do not start together.
+    pub fn delay(&mut self, now: Time, lived: Duration, was_ready: bool, id: WorkerId) -> Duration {
         if was_ready {
-            return self.after_deaths(lived, random).min(READY_DELAY);
+            return self.after_deaths(lived, id).min(READY_DELAY);
         }
-        // A start that was planned for later has been overtaken by another, which somebody asked for.
+        // A restart that was planned for later did not happen: a command has started a worker before.
         while self.starts.back().is_some_and(|&start| start > now) {
             self.starts.pop_back();
         }
         while self.starts.front().is_some_and(|&start| start + WINDOW <= now) {
             self.starts.pop_front();
         }
-        let start = (now + self.after_deaths(lived, random)).max(self.budget_free_at());
+        let start = (now + self.after_deaths(lived, id)).max(self.budget_free_at());
         if lived < Duration::MAX {
             self.starts.push_back(start);
         }
         start - now
     }
 
-    fn after_deaths(&mut self, lived: Duration, random: u64) -> Duration {
+    fn after_deaths(&mut self, lived: Duration, id: WorkerId) -> Duration {
         if lived >= LONG_LIFE {
             self.quick_deaths = 0;
             return Duration::ZERO;
@@ -60,7 +61,7 @@ impl Restart {
             1 => Duration::ZERO,
             n => {
                 let half = FIRST_DELAY.saturating_mul(1 << (n - 2).min(16)).min(LAST_DELAY) / 2;
-                half + Duration::from_millis(random % (half.as_millis() as u64 + 1))
+                half + Duration::from_millis(id.spread() % (half.as_millis() as u64 + 1))
             }
         }
     }
@@ -90,8 +91,9 @@ mod tests {
     #[test]
     fn a_first_death_and_a_long_life_are_repaired_at_once() {
         let mut r = Restart::default();
-        let mut delay =
-            |now, lived: u64| r.delay(Time::from_millis(now), Duration::from_millis(lived), false, 0);
+        let mut delay = |now, lived: u64| {
+            r.delay(Time::from_millis(now), Duration::from_millis(lived), false, WorkerId(0))
+        };
         assert_eq!(delay(0, 10), Duration::ZERO);
         assert!(delay(10, 10) > Duration::ZERO);
         assert_eq!(delay(5000, 5000), Duration::ZERO);
@@ -99,20 +101,22 @@ mod tests {
     }
 
     #[test]
-    fn what_could_serve_is_soon_back_however_often_it_dies() {
+    fn a_worker_that_could_serve_is_replaced_soon_however_often_it_dies() {
         let mut r = Restart::default();
-        assert!((0..1000).all(|n| r.delay(Time::from_millis(n), MS, true, u64::MAX) <= READY_DELAY));
+        assert!(
+            (0..1000).all(|n| r.delay(Time::from_millis(n), MS, true, WorkerId(n as u32)) <= READY_DELAY)
+        );
     }
 
     proptest! {
         #[test]
-        fn no_window_has_more_restarts_than_the_budget(lives in proptest::collection::vec((0u64..8_000, any::<u64>()), 300)) {
+        fn no_window_has_more_restarts_than_the_budget(lives in proptest::collection::vec((0u64..8_000, any::<u32>()), 300)) {
             let mut r = Restart::default();
             let (mut now, mut starts) = (Time::default(), Vec::new());
-            for (lived, random) in lives {
+            for (lived, id) in lives {
                 let lived = Duration::from_millis(lived);
                 now = now + lived;
-                now = now + r.delay(now, lived, false, random);
+                now = now + r.delay(now, lived, false, WorkerId(id));
                 starts.push(now);
             }
             for window in starts.windows(BUDGET + 1) {
@@ -125,12 +129,12 @@ mod tests {
             let mut r = Restart::default();
             let (mut now, mut starts) = (Time::default(), Vec::new());
             for overtaken in overtaken {
-                now = now + r.delay(now, MS, false, 0);
+                now = now + r.delay(now, MS, false, WorkerId(0));
                 starts.push(now);
                 now = now + MS;
                 if overtaken {
                     // Another one dies before it is due.
-                    r.delay(now, MS, false, 0);
+                    r.delay(now, MS, false, WorkerId(0));
                     now = now + MS;
                 }
             }
@@ -140,11 +144,11 @@ mod tests {
         }
 
         #[test]
-        fn quick_deaths_in_ten_seconds_are_few(randoms in proptest::collection::vec(any::<u64>(), 200)) {
+        fn quick_deaths_in_ten_seconds_are_few(ids in proptest::collection::vec(any::<u32>(), 200)) {
             let mut r = Restart::default();
             let (mut now, mut starts) = (Time::default(), 0);
-            for random in randoms {
-                now = now + r.delay(now, MS, false, random) + MS;
+            for id in ids {
+                now = now + r.delay(now, MS, false, WorkerId(id)) + MS;
                 starts += u32::from(now <= Time::from_millis(10_000));
             }
             prop_assert!(starts <= 12, "{} starts", starts);

@@ -1,4 +1,4 @@
-//! Spawning a worker and reaping it: channels, fork, pidfd, registration; what the child does first; death.
+//! The birth of a worker, from its channels to its loop, and its death.
 
 use super::lifecycle::{Ended, Input};
 use super::pool::{Backlog, HandoffQueue, WorkerEntry, WorkerLink};
@@ -13,8 +13,8 @@ use crate::sys::{memory, signal};
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
 use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
+use mio::Interest;
 use mio::unix::SourceFd;
-use mio::{Events, Interest};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,7 +70,9 @@ impl Master {
         };
         let queue = HandoffQueue { master: master_end, worker: queue };
         let link = WorkerLink { process, page: counters };
-        let max_requests = self.jittered_max_requests(id);
+        // Up to a tenth more than the setting, so that workers that started together are not replaced together.
+        let n = self.config.max_requests;
+        let max_requests = n + id.spread() % (n / 10 + 1);
         let watched = self.watch_exit(page, &link);
         if watched.is_err() {
             // Nothing would ever report its death.
@@ -85,21 +87,13 @@ impl Master {
         watched
     }
 
-    /// Has the poll report the death of a worker.
+    /// Has the poll report the end of a worker.
     pub(super) fn watch_exit(&self, page: Page, link: &WorkerLink) -> io::Result<()> {
         let process = link.process.as_fd().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&process), Token::Exit(page).into(), Interest::READABLE)
     }
 
-    /// Returns the requests after which a worker is replaced: up to a tenth more than the setting, so that workers that started
-    /// together are not replaced together.
-    fn jittered_max_requests(&self, id: WorkerId) -> u64 {
-        let n = self.config.max_requests;
-        let spread = u64::from(id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        n + spread % (n / 10 + 1)
-    }
-
-    /// Makes the sockets of its own that a new worker needs and that are not there yet.
+    /// Adds the sockets that slots lack, if each slot has its own.
     fn add_sockets(&mut self) {
         let slots = self.lifecycle.slots();
         for listener in &mut self.pool.listeners {
@@ -109,8 +103,8 @@ impl Master {
         }
     }
 
-    /// In the child: closes all that is the master's, so that siblings and clients see ends of file when they should, and
-    /// starts to work. What user code opened before the fork stays open: it may be the handler's.
+    /// In the child: closes all that is the master's, so that siblings and clients see ends of file when they should, and runs the
+    /// worker. Descriptors that user code opened before the fork stay open: the handler may need them.
     fn become_worker(
         &mut self,
         page: Page,
@@ -149,15 +143,14 @@ impl Master {
         let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
         let setup = WorkerSetup { worker, queue, own_sockets, addresses, inbox, common, wake, leave, stderr };
-        // A panic of our own must not unwind into what the master's caller does next: this process is not the master.
+        // A panic must not unwind into the caller of the master: this process is a worker.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, setup, &mut self.poll)
         }));
         process::exit(worker::EXIT_FAILED)
     }
 
-    /// In a worker: the addresses that its handler must be able to serve, and its own sockets. Everything else of the pool is
-    /// closed.
+    /// In a worker: returns the addresses that its handler must be able to serve, and its own sockets; closes the rest of the pool.
     fn intake_of(&mut self, slot: Slot) -> (Addresses, Vec<OwnSocket>) {
         let accept = self.config.accept;
         let listeners = self.pool.abandon();
@@ -172,7 +165,7 @@ impl Master {
         (addresses, listeners.into_iter().enumerate().filter_map(own).collect())
     }
 
-    /// Reaps the worker of a page if it has ended, and has what it had not taken go to others.
+    /// Reaps the worker of a page if it has ended; the connections it had not taken go to others.
     pub(super) fn reap(&mut self, page: Page) {
         let Some(worker) = self.pool.workers.at(page) else { return };
         let (id, pid) = (worker.id, worker.link.process.pid());
@@ -181,7 +174,7 @@ impl Master {
             Ok(None) => return,
             Err(e) => return log!("wait for worker {id}: {e}"),
         };
-        // What it said last may be that it was ready, or why it could not serve.
+        // Its last notice may be that it is ready, or why it could not serve.
         self.close_channel(id);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
@@ -197,31 +190,17 @@ impl Master {
         }));
     }
 
-    /// After a failed start: reaps every worker that was started.
-    pub(super) fn wait_for_all(&mut self, events: &mut Events) {
-        loop {
-            // Before the first wait: the turn that failed may have seen more deaths than the one it failed at.
-            for page in self.pool.workers.pages() {
-                let worker = self.pool.workers.at(page);
-                if worker.is_some_and(|w| !matches!(w.link.process.reap(), Ok(None))) {
-                    self.finish_stderr(page);
-                    self.pool.remove(page);
-                }
-            }
-            for token in super::tokens(events) {
-                if let Token::Stderr(page) = token {
-                    self.read_stderr(page);
-                }
-            }
-            if self.pool.workers.iter().next().is_none() || self.wait(events, None).is_err() {
-                return;
-            }
-        }
-    }
-
-    pub(super) fn kill_all(&mut self) {
+    /// Kills and reaps all workers. No other process would reap them.
+    pub(super) fn end_workers(&mut self) {
         for worker in self.pool.workers.iter() {
             let _ = worker.link.process.kill(signal::SIGKILL);
+        }
+        for page in self.pool.workers.pages() {
+            if let Some(worker) = self.pool.workers.at(page) {
+                let _ = worker.link.process.wait();
+                self.finish_stderr(page);
+                self.pool.remove(page);
+            }
         }
     }
 
@@ -232,14 +211,14 @@ impl Master {
         }
     }
 
-    /// The worker of a page has ended; returns its last lines.
+    /// Closes the standard error of a worker that has ended, and returns its last lines.
     fn finish_stderr(&mut self, page: Page) -> Vec<String> {
         let lines = self.stderr.finish(page, &self.poll);
         self.restore_reserve();
         lines
     }
 
-    /// A descriptor was closed: the reserve may lack it, or its number may be lower than one in the reserve.
+    /// Restores the reserve after a descriptor was closed: it may lack that, or have one with a higher number.
     fn restore_reserve(&mut self) {
         self.pool.system.reserve.move_down();
         if !self.pool.has_shortage() {

@@ -1,17 +1,17 @@
-//! The start of a master: what the process must be, what is bound and opened, and in which order.
+//! The start of a master: checks of the process, and what is bound and opened, in which order.
 
 use super::lifecycle::{self, Lifecycle};
 use super::pool::{Kernel, PAGES, Pool};
 use super::token::Token;
 use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
-use crate::config::{Config, name_after};
+use crate::config::name_after;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::server::Server;
 use crate::sys::signal::{self, Signals};
-use crate::sys::time::{self, Time};
+use crate::sys::time::Time;
 use crate::sys::{kernel, memory, process};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -30,7 +30,7 @@ const SIGNALS: [i32; 8] = [
     signal::SIGTTIN,
     signal::SIGTTOU,
 ];
-/// The first kernel with everything that is used here: pidfd_open(2) and waitid(2) on it, EPOLLEXCLUSIVE.
+/// The first kernel with all that is used here: pidfd_open(2) and waitid(2) on it, EPOLLEXCLUSIVE.
 const NEEDED_KERNEL: (u32, u32) = (5, 10);
 /// Events read in one turn.
 const EVENTS: usize = 256;
@@ -45,35 +45,43 @@ impl Master {
         let Server { config, mut source, args, messages, .. } = server;
         check_kernel()?;
         check_process()?;
-        // Before anything is opened: what gets number 2 from here on is not standard error.
+        // Before anything is opened: a file that gets number 2 from here on is not standard error.
         let stderr = stderr_capture::StderrCapture::new();
         let mut saved = upgrade::take_saved()?;
-        match &mut saved {
+        match &saved {
             None => source.prepare(Generation::FIRST)?,
-            Some(saved) => source.adopt_images(saved.images()?),
+            Some(saved) => {
+                let adopt = |&(generation, fd): &(_, upgrade::Fd)| Ok((generation, fd.adopt()?));
+                source.adopt_images(saved.images.iter().map(adopt).collect::<Result<_>>()?);
+            }
         }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
         let poll = Poll::new().map_err(system("epoll_create"))?;
-        let signals = match config.signals {
-            Some(true) => Some(Signals::take(&SIGNALS).map_err(system("signalfd"))?),
-            Some(false) | None => None,
-        };
-        let program = upgrade::Program::this().map_err(system("read /proc/self/exe"))?;
+        let takes_signals = config.signals == Some(true);
+        let signals =
+            takes_signals.then(|| Signals::take(&SIGNALS)).transpose().map_err(system("signalfd"))?;
+        let upgrade = upgrade::Upgrade::new().map_err(system("read /proc/self/exe"))?;
         let token = |i| Token::Listener(ListenerId::at(i)).into();
         let now = Time::now();
-        let (rules, seed) = (rules(&config), time::monotonic_ns());
+        let rules = lifecycle::Rules {
+            boot_timeout: config.boot_timeout,
+            drain_timeout: config.drain_timeout,
+            hang_timeout: config.timeout,
+            max_age: config.max_age,
+            surge: config.surge,
+        };
         let (wake, board, listeners, lifecycle) = match &mut saved {
             None => (
                 memory::wake_counter().map_err(system("eventfd"))?,
                 Scoreboard::new(PAGES).map_err(system("map the scoreboard"))?,
                 sockets::open_all(&config, workers, token)?,
-                Lifecycle::new(rules, workers, seed),
+                Lifecycle::new(rules, workers),
             ),
             Some(saved) => (
-                saved.wake()?,
-                Scoreboard::resume(saved.board()?, PAGES).map_err(system("map the scoreboard"))?,
-                sockets::resume_all(&config, saved.listeners()?, token)?,
-                Lifecycle::resume(rules, saved.lifecycle(), now, seed),
+                saved.wake.adopt()?,
+                Scoreboard::resume(saved.board.adopt()?, PAGES).map_err(system("map the scoreboard"))?,
+                sockets::resume_all(&config, std::mem::take(&mut saved.listeners), token)?,
+                Lifecycle::resume(rules, &saved.lifecycle, now),
             ),
         };
         let signal = signals.as_ref().map(|s| (s.as_fd(), Token::Signals));
@@ -82,8 +90,7 @@ impl Master {
                 .register(&mut SourceFd(&fd.as_raw_fd()), token.into(), Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
-        let name =
-            Some(config.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| name_after(source.name()));
+        let name = if config.name.is_empty() { name_after(source.name()) } else { config.name.clone() };
         let control = control::ControlServer::open(&config, &name, &poll);
         let kernel = Kernel { reserve: fd_reserve::FdReserve::new(), common: board.common() };
         role::set(Role::Master);
@@ -91,14 +98,14 @@ impl Master {
             home: process::own_pid(),
             name,
             events: Some(Events::with_capacity(EVENTS)),
-            clock: Clock { now, born: now, alarm: Time::NEVER },
+            clock: Clock { now, born: now },
             lifecycle,
             failed: None,
             pool: Pool::new(kernel, listeners, &config, now),
             births: Births { args, environments: BTreeMap::new(), board, wake },
             control,
             report: report::Report::default(),
-            upgrade: upgrade::Upgrade::new(program),
+            upgrade,
             config,
             source,
             poll,
@@ -108,19 +115,9 @@ impl Master {
         };
         master.messages.open();
         if let Some(saved) = saved {
-            master.adopt(saved).map_err(system("upgrade: continue with the workers"))?;
+            master.adopt(saved)?;
         }
         Ok(master)
-    }
-}
-
-fn rules(config: &Config) -> lifecycle::Rules {
-    lifecycle::Rules {
-        boot_timeout: config.boot_timeout,
-        drain_timeout: config.drain_timeout,
-        hang_timeout: config.timeout,
-        max_age: config.max_age,
-        surge: config.surge,
     }
 }
 

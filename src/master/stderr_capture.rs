@@ -1,43 +1,39 @@
-//! Captures the standard error of workers until they have proved themselves, so that their last lines are known if they
-//! fail.
+//! Captures the standard error of workers until they have proved themselves, so that a failure is reported with their last lines.
 //!
-//! A worker is born with a pipe in place of its standard error. The master reads it, keeps the last lines, and copies whole
-//! lines to its own standard error if that takes them at once; otherwise it drops and counts them, so that neither the
-//! master nor a worker waits for a slow reader. Once the worker can serve and its generation is committed, it restores its
-//! own standard error, and its lines do not pass through the master any more. A child that it has started may keep the pipe
-//! open: it is read until it ends or the worker does.
+//! A worker is born with a pipe in place of its standard error. The master reads it, keeps the last lines, and copies whole lines to
+//! its own standard error if that takes them at once; otherwise it drops and counts them, so that neither waits for a slow reader.
+//! Once the worker can serve and its generation is committed, it restores its own standard error, and its lines do not pass through
+//! the master any more. A child that it has started may keep the pipe open: the pipe is read until it or the worker ends.
 
 use super::Token;
 use crate::ids::{Page, WorkerId};
 use crate::log;
 use crate::sys::{poll, stderr};
 use mio::Poll;
-use std::collections::VecDeque;
-use std::fmt::Write;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The most lines that are kept of a worker ...
 const LINES: usize = 20;
 /// ... and the most bytes of them.
 const BYTES: usize = 4096;
-/// A longer line continues in the next one (bytes). With its line end it fits into a pipe in one piece (pipe(7), PIPE_BUF).
+/// A line of this length continues in the next one (bytes). The largest escape and the line end fit into a [`BATCH`] with it.
 const LONGEST: usize = 4000;
-/// The most bytes of one write(2), for the same reason.
+/// The most bytes of one write(2), so that a pipe takes it whole or not at all (pipe(7), PIPE_BUF).
 const BATCH: usize = 4096;
 /// The most bytes of one read(2), and of one worker in a turn of the master's loop.
 const READ: usize = 4096;
 /// The most bytes that are read of a worker before it restores its standard error, so that its next lines do not overtake
 /// these: the capacity of a pipe.
 const PIPE: usize = 64 * 1024;
-/// The most bytes that are read of a worker that has ended: the greatest capacity a pipe can be given. Its children may
-/// write forever.
+/// The most bytes that are read of a worker that has ended: the greatest capacity of a pipe. Its children may write forever.
 const REST: usize = 1024 * 1024;
 
 /// All captured pipes.
 pub struct StderrCapture {
     /// False if the master has no standard error to copy to.
     is_possible: bool,
-    pipes: Vec<Pipe>,
+    pipes: BTreeMap<Page, Pipe>,
     copier: Copier,
 }
 
@@ -51,9 +47,7 @@ struct Copier {
 
 struct Pipe {
     worker: WorkerId,
-    page: Page,
-    /// `None` after its end, which comes before the worker's exit status is known.
-    source: Option<OwnedFd>,
+    source: OwnedFd,
     lines: Lines,
 }
 
@@ -66,10 +60,10 @@ struct Lines {
 }
 
 impl StderrCapture {
-    /// No pipes yet. To be called before any file is opened: a file that gets number 2 is not standard error.
+    /// No pipes yet. Must be called before any file is opened: a file that gets number 2 is not standard error.
     pub fn new() -> Self {
         let copier = Copier { write: log::copy, dropped: 0 };
-        Self { is_possible: stderr::is_open(), pipes: Vec::new(), copier }
+        Self { is_possible: stderr::is_open(), pipes: BTreeMap::new(), copier }
     }
 
     /// Opens a pipe for a worker that is about to be forked, and returns its end. `None` if the worker has to use the
@@ -83,64 +77,70 @@ impl StderrCapture {
         let (source, end) = stderr::pipe().ok()?;
         drop(pidfd);
         let lines = Lines { begun: Vec::new(), kept: Some(VecDeque::new()) };
-        self.watch(worker, page, source, lines, poll).then_some(end)
+        self.watch(page, Pipe { worker, source, lines }, poll).then_some(end)
     }
 
     /// Continues with a pipe that a former program in this process has saved ([`StderrCapture::saved`]).
     pub fn restore(&mut self, worker: WorkerId, page: Page, source: OwnedFd, begun: Vec<u8>, poll: &Poll) {
-        self.watch(worker, page, source, Lines { begun, kept: None }, poll);
+        self.watch(page, Pipe { worker, source, lines: Lines { begun, kept: None } }, poll);
+    }
+
+    fn watch(&mut self, page: Page, pipe: Pipe, poll: &Poll) -> bool {
+        let watched = poll::watch_level(poll, pipe.source.as_fd(), Token::Stderr(page).into()).is_ok();
+        if watched {
+            self.pipes.insert(page, pipe);
+        }
+        watched
     }
 
     /// For the program that replaces this one: the worker, its pipe, and the line that has not ended, of each pipe.
     pub fn saved(&self) -> impl Iterator<Item = (WorkerId, BorrowedFd<'_>, &[u8])> {
-        self.pipes
-            .iter()
-            .filter_map(|p| Some((p.worker, p.source.as_ref()?.as_fd(), p.lines.begun.as_slice())))
+        self.pipes.values().map(|p| (p.worker, p.source.as_fd(), p.lines.begun.as_slice()))
     }
 
-    /// Reads from the pipe of a page, which the poll has reported. Returns true if the pipe has ended and its descriptor is
-    /// closed.
+    /// Reads from the pipe of a page, which the poll has reported. Returns true if that has closed a descriptor.
     pub fn read(&mut self, page: Page, poll: &Poll) -> bool {
-        let Some(at) = self.pipes.iter().position(|p| p.page == page) else { return false };
-        let pipe = &mut self.pipes[at];
-        let is_over = pipe.read(READ, &mut self.copier);
-        if is_over {
-            pipe.close(&mut self.copier, poll);
-            // The last lines are wanted until the worker has proved itself, or its exit status is known.
-            if pipe.lines.kept.is_none() {
-                self.pipes.swap_remove(at);
-            }
+        let Some(pipe) = self.pipes.get_mut(&page) else { return false };
+        if !pipe.read(READ, &mut self.copier) {
+            return false;
         }
-        is_over
+        // Its end would be reported forever. The last lines are wanted until the worker is proved or reaped.
+        pipe.close(&mut self.copier, poll);
+        pipe.lines.kept.is_none() && self.pipes.remove(&page).is_some()
     }
 
     /// Stops keeping the lines of workers that have proved themselves, and returns these: each is to restore its standard
     /// error.
-    pub fn release(&mut self, is_proved: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
+    pub fn release(&mut self, poll: &Poll, is_proved: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
         let mut released = Vec::new();
-        for pipe in self.pipes.iter_mut().filter(|p| p.lines.kept.is_some() && is_proved(p.worker)) {
-            // Before it is told to, so that the lines it writes itself come after these.
-            pipe.read(PIPE, &mut self.copier);
+        self.pipes.retain(|_, pipe| {
+            if pipe.lines.kept.is_none() || !is_proved(pipe.worker) {
+                return true;
+            }
             pipe.lines.kept = None;
             released.push(pipe.worker);
-        }
-        self.pipes.retain(|p| p.source.is_some() || p.lines.kept.is_some());
+            // Before the worker restores it, so that the lines it writes itself come after these.
+            let is_over = pipe.read(PIPE, &mut self.copier);
+            if is_over {
+                pipe.close(&mut self.copier, poll);
+            }
+            !is_over
+        });
         released
     }
 
     /// Reads the rest of a worker that has ended, or was not forked after all, closes the pipe, and returns the last lines.
     pub fn finish(&mut self, page: Page, poll: &Poll) -> Vec<String> {
         self.copier.report_dropped();
-        let Some(at) = self.pipes.iter().position(|p| p.page == page) else { return Vec::new() };
-        let mut pipe = self.pipes.swap_remove(at);
+        let Some(mut pipe) = self.pipes.remove(&page) else { return Vec::new() };
         pipe.read(REST, &mut self.copier);
         pipe.close(&mut self.copier, poll);
-        pipe.lines.kept.map_or_else(Vec::new, Vec::from)
+        pipe.lines.kept.unwrap_or_default().into()
     }
 
     /// The last lines so far of a worker that still runs.
     pub fn last_lines(&mut self, worker: WorkerId) -> Vec<String> {
-        let Some(pipe) = self.pipes.iter_mut().find(|p| p.worker == worker) else { return Vec::new() };
+        let Some(pipe) = self.pipes.values_mut().find(|p| p.worker == worker) else { return Vec::new() };
         pipe.read(PIPE, &mut self.copier);
         pipe.lines.kept.iter().flatten().cloned().collect()
     }
@@ -149,23 +149,14 @@ impl StderrCapture {
     pub fn clear(&mut self) {
         self.pipes.clear();
     }
-
-    fn watch(&mut self, worker: WorkerId, page: Page, source: OwnedFd, lines: Lines, poll: &Poll) -> bool {
-        let watched = poll::watch_level(poll, source.as_fd(), Token::Stderr(page).into()).is_ok();
-        if watched {
-            self.pipes.push(Pipe { worker, page, source: Some(source), lines });
-        }
-        watched
-    }
 }
 
 impl Pipe {
     /// Reads what is there, at most `limit` bytes. Returns true if the pipe has ended.
     fn read(&mut self, limit: usize, copier: &mut Copier) -> bool {
         let mut bytes = [0; READ];
-        let Some(source) = &self.source else { return false };
         for _ in 0..limit / READ {
-            match stderr::read(source.as_fd(), &mut bytes) {
+            match stderr::read(self.source.as_fd(), &mut bytes) {
                 Ok(0) => return true,
                 Ok(n) => {
                     self.lines.take(&bytes[..n], copier);
@@ -179,10 +170,9 @@ impl Pipe {
         false
     }
 
+    /// Has the poll report it no more, and ends its last line.
     fn close(&mut self, copier: &mut Copier, poll: &Poll) {
-        if let Some(source) = self.source.take() {
-            let _ = poll::unwatch(poll, source.as_fd());
-        }
+        let _ = poll::unwatch(poll, self.source.as_fd());
         self.lines.end(copier);
     }
 }
@@ -190,85 +180,50 @@ impl Pipe {
 impl Lines {
     /// Copies and keeps the lines that end in these bytes.
     fn take(&mut self, bytes: &[u8], copier: &mut Copier) {
-        let mut batch = Batch::default();
-        for line in bytes.split_inclusive(|b| *b == b'\n') {
-            let mut rest = line.strip_suffix(b"\n").unwrap_or(line);
-            while !rest.is_empty() {
-                if self.begun.len() == LONGEST {
-                    self.end_line(&mut batch, copier);
-                }
-                let (now, later) = rest.split_at(rest.len().min(LONGEST - self.begun.len()));
-                self.begun.extend_from_slice(now);
-                rest = later;
+        self.begun.extend_from_slice(bytes);
+        match self.begun.iter().rposition(|b| *b == b'\n') {
+            Some(last) => {
+                let rest = self.begun.split_off(last + 1);
+                self.end(copier);
+                self.begun = rest;
             }
-            if line.ends_with(b"\n") {
-                self.end_line(&mut batch, copier);
-            }
+            // A line without end is cut, or it would take more and more memory.
+            None if self.begun.len() >= LONGEST => self.end(copier),
+            None => {}
         }
-        copier.copy(&mut batch);
     }
 
-    /// Ends a line that has no line end, after the last byte.
+    /// Copies and keeps all bytes, as lines.
     fn end(&mut self, copier: &mut Copier) {
-        if !self.begun.is_empty() {
-            let mut batch = Batch::default();
-            self.end_line(&mut batch, copier);
-            copier.copy(&mut batch);
-        }
-    }
-
-    fn end_line(&mut self, batch: &mut Batch, copier: &mut Copier) {
-        let text = escape(&self.begun);
-        self.begun.clear();
-        let mut rest = text.as_str();
-        // Escaping may have made it longer than a line may be.
-        loop {
-            let end = (0..=LONGEST.min(rest.len())).rev().find(|&i| rest.is_char_boundary(i)).unwrap_or(0);
-            let (line, later) = rest.split_at(end);
-            if batch.text.len() + line.len() >= BATCH {
-                copier.copy(batch);
-            }
-            batch.text.push_str(line);
-            batch.text.push('\n');
-            batch.lines += 1;
-            self.keep(line);
-            rest = later;
-            if rest.is_empty() {
-                return;
+        let text = escape(&std::mem::take(&mut self.begun));
+        copier.copy(&text);
+        for line in text.lines() {
+            let Some(kept) = &mut self.kept else { return };
+            kept.push_back(line.to_owned());
+            while kept.len() > LINES || kept.iter().map(|l| l.len() + 1).sum::<usize>() > BYTES {
+                kept.pop_front();
             }
         }
     }
-
-    fn keep(&mut self, line: &str) {
-        let Some(kept) = &mut self.kept else { return };
-        kept.push_back(line.to_owned());
-        while kept.len() > LINES || kept.iter().map(|l| l.len() + 1).sum::<usize>() > BYTES {
-            kept.pop_front();
-        }
-    }
-}
-
-/// Lines for one write(2).
-#[derive(Default)]
-struct Batch {
-    text: String,
-    lines: usize,
 }
 
 impl Copier {
-    /// Writes a batch if standard error takes it at once, else drops it. Leaves the batch empty.
-    fn copy(&mut self, batch: &mut Batch) {
-        if batch.lines > 0 {
+    /// Writes lines if standard error takes them at once, else drops them.
+    fn copy(&mut self, mut lines: &str) {
+        while !lines.is_empty() {
+            let fits = &lines.as_bytes()[..lines.len().min(BATCH)];
+            let end = fits.iter().rposition(|b| *b == b'\n').map_or(lines.len(), |last| last + 1);
+            let (batch, rest) = lines.split_at(end);
             self.report_dropped();
             // Nothing is written between dropped lines and the report of them.
-            if self.dropped > 0 || !(self.write)(&batch.text) {
-                self.dropped += batch.lines;
+            if self.dropped > 0 || !(self.write)(batch) {
+                self.dropped += batch.lines().count();
             }
-            *batch = Batch::default();
+            lines = rest;
         }
     }
 
-    /// Says how many lines were dropped, if standard error takes that.
+    /// Reports the number of lines that were dropped, if standard error takes that.
     fn report_dropped(&mut self) {
         let n = self.dropped;
         if n > 0
@@ -281,16 +236,25 @@ impl Copier {
     }
 }
 
-/// Returns a line as text, with what a terminal or a reader of lines would interpret escaped.
-fn escape(line: &[u8]) -> String {
-    let mut text = String::with_capacity(line.len());
-    for chunk in line.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() && c != '\t' { text.extend(c.escape_default()) } else { text.push(c) }
+/// Returns bytes as lines of text, each with its end, with what a terminal or a reader of lines would interpret escaped. A line that
+/// is too long continues in the next one.
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() + 1);
+    let mut start = 0;
+    for c in String::from_utf8_lossy(bytes).chars() {
+        if c == '\n' || text.len() - start >= LONGEST {
+            text.push('\n');
+            start = text.len();
         }
-        for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
+        match c {
+            '\n' => {}
+            '\t' => text.push(c),
+            c if c.is_control() => text.extend(c.escape_default()),
+            c => text.push(c),
         }
+    }
+    if text.len() > start {
+        text.push('\n');
     }
     text
 }
@@ -340,23 +304,21 @@ mod tests {
     fn a_line_without_end_is_cut_and_takes_no_more_memory() {
         let mut endless = lines();
         (0..1000).for_each(|_| endless.add(&[b'x'; READ]));
-        assert!(endless.begun.capacity() <= 2 * LONGEST);
-        assert!(endless.kept().iter().all(|l| l.len() == LONGEST));
+        assert!(endless.begun.capacity() <= 2 * (LONGEST + READ));
+        assert!(endless.kept().iter().all(|l| !l.is_empty() && l.len() <= LONGEST));
         // An end that comes exactly there makes no empty line.
         let mut lines = lines();
-        lines.add(&[b'y'; LONGEST]);
-        lines.add(b"\nz\n");
+        lines.add(&[&[b'y'; LONGEST][..], b"\nz\n"].concat());
         assert_eq!(lines.kept().last(), Some(&"z"));
         assert!(!lines.kept().contains(&""));
     }
 
     #[test]
-    fn what_is_no_text_is_escaped_and_nothing_is_lost() {
-        assert_eq!(escape(b"\x1b[31m\tred\r\x00\xff\xc2\x9b"), "\\u{1b}[31m\tred\\r\\u{0}\\xff\\u{9b}");
-        let mut lines = lines();
-        lines.add(&[0xff; LONGEST]);
-        lines.add(b"\n");
-        assert!(lines.kept().iter().all(|l| !l.is_empty() && l.len() <= LONGEST));
+    fn what_is_no_text_is_escaped_and_fits() {
+        assert_eq!(escape(b"\x1b[31m\tred\r\x00\xff\xc2\x9b"), "\\u{1b}[31m\tred\\r\\u{0}\u{fffd}\\u{9b}\n");
+        let text = escape(&[0x1b; 3 * LONGEST]);
+        assert!(text.lines().all(|l| !l.is_empty() && l.len() < BATCH));
+        assert_eq!(text.matches("\\u{1b}").count(), 3 * LONGEST);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Executes the actions of the lifecycle, and feeds it with what follows.
+//! Feeds the lifecycle with inputs and executes its actions.
 
 use super::Master;
 use super::lifecycle::{Action, Input};
@@ -11,7 +11,7 @@ use crate::sys::signal::SIGKILL;
 use std::collections::VecDeque;
 
 impl Master {
-    /// Tells the lifecycle what happened, executes what it orders, and continues with what follows from that.
+    /// Feeds the lifecycle with an input, executes its actions, and continues with the inputs that follow from them.
     pub(super) fn feed(&mut self, input: Input) {
         let (mut next, mut follow_ups) = (Some(input), VecDeque::new());
         while let Some(input) = next {
@@ -26,7 +26,7 @@ impl Master {
         self.report.last_exits.retain(|slot, _| slot.index() < slots);
     }
 
-    /// Executes one action; returns what follows from it at once.
+    /// Executes one action; returns the input that follows from it, if one does.
     fn execute(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::Spawn { id, slot, generation } => {
@@ -37,13 +37,7 @@ impl Master {
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
             Action::Rebalance(_) => self.pool.rebalance(),
-            Action::Signal(id, signal) => {
-                if let Some(worker) = self.pool.workers.get(id)
-                    && let Err(e) = worker.link.process.kill(signal)
-                {
-                    log!("signal worker {id}: {e}");
-                }
-            }
+            Action::Signal(id, signal) => self.signal(id, signal),
             Action::Prepare(generation) => {
                 return Some(Input::Prepared(self.source.prepare(generation).map_err(|e| e.to_string())));
             }
@@ -69,22 +63,30 @@ impl Master {
         None
     }
 
-    /// Tells a worker to finish. Its idle connections go to the workers that stay, if any do.
+    /// Sends a signal to a worker.
+    pub(super) fn signal(&self, id: WorkerId, signal: i32) {
+        if let Some(worker) = self.pool.workers.get(id)
+            && let Err(e) = worker.link.process.kill(signal)
+        {
+            log!("signal worker {id}: {e}");
+        }
+    }
+
+    /// Orders a worker to drain. Unless the server stops, it hands back idle connections for the workers that stay.
     fn drain(&mut self, id: WorkerId) {
         let hand_back = !self.lifecycle.is_stopping();
         if hand_back {
             self.pool.watch_returns(id, &self.poll);
         }
-        // Before the worker reads the notice: it reads its own socket to the end if the slot is no more.
+        // Before the worker reads the notice: if its slot was scaled away, it takes all that waits at its own socket.
         self.divide_sockets();
-        let told = self.messages.router().notify(id, &Notice::Drain { hand_back });
-        let Some(worker) = self.pool.workers.get(id) else { return };
-        match told {
+        let sent = self.messages.router().notify(id, &Notice::Drain { hand_back });
+        match sent {
             // One that has ended already is about to be reaped.
             Ok(()) | Err(Undelivered::Gone) => {}
             Err(e) => {
                 log!("tell worker {id} to drain: {e}; killing it");
-                let _ = worker.link.process.kill(SIGKILL);
+                self.signal(id, SIGKILL);
             }
         }
     }
@@ -94,18 +96,18 @@ impl Master {
         self.pool.divide_sockets(&self.poll, self.lifecycle.slots(), self.lifecycle.is_stopping());
     }
 
-    /// Acts on what a check of the workers has found.
+    /// Acts on the findings of a check of the workers.
     pub(super) fn act_on_findings(&mut self, findings: Findings) {
         findings.inputs.into_iter().for_each(|input| self.feed(input));
         for (id, keep) in findings.sheds {
-            // An order that cannot be sent is repeated at the next check, and a worker that has ended has nothing to shed.
+            // If it cannot be sent, the next check repeats it; a worker that has ended has nothing to shed.
             let _ = self.messages.router().notify(id, &Notice::Shed { keep });
         }
     }
 
     /// Has workers that have proved themselves restore their standard error.
     fn release_stderr(&mut self) {
-        for id in self.stderr.release(|id| self.lifecycle.is_proved(id)) {
+        for id in self.stderr.release(&self.poll, |id| self.lifecycle.is_proved(id)) {
             // If it has ended, it is about to be reaped.
             let _ = self.messages.router().notify(id, &Notice::RestoreStderr);
         }

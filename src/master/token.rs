@@ -1,6 +1,4 @@
-//! What the master's poll reports: one value for each descriptor it watches.
-//!
-//! The only arithmetic on the poll's numbers is here.
+//! The descriptors that the master's poll watches, each with a value of its own. All arithmetic on the poll's numbers is here.
 
 use super::control::CLIENTS;
 use crate::config::MAX_LISTENERS;
@@ -12,7 +10,7 @@ use mio::Events;
 pub enum Token {
     /// The signalfd.
     Signals,
-    /// The eventfd by which workers say that they have room again.
+    /// The eventfd that workers write to when they have room again.
     Wake,
     /// The pidfd of an upgrade's trial run.
     Trial,
@@ -78,7 +76,7 @@ impl From<mio::Token> for Token {
     }
 }
 
-/// What the poll reported, in its order.
+/// The descriptors that the poll has reported, in its order.
 pub fn tokens(events: &Events) -> impl Iterator<Item = Token> + '_ {
     events.iter().map(|event| event.token().into())
 }
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_token_is_its_own_number_and_comes_back() {
+    fn every_token_has_a_number_of_its_own() {
         let mut tokens = vec![Token::Signals, Token::Wake, Token::Trial, Token::Control];
         tokens.extend((0..CLIENTS).map(Token::ControlClient));
         tokens.extend((0..MAX_LISTENERS).map(|n| Token::Listener(ListenerId::at(n))));

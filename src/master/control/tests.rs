@@ -46,7 +46,7 @@ impl Fixture {
             max_age: never,
             surge: 1,
         };
-        let mut f = Self { control, life: Lifecycle::new(rules, 2, 1), poll, peers, directory };
+        let mut f = Self { control, life: Lifecycle::new(rules, 2), poll, peers, directory };
         [Input::Tick, Input::Ready(WorkerId(1)), Input::Ready(WorkerId(2))]
             .into_iter()
             .for_each(|input| f.step(input));

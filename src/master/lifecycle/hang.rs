@@ -1,4 +1,4 @@
-//! Calls that take too long: left out, told, aborted, killed.
+//! Calls that take too long: the worker is withdrawn and warned, aborted, killed.
 
 use super::{Action, Hang, Lifecycle, Phase, Reason};
 use crate::event::Event;
@@ -10,30 +10,29 @@ use std::time::Duration;
 
 /// The time from one step against a worker that hangs to the next.
 pub(super) const HANG_GRACE: Duration = Duration::from_secs(1);
-/// The longest time between two checks of what workers do.
+/// The longest time between two checks of the calls that workers are in.
 pub(super) const NEWS: Duration = Duration::from_millis(200);
 
 impl Lifecycle {
-    /// A worker is in a call that started at `since`, or in none if that is zero.
+    /// Notes that a worker is in a call that started at `since`, or in none if that is zero.
     pub(super) fn busy(&mut self, id: WorkerId, since: Time, out: &mut Vec<Action>) {
-        let Some(at) = self.workers.iter().position(|w| w.id == id) else { return };
-        let w = &mut self.workers[at];
-        // After SIGABRT it is too late to come back: it may have been cut short anywhere.
+        let (now, timeout) = (self.now, self.rules.hang_timeout);
+        let Some(w) = self.find_mut(id) else { return };
+        // After SIGABRT it is too late for the call to return: it may have been cut short anywhere.
         if w.busy_since == since || w.hang == Hang::Aborted {
             return;
         }
         w.busy_since = since;
         // Checks are more frequent than this: a call that is seen later was missed because the master itself stood still.
-        let seen = since.max(self.now.earlier_by(NEWS));
-        w.hang_at =
-            if since == Time::default() { Time::NEVER } else { seen.deadline(self.rules.hang_timeout) };
-        let came_back = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
-        if came_back && self.workers[at].phase == Phase::Ready && self.is_current(&self.workers[at]) {
+        let seen = since.max(now.earlier_by(NEWS));
+        w.hang_at = if since == Time::default() { Time::NEVER } else { seen.deadline(timeout) };
+        let has_returned = std::mem::replace(&mut w.hang, Hang::No) == Hang::Noticed;
+        if has_returned && self.find(id).is_some_and(|w| w.phase == Phase::Ready && self.is_current(w)) {
             out.push(Action::Admit(id));
         }
     }
 
-    /// The next step against a worker that is still in the call.
+    /// Takes the next step against a worker whose call has not returned, if it is due.
     pub(super) fn expire_call(&mut self, i: usize, out: &mut Vec<Action>) {
         let w = &mut self.workers[i];
         if w.next_hang_step() > self.now {

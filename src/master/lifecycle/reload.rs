@@ -1,24 +1,27 @@
 //! A reload: a canary, then the others, then commit; or back to the generation before.
 
 use super::{
-    Action, Back, Event, Lifecycle, Phase, Place, Reason, Reload, ReloadFailure, ReloadStage, ReloadState,
-    Worker,
+    Action, Event, Lifecycle, Phase, Reason, Reload, ReloadFailure, ReloadStage, ReloadState, Worker,
 };
-
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::time::Time;
 use std::time::Duration;
 
-/// How long a verdict waits at the most for the exit status of the worker it is about, once that was sent SIGKILL.
+/// The longest wait of a verdict for the exit status of the worker it is about, once that was sent SIGKILL.
 pub(super) const VERDICT_WAITS: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
-    /// Whether this generation is the new one of a reload that may still fail.
+    /// True if this generation is the new one of a reload that may still fail.
     pub(super) fn is_on_trial(&self, generation: Generation) -> bool {
-        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.back.is_none())
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.failure.is_none())
     }
 
-    /// A reload begins when no other is under way and no generation before this one has workers left.
+    /// Why the reload is being rolled back, if it is.
+    pub(super) fn failure_mut(&mut self) -> Option<&mut ReloadFailure> {
+        self.reload.as_mut()?.failure.as_mut()
+    }
+
+    /// Begins a reload that is wanted, if no other is under way and no generation before this one has workers left.
     pub(super) fn begin_reload(&mut self, out: &mut Vec<Action>) {
         if !self.reload_wanted || self.keeps_a_reload_waiting() {
             return;
@@ -26,12 +29,13 @@ impl Lifecycle {
         self.reload_wanted = false;
         self.last_generation = self.last_generation.next();
         let generation = self.last_generation;
-        self.reload = Some(Reload { generation, stage: ReloadStage::Preparing, back: None });
+        let stage = ReloadStage::Preparing;
+        self.reload = Some(Reload { generation, stage, failure: None, failed_at: Time::NEVER });
         out.push(tell(ReloadState::Started, generation, None));
         out.push(Action::Prepare(generation));
     }
 
-    /// Whether a reload that is asked for now cannot begin at once.
+    /// True if a reload cannot begin now.
     pub fn keeps_a_reload_waiting(&self) -> bool {
         let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
         busy || self.workers.iter().any(|w| w.generation != self.generation)
@@ -46,111 +50,98 @@ impl Lifecycle {
         }
     }
 
-    /// Ends a reload that will not be: for the reason it failed for before, or else for this one.
+    /// Ends a reload without commit: because of its failure, or else for this reason.
     pub(super) fn end_reload(&mut self, why: &str, out: &mut Vec<Action>) {
-        if let Some(Reload { generation, stage, back }) = self.reload.take() {
-            let other = || ReloadFailure {
-                stage,
-                reason: why.to_owned(),
-                worker: None,
-                exit: None,
-                stderr: Vec::new(),
-            };
-            let failure = back.map_or_else(other, |back| back.failure);
+        if let Some(Reload { generation, stage, failure, .. }) = self.reload.take() {
+            let failure = failure.unwrap_or_else(|| failed(stage, why.to_owned(), None));
             out.push(Action::Revert);
             out.push(tell(ReloadState::RolledBack, generation, Some(failure)));
         }
     }
 
-    /// A new worker has failed: what is new goes, and the old generation fills what it leaves.
+    /// A new worker has failed: ends new workers that are not ready, and the old generation fills their places.
     pub(super) fn roll_back(&mut self, worker: WorkerId, slot: Slot, why: &str, out: &mut Vec<Action>) {
-        let since = self.now;
         let Some(reload) = &mut self.reload else { return };
-        let failure = ReloadFailure {
-            stage: reload.stage,
-            reason: format!("worker {worker} (slot {slot}): {why}"),
-            worker: Some(worker.0),
-            exit: None,
-            stderr: Vec::new(),
-        };
-        reload.back = Some(Back { failure, since });
+        let reason = format!("worker {worker} (slot {slot}): {why}");
+        reload.failure = Some(failed(reload.stage, reason, Some(worker.0)));
+        reload.failed_at = self.now;
         let new = reload.generation;
         for i in 0..self.places.len() {
             let fails = |id: &WorkerId| {
-                self.workers.iter().any(|w| w.id == *id && w.generation == new && w.phase != Phase::Ready)
+                self.find(*id).is_some_and(|w| w.generation == new && w.phase != Phase::Ready)
             };
-            let successor = self.places[i].successor.filter(&fails);
-            let current = self.places[i].current.filter(&fails);
-            if let Some(id) = successor {
-                self.places[i].successor = None;
-                self.kill(id, Reason::Reload, out);
+            let place = &self.places[i];
+            let (successor, current) = (place.successor.filter(fails), place.current.filter(fails));
+            let place = &mut self.places[i];
+            if successor.is_some() {
+                place.successor = None;
             }
-            if let Some(id) = current {
-                self.places[i].current = None;
-                self.places[i].start_at = self.now;
+            if current.is_some() {
+                (place.current, place.start_at) = (None, self.now);
+            }
+            for id in [successor, current].into_iter().flatten() {
                 self.kill(id, Reason::Reload, out);
             }
         }
     }
 
-    /// When a reload that is being rolled back may be told of: how the worker that failed has ended is a part of that, and where
-    /// it was just killed it is about to be known.
+    /// When the failure of a reload may be reported. The exit status of the worker that failed is a part of it, and is about to be
+    /// known if that worker was just killed.
     pub(super) fn verdict_due(&self) -> Time {
-        let Some(Back { failure, since }) = self.reload.as_ref().and_then(|r| r.back.as_ref()) else {
-            return Time::NEVER;
-        };
+        let Some(Reload { failure: Some(failure), failed_at, .. }) = &self.reload else { return Time::NEVER };
         let dying = |w: &Worker| Some(w.id.0) == failure.worker && w.phase == Phase::Killed;
-        if self.workers.iter().any(dying) { *since + VERDICT_WAITS } else { self.now }
+        if self.workers.iter().any(dying) { *failed_at + VERDICT_WAITS } else { self.now }
     }
 
-    /// Carries a reload on: new workers beside the old ones, a few at a time; or, rolling back, the other way round.
+    /// Advances a reload: starts new workers next to the old ones, a few at a time; or, rolling back, the other way round.
     pub(super) fn roll(&mut self, out: &mut Vec<Action>) {
-        let Some(&Reload { generation: new, stage, ref back }) = self.reload.as_ref() else { return };
-        let goes_back = back.is_some();
-        let (to, at_once) = match stage {
-            _ if goes_back => (self.generation, self.rules.surge.max(1)),
+        let Some(&Reload { generation: new, stage, ref failure, .. }) = self.reload.as_ref() else { return };
+        let goes_back = failure.is_some();
+        let to = if goes_back { self.generation } else { new };
+        let at_once = match stage {
+            ReloadStage::Canary if !goes_back => 1,
             ReloadStage::Preparing => return,
-            ReloadStage::Canary => (new, 1),
-            ReloadStage::Rolling => (new, self.rules.surge.max(1)),
+            ReloadStage::Canary | ReloadStage::Rolling => self.rules.surge.max(1),
         };
-        // One that was killed for not being ready still counts: it is about to end the reload.
-        let starts = |w: &&Worker| w.generation == to && w.phase == Phase::Starting;
-        let given_up = |w: &&Worker| w.generation == to && w.leaving == Some(Reason::BootFailure);
-        let mut starting = self.workers.iter().filter(|w| starts(w) || given_up(w)).count();
-        let mut left = false;
+        // One that was killed because it was not ready in time still counts: it is about to end the reload.
+        let starts = |w: &&Worker| {
+            w.generation == to && (w.phase == Phase::Starting || w.leaving == Some(Reason::BootFailure))
+        };
+        let mut starting = self.workers.iter().filter(starts).count();
+        let mut is_over = true;
         for i in 0..self.places.len() {
-            let Place { current, successor, .. } = self.places[i];
-            let current = self.workers.iter().find(|w| Some(w.id) == current);
+            let place = &self.places[i];
+            let current = place.current.and_then(|id| self.find(id));
+            let is_old = current.is_some_and(|w| w.generation != to);
             let done = match current {
-                Some(w) if goes_back => w.generation == to,
-                Some(w) => w.generation == to && w.phase == Phase::Ready,
+                Some(w) => !is_old && (goes_back || w.phase == Phase::Ready),
                 // Rolling back, an empty slot is filled with the old generation in its own time.
                 None => goes_back,
             };
-            left |= !done || successor.is_some();
-            let moves = current.is_none_or(|w| w.generation != to);
-            if !done && moves && successor.is_none() && starting < at_once {
+            is_over &= done && place.successor.is_none();
+            if !done && (is_old || current.is_none()) && place.successor.is_none() && starting < at_once {
                 starting += 1;
-                let occupied = current.is_some();
-                let id = self.spawn(Slot::at(i), to, out);
+                let id = Some(self.spawn(Slot::at(i), to, out));
                 let place = &mut self.places[i];
-                *(if occupied { &mut place.successor } else { &mut place.current }) = Some(id);
+                if is_old { place.successor = id } else { place.current = id }
             }
         }
-        if left {
+        if !is_over {
             return;
         }
-        if goes_back {
-            if self.verdict_due() <= self.now {
-                self.end_reload("", out);
-            }
-            return;
+        if !goes_back {
+            self.reload = None;
+            self.generation = new;
+            out.push(Action::Commit);
+            out.push(tell(ReloadState::Committed, new, None));
+        } else if self.verdict_due() <= self.now {
+            self.end_reload("", out);
         }
-        self.reload = None;
-        self.generation = new;
-        out.push(Action::Commit);
-        out.push(tell(ReloadState::Committed, new, None));
     }
+}
+
+fn failed(stage: ReloadStage, reason: String, worker: Option<u32>) -> ReloadFailure {
+    ReloadFailure { stage, reason, worker, exit: None, stderr: Vec::new() }
 }
 
 fn tell(state: ReloadState, generation: Generation, failure: Option<ReloadFailure>) -> Action {

@@ -1,10 +1,10 @@
-//! The lifecycle as another program in the same process goes on with it.
+//! The lifecycle as the next program in the same process continues it.
 
-use super::{Hang, Lifecycle, Phase, Reason, Rules, Worker};
+use super::{Lifecycle, Phase, Reason, Rules, Worker};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::time::Time;
 
-/// What the lifecycle in the next program of this process must know.
+/// The part of a lifecycle at rest that the next program must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
@@ -24,30 +24,23 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct SnapshotWorker {
-    /// Its number.
     pub id: WorkerId,
-    /// Its slot.
     pub slot: Slot,
-    /// Its generation.
     pub generation: Generation,
     /// When it was forked.
     pub since: Time,
-    /// Whether it finishes what it has.
+    /// True if it finishes what it has; it is ready otherwise.
     pub draining: bool,
 }
 
 impl Lifecycle {
     /// True if nothing is under way that another program could not continue.
     pub fn is_at_rest(&self) -> bool {
-        let settled = |w: &Worker| matches!(w.phase, Phase::Ready | Phase::Draining);
-        !self.booting
-            && self.stopping.is_none()
-            && self.reload.is_none()
-            && self.recycling.is_none()
-            && self.workers.iter().all(settled)
+        let busy = self.booting || self.is_stopping() || self.reload.is_some() || self.recycling.is_some();
+        !busy && self.workers.iter().all(Worker::can_serve)
     }
 
-    /// Returns what another program is to continue with.
+    /// Returns what the next program continues with.
     pub fn snapshot(&self) -> Snapshot {
         let worker = |w: &Worker| SnapshotWorker {
             id: w.id,
@@ -65,35 +58,24 @@ impl Lifecycle {
         }
     }
 
-    /// Goes on where another machine stopped.
-    pub fn resume(rules: Rules, from: &Snapshot, now: Time, seed: u64) -> Self {
-        let mut life = Self::new(rules, from.slots, seed);
+    /// Continues from a snapshot, with rules of its own.
+    pub fn resume(rules: Rules, from: &Snapshot, now: Time) -> Self {
+        let mut life = Self::new(rules, from.slots);
         (life.generation, life.last_generation, life.last_id) =
             (from.generation, from.last_generation, from.last_id);
         (life.booting, life.now, life.due) = (false, now, now);
         for w in &from.workers {
-            let (phase, wait) = if w.draining {
-                (Phase::Draining, now.deadline(rules.drain_timeout))
-            } else {
-                (Phase::Ready, w.since.deadline(rules.max_age))
-            };
-            life.workers.push(Worker {
-                id: w.id,
-                slot: w.slot,
-                generation: w.generation,
-                phase,
-                since: w.since,
-                deadline: wait,
-                busy_since: Time::default(),
-                hang: Hang::No,
-                worn: false,
-                hang_at: Time::NEVER,
-                leaving: w.draining.then_some(Reason::Drain),
-                sent: 0,
-            });
-            if let Some(place) = life.places.get_mut(w.slot.index()).filter(|_| !w.draining) {
+            let mut worker =
+                Worker::new(w.id, w.slot, w.generation, w.since, w.since.deadline(rules.max_age));
+            worker.phase = Phase::Ready;
+            if w.draining {
+                worker.phase = Phase::Draining;
+                worker.deadline = now.deadline(rules.drain_timeout);
+                worker.leaving = Some(Reason::Drain);
+            } else if let Some(place) = life.places.get_mut(w.slot.index()) {
                 place.current = Some(w.id);
             }
+            life.workers.push(worker);
         }
         life
     }

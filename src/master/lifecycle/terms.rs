@@ -1,16 +1,16 @@
-//! The terms of the lifecycle: its rules, its inputs, its actions.
+//! What goes into the lifecycle and what comes out: its rules, inputs and actions.
 
 use crate::event::{Event, Exit, Reason, WorkerInfo};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::time::Time;
 use std::time::Duration;
 
-/// The rules. A time of zero is no limit.
+/// The settings of the lifecycle. A time of zero is no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// From the fork to ready.
     pub boot_timeout: Duration,
-    /// From being told to drain to SIGKILL.
+    /// From the order to drain to SIGKILL.
     pub drain_timeout: Duration,
     /// One call of a handler.
     pub hang_timeout: Duration,
@@ -20,10 +20,10 @@ pub struct Rules {
     pub surge: usize,
 }
 
-/// An input: something that happened.
+/// An event or a command.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time has passed: deadlines may be over.
+    /// Deadlines may have passed.
     Tick,
     /// The fork of this worker failed.
     SpawnFailed(WorkerId, String),
@@ -37,7 +37,7 @@ pub enum Input {
     Reload,
     /// This number of workers is wanted.
     Scale(usize),
-    /// This worker is to be replaced; it has this time to finish.
+    /// This worker is to be replaced, and has this time to finish.
     Drain(WorkerId, Duration),
     /// This worker leaves by itself.
     Leaving(WorkerId),
@@ -45,77 +45,63 @@ pub enum Input {
     Signalled(WorkerId, i32),
     /// The start of the call of its handler that the worker is in; zero if it is in none.
     Busy(WorkerId, Time),
-    /// The worker has served enough, or grown too large.
+    /// The worker has served enough, or grown too large: it is to be recycled.
     Worn(WorkerId),
     /// A stop is wanted; the second one is immediate.
     Stop,
-    /// All backlogs are empty and everything accepted is with a worker.
+    /// All backlogs are empty, and workers have taken everything that was accepted.
     Emptied,
 }
 
-/// An action: something to do.
+/// An action for the master to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Fork a worker.
-    Spawn {
-        /// Its number.
-        id: WorkerId,
-        /// Its slot.
-        slot: Slot,
-        /// The generation of its handler.
-        generation: Generation,
-    },
+    Spawn { id: WorkerId, slot: Slot, generation: Generation },
     /// Admit the worker to dispatch, as the one of its slot.
     Admit(WorkerId),
-    /// Give it no more, and reclaim what it has not taken.
+    /// Give the worker no more, and reclaim what it has not taken.
     Withdraw(WorkerId),
-    /// Tell it to finish and to hand back what is idle.
+    /// Order the worker to finish and to hand back idle connections.
     Drain(WorkerId),
-    /// The first worker of a slot that a scale-up has made is ready: others may give it of their connections.
+    /// Have other workers hand back connections for this one, the first to be ready in a slot that a scale-up has made.
     Rebalance(WorkerId),
-    /// Send it a signal.
+    /// Send the worker a signal.
     Signal(WorkerId, i32),
     /// Read the handler for a new generation; [`Input::Prepared`] follows.
     Prepare(Generation),
-    /// The generation last prepared is the one from now on: forget the one before.
+    /// Forget the handler of the generation before the one last prepared.
     Commit,
-    /// The generation last prepared will not be: forget it.
+    /// Forget the handler of the generation last prepared.
     Revert,
-    /// Accept what waits in the backlogs; [`Input::Emptied`] follows.
+    /// Accept all that waits in the backlogs; [`Input::Emptied`] follows.
     EmptyBacklogs,
     /// Close the listeners.
     CloseListeners,
-    /// Log an event and tell it to the host and to control clients. The lifecycle does not know process ids: they are 0.
+    /// Report an event. The lifecycle does not know process ids: they are 0.
     Tell(Event),
-    /// The same of a worker that has ended.
+    /// Report the end of a worker.
     TellExit {
-        /// The worker.
         worker: WorkerInfo,
-        /// How it ended.
         ended: Ended,
-        /// Why it ended.
         reason: Reason,
         /// The time until its successor starts; `None` if it has one, or gets none.
         restart: Option<Duration>,
     },
-    /// The first workers could not start, and why; all are killed.
+    /// End the run: the first workers could not start, for this reason.
     Fail(String),
 }
 
 /// A worker that was reaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Its number.
     pub id: WorkerId,
-    /// The process id it had.
     pub pid: i32,
-    /// How it ended.
     pub exit: Exit,
-    /// Why it cannot serve, if it could tell the master.
+    /// Why it could not serve, in its own words.
     pub failure: Option<String>,
     /// The last lines of its standard error, if it had not proved itself.
     pub stderr: Vec<String>,
-    /// True if it had been ready.
     pub was_ready: bool,
     /// Connections it had not taken, which others get.
     pub queued: u64,

@@ -29,7 +29,7 @@ impl Fixture {
             max_age: never,
             surge: 1,
         };
-        let mut life = Lifecycle::new(rules, workers as usize, 1);
+        let mut life = Lifecycle::new(rules, workers as usize);
         life.step(now, Input::Tick, &mut Vec::new());
         (1..=workers).for_each(|id| life.step(now, Input::Ready(WorkerId(id)), &mut Vec::new()));
         let shared = Shared::new(None, None);

@@ -8,6 +8,7 @@ use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
 use crate::ids::{ListenerId, Slot};
+use crate::master::upgrade::Fd;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::own_sockets::OwnSocket;
@@ -71,11 +72,11 @@ fn passed_by_systemd() -> u32 {
     }
 }
 
-/// A listener as one program in this process hands it over to the next; `F` is a descriptor.
+/// A listener as one program in this process hands it over to the next.
 #[derive(Debug)]
 #[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
-pub struct SavedListener<F> {
-    sockets: Vec<F>,
+pub struct SavedListener {
+    sockets: Vec<Fd>,
     /// True if each slot has its own.
     per_slot: bool,
     kind: Kind,
@@ -84,32 +85,19 @@ pub struct SavedListener<F> {
 /// Continues with the listeners of a former program in this process.
 ///
 /// # Errors
-/// [`ErrorKind::Listen`].
+/// [`ErrorKind::Listen`]; [`ErrorKind::State`] if a descriptor is not open.
 pub fn resume_all(
     config: &Config,
-    saved: Vec<SavedListener<OwnedFd>>,
+    saved: Vec<SavedListener>,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
     saved.into_iter().enumerate().map(|(i, saved)| Listener::resume(saved, config, token(i))).collect()
 }
 
-impl<F> SavedListener<F> {
-    /// Replaces the descriptors.
-    ///
-    /// # Errors
-    /// Those of `adopt`.
-    pub fn try_map<G, E>(
-        self,
-        adopt: impl FnMut(F) -> std::result::Result<G, E>,
-    ) -> std::result::Result<SavedListener<G>, E> {
-        let sockets = self.sockets.into_iter().map(adopt).collect::<std::result::Result<_, E>>()?;
-        Ok(SavedListener { sockets, per_slot: self.per_slot, kind: self.kind })
-    }
-}
-
 impl Listener {
-    fn resume(saved: SavedListener<OwnedFd>, config: &Config, token: mio::Token) -> Result<Self> {
-        let address = match saved.sockets.first() {
+    fn resume(saved: SavedListener, config: &Config, token: mio::Token) -> Result<Self> {
+        let sockets = saved.sockets.into_iter().map(Fd::adopt).collect::<Result<Vec<_>>>()?;
+        let address = match sockets.first() {
             Some(fd) => socket::local_address(fd.as_fd()),
             None => Err(io::ErrorKind::InvalidData.into()),
         };
@@ -119,7 +107,7 @@ impl Listener {
             Socket::new(fd, !unbound)
         };
         Ok(Self {
-            sockets: saved.sockets.into_iter().map(socket).collect(),
+            sockets: sockets.into_iter().map(socket).collect(),
             per_slot: saved.per_slot,
             turn: 0,
             token,
@@ -130,7 +118,7 @@ impl Listener {
     }
 
     /// Returns what the next program in this process continues with; `keep` keeps a descriptor for it.
-    pub fn save<'a, F>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> F) -> SavedListener<F> {
+    pub fn save<'a>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> Fd) -> SavedListener {
         let sockets = self.sockets.iter().map(|socket| socket.fd.as_fd()).map(keep).collect();
         SavedListener { sockets, per_slot: self.per_slot, kind: self.kind }
     }

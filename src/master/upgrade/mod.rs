@@ -1,8 +1,8 @@
 //! Upgrade: another program takes this master's place in the same process, with its listeners, its workers and their channels.
 //!
-//! First the new program is tried: started with the same arguments, it checks its settings, reads its handler, and exits.
-//! Then this process executes it (execve(2)); what it continues with is in a memory file ([`state`]). It adopts all that and
-//! reloads, so that workers of the new program follow. A failure before the exec, or of the exec, leaves everything as it was.
+//! First the new program is tried: started with the same arguments, it checks its settings, reads its handler, and exits. Then this
+//! process executes it (execve(2)); what it continues with is in a memory file ([`state`]). It adopts all that and reloads, so that
+//! workers of the new program follow. A failure before the exec, or of the exec, leaves everything as it was.
 
 mod state;
 
@@ -20,7 +20,7 @@ use crate::sys::time::Time;
 use mio::Interest;
 use mio::unix::SourceFd;
 pub use state::Fd;
-use state::{FORMAT, Kept, SavedConnection, SavedReturn, SavedState, SavedStderr, SavedWorker, keep};
+use state::{FORMAT, Kept, SavedReturn, SavedState, SavedWorker};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -28,50 +28,35 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// The variable that tells a program what it is started for: a trial, or the number of the memory file with the state.
+/// The variable by which a program knows why it was started: `trial`, or the number of the memory file with the state.
 const VARIABLE: &str = "PREFORK_UPGRADE";
 const TRIAL_VALUE: &str = "trial";
 const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
 /// The longest that a trial may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An upgrade, from the request to the exec.
+/// The program that this process runs, and an upgrade of it, from the request to the exec.
 pub struct Upgrade {
-    program: Program,
+    path: PathBuf,
+    args: Vec<OsString>,
     stage: Stage,
 }
 
 enum Stage {
     /// None is under way.
     None,
-    /// Requested; the lifecycle has something else to do first.
+    /// Requested; the trial has not started.
     Requested,
-    /// The new program is being tried, and given up after a time.
+    /// The new program is being tried, at most until this time; never once it was killed.
     Trial(Process, Time),
     /// The new program may take over as soon as the lifecycle is at rest.
     Passed,
 }
 
-/// The program that this process runs, and its arguments.
-pub struct Program {
-    path: PathBuf,
-    args: Vec<OsString>,
-}
-
-impl Program {
-    /// The program as of now: a later file at the same path is another one.
-    ///
-    /// # Errors
-    /// If `/proc` does not tell (proc(5)).
-    pub fn this() -> io::Result<Self> {
-        Ok(Self { path: std::fs::read_link("/proc/self/exe")?, args: std::env::args_os().collect() })
-    }
-}
-
-/// True if this program was only started to see if it could take over.
+/// True if this program was only started to see if it could take a master's place.
 ///
 /// # Errors
-/// [`ErrorKind::State`] if the master hands over what this version cannot read.
+/// [`ErrorKind::State`] if that master hands over what this version cannot read.
 pub fn is_trial() -> Result<bool> {
     if std::env::var_os(VARIABLE).is_none_or(|v| v != TRIAL_VALUE) {
         return Ok(false);
@@ -103,14 +88,23 @@ pub fn take_saved() -> Result<Option<SavedState>> {
 }
 
 impl Upgrade {
-    /// No upgrade yet.
-    pub fn new(program: Program) -> Self {
-        Self { program, stage: Stage::None }
+    /// No upgrade yet. The program is the one of now: a later file at the same path is another one.
+    ///
+    /// # Errors
+    /// If `/proc` has no link to it (proc(5)).
+    pub fn new() -> io::Result<Self> {
+        let path = std::fs::read_link("/proc/self/exe")?;
+        Ok(Self { path, args: std::env::args_os().collect(), stage: Stage::None })
     }
 
     /// Requests an upgrade.
     pub fn request(&mut self) {
         match self.stage {
+            _ if !state::IS_SUPPORTED => {
+                log!(
+                    "upgrade: this program was built without the feature `control` of prefork, which upgrades need; it continues"
+                );
+            }
             Stage::None => self.stage = Stage::Requested,
             _ => log!("upgrade: one is under way, so this one is not tried; ask again when that has ended"),
         }
@@ -134,20 +128,30 @@ impl Upgrade {
         log!("upgrade: {why}; this master continues");
     }
 
-    /// Looks if the trial has ended, and ends it if it takes too long or the server stops.
+    /// The time at which a trial takes too long.
+    pub fn due(&self) -> Time {
+        if let Stage::Trial(_, until) = self.stage { until } else { Time::NEVER }
+    }
+
+    /// Reaps the trial if it has ended, and kills it if it takes too long or the server stops.
     fn check_trial(&mut self, now: Time, is_stopping: bool) {
-        let Stage::Trial(process, until) = &self.stage else { return };
-        let late = *until <= now;
-        if late || is_stopping {
+        let Stage::Trial(process, until) = &mut self.stage else { return };
+        if *until <= now || is_stopping {
             let _ = process.kill(signal::SIGKILL);
+            // The poll reports its end.
+            *until = Time::NEVER;
         }
         match process.reap() {
             Ok(None) => {}
             Ok(Some(_)) if is_stopping => self.stage = Stage::None,
             Ok(Some(Exit::Code(0))) => self.stage = Stage::Passed,
             Ok(Some(exit)) => {
-                let why = if late { "it took too long".into() } else { format!("it ended by {exit}") };
-                self.give_up(&format!("the trial of {} failed: {why}", self.program.path.display()));
+                let why = if *until == Time::NEVER {
+                    "it took too long".into()
+                } else {
+                    format!("it ended by {exit}")
+                };
+                self.give_up(&format!("the trial of {} failed: {why}", self.path.display()));
             }
             Err(e) => self.give_up(&format!("wait for the trial: {e}")),
         }
@@ -155,15 +159,7 @@ impl Upgrade {
 }
 
 impl Master {
-    /// True if this program was only started to see if it could take a master's place.
-    ///
-    /// # Errors
-    /// [`ErrorKind::State`] if it could not.
-    pub fn is_trial() -> Result<bool> {
-        is_trial()
-    }
-
-    /// Takes an upgrade as far as it can get now; a stop ends it.
+    /// Advances an upgrade as far as possible now; a stop ends it.
     pub(super) fn advance_upgrade(&mut self) {
         let is_stopping = self.lifecycle.is_stopping();
         self.upgrade.check_trial(self.clock.now, is_stopping);
@@ -173,21 +169,19 @@ impl Master {
             Stage::Passed if self.lifecycle.is_at_rest() => {
                 // Returns only if it has failed.
                 let e = self.execute_program();
-                let path = self.upgrade.program.path.display().to_string();
-                self.upgrade.give_up(&format!("execute {path}: {e}"));
+                self.upgrade.give_up(&format!("execute {}: {e}", self.upgrade.path.display()));
             }
             Stage::None | Stage::Trial(..) | Stage::Passed => {}
         }
     }
 
     fn start_trial(&mut self) {
-        let program = &self.upgrade.program;
         match process::fork() {
             Ok(Fork::Child) => {
                 process::set_environment(VARIABLE, TRIAL_VALUE);
                 process::set_environment(FORMAT_VARIABLE, FORMAT);
-                let e = process::execute(&program.path, &program.args);
-                log!("upgrade: execute {}: {e}", program.path.display());
+                let e = process::execute(&self.upgrade.path, &self.upgrade.args);
+                log!("upgrade: execute {}: {e}", self.upgrade.path.display());
                 process::exit(1)
             }
             Ok(Fork::Parent(process)) => {
@@ -196,9 +190,7 @@ impl Master {
                 if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
                     log!("upgrade: watch the trial: {e}");
                 }
-                let until = self.clock.now + PATIENCE;
-                self.clock.alarm = self.clock.alarm.min(until);
-                self.upgrade.stage = Stage::Trial(process, until);
+                self.upgrade.stage = Stage::Trial(process, self.clock.now + PATIENCE);
             }
             Err(e) => self.upgrade.give_up(&format!("start the trial: {e}")),
         }
@@ -212,9 +204,9 @@ impl Master {
             Ok(file) => file,
             Err(e) => return e,
         };
-        process::set_environment(VARIABLE, &keep(&mut kept, &file).to_string());
+        process::set_environment(VARIABLE, &kept.keep(file.as_fd()).0.to_string());
         kept.over_exec(true);
-        let e = process::execute(&self.upgrade.program.path, &self.upgrade.program.args);
+        let e = process::execute(&self.upgrade.path, &self.upgrade.args);
         kept.over_exec(false);
         process::remove_environment(VARIABLE);
         e
@@ -230,9 +222,9 @@ impl Master {
                 id: worker.id,
                 page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
                 pid: worker.link.process.pid(),
-                process: keep(kept, &worker.link.process),
-                giver: keep(kept, &worker.queue.master),
-                queue: keep(kept, &worker.queue.worker),
+                process: kept.keep(worker.link.process.as_fd()),
+                giver: kept.keep(worker.queue.master.as_fd()),
+                queue: kept.keep(worker.queue.worker.as_fd()),
                 channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
                 messages: router.save(worker.id).ok_or_else(missing)?,
                 given: worker.given,
@@ -247,8 +239,8 @@ impl Master {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
                 Return::OfDeadWorker(ends) => {
-                    let (giver, queue) = (keep(kept, &ends.master), keep(kept, &ends.worker));
-                    returns.push(SavedReturn::OfDeadWorker { giver, queue });
+                    let (giver, queue) = (kept.keep(ends.master.as_fd()), kept.keep(ends.worker.as_fd()));
+                    returns.push(SavedReturn::OfDeadWorker(giver, queue));
                 }
                 Return::HandedBack(_) => {}
             }
@@ -259,22 +251,15 @@ impl Master {
             born: self.clock.born,
             lifecycle: self.lifecycle.snapshot(),
             totals: pool.workers.former,
-            wake: keep(kept, &self.births.wake),
-            board: keep(kept, &self.births.board),
+            wake: kept.keep(self.births.wake.as_fd()),
+            board: kept.keep(self.births.board.as_fd()),
             listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
             images: images.into_iter().map(|(generation, fd)| (generation, kept.keep(fd))).collect(),
-            parked: pool
-                .parked
-                .as_ref()
-                .map(|c| SavedConnection { fd: keep(kept, &c.connection), origin: c.origin }),
+            parked: (pool.parked.as_ref()).map(|c| (kept.keep(c.connection.as_fd()), c.origin)),
             workers,
             returns,
             stderr: (self.stderr.saved())
-                .map(|(worker, pipe, begun)| SavedStderr {
-                    worker,
-                    pipe: kept.keep(pipe),
-                    begun: begun.to_vec(),
-                })
+                .map(|(worker, pipe, begun)| (worker, kept.keep(pipe), begun.to_vec()))
                 .collect(),
             environments: self.births.environments.clone(),
             last_exits: self.report.last_exits.clone(),
@@ -282,13 +267,13 @@ impl Master {
     }
 
     /// Continues with what a former program in this process has handed over.
-    pub(super) fn adopt(&mut self, saved: SavedState) -> io::Result<()> {
+    pub(super) fn adopt(&mut self, saved: SavedState) -> Result<()> {
         self.clock.born = saved.born;
         self.pool.workers.former = saved.totals;
         for worker in saved.workers {
             self.adopt_worker(worker, &saved.lifecycle)?;
         }
-        for SavedStderr { worker, pipe, begun } in saved.stderr {
+        for (worker, pipe, begun) in saved.stderr {
             if let Some(page) = self.pool.workers.page_of(worker) {
                 self.stderr.restore(worker, page, pipe.adopt()?, begun, &self.poll);
             }
@@ -302,15 +287,13 @@ impl Master {
                 self.pool.workers.admit(worker.id);
             }
         }
-        if let Some(SavedConnection { fd, origin }) = saved.parked {
+        if let Some((fd, origin)) = saved.parked {
             self.pool.park(fd.adopt()?, origin);
         }
         for source in saved.returns {
             self.pool.add_return(match source {
                 SavedReturn::Unclaimed(id) => Return::Unclaimed(id),
-                SavedReturn::OfDeadWorker { giver, queue } => {
-                    Return::OfDeadWorker(handoff_queue(giver, queue)?)
-                }
+                SavedReturn::OfDeadWorker(giver, queue) => Return::OfDeadWorker(handoff_queue(giver, queue)?),
             });
         }
         self.births.environments = saved.environments;
@@ -322,8 +305,9 @@ impl Master {
         Ok(())
     }
 
-    fn adopt_worker(&mut self, saved: SavedWorker, lifecycle: &Snapshot) -> io::Result<()> {
-        let missing = || io::Error::other(format!("worker {} is not in the lifecycle", saved.id));
+    fn adopt_worker(&mut self, saved: SavedWorker, lifecycle: &Snapshot) -> Result<()> {
+        let missing =
+            || Error::new(ErrorKind::State, format!("upgrade: worker {} is not in the lifecycle", saved.id));
         let known = lifecycle.workers.iter().find(|w| w.id == saved.id).ok_or_else(missing)?;
         let link = WorkerLink {
             process: Process::adopt(saved.pid, saved.process.adopt()?),
@@ -339,7 +323,8 @@ impl Master {
             stuck: saved.stuck,
             ..WorkerEntry::new(saved.id, known.slot, known.generation, link, queue, saved.max_requests)
         };
-        self.watch_exit(saved.page, &entry.link)?;
+        self.watch_exit(saved.page, &entry.link)
+            .map_err(|e| Error::io(ErrorKind::System, format!("upgrade: watch worker {}", saved.id), e))?;
         let (channel, max) = (saved.channel.adopt()?, self.config.max_message);
         self.messages.router().restore(saved.id, saved.page, channel, max, saved.messages);
         self.pool.workers.add(saved.page, entry);
@@ -347,6 +332,6 @@ impl Master {
     }
 }
 
-fn handoff_queue(master: Fd, worker: Fd) -> io::Result<HandoffQueue> {
+fn handoff_queue(master: Fd, worker: Fd) -> Result<HandoffQueue> {
     Ok(HandoffQueue { master: HandoffEnd(master.adopt()?), worker: HandoffEnd(worker.adopt()?) })
 }

@@ -1,5 +1,5 @@
-//! What must hold: after every input, after every turn of the master, and for how long anything may take. The checks know the
-//! machine by what it says and by its public tables, and the workers as they are.
+//! The invariants, after every input and every turn of the master, and the longest time that anything may take. The checks see the
+//! actions and the public tables of the lifecycle, and the real state of the workers.
 
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
 use super::super::{hang, reload};
@@ -19,13 +19,13 @@ use std::rc::Rc;
 const HANG_GRACE: u64 = hang::HANG_GRACE.as_millis() as u64;
 const NEWS: u64 = hang::NEWS.as_millis() as u64;
 const VERDICT_WAITS: u64 = reload::VERDICT_WAITS.as_millis() as u64;
-/// What a deadline may be missed by: lateness that is not forgiven, and a look at the workers.
+/// The most that a deadline may be missed by: lateness that is not forgiven, and a check of the workers.
 const SLACK: u64 = LATE + 120;
 /// Restarts of a slot in a second: at once after a long life, at once after the first quick death, then after 25, 50, 100, 200 and
 /// 400 ms at the least.
 const RESTARTS_IN_A_SECOND: usize = 7;
-/// A worker that answers to everything for so long must be let in (milliseconds).
-const LET_IN: u64 = 1500;
+/// A worker that takes all that is queued for this long must be eligible again (milliseconds).
+const READMITTED_WITHIN: u64 = 1500;
 /// A signal that workers do not heed.
 pub const NOTHING_TO_IT: i32 = 1;
 /// Ticks at one time without anything else.
@@ -34,17 +34,17 @@ const TICKS: u32 = 40;
 /// The memory of a slot.
 #[derive(Default)]
 pub struct SlotSeen {
-    /// Spawns nobody asked for.
+    /// Spawns that no command asked for, in a minute.
     restarts: VecDeque<u64>,
-    /// Those since somebody asked for one.
+    /// The same in a second, since the last command.
     recent: VecDeque<u64>,
-    /// Spawns somebody asked for that have not come yet.
+    /// Spawns that commands asked for and that have not happened yet.
     asked: u32,
     /// The last worker that died there had been ready: its restart costs none of the budget.
     was_ready: bool,
     /// Its worker said that its configuration is wrong.
     pub gave_up: bool,
-    /// A scale-up has made it, and nobody has been ready there.
+    /// A scale-up has made it, and no worker has been ready there yet.
     fresh: bool,
 }
 
@@ -58,12 +58,12 @@ struct Reloading {
     ends: BTreeMap<WorkerId, Exit>,
 }
 
-/// What a worker has on its standard error.
-pub fn words_of(id: WorkerId) -> Vec<String> {
+/// The standard error of a worker.
+pub fn stderr_of(id: WorkerId) -> Vec<String> {
     vec![format!("worker {id} is unwell")]
 }
 
-/// What the checks remember.
+/// The memory of the checks.
 pub struct Watch {
     pub stillborn: Vec<WorkerId>,
     pub slots: Vec<SlotSeen>,
@@ -123,7 +123,7 @@ impl Watch {
         self.slots.resize_with(slots, || SlotSeen { asked, fresh: true, ..SlotSeen::default() });
     }
 
-    /// One more spawn of this slot is wanted by somebody, and the count of quick deaths begins anew.
+    /// Expects one more spawn in this slot because of a command, and counts quick deaths from zero again.
     fn expects_spawn(&mut self, slot: usize) {
         if let Some(seen) = self.slots.get_mut(slot) {
             seen.asked = (seen.asked + 1).min(4);
@@ -133,7 +133,7 @@ impl Watch {
 }
 
 impl World {
-    /// How long ago that was, without what the master stood still.
+    /// The time since then, without the time that the master stood still.
     fn elapsed(&self, mark: Mark) -> u64 {
         (self.now - mark.at).saturating_sub(self.stood - mark.stood)
     }
@@ -257,7 +257,7 @@ impl World {
             Action::EmptyBacklogs | Action::CloseListeners => {
                 self.must(self.watch.stop.is_some(), || "intake ends without a stop".into());
             }
-            Action::Tell(event) => self.check_told(event),
+            Action::Tell(event) => self.check_event(event),
             Action::TellExit { worker, reason, .. } => self.check_exit(WorkerId(worker.id), *reason),
             Action::Fail(_) => {
                 self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
@@ -350,12 +350,12 @@ impl World {
         self.must(!leaves, || format!("worker {id} is admitted and leaves"));
     }
 
-    /// Where a scale-up has made a slot and nowhere else, once.
+    /// Connections are rebalanced once for each slot that a scale-up has made, and for no other.
     fn check_rebalance(&mut self, id: WorkerId) {
         let due = self.watch.to_rebalance.take();
         let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
-        self.must(due == Some(id), || format!("worker {id} gets a share and is none more"));
-        self.must(admitted, || format!("worker {id} gets a share and is not let in"));
+        self.must(due == Some(id), || format!("worker {id} gets a share and is not additional"));
+        self.must(admitted, || format!("worker {id} gets a share and is not admitted"));
     }
 
     fn check_drain(&mut self, id: WorkerId) {
@@ -363,7 +363,7 @@ impl World {
         let timeout = self.rules.drain_timeout;
         let Some(p) = self.get(id) else { return };
         let mark = self.mark(p.still);
-        // What emptying the backlogs took of a stop's timeout, half of it at most, is not given again.
+        // Emptying the backlogs may have used up to half of a stop's timeout.
         let took = self.watch.stop.map_or(0, |stop| (self.now - stop.at).min(timeout.div_ceil(2)));
         let patience = p.seen.patience.unwrap_or((timeout - took).max(timeout.min(1)));
         let slot = self.machine.life.places().get(p.slot);
@@ -413,7 +413,7 @@ impl World {
         }
     }
 
-    /// Whether a worker is in a call that takes too long, but for so much, or was until a moment ago.
+    /// True if a worker is in a call that takes too long, with this tolerance, or was until a moment ago.
     fn hangs(&self, p: &Process, but: u64) -> bool {
         let (now, timeout) = (self.now, self.rules.hang_timeout.saturating_sub(but));
         let lasted = |call: Call, end: u64| end - call.since - call.still.min(end - call.since);
@@ -427,7 +427,7 @@ impl World {
         let Some(p) = self.get(id) else { return };
         // After a pause of all the machine takes a call for so much older than it saw it get.
         let (hangs, aborted, mark) = (self.hangs(p, NEWS), p.seen.aborted.is_some(), self.mark(p.still));
-        self.must(hangs && !aborted, || format!("worker {id} is told that it hangs, and does not"));
+        self.must(hangs && !aborted, || format!("worker {id} is warned, and does not hang"));
         if let Some(p) = self.find(id) {
             p.seen.warned = Some(mark);
         }
@@ -466,7 +466,7 @@ impl World {
         self.must(left.is_none(), || format!("rolled back, and worker {left:?} stays"));
     }
 
-    fn check_told(&mut self, event: &Event) {
+    fn check_event(&mut self, event: &Event) {
         match event {
             Event::Reload { state: ReloadState::Started, generation, .. } => {
                 let old = self.processes.iter().any(|p| p.generation != self.machine.life.generation());
@@ -508,7 +508,7 @@ impl World {
             Event::Hang { worker } => {
                 let id = &WorkerId(worker.id);
                 let warned = self.get(*id).is_none_or(|p| p.seen.warned.is_some_and(|m| m.at == self.now));
-                self.must(warned, || format!("worker {id} hangs, and its handler is not told"));
+                self.must(warned, || format!("worker {id} hangs, and its handler is not warned"));
                 if let Some(p) = self.find(*id) {
                     p.seen.hangs = true;
                 }
@@ -530,25 +530,25 @@ impl World {
         self.count(if proved { "rolled back while rolling" } else { "rolled back before anything" });
     }
 
-    /// What is told of the worker that failed is of that worker, and all there is to tell.
+    /// The report of a failed worker has the exit status and the lines of that worker.
     fn check_verdict(&mut self, failure: &ReloadFailure, ends: &BTreeMap<WorkerId, Exit>) {
         let worker = failure.worker.map(WorkerId);
         let end = worker.and_then(|id| ends.get(&id).copied());
-        let words = worker.filter(|_| end.is_some()).map_or_else(Vec::new, words_of);
+        let words = worker.filter(|_| end.is_some()).map_or_else(Vec::new, stderr_of);
         self.must((failure.exit, &failure.stderr) == (end, &words), || {
             format!("{failure:?}, ended: {end:?}")
         });
         let Some(p) = worker.and_then(|id| self.get(id)) else { return };
-        // It still lives: it leaves in its own time, or there was no waiting any longer.
+        // It still lives: it leaves by itself, or the wait for its end was over.
         let waits = p.seen.killed.is_some_and(|mark| self.now - mark.at < VERDICT_WAITS);
         let early = waits && self.watch.stop.is_none();
-        self.must(!early, || format!("{failure:?} is told before the worker has ended"));
+        self.must(!early, || format!("{failure:?} is reported before the worker has ended"));
         if end.is_none() {
             self.count("rolled back before the worker had ended");
         }
     }
 
-    /// A worker that has proved itself serves, for good.
+    /// A worker counts as proved if it serves and its generation is committed.
     fn check_proof(&mut self, i: usize) {
         let p = &self.processes[i];
         let (id, ready, life) = (p.id, p.seen.ready, &self.machine.life);
@@ -573,21 +573,21 @@ impl World {
         self.watch.gone += 1;
         self.watch.drain_timeouts += u32::from(reason == Reason::DrainTimeout);
         let Some(p) = self.watch.departed.take() else { return };
-        self.must(p.id == id, || format!("the exit of {id} is told, {} is gone", p.id));
+        self.must(p.id == id, || format!("the exit of {id} is reported, {} has ended", p.id));
         let of_signal = match p.ended {
             Some(Exit::Signal { number, .. }) => p.seen.sent.contains(&number),
             _ => p.seen.sent.contains(&SIGTERM),
         };
         match reason {
-            // One that was asked to leave may have met with something else meanwhile.
+            // One that was asked to leave may have died of something else meanwhile.
             Reason::Killed => {
                 self.count("killed through the master");
                 self.must(of_signal || p.seen.sent.contains(&SIGTERM), || {
-                    format!("worker {id} is said to have been killed, and was not")
+                    format!("worker {id} is reported as killed, and was not")
                 });
             }
             Reason::Crash => {
-                self.must(!of_signal, || format!("worker {id} is said to have crashed, and was killed"));
+                self.must(!of_signal, || format!("worker {id} is reported as crashed, and was killed"));
                 if !p.seen.sent.is_empty() {
                     self.count("crashed after a signal of no consequence");
                 }
@@ -610,7 +610,7 @@ impl World {
         let slots = self.machine.life.slots();
         self.watch.fit(slots);
         let forgotten = self.watch.to_rebalance;
-        self.must(forgotten.is_none(), || format!("worker {forgotten:?} is one more and gets no share"));
+        self.must(forgotten.is_none(), || format!("worker {forgotten:?} is additional and gets no share"));
         self.forget_stillborn();
         self.check_generations();
         self.check_places();
@@ -652,7 +652,7 @@ impl World {
         }
     }
 
-    /// Nobody is replaced but in a reload, or one at a time because he is worn.
+    /// Workers are replaced in a reload only, or one at a time if they are worn.
     fn check_replacements(&mut self) {
         if self.watch.stop.is_some() {
             return;
@@ -684,9 +684,9 @@ impl World {
         let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
         let ready = p.seen.ready;
         self.must(!admitted || ready && !leaves, || {
-            format!("worker {id} is let in and not ready, or leaves")
+            format!("worker {id} is admitted and not ready, or leaves")
         });
-        self.must(!ready || leaves || out || admitted, || format!("worker {id} is ready and left out"));
+        self.must(!ready || leaves || out || admitted, || format!("worker {id} is ready and not admitted"));
         self.must(leaves || placed || stops, || format!("worker {id} is forgotten"));
         self.check_deadlines(i);
     }
@@ -748,7 +748,7 @@ impl World {
         }
     }
 
-    /// After each turn: where connections are, and whether more are taken.
+    /// After each turn: every connection is in one place, and no worker with room waits.
     pub fn check_turn(&mut self) {
         if self.is_over() {
             return;
@@ -758,7 +758,7 @@ impl World {
         let (room, more, stuck) = (pool.has_room(), pool.has_more, pool.has_room_for_what_waits(life));
         let paused = pool.has_paused(life);
         let said = self.shared.waiting.get() || more || !pool.waits_for_room(life);
-        self.must(!paused || !room || more, || "a worker has room and nobody watches a listener".into());
+        self.must(!paused || !room || more, || "a worker has room and no listener is watched".into());
         self.must(!stuck || more, || "a worker has room and a connection waits".into());
         self.must(said, || "the master waits for room and does not say so".into());
         for id in self.shared.shed_to_itself.take() {
@@ -774,7 +774,7 @@ impl World {
         }
     }
 
-    /// A worker that answers to everything is not left out for long.
+    /// A worker that takes all that is queued does not stay ineligible for long.
     fn check_eligible(&mut self, i: usize) {
         let mark = self.mark(0);
         let p = &mut self.processes[i];
@@ -784,11 +784,11 @@ impl World {
         let out = !self.pool.workers.get(p.id).is_some_and(|w| w.is_eligible());
         p.seen.shut = p.seen.shut.or(Some(mark)).filter(|_| serves && well && out);
         let (id, since) = (p.id, p.seen.shut);
-        let long = since.is_some_and(|since| self.elapsed(since) > LET_IN);
-        self.must(!long, || format!("worker {id} is well and left out"));
+        let long = since.is_some_and(|since| self.elapsed(since) > READMITTED_WITHIN);
+        self.must(!long, || format!("worker {id} is well and not eligible"));
     }
 
-    /// What a worker does not take is put up for others after a tenth of a second.
+    /// Connections that a worker does not take are reclaimed for others after a tenth of a second.
     fn check_left_lying(&mut self, i: usize) {
         let id = self.processes[i].id;
         let up = self.pool.returns.iter().any(|r| matches!(r, Return::Unclaimed(other) if *other == id));
@@ -800,7 +800,7 @@ impl World {
         let before = p.seen.lying.filter(|&(_, then)| then == progress);
         p.seen.lying = lies.then(|| before.unwrap_or((now, progress)));
         let long = p.seen.lying.is_some_and(|(since, _)| now > since + 2 * TICK);
-        self.must(!long, || format!("worker {id} takes nothing, and what waits for it is left there"));
+        self.must(!long, || format!("worker {id} takes nothing, and its queue is not reclaimed"));
     }
 
     fn check_connections(&mut self) {
@@ -838,19 +838,20 @@ impl World {
         self.check_watched();
     }
 
-    /// What a worker hands back, or was told to, is noticed.
+    /// Connections that a worker hands back are noticed.
     fn check_watched(&mut self) {
         for p in &self.processes {
             let listed = self.pool.returns.iter().any(|r| matches!(r, Return::HandedBack(id) if *id == p.id));
             let watched = self.pool.workers.get(p.id).is_none_or(|w| w.watched);
             if !watched && !listed && !p.back.borrow().is_empty() {
                 let id = p.id;
-                return self.must(false, || format!("worker {id} hands back, and the master does not look"));
+                return self
+                    .must(false, || format!("worker {id} hands back, and the master does not notice"));
             }
         }
     }
 
-    /// What the master counts as given to a worker is with it, in its queue, or finished.
+    /// Connections that the master counts as given to a worker are with it, in its queue, or finished.
     fn check_counts(&mut self) {
         for p in &self.processes {
             let Some(worker) = self.pool.workers.get(p.id).filter(|_| p.ended.is_none()) else { continue };
@@ -879,6 +880,6 @@ impl World {
         let left = self.processes.len();
         self.must(left == 0, || format!("stopped, and {left} workers are there"));
         let (told, real) = (self.machine.life.killed(), self.watch.drain_timeouts);
-        self.must(told == real, || format!("{told} are said to have been killed, {real} were"));
+        self.must(told == real, || format!("{told} are reported as killed, {real} were"));
     }
 }

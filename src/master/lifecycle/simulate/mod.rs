@@ -1,8 +1,8 @@
 //! The simulator: the real machine, virtual time, and random schedules of everything that can happen to it.
 //!
 //! A seed is a schedule: `PREFORK_SEED=... make simulate` runs that one and shows what led to its violation. The lifecycle and the
-//! pool are the master's own; the kernel is modelled (`model.rs`), and so are the workers (`process.rs`). `check.rs` says what must
-//! hold, `mutation.rs` what must be caught.
+//! pool are the master's own; the kernel is modelled (`model.rs`), and so are the workers (`process.rs`). `check.rs` has the
+//! invariants, `mutation.rs` the faults that must be caught.
 
 mod check;
 pub mod model;
@@ -27,7 +27,7 @@ use world::{Character, World};
 const SCHEDULES: u64 = 600;
 /// Schedules within which each mutation must be caught.
 const UNTIL_CAUGHT: u64 = 1500;
-/// Time after which everything that can be well is: the longest back-off, and the window of the budget.
+/// The time after which everything has recovered that can: the longest back-off, and the window of the budget.
 const RECOVERY: u64 = 75_000;
 
 /// Later than any time, in milliseconds.
@@ -52,7 +52,7 @@ impl Times {
     }
 }
 
-/// What a schedule came to.
+/// The result of a schedule.
 struct Outcome {
     violation: Option<String>,
     steps: u64,
@@ -64,7 +64,7 @@ fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcome {
     let mut random = Random::new(seed);
     let rules = some_rules(&mut random);
     let slots = random.between(1, 5) as usize;
-    let machine = Machine::new(rules, slots, seed, mutation);
+    let machine = Machine::new(rules, slots, mutation);
     let mut world = World::new(random, rules, slots, machine);
     world.trace = traced.then(Default::default);
     world.note(|| format!("{rules:?}, {slots} slots"));
@@ -144,7 +144,7 @@ fn disturb(world: &mut World) {
             world.ask(Input::Scale(n.min(6)));
         }
         44..52 => {
-            let id = somebody(world);
+            let id = any_worker(world);
             let patience = if world.random.chance(20) {
                 world.rules.drain_timeout
             } else {
@@ -153,7 +153,7 @@ fn disturb(world: &mut World) {
             world.ask(Input::Drain(id, Duration::from_millis(patience)));
         }
         52..58 => {
-            let id = somebody(world);
+            let id = any_worker(world);
             let signal = world.random.one_of(&[SIGKILL, SIGTERM, SIGTERM, NOTHING_TO_IT]);
             world.ask(Input::Signalled(id, signal));
             let at = now + world.random.between(0, 50);
@@ -167,7 +167,7 @@ fn disturb(world: &mut World) {
             }
         }
         58..66 => {
-            let id = somebody(world);
+            let id = any_worker(world);
             let at = now + world.random.between(0, 200);
             if let Some(p) = world.find(id) {
                 p.strike(at, SIGKILL);
@@ -175,7 +175,7 @@ fn disturb(world: &mut World) {
             world.count("killed from outside");
         }
         66..71 => {
-            let id = somebody(world);
+            let id = any_worker(world);
             let until = now + world.random.between(1, LONGEST);
             if let Some(p) = world.find(id) {
                 p.freeze(until);
@@ -202,7 +202,7 @@ fn disturb(world: &mut World) {
         }
         87..93 => turn_bad(world),
         93..97 => {
-            let id = somebody(world);
+            let id = any_worker(world);
             if let Some(p) = world.find(id) {
                 p.worn_at = now;
             }
@@ -211,7 +211,7 @@ fn disturb(world: &mut World) {
         97 => world.ask(Input::Stop),
         98 => flake(world),
         _ => {
-            // A word about a worker that nobody knows any more.
+            // Late inputs about a worker that was reaped.
             let id = WorkerId(world.random.between(0, u64::from(world.watch.last_id.0)) as u32);
             let since = Time::from_millis(world.random.between(0, now));
             if world.get(id).is_none() {
@@ -269,7 +269,7 @@ fn flake(world: &mut World) {
     world.count("long bad time");
 }
 
-fn somebody(world: &mut World) -> WorkerId {
+fn any_worker(world: &mut World) -> WorkerId {
     let n = world.processes.len() as u64;
     if n == 0 || world.random.chance(5) {
         return WorkerId(world.random.between(0, 60) as u32);
@@ -278,7 +278,7 @@ fn somebody(world: &mut World) -> WorkerId {
     world.processes[at].id
 }
 
-/// Nothing bad begins any more: every slot must serve again, a reload succeed, each client be answered.
+/// No fault begins any more: every slot must serve again, a reload succeed, each client be answered.
 fn recover(world: &mut World) {
     world.calm = true;
     world.forks_fail_until = 0;
@@ -338,8 +338,8 @@ fn stop(world: &mut World) {
     world.must(over, || "a stop does not end".into());
 }
 
-/// Runs a schedule again and says what led to its violation.
-fn tell(seed: u64, mutation: Option<Mutation>) -> String {
+/// Runs a schedule again and returns what led to its violation.
+fn explain(seed: u64, mutation: Option<Mutation>) -> String {
     let outcome = run(seed, mutation, true);
     format!(
         "{}\n{}\nPREFORK_SEED={seed} make simulate",
@@ -359,7 +359,7 @@ fn simulate(first: u64, schedules: u64, time: Duration) -> (u64, u64, BTreeMap<&
         let outcome = run(seed, None, false);
         std::mem::forget(guard);
         if outcome.violation.is_some() {
-            panic!("{}", tell(seed, None));
+            panic!("{}", explain(seed, None));
         }
         steps += outcome.steps;
         done += 1;
@@ -370,7 +370,7 @@ fn simulate(first: u64, schedules: u64, time: Duration) -> (u64, u64, BTreeMap<&
     (done, steps, counts)
 }
 
-/// Says which schedule panicked.
+/// Prints the schedule that panicked.
 struct Unwinding(u64);
 
 impl Drop for Unwinding {
@@ -388,7 +388,7 @@ fn schedules_hold() {
     let (done, _, counts) = simulate(1, SCHEDULES, Duration::from_secs(600));
     assert_eq!(done, SCHEDULES);
     for (what, n) in &counts {
-        assert!(*n > 0, "{what} never happened");
+        assert!(*n > 0, "{what} never feed");
     }
 }
 
@@ -411,7 +411,7 @@ fn each_mutation_is_caught() {
 #[ignore = "as long as one likes: PREFORK_SEED, PREFORK_SCHEDULES, PREFORK_SECONDS"]
 fn long_run() {
     if let Some(seed) = number("PREFORK_SEED").filter(|_| number("PREFORK_SCHEDULES").is_none()) {
-        return println!("{}", tell(seed, None));
+        return println!("{}", explain(seed, None));
     }
     let first = number("PREFORK_SEED").unwrap_or_else(|| crate::sys::time::monotonic_ns() % 1_000_000_000);
     let schedules = number("PREFORK_SCHEDULES").unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The kernel as the simulator has it: the queues, the backlogs and the counters that the master's own pool works on.
+//! A model of the kernel: the queues, backlogs and counters that the master's own pool works on.
 
 use super::mutation::Mutation;
 use super::process::{Item, QUEUE_ROOM};
@@ -17,7 +17,7 @@ use std::rc::Rc;
 /// Messages in a socket: they stay as long as a copy of the descriptor does.
 pub type Messages = Rc<RefCell<VecDeque<Item>>>;
 
-/// What the kernel, the workers and the master share.
+/// The state that the kernel, the workers and the master share.
 pub struct Shared {
     pub now: Cell<u64>,
     /// `None` if nothing goes wrong by chance.
@@ -25,7 +25,7 @@ pub struct Shared {
     pub mutation: Option<Mutation>,
     /// accept4 and recvmsg find no descriptor until then.
     pub shortage_until: Cell<u64>,
-    /// The word that the master waits for room.
+    /// True if the master has announced that it waits for room.
     pub waiting: Cell<bool>,
     pub accepted: Cell<u32>,
     /// Connections that were dead in the backlog.
@@ -108,7 +108,7 @@ impl Shared {
         self.random.borrow_mut().as_mut().is_some_and(|random| random.chance(percent))
     }
 
-    /// What workers have finished becomes visible on their pages.
+    /// Makes connections that workers have finished visible on their pages.
     pub fn publish(&self) {
         for counters in self.unseen.take() {
             counters.finished.set(counters.finished.get() + counters.unseen.take());
@@ -130,9 +130,9 @@ impl System for Model {
     fn refill_reserve(&mut self) {}
 
     fn set_waiting(&mut self, waits: bool) {
-        // A worker that made room just before this has not seen the word, and does not wake the master.
+        // A worker that made room just before this has not seen the announcement, and does not wake the master.
         self.0.publish();
-        self.0.waiting.set(waits && !self.0.is(Mutation::WaitingWordForgotten));
+        self.0.waiting.set(waits && !self.0.is(Mutation::WaitingForgotten));
     }
 
     fn allow_intake(&mut self) {}
@@ -195,7 +195,7 @@ impl ModelQueue {
     fn taken(&self, item: Option<Item>) -> Taken<u32> {
         match item {
             Some(Item::Connection(connection)) => {
-                self.shared.count("connection came back");
+                self.shared.count("connection taken back");
                 Taken::Connection(connection, Origin { listener: ListenerId(0), used: true })
             }
             Some(Item::Probe) => Taken::Probe,

@@ -1,5 +1,5 @@
-//! Deliberate faults: each must be caught, or the simulator is worth nothing. Those of the lifecycle tamper with it between its steps,
-//! or with what goes in and comes out, so that its rules have no trace of them; the pool has the list of its own ([`Fault`]).
+//! Deliberate faults, each of which must be caught. Those of the lifecycle tamper with its state between steps, or with its inputs and
+//! actions, so that its code has no trace of them; the pool has a list of its own ([`Fault`]).
 
 use super::super::{Action, Event, Input, Lifecycle, Phase, Place, Reason, Reload, ReloadStage, ReloadState};
 use super::Times;
@@ -9,7 +9,7 @@ use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 use crate::sys::time::Time;
 
-/// The faults, by the rule that is broken.
+/// A fault: the rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
     /// A dead worker's successor starts at once, always.
@@ -20,29 +20,29 @@ pub enum Mutation {
     PromotedBeforeReady,
     /// A worker drains while dispatch still gives to it.
     WithdrawForgotten,
-    /// A reload begins with as many as it likes.
+    /// A reload begins with several canaries.
     TwoCanaries,
     /// A reload is committed when the canary is ready.
     CommittedEarly,
     /// A roll-back leaves one new worker where it is.
     RollbackForgetsSlot,
-    /// A worker may start for ever.
+    /// A worker may start forever.
     BootDeadlineIgnored,
-    /// A worker may drain for ever.
+    /// A worker may drain forever.
     DrainDeadlineIgnored,
-    /// A handler may hang for ever.
+    /// A handler may hang forever.
     HangIgnored,
     /// SIGABRT is all that is done against one that hangs.
     AbortIsAll,
-    /// A handler that hangs is not told.
+    /// A handler that hangs is not warned.
     WarningForgotten,
-    /// It is told, and has no time.
+    /// It is warned, and has no time.
     AbortedAtOnce,
     /// A reload does not wait for the generation before the last.
     ThreeGenerations,
     /// Worn workers are replaced all at once.
     RecycledTogether,
-    /// The number of a dead worker is given again.
+    /// The number of a dead worker is used again.
     IdReused,
     /// A stop leaves those that are still starting.
     StopForgetsStarting,
@@ -50,28 +50,28 @@ pub enum Mutation {
     LatenessNotForgiven,
     /// A step is due without end.
     DueForEver,
-    /// A worker that hung and came back is not let in again.
+    /// A worker whose call has returned after all is not admitted again.
     NotReadmitted,
     /// A paused listener stays so.
     NeverResumed,
     /// A listener is watched even if no worker has room.
     NeverPaused,
-    /// A rule of the pool.
+    /// A fault of the pool.
     Pool(Fault),
-    /// The workers are not told that the master waits for room.
-    WaitingWordForgotten,
+    /// The master does not announce that it waits for room.
+    WaitingForgotten,
     /// A slot that a scale-up made gets no share.
     RebalanceForgotten,
     /// Every new worker gets a share, also one whose slot is not new.
     RebalancedAlways,
-    /// A verdict does not wait for how the worker ended that it is about.
+    /// The report of a failed reload does not wait for the exit status of the worker.
     VerdictTooEarly,
-    /// What a worker said last is told of another, or of none.
-    WordsForgotten,
+    /// The last lines of a worker are not reported.
+    StderrForgotten,
     /// A worker of a generation on trial counts as proved.
     ProvedTooEarly,
-    /// Whoever was sent a signal, whatever it was, is said to have been killed.
-    SignalsAreMeantToEnd,
+    /// Any signal that was sent to a worker counts as the cause of its end.
+    AllSignalsKill,
 }
 
 pub const MUTATIONS: [Mutation; 39] = [
@@ -97,13 +97,13 @@ pub const MUTATIONS: [Mutation; 39] = [
     Mutation::NotReadmitted,
     Mutation::NeverResumed,
     Mutation::NeverPaused,
-    Mutation::WaitingWordForgotten,
+    Mutation::WaitingForgotten,
     Mutation::RebalanceForgotten,
     Mutation::RebalancedAlways,
     Mutation::VerdictTooEarly,
-    Mutation::WordsForgotten,
+    Mutation::StderrForgotten,
     Mutation::ProvedTooEarly,
-    Mutation::SignalsAreMeantToEnd,
+    Mutation::AllSignalsKill,
     Mutation::Pool(Fault::ShedToItself),
     Mutation::Pool(Fault::QueueOfTheDeadForgotten),
     Mutation::Pool(Fault::ReclaimedStillCounts),
@@ -125,7 +125,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(rules: Times, slots: usize, seed: u64, mutation: Option<Mutation>) -> Self {
+    pub fn new(rules: Times, slots: usize, mutation: Option<Mutation>) -> Self {
         let mut rules = rules;
         match mutation {
             Some(Mutation::BootDeadlineIgnored) => rules.boot_timeout = 0,
@@ -133,7 +133,7 @@ impl Machine {
             Some(Mutation::HangIgnored) => rules.hang_timeout = 0,
             _ => {}
         }
-        Self { life: Lifecycle::new(rules.rules(), slots, seed), mutation, now: 0, aborted: Vec::new() }
+        Self { life: Lifecycle::new(rules.rules(), slots), mutation, now: 0, aborted: Vec::new() }
     }
 
     /// The fault, if there is one.
@@ -229,7 +229,7 @@ impl Machine {
                     .collect();
                 out.retain(|a| !matches!(a, Action::Admit(id) if !begins.contains(id)));
             }
-            Mutation::WordsForgotten => out.iter_mut().for_each(|a| {
+            Mutation::StderrForgotten => out.iter_mut().for_each(|a| {
                 if let Action::Tell(Event::Reload { failure: Some(failure), .. }) = a {
                     failure.stderr.clear();
                 }
@@ -247,9 +247,9 @@ impl Lifecycle {
     fn tamper_before(&mut self, mutation: Mutation, now: Time, input: &Input, out: &mut Vec<Action>) {
         match mutation {
             Mutation::RecycledTogether => self.recycling = None,
-            Mutation::SignalsAreMeantToEnd => {
+            Mutation::AllSignalsKill => {
                 if let Input::Signalled(id, _) = input
-                    && let Some(w) = self.find(*id)
+                    && let Some(w) = self.find_mut(*id)
                 {
                     w.leaving.get_or_insert(Reason::Killed);
                 }
@@ -266,10 +266,7 @@ impl Lifecycle {
                 self.workers.iter_mut().for_each(|w| w.generation = generation);
             }
             Mutation::VerdictTooEarly => {
-                self.reload
-                    .iter_mut()
-                    .filter_map(|r| r.back.as_mut())
-                    .for_each(|b| b.since = Time::default());
+                self.reload.iter_mut().for_each(|r| r.failed_at = Time::default());
             }
             Mutation::RollbackForgetsSlot if self.goes_back() => {
                 let (old, Some(current)) = (self.generation, self.places[0].current) else { return };
@@ -314,12 +311,12 @@ impl Lifecycle {
         }
     }
 
-    /// How far the reload has come that is under way and has not failed.
+    /// The stage of a reload that has not failed.
     fn stage(&self) -> Option<ReloadStage> {
-        self.reload.as_ref().filter(|r| r.back.is_none()).map(|r| r.stage)
+        self.reload.as_ref().filter(|r| r.failure.is_none()).map(|r| r.stage)
     }
 
     fn goes_back(&self) -> bool {
-        self.reload.as_ref().is_some_and(|r| r.back.is_some())
+        self.reload.as_ref().is_some_and(|r| r.failure.is_some())
     }
 }

@@ -1,4 +1,4 @@
-//! A worker as the simulator has it: when it becomes ready, what it does with connections, how it ends.
+//! A model of a worker: when it becomes ready, what it does with connections, how it ends.
 
 use super::NEVER;
 use super::model::{Counters, Messages};
@@ -8,12 +8,12 @@ use crate::ids::{Generation, WorkerId};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// What a handoff queue holds.
+/// An entry of a handoff queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A connection, by its number.
     Connection(u32),
-    /// The master asks for a sign of life.
+    /// A probe of the master.
     Probe,
 }
 
@@ -23,10 +23,10 @@ pub const QUEUE_ROOM: usize = 6;
 const BACK_ROOM: usize = 3;
 /// The longest that a worker which is well takes for anything (milliseconds).
 pub const LONGEST: u64 = 3000;
-/// SIGKILL takes at most so long (milliseconds).
+/// The longest that SIGKILL takes (milliseconds).
 pub const KILL_TAKES: u64 = 400;
 
-/// How the workers of a generation are.
+/// The behaviour of the workers of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Temper {
     Good,
@@ -56,7 +56,7 @@ pub const TEMPERS: [Temper; 11] = [
     Temper::Stays,
 ];
 
-/// Which of the things without end a worker may do: only those that the rules put an end to.
+/// The things that a worker may do forever: those that have a timeout.
 #[derive(Clone, Copy, Debug)]
 pub struct Endless {
     pub boot: bool,
@@ -64,9 +64,9 @@ pub struct Endless {
     pub call: bool,
 }
 
-/// What a worker says to the master.
+/// A notice of a worker to the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum Notice {
     Ready,
     Leaving,
 }
@@ -78,7 +78,7 @@ pub struct Call {
     pub since: u64,
     /// When it returns.
     pub until: u64,
-    /// How long the worker has stood still meanwhile.
+    /// The time that the worker stood still meanwhile.
     pub still: u64,
 }
 
@@ -89,29 +89,29 @@ struct Held {
     until: u64,
 }
 
-/// A point in time, and how long the master had stood still until then.
+/// A point in time, and the time that the master had stood still until then.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     pub at: u64,
     pub stood: u64,
-    /// How long the worker itself had.
+    /// The time that the worker itself had.
     pub still: u64,
 }
 
-/// What the checks remember of it.
+/// The checks' memory of a worker.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// The master has read that it is ready.
     pub ready: bool,
-    /// Told to drain, with so much patience.
+    /// When it was ordered to drain, and its time for that.
     pub drain: Option<(Mark, u64)>,
-    /// Told that its call takes too long.
+    /// When it was warned that its call takes too long.
     pub warned: Option<Mark>,
     pub aborted: Option<Mark>,
     pub killed: Option<Mark>,
-    /// Somebody outside wanted it to end, or it did.
+    /// A command asked for its end, or it left by itself.
     pub asked: bool,
-    /// Patience of the one who asked.
+    /// The time that the command gave it.
     pub patience: Option<u64>,
     pub hangs: bool,
     /// The machine knows of its call since then.
@@ -137,9 +137,9 @@ pub struct Process {
     pub slot: usize,
     pub generation: Generation,
     pub born: Mark,
-    /// How it ended; it is a zombie then.
+    /// Its exit status; it is a zombie then.
     pub ended: Option<Exit>,
-    pub outbox: VecDeque<Word>,
+    pub outbox: VecDeque<Notice>,
     pub call: Option<Call>,
     pub queue: Messages,
     pub back: Messages,
@@ -148,11 +148,11 @@ pub struct Process {
     pub limit: u32,
     pub seen: Seen,
     pub worn_at: u64,
-    /// Told to drain; whether to hand back.
+    /// Ordered to drain; true if it is to hand back.
     pub draining: Option<bool>,
-    /// Told to hand idle connections back until so many are left.
+    /// The number of connections down to which it is to hand back idle ones.
     pub sheds_to: Option<u64>,
-    /// How long it has been stopped together with the master, as far as that can be seen.
+    /// The time it was stopped together with the master, as far as that can be seen.
     pub still: u64,
     ready_at: u64,
     said_ready: bool,
@@ -170,7 +170,7 @@ pub struct Process {
     holds: Vec<Held>,
 }
 
-/// What a run of a worker came to.
+/// The result of a run of a worker.
 #[derive(Default)]
 pub struct Ran {
     /// Connections answered.
@@ -286,7 +286,7 @@ impl Process {
         )
     }
 
-    /// Whether it takes what comes.
+    /// True if it takes what is queued.
     pub fn takes(&self, now: u64) -> bool {
         let occupied = self.blocking && !self.holds.is_empty();
         self.frozen_until <= now && self.call.is_none() && !occupied
@@ -316,7 +316,7 @@ impl Process {
         self.killed_at = self.killed_at.min(now + takes);
     }
 
-    /// Its handler is told, if its call does take too long, and may come to its end.
+    /// Its handler is warned, if its call does take too long, and may return.
     pub fn warn(&mut self, now: u64, timeout: u64, r: &mut Random) {
         let heeds = r.chance(40);
         if let Some(call) = self.call.as_mut().filter(|call| heeds && now >= call.since + timeout) {
@@ -441,12 +441,12 @@ impl Process {
         }
         if !self.said_ready && self.ready_at <= now && self.draining.is_none() {
             self.said_ready = true;
-            self.outbox.push_back(Word::Ready);
+            self.outbox.push_back(Notice::Ready);
             self.looks_at = now;
         }
         if self.leaves_at <= now {
             self.leaves_at = NEVER;
-            self.outbox.push_back(Word::Leaving);
+            self.outbox.push_back(Notice::Leaving);
         }
         self.finish(now, ran);
         self.hand_back(now, ran);

@@ -1,11 +1,11 @@
-//! Chance for the simulator: splitmix64, so that a seed is the whole schedule, on every machine.
+//! Random numbers for the simulator: splitmix64, so that a seed determines the whole schedule, on every machine.
 
 /// A sequence of numbers that its seed determines.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed; seeds that are close give sequences that are not.
+    /// The sequence of a seed; neighbouring seeds give unrelated sequences.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
     }
@@ -28,7 +28,7 @@ impl Random {
         from + self.below(to - from + 1)
     }
 
-    /// True so many times in a hundred.
+    /// True with this probability in percent.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

@@ -2,10 +2,10 @@
 //! (the counterpart of `master/mod.rs`, `supervise.rs` and `spawn.rs`).
 
 use super::super::{Action, Ended, Event, Input, ReloadState};
-use super::check::{Watch, words_of};
+use super::check::{Watch, stderr_of};
 use super::model::{Model, ModelBacklog, ModelQueue, Shared};
 use super::mutation::Machine;
-use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Process, Temper, Word};
+use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Notice, Process, Temper};
 use super::random::Random;
 use super::{NEVER, Times};
 use crate::Kind;
@@ -29,14 +29,14 @@ const BATCH: usize = 8;
 /// Lines that are kept to show what led to a violation.
 const TRACE: usize = 120;
 
-/// How workers of a generation are: the first few, then the others.
+/// The behaviour of the workers of a generation: of the first few, then of the others.
 #[derive(Clone, Copy, Debug)]
 pub struct Character {
     pub first: (u32, Temper),
     pub then: Temper,
 }
 
-/// Everything that a schedule plays with.
+/// The state of a schedule.
 pub struct World {
     pub random: Random,
     pub now: u64,
@@ -51,14 +51,14 @@ pub struct World {
     pub unanswered: u32,
     woken: bool,
     pub watch: Watch,
-    /// Handlers that the master has: by generation, how their workers are.
+    /// By generation: the behaviour of its workers.
     pub characters: BTreeMap<Generation, Character>,
     pub handlers: Vec<Generation>,
-    /// Prepared or not, the next time.
+    /// True if the next handler cannot be read.
     pub prepare_fails: bool,
     pub next_character: Character,
     pub forks_fail_until: u64,
-    /// Nothing bad begins any more.
+    /// True once no fault begins any more.
     pub calm: bool,
     /// The first workers could not start.
     pub failed: bool,
@@ -66,7 +66,7 @@ pub struct World {
     pub steps: u64,
     pub counts: BTreeMap<&'static str, u64>,
     pub trace: Option<VecDeque<String>>,
-    /// The master's forgiveness, all together: what it was seen to stand still.
+    /// The time that the master stood still and could know it.
     pub stood: u64,
     pub last_step: u64,
     timer_at: u64,
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// The run is over, well or not.
+    /// True if the run is over, or a check has failed.
     pub fn is_over(&self) -> bool {
         self.violation.is_some() || self.failed || self.machine.life.has_stopped()
     }
@@ -176,7 +176,7 @@ impl World {
         self.processes.iter().find(|p| p.id == id)
     }
 
-    /// Somebody outside sends the master a signal or uses its interface.
+    /// A signal to the master, or a command.
     pub fn ask(&mut self, input: Input) {
         self.signals.push_back(input);
     }
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Everything stands still for so long, as under SIGSTOP for the group, or a debugger.
+    /// All processes stand still for this time, as under SIGSTOP for the group, or a debugger.
     pub fn suspend(&mut self, by: u64) {
         self.note(|| "-- all stand still, the workers too".into());
         let seen = self.stand_still(by);
@@ -265,7 +265,7 @@ impl World {
         self.shared.now.set(self.now);
         self.woken = false;
         while let Some(input) = self.signals.pop_front() {
-            self.happened(input);
+            self.feed(input);
         }
         self.reap();
         self.read_messages();
@@ -294,7 +294,7 @@ impl World {
         self.nudge_workers();
         self.check_turn();
         if self.pool.has_emptied_backlogs() {
-            self.happened(Input::Emptied);
+            self.feed(Input::Emptied);
         }
     }
 
@@ -310,19 +310,19 @@ impl World {
                 self.pool.remove(page);
             }
             self.watch.is_gone(process);
-            // What it said last is read first.
-            let said = words.contains(&Word::Ready).then(|| "said".to_owned());
+            // Its last notices are read first.
+            let said = words.contains(&Notice::Ready).then(|| "said".to_owned());
             let ended = Ended {
                 id,
                 pid: 0,
                 exit,
                 failure: said,
-                stderr: words_of(id),
+                stderr: stderr_of(id),
                 was_ready: false,
                 queued: 0,
                 lost: 0,
             };
-            self.happened(Input::Died(ended));
+            self.feed(Input::Died(ended));
             if self.is_over() {
                 return;
             }
@@ -331,24 +331,24 @@ impl World {
 
     fn read_messages(&mut self) {
         for i in 0..self.processes.len() {
-            while let Some((id, word)) =
-                self.processes.get_mut(i).and_then(|p| p.outbox.pop_front().map(|word| (p.id, word)))
+            while let Some((id, notice)) =
+                self.processes.get_mut(i).and_then(|p| p.outbox.pop_front().map(|notice| (p.id, notice)))
             {
-                match word {
-                    // Too late where SIGKILL is on its way.
-                    Word::Ready if !self.machine.life.is_starting(id) => {}
-                    Word::Ready => {
+                match notice {
+                    // Too late if it was sent SIGKILL.
+                    Notice::Ready if !self.machine.life.is_starting(id) => {}
+                    Notice::Ready => {
                         self.processes[i].seen.ready = true;
                         if let Some(worker) = self.pool.workers.get_mut(id) {
                             worker.limit = self.processes[i].limit;
                             let sheds = self.processes[i].can_shed();
                             worker.kind = Some(if sheds { Kind::Request } else { Kind::Connection });
                         }
-                        self.happened(Input::Ready(id));
+                        self.feed(Input::Ready(id));
                     }
-                    Word::Leaving => {
+                    Notice::Leaving => {
                         self.processes[i].seen.asked = true;
-                        self.happened(Input::Leaving(id));
+                        self.feed(Input::Leaving(id));
                     }
                 }
                 if self.is_over() {
@@ -375,7 +375,7 @@ impl World {
             let mut inputs = Vec::new();
             self.pool.report_calls(&mut inputs);
             self.busy(inputs);
-            self.happened(Input::Tick);
+            self.feed(Input::Tick);
         }
         self.arm(self.next_wear());
     }
@@ -389,11 +389,11 @@ impl World {
             {
                 p.seen.busy = (since.as_millis() > 0).then_some(mark);
             }
-            self.happened(input);
+            self.feed(input);
         }
     }
 
-    /// What came into the queues of workers wakes them.
+    /// Wakes the workers whose queues have got something.
     fn nudge_workers(&mut self) {
         for p in &mut self.processes {
             if p.counters.nudged.take() {
@@ -412,7 +412,7 @@ impl World {
             let Some(p) = self.processes.get_mut(i).filter(|p| p.worn_at <= self.now) else { continue };
             p.worn_at = NEVER;
             let id = p.id;
-            self.happened(Input::Worn(id));
+            self.feed(Input::Worn(id));
         }
     }
 
@@ -421,7 +421,7 @@ impl World {
     }
 
     /// As `Master::feed`.
-    pub fn happened(&mut self, input: Input) {
+    pub fn feed(&mut self, input: Input) {
         let (mut next, mut follow_ups) = (Some(input), VecDeque::new());
         while let Some(input) = next.filter(|_| self.violation.is_none()) {
             self.step(input, &mut follow_ups);
