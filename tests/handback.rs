@@ -129,7 +129,7 @@ fn half_a_request_is_finished_by_its_worker() {
     let mut client = server.connect();
     let old = client.ask("pid").unwrap();
     client.send(b"GET /pid HT").unwrap();
-    // Seen by the worker before the reload reaches it: another request of the same worker comes after it.
+    // Read by the worker before the reload reaches it: a later request to the same worker is answered.
     while server.ask("pid").unwrap() != old {}
     server.reload();
     client.send(b"TP/1.1\r\nHost: t\r\n\r\n").unwrap();

@@ -221,7 +221,7 @@ fn many_short_calls_in_one_turn_are_no_hang() {
         clients.iter_mut().for_each(|c| assert!(c.ask("pid").is_ok()));
         let mut first = clients.pop().unwrap();
         first.send_command("sleep 100").unwrap();
-        // While it is busy: it finds them all when it looks next, and has more than all steps against a hang take to do.
+        // While it is busy: it finds them all in its next turn, which takes longer than all steps against a hang.
         clients.iter_mut().for_each(|c| c.send_command("sleep 100").unwrap());
         for client in clients.iter_mut().chain([&mut first]) {
             assert_eq!(client.answer(), Ok("sleep".into()), "{style:?}");
@@ -241,7 +241,7 @@ fn a_pause_of_all_processes_is_no_hang() {
         wait_until("the handler runs", || server.dir.at_gate("g") == 1);
         let all: Vec<i32> = [server.pid].into_iter().chain(pids.iter().copied()).collect();
         all.iter().for_each(|&pid| proc::freeze(pid));
-        // Much longer than all steps against it take.
+        // Much longer than all steps against a hang.
         comes_true(Duration::from_secs(3), || false);
         server.dir.make("g");
         all.iter().rev().for_each(|&pid| proc::signal(pid, libc::SIGCONT));

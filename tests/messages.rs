@@ -172,7 +172,7 @@ fn a_request_without_a_reply_ends_with_the_reason() {
         wait_for(&server, &format!("master ask {all} 8 5 0: {STATE}"));
         wait_for(&server, &format!("master ask 77 9 5 10000: {GONE}"));
         wait_for(&server, &format!("worker 1 answer to 9: {GONE}, 0 bytes, good"));
-        // The reply that came too late is dropped.
+        // The late reply is dropped.
         std::thread::sleep(Duration::from_millis(400));
         assert_eq!(log(&server).iter().filter(|l| l.contains("answer to 4")).count(), 2);
         assert_eq!(at(&server, 1, "reply"), STATE.to_string());
@@ -211,7 +211,7 @@ fn messages_reach_a_successor_under_its_new_id_only() {
 }
 
 /// Worker 1 sends to worker 2, which sleeps, until there is no room: in the master's queue for the sleeper, in the sockets,
-/// and in the sender's own queue. Returns the number of messages that were taken.
+/// and in the sender's own queue. Returns the number of accepted messages.
 #[track_caller]
 fn fill(server: &Server) -> usize {
     let (mut taken, mut refused) = (0, 0);
@@ -254,7 +254,7 @@ fn a_worker_that_sleeps_delays_no_other() {
     let sleeper = server.worker_in(1);
     proc::freeze(sleeper);
     fill(&server);
-    // Behind what waits for the sleeper, until its queue is overflowing.
+    // After the messages for the sleeper, until its queue overflows.
     assert_eq!(at(&server, 1, "ask 3 1 10 20000"), "0");
     wait_for(&server, "worker 1 answer to 1: 0, 10 bytes, good");
     assert_eq!(at(&server, 1, "send 2 51 60000"), format!("0 taken, {FULL}"));
@@ -373,7 +373,7 @@ fn the_last_messages_of_a_worker_arrive() {
     for language in [C, Rust] {
         let mut server = start_in(language, Style::Request, 2, &[]);
         server.may_say("died");
-        // A large one first: what the socket does not take is sent before the worker leaves.
+        // A large one first: the rest that the socket does not take is sent before the worker exits.
         for id in [1, 2] {
             at(&server, id, "send 0 52 9000000");
         }
@@ -464,14 +464,14 @@ fn messages_in_flight_survive_an_upgrade() {
     proc::signal(sleeper, libc::SIGCONT);
     let line = "worker 2 got 50 from 1: 60000 bytes, good";
     wait_until("what was taken arrives", || count(&server, line) == 6);
-    // Unless it has left before that, since the new generation replaces it.
+    // Unless it has exited before, since the new generation replaces it.
     let ends = ["0, 10", &format!("{GONE}, 0")].map(|end| format!("worker 3 answer to 1: {end} bytes, good"));
     wait_until("the answer", || ends.iter().any(|line| count(&server, line) == 1));
     wait_until("the new generation serves", || server.ask("id").is_ok_and(|id| id == "6"));
     server.stop();
 }
 
-/// A follower on the control socket gets events for messages to the master, and loses no other event however many they are.
+/// A follower on the control socket gets events for messages to the master, and misses no other event, however many they are.
 #[test]
 fn events_report_messages() {
     const MANY: usize = 20_000;
@@ -490,7 +490,7 @@ fn events_report_messages() {
         assert_eq!((&event["type"], &event["size"]), (&50.into(), &77.into()), "{event}");
         assert!(event.get("left_out").is_none());
 
-        // It does not read while many come.
+        // It does not read while many are sent.
         assert_eq!(at(&server, 1, &format!("send 0 51 9 {MANY}")), format!("{MANY} taken, 0"));
         let line = "master got 51 from 1: 9 bytes, good";
         wait_until("all have come", || count(&server, line) == MANY);

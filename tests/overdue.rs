@@ -1,4 +1,4 @@
-//! A handler in Rust that looks whether its call takes too long, and comes to its end.
+//! A handler in Rust that checks whether its call takes too long, and then returns.
 //!
 //! This program is both the test and, called with `serve`, the server.
 #![allow(clippy::unwrap_used)]

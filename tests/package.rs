@@ -26,7 +26,7 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-/// The lines with code that `found` is true for, but in the folders named, as `file:line`.
+/// The lines of code outside the given folders for which `found` is true, as `file:line`.
 fn lines_outside(folders: &[&str], found: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines = Vec::new();
     for (file, text) in sources() {

@@ -15,7 +15,7 @@ fn busy_client(server: &Server) -> Client {
     client
 }
 
-/// Brings a server of two into the middle of something.
+/// Brings a server of two workers into a phase.
 type Phase = (&'static str, fn() -> Server);
 
 const PHASES: [Phase; 11] = [
@@ -130,7 +130,7 @@ fn a_master_killed_in_any_phase_leaves_no_worker_and_the_port_free() {
             assert!(next.ask("pid").is_ok(), "{phase}");
             next.stop();
         }
-        // A worker that starts finds out when it has.
+        // A starting worker notices it when it has started.
         for gate in ["wait", "wait.0", "wait.1"] {
             let _ = std::fs::remove_file(server.dir.path().join(gate));
         }
@@ -185,7 +185,7 @@ fn a_stopped_worker_is_killed_at_the_drain_timeout_and_the_reload_ends() {
         proc::freeze(still);
         server.reload();
         wait_until("it is gone", || proc::state(still).is_none());
-        // The generation before is gone, so that the next can come.
+        // The previous generation has ended, so that the next can start.
         server.reload();
         server.stop();
     }

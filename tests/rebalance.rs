@@ -150,7 +150,7 @@ fn requests_in_progress_stay_in_their_worker() {
     let mut clients = idle(&server, 10);
     let old: Vec<_> = clients.iter_mut().map(|c| c.ask("pid").unwrap()).collect();
     clients[0].send(b"GET /pid HT").unwrap();
-    // Seen by its worker before it is told to shed: another request of the same worker comes after it.
+    // Read by its worker before that begins to shed: a later request to the same worker is answered.
     while server.ask("pid").as_ref() != Ok(&old[0]) {}
     scale_up(&mut server, 5);
     wait_until("two each", || {
@@ -261,7 +261,7 @@ fn a_stopped_new_worker_delays_only_its_own_connections() {
         server.signal(libc::SIGTTIN);
         server.scaled_to(3);
         wait_until("it serves", || server.ask("slot") == Ok("2".into()));
-        // Before the others are told to shed, or while they do.
+        // Before the others begin to shed, or while they do.
         comes_true(Duration::from_millis(random.below(120)), || false);
         let new = server.worker_in(2);
         proc::freeze(new);
@@ -306,7 +306,7 @@ fn a_worker_that_dies_while_it_sheds_loses_only_what_it_still_had() {
         let line = server.stderr().into_iter().find(|l| l.contains(DIED)).unwrap();
         let (_, count) = line.split_once("SIGKILL; ").unwrap();
         let told: usize = count.split(' ').next().unwrap().parse().unwrap();
-        // It may have died between handing one back and counting that.
+        // It may have died after handing one back and before counting that.
         assert!(gone <= told && told <= gone + 1, "{gone} are gone: {line}");
         drop(clients);
         server.stop();

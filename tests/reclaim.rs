@@ -1,4 +1,4 @@
-//! Nothing accepted is lost: what a dead or stopped worker had not taken is served by others, once.
+//! No accepted connection is lost: others serve those that a dead or stopped worker had not taken, once.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -15,7 +15,7 @@ fn a_killed_idle_worker_is_replaced_at_once_and_no_client_notices() {
         for slot in 0..2 {
             let victim = server.worker_in(slot);
             proc::signal(victim, libc::SIGKILL);
-            // The next of these may be given to it before its death is known.
+            // The next of these may be handed to it before its death is known.
             for _ in 0..20 {
                 server.ask("pid").unwrap();
             }

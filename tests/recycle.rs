@@ -51,7 +51,7 @@ fn requests_count_even_without_new_connections() {
     let server = Start::new(Style::Request).set("max-requests", "50").start();
     let mut client = server.connect();
     let pid = client.ask("pid").unwrap();
-    // The master has looked at all it had given, and has nothing to do.
+    // The master has no connection to reclaim and nothing to do.
     comes_true(Duration::from_millis(500), || false);
     for _ in 0..60 {
         client.ask("pid").unwrap();

@@ -1,4 +1,4 @@
-//! System calls that fail for a moment: strace(1) has the kernel refuse them.
+//! System calls that fail temporarily, by fault injection with strace(1).
 #![allow(clippy::unwrap_used)]
 
 mod util;

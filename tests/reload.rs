@@ -1,4 +1,4 @@
-//! A reload brings new code into all workers and costs no client anything, not even its connection.
+//! A reload brings new code to all workers, and no client loses anything, not even its connection.
 #![allow(clippy::unwrap_used)]
 
 mod util;
@@ -118,7 +118,7 @@ fn there_are_never_fewer_workers_ready_than_before() {
     let mut server = Start::new(Style::Request).workers(WORKERS).start();
     server.may_say(RELOAD);
     let old = server.workers();
-    // The new ones come up one by one, each when the test lets it.
+    // The new ones start one by one, each when the test opens its gate.
     (0..WORKERS).for_each(|slot| server.dir.make(&format!("wait.{slot}")));
     server.signal(libc::SIGHUP);
     for slot in 0..WORKERS as u32 {
@@ -175,7 +175,7 @@ fn a_file_replaced_truncated_or_overwritten_harms_no_running_worker() {
     assert_eq!(server.workers(), pids);
     let tally = load.stop();
     assert!(tally.faults.is_empty(), "{tally:?}");
-    // Nor a successor: it gets the code its generation began with.
+    // Nor does a successor: it gets the code of its generation.
     proc::signal(pids[0], libc::SIGKILL);
     server.replaces(pids[0]);
     assert!((0..4).all(|_| server.ask("version") == Ok("v1".into())));
@@ -209,7 +209,7 @@ fn storm(hups: usize, distance: Duration) {
     let reloads = server.lines_with("is complete");
     assert!((1..=hups).contains(&reloads), "{reloads} reloads of {hups}");
     assert_eq!(server.lines_with("rolled back"), 0);
-    // The last HUP is not lost: what was there when it came is what serves.
+    // The last HUP is not lost: the file at that time is the one that serves.
     assert!((0..4).all(|_| server.ask("version") == Ok("v2".into())));
     server.stop();
 }
@@ -248,7 +248,7 @@ fn a_reload_requested_during_a_reload_loads_the_newest_file() {
 #[test]
 fn an_idle_server_of_eight_workers_reloads_quickly() {
     let mut server = Start::new(Style::Request).workers(8).start();
-    // The best of a few: this machine may have other things to do.
+    // The best of a few: the machine may be busy.
     let fast = (0..10).any(|_| {
         let start = std::time::Instant::now();
         server.reload();
@@ -268,7 +268,7 @@ fn a_request_in_progress_is_finished_by_old_code_however_many_reloads_follow() {
         wait_until("the handler runs", || server.dir.at_gate("g") == 1);
         server.install(&style.version("v2"));
         server.reload();
-        // The next one has to wait until the old generation is gone; this one does not have to wait for that.
+        // The next reload has to wait until the old generation has ended; this one does not.
         server.signal(libc::SIGHUP);
         assert_eq!(server.ask("version"), Ok("v2".into()), "{style:?}");
         assert_eq!(server.lines_with("begins"), 1, "{style:?}: never more than two generations");

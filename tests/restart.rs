@@ -10,7 +10,7 @@ use util::{Load, Start, Style, comes_true, proc, wait_until};
 fn a_successor_serves_soon_after_a_crash() {
     let mut server = Start::new(Style::Connection).workers(8).start();
     server.says("died: SIGABRT");
-    // The best of a few: this machine may have other things to do. Every slot has one successor at once.
+    // The best of a few: the machine may be busy. Every slot has one successor at once.
     let fastest = (0..8).map(|slot| {
         let victim = server.worker_in(slot);
         let start = Instant::now();

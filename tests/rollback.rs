@@ -176,7 +176,7 @@ fn new_workers_that_die_as_soon_as_they_are_ready_restore_the_old_code() {
     server.may_say("died: SIGALRM");
     server.may_say("SIGALRM");
     server.install(&Style::Request.version("v2"));
-    // The first is ready, and dead before the last could be: that one does not come up.
+    // The first is ready, and dead before the last can be: that one does not start.
     server.dir.make("brief.0");
     server.dir.make("wait.1");
     let why = server.reload_fails();

@@ -335,7 +335,7 @@ fn the_host_keeps_its_children_and_its_signals() {
         let mut host = Host::start(language);
         host.server.may_say(DIED);
         for _ in 0..3 {
-            // Workers are there, but not among the children that it waits for.
+            // Workers run, but not among the children that it waits for.
             host.order("child");
             assert!(host.reads("child 7").starts_with("child 7"));
         }
@@ -370,7 +370,7 @@ fn other_processes_are_refused() {
     assert_eq!(host.get("/wrong").unwrap(), "role 2 self 1 post -4 check 0");
     host.order("copy");
     let refused = "reload -4 scale -4 fork -4 drain -4 kill -4 stop -4 step -4 post -4";
-    // It is no master, and may become one of its own.
+    // It is not a master, and may become one.
     assert_eq!(host.reads("role"), format!("role 0 self 0 {refused} start 0"));
     others_are_refused(host);
 }
@@ -525,7 +525,7 @@ fn a_worker_can_leave_by_itself() {
         let line = host.reads("event exit");
         assert!(line.ends_with(" 0 0 left 1"), "{line}");
         host.is_up([3]);
-        // A signal from elsewhere is the same; through the master it is the master's intention.
+        // A signal from another process counts the same; one through the master counts as intended by the master.
         proc::signal(host.pid_of(0), libc::SIGTERM);
         assert!(host.reads("event exit").ends_with(" 0 0 left 1"));
         host.is_up([4]);
@@ -552,7 +552,7 @@ fn an_exit_is_reported_as_intended_only_if_it_was() {
         assert_eq!(host.reads("event exit"), "event exit 1 0 1 0 0 killed 1");
         assert!(client.ask("x").is_ok(), "its connection went to another");
         host.is_up([3]);
-        // Means nothing to a worker; what it dies of then is a crash.
+        // Has no meaning to a worker; its death afterwards is a crash.
         assert_eq!(host.ask("kill 3 1"), "kill 0");
         proc::signal(host.pid_of(0), libc::SIGKILL);
         assert_eq!(host.reads("event exit"), "event exit 3 0 1 -1 9 crash 0");
