@@ -1,6 +1,7 @@
 //! The end of a connection, or of its life as an HTTP connection, once everything is sent (RFC 9112 section 9.6).
 
 use super::conn::Phase;
+use super::input::Input;
 use super::{HttpEngine, Link, READS};
 use crate::sys::socket;
 use crate::worker::engine::Next;
@@ -30,17 +31,24 @@ impl HttpEngine {
     }
 
     fn linger(&mut self, link: &mut Link<'_, '_>) -> Next {
-        for _ in 0..READS {
+        let mut scratch = Input::new(std::mem::take(&mut self.scratch));
+        let mut reads = 0;
+        let next = loop {
             if !link.conn.has_more {
-                return link.conn.wait();
+                break link.conn.wait();
             }
-            self.scratch.clear();
-            let Ok(Some(n)) = link.receive(&mut self.scratch) else { return Next::Close };
+            if reads == READS {
+                break Next::Again;
+            }
+            reads += 1;
+            scratch.clear();
+            let Ok(Some(n)) = link.receive(&mut scratch) else { break Next::Close };
             link.conn.dropped += n as u32;
             if link.conn.dropped as usize > LINGER {
-                return Next::Close;
+                break Next::Close;
             }
-        }
-        Next::Again
+        };
+        self.scratch = scratch.buf;
+        next
     }
 }

@@ -57,7 +57,7 @@ impl Framing {
     pub fn put(self, to: &mut Vec<u8>, part: &[u8]) {
         match self {
             Self::Chunked if !part.is_empty() => {
-                put_number::<16>(to, part.len() as u64);
+                put_hex(to, part.len());
                 to.extend_from_slice(b"\r\n");
                 to.extend_from_slice(part);
                 to.extend_from_slice(b"\r\n");
@@ -107,7 +107,7 @@ impl Response {
         put_field(&mut self.fields, b"Content-Type", b"text/plain");
         self.out.drop_body();
         let body = &mut self.out.copied;
-        put_number::<10>(body, fault.status.into());
+        put_number(body, fault.status.into());
         for part in [" ", reason(fault.status), ": ", fault.text, "\n"] {
             body.extend_from_slice(part.as_bytes());
         }
@@ -140,7 +140,7 @@ impl Response {
         match framing {
             Framing::Length(n) => {
                 out.extend_from_slice(b"Content-Length: ");
-                put_number::<10>(out, n);
+                put_number(out, n);
                 out.extend_from_slice(b"\r\n");
             }
             Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -165,7 +165,7 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
         return to.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     }
     to.extend_from_slice(b"HTTP/1.1 ");
-    put_number::<10>(to, status.into());
+    put_number(to, status.into());
     // The space is required even before an empty reason phrase (RFC 9112 section 4).
     to.push(b' ');
     to.extend_from_slice(reason(status).as_bytes());
@@ -179,18 +179,25 @@ pub(super) fn put_field(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-fn put_number<const RADIX: u64>(to: &mut Vec<u8>, mut n: u64) {
+fn put_number(to: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b"0123456789abcdef"[(n % RADIX) as usize];
-        n /= RADIX;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
         if n == 0 {
             break;
         }
     }
     to.extend_from_slice(&digits[at..]);
+}
+
+fn put_hex(to: &mut Vec<u8>, n: usize) {
+    let digits = (usize::BITS - n.leading_zeros()).div_ceil(4).max(1);
+    for i in (0..digits).rev() {
+        to.push(b"0123456789abcdef"[n >> (4 * i) & 15]);
+    }
 }
 
 #[cfg(test)]
@@ -206,8 +213,8 @@ mod tests {
     #[test]
     fn numbers_are_as_formatted() {
         for n in [0, 1, 9, 10, 15, 16, 255, 256, 4095, 65_536, u64::MAX] {
-            assert_eq!(text(|b| put_number::<10>(b, n)), n.to_string());
-            assert_eq!(text(|b| put_number::<16>(b, n)), format!("{n:x}"));
+            assert_eq!(text(|b| put_number(b, n)), n.to_string());
+            assert_eq!(text(|b| put_hex(b, n as usize)), format!("{n:x}"));
         }
     }
 

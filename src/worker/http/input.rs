@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 /// The size of the worker's own buffer, and the most that the buffer of a partial body grows by in one read.
-const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 const SMALL_READ: usize = 4 * 1024;
 /// Empty lines allowed before a request (RFC 9112 section 2.2 asks to ignore at least one).
 const EMPTY_LINES: u8 = 8;
@@ -20,7 +20,7 @@ const EMPTY_LINES: u8 = 8;
 /// while one is partial.
 #[derive(Default)]
 pub(super) struct Input {
-    buf: Vec<u8>,
+    pub buf: Vec<u8>,
     /// The offset of the current request.
     start: usize,
     scan: Scan,
@@ -65,9 +65,10 @@ impl Body {
 }
 
 impl Input {
-    /// The worker's own buffer.
-    pub fn scratch() -> Self {
-        Self { buf: Vec::with_capacity(READ), ..Self::default() }
+    /// An empty input that reads into `buf`.
+    pub fn new(mut buf: Vec<u8>) -> Self {
+        buf.clear();
+        Self { buf, ..Self::default() }
     }
 
     /// The bytes from the current request on.

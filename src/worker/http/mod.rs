@@ -53,7 +53,7 @@ const BATCH: usize = 64 * 1024;
 /// The parts that the connections of one worker share.
 pub(crate) struct HttpEngine {
     /// The buffer for requests that arrive complete.
-    scratch: Input,
+    scratch: Vec<u8>,
     response: Response,
     inputs: Pool<Input>,
     outputs: Pool<Output>,
@@ -106,7 +106,7 @@ impl Link<'_, '_> {
 impl HttpEngine {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            scratch: Input::scratch(),
+            scratch: Vec::with_capacity(input::READ),
             response: Response::new(config.limits.pending),
             inputs: Pool::default(),
             outputs: Pool::default(),
@@ -186,8 +186,7 @@ impl HttpEngine {
     /// Reads and answers requests until there is a reason to stop, then sends the responses.
     fn serve(&mut self, link: &mut Link<'_, '_>) -> Stop {
         let mut own = link.conn.input.take();
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
+        let mut scratch = Input::new(std::mem::take(&mut self.scratch));
         let (mut requests, mut reads) = (0, 0);
         let stop = loop {
             if requests == REQUESTS || reads == READS {
@@ -234,7 +233,7 @@ impl HttpEngine {
         } else if let Some(own) = own {
             self.inputs.put(own);
         }
-        self.scratch = scratch;
+        self.scratch = scratch.buf;
         match stop {
             Stop::Gone | Stop::Blocked => stop,
             _ => self.flush(link).unwrap_or(stop),

@@ -41,7 +41,7 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
         return Err(Fault::bad("the target's scheme is not http"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if !is_authority(authority) {
+    if !is_authority(authority.as_bytes()) {
         return Err(Fault::bad("the target has no valid host"));
     }
     Ok(split_query(path, Some(authority)))
@@ -58,22 +58,23 @@ fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Target<'b> {
 
 /// Parses the value of a Host field: an authority, or nothing.
 pub(super) fn parse_host(value: &[u8]) -> Result<&str, Fault> {
-    let host = str::from_utf8(value).ok().filter(|host| host.is_empty() || is_authority(host));
+    let host = if value.is_empty() || is_authority(value) { str::from_utf8(value).ok() } else { None };
     host.ok_or(Fault::bad("the Host field is not a host with an optional port"))
 }
 
 /// True for a host, optionally with a port. User information is not allowed (RFC 9110 section 4.2.4).
-fn is_authority(text: &str) -> bool {
-    if let Some(literal) = text.strip_prefix('[') {
-        return literal.split_once(']').is_some_and(|(ip, port)| is_ip_literal(ip) && is_port(port));
+fn is_authority(bytes: &[u8]) -> bool {
+    if let Some(literal) = bytes.strip_prefix(b"[") {
+        let Some(end) = literal.iter().position(|b| *b == b']') else { return false };
+        return str::from_utf8(&literal[..end]).is_ok_and(is_ip_literal) && is_port(&literal[end + 1..]);
     }
-    let (name, port) = text.split_at(text.bytes().position(|b| b == b':').unwrap_or(text.len()));
-    !name.is_empty() && is_name(name.as_bytes()) && is_port(port)
+    let end = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
+    end > 0 && is_name(&bytes[..end]) && is_port(&bytes[end..])
 }
 
 /// True for nothing, or a colon and a number up to 65535, which may be missing.
-fn is_port(text: &str) -> bool {
-    let Some((b':', digits)) = text.as_bytes().split_first() else { return text.is_empty() };
+fn is_port(bytes: &[u8]) -> bool {
+    let Some((b':', digits)) = bytes.split_first() else { return bytes.is_empty() };
     let number = |n: u32, d: &u8| (n * 10 + u32::from(d - b'0')).min(65_536);
     digits.iter().all(u8::is_ascii_digit) && digits.iter().fold(0, number) <= 65_535
 }
