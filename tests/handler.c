@@ -177,6 +177,18 @@ static int overflow(volatile char *above)
     return overflow(frame) + frame[0];
 }
 
+/* A process of the handler's own that outlives the call, and its worker. */
+static int child(void)
+{
+    int pid = fork();
+
+    if (pid < 0)
+        abort();
+    while (pid == 0)
+        pause();
+    return pid;
+}
+
 static void act(const char *command, unsigned listener, char *answer, size_t size)
 {
     char word[32] = "", rest[128] = "";
@@ -195,6 +207,11 @@ static void act(const char *command, unsigned listener, char *answer, size_t siz
         snprintf(answer, size, "%s", VERSION);
     else if (!strcmp(word, "repeat"))
         repeat(rest, answer, size);
+    else if (!strcmp(word, "busy")) {
+        count("busy.here");
+        act(command + strlen("busy "), listener, answer, size);
+    } else if (!strcmp(word, "child"))
+        snprintf(answer, size, "%d", child());
     else if (!strcmp(word, "alloc"))
         allocate(strtoul(rest, NULL, 10));
     else if (!strcmp(word, "loop"))

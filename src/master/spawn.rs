@@ -142,7 +142,18 @@ impl Master {
         let common = self.births.board.common();
         let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let setup = WorkerSetup { worker, queue, own_sockets, addresses, inbox, common, wake, leave, stderr };
+        let setup = WorkerSetup {
+            worker,
+            master: self.home,
+            queue,
+            own_sockets,
+            addresses,
+            inbox,
+            common,
+            wake,
+            leave,
+            stderr,
+        };
         // A panic must not unwind into the caller of the master: this process is a worker.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, setup, &mut self.poll)

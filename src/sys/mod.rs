@@ -9,11 +9,13 @@ pub mod datagram;
 pub mod dl;
 pub mod elf;
 pub mod fdpass;
+pub mod forks;
 pub mod kernel;
 pub mod lend;
 pub mod memory;
 pub mod overdue;
 #[cfg(feature = "control")]
+pub mod parent;
 pub mod peer;
 pub mod poll;
 pub mod process;
@@ -28,7 +30,8 @@ use std::mem::MaybeUninit;
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
     pub use libc::{
-        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS,
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE,
+        ETOOMANYREFS,
     };
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM,

@@ -21,15 +21,13 @@ static THREAD: AtomicI32 = AtomicI32::new(0);
 static FUNCTION: AtomicPtr<Function> = AtomicPtr::new(ptr::null_mut());
 static OVERDUE: AtomicBool = AtomicBool::new(false);
 
-/// Handles the signal from now on. `since` is the time at which this thread began its current work (milliseconds of [`Time`]; 0: it
-/// has none), which is overdue after `limit` milliseconds.
+/// Has [`signalled`] look at this thread's work. `since` is the time at which it began (milliseconds of [`Time`]; 0: it has none); it is
+/// overdue after `limit` milliseconds.
 pub fn watch(since: &'static AtomicU64, limit: u64) {
     SINCE.store(ptr::from_ref(since).cast_mut(), Relaxed);
     LIMIT.store(limit, Relaxed);
     // SAFETY: takes nothing and cannot fail.
     THREAD.store(unsafe { libc::gettid() }, Relaxed);
-    // SAFETY: `signalled` reads clocks and memory, and calls the function of `call`, for which the caller has promised the same.
-    unsafe { signal::interrupt(SIGNAL, signalled) };
 }
 
 /// Makes the signal call a function, once for each work that is overdue.
@@ -52,7 +50,8 @@ pub fn is_overdue() -> bool {
     OVERDUE.load(Relaxed)
 }
 
-fn signalled() {
+/// The signal has come. Runs in its handler; does nothing before [`watch`].
+pub(super) fn signalled() {
     // SAFETY: takes nothing and cannot fail.
     let (this, first) = (unsafe { libc::gettid() }, THREAD.load(Relaxed));
     if this != first {
@@ -84,6 +83,8 @@ mod tests {
         static CALLS: AtomicU32 = AtomicU32::new(0);
         let now = Time::now().as_millis();
         watch(&SINCE, 500);
+        // SAFETY: `signalled` reads clocks and memory, and calls what `call` is promised of.
+        unsafe { signal::interrupt(SIGNAL, signalled) };
         // SAFETY: adds to a number.
         unsafe { call(|| CALLS.store(CALLS.load(Relaxed) + 1, Relaxed)) };
         let signal = |since: u64| {

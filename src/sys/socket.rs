@@ -242,6 +242,11 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).shutdown(Shutdown::Write)
 }
 
+/// Has a listener refuse clients, in every process that has it (shutdown(2)). The kernel resets those in its backlog.
+pub fn refuse_clients(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).shutdown(Shutdown::Both)
+}
+
 /// True if a write of a line would neither wait nor raise SIGPIPE: there is room, and the reader has not closed its end (poll(2)).
 pub fn takes_a_line(fd: BorrowedFd<'_>) -> bool {
     retry(|| poll(fd, libc::POLLOUT, 0)).is_ok_and(|found| found == libc::POLLOUT)

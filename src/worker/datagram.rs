@@ -91,7 +91,7 @@ impl DatagramEngine {
                 page: cx.page,
             };
             cx.page.add(Word::BytesIn, n as u64);
-            let done = cx.call(|handler| handler.on_datagram(&datagram));
+            let done = cx.call("on_datagram", |handler| handler.on_datagram(&datagram));
             cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
         }
     }

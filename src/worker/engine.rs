@@ -2,9 +2,10 @@
 
 use super::handler::Handler;
 use crate::config::Config;
+use crate::log::log;
 use crate::scoreboard::{Word, WorkerPage};
-use crate::sys::overdue;
 use crate::sys::time::Time;
+use crate::sys::{forks, overdue, parent, process};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The loop's next step with a connection after an engine has run on it.
@@ -58,8 +59,9 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Runs user code, and shows it on the scoreboard meanwhile. `None` if it panicked; the panic hook has printed the panic.
-    pub fn call<T>(&mut self, f: impl FnOnce(&mut dyn Handler) -> T) -> Option<T> {
+    /// Runs the callback of this name, and shows it on the scoreboard meanwhile. `None` if it panicked; the panic hook has printed the
+    /// panic. Does not return in a process that the callback has forked.
+    pub fn call<T>(&mut self, name: &str, f: impl FnOnce(&mut dyn Handler) -> T) -> Option<T> {
         let mut since = self.now;
         if !self.config.timeout.is_zero() {
             // The limit is for this call alone, and others may have run in the same turn.
@@ -67,9 +69,23 @@ impl Context<'_> {
             overdue::begin();
         }
         self.page.set(Word::BusySince, since.as_millis().max(1));
+        parent::begin_call();
         // The handler serves on after a panic, as users of a server expect; unfinished changes to its state are its own affair.
         let result = catch_unwind(AssertUnwindSafe(|| f(self.handler))).ok();
+        end_copy(name);
+        parent::end_call();
         self.page.set(Word::BusySince, 0);
         result
+    }
+}
+
+/// Ends a process that a callback has forked and that returns from it: it would serve clients as a second worker.
+pub fn end_copy(callback: &str) {
+    if forks::is_copy() {
+        let pid = process::own_pid();
+        log!(
+            "{callback}: process {pid}, which it has forked, returned from it and ends here; a child must call _exit"
+        );
+        process::exit(super::EXIT_FAILED);
     }
 }

@@ -251,7 +251,8 @@ impl<'a> EventLoop<'a> {
     /// Serves a connection in blocking style to its end; everything else waits meanwhile.
     fn serve_blocking(&mut self, fd: OwnedFd, listener: ListenerId) {
         let mut conn = self.conn(fd, listener);
-        let served = context!(self).call(|handler| handler.on_connection(&mut conn)).is_some();
+        let served =
+            context!(self).call("on_connection", |handler| handler.on_connection(&mut conn)).is_some();
         self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
         conn.drop_unread();
         conn.end();
@@ -381,13 +382,13 @@ impl<'a> EventLoop<'a> {
         let (worker, is_blocking) = (self.worker, self.kind == Kind::Connection);
         if is_blocking && !self.drains {
             // First, since serving the rest may take long.
-            let _ = context!(self).call(|handler| handler.on_drain(worker));
+            let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
         }
         while self.take_one() {}
         if !std::mem::replace(&mut self.drains, true) {
             self.leave_own_sockets();
             if !is_blocking {
-                let _ = context!(self).call(|handler| handler.on_drain(worker));
+                let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
             }
         }
         // Also if the master, which was to take them, has died since.

@@ -142,7 +142,7 @@ impl WorkerMessages {
             // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
             let expired = self.requests.borrow_mut().take_expired(cx.now);
             let Some(call) = expired else { return };
-            cx.call(|_| call(Err(Undelivered::TimedOut)));
+            cx.call("on_reply", |_| call(Err(Undelivered::TimedOut)));
         }
     }
 
@@ -154,7 +154,7 @@ impl WorkerMessages {
         let only_to = (receiver != Address::Master).then_some(receiver);
         let ended = self.requests.borrow_mut().take_all(only_to);
         for call in ended {
-            cx.call(|_| call(Err(Undelivered::Gone)));
+            cx.call("on_reply", |_| call(Err(Undelivered::Gone)));
         }
     }
 
@@ -170,7 +170,7 @@ impl WorkerMessages {
             Purpose::Message | Purpose::Request => {
                 self.unanswered.set(Some(envelope).filter(|e| e.purpose == Purpose::Request));
                 let message = Message::new(envelope, bytes);
-                cx.call(|handler| handler.on_message(worker, &message));
+                cx.call("on_message", |handler| handler.on_message(worker, &message));
                 if let Some(request) = self.unanswered.take() {
                     let reason = [Undelivered::Unanswered as u8];
                     // Lost if the master is gone, like everything from now on.
@@ -183,7 +183,7 @@ impl WorkerMessages {
                 let result = if failed { Err(Undelivered::from_bytes(bytes)) } else { Ok(bytes) };
                 // A request that is no longer pending has timed out.
                 if let Some(call) = pending {
-                    cx.call(|_| call(result));
+                    cx.call("on_reply", |_| call(result));
                 }
             }
         }

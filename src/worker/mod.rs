@@ -27,7 +27,7 @@ use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::server::Source;
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::time::Time;
-use crate::sys::{overdue, process, signal};
+use crate::sys::{forks, overdue, parent, process, signal};
 use handler::{Handler, Kind};
 use messages::WorkerMessages;
 use own_sockets::OwnSocket;
@@ -36,7 +36,7 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -46,6 +46,8 @@ pub const EXIT_FAILED: i32 = 70;
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.
 const MEMORY_HANDICAP: i32 = 100;
+/// The time beyond the drain-timeout after which a worker whose master is gone is killed, in case it has not ended by itself.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
 /// The time that a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors that a worker leaves free: for its handler, and so that there is always one for a connection that arrives.
@@ -177,6 +179,8 @@ impl Worker {
 pub struct WorkerSetup<'a> {
     /// The worker. It lives as long as the process: a handler may keep its address.
     pub worker: &'static Worker,
+    /// The process id of the master.
+    pub master: i32,
     /// Its end of the handoff channel.
     pub queue: HandoffEnd,
     /// The sockets at which it accepts or reads datagrams itself.
@@ -208,6 +212,10 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     let worker = setup.worker;
     CURRENT.set(Some(worker));
     signal::count(signal::SIGTERM, &setup.leave);
+    forks::watch(setup.own_sockets.iter().map(|socket| socket.fd.as_fd()), setup.leave.as_fd());
+    if let Err(e) = parent::watch(setup.master, config.drain_timeout + LAST_MOMENT) {
+        fail(worker, format!("prctl: {e}"));
+    }
     match config.timeout.as_millis() as u64 {
         0 => {}
         limit => overdue::watch(worker.info.page.word(Word::BusySince), limit),
@@ -223,7 +231,9 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         }
     }));
     tell(worker, &Notice::Online);
-    let mut handler = match catch_unwind(AssertUnwindSafe(|| start(source, &setup))) {
+    let started = catch_unwind(AssertUnwindSafe(|| start(source, &setup)));
+    engine::end_copy("worker_start");
+    let mut handler = match started {
         Ok(Ok(handler)) => handler,
         Ok(Err(reason)) => fail(worker, reason),
         Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic))),
@@ -235,11 +245,14 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     };
     worker.state.set(WorkerState::Ready);
     tell(worker, &Notice::Ready { kind: kind as u8, limit });
+    parent::end_call();
     if let Err(e) = event_loop::EventLoop::new(&mut *handler, config, limit, setup, poll).serve() {
         log!("worker {}: {e}", worker.id());
         process::exit(EXIT_FAILED);
     }
+    forks::forget();
     let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(worker)));
+    engine::end_copy("worker_stop");
     // The messages that the handler has just sent. This fails if the master is gone.
     let _ = worker.messages().flush_all(PATIENCE);
     process::exit(0)

@@ -8,7 +8,7 @@
 use crate::ids::ListenerId;
 use crate::log::log;
 use crate::sys::time::Time;
-use crate::sys::{errno, poll, socket};
+use crate::sys::{errno, forks, poll, socket};
 use mio::Token;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,6 +72,10 @@ impl OwnSockets {
 
     /// Has the poll report only the sockets with connections, with datagrams, both, or none.
     pub fn watch_only(&mut self, connections: bool, datagrams: bool, poll: &mio::Poll, now: Time) {
+        if forks::has_released() {
+            // The kernel forgets by itself what the poll knew of them.
+            return self.sockets.clear();
+        }
         if now >= self.paused_until {
             self.paused_until = Time::default();
         }
@@ -119,6 +123,9 @@ impl OwnSockets {
                         log!("accept: {e}; clients wait in the backlog meanwhile");
                     }
                     self.paused_until = now + PAUSE;
+                } else if code == Some(errno::EINVAL) {
+                    // The master has shut the socket: it is about to have this worker drain.
+                    self.paused_until = now + PAUSE;
                 }
                 None
             }
@@ -135,6 +142,7 @@ impl OwnSockets {
     /// Closes the sockets. The open files live on in other processes, and so would their registrations in the poll.
     pub fn close(&mut self, poll: &mio::Poll, now: Time) {
         self.watch_only(false, false, poll, now);
+        forks::forget();
         self.sockets.clear();
     }
 }

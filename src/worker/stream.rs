@@ -18,8 +18,8 @@ impl StreamEngine {
     pub fn on_open(&mut self, conn: &mut Conn, read_already: &[u8], cx: &mut Context<'_>) -> Next {
         conn.borrow_buffers(&mut self.buffers);
         conn.preload(read_already);
-        let opened = cx.call(|h| h.on_open(conn)).is_some();
-        if opened && (read_already.is_empty() || cx.call(|h| h.on_data(conn)).is_some()) {
+        let opened = cx.call("on_open", |h| h.on_open(conn)).is_some();
+        if opened && (read_already.is_empty() || cx.call("on_data", |h| h.on_data(conn)).is_some()) {
             self.flush(conn)
         } else {
             failed(cx)
@@ -39,7 +39,7 @@ impl StreamEngine {
                 Err(_) => return Next::Close,
             };
             cx.page.add(Word::Requests, 1);
-            if cx.call(|h| h.on_data(conn)).is_none() {
+            if cx.call("on_data", |h| h.on_data(conn)).is_none() {
                 return failed(cx);
             }
             // The poll is edge-triggered and does not report the end again, so read up to it.
@@ -65,7 +65,7 @@ impl StreamEngine {
     /// Closes a connection and takes its buffers.
     pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
         let _ = conn.flush();
-        let _ = cx.call(|h| h.on_close(conn));
+        let _ = cx.call("on_close", |h| h.on_close(conn));
         conn.end();
         conn.release_buffers(&mut self.buffers);
     }

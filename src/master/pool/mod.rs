@@ -233,7 +233,8 @@ impl<S: System> Pool<S> {
         }
         let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
         if empty {
-            // Closed now, so that new clients are refused at once, however long the workers take.
+            // Now, so that new clients are refused at once, however long the workers take. Workers in a call have copies.
+            self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
             self.listeners.retain(S::Backlog::takes_datagrams);
             self.emptied = u64::MAX;
         }
@@ -246,6 +247,7 @@ impl<S: System> Pool<S> {
 
     /// Closes the listeners and what no worker had room for; returns the number of connections that are closed unanswered.
     pub fn close(&mut self) -> u64 {
+        self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
         u64::from(self.parked.take().is_some()) + self.abandon_returns()
     }

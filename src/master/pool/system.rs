@@ -103,6 +103,10 @@ pub trait Backlog<S: System> {
     /// For a stop: has the kernel add nothing to the backlog any more, if it can.
     fn stop_intake(&mut self);
 
+    /// Refuses clients from now on, in other processes that have the socket too; not if it is inherited, and so another
+    /// program's as well.
+    fn refuse_clients(&mut self);
+
     /// Counts a connection that was accepted during a stop; false if there can be no more.
     fn expects_more(&mut self) -> bool;
 

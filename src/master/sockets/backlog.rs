@@ -80,6 +80,13 @@ impl Backlog<Kernel> for Listener {
         }
     }
 
+    fn refuse_clients(&mut self) {
+        if matches!(self.kind, Kind::Tcp | Kind::Unix(_)) {
+            // One that was shut before is refused the second time.
+            self.sockets.iter().for_each(|socket| drop(socket::refuse_clients(socket.fd.as_fd())));
+        }
+    }
+
     fn expects_more(&mut self) -> bool {
         self.left.as_mut().is_none_or(|left| {
             *left = left.saturating_sub(1);

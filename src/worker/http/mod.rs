@@ -270,7 +270,8 @@ impl HttpEngine {
         }
         let request = Request::new(head, body, link.fd, link.listener);
         let lent = Rc::clone(&res.lent);
-        let called = lent.during(link.fd, || cx.call(|handler| handler.on_request(&request, res)));
+        let called =
+            lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));
         cx.page.add(Word::Requests, 1);
         if called.is_none() {
             cx.page.add(Word::Errors, 1);

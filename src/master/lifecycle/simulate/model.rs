@@ -273,6 +273,8 @@ impl Backlog<Model> for ModelBacklog {
 
     fn stop_intake(&mut self) {}
 
+    fn refuse_clients(&mut self) {}
+
     fn expects_more(&mut self) -> bool {
         true
     }

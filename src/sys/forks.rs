@@ -1,0 +1,63 @@
+//! Copies of a worker that its handler forks, and the sockets that no copy is to keep: those at which the worker takes connections
+//! and datagrams from the kernel itself.
+//!
+//! fork(2) in user code gives the child every descriptor of the worker. A copy that lives on would hold the server's addresses after
+//! a stop, and one that returned from its callback would serve clients as a second worker. So the copy lets go of those sockets
+//! at once (pthread_atfork(3)), and knows that it is one.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicPtr};
+
+/// Sockets that other processes may have too, and the descriptor that takes their place.
+struct Shared {
+    sockets: Vec<RawFd>,
+    substitute: RawFd,
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
+static RELEASED: AtomicBool = AtomicBool::new(false);
+static IS_COPY: AtomicBool = AtomicBool::new(false);
+
+/// From now on, a process that this one forks is a copy (see [`is_copy`]) and has none of `sockets`. `substitute` is open as long as
+/// this process lives, and is no socket.
+pub fn watch<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>, substitute: BorrowedFd<'_>) {
+    let sockets = sockets.map(|fd| fd.as_raw_fd()).collect();
+    // Leaked: a signal may come while it is read.
+    SHARED.store(Box::into_raw(Box::new(Shared { sockets, substitute: substitute.as_raw_fd() })), Relaxed);
+    // SAFETY: `forked` does only what may be done in the child of a process with threads (pthread_atfork(3)).
+    unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+}
+
+extern "C" fn forked() {
+    IS_COPY.store(true, Relaxed);
+    release();
+}
+
+/// True in a process that a worker's handler has forked.
+pub fn is_copy() -> bool {
+    IS_COPY.load(Relaxed)
+}
+
+/// The sockets are about to be closed, and their numbers to be used for others.
+pub fn forget() {
+    SHARED.store(ptr::null_mut(), Relaxed);
+}
+
+/// True after [`release`]: the numbers of the sockets stand for the substitute.
+pub fn has_released() -> bool {
+    RELEASED.load(Relaxed)
+}
+
+/// Replaces the sockets by the substitute, so that their addresses are free as far as this process is concerned. Their numbers stay
+/// taken: the owner of such a number closes the substitute. May be called in a signal handler (signal-safety(7)).
+pub fn release() {
+    // SAFETY: NULL, or what `watch` has leaked.
+    let Some(shared) = (unsafe { SHARED.swap(ptr::null_mut(), Relaxed).as_ref() }) else { return };
+    RELEASED.store(true, Relaxed);
+    for &socket in &shared.sockets {
+        // SAFETY: takes no pointers; both are open, or it fails.
+        unsafe { libc::dup3(shared.substitute, socket, libc::O_CLOEXEC) };
+    }
+}
