@@ -1,7 +1,7 @@
 //! Workers whose master is no more, and processes that handlers have forked: neither keeps an address, and workers end in time,
 //! whatever code they are in.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
+
 mod util;
 
 use std::net::UdpSocket;
