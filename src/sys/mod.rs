@@ -14,8 +14,8 @@ pub mod kernel;
 pub mod lend;
 pub mod memory;
 pub mod overdue;
-#[cfg(feature = "control")]
 pub mod parent;
+#[cfg(feature = "control")]
 pub mod peer;
 pub mod poll;
 pub mod process;
