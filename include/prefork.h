@@ -72,6 +72,17 @@
  * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
  * which is replaced, and the connections it had in progress.
  *
+ * UPGRADES
+ *
+ * USR2 replaces the program by the file now at its path, in the same process, with its listeners, workers and
+ * connections. The start of the new program, from main() to prefork_server_run() or _start(), runs twice: first
+ * on trial, in a child of the master, while the old program serves; then in the master's own process. On trial
+ * that call does not return, neither when the program could serve nor when it is refused, and runs no exit
+ * handler. The old program ends without a return from prefork_server_run().
+ * In both, the variable PREFORK_UPGRADE is in the environment until that call. A program that does something
+ * only once (writes its process id, takes a lock, refuses if it runs already) skips that if the variable is set.
+ * A program that ends before the call, whatever its exit code, is not upgraded to.
+ *
  * POINTERS
  *
  * Four words say who owns what is behind a pointer. A function
@@ -1382,8 +1393,8 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 /**
  * Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain all workers, a second
  * one kills them; HUP reloads; TTIN and TTOU start and stop a worker; USR2 upgrades: it executes the program's file
- * anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out, this
- * call never returns.
+ * anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out (see
+ * UPGRADES above), this call never returns, whether it is refused or not.
  *
  * It installs no signal handler: the calling thread has these signals blocked meanwhile and reads them itself
  * (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only

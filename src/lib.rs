@@ -83,6 +83,18 @@
 //! # }
 //! ```
 //!
+//! # Upgrades
+//!
+//! USR2 replaces the program by the file now at its path, in the same process, with its listeners, workers and connections. The
+//! start of the new program, from `main` to [`Server::run`] or [`Server::start`], runs twice. First on trial, in a child of the
+//! master, while the old program serves: the trial ends inside `run` or `start`, which does not return, neither when it could serve
+//! nor when it is refused, and no exit handler and no destructor runs. Then in the master's own process, where `run` continues with
+//! the workers. The old program ends at that moment without returning from `run`; what it had in memory is gone.
+//!
+//! In both, the variable `PREFORK_UPGRADE` is in the environment until `run` or `start` is called. A program that does something only
+//! once (takes a lock, writes its process id, refuses if it runs already) skips that if the variable is set. A program that ends
+//! before `run`, whatever its exit code, is not upgraded to: only `run` itself can tell the master that it would serve.
+//!
 //! # Settings
 //!
 //! [`Config`] has the settings and their defaults; [`Server::set`] takes them by their command-line names.

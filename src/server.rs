@@ -7,7 +7,6 @@ use crate::ids::Generation;
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
-use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -225,9 +224,9 @@ impl Server {
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
     ///
-    /// Workers are forked from here and never return from this call; nor does a program that an upgrade tries out. For the
-    /// duration of the call the calling thread has these signals blocked and reads them itself (signalfd(2)); no signal handler
-    /// is installed.
+    /// Workers are forked from here and never return from this call; nor does a program that an upgrade tries out, whether it could
+    /// serve or not ([upgrades](crate#upgrades)). For the duration of the call the calling thread has these signals blocked and reads
+    /// them itself (signalfd(2)); no signal handler is installed.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
@@ -241,23 +240,33 @@ impl Server {
     /// Makes this process the master, for a program with an event loop of its own, which calls [`Running::step`]. Signals stay the
     /// program's, unless [`Config::signals`] says otherwise. It may have children of its own; it must not start a thread.
     ///
+    /// A program that an upgrade tries out does not return from this call ([upgrades](crate#upgrades)).
+    ///
     /// # Errors
     /// As [`Server::run`], except for failures of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
-        let is_trial = master::is_trial()?;
-        self.refused.take().map_or(Ok(()), Err)?;
-        self.config.check()?;
-        if is_trial {
-            // The exit code is the answer to the master that this program may replace.
-            self.source.prepare(Generation::FIRST)?;
-            process::exit(0);
+        if master::is_trial() {
+            master::end_trial(self.try_out());
         }
+        self.check()?;
         let (callbacks, messages) = (std::mem::take(&mut self.callbacks), self.messages.clone());
         let mut master = Master::new(self)?;
         if callbacks.on_event.is_some() {
             master.keep_events();
         }
         Ok(Running { master, callbacks, messages })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.refused.take().map_or(Ok(()), Err)?;
+        self.config.check()
+    }
+
+    /// Does everything up to serving that changes nothing.
+    fn try_out(mut self) -> Result<()> {
+        self.check()?;
+        master::check_host()?;
+        self.source.prepare(Generation::FIRST)
     }
 }
 

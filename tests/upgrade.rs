@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use util::dir::Dir;
+use util::host::{self, Link};
 use util::{Server, Start, Style, proc, wait_until};
 
 /// A copy of the program that can be replaced.
@@ -120,7 +121,7 @@ fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
     for (text, why) in [
         ("#!/bin/sh\nexit 3\n", "it ended by exit code 3"),
         ("#!/bin/sh\nkill -SEGV $$\n", "it ended by SIGSEGV"),
-        ("no program at all", "it ended by exit code 1"),
+        ("no program at all", "execute it: Exec format error"),
     ] {
         server.says("upgrade:");
         replace(&path, &script(&dir, text));
@@ -136,6 +137,123 @@ fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
     assert_eq!(server.workers(), before);
     clean(&dir);
     server.stop();
+}
+
+#[test]
+fn a_program_that_does_not_say_that_it_can_serve_is_refused_whatever_its_exit_code() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let mut server = start(&dir, &path, "127.0.0.1:0");
+    let before = server.workers();
+    let real = env!("CARGO_BIN_EXE_prefork");
+    server.says("upgrade:");
+    server.may_say("already running");
+    for (text, why) in [
+        ("#!/bin/sh\nexit 0\n".to_owned(), "without a word that it can serve"),
+        ("#!/bin/sh\necho usage: prefork\n".into(), "without a word that it can serve"),
+        ("#!/bin/sh\necho already running >&2; exit 0\n".into(), "without a word that it can serve"),
+        (format!("#!/bin/sh\n{real} --version\n"), "without a word that it can serve"),
+        // It can serve, but would not be the process that is the workers' parent.
+        (
+            format!("#!/bin/sh\n{real} \"$@\"\nexit 0\n"),
+            "a child of it can serve, and not the process itself",
+        ),
+        (format!("#!/bin/sh\n{real} \"$@\"\nexit 3\n"), "it ended by exit code 3"),
+    ] {
+        let refusals = server.lines_with("this master continues");
+        replace(&path, &script(&dir, &text));
+        server.signal(libc::SIGUSR2);
+        wait_until("it is refused", || server.lines_with("this master continues") > refusals);
+        let said = server.stderr().into_iter().rfind(|l| l.contains("this master continues")).unwrap();
+        assert!(said.contains(why), "{text}: {said}");
+        assert_eq!(server.ask("slot").map(|_| ()), Ok(()));
+    }
+    assert_eq!(server.workers(), before);
+    clean(&dir);
+    server.stop();
+}
+
+#[test]
+fn a_program_that_cannot_serve_says_why() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let module = dir.file("module.so");
+    copy(&Style::Request.handler(), &module);
+    let mut server = Start::new(Style::Request)
+        .within(&dir)
+        .program([
+            path.to_str().unwrap(),
+            "--workers",
+            "2",
+            "--listen",
+            "127.0.0.1:0",
+            module.to_str().unwrap(),
+            dir.path().to_str().unwrap(),
+        ])
+        .start();
+    server.says("upgrade:");
+    fs::write(&module, "no module").unwrap();
+    server.signal(libc::SIGUSR2);
+    server.wait_for_line("failed: load ");
+    fs::remove_file(module).unwrap();
+    clean(&dir);
+    server.stop();
+}
+
+#[test]
+fn a_wrapper_that_ends_in_an_exec_takes_over() {
+    let dir = Arc::new(Dir::new());
+    let path = program(&dir);
+    let mut server = start(&dir, &path, "127.0.0.1:0");
+    expects_takeover(&mut server);
+    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_prefork"));
+    replace(&path, &script(&dir, &text));
+    server.signal(libc::SIGUSR2);
+    server.wait_for_line("reload to generation 2 is complete");
+    clean(&dir);
+    server.stop();
+}
+
+/// Hosts with a file of their own, which they remove when the run has ended; by `run` and by `start`.
+fn hosts() -> impl Iterator<Item = (PathBuf, &'static str)> {
+    let hosts = [host::program("tests/pidfile.c", "pidfile", Link::Shared), host::example("pidfile")];
+    hosts.into_iter().flat_map(|host| ["run", "start"].map(|how| (host.clone(), how)))
+}
+
+#[test]
+fn a_trial_runs_nothing_of_a_host_after_the_start() {
+    for (host, how) in hosts() {
+        let dir = Arc::new(Dir::new());
+        let name = host.to_str().unwrap();
+        let mut server = Start::new(Style::Request)
+            .within(&dir)
+            .through(&["env", &host::search()])
+            .program([name, how, dir.path().to_str().unwrap(), "127.0.0.1:0"])
+            .start();
+        server.says("upgrade: ");
+        server.says("reload to generation");
+        let pid = dir.file("pid");
+        for fault in ["guarded", "threads", "missing", "wrong", "none"] {
+            let refusals = server.lines_with("this master continues");
+            // Only in C can the handler be missing.
+            if fault == "none" && host.ends_with("examples/pidfile") {
+                continue;
+            }
+            dir.make(fault);
+            server.signal(libc::SIGUSR2);
+            let refused = |server: &Server| server.lines_with("this master continues") > refusals;
+            wait_until(fault, || refused(&server) || !pid.exists() || server.lines_with("complete") > 0);
+            assert!(pid.exists() && refused(&server), "{name} {how} {fault}: {:#?}", server.stderr());
+            dir.remove(fault);
+        }
+        server.signal(libc::SIGUSR2);
+        server.wait_for_line("reload to generation 2 is complete");
+        assert!(pid.exists());
+        let ran_on =
+            |server: &Server| server.stdout().iter().any(|l| l == "after" || l.starts_with("refused"));
+        assert!(!ran_on(&server), "{:?}", server.stdout());
+        server.stop();
+    }
 }
 
 #[test]

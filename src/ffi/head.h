@@ -72,6 +72,17 @@
  * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
  * which is replaced, and the connections it had in progress.
  *
+ * UPGRADES
+ *
+ * USR2 replaces the program by the file now at its path, in the same process, with its listeners, workers and
+ * connections. The start of the new program, from main() to prefork_server_run() or _start(), runs twice: first
+ * on trial, in a child of the master, while the old program serves; then in the master's own process. On trial
+ * that call does not return, neither when the program could serve nor when it is refused, and runs no exit
+ * handler. The old program ends without a return from prefork_server_run().
+ * In both, the variable PREFORK_UPGRADE is in the environment until that call. A program that does something
+ * only once (writes its process id, takes a lock, refuses if it runs already) skips that if the variable is set.
+ * A program that ends before the call, whatever its exit code, is not upgraded to.
+ *
  * POINTERS
  *
  * Four words say who owns what is behind a pointer. A function

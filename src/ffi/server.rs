@@ -9,6 +9,7 @@ use super::module::{
 use super::status::{answered, prefork_status};
 use super::worker::reply_parts;
 use crate::config::Config;
+use crate::master;
 use crate::master::router::OnMessage;
 use crate::server::{Callbacks as HostCallbacks, OnEvent, OnStart};
 use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
@@ -522,8 +523,8 @@ pub unsafe extern "C" fn prefork_server_reply(
 
 /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain all workers, a second
 /// one kills them; HUP reloads; TTIN and TTOU start and stop a worker; USR2 upgrades: it executes the program's file
-/// anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out, this
-/// call never returns.
+/// anew in this process. In workers, which are forked from here, and in a program that an upgrade tries out (see
+/// UPGRADES above), this call never returns, whether it is refused or not.
 ///
 /// It installs no signal handler: the calling thread has these signals blocked meanwhile and reads them itself
 /// (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
@@ -603,7 +604,13 @@ impl prefork_server {
 
     /// Makes this process the master. The settings stay here, so that the server may run again.
     fn start(&mut self, config: Config) -> std::result::Result<(), Refusal> {
-        let handler = self.handler.as_ref().ok_or_else(|| Error::new(ErrorKind::Handler, NO_HANDLER))?;
+        let Some(handler) = &self.handler else {
+            let refused = Error::new(ErrorKind::Handler, NO_HANDLER);
+            if master::is_trial() {
+                master::end_trial(Err(refused));
+            }
+            return Err(refused.into());
+        };
         let mut server = handler().config(config).args(self.args.clone());
         server.messages = self.messages.clone();
         let mut running = server.start()?;

@@ -40,13 +40,14 @@ use lifecycle::{Input, Lifecycle};
 use mio::{Events, Poll};
 use pool::{Kernel, Pool};
 use router::Messages;
+pub use start::check_host;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 use token::{Token, tokens};
-pub use upgrade::is_trial;
+pub use upgrade::{end_trial, is_trial};
 
 /// News for the host.
 pub enum News {

@@ -43,8 +43,7 @@ impl Master {
     pub fn new(server: Server) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
         let Server { config, mut source, args, messages, .. } = server;
-        check_kernel()?;
-        check_process()?;
+        check_host()?;
         // Before anything is opened: a file that gets number 2 from here on is not standard error.
         let stderr = stderr_capture::StderrCapture::new();
         let mut saved = upgrade::take_saved()?;
@@ -119,6 +118,15 @@ impl Master {
         }
         Ok(master)
     }
+}
+
+/// Checks that this machine and this process can have a master.
+///
+/// # Errors
+/// [`ErrorKind::System`]: the kernel is too old; [`ErrorKind::State`]: the process has several threads, or is a master or worker.
+pub fn check_host() -> Result<()> {
+    check_kernel()?;
+    check_process()
 }
 
 /// Refuses a process that has several threads, or is a master or a worker already.

@@ -1,10 +1,12 @@
 //! Upgrade: another program takes this master's place in the same process, with its listeners, its workers and their channels.
 //!
-//! First the new program is tried: started with the same arguments, it checks its settings, reads its handler, and exits. Then this
-//! process executes it (execve(2)); what it continues with is in a memory file ([`state`]). It adopts all that and reloads, so that
-//! workers of the new program follow. A failure before the exec, or of the exec, leaves everything as it was.
+//! First the new program is tried ([`trial`]): started with the same arguments, it checks its settings, reads its handler, says that it
+//! can serve, and exits. Then this process executes it (execve(2)); what it continues with is in a memory file ([`state`]). It adopts
+//! all that and reloads, so that workers of the new program follow. A failure before the exec, or of the exec, leaves everything as it
+//! was.
 
 mod state;
+mod trial;
 
 use super::lifecycle::{Input, Snapshot};
 use super::pool::{HandoffQueue, Return, WorkerEntry, WorkerLink};
@@ -14,8 +16,7 @@ use crate::Kind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::HandoffEnd;
 use crate::log::log;
-use crate::sys::process::{self, Exit, Fork, Process};
-use crate::sys::signal;
+use crate::sys::process::{self, Process};
 use crate::sys::time::Time;
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -26,14 +27,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
+use trial::Trial;
+pub use trial::{end_trial, is_trial};
 
 /// The variable by which a program knows why it was started: `trial`, or the number of the memory file with the state.
 const VARIABLE: &str = "PREFORK_UPGRADE";
-const TRIAL_VALUE: &str = "trial";
-const FORMAT_VARIABLE: &str = "PREFORK_UPGRADE_FORMAT";
-/// The longest that a trial may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program that this process runs, and an upgrade of it, from the request to the exec.
 pub struct Upgrade {
@@ -47,30 +46,10 @@ enum Stage {
     None,
     /// Requested; the trial has not started.
     Requested,
-    /// The new program is being tried, at most until this time; never once it was killed.
-    Trial(Process, Time),
+    /// The new program is being tried.
+    Trial(Trial),
     /// The new program may take over as soon as the lifecycle is at rest.
     Passed,
-}
-
-/// True if this program was only started to see if it could take a master's place.
-///
-/// # Errors
-/// [`ErrorKind::State`] if that master hands over what this version cannot read.
-pub fn is_trial() -> Result<bool> {
-    if std::env::var_os(VARIABLE).is_none_or(|v| v != TRIAL_VALUE) {
-        return Ok(false);
-    }
-    match std::env::var(FORMAT_VARIABLE) {
-        Ok(format) if format == FORMAT => Ok(true),
-        other => Err(Error::new(
-            ErrorKind::State,
-            format!(
-                "upgrade: expected a master that hands over {FORMAT}, found {}: stop it and start this one",
-                other.unwrap_or_default()
-            ),
-        )),
-    }
 }
 
 /// Returns what a former program in this process has handed over, if there was one.
@@ -112,14 +91,14 @@ impl Upgrade {
 
     /// True if a program is being tried; it is a child that this master has to reap.
     pub fn has_trial(&self) -> bool {
-        matches!(self.stage, Stage::Trial(..))
+        matches!(self.stage, Stage::Trial(_))
     }
 
     /// Kills a program that is being tried, and reaps it.
     pub fn end_trial(&mut self) {
-        if let Stage::Trial(process, _) = std::mem::replace(&mut self.stage, Stage::None) {
-            let _ = process.kill(signal::SIGKILL);
-            let _ = process.wait();
+        if let Stage::Trial(mut trial) = std::mem::replace(&mut self.stage, Stage::None) {
+            trial.kill();
+            trial.wait();
         }
     }
 
@@ -130,30 +109,22 @@ impl Upgrade {
 
     /// The time at which a trial takes too long.
     pub fn due(&self) -> Time {
-        if let Stage::Trial(_, until) = self.stage { until } else { Time::NEVER }
+        if let Stage::Trial(trial) = &self.stage { trial.until } else { Time::NEVER }
     }
 
     /// Reaps the trial if it has ended, and kills it if it takes too long or the server stops.
     fn check_trial(&mut self, now: Time, is_stopping: bool) {
-        let Stage::Trial(process, until) = &mut self.stage else { return };
-        if *until <= now || is_stopping {
-            let _ = process.kill(signal::SIGKILL);
-            // The poll reports its end.
-            *until = Time::NEVER;
+        let Stage::Trial(trial) = &mut self.stage else { return };
+        if trial.until <= now || is_stopping {
+            trial.kill();
         }
-        match process.reap() {
-            Ok(None) => {}
-            Ok(Some(_)) if is_stopping => self.stage = Stage::None,
-            Ok(Some(Exit::Code(0))) => self.stage = Stage::Passed,
-            Ok(Some(exit)) => {
-                let why = if *until == Time::NEVER {
-                    "it took too long".into()
-                } else {
-                    format!("it ended by {exit}")
-                };
+        match trial.end() {
+            None => {}
+            Some(_) if is_stopping => self.stage = Stage::None,
+            Some(Ok(())) => self.stage = Stage::Passed,
+            Some(Err(why)) => {
                 self.give_up(&format!("the trial of {} failed: {why}", self.path.display()));
             }
-            Err(e) => self.give_up(&format!("wait for the trial: {e}")),
         }
     }
 }
@@ -171,26 +142,19 @@ impl Master {
                 let e = self.execute_program();
                 self.upgrade.give_up(&format!("execute {}: {e}", self.upgrade.path.display()));
             }
-            Stage::None | Stage::Trial(..) | Stage::Passed => {}
+            Stage::None | Stage::Trial(_) | Stage::Passed => {}
         }
     }
 
     fn start_trial(&mut self) {
-        match process::fork() {
-            Ok(Fork::Child) => {
-                process::set_environment(VARIABLE, TRIAL_VALUE);
-                process::set_environment(FORMAT_VARIABLE, FORMAT);
-                let e = process::execute(&self.upgrade.path, &self.upgrade.args);
-                log!("upgrade: execute {}: {e}", self.upgrade.path.display());
-                process::exit(1)
-            }
-            Ok(Fork::Parent(process)) => {
-                let fd = process.as_fd().as_raw_fd();
+        match Trial::start(&self.upgrade.path, &self.upgrade.args, self.clock.now) {
+            Ok(trial) => {
+                let fd = trial.descriptor().as_raw_fd();
                 let token = Token::Trial.into();
                 if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
                     log!("upgrade: watch the trial: {e}");
                 }
-                self.upgrade.stage = Stage::Trial(process, self.clock.now + PATIENCE);
+                self.upgrade.stage = Stage::Trial(trial);
             }
             Err(e) => self.upgrade.give_up(&format!("start the trial: {e}")),
         }
