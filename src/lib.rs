@@ -119,7 +119,8 @@ pub mod event;
 pub mod ffi;
 mod handoff;
 mod ids;
-mod log;
+#[doc(hidden)]
+pub mod log;
 mod master;
 mod message;
 mod role;

@@ -1,8 +1,7 @@
 //! The log: one line at a time on standard error. A line that cannot be written is dropped: no log is worth a connection.
 
-use crate::sys::socket;
+use crate::sys::{output, socket};
 use std::fmt::Arguments;
-use std::io::Write;
 use std::os::fd::AsFd;
 
 /// The length of the longest line (bytes): a pipe takes such a line whole or not at all (pipe(7), PIPE_BUF).
@@ -23,7 +22,12 @@ pub fn line(text: Arguments<'_>) {
 
 /// Writes lines of at most 4096 bytes together in one write(2). Returns false if they are dropped.
 pub fn copy(lines: &str) -> bool {
-    is_read() && std::io::stderr().lock().write_all(lines.as_bytes()).is_ok()
+    output::write_now(std::io::stderr().as_fd(), lines.as_bytes())
+}
+
+/// Prints text on standard output in one write that never waits; drops it if it would. For what a server prints while it runs.
+pub fn print(text: &str) {
+    output::write_now(std::io::stdout().as_fd(), text.as_bytes());
 }
 
 /// True if standard error takes a line now: a reader that does not read must not block this process.

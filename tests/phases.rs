@@ -202,9 +202,7 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
     server.signal(libc::SIGHUP);
     wait_until("the second rolls", || server.slots().len() >= 3);
     let start = Instant::now();
-    server.signal(libc::SIGTERM);
-    wait_until("new clients are refused", || server.refuses());
-    server.signal(libc::SIGTERM);
+    server.interrupt_twice(libc::SIGTERM);
     server.ends();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop(client);

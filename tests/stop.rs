@@ -65,9 +65,7 @@ fn a_second_signal_ends_it_at_once() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
         let mut client = at_gate(&server);
-        server.signal(libc::SIGTERM);
-        wait_until("new clients are refused", || server.refuses());
-        server.signal(libc::SIGTERM);
+        server.interrupt_twice(libc::SIGTERM);
         assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
         server.may_say("lost");
         server.may_say("killed");

@@ -2,12 +2,11 @@
 
 use prefork::config::Accept;
 use prefork::{Config, Kind, Started};
-use std::io::Write;
 
 /// Prints the banner; a closed standard output does not stop a server. `distribution` is from [`distribution`].
 pub fn print(started: &Started, handler: &str, distribution: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text(started, handler, distribution).as_bytes()).and_then(|()| out.flush());
+    // A reader that has stopped reading must not stop the server.
+    prefork::log::print(&text(started, handler, distribution));
 }
 
 /// Returns the setting by which connections are distributed among the workers.

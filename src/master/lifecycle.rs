@@ -187,6 +187,8 @@ pub struct Lifecycle {
     recycling: Option<WorkerId>,
     recycle_at: Time,
     stopping: Option<Stopping>,
+    /// The time at which the stop began.
+    stop_began: Time,
     killed: u32,
 }
 
@@ -208,6 +210,7 @@ impl Lifecycle {
             recycling: None,
             recycle_at: Time::default(),
             stopping: None,
+            stop_began: Time::NEVER,
             killed: 0,
         }
     }
@@ -232,6 +235,7 @@ impl Lifecycle {
             Input::Busy(id, since) => self.busy(id, since, out),
             Input::Worn(id) => self.find_mut(id).into_iter().for_each(|w| w.worn = true),
             Input::Stop => self.stop(out),
+            Input::Interrupt => self.interrupt(out),
             Input::Emptied => self.emptied(out),
         }
         self.end_emptying(out);

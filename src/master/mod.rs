@@ -231,19 +231,30 @@ impl Master {
 
     fn read_signals(&mut self) {
         while let Some(signals) = &self.signals {
-            match signals.next() {
-                // Scripts that rotate logs send it to any server, and its default action would end this process.
-                Ok(Some(signal::SIGUSR1)) => log!("SIGUSR1: there are no log files to reopen; nothing done"),
-                Ok(Some(signal::SIGUSR2)) => self.upgrade.request(),
-                Ok(Some(signal::SIGHUP)) => self.feed(Input::Reload),
-                Ok(Some(signal::SIGTTIN)) => self.feed(Input::Scale(self.lifecycle.slots() + 1)),
-                Ok(Some(signal::SIGTTOU)) => {
-                    self.feed(Input::Scale(self.lifecycle.slots().saturating_sub(1)));
-                }
-                Ok(Some(_)) => self.feed(Input::Stop),
+            let (number, is_sent) = match signals.next() {
+                Ok(Some(signal)) => signal,
                 Ok(None) => return,
                 Err(e) => return log!("read signals: {e}"),
+            };
+            match number {
+                // Scripts that rotate logs send it to any server, and its default action would end this process.
+                signal::SIGUSR1 => log!("SIGUSR1: there are no log files to reopen; nothing done"),
+                signal::SIGUSR2 => self.upgrade.request(),
+                signal::SIGHUP => self.feed(Input::Reload),
+                // The kernel sends these two to a background job that uses its terminal (termios(3)).
+                signal::SIGTTIN | signal::SIGTTOU if !is_sent => {}
+                signal::SIGTTIN => self.scale_on_signal("SIGTTIN", self.lifecycle.slots() + 1),
+                signal::SIGTTOU => self.scale_on_signal("SIGTTOU", self.lifecycle.slots().max(2) - 1),
+                _ => self.feed(Input::Interrupt),
             }
+        }
+    }
+
+    fn scale_on_signal(&mut self, signal: &str, workers: usize) {
+        if !self.lifecycle.is_stopping()
+            && let Err(e) = self.scale(workers)
+        {
+            log!("{signal}: {e}; nothing done");
         }
     }
 

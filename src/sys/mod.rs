@@ -13,6 +13,7 @@ pub mod forks;
 pub mod kernel;
 pub mod lend;
 pub mod memory;
+pub mod output;
 pub mod overdue;
 pub mod parent;
 #[cfg(feature = "control")]

@@ -40,8 +40,9 @@ impl Signals {
         self.before = None;
     }
 
-    /// Takes the next pending signal, if any.
-    pub fn next(&self) -> io::Result<Option<i32>> {
+    /// Takes the next pending signal, if any: its number, and whether a process has sent it (and not the kernel; sigaction(2),
+    /// `si_code`).
+    pub fn next(&self) -> io::Result<Option<(i32, bool)>> {
         // SAFETY: signalfd_siginfo is plain data for which all zero bytes are a valid value.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
         let want = size_of_val(&info);
@@ -50,7 +51,7 @@ impl Signals {
             check_len(unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), want) })
         });
         match got {
-            Ok(n) if n == want => Ok(i32::try_from(info.ssi_signo).ok()),
+            Ok(n) if n == want => Ok(i32::try_from(info.ssi_signo).ok().map(|n| (n, info.ssi_code <= 0))),
             Ok(_) => Ok(None),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(e),

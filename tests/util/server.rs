@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A server to be started: by default `prefork` with `tests/handler.c`, 2 workers, on a free port.
 pub struct Start {
@@ -500,6 +501,14 @@ impl Server {
             self.ended = self.child.try_wait().unwrap();
         }
         self.ended.is_some()
+    }
+
+    /// Asks for a stop, and a second later for an immediate one: a signal before that would be the same.
+    pub fn interrupt_twice(&self, signal: i32) {
+        let first = Instant::now();
+        self.signal(signal);
+        wait_until("a second is over", || first.elapsed() > Duration::from_millis(1100));
+        self.signal(signal);
     }
 
     /// Waits until all is as at the start: every worker runs, no zombie, the master has the same descriptors.

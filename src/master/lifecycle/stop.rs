@@ -3,6 +3,9 @@
 use super::{Action, Lifecycle, Phase, Reason, Stopping};
 use std::time::Duration;
 
+/// Signals that ask for a stop within this time from its beginning are the same one.
+pub(super) const SAME_INTERRUPT: Duration = Duration::from_secs(1);
+
 impl Lifecycle {
     /// Ends the emptying of the backlogs if its time is over, or no worker could serve what they hold.
     pub(super) fn end_emptying(&mut self, out: &mut Vec<Action>) {
@@ -14,6 +17,14 @@ impl Lifecycle {
         }
     }
 
+    /// Begins a stop on a signal. Ctrl-C arrives twice within milliseconds if a wrapper passes it on that is in the same process
+    /// group (a shell's trap, timeout(1)): that is not the impatience of a second one.
+    pub(super) fn interrupt(&mut self, out: &mut Vec<Action>) {
+        if self.stopping.is_none() || self.now - self.stop_began >= SAME_INTERRUPT {
+            self.stop(out);
+        }
+    }
+
     /// Begins an orderly stop; the second time, kills all workers.
     pub(super) fn stop(&mut self, out: &mut Vec<Action>) {
         if self.stopping.is_some() {
@@ -22,6 +33,7 @@ impl Lifecycle {
             }
             return self.emptied(out);
         }
+        self.stop_began = self.now;
         self.reload_wanted = false;
         self.end_reload("the master stops", out);
         self.stopping = Some(Stopping::Emptying { until: self.now.deadline(self.time_to_empty()) });

@@ -49,6 +49,8 @@ pub enum Input {
     Worn(WorkerId),
     /// A stop is wanted; the second one is immediate.
     Stop,
+    /// A signal asks for a stop; the second one is immediate, unless the stop began less than a second ago.
+    Interrupt,
     /// All backlogs are empty, and workers have taken everything that was accepted.
     Emptied,
 }

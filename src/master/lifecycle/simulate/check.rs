@@ -166,7 +166,10 @@ impl World {
                 let mark = self.mark(0);
                 self.watch.wanted.get_or_insert(mark);
             }
-            Input::Stop => {
+            Input::Interrupt if self.watch.stop.is_some_and(|stop| self.now < stop.at + 1000) => {
+                self.count("interrupted twice");
+            }
+            Input::Stop | Input::Interrupt => {
                 let mark = self.mark(0);
                 match self.watch.stop {
                     None => self.watch.stop = Some(mark),

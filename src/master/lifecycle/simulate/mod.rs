@@ -323,13 +323,16 @@ fn all_serve(world: &mut World, when: &str) {
 }
 
 fn stop(world: &mut World) {
+    let either = |world: &mut World| if world.random.chance(50) { Input::Stop } else { Input::Interrupt };
     if !world.machine.life.is_stopping() {
-        world.ask(Input::Stop);
+        let input = either(world);
+        world.ask(input);
     }
-    if world.random.chance(20) {
-        let until = world.now + world.random.between(0, 1000);
+    if world.random.chance(30) {
+        let until = world.now + world.random.between(0, 2000);
         world.run_until(until);
-        world.ask(Input::Stop);
+        let input = either(world);
+        world.ask(input);
     }
     let longest = 4 * world.drain_bound(world.rules.drain_timeout) + 30_000;
     let until = world.now + longest;

@@ -72,9 +72,11 @@ pub enum Mutation {
     ProvedTooEarly,
     /// Any signal that was sent to a worker counts as the cause of its end.
     AllSignalsKill,
+    /// A signal that comes twice within a second counts as a second one.
+    InterruptedTwice,
 }
 
-pub const MUTATIONS: [Mutation; 39] = [
+pub const MUTATIONS: [Mutation; 40] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -104,6 +106,7 @@ pub const MUTATIONS: [Mutation; 39] = [
     Mutation::StderrForgotten,
     Mutation::ProvedTooEarly,
     Mutation::AllSignalsKill,
+    Mutation::InterruptedTwice,
     Mutation::Pool(Fault::ShedToItself),
     Mutation::Pool(Fault::QueueOfTheDeadForgotten),
     Mutation::Pool(Fault::ReclaimedStillCounts),
@@ -246,6 +249,7 @@ impl Lifecycle {
 
     fn tamper_before(&mut self, mutation: Mutation, now: Time, input: &Input, out: &mut Vec<Action>) {
         match mutation {
+            Mutation::InterruptedTwice => self.stop_began = Time::default(),
             Mutation::RecycledTogether => self.recycling = None,
             Mutation::AllSignalsKill => {
                 if let Input::Signalled(id, _) = input
@@ -255,7 +259,7 @@ impl Lifecycle {
                 }
             }
             Mutation::LatenessNotForgiven if now > self.due => self.due = Time::NEVER,
-            Mutation::StopForgetsStarting if matches!(input, Input::Stop) => {
+            Mutation::StopForgetsStarting if matches!(input, Input::Stop | Input::Interrupt) => {
                 self.workers.iter_mut().filter(|w| w.phase == Phase::Starting).for_each(|w| {
                     w.phase = Phase::Killed;
                     w.deadline = Time::NEVER;

@@ -573,6 +573,7 @@ fn name_of_input(input: &Input) -> &'static str {
         Input::Busy(..) => "input Busy",
         Input::Worn(_) => "input Worn",
         Input::Stop => "input Stop",
+        Input::Interrupt => "input Interrupt",
         Input::Emptied => "input Emptied",
     }
 }
