@@ -1065,9 +1065,8 @@ typedef struct prefork_event {
     /** The type: one of `enum prefork_event_type`. */
     uint32_t type;
     /**
-     * The name of the type, as in Node's `cluster` if it has one: `fork`, `online`, `listening`, `ready`,
-     * `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
-     * `reload rolled back`, `stopped`.
+     * The name of the type, that of its constant in small letters: `fork`, `exit`, `reload rolled back`; as in
+     * Node's `cluster` if that has the event.
      */
     const char *name;
     /** The worker's number; 0 if the event is about no worker. */

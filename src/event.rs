@@ -155,57 +155,50 @@ pub enum Event {
     Other,
 }
 
+/// The number of an event in `enum prefork_event_type` of C, its name there and on the command line, and its worker if it is
+/// about one: the row of each event, for `&Event` and for `&mut Event`.
+macro_rules! row {
+    ($event:expr) => {
+        match $event {
+            Event::Other => (0, "other", None),
+            Event::Setup { .. } => (1, "setup", None),
+            Event::Fork { worker } => (2, "fork", Some(worker)),
+            Event::Online { worker } => (3, "online", Some(worker)),
+            Event::Listening { worker, .. } => (4, "listening", Some(worker)),
+            Event::Ready { worker } => (5, "ready", Some(worker)),
+            Event::Disconnect { worker } => (6, "disconnect", Some(worker)),
+            Event::Exit { worker, .. } => (7, "exit", Some(worker)),
+            Event::Hang { worker } => (8, "hang", Some(worker)),
+            Event::Error { .. } => (9, "error", None),
+            Event::Reload { state: ReloadState::Started, .. } => (10, "reload started", None),
+            Event::Reload { state: ReloadState::Committed, .. } => (11, "reload committed", None),
+            Event::Reload { state: ReloadState::RolledBack, .. } => (12, "reload rolled back", None),
+            Event::Stopped { .. } => (13, "stopped", None),
+            Event::Message { worker, .. } => (14, "message", Some(worker)),
+        }
+    };
+}
+
 impl Event {
     /// The name of the event in C and on the command line.
     pub fn name(&self) -> &'static str {
-        self.number_and_name().1
+        self.row().1
     }
 
-    /// The number in `enum prefork_event_type` of C, and the name.
-    pub(crate) fn number_and_name(&self) -> (u32, &'static str) {
-        match self {
-            Self::Other => (0, "other"),
-            Self::Setup { .. } => (1, "setup"),
-            Self::Fork { .. } => (2, "fork"),
-            Self::Online { .. } => (3, "online"),
-            Self::Listening { .. } => (4, "listening"),
-            Self::Ready { .. } => (5, "ready"),
-            Self::Disconnect { .. } => (6, "disconnect"),
-            Self::Exit { .. } => (7, "exit"),
-            Self::Hang { .. } => (8, "hang"),
-            Self::Error { .. } => (9, "error"),
-            Self::Reload { state: ReloadState::Started, .. } => (10, "reload started"),
-            Self::Reload { state: ReloadState::Committed, .. } => (11, "reload committed"),
-            Self::Reload { state: ReloadState::RolledBack, .. } => (12, "reload rolled back"),
-            Self::Stopped { .. } => (13, "stopped"),
-            Self::Message { .. } => (14, "message"),
-        }
+    /// The number in `enum prefork_event_type` of C, the name, and the worker.
+    pub(crate) fn row(&self) -> (u32, &'static str, Option<&WorkerInfo>) {
+        row!(self)
     }
 
     /// The worker, if the event is about one.
     pub fn worker(&self) -> Option<&WorkerInfo> {
-        match self {
-            Self::Fork { worker }
-            | Self::Online { worker }
-            | Self::Listening { worker, .. }
-            | Self::Ready { worker }
-            | Self::Disconnect { worker }
-            | Self::Exit { worker, .. }
-            | Self::Message { worker, .. }
-            | Self::Hang { worker } => Some(worker),
-            _ => None,
-        }
+        self.row().2
     }
 
-    /// The worker of an event of the lifecycle, which does not know process ids.
+    /// The worker, for the master to fill in: the lifecycle does not know process ids.
     pub(crate) fn worker_mut(&mut self) -> Option<&mut WorkerInfo> {
-        match self {
-            Self::Fork { worker }
-            | Self::Ready { worker }
-            | Self::Disconnect { worker }
-            | Self::Hang { worker } => Some(worker),
-            _ => None,
-        }
+        let (_, _, worker) = row!(self);
+        worker
     }
 }
 

@@ -116,9 +116,8 @@ pub struct prefork_event {
     pub size: u32,
     /// The type: one of `enum prefork_event_type`.
     pub r#type: u32,
-    /// The name of the type, as in Node's `cluster` if it has one: `fork`, `online`, `listening`, `ready`,
-    /// `disconnect`, `exit`, `hang`, `message`, `error`, `setup`, `reload started`, `reload committed`,
-    /// `reload rolled back`, `stopped`.
+    /// The name of the type, that of its constant in small letters: `fork`, `exit`, `reload rolled back`; as in
+    /// Node's `cluster` if that has the event.
     pub name: *const c_char,
     /// The worker's number; 0 if the event is about no worker.
     pub id: u32,
@@ -174,8 +173,8 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
         strings.push(CString::new(text.replace('\0', "\\0")).unwrap_or_default());
         strings.last().map_or(NONE, |string| string.as_ptr())
     };
-    let (number, name) = event.number_and_name();
-    let worker = event.worker().copied().unwrap_or_default();
+    let (number, name, worker) = event.row();
+    let worker = worker.copied().unwrap_or_default();
     let mut told = prefork_event {
         size: size_of::<prefork_event>() as u32,
         r#type: number,
@@ -257,46 +256,37 @@ fn numbers(exit: Exit) -> (i32, i32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::prefork_event_type::*;
     use super::prefork_reason::*;
     use super::prefork_stage::*;
     use super::*;
     use crate::WorkerState;
     use crate::ffi::worker::prefork_worker_state::{self, *};
-    use crate::{Bound, Family, Reason, ReloadStage, ReloadState, WorkerInfo};
+    use crate::{Reason, ReloadStage};
+    use std::collections::BTreeSet;
 
     /// The name of a value in C: `boot failure` is `PREFORK_REASON_BOOT_FAILURE`.
     fn c_name(prefix: &str, name: &str) -> String {
         format!("PREFORK_{prefix}_{}", name.to_uppercase().replace(' ', "_"))
     }
 
+    /// The rows of events in `event.rs`, as the lines of `enum prefork_event_type` that they need.
+    fn rows() -> BTreeSet<String> {
+        let rows = include_str!("../event.rs").lines().filter_map(|line| line.split_once("=> ("));
+        let parts = rows
+            .filter_map(|(_, row)| row.split_once(", \"")?.1.split_once('"').map(|(name, _)| (row, name)));
+        let number = |row: &str| row.split(',').next().unwrap().to_owned();
+        parts.map(|(row, name)| format!("{} = {},", c_name("EVENT", name), number(row))).collect()
+    }
+
     #[test]
     fn events_have_the_numbers_and_names_of_their_types() {
-        let worker = WorkerInfo::default();
-        let address = Bound { text: String::new(), host: String::new(), port: None, family: Family::V4 };
-        let reload = |state| Event::Reload { state, generation: 2, failure: None };
-        let (exit, reason, stderr) = (Exit::Code(0), Reason::Stop, Vec::new());
-        let (name, addresses) = (String::new(), Vec::new());
-        let events = [
-            (Event::Setup { name, generation: 1, workers: 1, addresses }, PREFORK_EVENT_SETUP),
-            (Event::Fork { worker }, PREFORK_EVENT_FORK),
-            (Event::Online { worker }, PREFORK_EVENT_ONLINE),
-            (Event::Listening { worker, address }, PREFORK_EVENT_LISTENING),
-            (Event::Ready { worker }, PREFORK_EVENT_READY),
-            (Event::Disconnect { worker }, PREFORK_EVENT_DISCONNECT),
-            (Event::Exit { worker, exit, reason, intended: true, stderr }, PREFORK_EVENT_EXIT),
-            (Event::Hang { worker }, PREFORK_EVENT_HANG),
-            (Event::Error { text: String::new() }, PREFORK_EVENT_ERROR),
-            (reload(ReloadState::Started), PREFORK_EVENT_RELOAD_STARTED),
-            (reload(ReloadState::Committed), PREFORK_EVENT_RELOAD_COMMITTED),
-            (reload(ReloadState::RolledBack), PREFORK_EVENT_RELOAD_ROLLED_BACK),
-            (Event::Stopped { killed: 0 }, PREFORK_EVENT_STOPPED),
-            (Event::Message { worker, kind: 0, size: 0 }, PREFORK_EVENT_MESSAGE),
-        ];
-        for (event, c) in events {
-            let (number, name) = event.number_and_name();
-            assert_eq!((number, c_name("EVENT", name)), (c as u32, format!("{c:?}")));
-        }
+        let mut rows = rows();
+        assert!(rows.remove("PREFORK_EVENT_OTHER = 0,"), "{rows:?}");
+        let types = include_str!("event.rs").lines().map(str::trim);
+        let types = types.filter(|line| line.starts_with("PREFORK_EVENT_") && line.contains(" = "));
+        assert_eq!(types.map(str::to_owned).collect::<BTreeSet<_>>(), rows);
+        let event = Event::Stopped { killed: 0 };
+        assert_eq!(event.row().0, prefork_event_type::PREFORK_EVENT_STOPPED as u32);
     }
 
     #[test]
