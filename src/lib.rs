@@ -139,6 +139,10 @@ pub use master::router::Messages;
 pub use message::{ALL, MASTER, Message, Undelivered};
 pub use role::{Role, role};
 pub use server::{Running, Server};
+/// For the binary alone.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use sys::code::give_back as give_back_code;
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::datagram::Datagram;

@@ -179,7 +179,11 @@ fn prepare() -> Result<Option<(String, Server)>, Failure> {
 
 fn serve(name: String, mut server: Server) -> Result<(), Failure> {
     let distribution = banner::distribution(server.config_mut());
-    let started = move |started: &prefork::Started| banner::print(started, &name, &distribution);
+    let started = move |started: &prefork::Started| {
+        // Frees the memory of the parser's code. Before the banner, since its readers take the start to be complete.
+        let _ = prefork::give_back_code();
+        banner::print(started, &name, &distribution);
+    };
     // The number of workers that had to be killed is in the log.
     server.on_start(started).run()?;
     Ok(())

@@ -4,6 +4,8 @@
 //! sets `CLOEXEC` on them. Nothing here knows what prefork is. Runs in the master and in workers.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod code;
 mod control_message;
 pub mod datagram;
 pub mod dl;
