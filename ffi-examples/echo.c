@@ -5,8 +5,8 @@
  */
 #include <prefork.h>
 
-/* Called when bytes have arrived. Nothing here waits: prefork keeps what the client does not take yet, up to the
- * setting max-pending. */
+/* Called when bytes have arrived. Nothing here waits: prefork keeps what the client does not take yet. While that
+ * is more than half of the setting max-pending, nothing more is read, so that a write of what was read fits. */
 static void echo(prefork_conn *conn, void *state)
 {
     prefork_slice in = prefork_conn_data(conn);

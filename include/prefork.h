@@ -486,11 +486,14 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
 /**
  * Writes `size` bytes. In blocking style it waits until the client has taken all of them, up to the setting
  * `write-timeout` between two steps; a stream keeps what the client does not take yet, up to the setting
- * `max-pending`.
+ * `max-pending`. While more than half of that waits, nothing more of this client is read.
+ *
+ * A stream may be written to in any callback of its worker, not only in its own.
  *
  * Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
- * taken), PREFORK_TIMEOUT (the client may have received some of them), PREFORK_GONE, PREFORK_SYSTEM,
- * PREFORK_INVALID, PREFORK_NULL.
+ * taken. Leave unconsumed what is not answered yet: `on_data` is called again when there is room. A write of
+ * more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client may have received some of them),
+ * PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
@@ -499,7 +502,8 @@ ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 /**
  * In a stream: the bytes that have arrived and were not consumed. Used with `prefork_conn_consume()`, it saves
  * the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at its next
- * call, followed by what has arrived since. The connection is cut if more than the setting `max-body` arrives
+ * call, followed by what has arrived since. That call comes when more arrives, or, if there was no room to
+ * write, as soon as there is. The connection is cut if more than the setting `max-body` arrives
  * and none of it is consumed.
  *
  * Returns a slice, borrowed until the callback returns or calls `prefork_conn_read()` or
@@ -529,8 +533,8 @@ int prefork_conn_consume(prefork_conn *conn, size_t size);
 int prefork_conn_at_end(const prefork_conn *conn);
 
 /**
- * In a stream: closes the connection once all that was written has been sent. In blocking style it does
- * nothing; the connection closes when `on_connection` returns.
+ * In a stream: closes the connection once all that was written has been sent, in whichever callback of its
+ * worker this is called. In blocking style it does nothing; the connection closes when `on_connection` returns.
  *
  * Returns PREFORK_OK or PREFORK_NULL.
  * Process: worker.
@@ -915,7 +919,8 @@ struct prefork_module {
     /** A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream. */
     prefork_on_conn on_open;
     /**
-     * A stream has bytes to read, or has reached its end. Together with `on_request` it serves upgraded
+     * A stream has bytes to read, has reached its end, or has room again for a write that was refused and input
+     * left. Together with `on_request` it serves upgraded
      * connections only.
      */
     prefork_on_conn on_data;

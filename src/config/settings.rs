@@ -205,7 +205,7 @@ settings! {
     /// The bytes of a response that may wait in memory for a slow client; over it a handler's `write` is refused.
     pending: usize = 16 << 20, Bytes(0..=u64::MAX), "max-pending", "Limits", "SIZE",
         "Bytes of a response that may wait in memory for a slow client",
-        "Over it: the handler's write is refused";
+        "Over it: the handler's write is refused. A stream is not read while more than half of it waits";
 }
 
 settings! {

@@ -74,7 +74,8 @@ pub struct prefork_module {
     pub on_connection: prefork_on_conn,
     /// A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream.
     pub on_open: prefork_on_conn,
-    /// A stream has bytes to read, or has reached its end. Together with `on_request` it serves upgraded
+    /// A stream has bytes to read, has reached its end, or has room again for a write that was refused and input
+    /// left. Together with `on_request` it serves upgraded
     /// connections only.
     pub on_data: prefork_on_conn,
     /// A stream is over; nothing can be read or written any more.

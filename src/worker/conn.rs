@@ -6,12 +6,14 @@ use crate::config::Config;
 use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
+use mio::Token;
 use std::any::Any;
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A stream's output beyond this is sent before the handler returns.
@@ -26,6 +28,15 @@ const READ_SIZE: usize = 16 * 1024;
 const DROPPED: usize = 1024 * 1024;
 /// ... and how much at a time: little, since there is rarely anything and the room has to be cleared.
 const SCRAP: usize = 4096;
+
+/// The streams of a worker that were written to or closed and not served since, in whatever callback that was.
+pub(crate) type Touched = Rc<RefCell<Vec<Token>>>;
+
+/// Returns how much output may wait at most while a stream is read: half of what may wait in all. The rest is for the answer to
+/// what was read last.
+fn mark(unsent: usize) -> usize {
+    unsent / 2
+}
 
 /// A connection whose bytes a handler reads and writes itself.
 ///
@@ -47,6 +58,17 @@ pub struct Conn {
     at_end: bool,
     closing: bool,
     broken: bool,
+    /// Nothing is read until there is room for output; the poll does not report again what arrives meanwhile.
+    paused: bool,
+    /// The handler is to be called again when there is room, because it may have left input for want of it.
+    is_owed: bool,
+    /// The size of a write that was refused for want of room; 0 if none was.
+    refused: usize,
+    /// The connection's token, under which writes and the close are reported to `touched`; `None` before it has one.
+    token: Option<Token>,
+    touched: Touched,
+    /// True if it is among `touched`.
+    is_touched: bool,
     /// The client has taken bytes since the last [`Conn::wait`].
     progress: bool,
     peer: OnceCell<String>,
@@ -79,7 +101,7 @@ impl Style {
 
 impl Conn {
     /// A value without a connection.
-    pub(crate) fn new(style: Style, page: WorkerPage) -> Self {
+    pub(crate) fn new(style: Style, page: WorkerPage, touched: Touched) -> Self {
         Self {
             fd: None,
             page,
@@ -94,6 +116,12 @@ impl Conn {
             at_end: false,
             closing: false,
             broken: false,
+            paused: false,
+            is_owed: false,
+            refused: 0,
+            token: None,
+            touched,
+            is_touched: false,
             progress: false,
             peer: OnceCell::new(),
             peer_buffer: Cell::default(),
@@ -117,7 +145,8 @@ impl Conn {
         let mut address = self.peer.take().unwrap_or_else(|| self.peer_buffer.take());
         address.clear();
         let peer_buffer = Cell::new(address);
-        *self = Self { input, output, peer_buffer, ..Self::new(self.style, self.page) };
+        let new = Self::new(self.style, self.page, Rc::clone(&self.touched));
+        *self = Self { input, output, peer_buffer, ..new };
     }
 
     fn buffers(&mut self) -> [&mut Vec<u8>; 2] {
@@ -156,7 +185,8 @@ impl Conn {
     /// # Errors
     /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`].
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
-    /// `bytes` was taken. Those of send(2).
+    /// `bytes` was taken. Leave unconsumed what is not answered yet: [`crate::Handler::on_data`] is called again when there is
+    /// room. Those of send(2).
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.style {
             Style::Blocking { write, .. } => {
@@ -169,12 +199,18 @@ impl Conn {
                 Ok(())
             }
             Style::Stream { .. } if self.broken || self.closing => Err(io::ErrorKind::BrokenPipe.into()),
-            Style::Stream { unsent, .. } if self.output.len() - self.sent + bytes.len() > unsent => {
-                Err(io::ErrorKind::OutOfMemory.into())
-            }
-            Style::Stream { .. } => {
+            Style::Stream { unsent, .. } => {
+                self.touch();
+                if self.waiting_output() + bytes.len() > unsent {
+                    self.flush()?;
+                }
+                if self.waiting_output() + bytes.len() > unsent {
+                    // More than can ever wait is not worth waiting for.
+                    self.refused = if bytes.len() > unsent { 0 } else { bytes.len() };
+                    return Err(io::ErrorKind::OutOfMemory.into());
+                }
                 self.output.extend_from_slice(bytes);
-                if self.output.len() - self.sent >= FLUSH_AT { self.flush() } else { Ok(()) }
+                if self.waiting_output() >= FLUSH_AT { self.flush() } else { Ok(()) }
             }
         }
     }
@@ -218,6 +254,7 @@ impl Conn {
     /// as happens in any case.
     pub fn close(&mut self) {
         self.closing = true;
+        self.touch();
     }
 
     /// A number that no other connection of this worker has had, from 1.
@@ -267,6 +304,23 @@ impl Conn {
         }
     }
 
+    /// Stream: the token under which the loop knows it.
+    pub(crate) fn set_token(&mut self, token: Token) {
+        self.token = Some(token);
+    }
+
+    /// Has the loop serve this stream before it sleeps, whichever connection the handler was called for.
+    fn touch(&mut self) {
+        if let Some(token) = self.token.filter(|_| !std::mem::replace(&mut self.is_touched, true)) {
+            self.touched.borrow_mut().push(token);
+        }
+    }
+
+    /// Stream: true if it was written to or closed and not served since.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.is_touched
+    }
+
     /// Stream: adds bytes that were read already.
     pub(crate) fn preload(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
@@ -280,14 +334,15 @@ impl Conn {
     /// Stream: reads what has arrived. `None` if nothing new has; otherwise true if the socket may hold more.
     pub(crate) fn fill(&mut self) -> io::Result<Option<bool>> {
         self.drop_consumed();
-        let Style::Stream { unread, .. } = self.style else { return Ok(None) };
+        let Style::Stream { unread, unsent } = self.style else { return Ok(None) };
         if self.input.len() >= unread {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.input.reserve(READ_SIZE);
-        let room = self.input.capacity() - self.input.len();
+        // What is read at once can be sent back at once.
+        let room = (self.input.capacity() - self.input.len()).min(mark(unsent).max(1));
         let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        match socket::recv_append(fd.as_fd(), &mut self.input) {
+        match socket::recv_append_up_to(fd.as_fd(), &mut self.input, room) {
             Ok(0) => {
                 self.at_end = true;
                 Ok(Some(false))
@@ -311,7 +366,7 @@ impl Conn {
                     self.page.add(Word::BytesOut, n as u64);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.sent >= FLUSH_AT {
+                    if self.sent >= FLUSH_AT && self.sent > self.output.len() / 2 {
                         self.output.drain(..self.sent);
                         self.sent = 0;
                     }
@@ -333,13 +388,59 @@ impl Conn {
         self.sent < self.output.len()
     }
 
-    /// Stream: true if nothing more is to be read.
+    fn waiting_output(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Stream: true if so little output waits that more input may be read, and a write that was refused would be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        let Style::Stream { unsent, .. } = self.style else { return true };
+        let waiting = self.waiting_output();
+        waiting <= mark(unsent) && waiting.saturating_add(self.refused) <= unsent
+    }
+
+    /// Stream: reads nothing more until there is room.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Stream: true if it has room again and something waits for that.
+    pub(crate) fn can_resume(&self) -> bool {
+        !self.closing && (self.paused || self.is_owed()) && self.has_room()
+    }
+
+    /// Stream: true if the handler is to be called when there is room, whether anything has arrived or not: it has left input. At
+    /// the end of the client's side nothing else would have it finish its answer.
+    fn is_owed(&self) -> bool {
+        let left_input = self.is_owed && !self.data().is_empty();
+        self.refused > 0 && (self.at_end || !self.data().is_empty()) || left_input
+    }
+
+    /// Stream: the handler is about to be called. Returns true if it was owed this call.
+    pub(crate) fn begin_call(&mut self) -> bool {
+        let was_owed = self.is_owed();
+        (self.paused, self.is_owed, self.refused) = (false, false, 0);
+        was_owed
+    }
+
+    /// Stream: the handler has returned.
+    pub(crate) fn end_call(&mut self) {
+        self.is_owed = !self.has_room();
+    }
+
+    /// Stream: true if the handler has closed it.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing || self.at_end
+        self.closing
+    }
+
+    /// Stream: true if nothing more is to be read, written or sent.
+    pub(crate) fn is_done(&self) -> bool {
+        !self.has_output() && (self.closing || self.at_end && !self.is_owed())
     }
 
     /// Stream: waits for the client, under the deadline that applies.
     pub(crate) fn wait(&mut self) -> Next {
+        self.is_touched = false;
         let write = self.has_output();
         let deadline = if write { Deadline::Write } else { Deadline::Idle };
         Next::Wait { write, progress: std::mem::take(&mut self.progress), deadline }

@@ -4,7 +4,7 @@
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
 use super::channel::{CHANNEL, Channel, LEAVE};
-use super::conn::{Conn, Style};
+use super::conn::{Conn, Style, Touched};
 use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
 use super::engine::{Context, Deadline, Next};
@@ -28,6 +28,7 @@ use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Events read in one turn.
@@ -62,6 +63,8 @@ pub struct EventLoop<'a> {
     kept_conns: Vec<Box<Conn>>,
     /// Connections whose engine has more to do than the poll reports.
     again: VecDeque<Token>,
+    /// Streams that a callback has written to or closed.
+    touched: Touched,
     now: Time,
     /// The number of times that a [`Conn`] has begun.
     count: u64,
@@ -125,6 +128,7 @@ impl<'a> EventLoop<'a> {
             datagrams: DatagramEngine::new(),
             kept_conns: Vec::with_capacity(KEPT_CONNS),
             again: VecDeque::new(),
+            touched: Touched::default(),
             now: Time::now(),
             count: 0,
             drains: false,
@@ -176,6 +180,7 @@ impl<'a> EventLoop<'a> {
                 self.run(index, Cause::Deadline);
             }
             self.channel.update(self.poll, context!(self));
+            self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
         Ok(())
@@ -264,7 +269,10 @@ impl<'a> EventLoop<'a> {
 
     /// The value of a connection that the handler reads and writes itself.
     fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Box<Conn> {
-        let new = || Box::new(Conn::new(Style::of(self.kind, self.config), self.worker.info.page));
+        let new = || {
+            let style = Style::of(self.kind, self.config);
+            Box::new(Conn::new(style, self.worker.info.page, Rc::clone(&self.touched)))
+        };
         let mut conn = self.kept_conns.pop().unwrap_or_else(new);
         self.count += 1;
         conn.begin(fd, self.count, listener);
@@ -272,7 +280,9 @@ impl<'a> EventLoop<'a> {
     }
 
     fn open_stream(&mut self, index: u32, read_already: &[u8]) {
+        let token = self.table.token(index);
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
+        conn.set_token(token);
         match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
             _ => self.run(index, Cause::Readable { ended: false }),
@@ -309,7 +319,7 @@ impl<'a> EventLoop<'a> {
             }
             (Protocol::Http(fd, conn), Cause::Deadline) => self.http.on_deadline(fd.as_fd(), conn, cx),
             (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
-            (Protocol::Stream(conn), Cause::Writable) => self.stream.flush(conn),
+            (Protocol::Stream(conn), Cause::Writable) => self.stream.on_writable(conn, cx),
             (Protocol::Stream(_), Cause::Deadline) => Next::Close,
             (Protocol::Free, _) => return,
         };
@@ -372,6 +382,21 @@ impl<'a> EventLoop<'a> {
             if let Some(index) = self.again.pop_front().and_then(|token| self.table.find(token)) {
                 self.table.row(index).again = false;
                 self.run(index, Cause::Readable { ended: true });
+            }
+        }
+    }
+
+    /// Sends what callbacks have written to other streams than the one they were called for, and carries out their closes. A close
+    /// has `on_close` called, which may write to others.
+    fn serve_touched(&mut self) {
+        loop {
+            let token = self.touched.borrow_mut().pop();
+            let Some(token) = token else { return };
+            let Some(index) = self.table.find(token) else { continue };
+            if let Protocol::Stream(conn) = &self.table.row(index).protocol
+                && conn.is_touched()
+            {
+                self.run(index, Cause::Writable);
             }
         }
     }

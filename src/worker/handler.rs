@@ -72,7 +72,8 @@ pub trait Handler {
     /// A stream connection begins: a new one ([`Kind::Data`]), or an HTTP connection after [`Response::upgrade`].
     fn on_open(&mut self, _conn: &mut Conn) {}
 
-    /// A stream connection has bytes to read, or has reached its end of file.
+    /// A stream connection has bytes to read, or has reached its end of file; or it has input left, and room again for output
+    /// ([`Conn::write`]).
     fn on_data(&mut self, _conn: &mut Conn) {}
 
     /// A stream connection has ended; nothing can be read or written any more.

@@ -19,11 +19,17 @@ impl StreamEngine {
         conn.borrow_buffers(&mut self.buffers);
         conn.preload(read_already);
         let opened = cx.call("on_open", |h| h.on_open(conn)).is_some();
-        if opened && (read_already.is_empty() || cx.call("on_data", |h| h.on_data(conn)).is_some()) {
-            self.flush(conn)
-        } else {
-            failed(cx)
+        conn.end_call();
+        if !opened {
+            return failed(cx);
         }
+        if !read_already.is_empty() {
+            conn.begin_call();
+            if !call(conn, cx) {
+                return failed(cx);
+            }
+        }
+        self.flush(conn)
     }
 
     /// The socket may have bytes. `ended` is true if the poll has reported that the client ended its side.
@@ -33,13 +39,29 @@ impl StreamEngine {
             if conn.is_closing() {
                 return self.flush(conn);
             }
-            let more = match conn.fill() {
-                Ok(Some(more)) => more,
-                Ok(None) => return self.flush(conn),
-                Err(_) => return Next::Close,
+            if !conn.has_room() {
+                if conn.flush().is_err() {
+                    return Next::Close;
+                }
+                if !conn.has_room() {
+                    conn.pause();
+                    return self.flush(conn);
+                }
+            }
+            let more = if conn.begin_call() {
+                // Whatever is in the socket was not looked at.
+                true
+            } else if conn.at_end() {
+                return self.flush(conn);
+            } else {
+                match conn.fill() {
+                    Ok(Some(more)) => more,
+                    Ok(None) => return self.flush(conn),
+                    Err(_) => return Next::Close,
+                }
             };
             cx.page.add(Word::Requests, 1);
-            if cx.call("on_data", |h| h.on_data(conn)).is_none() {
+            if !call(conn, cx) {
                 return failed(cx);
             }
             // The poll is edge-triggered and does not report the end again, so read up to it.
@@ -53,13 +75,23 @@ impl StreamEngine {
         }
     }
 
+    /// The client has taken bytes, or there are more to send. What waited for room goes on.
+    pub fn on_writable(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Next {
+        if conn.flush().is_err() {
+            return Next::Close;
+        }
+        // What the poll has reported meanwhile was not looked at.
+        if conn.can_resume() { self.on_readable(conn, true, cx) } else { self.flush(conn) }
+    }
+
     /// Sends what the client takes.
-    pub fn flush(&mut self, conn: &mut Conn) -> Next {
-        if conn.flush().is_err() || (conn.is_closing() && !conn.has_output()) {
+    fn flush(&mut self, conn: &mut Conn) -> Next {
+        if conn.flush().is_err() || conn.is_done() {
             return Next::Close;
         }
         conn.release_buffers(&mut self.buffers);
-        conn.wait()
+        let next = conn.wait();
+        if conn.can_resume() { Next::Again } else { next }
     }
 
     /// Closes a connection and takes its buffers.
@@ -69,6 +101,13 @@ impl StreamEngine {
         conn.end();
         conn.release_buffers(&mut self.buffers);
     }
+}
+
+/// Calls the handler with what has arrived. False if it panicked.
+fn call(conn: &mut Conn, cx: &mut Context<'_>) -> bool {
+    let returned = cx.call("on_data", |h| h.on_data(conn)).is_some();
+    conn.end_call();
+    returned
 }
 
 /// The handler panicked: that costs the connection.

@@ -210,6 +210,17 @@ impl Client {
         }
     }
 
+    /// Reads up to this number of bytes, or to the server's end of file, and returns how many there were.
+    pub fn rest_up_to(&mut self, most: usize) -> Result<usize, Fault> {
+        while self.read.len() < most {
+            match self.receive() {
+                Err(Fault::Closed) => break,
+                done => done?,
+            }
+        }
+        Ok(std::mem::take(&mut self.read).len())
+    }
+
     /// A second owner of the same connection.
     pub fn half(&self) -> Self {
         let socket = match &self.socket {

@@ -1,0 +1,200 @@
+//! What a stream writes: all of it arrives, however slowly the client reads and whatever it sends meanwhile.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+use util::handler::{Mode, compile};
+use util::{Client, Server, Start, Style, wait_until};
+
+/// Echoes, and keeps what it cannot write for later.
+const KEEPS_THE_REST: &str = "
+#include <prefork.h>
+static void on_data(prefork_conn *conn, void *state)
+{
+    prefork_slice in = prefork_conn_data(conn);
+    size_t n, done = 0;
+    (void)state;
+    for (; done < in.len; done += n) {
+        n = in.len - done < 16384 ? in.len - done : 16384;
+        if (prefork_conn_write(conn, in.data + done, n) < 0)
+            break;
+    }
+    prefork_conn_consume(conn, done);
+}
+PREFORK_MODULE(.on_data = on_data)
+";
+
+/// Answers every byte with 300,000, each time as often as it can, and remembers how many it still owes.
+const MULTIPLIES: &str = "
+#include <prefork.h>
+static char answer[300000];
+static void on_data(prefork_conn *conn, void *state)
+{
+    (void)state;
+    while (prefork_conn_data(conn).len > 0) {
+        if (prefork_conn_write(conn, answer, sizeof answer) < 0)
+            return;
+        prefork_conn_consume(conn, 1);
+    }
+}
+PREFORK_MODULE(.on_data = on_data)
+";
+
+fn example(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ffi-examples").join(name);
+    compile(&std::fs::read_to_string(path).unwrap(), &[])
+}
+
+fn stream(module: PathBuf) -> Start {
+    Start::new(Style::Data).workers(1).module(module)
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i % 251) as u8).collect()
+}
+
+/// A client that sends and reads nothing until the server takes no more; then it reads all.
+fn sends_first_and_reads_then(server: &Server, size: usize) {
+    let (sent, mut client) = (bytes(size), server.connect());
+    let taken = &AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let mut half = client.half();
+        scope.spawn({
+            let sent = &sent;
+            move || {
+                for part in sent.chunks(10_000) {
+                    half.send(part).unwrap();
+                    taken.fetch_add(1, Relaxed);
+                }
+                half.end().unwrap();
+            }
+        });
+        let mut before = usize::MAX;
+        wait_until("the server takes no more", || {
+            std::thread::sleep(Duration::from_millis(100));
+            before == std::mem::replace(&mut before, taken.load(Relaxed))
+        });
+        assert!(before * 10_000 < size, "the server keeps all of it");
+        let got = client.rest().unwrap();
+        assert_eq!(got.len(), sent.len());
+        assert!(got == sent, "the same bytes");
+    });
+}
+
+#[test]
+fn an_echo_of_more_than_may_wait_arrives_whole() {
+    for module in [example("echo.c"), compile(KEEPS_THE_REST, &[])] {
+        let server = stream(module).start();
+        sends_first_and_reads_then(&server, 40 << 20);
+        server.stop();
+    }
+}
+
+#[test]
+fn an_echo_arrives_whole_whatever_the_limits_are() {
+    for (module, pending, body) in [
+        (example("echo.c"), "100K", "1M"),
+        (compile(KEEPS_THE_REST, &[]), "64K", "1G"),
+        (example("echo.c"), "3K", "1K"),
+    ] {
+        let server = stream(module).set("max-pending", pending).set("max-body", body).start();
+        sends_first_and_reads_then(&server, 10 << 20);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_handler_that_waits_for_room_is_called_again_without_more_from_the_client() {
+    let server = stream(compile(MULTIPLIES, &[])).set("max-pending", "1M").start();
+    for ends in [false, true] {
+        let mut client = server.connect();
+        client.send(&[b'x'; 100]).unwrap();
+        if ends {
+            client.end().unwrap();
+        }
+        // The client is behind by all that the socket and the worker hold.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(client.rest_up_to(100 * 300_000), Ok(100 * 300_000), "client ends: {ends}");
+        if ends {
+            assert_eq!(client.rest(), Ok(vec![]));
+        }
+    }
+    server.stop();
+}
+
+/// Every client hears of the others: a line goes to all others, `bye` closes them, and an end is told.
+const CHAT: &str = r#"
+#include <prefork.h>
+#include <string.h>
+static prefork_conn *all[64];
+static void tell(prefork_conn *from, const char *text, size_t size)
+{
+    for (int i = 0; i < 64; i++)
+        if (all[i] != NULL && all[i] != from)
+            prefork_conn_write(all[i], text, size);
+}
+static void on_open(prefork_conn *conn, void *state)
+{
+    int i = 0;
+    (void)state;
+    while (all[i] != NULL)
+        i++;
+    all[i] = conn;
+    prefork_conn_write(conn, "welcome\n", 8);
+}
+static void on_data(prefork_conn *conn, void *state)
+{
+    prefork_slice in = prefork_conn_data(conn);
+    (void)state;
+    tell(conn, in.data, in.len);
+    for (int i = 0; in.len == 4 && !memcmp(in.data, "bye\n", 4) && i < 64; i++)
+        if (all[i] != NULL && all[i] != conn)
+            prefork_conn_close(all[i]);
+    prefork_conn_consume(conn, in.len);
+}
+static void on_close(prefork_conn *conn, void *state)
+{
+    (void)state;
+    tell(conn, "left\n", 5);
+    for (int i = 0; i < 64; i++)
+        if (all[i] == conn)
+            all[i] = NULL;
+}
+static void on_datagram(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t size, void *state)
+{
+    (void)worker, (void)peer, (void)state;
+    tell(NULL, data, size);
+}
+PREFORK_MODULE(.on_open = on_open, .on_data = on_data, .on_close = on_close, .on_datagram = on_datagram)
+"#;
+
+#[test]
+fn what_is_written_to_another_connection_is_sent_at_once_and_so_is_its_end() {
+    for mode in Mode::ALL {
+        let server =
+            stream(compile(CHAT, &[])).accept(mode).listen("127.0.0.1:0").listen("udp:127.0.0.1:0").start();
+        let mut clients: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|c| assert_eq!(c.answer(), Ok("welcome".into())));
+        clients[0].send(b"hello\n").unwrap();
+        clients[1..].iter_mut().for_each(|c| assert_eq!(c.answer(), Ok("hello".into()), "{mode:?}"));
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let util::client::Address::Udp(to) = &server.addresses[1] else { panic!("no datagrams") };
+        datagram.send_to(b"news\n", to).unwrap();
+        clients.iter_mut().for_each(|c| assert_eq!(c.answer(), Ok("news".into()), "{mode:?}"));
+        drop(clients.pop());
+        clients.iter_mut().for_each(|c| assert_eq!(c.answer(), Ok("left".into()), "{mode:?}"));
+        clients[0].send(b"bye\n").unwrap();
+        for client in &mut clients[1..] {
+            let rest = client.rest().unwrap();
+            assert!(rest.starts_with(b"bye\n"), "{mode:?}");
+        }
+        for _ in 1..4 {
+            assert_eq!(clients[0].answer(), Ok("left".into()), "{mode:?}");
+        }
+        drop(clients);
+        server.stop();
+    }
+}
