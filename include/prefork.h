@@ -1034,6 +1034,8 @@ typedef enum prefork_stage {
     PREFORK_STAGE_CANARY = 2,
     /** New workers take the places of the old ones. */
     PREFORK_STAGE_ROLLING = 3,
+    /** The program of an upgrade is tried. No event has this stage. */
+    PREFORK_STAGE_TRIAL = 4,
 } prefork_stage;
 
 /** The end of a worker. Later versions may add members at the end. */
@@ -1511,6 +1513,17 @@ int prefork_server_step(prefork_server *server, int timeout_ms);
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_reload(prefork_server *server);
+
+/**
+ * Has the file now at the program's path take this program's place, in this process and with its workers, after a
+ * trial (see UPGRADES above), and then replaces all workers. If that succeeds, a later step does not return: the new
+ * program runs instead. If it fails, PREFORK_EVENT_ERROR has the reason.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE also if the server is stopping, or an upgrade is under way.
+ * Process: master, while it runs.
+ * Pointers: Borrows `server` until return.
+ */
+int prefork_server_upgrade(prefork_server *server);
 
 /**
  * Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.

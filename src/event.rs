@@ -230,8 +230,9 @@ named! {
     }
 
     /// A stage of a reload. The numbers are those of `enum prefork_stage` in C.
-    #[derive(PartialOrd, Ord)]
     pub enum ReloadStage {
+        /// The program of an upgrade is tried. Not the stage of a reload.
+        Trial = 4 => "trial",
         /// The handler's file is read.
         Preparing = 1 => "preparing",
         /// The first new worker starts.
@@ -345,6 +346,7 @@ pub struct ReloadFailure {
 impl fmt::Display for ReloadFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.stage {
+            ReloadStage::Trial => "while the new program was tried",
             ReloadStage::Preparing => "while the handler was read",
             ReloadStage::Canary => "at the first new worker",
             ReloadStage::Rolling => "while workers were being replaced",

@@ -340,6 +340,16 @@ impl Running {
         self.here()?.reload()
     }
 
+    /// Has the file now at the program's path take this program's place, in this process and with its workers, after a trial, and then
+    /// replaces all workers ([upgrades](crate#upgrades)). If that succeeds, a later [`Running::step`] does not return: the new program
+    /// runs instead. If it fails, an [`Event::Error`] has the reason.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: the server is stopping, an upgrade is under way, or the feature `control` is missing.
+    pub fn upgrade(&mut self) -> Result<()> {
+        self.here()?.upgrade()
+    }
+
     /// Sets the number of workers, 1 to 1024; if there are fewer than before, those in the highest slots leave.
     ///
     /// # Errors

@@ -179,7 +179,7 @@ fn the_manual_page_has_every_option_and_verb_explained() {
     for setting in prefork::Config::settings().filter(|s| !s.group.is_empty()) {
         assert!(page.contains(setting.help) && page.contains(setting.more), "{}", setting.name);
     }
-    for verb in ["ls", "show", "reload", "scale", "stop", "events", "demo", "completions", "man"] {
+    for verb in ["ls", "show", "reload", "upgrade", "scale", "stop", "events", "demo", "completions", "man"] {
         let help = stdout_of(&[verb, "--help"]);
         let (about, rest) = help.split_once("\n\n").unwrap();
         assert!(page.contains(&format!(".SS \"prefork {verb}")) && page.contains(about), "{verb}");

@@ -26,6 +26,9 @@ pub enum Request {
     Status {},
     /// Replace all workers: [`Reply::Accepted`], then [`Reply::Reload`].
     Reload {},
+    /// Have the file now at the program's path take the master's place, and replace all workers: [`Reply::Accepted`], then
+    /// [`Reply::Reload`], on the same connection but from the new program, unless that failed in its trial.
+    Upgrade {},
     /// Run more or fewer workers: [`Reply::Accepted`], then [`Reply::Scaled`] when all of them are ready and all others have
     /// ended.
     Scale(Count),
@@ -40,7 +43,8 @@ pub enum Request {
         #[serde(default)]
         now: bool,
     },
-    /// Follow events: [`Reply::Event`] forever, the first one [`Event::Setup`].
+    /// Follow events: [`Reply::Event`] until [`Event::Stopped`]. The first one is [`Event::Setup`], which is also the first one of
+    /// another program after an upgrade. A connection that is closed without [`Event::Stopped`]: the master was killed.
     Events {},
 }
 
@@ -86,7 +90,7 @@ pub enum Reply {
         /// True if a reload or the start has to end first.
         queued: bool,
     },
-    /// The end of the reload.
+    /// The end of the reload or upgrade.
     Reload(Verdict),
     /// All workers are ready, and all others have ended.
     Scaled {
@@ -156,12 +160,12 @@ pub enum RefusalKind {
     Other,
 }
 
-/// The end of a reload.
+/// The end of a reload or upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Committed or rolled back.
     pub outcome: ReloadState,
-    /// The generation of the reload.
+    /// The generation of the reload; of an upgrade that failed in its trial, the one that serves.
     pub generation: u32,
     /// Why it was rolled back, if it was.
     #[serde(flatten)]
@@ -222,6 +226,7 @@ mod tests {
         for (request, line) in [
             (Request::Status {}, r#"{"verb":"status"}"#),
             (Request::Reload {}, r#"{"verb":"reload"}"#),
+            (Request::Upgrade {}, r#"{"verb":"upgrade"}"#),
             (Request::Scale(Count::To(4)), r#"{"verb":"scale","to":4}"#),
             (Request::Scale(Count::By(-1)), r#"{"verb":"scale","by":-1}"#),
             (Request::Drain { worker: 3 }, r#"{"verb":"drain","worker":3}"#),

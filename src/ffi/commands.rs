@@ -125,6 +125,20 @@ pub unsafe extern "C" fn prefork_server_reload(server: *mut prefork_server) -> c
     unsafe { command(server, |running| running.reload().map(done)) }
 }
 
+/// Has the file now at the program's path take this program's place, in this process and with its workers, after a
+/// trial (see UPGRADES above), and then replaces all workers. If that succeeds, a later step does not return: the new
+/// program runs instead. If it fails, PREFORK_EVENT_ERROR has the reason.
+///
+/// Returns PREFORK_OK; PREFORK_STATE also if the server is stopping, or an upgrade is under way.
+/// Process: master, while it runs.
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_upgrade(server: *mut prefork_server) -> c_int {
+    // SAFETY: `server` is NULL or lent to the caller.
+    unsafe { command(server, |running| running.upgrade().map(done)) }
+}
+
 /// Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.
 ///
 /// Returns PREFORK_OK; PREFORK_CONFIG if the number is out of range; PREFORK_STATE also if the server is stopping, or

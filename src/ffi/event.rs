@@ -79,6 +79,8 @@ pub enum prefork_stage {
     PREFORK_STAGE_CANARY = 2,
     /// New workers take the places of the old ones.
     PREFORK_STAGE_ROLLING = 3,
+    /// The program of an upgrade is tried. No event has this stage.
+    PREFORK_STAGE_TRIAL = 4,
 }
 
 /// The end of a worker. Later versions may add members at the end.
@@ -307,10 +309,11 @@ mod tests {
         for (rust, c) in reasons {
             assert_eq!((rust as u32, c_name("REASON", rust.name())), (c as u32, format!("{c:?}")));
         }
-        let stages: [(ReloadStage, prefork_stage); 3] = [
+        let stages: [(ReloadStage, prefork_stage); 4] = [
             (ReloadStage::Preparing, PREFORK_STAGE_PREPARING),
             (ReloadStage::Canary, PREFORK_STAGE_CANARY),
             (ReloadStage::Rolling, PREFORK_STAGE_ROLLING),
+            (ReloadStage::Trial, PREFORK_STAGE_TRIAL),
         ];
         for (rust, c) in stages {
             assert_eq!((rust as u32, c_name("STAGE", rust.name())), (c as u32, format!("{c:?}")));

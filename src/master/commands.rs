@@ -18,6 +18,8 @@ pub enum Command {
     /// Return [`Answer::Setup`], with which a stream of events begins.
     Follow,
     Reload,
+    /// Replace the program, then all workers.
+    Upgrade,
     /// Run this many workers.
     Scale(usize),
     Drain(WorkerId),
@@ -51,6 +53,7 @@ impl Master {
             Command::Status => return Answer::Status(Box::new(self.status())),
             Command::Follow => return Answer::Setup(self.setup_event()),
             Command::Reload => self.reload(),
+            Command::Upgrade => self.upgrade(),
             Command::Scale(workers) => self.scale(workers),
             Command::Drain(id) => self.drain_worker(id.0, None),
             Command::Stop { now } => {
@@ -74,6 +77,15 @@ impl Master {
         self.refuse_if_stopping()?;
         self.feed(Input::Reload);
         Ok(())
+    }
+
+    /// Asks for an upgrade.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: the server stops, an upgrade is under way, or this program cannot upgrade.
+    pub fn upgrade(&mut self) -> Result<()> {
+        self.refuse_if_stopping()?;
+        self.upgrade.request()
     }
 
     /// Asks for this number of workers.

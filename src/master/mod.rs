@@ -239,7 +239,11 @@ impl Master {
             match number {
                 // Scripts that rotate logs send it to any server, and its default action would end this process.
                 signal::SIGUSR1 => log!("SIGUSR1: there are no log files to reopen; nothing done"),
-                signal::SIGUSR2 => self.upgrade.request(),
+                signal::SIGUSR2 => {
+                    if let Err(e) = self.upgrade.request() {
+                        log!("{e}");
+                    }
+                }
                 signal::SIGHUP => self.feed(Input::Reload),
                 // The kernel sends these two to a background job that uses its terminal (termios(3)).
                 signal::SIGTTIN | signal::SIGTTOU if !is_sent => {}

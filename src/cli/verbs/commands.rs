@@ -1,10 +1,10 @@
-//! `prefork reload`, `scale` and `stop`: send the command, wait, print the outcome.
+//! `prefork reload`, `upgrade`, `scale` and `stop`: send the command, wait, print the outcome.
 
 use super::find::Server;
 use super::{Wait, print, print_json};
 use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, complain};
 use prefork::control::Request;
-use prefork::control::protocol::{Count, Reply, Verdict};
+use prefork::control::protocol::{Count, ReloadStage, Reply, Verdict};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -57,7 +57,7 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
         other => other,
     })?;
     match reply {
-        Reply::Reload(verdict) => reloaded(&server, wait, &verdict),
+        Reply::Reload(verdict) => reloaded(&server, wait, *request == Request::Upgrade {}, &verdict),
         Reply::Scaled { workers } => report(&server, wait, json!({ "workers": workers }), &count(workers)),
         Reply::Drained { worker, exit, killed } => {
             let how = if killed { "did not finish in time and was killed" } else { "has ended" };
@@ -87,15 +87,22 @@ fn report(server: &Server, wait: &Wait, mut outcome: Value, text: &str) -> Resul
     print_json(&outcome)
 }
 
-fn reloaded(server: &Server, wait: &Wait, verdict: &Verdict) -> Result<(), Failure> {
+fn reloaded(server: &Server, wait: &Wait, upgraded: bool, verdict: &Verdict) -> Result<(), Failure> {
     let (title, generation) = (&server.title, verdict.generation);
     let Some(failure) = &verdict.failure else {
-        return report(server, wait, json!(verdict), &format!("generation {generation} serves"));
+        let program = if upgraded { "the new program has taken over; " } else { "" };
+        return report(server, wait, json!(verdict), &format!("{program}generation {generation} serves"));
     };
     if wait.output.json {
         report(server, wait, json!(verdict), "")?;
     }
-    let text = format!("{title}: the reload to generation {generation} was rolled back {failure}");
+    let text = match (upgraded, failure.stage) {
+        (true, ReloadStage::Trial) => format!("{title}: nothing has changed: the upgrade failed {failure}"),
+        (true, _) => format!(
+            "{title}: the new program has taken over, but its reload to generation {generation} was rolled back {failure}"
+        ),
+        (false, _) => format!("{title}: the reload to generation {generation} was rolled back {failure}"),
+    };
     complain(&Failure(ROLLED_BACK, text));
     if !wait.output.json {
         for line in super::quote(&failure.stderr) {

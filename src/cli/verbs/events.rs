@@ -1,4 +1,4 @@
-//! `prefork events`: prints one line per event until the server ends or the reader closes its end.
+//! `prefork events`: prints one line per event until the server stops or the reader closes its end. An upgrade does not end it.
 
 use super::find::Server;
 use crate::cli::{FAILED, Failure, print};
@@ -34,15 +34,18 @@ fn follow_one(mut server: Server, several: bool, json: bool) -> Result<(), Failu
         let stamped = match server.next(None) {
             Ok(Reply::Event(stamped)) => stamped,
             Ok(other) => return Err(server.unexpected(&other)),
-            // The end of the server ends its events.
-            Err(_) if server.has_ended() => return Ok(()),
+            Err(_) if server.has_ended() => {
+                let text =
+                    format!("{} has ended without a stop: it was killed, or could not start", server.title);
+                return Err(Failure(FAILED, text));
+            }
             Err(failure) => return Err(failure),
         };
         let text = match json {
             true => super::json(&Line { server: &server.name, pid: server.pid, stamped: &stamped })?,
             false => text(&prefix, &stamped),
         };
-        if !print(text.as_bytes())? {
+        if !print(text.as_bytes())? || matches!(stamped.event, Event::Stopped { .. }) {
             return Ok(());
         }
     }
@@ -93,6 +96,10 @@ fn describe(stamped: &Stamped) -> String {
             let state = stamped.event.name().trim_start_matches("reload ");
             let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
             format!("to generation {generation} {state}{why}")
+        }
+        Event::Stopped { killed: 0 } => "every worker has finished".into(),
+        Event::Stopped { killed } => {
+            format!("{killed} of the workers did not finish in time and were killed")
         }
         Event::Other => "an event that this version of prefork does not know".into(),
         _ => worker,

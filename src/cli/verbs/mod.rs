@@ -39,6 +39,17 @@ pub enum Verb {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Replace the program by the file now at its path, then all workers, and print the outcome
+    ///
+    /// The new program is tried first, while the old one serves. If it can serve it takes over in the same process, with every
+    /// connection, and replaces the workers as a reload does. If it cannot, nothing has changed, the reason is printed, and the
+    /// exit status is 4. The signal USR2 does the same.
+    Upgrade {
+        #[command(flatten)]
+        server: Server,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Run more or fewer workers
     ///
     /// The workers in the highest slots leave first, and finish their connections.
@@ -133,6 +144,9 @@ pub fn run(verb: Verb, before: Option<String>) -> Result<(), Failure> {
         Verb::Show { target, output } => list::show(resolve(target)?, output.json),
         Verb::Reload { server, wait } => {
             commands::execute(select(server.name, server.id)?, &Request::Reload {}, &wait)
+        }
+        Verb::Upgrade { server, wait } => {
+            commands::execute(select(server.name, server.id)?, &Request::Upgrade {}, &wait)
         }
         Verb::Scale { count, name, wait } => {
             commands::execute(select(name, None)?, &Request::Scale(count), &wait)

@@ -2,10 +2,13 @@
 //! its buffers are bounded.
 
 use crate::control::protocol::{self, MAX_REQUEST, Refusal, RefusalKind, Reply, Request, write_line};
+use crate::error::Error;
 use crate::ids::{Generation, WorkerId};
+use crate::master::upgrade::{Fd, Kept};
 use crate::sys::peer::Peer;
 use crate::sys::socket;
 use crate::sys::time::Time;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -16,12 +19,15 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_BEHIND: usize = 64 * 1024;
 
 /// The outcome that a client awaits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Awaits {
     /// None: it is the client's turn to send a request.
     Nothing,
     /// The end of the reload to this generation, or of the next one to begin.
     Reload(Option<Generation>),
+    /// The end of the upgrade: it has failed, or the new program awaits the end of its reload.
+    Upgrade,
     /// The readiness of `to` workers; there were `from` before.
     Scale { to: usize, from: usize },
     /// The end of this worker.
@@ -30,6 +36,17 @@ pub enum Awaits {
     Stop,
     /// Every event.
     Events,
+}
+
+/// A client, for the program that takes over in an upgrade.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedClient {
+    socket: Fd,
+    peer: (i32, u32),
+    awaits: Awaits,
+    inbox: Vec<u8>,
+    unsent: Vec<u8>,
+    left_out: u64,
 }
 
 /// A client.
@@ -71,6 +88,35 @@ impl Client {
             deadline: now + PATIENCE,
             left_out: 0,
         }
+    }
+
+    /// Returns what another program continues with; `None` if the connection ends anyway.
+    pub fn save<'a>(&'a self, kept: &mut Kept<'a>) -> Option<SavedClient> {
+        let ends = self.closing || self.broken || self.hung_up;
+        (!ends).then(|| SavedClient {
+            socket: kept.keep(self.socket.as_fd()),
+            peer: (self.peer.pid, self.peer.uid),
+            awaits: self.awaits,
+            inbox: self.inbox.clone(),
+            unsent: self.out[self.sent..].to_vec(),
+            left_out: self.left_out,
+        })
+    }
+
+    /// Continues with a client of the former program. One that awaits the upgrade awaits this program's reload.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::State`]: its descriptor is not open.
+    pub fn resume(saved: SavedClient, now: Time) -> Result<Self, Error> {
+        let peer = Peer { pid: saved.peer.0, uid: saved.peer.1 };
+        let awaits = if saved.awaits == Awaits::Upgrade { Awaits::Reload(None) } else { saved.awaits };
+        Ok(Self {
+            awaits,
+            inbox: saved.inbox,
+            out: saved.unsent,
+            left_out: saved.left_out,
+            ..Self::new(saved.socket.adopt()?, peer, now)
+        })
     }
 
     /// Returns the next request, if it is the client's turn and a whole one has arrived; or why the bytes are no request.

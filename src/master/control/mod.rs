@@ -9,17 +9,20 @@ mod client;
 use super::Token;
 use super::commands::{Answer, Command};
 use super::lifecycle::{EX_CONFIG, Lifecycle};
+use super::upgrade::Kept;
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
     Count, Hello, Refusal, RefusalKind, Reply, Request, Stamped, VERSION, Verdict, write_line,
 };
-use crate::event::{Event, Reason, ReloadState};
+use crate::error::Error;
+use crate::event::{Event, Reason, ReloadFailure, ReloadStage, ReloadState};
 use crate::ids::{Generation, WorkerId};
 use crate::log::log;
 use crate::sys::peer::{self, Peer};
 use crate::sys::time::Time;
 use crate::sys::{poll, process, socket};
+pub use client::SavedClient;
 use client::{Awaits, Client};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -80,6 +83,46 @@ impl ControlServer {
         self.clients = Default::default();
     }
 
+    /// Returns what another program in this process continues with, and keeps its descriptors.
+    pub fn save<'a>(&'a self, kept: &mut Kept<'a>) -> Vec<SavedClient> {
+        self.clients.iter().flatten().filter_map(|client| client.save(kept)).collect()
+    }
+
+    /// Continues with the clients of the former program in this process. Those that follow events get `setup`, with which the events
+    /// of this program begin.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: a descriptor is not open.
+    pub fn adopt(
+        &mut self,
+        clients: Vec<SavedClient>,
+        setup: &Event,
+        poll: &Poll,
+        now: Time,
+    ) -> Result<(), Error> {
+        for client in clients {
+            self.watch(Client::resume(client, now)?, poll);
+        }
+        self.send(setup, now);
+        Ok(())
+    }
+
+    /// Answers the clients that wait for an upgrade, which has failed.
+    pub fn upgrade_failed(&mut self, why: &str, life: &Lifecycle, now: Time) {
+        self.answer_waiting(now, |awaits| {
+            let failure = ReloadFailure {
+                stage: ReloadStage::Trial,
+                reason: why.to_owned(),
+                worker: None,
+                exit: None,
+                stderr: Vec::new(),
+            };
+            let (outcome, generation) = (ReloadState::RolledBack, life.generation().0);
+            let verdict = || Verdict { outcome, generation, failure: Some(failure) };
+            (awaits == Awaits::Upgrade).then(|| Reply::Reload(verdict()))
+        });
+    }
+
     /// Serves what the poll has reported, and clients whose time is over; to be called in each turn.
     /// [`ControlServer::next_command`] returns the commands that follow.
     pub fn serve(&mut self, events: &Events, poll: &Poll, now: Time) {
@@ -133,8 +176,8 @@ impl ControlServer {
 
     /// Sends an event to followers, and answers the clients that wait for it.
     pub fn publish(&mut self, event: &Event, life: &Lifecycle, now: Time) {
-        // A stream of events begins with a setup of its own, and ends with the master.
-        if !matches!(event, Event::Setup { .. } | Event::Stopped { .. }) {
+        // A stream of events begins with a setup of its own.
+        if !matches!(event, Event::Setup { .. }) {
             self.send(event, now);
         }
         if let Event::Reload { state: ReloadState::Started, generation, .. } = *event {
@@ -163,7 +206,7 @@ impl ControlServer {
     pub fn close(&mut self, killed: u32, now: Time) {
         self.answer_waiting(now, |awaits| match awaits {
             Awaits::Stop => Some(Reply::Stopped { killed }),
-            Awaits::Reload(_) | Awaits::Scale { .. } | Awaits::Drain(_) => {
+            Awaits::Reload(_) | Awaits::Upgrade | Awaits::Scale { .. } | Awaits::Drain(_) => {
                 Some(Reply::Error(failed("the server has stopped")))
             }
             Awaits::Nothing | Awaits::Events => None,
@@ -200,18 +243,25 @@ impl ControlServer {
 
     fn add(&mut self, socket: OwnedFd, peer: Peer, poll: &Poll, now: Time) {
         let mut client = Client::new(socket, peer, now);
-        let Some(index) = self.clients.iter().position(Option::is_none) else {
+        if self.clients.iter().all(Option::is_some) {
             let text = format!("{CLIENTS} clients are connected already");
             return client.refuse(refusal(RefusalKind::Busy, text), now);
-        };
+        }
+        client.reply(&Reply::Hello(self.hello.clone()), now);
+        self.watch(client, poll);
+    }
+
+    /// Takes a client into the table, where there is room for it.
+    fn watch(&mut self, client: Client, poll: &Poll) {
+        let Some(index) = self.clients.iter().position(Option::is_none) else { return };
         let fd = client.socket.as_raw_fd();
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(e) = poll.registry().register(&mut SourceFd(&fd), Token::ControlClient(index).into(), both)
         {
             return log!("control: epoll_ctl: {e}");
         }
-        client.reply(&Reply::Hello(self.hello.clone()), now);
         self.clients[index] = Some(client);
+        self.pending |= 1 << index;
     }
 
     fn receive(&mut self, index: usize, hung_up: bool) {
@@ -270,6 +320,10 @@ impl ControlServer {
             Request::Reload {} => {
                 refuse_if_stopping(life)?;
                 (Command::Reload, Awaits::Reload(None), "reload".to_owned())
+            }
+            Request::Upgrade {} => {
+                refuse_if_stopping(life)?;
+                (Command::Upgrade, Awaits::Upgrade, "upgrade".to_owned())
             }
             Request::Scale(count) => {
                 let (from, to) = (life.slots(), target(count, life)?);
@@ -359,7 +413,7 @@ fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
 /// The reply for a client if its condition is met by now, or can no longer be met.
 fn outcome(awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
     match awaits {
-        Awaits::Reload(None) | Awaits::Scale { .. } if life.is_stopping() => Some(Reply::Error(stopping())),
+        Awaits::Reload(None) | Awaits::Upgrade | Awaits::Scale { .. } if life.is_stopping() => Some(Reply::Error(stopping())),
         Awaits::Scale { to, .. } if life.slots() != to => {
             Some(Reply::Error(failed(format!("superseded: {} workers are wanted by now", life.slots()))))
         }

@@ -100,7 +100,7 @@ impl Lifecycle {
         let to = if goes_back { self.generation } else { new };
         let at_once = match stage {
             ReloadStage::Canary if !goes_back => 1,
-            ReloadStage::Preparing => return,
+            ReloadStage::Trial | ReloadStage::Preparing => return,
             ReloadStage::Canary | ReloadStage::Rolling => self.rules.surge.max(1),
         };
         // One that was killed because it was not ready in time still counts: it is about to end the reload.

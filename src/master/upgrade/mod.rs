@@ -14,14 +14,15 @@ use super::router::Router;
 use super::{Master, Token};
 use crate::Kind;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::handoff::HandoffEnd;
 use crate::log::log;
 use crate::sys::process::{self, Process};
 use crate::sys::time::Time;
 use mio::Interest;
 use mio::unix::SourceFd;
-pub use state::Fd;
-use state::{FORMAT, Kept, SavedReturn, SavedState, SavedWorker};
+use state::{FORMAT, SavedReturn, SavedState, SavedWorker};
+pub use state::{Fd, Kept};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -77,15 +78,22 @@ impl Upgrade {
     }
 
     /// Requests an upgrade.
-    pub fn request(&mut self) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: one is under way, or this program cannot upgrade.
+    pub fn request(&mut self) -> Result<()> {
+        let refused = |why| Err(Error::new(ErrorKind::State, why));
         match self.stage {
-            _ if !state::IS_SUPPORTED => {
-                log!(
-                    "upgrade: this program was built without the feature `control` of prefork, which upgrades need; it continues"
-                );
+            _ if !state::IS_SUPPORTED => refused(
+                "upgrade: this program was built without the feature `control` of prefork, which upgrades need; it continues",
+            ),
+            Stage::None => {
+                self.stage = Stage::Requested;
+                Ok(())
             }
-            Stage::None => self.stage = Stage::Requested,
-            _ => log!("upgrade: one is under way, so this one is not tried; ask again when that has ended"),
+            _ => {
+                refused("upgrade: one is under way, so this one is not tried; ask again when that has ended")
+            }
         }
     }
 
@@ -102,30 +110,23 @@ impl Upgrade {
         }
     }
 
-    fn give_up(&mut self, why: &str) {
-        self.stage = Stage::None;
-        log!("upgrade: {why}; this master continues");
-    }
-
     /// The time at which a trial takes too long.
     pub fn due(&self) -> Time {
         if let Stage::Trial(trial) = &self.stage { trial.until } else { Time::NEVER }
     }
 
-    /// Reaps the trial if it has ended, and kills it if it takes too long or the server stops.
-    fn check_trial(&mut self, now: Time, is_stopping: bool) {
-        let Stage::Trial(trial) = &mut self.stage else { return };
+    /// Reaps the trial if it has ended, and kills it if it takes too long or the server stops. Returns why it has failed, if it has.
+    fn check_trial(&mut self, now: Time, is_stopping: bool) -> Option<String> {
+        let Stage::Trial(trial) = &mut self.stage else { return None };
         if trial.until <= now || is_stopping {
             trial.kill();
         }
-        match trial.end() {
-            None => {}
-            Some(_) if is_stopping => self.stage = Stage::None,
-            Some(Ok(())) => self.stage = Stage::Passed,
-            Some(Err(why)) => {
-                self.give_up(&format!("the trial of {} failed: {why}", self.path.display()));
-            }
+        match trial.end()? {
+            _ if is_stopping => self.stage = Stage::None,
+            Ok(()) => self.stage = Stage::Passed,
+            Err(why) => return Some(format!("the trial of {} failed: {why}", self.path.display())),
         }
+        None
     }
 }
 
@@ -133,17 +134,25 @@ impl Master {
     /// Advances an upgrade as far as possible now; a stop ends it.
     pub(super) fn advance_upgrade(&mut self) {
         let is_stopping = self.lifecycle.is_stopping();
-        self.upgrade.check_trial(self.clock.now, is_stopping);
+        if let Some(why) = self.upgrade.check_trial(self.clock.now, is_stopping) {
+            self.give_up_upgrade(&why);
+        }
         match self.upgrade.stage {
             Stage::Requested | Stage::Passed if is_stopping => self.upgrade.stage = Stage::None,
             Stage::Requested => self.start_trial(),
             Stage::Passed if self.lifecycle.is_at_rest() => {
                 // Returns only if it has failed.
                 let e = self.execute_program();
-                self.upgrade.give_up(&format!("execute {}: {e}", self.upgrade.path.display()));
+                self.give_up_upgrade(&format!("execute {}: {e}", self.upgrade.path.display()));
             }
             Stage::None | Stage::Trial(_) | Stage::Passed => {}
         }
+    }
+
+    fn give_up_upgrade(&mut self, why: &str) {
+        self.upgrade.stage = Stage::None;
+        self.report(Event::Error { text: format!("upgrade: {why}; this master continues") });
+        self.control.upgrade_failed(why, &self.lifecycle, self.clock.now);
     }
 
     fn start_trial(&mut self) {
@@ -156,7 +165,7 @@ impl Master {
                 }
                 self.upgrade.stage = Stage::Trial(trial);
             }
-            Err(e) => self.upgrade.give_up(&format!("start the trial: {e}")),
+            Err(e) => self.give_up_upgrade(&format!("start the trial: {e}")),
         }
     }
 
@@ -227,6 +236,7 @@ impl Master {
                 .collect(),
             environments: self.births.environments.clone(),
             last_exits: self.report.last_exits.clone(),
+            clients: self.control.save(kept),
         })
     }
 
@@ -265,6 +275,8 @@ impl Master {
         self.report.is_started = true;
         self.report.kind = self.pool.workers.iter().find_map(|w| w.kind).unwrap_or_default();
         log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
+        let setup = self.setup_event();
+        self.control.adopt(saved.clients, &setup, &self.poll, self.clock.now)?;
         self.feed(Input::Reload);
         Ok(())
     }

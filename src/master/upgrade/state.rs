@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{LastExit, Totals};
 use crate::handoff::Origin;
 use crate::ids::{Generation, Page, Slot, WorkerId};
+use crate::master::control::SavedClient;
 use crate::master::lifecycle::Snapshot;
 use crate::master::router::ChannelState;
 use crate::master::sockets::SavedListener;
@@ -87,6 +88,9 @@ pub struct SavedState {
     pub environments: BTreeMap<Slot, Vec<(String, String)>>,
     /// By slot: the end of the last worker that ended there.
     pub last_exits: BTreeMap<Slot, LastExit>,
+    /// The clients of the control socket.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub clients: Vec<SavedClient>,
 }
 
 /// A worker. The lifecycle's part of it is in the [`Snapshot`].
@@ -194,6 +198,7 @@ mod tests {
             stderr: vec![(WorkerId(7), Fd(6), vec![0xff, 0])],
             environments: BTreeMap::from([(Slot(1), vec![("A".into(), " ".into())])]),
             last_exits: BTreeMap::new(),
+            clients: Vec::new(),
         }
     }
 
