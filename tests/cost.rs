@@ -1,5 +1,5 @@
-//! The system calls of a connection: in the master accept4, sendmsg and close, in addition to the shared wait; and which calls of
-//! a worker may delay bytes.
+//! The system calls of a connection: in the master accept4, sendmsg and close, in addition to the shared wait; in a worker those of
+//! a request and of the close; and which of them may delay bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod util;
@@ -32,10 +32,15 @@ fn trace_during(server: &Server, pid: i32, f: impl FnOnce()) -> String {
 
 /// The master's system calls while `f` runs, by name.
 fn calls_during(server: &Server, f: impl FnOnce()) -> BTreeMap<String, usize> {
+    calls_of(server, server.pid, f)
+}
+
+/// The system calls of a process while `f` runs, by name.
+fn calls_of(server: &Server, pid: i32, f: impl FnOnce()) -> BTreeMap<String, usize> {
     let mut calls = BTreeMap::new();
     // Before it closes a descriptor, Rust's library makes sure that it is open; not in an optimised build.
     let checks = |line: &&str| cfg!(debug_assertions) && line.contains("F_GETFD");
-    for line in trace_during(server, server.pid, f).lines().filter(|l| !checks(l)) {
+    for line in trace_during(server, pid, f).lines().filter(|l| !checks(l)) {
         if let Some((name, _)) = line.split_once('(') {
             *calls.entry(name.trim_start_matches("<... ").to_owned()).or_insert(0) += 1;
         }
@@ -85,6 +90,24 @@ fn an_idle_server_makes_no_system_call() {
         std::thread::sleep(std::time::Duration::from_millis(700));
     });
     assert!(calls.values().sum::<usize>() <= 3, "{calls:#?}");
+    server.stop();
+}
+
+#[test]
+fn the_last_request_of_a_connection_costs_its_worker_six_system_calls() {
+    let server = Start::new(Style::Request).workers(1).start();
+    let calls = calls_of(&server, server.workers()[0], || {
+        for _ in 0..CONNECTIONS {
+            server.ask("slot").unwrap();
+        }
+    });
+    // The queue and the request are read and the answer is sent; the close looks for bytes that came meanwhile.
+    for (name, n) in [("recvmsg", 1), ("recvfrom", 2), ("sendto", 1), ("shutdown", 1), ("close", 1)] {
+        // The client does not wait for the last ones.
+        assert!((n * CONNECTIONS - 2..=n * CONNECTIONS + 20).contains(&calls[name]), "{name}: {calls:#?}");
+    }
+    let waits: usize = calls.iter().filter(|(name, _)| name.starts_with("epoll_")).map(|(_, n)| n).sum();
+    assert!(calls.values().sum::<usize>() - waits <= 6 * CONNECTIONS + 50, "{calls:#?}");
     server.stop();
 }
 

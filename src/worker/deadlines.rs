@@ -10,8 +10,8 @@ use std::time::Duration;
 
 const KINDS: usize = 5;
 const NONE: u32 = u32::MAX;
-/// The longest that a lingering close lasts.
-const LINGER: Duration = Duration::from_secs(2);
+/// The longest pause of a client during a lingering close.
+const LINGER: Duration = Duration::from_secs(5);
 /// The time an idle connection has to send another request when the worker drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
@@ -60,9 +60,9 @@ impl Deadlines {
             self.links.resize(at + 1, Link::UNUSED);
         }
         let continues = match kind {
-            Deadline::Header | Deadline::Linger => true,
+            Deadline::Header => true,
             Deadline::Write => !progress,
-            Deadline::Body | Deadline::Idle => false,
+            Deadline::Body | Deadline::Idle | Deadline::Linger => false,
         };
         if continues && self.links[at].kind == Some(kind) {
             return;
@@ -148,7 +148,7 @@ mod tests {
                 now = now + Duration::from_millis(wait);
                 match ALL.get(kind) {
                     Some(&kind) => {
-                        let continues = matches!(kind, Deadline::Header | Deadline::Write | Deadline::Linger)
+                        let continues = matches!(kind, Deadline::Header | Deadline::Write)
                             && !(progress && kind == Deadline::Write)
                             && naive[index as usize].is_some_and(|(k, _)| k == kind);
                         if !continues {

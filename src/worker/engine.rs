@@ -27,8 +27,8 @@ pub enum Next {
     Upgrade(Vec<u8>),
 }
 
-/// The deadline of a connection. Setting the same one again starts it anew, except `Header` and `Linger`, which continue from
-/// their first setting, and `Write`, which continues until the client takes bytes.
+/// The deadline of a connection. Setting the same one again starts it anew, except `Header`, which continues from its first
+/// setting, and `Write`, which continues until the client takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
     /// `header-timeout`: the rest of a request's head is due, or the first bytes of a new connection.
@@ -39,8 +39,8 @@ pub enum Deadline {
     Idle,
     /// `write-timeout`: the client has to read.
     Write,
-    /// Two seconds in all. Everything is sent; what the client still sends is read and dropped, so that no reset destroys the
-    /// last response on its way (RFC 9112 section 9.6).
+    /// Five seconds between two reads. Everything is sent; what the client still sends is read and dropped, so that no reset
+    /// destroys the last response on its way (RFC 9112 section 9.6).
     Linger,
 }
 

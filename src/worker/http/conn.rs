@@ -21,12 +21,12 @@ pub(crate) struct HttpConn {
     pub(super) nonblocking: bool,
     /// The empty lines read before the current request.
     pub(super) empty_lines: u8,
-    /// The bytes read and dropped while lingering.
-    pub(super) dropped: u32,
+    /// The number of bytes sent; the most if another worker has sent some.
+    pub(super) sent: u32,
     /// The client has taken bytes since the loop was last told so.
     pub(super) progress: bool,
-    /// The start of the partial head.
-    pub(super) head_since: Time,
+    /// The start of the partial head, or of lingering.
+    pub(super) since: Time,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -34,9 +34,12 @@ pub(super) enum Phase {
     /// Requests are read and answered.
     #[default]
     Open,
-    /// Closes once everything is sent.
+    /// Closes once everything is sent, without a word about what is missing.
+    Cut,
+    /// Closes once everything is sent; lingers if bytes of the client have come until then, or if much was sent.
     Closing,
-    /// Lingers once everything is sent, so that the client can read it (RFC 9112 section 9.6).
+    /// Lingers once everything is sent: bytes that are left unread, or come after a close, make the kernel reset the connection,
+    /// which can destroy what the client has not read yet (RFC 9112 section 9.6).
     ClosingSlowly,
     /// The sending side is shut down; what the client sends is dropped.
     Lingering,
@@ -47,7 +50,7 @@ pub(super) enum Phase {
 impl HttpConn {
     /// A new connection of this worker; `used` if another worker has served it before.
     pub(crate) fn new(used: bool) -> Self {
-        Self { used, ..Self::default() }
+        Self { used, sent: if used { u32::MAX } else { 0 }, ..Self::default() }
     }
 
     /// True between two requests.

@@ -160,7 +160,7 @@ impl HttpEngine {
             return Next::Close;
         }
         let Some(input) = conn.input.take_if(|_| conn.phase == Phase::Open) else { return Next::Close };
-        if input.partial.is_none() && conn.used && cx.now < conn.head_since + cx.config.timeouts.header {
+        if input.partial.is_none() && conn.used && cx.now < conn.since + cx.config.timeouts.header {
             // The deadline was that of an earlier head, which has been answered since.
             conn.input = Some(input);
             return conn.wait();
@@ -223,7 +223,7 @@ impl HttpEngine {
             }
         };
         if own.is_none() || requests > 0 {
-            link.conn.head_since = link.cx.now;
+            link.conn.since = link.cx.now;
         }
         let is_empty = own.as_deref().unwrap_or(&scratch).is_empty();
         if link.conn.phase == Phase::Upgrading || link.conn.phase == Phase::Open && !is_empty {
@@ -284,16 +284,15 @@ impl HttpEngine {
 
     /// Sets the phase after a response, and sends what is large. Returns the reason to stop, if there is one.
     fn after(&mut self, after: After, input: &Input, link: &mut Link<'_, '_>) -> Option<Stop> {
-        if after == After::Cut && self.response.until_close {
-            // A plain end of the connection would make the response look complete.
-            let _ = socket::reset_on_close(link.fd);
-        }
         link.conn.phase = match after {
             After::Stay => Phase::Open,
-            After::Cut => Phase::Closing,
-            // Bytes left unread make the kernel reset the connection, which can destroy the response on its way.
+            After::Cut if self.response.until_close => {
+                // A plain end of the connection would make the response look complete.
+                let _ = socket::reset_on_close(link.fd);
+                Phase::Cut
+            }
             After::Close if input.is_empty() && !link.conn.has_more => Phase::Closing,
-            After::Close | After::CloseFirst => Phase::ClosingSlowly,
+            After::Close | After::CloseFirst | After::Cut => Phase::ClosingSlowly,
             After::Upgrade => Phase::Upgrading,
         };
         if self.response.client_gone {
@@ -353,7 +352,7 @@ impl HttpEngine {
         if out.is_empty() {
             return None;
         }
-        out.last = link.conn.phase == Phase::Closing;
+        out.last = matches!(link.conn.phase, Phase::Cut | Phase::Closing | Phase::ClosingSlowly);
         if matches!(out.body, Body::File(..)) && !link.conn.nonblocking {
             link.conn.nonblocking = socket::set_nonblocking(link.fd, true).is_ok();
             if !link.conn.nonblocking {
@@ -362,6 +361,7 @@ impl HttpEngine {
         }
         let sent = out.flush(link.fd);
         link.conn.progress |= out.sent > 0;
+        link.conn.sent = link.conn.sent.saturating_add(u32::try_from(out.sent).unwrap_or(u32::MAX));
         link.cx.page.add(Word::BytesOut, std::mem::take(&mut out.sent));
         match sent {
             Ok(Sent::All) => {

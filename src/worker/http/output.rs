@@ -46,7 +46,7 @@ pub(super) struct Output {
     /// The length of the body in its head.
     pub body_len: u64,
     body_at: u64,
-    /// The connection is closed as soon as this is sent.
+    /// The connection ends as soon as this is sent.
     pub last: bool,
     /// Bytes sent; the caller takes the count.
     pub sent: u64,

@@ -114,19 +114,46 @@ fn a_refused_client_may_continue_to_send_for_a_while() {
 }
 
 #[test]
-fn a_client_that_never_stops_sending_is_given_up() {
+fn a_refused_client_that_does_not_stop_sending_is_given_up_after_a_time_however_much_it_sends() {
     let mut b = Bench::new();
-    b.send(b"?");
-    b.send(b"\n");
+    b.now = crate::sys::time::Time::now().as_millis();
+    let give_up = b.now + LINGER.as_millis() as u64;
+    b.send(b"?\n");
     let mut sent = 0;
-    while b.server.is_some() {
+    while sent < 100 << 20 {
         match b.client.write(&[b'x'; 65_536]) {
             Ok(n) => sent += n,
             Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
         }
         b.readable(false);
     }
-    assert!((LINGER..LINGER + 1_000_000).contains(&sent), "{sent}");
+    assert_eq!(b.deadline, Some(Deadline::Linger));
+    b.now = give_up - 1000;
+    b.send(b"x");
+    assert!(b.server.is_some());
+    b.now = give_up + 1000;
+    b.send(b"x");
+    assert!(b.server.is_none());
+}
+
+#[test]
+fn a_connection_that_the_client_ends_lingers_only_if_more_has_come() {
+    let close: &[u8] = b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut b = Bench::new();
+    b.send(close);
+    assert!(b.server.is_none());
+    let mut b = Bench::new();
+    b.send(&[close, b"\r\n"].concat());
+    assert_eq!(b.deadline, Some(Deadline::Linger));
+    let (bytes, ended) = b.receive();
+    assert!(bytes.ends_with(b"hello\n") && ended);
+    b.end();
+    assert!(b.server.is_none());
+    // What comes after a large response could still reset it.
+    let mut b = Bench::new();
+    b.send(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(b.receive().0.iter().filter(|byte| **byte == b'x').count(), 3_000_000);
+    assert_eq!(b.deadline, Some(Deadline::Linger));
 }
 
 #[test]
