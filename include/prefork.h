@@ -319,8 +319,9 @@ prefork_slice prefork_request_header_value(const prefork_request *req, size_t in
 prefork_slice prefork_request_body(const prefork_request *req);
 
 /**
- * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
- * the first call, which makes a system call, getpeername(2).
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
+ * its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+ * Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
  *
  * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
@@ -358,8 +359,10 @@ typedef struct prefork_response prefork_response;
 int prefork_response_status(prefork_response *res, unsigned int code);
 
 /**
- * Adds a header field; a name may be added several times. A `Date` replaces that of prefork. A field that
- * could break the framing of the message is refused.
+ * Adds a header field; a name may be added several times. A `Date` replaces that of prefork, or the one added
+ * before. `Upgrade` says which protocols the server offers, as it must with status 426 (RFC 9110 section 7.8);
+ * prefork adds `Connection: upgrade`. `Content-Length` can be given if the body is not sent: to HEAD, and after
+ * the status was set to 304. Other fields that could break the framing of the message are refused.
  *
  * Returns PREFORK_OK, PREFORK_FIELD (the name is not a token, or the value has CR, LF or another control
  * byte; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
@@ -421,8 +424,8 @@ int prefork_response_write(prefork_response *res, const void *data, size_t size)
  * As `prefork_response_body()`, with the `size` bytes of a regular file that begin at `offset` (sendfile(2)).
  * If the file becomes shorter before they are sent, the connection is cut, since its head gives their number.
  *
- * Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, or does
- * not have these bytes.
+ * Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, cannot be
+ * read, or does not have these bytes.
  * Process: worker.
  * Pointers: Borrows `res` until return. Takes `fd` in any case: prefork closes it when the bytes have been sent,
  * when the client is gone, or when the call is refused.
@@ -453,8 +456,8 @@ int prefork_response_fail(prefork_response *res);
  * Answers 101 and makes the connection a stream, for which `on_open`, `on_data` and `on_close` are called.
  * Header fields added before or after go into the 101 (RFC 9110 section 7.8).
  *
- * Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_LATE,
- * PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_STATE
+ * (the handler has no `on_data`), PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return. Copies `protocol`, which is NUL-terminated.
  */
@@ -561,8 +564,9 @@ uint64_t prefork_conn_id(const prefork_conn *conn);
 uint32_t prefork_conn_listener(const prefork_conn *conn);
 
 /**
- * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
- * the first call, which makes a system call, getpeername(2).
+ * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
+ * its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+ * Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
  *
  * Returns a slice, borrowed until the callback returns.
  * Process: worker.

@@ -290,8 +290,10 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
     } else if (is(path, "/static")) {
         send_static(res, number(req, "size"));
     } else if (is(path, "/upgrade")) {
-        if (prefork_response_upgrade(res, "echo") != PREFORK_OK)
+        if (prefork_response_upgrade(res, "echo") != PREFORK_OK) {
             prefork_response_status(res, 426);
+            prefork_response_header(res, "Upgrade", "echo");
+        }
     }
 }
 

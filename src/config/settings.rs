@@ -218,9 +218,11 @@ settings! {
     /// Between two reads of a request body (408); in blocking style, a read.
     body: Duration = Duration::from_secs(30), Time, "body-timeout", "Timeouts", "TIME",
         "Between two reads of a request body", "Over it: 408; 0: no limit";
-    /// Between two requests of a connection; between two reads of a stream connection.
+    /// Between two requests of a connection. Of a stream: without a byte that the client has sent or taken, while nothing waits for
+    /// it to be taken.
     idle: Duration = Duration::from_secs(75), Time, "idle-timeout", "Timeouts", "TIME",
-        "Between two requests of a connection, or two reads of a stream", "0: no limit";
+        "Between two requests of a connection; of a stream, without bytes either way",
+        "While a client has to take what was written, --write-timeout counts instead; 0: no limit";
     /// Between two writes that made progress.
     write: Duration = Duration::from_secs(30), Time, "write-timeout", "Timeouts", "TIME",
         "Until a slow client takes more of a response", "0: no limit";

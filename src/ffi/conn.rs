@@ -147,8 +147,9 @@ pub unsafe extern "C" fn prefork_conn_listener(conn: *const prefork_conn) -> u32
     guard(|| Ok(unsafe { borrow(conn) }?.listener().into()))
 }
 
-/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
-/// the first call, which makes a system call, getpeername(2).
+/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
+/// its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+/// Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
 ///
 /// Returns a slice, borrowed until the callback returns.
 /// Process: worker.

@@ -203,6 +203,10 @@ impl Handler for Callbacks {
         self.module.on_datagram.is_some()
     }
 
+    fn takes_streams(&self) -> bool {
+        self.module.on_data.is_some()
+    }
+
     fn start(&mut self, worker: &Worker) -> Result<(), String> {
         if let Some(start) = self.module.worker_start {
             // SAFETY: a callback, as promised to `new`; both pointers are good until it returns.

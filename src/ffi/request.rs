@@ -203,8 +203,9 @@ pub unsafe extern "C" fn prefork_request_body(req: *const prefork_request) -> pr
     guard(|| Ok(prefork_slice::of(unsafe { borrow(req) }?.body())))
 }
 
-/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix:`; empty if the client has gone before
-/// the first call, which makes a system call, getpeername(2).
+/// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
+/// its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+/// Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
 ///
 /// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.

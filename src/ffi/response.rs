@@ -31,8 +31,10 @@ pub unsafe extern "C" fn prefork_response_status(res: *mut prefork_response, cod
     })
 }
 
-/// Adds a header field; a name may be added several times. A `Date` replaces that of prefork. A field that
-/// could break the framing of the message is refused.
+/// Adds a header field; a name may be added several times. A `Date` replaces that of prefork, or the one added
+/// before. `Upgrade` says which protocols the server offers, as it must with status 426 (RFC 9110 section 7.8);
+/// prefork adds `Connection: upgrade`. `Content-Length` can be given if the body is not sent: to HEAD, and after
+/// the status was set to 304. Other fields that could break the framing of the message are refused.
 ///
 /// Returns PREFORK_OK, PREFORK_FIELD (the name is not a token, or the value has CR, LF or another control
 /// byte; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
@@ -173,8 +175,8 @@ pub unsafe extern "C" fn prefork_response_write(
 /// As `prefork_response_body()`, with the `size` bytes of a regular file that begin at `offset` (sendfile(2)).
 /// If the file becomes shorter before they are sent, the connection is cut, since its head gives their number.
 ///
-/// Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, or does
-/// not have these bytes.
+/// Returns as `prefork_response_body()`; PREFORK_INVALID if `fd` is negative, is not a regular file, cannot be
+/// read, or does not have these bytes.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return. Takes `fd` in any case: prefork closes it when the bytes have been sent,
@@ -226,8 +228,8 @@ pub unsafe extern "C" fn prefork_response_fail(res: *mut prefork_response) -> c_
 /// Answers 101 and makes the connection a stream, for which `on_open`, `on_data` and `on_close` are called.
 /// Header fields added before or after go into the 101 (RFC 9110 section 7.8).
 ///
-/// Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_LATE,
-/// PREFORK_INVALID or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_STATE
+/// (the handler has no `on_data`), PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return. Copies `protocol`, which is NUL-terminated.

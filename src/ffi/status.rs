@@ -115,6 +115,7 @@ impl From<Refused> for prefork_status {
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,
             Refused::Upgrade => PREFORK_UPGRADE,
+            Refused::NoStreams => PREFORK_STATE,
         }
     }
 }

@@ -6,11 +6,13 @@
 use super::{as_uninit, check, retry};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 use std::ffi::c_int;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
@@ -24,13 +26,38 @@ pub enum Address {
     Unix(std::path::PathBuf),
 }
 
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(a) => a.fmt(f),
-            Self::Unix(p) => write!(f, "unix:{}", p.display()),
+            Self::Unix(path) => {
+                f.write_str("unix:")?;
+                fmt_path(path, f)
+            }
         }
     }
+}
+
+/// Control characters, which a client's path may have too, would break a line of a log: they, backslashes, and what is not UTF-8
+/// are written as `\xNN`.
+fn fmt_path(path: &Path, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for text in chunk.valid().split_inclusive(is_escaped) {
+            let plain = text.trim_end_matches(is_escaped);
+            f.write_str(plain)?;
+            fmt_bytes(&text.as_bytes()[plain.len()..], f)?;
+        }
+        fmt_bytes(chunk.invalid(), f)?;
+    }
+    Ok(())
+}
+
+fn is_escaped(c: char) -> bool {
+    c.is_control() || c == '\\'
+}
+
+fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
 }
 
 fn address_of(sock: &SockAddr) -> Address {
@@ -231,6 +258,13 @@ pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: u64
     retry(|| SockRef::from(&fd).sendfile(&file, offset, Some(len)))
 }
 
+/// True if [`send_file`] can read a file through this descriptor, that is if it was opened for reading (fcntl(2), `F_GETFL`).
+pub fn can_send_file(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: takes no pointers.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_WRONLY
+}
+
 /// Makes close(2) reset the connection instead of ending it in order (socket(7), `SO_LINGER` of 0). If the end of the connection is
 /// the end of the message, only a reset tells the client that the message is incomplete.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -274,4 +308,19 @@ fn poll(fd: BorrowedFd<'_>, events: libc::c_short, ms: c_int) -> io::Result<libc
     // SAFETY: one valid pollfd that lives through the call.
     check(unsafe { libc::poll(&raw mut entry, 1, ms) })?;
     Ok(entry.revents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_path_is_one_line_of_text_whatever_its_bytes_are() {
+        let text = |path: &[u8]| Address::Unix(Path::new(OsStr::from_bytes(path)).to_owned()).to_string();
+        assert_eq!(text(b"/run/x y.sock"), "unix:/run/x y.sock");
+        assert_eq!(text("/\u{e9}".as_bytes()), "unix:/\u{e9}");
+        assert_eq!(text(b"/a\n\r\x1b[1mb\\\xff/\xc2\x85"), r"unix:/a\x0a\x0d\x1b[1mb\x5c\xff/\xc2\x85");
+        assert_eq!(text(b""), "unix:");
+    }
 }

@@ -267,8 +267,7 @@ impl Conn {
         self.listener.0
     }
 
-    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty if the kernel no longer knows it. The
-    /// first call asks the kernel (getpeername(2)).
+    /// The client's address, as [`crate::Request::peer`] gives it. The first call asks the kernel (getpeername(2)).
     pub fn peer(&self) -> &str {
         self.peer.get_or_init(|| {
             let mut text = self.peer_buffer.take();

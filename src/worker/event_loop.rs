@@ -110,7 +110,7 @@ impl<'a> EventLoop<'a> {
         poll: &'a mut Poll,
     ) -> Self {
         let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
-        let kind = handler.kind();
+        let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
         let own = OwnSockets::new(own_sockets, kind == Kind::Connection);
         Self {
             handler,
@@ -123,7 +123,7 @@ impl<'a> EventLoop<'a> {
             limit,
             table: Table::new(limit),
             deadlines: Deadlines::new(&config.timeouts, limit),
-            http: HttpEngine::new(config),
+            http: HttpEngine::new(config, takes_streams),
             stream: StreamEngine::default(),
             datagrams: DatagramEngine::new(),
             kept_conns: Vec::with_capacity(KEPT_CONNS),

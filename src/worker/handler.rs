@@ -45,6 +45,12 @@ pub trait Handler {
         self.kind() == Kind::Datagram
     }
 
+    /// True if it serves streams: as [`Kind::Data`], or with [`Kind::Request`] connections after [`Response::upgrade`], which is
+    /// refused if this is false. Called once, after [`Handler::start`].
+    fn takes_streams(&self) -> bool {
+        self.kind() == Kind::Data
+    }
+
     /// Called after the fork, before the worker is ready.
     ///
     /// # Errors
@@ -69,7 +75,8 @@ pub trait Handler {
     /// Serves one connection in blocking style and returns when done with it ([`Kind::Connection`]).
     fn on_connection(&mut self, _conn: &mut Conn) {}
 
-    /// A stream connection begins: a new one ([`Kind::Data`]), or an HTTP connection after [`Response::upgrade`].
+    /// A stream connection begins: a new one ([`Kind::Data`]), or an HTTP connection after [`Response::upgrade`]
+    /// ([`Handler::takes_streams`]).
     fn on_open(&mut self, _conn: &mut Conn) {}
 
     /// A stream connection has bytes to read, or has reached its end of file; or it has input left, and room again for output

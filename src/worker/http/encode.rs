@@ -102,8 +102,7 @@ impl Response {
 
     fn put_fault(&mut self, fault: Fault) {
         self.status = fault.status;
-        self.fields.clear();
-        self.has_date = false;
+        self.clear_fields();
         put_field(&mut self.fields, b"Content-Type", b"text/plain");
         self.out.drop_body();
         let body = &mut self.out.copied;
@@ -117,10 +116,10 @@ impl Response {
     }
 
     fn put_whole(&mut self) {
-        let framing = Framing::of_status(self.status).unwrap_or(Framing::Length(self.out.body_len));
-        self.put_head(framing);
+        let without_body = Framing::of_status(self.status);
+        self.put_head(without_body.unwrap_or(Framing::Length(self.out.body_len)));
         let Output { bytes, body, copied, body_len, .. } = &mut self.out;
-        if self.request.is_head || *body_len == 0 || framing != Framing::Length(*body_len) {
+        if self.request.is_head || *body_len == 0 || without_body.is_some() {
             self.out.drop_body();
         } else if *body_len <= COPY
             // An owner whose length has changed since it was set is left to the sender, which notices.
@@ -132,6 +131,7 @@ impl Response {
     }
 
     pub(super) fn put_head(&mut self, framing: Framing) {
+        let framing = self.length.filter(|_| self.says_length()).map_or(framing, Framing::Length);
         let out = &mut self.out.bytes;
         put_status(out, self.status);
         if !self.has_date {
@@ -146,17 +146,29 @@ impl Response {
             Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Framing::Nothing | Framing::UntilClose => {}
         }
-        if self.stage == Stage::Upgrade {
+        let upgrades = self.stage == Stage::Upgrade;
+        let ends = !upgrades && (self.close || !self.request.keep_alive);
+        let is_old = !upgrades && self.request.minor == 0;
+        let connection: &[u8] = match (ends, is_old, upgrades || self.has_upgrade) {
+            (true, _, false) => b"Connection: close\r\n",
+            (true, _, true) => b"Connection: close, upgrade\r\n",
+            (false, true, false) => b"Connection: keep-alive\r\n",
+            (false, true, true) => b"Connection: keep-alive, upgrade\r\n",
+            (false, false, false) => b"",
+            (false, false, true) => b"Connection: upgrade\r\n",
+        };
+        out.extend_from_slice(connection);
+        if upgrades {
             // RFC 9110 section 15.2.2.
-            out.extend_from_slice(b"Connection: upgrade\r\n");
             put_field(out, b"Upgrade", &self.protocol);
-        } else if self.close || !self.request.keep_alive {
-            out.extend_from_slice(b"Connection: close\r\n");
-        } else if self.request.minor == 0 {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
         out.extend_from_slice(&self.fields);
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// True if the length of a body that is not sent may be given (RFC 9110 section 8.6).
+    fn says_length(&self) -> bool {
+        self.status == 304 || self.request.is_head && Framing::of_status(self.status).is_none()
     }
 }
 
@@ -170,6 +182,20 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
     to.push(b' ');
     to.extend_from_slice(reason(status).as_bytes());
     to.extend_from_slice(b"\r\n");
+}
+
+/// Removes the field lines with this name.
+pub(super) fn remove_field(from: &mut Vec<u8>, name: &[u8]) {
+    let mut at = 0;
+    while let Some(line) = from[at..].split_inclusive(|b| *b == b'\n').next() {
+        let end = at + line.len();
+        let is_it = line.split(|b| *b == b':').next().is_some_and(|n| n.eq_ignore_ascii_case(name));
+        if is_it {
+            from.drain(at..end);
+        } else {
+            at = end;
+        }
+    }
 }
 
 /// Appends a field line.

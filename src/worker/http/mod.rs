@@ -104,10 +104,11 @@ impl Link<'_, '_> {
 }
 
 impl HttpEngine {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// `takes_streams`: the handler serves upgraded connections.
+    pub(crate) fn new(config: &Config, takes_streams: bool) -> Self {
         Self {
             scratch: Vec::with_capacity(input::READ),
-            response: Response::new(config.limits.pending),
+            response: Response::new(config.limits.pending, takes_streams),
             inputs: Pool::default(),
             outputs: Pool::default(),
         }

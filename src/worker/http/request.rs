@@ -6,8 +6,8 @@ use std::cell::OnceCell;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-/// The room for a client's address; the longest is `unix:` and a path of 107 bytes.
-const PEER_TEXT: usize = 112;
+/// The room for a client's address; the longest is `unix:` and a path of 108 bytes, each as `\xNN`.
+const PEER_TEXT: usize = 440;
 
 /// A complete HTTP request. Everything in it is borrowed from the worker's buffers until the handler returns.
 pub struct Request<'a> {
@@ -76,8 +76,9 @@ impl<'a> Request<'a> {
         self.body
     }
 
-    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; empty if the kernel no longer knows it.
-    /// The first call asks the kernel (getpeername(2)).
+    /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound its
+    /// socket; empty if the kernel no longer knows it. Control characters and backslashes of a path, and bytes that are not UTF-8,
+    /// are given as `\xNN`. The first call asks the kernel (getpeername(2)).
     pub fn peer(&self) -> &str {
         let (text, len) = self.peer.get_or_init(|| peer_text(self.fd));
         str::from_utf8(&text[..*len]).unwrap_or_default()

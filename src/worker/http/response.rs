@@ -5,9 +5,10 @@ use super::encode::{self, Framing};
 use super::output::{Body, Output};
 use super::token;
 use crate::sys::lend::Lent;
+use crate::sys::socket;
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 /// Streamed bytes are sent when they reach this size.
@@ -15,15 +16,7 @@ const GATHER: usize = 64 * 1024;
 /// The most bytes that the handler's fields of a response have.
 const MAX_FIELDS: usize = 64 * 1024;
 /// Fields that frame the message or control the connection.
-const FRAMING: [&str; 7] = [
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "trailer",
-    "upgrade",
-];
+const FRAMING: [&str; 5] = ["transfer-encoding", "connection", "keep-alive", "proxy-connection", "trailer"];
 
 /// The reason a response call was refused. The response is as it was before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +36,9 @@ pub enum Refused {
     Gone,
     /// The request did not ask for an upgrade to that protocol (RFC 9110 section 7.8).
     Upgrade,
-    /// Not a regular file, or one that ends before the range does.
+    /// The handler serves no streams ([`crate::Handler::takes_streams`]), which an upgraded connection is.
+    NoStreams,
+    /// Not a regular file, or one that ends before the range does, or a descriptor that cannot be read.
     File,
 }
 
@@ -57,7 +52,8 @@ impl fmt::Display for Refused {
             Self::Full => "too much of the response waits for a slow client",
             Self::Gone => "the client is gone",
             Self::Upgrade => "the request did not ask for this upgrade",
-            Self::File => "not a regular file that holds the range",
+            Self::NoStreams => "the handler serves no streams",
+            Self::File => "not a regular file that can be read and holds the range",
         })
     }
 }
@@ -74,6 +70,10 @@ pub struct Response {
     pub(super) fields: Vec<u8>,
     /// A Date is among them.
     pub(super) has_date: bool,
+    /// An Upgrade is among them.
+    pub(super) has_upgrade: bool,
+    /// The length that the handler has given to a body that is not sent.
+    pub(super) length: Option<u64>,
     pub(super) stage: Stage,
     /// The connection ends after this response.
     pub(super) close: bool,
@@ -95,6 +95,7 @@ pub struct Response {
     pub(super) date: Date,
     pub(super) lent: Rc<Lent>,
     pending: usize,
+    takes_streams: bool,
 }
 
 /// The stages of a response.
@@ -120,11 +121,13 @@ pub(super) struct RequestTraits {
 }
 
 impl Response {
-    pub(super) fn new(pending: usize) -> Self {
+    pub(super) fn new(pending: usize, takes_streams: bool) -> Self {
         Self {
             status: 200,
             fields: Vec::new(),
             has_date: false,
+            has_upgrade: false,
+            length: None,
             stage: Stage::Open,
             close: false,
             request: RequestTraits::default(),
@@ -139,20 +142,26 @@ impl Response {
             date: Date::new(),
             lent: Rc::new(Lent::new()),
             pending,
+            takes_streams,
         }
     }
 
     /// Starts the response to another request, after those that wait to be sent.
     pub(super) fn begin(&mut self, request: RequestTraits, close: bool) {
         self.status = 200;
-        self.fields.clear();
+        self.clear_fields();
         self.stage = Stage::Open;
         self.close = close;
         self.request = request;
         self.offered_protocols.clear();
         self.start = self.out.bytes.len();
-        (self.has_date, self.partly_sent, self.incomplete) = (false, false, false);
+        (self.partly_sent, self.incomplete) = (false, false);
         (self.until_close, self.client_gone) = (false, false);
+    }
+
+    pub(super) fn clear_fields(&mut self) {
+        self.fields.clear();
+        (self.has_date, self.has_upgrade, self.length) = (false, false, None);
     }
 
     /// Sets the status code, 200 to 599 (default 200).
@@ -168,8 +177,11 @@ impl Response {
         Ok(())
     }
 
-    /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would write; `Content-Length`,
-    /// `Transfer-Encoding`, `Trailer`, `Connection`, `Keep-Alive`, `Proxy-Connection` and `Upgrade` are refused.
+    /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would write, or the one set before.
+    /// `Upgrade` says which protocols the server offers, as it must with status 426 (RFC 9110 section 7.8); prefork adds
+    /// `Connection: upgrade`. `Content-Length` is accepted if the body is not sent, that is for HEAD, and after
+    /// [`Response::status`] was set to 304; otherwise, and for `Transfer-Encoding`, `Trailer`, `Connection`, `Keep-Alive`
+    /// and `Proxy-Connection`, it is refused.
     ///
     /// # Errors
     /// [`Refused::Field`], [`Refused::Framing`], [`Refused::Late`], [`Refused::Full`].
@@ -181,14 +193,35 @@ impl Response {
         if !token::is_token(name.as_bytes()) || !token::is_field_value(value) {
             return Err(Refused::Field);
         }
-        if FRAMING.iter().any(|f| name.eq_ignore_ascii_case(f)) {
+        if name.eq_ignore_ascii_case("content-length") {
+            return self.content_length(value);
+        }
+        let (is_date, is_upgrade) = (name.eq_ignore_ascii_case("date"), name.eq_ignore_ascii_case("upgrade"));
+        if FRAMING.iter().any(|f| name.eq_ignore_ascii_case(f)) || is_upgrade && self.stage == Stage::Upgrade
+        {
             return Err(Refused::Framing);
+        }
+        if is_upgrade && !token::is_protocol_list(value) {
+            return Err(Refused::Field);
         }
         if self.fields.len() + name.len() + value.len() + 4 > MAX_FIELDS {
             return Err(Refused::Full);
         }
-        self.has_date |= name.eq_ignore_ascii_case("date");
+        if is_date && self.has_date {
+            encode::remove_field(&mut self.fields, b"date");
+        }
+        self.has_date |= is_date;
+        self.has_upgrade |= is_upgrade;
         encode::put_field(&mut self.fields, name.as_bytes(), value);
+        Ok(())
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Refused> {
+        if self.stage == Stage::Upgrade || !self.request.is_head && self.status != 304 {
+            return Err(Refused::Framing);
+        }
+        let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        self.length = Some(digits.and_then(|text| text.parse().ok()).ok_or(Refused::Field)?);
         Ok(())
     }
 
@@ -228,7 +261,7 @@ impl Response {
     pub fn file(&mut self, file: impl Into<OwnedFd>, offset: u64, len: u64) -> Result<(), Refused> {
         let file = File::from(file.into());
         let holds = |m: Metadata| m.is_file() && offset.checked_add(len).is_some_and(|end| end <= m.len());
-        if !file.metadata().is_ok_and(holds) {
+        if !file.metadata().is_ok_and(holds) || !socket::can_send_file(file.as_fd()) {
             return Err(Refused::File);
         }
         self.set_body(Body::File(file.into(), offset), len)
@@ -322,16 +355,23 @@ impl Response {
     /// [`crate::Handler::on_data`] are called from now on (RFC 9110 section 7.8). Fields can be added before and after.
     ///
     /// # Errors
-    /// [`Refused::Upgrade`] if the request's Upgrade field does not name `protocol`; [`Refused::Late`].
+    /// [`Refused::Upgrade`] if the request's Upgrade field does not name `protocol`; [`Refused::NoStreams`]; [`Refused::Late`].
     pub fn upgrade(&mut self, protocol: &str) -> Result<(), Refused> {
         self.open()?;
         if !matches!(self.out.body, Body::None) {
             return Err(Refused::Late);
         }
+        if !self.takes_streams {
+            return Err(Refused::NoStreams);
+        }
         let wanted = protocol.as_bytes();
         if wanted.is_empty() || !token::list(&self.offered_protocols).any(|p| p.eq_ignore_ascii_case(wanted))
         {
             return Err(Refused::Upgrade);
+        }
+        if std::mem::take(&mut self.has_upgrade) {
+            // A response that upgrades names that protocol alone.
+            encode::remove_field(&mut self.fields, b"upgrade");
         }
         wanted.clone_into(&mut self.protocol);
         self.stage = Stage::Upgrade;

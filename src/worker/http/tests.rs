@@ -78,7 +78,7 @@ impl Bench {
         let (server, client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         Self {
-            engine: HttpEngine::new(&config),
+            engine: HttpEngine::new(&config, true),
             config,
             page: Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             handler: Box::new(handler),

@@ -37,6 +37,11 @@ pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(trim)
 }
 
+/// True for a list of protocols, each a name that a version may follow (RFC 9110 section 7.8).
+pub(super) fn is_protocol_list(value: &[u8]) -> bool {
+    list(value).all(|protocol| protocol.splitn(2, |b| *b == b'/').all(is_token))
+}
+
 /// Removes spaces and tabs at both ends.
 pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = bytes {
@@ -62,6 +67,16 @@ mod tests {
         assert!(is_token(b"X-a_1!#$%&'*+.^`|~"));
         for bad in ["", "a b", "a:", "a@", "(", "\u{e9}", "a\0", "\"a\""] {
             assert!(!is_token(bad.as_bytes()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn protocols_have_a_name_and_may_have_a_version() {
+        for good in ["websocket", "HTTP/2.0, SHTTP/1.3,IRC/6.9"] {
+            assert!(is_protocol_list(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["", "web socket", "a,", "a/", "/1", "a/1/2"] {
+            assert!(!is_protocol_list(bad.as_bytes()), "{bad:?}");
         }
     }
 

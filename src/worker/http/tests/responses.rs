@@ -66,8 +66,7 @@ fn fields_are_checked_and_dates_replaced() {
         {
             assert_eq!(res.header(name, value), Err(Refused::Field), "{name:?}: {value:?}");
         }
-        for name in ["content-length", "Transfer-Encoding", "CONNECTION", "Keep-Alive", "Upgrade", "Trailer"]
-        {
+        for name in ["content-length", "Transfer-Encoding", "CONNECTION", "Keep-Alive", "Trailer"] {
             assert_eq!(res.header(name, "1"), Err(Refused::Framing));
         }
         assert_eq!(res.header("X", [b'x'; 65_536]), Err(Refused::Full));
@@ -111,6 +110,93 @@ fn head_says_what_get_would_and_sends_nothing() {
     let mut b = Bench::new();
     b.send(b"HEAD /hello HTTP/1.1\r\n\r\n");
     assert!(b.text().ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn the_last_date_is_the_only_one() {
+    let mut b = Bench::with(
+        Config::default(),
+        http(|_: &Request<'_>, res: &mut Response| {
+            for (name, value) in
+                [("X-Date", "a"), ("Date", "first"), ("X-B", "b"), ("DATE", "second"), ("date", "third")]
+            {
+                res.header(name, value).unwrap();
+            }
+        }),
+    );
+    b.send(GET.as_bytes());
+    assert_eq!(
+        b.text(),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Date: a\r\nX-B: b\r\ndate: third\r\n\r\n"
+    );
+}
+
+#[test]
+fn the_length_of_a_body_that_is_not_sent_can_be_given() {
+    let give = |_: &Request<'_>, res: &mut Response| {
+        assert_eq!(res.header("Content-Length", "-1"), Err(Refused::Field));
+        res.header("Content-Length", "1").unwrap();
+        res.header("content-length", "1234567").unwrap();
+    };
+    assert_eq!(wire(HEAD, give), "HTTP/1.1 200 OK\r\nContent-Length: 1234567\r\n\r\n");
+    let stream = move |req: &Request<'_>, res: &mut Response| {
+        give(req, res);
+        res.write(b"part").unwrap();
+    };
+    assert_eq!(wire(HEAD, stream), "HTTP/1.1 200 OK\r\nContent-Length: 1234567\r\n\r\n");
+    let not_modified = |_: &Request<'_>, res: &mut Response| {
+        res.status(304).unwrap();
+        res.header("Content-Length", "8").unwrap();
+        res.body("not sent").unwrap();
+    };
+    for request in [GET, HEAD] {
+        assert_eq!(wire(request, not_modified), "HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\n");
+    }
+    // Not what was given for a response that has become another.
+    let changed = move |req: &Request<'_>, res: &mut Response| {
+        not_modified(req, res);
+        res.status(200).unwrap();
+        assert_eq!(res.header("Content-Length", "9"), Err(Refused::Framing));
+    };
+    assert_eq!(wire(GET, changed), "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot sent");
+    let failed = move |req: &Request<'_>, res: &mut Response| {
+        give(req, res);
+        res.fail();
+    };
+    assert!(!wire(HEAD, failed).contains("1234567"));
+    let none = move |req: &Request<'_>, res: &mut Response| {
+        give(req, res);
+        res.status(204).unwrap();
+    };
+    assert_eq!(wire(HEAD, none), "HTTP/1.1 204 No Content\r\n\r\n");
+}
+
+#[test]
+fn any_response_can_offer_an_upgrade() {
+    let offer = |_: &Request<'_>, res: &mut Response| {
+        res.status(426).unwrap();
+        assert_eq!(res.header("Upgrade", "web socket"), Err(Refused::Field));
+        res.header("Upgrade", "websocket").unwrap();
+        res.header("upgrade", "HTTP/3, x/1").unwrap();
+    };
+    let fields = "Upgrade: websocket\r\nupgrade: HTTP/3, x/1\r\n\r\n";
+    let head = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nConnection: ";
+    assert_eq!(wire(GET, offer), format!("{head}upgrade\r\n{fields}"));
+    let close = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(wire(close, offer), format!("{head}close, upgrade\r\n{fields}"));
+    let old = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    assert_eq!(wire(old, offer), format!("{head}keep-alive, upgrade\r\n{fields}"));
+    let both = |_: &Request<'_>, res: &mut Response| {
+        res.header("Upgrade", "other").unwrap();
+        res.header("X-A", "b").unwrap();
+        res.upgrade("echo").unwrap();
+        assert_eq!(res.header("Upgrade", "other"), Err(Refused::Framing));
+    };
+    let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    assert_eq!(
+        wire(ask, both),
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\nX-A: b\r\n\r\n"
+    );
 }
 
 #[test]
@@ -176,6 +262,11 @@ fn a_range_outside_the_file_is_refused() {
         assert_eq!(res.file(manifest(), 1, u64::MAX), Err(Refused::File));
         assert_eq!(res.file(folder(), 0, 0), Err(Refused::File));
         assert_eq!(res.file(std::io::pipe().unwrap().0, 0, 1), Err(Refused::File));
+        let path = std::env::temp_dir().join(format!("prefork-write-only-{}", std::process::id()));
+        std::fs::write(&path, "hello").unwrap();
+        let write_only = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        assert_eq!(res.file(write_only, 0, 5), Err(Refused::File));
+        std::fs::remove_file(path).unwrap();
         res.file(manifest(), size, 0).unwrap();
     });
     assert_eq!(text, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
@@ -267,6 +358,15 @@ fn an_upgrade_hands_over_what_was_read_already() {
     let text = without_date(&b.text());
     assert_eq!(text, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
     assert_eq!(b.upgraded.as_deref(), Some(&b"early"[..]));
+}
+
+#[test]
+fn an_upgrade_by_a_handler_without_streams_is_refused() {
+    let mut b = Bench::new();
+    b.engine = HttpEngine::new(&b.config, http(fixture).takes_streams());
+    b.send(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(statuses(&b.text()), ["500"]);
+    assert_eq!(b.upgraded, None);
 }
 
 #[test]
