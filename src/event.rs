@@ -384,6 +384,28 @@ impl fmt::Display for Bound {
     }
 }
 
+/// The style in which a handler serves new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// As HTTP requests: [`crate::Handler::on_request`].
+    #[default]
+    Request = 1,
+    /// One at a time, in blocking style: [`crate::Handler::on_connection`].
+    Connection = 2,
+    /// As a stream of bytes: [`crate::Handler::on_open`], [`crate::Handler::on_data`], [`crate::Handler::on_close`].
+    Data = 3,
+    /// None: it serves datagrams only ([`crate::Handler::on_datagram`]).
+    Datagram = 4,
+}
+
+impl Kind {
+    /// The kind with this number.
+    pub(crate) fn from_number(n: u8) -> Option<Self> {
+        [Self::Request, Self::Connection, Self::Data, Self::Datagram].into_iter().find(|k| *k as u8 == n)
+    }
+}
+
 /// The start of a server, reported to [`crate::Server::on_start`] when every worker is ready.
 #[derive(Clone, Debug)]
 pub struct Started {
@@ -392,7 +414,7 @@ pub struct Started {
     /// The number of workers.
     pub workers: usize,
     /// The style of the handler.
-    pub kind: crate::Kind,
+    pub kind: Kind,
 }
 
 /// The end of a run: every worker was reaped.

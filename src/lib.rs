@@ -132,7 +132,7 @@ mod worker;
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{
-    Bound, Event, Exit, Family, LastExit, Reason, ReloadFailure, ReloadStage, ReloadState, ServerState,
+    Bound, Event, Exit, Family, Kind, LastExit, Reason, ReloadFailure, ReloadStage, ReloadState, ServerState,
     Started, Status, Stopped, Totals, WorkerInfo, WorkerState, WorkerStatus,
 };
 pub use master::router::Messages;
@@ -146,7 +146,7 @@ pub use sys::code::give_back as give_back_code;
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::datagram::Datagram;
-pub use worker::handler::{Handler, Kind, Outcome, blocking, datagram, http, stream};
+pub use worker::handler::{Handler, Outcome, blocking, datagram, http, stream};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

@@ -10,44 +10,11 @@ use crate::message::Message;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
-use crate::{Conn, Datagram, ffi};
+use crate::worker::source::Source;
+use crate::{Conn, Datagram};
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
-
-/// The source of the workers' handlers.
-pub(crate) trait Source {
-    /// Reads what the workers of a generation will need; in the master, before the first of them starts.
-    ///
-    /// # Errors
-    /// The reason why no worker could serve with it.
-    fn prepare(&mut self, _generation: Generation) -> Result<()> {
-        Ok(())
-    }
-
-    /// Frees what other generations need: they start no more workers. In the master.
-    fn keep_only(&mut self, _generation: Generation) {}
-
-    /// Makes the handler, once; in the worker.
-    ///
-    /// # Errors
-    /// The reason why this worker cannot serve.
-    fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
-
-    /// The files that hold the handlers, by generation, for the program that takes over in an upgrade. In the master.
-    fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
-        Vec::new()
-    }
-
-    /// Adopts the [`Source::images`] of the program that this one replaces. In the master.
-    fn adopt_images(&mut self, _images: Vec<(Generation, OwnedFd)>) {}
-
-    /// The name in messages: that of a file, or `built-in`.
-    fn name(&self) -> &str {
-        "built-in"
-    }
-}
 
 /// A handler and its settings. [`Server::run`] makes this process the master.
 ///
@@ -125,13 +92,6 @@ impl Server {
         Self::built_in(move |worker| Some(Box::new(f(worker))))
     }
 
-    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. The module
-    /// calls functions of this program, which must be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
-    /// `cargo:rustc-link-arg-bins=`).
-    pub fn module(path: impl AsRef<Path>) -> Self {
-        Self::with_source(ffi::module::ModuleSource::new(path.as_ref()))
-    }
-
     fn inherited(handler: impl Handler + 'static) -> Self {
         // Each worker has its own copy, as of its fork, and takes it.
         let mut handler = Some(handler);
@@ -142,7 +102,7 @@ impl Server {
         Self::with_source(BuiltIn(f))
     }
 
-    fn with_source(source: impl Source + 'static) -> Self {
+    pub(crate) fn with_source(source: impl Source + 'static) -> Self {
         Self {
             config: Config::default(),
             source: Box::new(source),
@@ -249,8 +209,8 @@ impl Server {
             master::end_trial(self.try_out());
         }
         self.check()?;
-        let (callbacks, messages) = (std::mem::take(&mut self.callbacks), self.messages.clone());
-        let mut master = Master::new(self)?;
+        let Self { config, source, args, callbacks, messages, .. } = self;
+        let mut master = Master::new(config, source, args, messages.clone())?;
         if callbacks.on_event.is_some() {
             master.keep_events();
         }

@@ -6,10 +6,11 @@
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Generation;
-use crate::server::Source;
+use crate::server::Server;
 use crate::sys::dl::Library;
 use crate::sys::elf;
 use crate::sys::memory::memory_file;
+use crate::worker::source::Source;
 use crate::{Handler, Worker};
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -19,8 +20,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::result;
 
+impl Server {
+    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. The module
+    /// calls functions of this program, which must be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
+    /// `cargo:rustc-link-arg-bins=`).
+    pub fn module(path: impl AsRef<Path>) -> Self {
+        Self::with_source(ModuleSource::new(path.as_ref()))
+    }
+}
+
 /// The handler of a `.so`.
-pub(crate) struct ModuleSource {
+struct ModuleSource {
     path: PathBuf,
     name: String,
     /// Copies by generation: at most the one that serves and the one that is to.
@@ -28,7 +38,7 @@ pub(crate) struct ModuleSource {
 }
 
 impl ModuleSource {
-    pub(crate) fn new(path: &Path) -> Self {
+    fn new(path: &Path) -> Self {
         Self { path: path.to_path_buf(), name: path.display().to_string(), images: Vec::new() }
     }
 

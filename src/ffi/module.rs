@@ -12,8 +12,6 @@ use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 
-pub(crate) use super::load::ModuleSource;
-
 /// The major version of the binary interface. A module loads only if its version is equal.
 pub const PREFORK_ABI_MAJOR: u16 = 2;
 

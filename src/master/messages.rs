@@ -3,7 +3,7 @@
 use super::lifecycle::Input;
 use super::router::RouterEvent;
 use super::{Master, News};
-use crate::Kind;
+use crate::event::Kind;
 use crate::ids::{Page, WorkerId};
 use crate::log::log;
 use crate::message::{Budget, Notice};

@@ -2,20 +2,22 @@
 
 use super::lifecycle::{self, Lifecycle};
 use super::pool::{Kernel, PAGES, Pool};
+use super::router::Messages;
 use super::token::Token;
 use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
-use crate::config::name_after;
+use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
-use crate::server::Server;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{kernel, memory, process};
+use crate::worker::source::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -39,10 +41,14 @@ impl Master {
     /// Binds the addresses and reads the handler; the first step starts the workers.
     ///
     /// # Errors
-    /// As [`Server::run`].
-    pub fn new(server: Server) -> Result<Self> {
+    /// As [`crate::Server::run`].
+    pub fn new(
+        config: Config,
+        mut source: Box<dyn Source>,
+        args: Vec<CString>,
+        messages: Messages,
+    ) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
-        let Server { config, mut source, args, messages, .. } = server;
         check_host()?;
         // Before anything is opened: a file that gets number 2 from here on is not standard error.
         let stderr = stderr_capture::StderrCapture::new();

@@ -1,8 +1,8 @@
 //! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
 use super::engine::{Deadline, Next};
-use super::handler::Kind;
 use crate::config::Config;
+use crate::event::Kind;
 use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;

@@ -4,31 +4,10 @@ use super::Worker;
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::http::{Request, Response};
+use crate::event::Kind;
 use crate::log::log;
 use crate::message::Message;
 use std::fmt::Display;
-
-/// The style in which a handler serves new connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// As HTTP requests: [`Handler::on_request`].
-    #[default]
-    Request = 1,
-    /// One at a time, in blocking style: [`Handler::on_connection`].
-    Connection = 2,
-    /// As a stream of bytes: [`Handler::on_open`], [`Handler::on_data`], [`Handler::on_close`].
-    Data = 3,
-    /// None: it serves datagrams only ([`Handler::on_datagram`]).
-    Datagram = 4,
-}
-
-impl Kind {
-    /// The kind with this number.
-    pub(crate) fn from_number(n: u8) -> Option<Self> {
-        [Self::Request, Self::Connection, Self::Data, Self::Datagram].into_iter().find(|k| *k as u8 == n)
-    }
-}
 
 /// User code that serves connections in a worker: a closure given to [`crate::Server::http`] and its like, or a type of your
 /// own, which may hold what it opened in its worker and implements the methods it needs.

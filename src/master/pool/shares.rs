@@ -5,7 +5,7 @@
 
 use super::returns::Return;
 use super::{Pool, System, WorkerEntry, broken, dispatch};
-use crate::Kind;
+use crate::event::Kind;
 use crate::ids::WorkerId;
 use crate::master::lifecycle::Lifecycle;
 

@@ -1,7 +1,7 @@
 //! The pool without processes: the simulator's kernel, in which nothing goes wrong by chance, and workers that the test plays.
 
 use super::*;
-use crate::Kind;
+use crate::event::Kind;
 use crate::ids::{Generation, ListenerId, Slot};
 use crate::master::lifecycle::simulate::model::{Counters, Model, ModelBacklog, ModelQueue, Shared};
 use crate::master::lifecycle::simulate::process::Item;

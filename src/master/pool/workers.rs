@@ -4,9 +4,8 @@
 //! connections; its predecessor may still be draining on another page.
 
 use super::{Link, Queue, System};
-use crate::Kind;
 use crate::config::MAX_WORKERS;
-use crate::event::Totals;
+use crate::event::{Kind, Totals};
 use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::scoreboard::Word;
 use std::time::SystemTime;

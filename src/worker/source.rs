@@ -1,0 +1,40 @@
+//! The source of the workers' handlers: prepared in the master, opened in each worker.
+
+use super::Worker;
+use super::handler::Handler;
+use crate::error::Result;
+use crate::ids::Generation;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// The source of the workers' handlers.
+pub trait Source {
+    /// Reads what the workers of a generation will need; in the master, before the first of them starts.
+    ///
+    /// # Errors
+    /// The reason why no worker could serve with it.
+    fn prepare(&mut self, _generation: Generation) -> Result<()> {
+        Ok(())
+    }
+
+    /// Frees what other generations need: they start no more workers. In the master.
+    fn keep_only(&mut self, _generation: Generation) {}
+
+    /// Makes the handler, once; in the worker.
+    ///
+    /// # Errors
+    /// The reason why this worker cannot serve.
+    fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
+
+    /// The files that hold the handlers, by generation, for the program that takes over in an upgrade. In the master.
+    fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
+        Vec::new()
+    }
+
+    /// Adopts the [`Source::images`] of the program that this one replaces. In the master.
+    fn adopt_images(&mut self, _images: Vec<(Generation, OwnedFd)>) {}
+
+    /// The name in messages: that of a file, or `built-in`.
+    fn name(&self) -> &str {
+        "built-in"
+    }
+}
