@@ -1,8 +1,9 @@
 //! Commands and queries, of the host and of clients of the control socket.
 
 use super::Master;
+use super::kernel::Kernel;
 use super::lifecycle::{Input, Phase};
-use super::pool::{Kernel, WorkerEntry};
+use super::pool::WorkerEntry;
 use crate::config::MAX_WORKERS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, ServerState, Status, WorkerState, WorkerStatus};

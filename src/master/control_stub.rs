@@ -1,15 +1,13 @@
 //! The control server of builds without the feature `control`: it has no socket and no clients.
 
 use super::commands::{Answer, Command};
+use super::kept::Kept;
 use super::lifecycle::Lifecycle;
-use super::upgrade::Kept;
 use crate::config::Config;
 use crate::error::Result;
 use crate::event::Event;
 use crate::sys::time::Time;
 use mio::{Events, Poll};
-
-pub const CLIENTS: usize = 0;
 
 pub struct ControlServer;
 

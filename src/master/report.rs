@@ -1,7 +1,8 @@
 //! Reports events: to the log, to the host's callback, and to followers of the control socket.
 
+use super::kernel::Kernel;
 use super::lifecycle::Ended;
-use super::pool::{Kernel, WorkerEntry};
+use super::pool::WorkerEntry;
 use super::sockets::Listener;
 use super::{Master, News};
 use crate::event::{Bound, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};

@@ -1,7 +1,8 @@
 //! The birth of a worker, from its channels to its loop, and its death.
 
+use super::kernel::{HandoffQueue, WorkerLink};
 use super::lifecycle::{Ended, Input};
-use super::pool::{Backlog, HandoffQueue, WorkerEntry, WorkerLink};
+use super::pool::{Backlog, WorkerEntry};
 use super::{Master, Token};
 use crate::handoff::{self, HandoffEnd};
 use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};

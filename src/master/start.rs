@@ -1,7 +1,9 @@
 //! The start of a master: checks of the process, and what is bound and opened, in which order.
 
+use super::kept::KeptFd;
+use super::kernel::Kernel;
 use super::lifecycle::{self, Lifecycle};
-use super::pool::{Kernel, PAGES, Pool};
+use super::pool::{PAGES, Pool};
 use super::router::Messages;
 use super::token::Token;
 use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
@@ -56,7 +58,7 @@ impl Master {
         match &saved {
             None => source.prepare(Generation::FIRST)?,
             Some(saved) => {
-                let adopt = |&(generation, fd): &(_, upgrade::Fd)| Ok((generation, fd.adopt()?));
+                let adopt = |&(generation, fd): &(_, KeptFd)| Ok((generation, fd.adopt()?));
                 source.adopt_images(saved.images.iter().map(adopt).collect::<Result<_>>()?);
             }
         }

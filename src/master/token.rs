@@ -1,6 +1,5 @@
 //! The descriptors that the master's poll watches, each with a value of its own. All arithmetic on the poll's numbers is here.
 
-use super::control::CLIENTS;
 use crate::config::MAX_LISTENERS;
 use crate::ids::{ListenerId, Page};
 use mio::Events;
@@ -29,6 +28,9 @@ pub enum Token {
     /// The captured standard error of a worker.
     Stderr(Page),
 }
+
+/// The most clients of the control socket at a time.
+pub const CLIENTS: usize = 16;
 
 const FIRST_CLIENT: usize = 4;
 const FIRST_LISTENER: usize = FIRST_CLIENT + CLIENTS;

@@ -4,7 +4,7 @@
 use crate::control::protocol::{self, MAX_REQUEST, Refusal, RefusalKind, Reply, Request, write_line};
 use crate::error::Error;
 use crate::ids::{Generation, WorkerId};
-use crate::master::upgrade::{Fd, Kept};
+use crate::master::kept::{Kept, KeptFd};
 use crate::sys::peer::Peer;
 use crate::sys::socket;
 use crate::sys::time::Time;
@@ -41,7 +41,7 @@ pub enum Awaits {
 /// A client, for the program that takes over in an upgrade.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedClient {
-    socket: Fd,
+    socket: KeptFd,
     peer: (i32, u32),
     awaits: Awaits,
     inbox: Vec<u8>,

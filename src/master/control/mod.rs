@@ -8,8 +8,9 @@ mod client;
 
 use super::Token;
 use super::commands::{Answer, Command};
+use super::kept::Kept;
 use super::lifecycle::{EX_CONFIG, Lifecycle};
-use super::upgrade::Kept;
+use super::token::CLIENTS;
 use crate::config::{Config, MAX_WORKERS};
 use crate::control::place::Place;
 use crate::control::protocol::{
@@ -30,8 +31,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// The most clients at a time.
-pub const CLIENTS: usize = 16;
 /// The most clients that only follow events; they must not keep out clients with a command.
 const FOLLOWERS: usize = 12;
 /// The most clients accepted in one turn.

@@ -22,7 +22,7 @@ pub use health::Findings;
 pub use returns::Return;
 use std::collections::VecDeque;
 use std::io;
-pub use system::{Backlog, HandoffQueue, Kernel, Link, Queue, System, WorkerLink};
+pub use system::{Backlog, Link, Queue, System};
 pub use workers::{PAGES, WorkerEntry, Workers};
 
 /// The initial [`Pool::max_queued`]: enough to keep a worker busy; few enough that a stuck one delays few clients, and that all

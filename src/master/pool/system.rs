@@ -1,19 +1,12 @@
-//! What the pool needs of the kernel, as traits, and the master's implementation: handoff channels, pages of the scoreboard,
-//! sockets. ([`Backlog`] is implemented by the listeners themselves.) The simulator has another.
+//! What the pool needs of the kernel, as traits: [`crate::master::kernel`] and the listeners implement them for the master. The
+//! simulator has another system.
 
-use super::dispatch;
 use crate::config::Accept;
-use crate::handoff::{Given, HandoffEnd, Origin, Taken};
+use crate::handoff::{Given, Origin, Taken};
 use crate::ids::Page;
-use crate::master::fd_reserve::FdReserve;
-use crate::master::sockets::Listener;
-use crate::master::token::Token;
-use crate::scoreboard::{Common, Word, WorkerPage};
-use crate::sys::process::{self, Process};
-use crate::sys::{poll, socket};
+use crate::scoreboard::Word;
 use std::fmt::Arguments;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
 /// The kernel, as far as it is about no single worker or listener.
 pub trait System: Sized {
@@ -26,7 +19,7 @@ pub trait System: Sized {
     /// The counters and the process of a worker.
     type Link: Link;
     /// A listener.
-    type Backlog: Backlog<Self>;
+    type Backlog: Backlog<Poll = Self::Poll, Connection = Self::Connection>;
 
     /// Makes sure that the next descriptor can be opened; `false` if none is free.
     fn make_room(&mut self) -> bool;
@@ -81,12 +74,17 @@ pub trait Link {
 }
 
 /// A listener: its sockets, and the connections that wait there.
-pub trait Backlog<S: System> {
+pub trait Backlog {
+    /// Reports descriptors.
+    type Poll;
+    /// A connection.
+    type Connection;
+
     /// Accepts a connection; with its client's number for dispatch if `with_client` is set and there is one.
     ///
     /// # Errors
     /// As accept(2); `EAGAIN` if no connection waits.
-    fn accept(&mut self, with_client: bool) -> io::Result<(S::Connection, Option<u64>)>;
+    fn accept(&mut self, with_client: bool) -> io::Result<(Self::Connection, Option<u64>)>;
 
     /// True if the poll reports all sockets at which the master accepts, of which there is at least one.
     fn is_watched(&self) -> bool;
@@ -95,10 +93,10 @@ pub trait Backlog<S: System> {
     fn is_paused(&self) -> bool;
 
     /// Has the poll report the listener as long as a connection waits.
-    fn resume(&mut self, poll: &S::Poll) -> io::Result<()>;
+    fn resume(&mut self, poll: &Self::Poll) -> io::Result<()>;
 
     /// Leaves connections in the backlog until [`Backlog::resume`].
-    fn pause(&mut self, poll: &S::Poll) -> io::Result<()>;
+    fn pause(&mut self, poll: &Self::Poll) -> io::Result<()>;
 
     /// For a stop: has the kernel add nothing to the backlog any more, if it can.
     fn stop_intake(&mut self);
@@ -120,101 +118,5 @@ pub trait Backlog<S: System> {
 
     /// Divides the sockets between the master and the workers of `slots` slots: the master accepts at all of them if `all`,
     /// otherwise at those of slots without an admitted worker.
-    fn divide(&mut self, poll: &S::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool);
-}
-
-/// The master's system.
-pub struct Kernel {
-    /// The reserve of descriptors.
-    pub reserve: FdReserve,
-    /// The scoreboard's pages for all workers.
-    pub common: Common,
-}
-
-/// The link to a worker process.
-pub struct WorkerLink {
-    /// The process.
-    pub process: Process,
-    /// Its counters.
-    pub page: WorkerPage,
-}
-
-/// The master's descriptors of a handoff channel.
-pub struct HandoffQueue {
-    /// The master's end.
-    pub master: HandoffEnd,
-    /// A copy of the worker's end, to reclaim what the worker does not take.
-    pub worker: HandoffEnd,
-}
-
-impl System for Kernel {
-    type Poll = mio::Poll;
-    type Connection = OwnedFd;
-    type Queue = HandoffQueue;
-    type Link = WorkerLink;
-    type Backlog = Listener;
-
-    fn make_room(&mut self) -> bool {
-        self.reserve.make_room()
-    }
-
-    fn refill_reserve(&mut self) {
-        self.reserve.refill();
-    }
-
-    fn set_waiting(&mut self, waits: bool) {
-        if waits { self.common.start_waiting() } else { self.common.stop_waiting() }
-    }
-
-    fn allow_intake(&mut self) {
-        self.common.allow_intake();
-    }
-
-    fn start_final_intake(&mut self) {
-        self.common.start_final_intake();
-    }
-
-    fn client_of(connection: &OwnedFd) -> Option<u64> {
-        socket::peer_ip(connection.as_fd()).map(dispatch::client_of)
-    }
-
-    fn log(&self, line: Arguments<'_>) {
-        crate::log::line(line);
-    }
-}
-
-impl Queue<Kernel> for HandoffQueue {
-    fn give(&self, connection: &OwnedFd, origin: Origin) -> io::Result<Given> {
-        self.master.give(connection.as_fd(), origin)
-    }
-
-    fn reclaim(&self) -> io::Result<Taken> {
-        self.worker.take()
-    }
-
-    fn take_returned(&self) -> io::Result<Taken> {
-        self.master.take()
-    }
-
-    fn probe(&self) -> bool {
-        self.master.probe()
-    }
-
-    fn watch(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
-        poll::watch_level(poll, self.master.as_fd(), Token::Returns(page).into())
-    }
-
-    fn unwatch(&self, poll: &mio::Poll) {
-        let _ = poll::unwatch(poll, self.master.as_fd());
-    }
-}
-
-impl Link for WorkerLink {
-    fn count(&self, word: Word) -> u64 {
-        self.page.get(word)
-    }
-
-    fn memory(&self) -> Option<u64> {
-        process::resident_bytes(self.process.pid())
-    }
+    fn divide(&mut self, poll: &Self::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool);
 }

@@ -6,7 +6,7 @@
 
 use super::{Kind, Listener};
 use crate::log::log;
-use crate::master::pool::{Backlog, Kernel, dispatch};
+use crate::master::pool::{Backlog, dispatch};
 use crate::sys::{datagram, errno, poll, socket};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +33,10 @@ impl Socket {
     }
 }
 
-impl Backlog<Kernel> for Listener {
+impl Backlog for Listener {
+    type Poll = mio::Poll;
+    type Connection = OwnedFd;
+
     fn accept(&mut self, with_client: bool) -> io::Result<(OwnedFd, Option<u64>)> {
         for _ in 0..self.sockets.len() {
             self.turn = if self.turn + 1 < self.sockets.len() { self.turn + 1 } else { 0 };

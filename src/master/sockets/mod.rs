@@ -8,7 +8,7 @@ use crate::config::{Accept, Config, ListenAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
 use crate::ids::{ListenerId, Slot};
-use crate::master::upgrade::Fd;
+use crate::master::kept::KeptFd;
 use crate::sys::socket::Address;
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::own_sockets::OwnSocket;
@@ -76,7 +76,7 @@ fn passed_by_systemd() -> u32 {
 #[derive(Debug)]
 #[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedListener {
-    sockets: Vec<Fd>,
+    sockets: Vec<KeptFd>,
     /// True if each slot has its own.
     per_slot: bool,
     kind: Kind,
@@ -96,7 +96,7 @@ pub fn resume_all(
 
 impl Listener {
     fn resume(saved: SavedListener, config: &Config, token: mio::Token) -> Result<Self> {
-        let sockets = saved.sockets.into_iter().map(Fd::adopt).collect::<Result<Vec<_>>>()?;
+        let sockets = saved.sockets.into_iter().map(KeptFd::adopt).collect::<Result<Vec<_>>>()?;
         let address = match sockets.first() {
             Some(fd) => socket::local_address(fd.as_fd()),
             None => Err(io::ErrorKind::InvalidData.into()),
@@ -118,7 +118,7 @@ impl Listener {
     }
 
     /// Returns what the next program in this process continues with; `keep` keeps a descriptor for it.
-    pub fn save<'a>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> Fd) -> SavedListener {
+    pub fn save<'a>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> KeptFd) -> SavedListener {
         let sockets = self.sockets.iter().map(|socket| socket.fd.as_fd()).map(keep).collect();
         SavedListener { sockets, per_slot: self.per_slot, kind: self.kind }
     }

@@ -8,8 +8,10 @@
 mod state;
 mod trial;
 
+use super::kept::{Kept, KeptFd};
+use super::kernel::{HandoffQueue, WorkerLink};
 use super::lifecycle::{Input, Snapshot};
-use super::pool::{HandoffQueue, Return, WorkerEntry, WorkerLink};
+use super::pool::{Return, WorkerEntry};
 use super::router::Router;
 use super::{Master, Token};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +23,6 @@ use crate::sys::time::Time;
 use mio::Interest;
 use mio::unix::SourceFd;
 use state::{FORMAT, SavedReturn, SavedState, SavedWorker};
-pub use state::{Fd, Kept};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -307,6 +308,6 @@ impl Master {
     }
 }
 
-fn handoff_queue(master: Fd, worker: Fd) -> Result<HandoffQueue> {
+fn handoff_queue(master: KeptFd, worker: KeptFd) -> Result<HandoffQueue> {
     Ok(HandoffQueue { master: HandoffEnd(master.adopt()?), worker: HandoffEnd(worker.adopt()?) })
 }

@@ -8,55 +8,21 @@ use crate::event::{LastExit, Totals};
 use crate::handoff::Origin;
 use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::master::control::SavedClient;
+use crate::master::kept::KeptFd;
 use crate::master::lifecycle::Snapshot;
 use crate::master::router::ChannelState;
 use crate::master::sockets::SavedListener;
-use crate::sys::process;
 use crate::sys::time::Time;
 #[cfg(feature = "control")]
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// True if this program can upgrade and be upgraded to.
 pub const IS_SUPPORTED: bool = cfg!(feature = "control");
 /// The name and version of the format. A program of another version refuses in its trial.
 pub const FORMAT: &str = if IS_SUPPORTED { "prefork-state-4" } else { "nothing" };
-
-/// A descriptor, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(transparent))]
-pub struct Fd(pub u32);
-
-impl Fd {
-    /// Takes ownership of the descriptor, which the former program has left open.
-    ///
-    /// # Errors
-    /// [`ErrorKind::State`] if it is not open.
-    pub fn adopt(self) -> Result<OwnedFd> {
-        process::adopt_descriptor(self.0)
-            .map_err(|e| Error::io(ErrorKind::State, "upgrade: a descriptor of the former program", e))
-    }
-}
-
-/// The descriptors that stay open over the exec.
-#[derive(Default)]
-pub struct Kept<'a>(Vec<BorrowedFd<'a>>);
-
-impl<'a> Kept<'a> {
-    /// Adds a descriptor.
-    pub fn keep(&mut self, fd: BorrowedFd<'a>) -> Fd {
-        self.0.push(fd);
-        Fd(fd.as_raw_fd().unsigned_abs())
-    }
-
-    /// Sets whether the descriptors stay open over an exec.
-    pub fn over_exec(&self, open: bool) {
-        self.0.iter().for_each(|fd| process::keep_over_exec(*fd, open));
-    }
-}
 
 /// Everything that the next program continues with.
 #[derive(Debug)]
@@ -70,20 +36,20 @@ pub struct SavedState {
     /// The sums of the counters of workers that have ended.
     pub totals: Totals,
     /// The eventfd that wakes the master.
-    pub wake: Fd,
+    pub wake: KeptFd,
     /// The memory of the scoreboard.
-    pub board: Fd,
+    pub board: KeptFd,
     /// The listeners, in their order.
     pub listeners: Vec<SavedListener>,
     /// The files of handlers, by generation.
-    pub images: Vec<(Generation, Fd)>,
+    pub images: Vec<(Generation, KeptFd)>,
     /// The connection that no queue took, and the listener it came from.
-    pub parked: Option<(Fd, Origin)>,
+    pub parked: Option<(KeptFd, Origin)>,
     pub workers: Vec<SavedWorker>,
     /// The queues from which connections are taken back.
     pub returns: Vec<SavedReturn>,
     /// Captured standard error: the worker, the pipe, and the line that has not ended yet.
-    pub stderr: Vec<(WorkerId, Fd, Vec<u8>)>,
+    pub stderr: Vec<(WorkerId, KeptFd, Vec<u8>)>,
     /// By slot: variables for its workers.
     pub environments: BTreeMap<Slot, Vec<(String, String)>>,
     /// By slot: the end of the last worker that ended there.
@@ -101,13 +67,13 @@ pub struct SavedWorker {
     pub page: Page,
     pub pid: i32,
     /// Its pidfd.
-    pub process: Fd,
+    pub process: KeptFd,
     /// The master's end of its handoff channel.
-    pub giver: Fd,
+    pub giver: KeptFd,
     /// The master's copy of the worker's end.
-    pub queue: Fd,
+    pub queue: KeptFd,
     /// The socket of its message channel ...
-    pub channel: Fd,
+    pub channel: KeptFd,
     /// ... and what is under way there.
     pub messages: ChannelState,
     /// Connections given to it and not reclaimed.
@@ -129,7 +95,7 @@ pub enum SavedReturn {
     /// The queue of this worker.
     Unclaimed(WorkerId),
     /// Both ends of the channel of a worker that has ended.
-    OfDeadWorker(Fd, Fd),
+    OfDeadWorker(KeptFd, KeptFd),
 }
 
 #[cfg(feature = "control")]
@@ -188,14 +154,14 @@ mod tests {
             born: Time::from_millis(5),
             lifecycle,
             totals: Totals::default(),
-            wake: Fd(3),
-            board: Fd(4),
+            wake: KeptFd(3),
+            board: KeptFd(4),
             listeners: Vec::new(),
-            images: vec![(Generation(3), Fd(5))],
+            images: vec![(Generation(3), KeptFd(5))],
             parked: None,
             workers: Vec::new(),
             returns: vec![SavedReturn::Unclaimed(WorkerId(7))],
-            stderr: vec![(WorkerId(7), Fd(6), vec![0xff, 0])],
+            stderr: vec![(WorkerId(7), KeptFd(6), vec![0xff, 0])],
             environments: BTreeMap::from([(Slot(1), vec![("A".into(), " ".into())])]),
             last_exits: BTreeMap::new(),
             clients: Vec::new(),

@@ -226,7 +226,10 @@ impl ModelBacklog {
     }
 }
 
-impl Backlog<Model> for ModelBacklog {
+impl Backlog for ModelBacklog {
+    type Poll = ();
+    type Connection = u32;
+
     fn accept(&mut self, with_client: bool) -> io::Result<(u32, Option<u64>)> {
         if self.waiting == 0 {
             return Err(errno::error(errno::EAGAIN));

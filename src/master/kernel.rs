@@ -1,0 +1,110 @@
+//! The master's part of the pool's system: handoff channels, pages of the scoreboard, processes. Listeners are in `sockets`.
+
+use super::fd_reserve::FdReserve;
+use super::pool::{Link, Queue, System, dispatch};
+use super::sockets::Listener;
+use super::token::Token;
+use crate::handoff::{Given, HandoffEnd, Origin, Taken};
+use crate::ids::Page;
+use crate::scoreboard::{Common, Word, WorkerPage};
+use crate::sys::process::{self, Process};
+use crate::sys::{poll, socket};
+use std::fmt::Arguments;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The master's system.
+pub struct Kernel {
+    /// The reserve of descriptors.
+    pub reserve: FdReserve,
+    /// The scoreboard's pages for all workers.
+    pub common: Common,
+}
+
+/// The link to a worker process.
+pub struct WorkerLink {
+    /// The process.
+    pub process: Process,
+    /// Its counters.
+    pub page: WorkerPage,
+}
+
+/// The master's descriptors of a handoff channel.
+pub struct HandoffQueue {
+    /// The master's end.
+    pub master: HandoffEnd,
+    /// A copy of the worker's end, to reclaim what the worker does not take.
+    pub worker: HandoffEnd,
+}
+
+impl System for Kernel {
+    type Poll = mio::Poll;
+    type Connection = OwnedFd;
+    type Queue = HandoffQueue;
+    type Link = WorkerLink;
+    type Backlog = Listener;
+
+    fn make_room(&mut self) -> bool {
+        self.reserve.make_room()
+    }
+
+    fn refill_reserve(&mut self) {
+        self.reserve.refill();
+    }
+
+    fn set_waiting(&mut self, waits: bool) {
+        if waits { self.common.start_waiting() } else { self.common.stop_waiting() }
+    }
+
+    fn allow_intake(&mut self) {
+        self.common.allow_intake();
+    }
+
+    fn start_final_intake(&mut self) {
+        self.common.start_final_intake();
+    }
+
+    fn client_of(connection: &OwnedFd) -> Option<u64> {
+        socket::peer_ip(connection.as_fd()).map(dispatch::client_of)
+    }
+
+    fn log(&self, line: Arguments<'_>) {
+        crate::log::line(line);
+    }
+}
+
+impl Queue<Kernel> for HandoffQueue {
+    fn give(&self, connection: &OwnedFd, origin: Origin) -> io::Result<Given> {
+        self.master.give(connection.as_fd(), origin)
+    }
+
+    fn reclaim(&self) -> io::Result<Taken> {
+        self.worker.take()
+    }
+
+    fn take_returned(&self) -> io::Result<Taken> {
+        self.master.take()
+    }
+
+    fn probe(&self) -> bool {
+        self.master.probe()
+    }
+
+    fn watch(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
+        poll::watch_level(poll, self.master.as_fd(), Token::Returns(page).into())
+    }
+
+    fn unwatch(&self, poll: &mio::Poll) {
+        let _ = poll::unwatch(poll, self.master.as_fd());
+    }
+}
+
+impl Link for WorkerLink {
+    fn count(&self, word: Word) -> u64 {
+        self.page.get(word)
+    }
+
+    fn memory(&self) -> Option<u64> {
+        process::resident_bytes(self.process.pid())
+    }
+}
