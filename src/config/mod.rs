@@ -3,58 +3,16 @@
 //! A setting has one name, the same in [`Config::set`] (which the C API uses) and on the command line. Their table is in
 //! `settings.rs`.
 
+mod address;
 mod settings;
 mod value;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use settings::{Config, Limits, Setting, Timeouts};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-pub use value::parse_duration;
+pub use address::{ListenAddr, MAX_LISTENERS};
+pub use settings::{Accept, Config, Dispatch, Limits, Setting, Timeouts};
+use std::path::Path;
+pub use value::{MAX_WORKERS, parse_duration};
 use value::{Name, Value, fits_name};
-
-/// How a worker is chosen for a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dispatch {
-    /// The next worker in turn that has room.
-    #[default]
-    RoundRobin,
-    /// The worker with the fewest connections in flight; in turn among equals.
-    LeastConnections,
-    /// The worker that the hash of the client's IP address selects, the same one each time; if it has no room or is being replaced,
-    /// the next in an order that depends on the address. Clients of Unix sockets have no address: round-robin.
-    SourceHash,
-}
-
-/// The process that accepts connections. Only a master that does can reclaim those that a worker does not take; the other two save
-/// the master's work, for short connections on many cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Accept {
-    /// The master, which hands each off to a worker.
-    #[default]
-    Master,
-    /// The workers, from one backlog: the first that is free. [`Config::dispatch`] has no effect.
-    Shared,
-    /// The workers, each from the backlog of its slot, among which the kernel spreads the clients (`SO_REUSEPORT`, socket(7)). The
-    /// master keeps the backlogs open, so that a dead worker's successor takes its over. Addresses that cannot be bound several
-    /// times, Unix sockets and inherited ones, have one backlog for all, as with [`Accept::Shared`].
-    ReusePort,
-}
-
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddr {
-    /// TCP. Port 0 takes a free one.
-    Tcp(SocketAddr),
-    /// UDP, for a handler that takes datagrams. The workers read from one socket, or from one per slot if
-    /// [`Config::accept`] is [`Accept::ReusePort`].
-    Udp(SocketAddr),
-    /// A Unix stream socket.
-    Unix(PathBuf),
-    /// The descriptor of a listening socket, inherited from the process that started this one.
-    Fd(u32),
-}
 
 impl Config {
     /// Sets one setting by the name of its command-line option, from text: `set("max-body", "1M")`.
@@ -144,11 +102,6 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The most workers one master runs.
-pub const MAX_WORKERS: usize = 1024;
-/// The most addresses one master listens on.
-pub const MAX_LISTENERS: usize = 64;
-
 /// Returns the name of a server without one: that of its handler's file, in which `_` replaces each character that a name cannot
 /// contain.
 pub(crate) fn name_after(handler: &str) -> String {
@@ -157,74 +110,9 @@ pub(crate) fn name_after(handler: &str) -> String {
     Name.read(&name).ok().filter(|n| !n.is_empty()).unwrap_or_else(|| format!("_{name}"))
 }
 
-impl FromStr for ListenAddr {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let address = match s.split_once(':') {
-            Some(("udp", address)) => parse_inet(address).map(Self::Udp),
-            // sun_path holds 108 bytes with the final NUL (unix(7)).
-            Some(("unix", path)) if path.len() > 107 => {
-                return Err("a Unix socket path of at most 107 bytes".into());
-            }
-            Some(("unix", path)) if !path.is_empty() && !path.contains('\0') => Some(Self::Unix(path.into())),
-            Some(("fd", number)) => number.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd),
-            _ => parse_inet(s).map(Self::Tcp),
-        };
-        address.ok_or_else(|| {
-            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
-                .into()
-        })
-    }
-}
-
-/// Parses `HOST:PORT` with a numeric host, or `localhost`, or none for all addresses.
-fn parse_inet(s: &str) -> Option<SocketAddr> {
-    match s.rsplit_once(':')? {
-        ("", port) => Some((Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into()),
-        ("localhost", port) => Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()),
-        _ => s.parse().ok(),
-    }
-}
-
-impl std::fmt::Display for ListenAddr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(a) => a.fmt(f),
-            Self::Udp(a) => write!(f, "udp:{a}"),
-            Self::Unix(p) => write!(f, "unix:{}", p.display()),
-            Self::Fd(n) => write!(f, "fd:{n}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn listen_addresses_are_numeric_or_paths_or_descriptors() {
-        assert_eq!("127.0.0.1:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
-        assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((Ipv6Addr::UNSPECIFIED, 80).into())));
-        assert_eq!("udp:[::1]:53".parse(), Ok(ListenAddr::Udp("[::1]:53".parse().unwrap())));
-        assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((Ipv6Addr::UNSPECIFIED, 53).into())));
-        assert_eq!("unix:/run/x".parse(), Ok(ListenAddr::Unix("/run/x".into())));
-        assert_eq!("fd:3".parse(), Ok(ListenAddr::Fd(3)));
-        for bad in [
-            "",
-            "80",
-            "example.org:80",
-            "unix:",
-            "fd:",
-            "fd:-1",
-            "[::1]",
-            "127.0.0.1:70000",
-            "udp:",
-            "udp:unix:/x",
-        ] {
-            assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_name_after_a_handlers_file_is_valid() {

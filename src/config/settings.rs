@@ -4,8 +4,10 @@
 //! An entry is: the documentation of the field; the field, its type and default; the kind of its value, with the range; its name;
 //! for the command line the short option, the group, the placeholder, the help, and what `--help` adds.
 
-use super::value::{Addresses, Bytes, Count, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value};
-use super::{Accept, Dispatch, ListenAddr, MAX_WORKERS};
+use super::address::ListenAddr;
+use super::value::{
+    Addresses, Bytes, Count, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
+};
 use std::time::Duration;
 
 /// One setting.
@@ -30,6 +32,34 @@ pub struct Setting {
     pub show: fn(&Config) -> String,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) check: fn(&Config) -> Result<(), String>,
+}
+
+/// How a worker is chosen for a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dispatch {
+    /// The next worker in turn that has room.
+    #[default]
+    RoundRobin,
+    /// The worker with the fewest connections in flight; in turn among equals.
+    LeastConnections,
+    /// The worker that the hash of the client's IP address selects, the same one each time; if it has no room or is being replaced,
+    /// the next in an order that depends on the address. Clients of Unix sockets have no address: round-robin.
+    SourceHash,
+}
+
+/// The process that accepts connections. Only a master that does can reclaim those that a worker does not take; the other two save
+/// the master's work, for short connections on many cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// The master, which hands each off to a worker.
+    #[default]
+    Master,
+    /// The workers, from one backlog: the first that is free. [`Config::dispatch`] has no effect.
+    Shared,
+    /// The workers, each from the backlog of its slot, among which the kernel spreads the clients (`SO_REUSEPORT`, socket(7)). The
+    /// master keeps the backlogs open, so that a dead worker's successor takes its over. Addresses that cannot be bound several
+    /// times, Unix sockets and inherited ones, have one backlog for all, as with [`Accept::Shared`].
+    ReusePort,
 }
 
 const DISPATCH: &[(&str, Dispatch)] = &[

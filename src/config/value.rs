@@ -1,6 +1,6 @@
 //! The kinds of values that settings have: how each is read from text and shown as text, and its range.
 
-use super::{ListenAddr, MAX_WORKERS};
+use super::address::ListenAddr;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -131,6 +131,9 @@ impl<T, K: Value<T>> Value<Option<T>> for Optional<K> {
         value.as_ref().map_or(Ok(()), |value| self.0.check(value))
     }
 }
+
+/// The most workers one master runs.
+pub const MAX_WORKERS: usize = 1024;
 
 /// A number of workers; `auto` is 0.
 pub struct Count;
