@@ -209,10 +209,8 @@ fn is_whole(body: &[u8], size: usize) -> bool {
     body.len() == size && body.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8)
 }
 
-/// Reads to the end of the connection. Returns what is wrong unless these are the answers, each complete, and then a plain end.
-fn check_answers(reader: &mut Reader, sizes: &[usize]) -> Result<(), String> {
-    let ended = reader.rest();
-    let mut bytes = reader.read.as_slice();
+/// Returns what is wrong unless `bytes` are the answers, each complete, and the connection has ended without a reset.
+fn check_answers(mut bytes: &[u8], sizes: &[usize], ended: io::Result<()>) -> Result<(), String> {
     for size in sizes {
         let body = take_response(&mut bytes).map_err(|wrong| format!("{wrong}, {ended:?}"))?;
         if !is_whole(&body, *size) {
@@ -227,7 +225,8 @@ fn check_answers(reader: &mut Reader, sizes: &[usize]) -> Result<(), String> {
 
 #[track_caller]
 fn assert_whole(reader: &mut Reader, size: usize, what: impl fmt::Display) {
-    check_answers(reader, &[size]).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+    let ended = reader.rest();
+    check_answers(&reader.read, &[size], ended).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
 }
 
 fn request(path: &str, minor: u8, close: bool) -> Vec<u8> {
@@ -346,10 +345,12 @@ fn by_chance(address: &Address, seed: u64) -> Result<(), String> {
         reader.half_close();
         strays = 0;
     }
+    let mut ended = Ok(true);
     for _ in 0..random.below(60) {
         std::thread::sleep(Duration::from_micros(random.below(1000)));
         let size = 1 + random.below(20_000) as usize;
-        if !reader.step(size).map_err(|e| format!("{story}, then {stray:?}: {e}"))? {
+        ended = reader.step(size);
+        if !matches!(ended, Ok(true)) {
             break;
         }
         if strays > 0 && random.below(4) == 0 {
@@ -357,7 +358,13 @@ fn by_chance(address: &Address, seed: u64) -> Result<(), String> {
             strays -= 1;
         }
     }
-    check_answers(&mut reader, &sizes).map_err(|wrong| format!("{story}, then {stray:?}: {wrong}"))
+    let mut ended = ended.and_then(|_| reader.rest());
+    if matches!((&ended, address), (Err(e), Address::Unix(_)) if e.kind() == io::ErrorKind::ConnectionReset) {
+        // A byte has come between the server's last look and its close. On a Unix socket the client learns of it, behind the
+        // answer.
+        ended = Ok(());
+    }
+    check_answers(&reader.read, &sizes, ended).map_err(|wrong| format!("{story}, then {stray:?}: {wrong}"))
 }
 
 const CLIENTS: usize = 8;
@@ -430,7 +437,7 @@ fn a_refused_client_that_neither_sends_nor_closes_is_closed_after_five_seconds()
     reader.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n").unwrap();
     reader.rest().unwrap();
     let start = Instant::now();
-    wait_until("the server no longer takes bytes", || reader.send(b"").is_err() || is_gone(&reader));
+    wait_until("the server closes", || is_gone(&reader));
     let took = start.elapsed();
     assert!((Duration::from_secs(4)..Duration::from_secs(10)).contains(&took), "{took:?}");
     server.stop();

@@ -350,7 +350,8 @@ impl HttpEngine {
     /// Sends the gathered responses. Returns the reason to stop unless everything was sent.
     fn flush(&mut self, link: &mut Link<'_, '_>) -> Option<Stop> {
         let out = &mut self.response.out;
-        if out.is_empty() {
+        // A handler that streams sends by itself, perhaps all of it, which is counted here.
+        if out.is_empty() && out.sent == 0 {
             return None;
         }
         out.last = matches!(link.conn.phase, Phase::Cut | Phase::Closing | Phase::ClosingSlowly);

@@ -154,6 +154,12 @@ fn a_connection_that_the_client_ends_lingers_only_if_more_has_come() {
     b.send(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(b.receive().0.iter().filter(|byte| **byte == b'x').count(), 3_000_000);
     assert_eq!(b.deadline, Some(Deadline::Linger));
+    // Also if the handler has sent all of it.
+    let write_all = |_: &Request<'_>, res: &mut Response| res.write(&[b'x'; 100_000]).unwrap();
+    let mut b = Bench::with(Config::default(), http(write_all));
+    b.send(b"GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(b.receive().0.iter().filter(|byte| **byte == b'x').count(), 100_000);
+    assert_eq!(b.deadline, Some(Deadline::Linger));
 }
 
 #[test]
