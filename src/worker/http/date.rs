@@ -2,19 +2,19 @@
 
 use crate::sys::time::{self, Time};
 use httpdate::HttpDate;
-use std::io::Write;
+use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A Date field line, up to date for the current turn of the loop.
 pub(super) struct Date {
     turn: Time,
     second: u64,
-    line: Vec<u8>,
+    line: String,
 }
 
 impl Date {
     pub const fn new() -> Self {
-        Self { turn: Time::NEVER, second: u64::MAX, line: Vec::new() }
+        Self { turn: Time::NEVER, second: u64::MAX, line: String::new() }
     }
 
     /// Reads the wall clock, at most once for each `now` of the loop's clock.
@@ -26,16 +26,22 @@ impl Date {
         let second = time::unix_seconds();
         if self.second != second {
             self.second = second;
-            self.line.clear();
-            let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));
-            // Writing to a vector does not fail.
-            let _ = write!(self.line, "Date: {date}\r\n");
+            self.format();
         }
+    }
+
+    /// Apart from [`Date::refresh`], which every request needs.
+    #[cold]
+    fn format(&mut self) {
+        self.line.clear();
+        let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(self.second));
+        // Writing to a string does not fail.
+        let _ = write!(self.line, "Date: {date}\r\n");
     }
 
     /// The field line, with its CRLF.
     pub fn line(&self) -> &[u8] {
-        &self.line
+        self.line.as_bytes()
     }
 }
 

@@ -137,12 +137,13 @@ impl HttpEngine {
         cx: &mut Context<'_>,
     ) -> Next {
         self.response.date.refresh(cx.now);
-        if let Some(mut output) = conn.output.take() {
+        let link = &mut Link { fd, listener, conn, cx };
+        let unsent = link.conn.output.take().and_then(|mut output| {
             std::mem::swap(&mut *output, &mut self.response.out);
             self.outputs.put(output);
-        }
-        let link = &mut Link { fd, listener, conn, cx };
-        let stop = match self.flush(link) {
+            self.flush(link)
+        });
+        let stop = match unsent {
             None if link.conn.phase == Phase::Open => self.serve(link),
             stop => stop.unwrap_or(Stop::Done),
         };
@@ -250,6 +251,10 @@ impl HttpEngine {
 
     /// Answers a request if it is complete; `None` if more bytes are needed.
     fn next_request(&mut self, input: &mut Input, link: &mut Link<'_, '_>) -> Result<Option<After>, Fault> {
+        if input.is_empty() {
+            // Before the read, and after the last of the requests that it brought.
+            return Ok(None);
+        }
         let mut empty_lines = link.conn.empty_lines;
         let limits = &link.cx.config.limits;
         let answered =
