@@ -35,6 +35,11 @@ pub fn is_read() -> bool {
     socket::takes_a_line(std::io::stderr().as_fd())
 }
 
+/// Returns a number and what it counts: `1 worker`, `2 workers`.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Writes a line to standard error, formatted as `format!` does.
 macro_rules! log {
     ($($arg:tt)*) => { $crate::log::line(format_args!($($arg)*)) };

@@ -220,7 +220,7 @@ fn a_stream_stays_with_its_worker_until_it_ends() {
 #[test]
 fn a_stream_that_does_not_end_is_cut_at_the_drain_timeout_and_reported() {
     let mut server = Start::new(Style::Data).set("drain-timeout", "300ms").start();
-    server.says("had not finished within the drain-timeout and was killed; 1 connections lost");
+    server.says("had not finished within the drain-timeout and was killed; 1 connection lost");
     let mut client = server.connect();
     client.ask("pid").unwrap();
     server.reload();

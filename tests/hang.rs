@@ -41,7 +41,7 @@ fn a_worker_that_loops_or_sleeps_is_aborted_and_replaced() {
         for command in ["loop", "sleep 60000"] {
             let mut server = limited(style).start();
             server.says(HANGS);
-            server.says("died: SIGABRT; 1 connections in progress lost");
+            server.says("died: SIGABRT; 1 connection in progress lost");
             let pid = server.worker_in(0);
             let mut client = send_to(&server, pid, command);
             let start = Instant::now();
@@ -60,7 +60,7 @@ fn a_worker_that_loops_or_sleeps_is_aborted_and_replaced() {
 fn a_worker_that_ignores_sigabrt_is_killed() {
     let mut server = limited(Style::Request).start();
     server.says(HANGS);
-    server.says("died: SIGKILL; 1 connections in progress lost");
+    server.says("died: SIGKILL; 1 connection in progress lost");
     let pid = server.worker_in(1);
     let mut client = send_to(&server, pid, "deaf");
     assert!(matches!(client.answer(), Err(Fault::Closed | Fault::Reset)));
@@ -73,7 +73,7 @@ fn connections_queued_for_a_hanging_worker_are_answered_by_others_before_it_ends
     for style in [Style::Request, Style::Data] {
         let mut server = limited(style).start();
         server.says(HANGS);
-        server.says("died: SIGABRT; 1 connections in progress lost");
+        server.says("died: SIGABRT; 1 connection in progress lost");
         let pid = server.worker_in(0);
         let stuck = send_to(&server, pid, "loop");
         let mut queued: Vec<_> = (0..20).map(|_| server.connect()).collect();

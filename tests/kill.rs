@@ -40,8 +40,8 @@ fn marked_load(server: &util::Server) -> Load {
 /// The number of connections lost by deaths, from the log.
 fn reported_lost(server: &util::Server) -> u64 {
     let lost = |line: &String| {
-        let (before, _) = line.split_once(" connections in progress lost")?;
-        before.rsplit(' ').next()?.parse::<u64>().ok()
+        let (before, _) = line.split_once(" in progress lost")?;
+        before.rsplit(' ').nth(1)?.parse::<u64>().ok()
     };
     server.stderr().iter().filter_map(lost).sum()
 }

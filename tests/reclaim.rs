@@ -93,7 +93,7 @@ fn requests_in_progress_in_a_stopped_worker_continue_with_it() {
 #[test]
 fn a_killed_blocking_worker_loses_only_the_connection_in_progress() {
     let mut server = Start::new(Style::Connection).start();
-    server.says("died: SIGKILL; 1 connections in progress lost");
+    server.says("died: SIGKILL; 1 connection in progress lost");
     let mut client = server.connect();
     let pid = client.ask("pid").unwrap().parse().unwrap();
     client.send_command("gate g").unwrap();

@@ -200,10 +200,8 @@ fn marked(server: &Server, clients: usize, keep: bool) -> Load {
 /// The number of connections lost by deaths, from the log.
 fn reported_lost(server: &Server) -> u64 {
     let lost = |line: &String| {
-        let (before, _) = line
-            .split_once(" connections in progress lost")
-            .or_else(|| line.split_once(" connections lost"))?;
-        before.rsplit(' ').next()?.parse::<u64>().ok()
+        let (before, _) = line.split_once(" in progress lost").or_else(|| line.split_once(" lost"))?;
+        before.rsplit(' ').nth(1)?.parse::<u64>().ok()
     };
     server.stderr().iter().filter_map(lost).sum()
 }

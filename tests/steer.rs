@@ -314,7 +314,7 @@ fn an_exit_is_reported_with_its_reason() {
 
         // Drain timeout.
         let mut host = Host::start(language);
-        host.server.says("had not finished within the drain-timeout and was killed; 1 connections lost");
+        host.server.says("had not finished within the drain-timeout and was killed; 1 connection lost");
         let (client, id) = host.at_gate("never");
         assert_eq!(host.ask(&format!("drain {id} 100")), "drain 0");
         assert!(host.reads("event disconnect").starts_with(&format!("event disconnect {id} ")));

@@ -5,6 +5,7 @@
 
 use crate::sys::{peer, process, socket};
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -129,6 +130,14 @@ impl Place {
         Ok((place, fd))
     }
 
+    /// True unless the file is gone, or another one is in its place.
+    pub(crate) fn is_there(&self) -> bool {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) => self.identity == Some((found.dev(), found.ino())),
+            Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
     /// Keeps the file when dropped: it is of the master, another process.
     pub(crate) fn disown(&mut self) {
         self.identity = None;
@@ -137,6 +146,12 @@ impl Place {
 
 /// The most clients that wait to be accepted.
 const BACKLOG: i32 = 64;
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {

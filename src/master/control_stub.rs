@@ -19,6 +19,8 @@ impl ControlServer {
         Self
     }
 
+    pub fn restore(&mut self, _: &Poll, _: Time) {}
+
     pub fn disown(&mut self) {}
 
     pub fn save<'a>(&'a self, _: &mut Kept<'a>) -> Vec<SavedClient> {

@@ -247,7 +247,10 @@ impl Master {
                         log!("{e}");
                     }
                 }
-                signal::SIGHUP => self.feed(Input::Reload),
+                signal::SIGHUP => {
+                    self.control.restore(&self.poll, self.clock.now);
+                    self.feed(Input::Reload);
+                }
                 // The kernel sends these two to a background job that uses its terminal (termios(3)).
                 signal::SIGTTIN | signal::SIGTTOU if !is_sent => {}
                 signal::SIGTTIN => self.scale_on_signal("SIGTTIN", self.lifecycle.slots() + 1),

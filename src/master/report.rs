@@ -7,7 +7,7 @@ use super::sockets::Listener;
 use super::{Master, News};
 use crate::event::{Bound, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};
 use crate::ids::{Slot, WorkerId};
-use crate::log::log;
+use crate::log::{counted, log};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -156,19 +156,19 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
                 Some(delay) => format!("its successor starts in {} ms", delay.as_millis()),
                 None => "no successor is due".to_owned(),
             };
+            let lost = counted((*lost).into(), "connection");
             log!(
-                "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} connections in progress lost, {queued} kept; \
-                 {next}"
+                "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} in progress lost, {queued} kept; {next}"
             );
         }
         Reason::DrainTimeout => log!(
-            "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; {lost} connections \
-             lost"
+            "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; {} lost",
+            counted((*lost).into(), "connection")
         ),
         // At a stop the connections that it had not taken are lost too; without any, its death costs nothing.
         _ if *exit != Exit::Code(0) && *was_ready && (reason != Reason::Stop || lost + queued > 0) => log!(
-            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} connections lost",
-            lost + queued
+            "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} lost",
+            counted((lost + queued).into(), "connection")
         ),
         _ => {}
     }

@@ -8,6 +8,7 @@
 use super::Token;
 use crate::ids::{Page, WorkerId};
 use crate::log;
+use crate::log::counted;
 use crate::sys::{poll, stderr};
 use mio::Poll;
 use std::collections::{BTreeMap, VecDeque};
@@ -228,7 +229,8 @@ impl Copier {
         let n = self.dropped;
         if n > 0
             && (self.write)(&format!(
-                "prefork: {n} lines of starting workers were dropped: standard error was not read in time\n"
+                "prefork: {} of starting workers dropped: standard error was not read in time\n",
+                counted(n as u64, "line")
             ))
         {
             self.dropped = 0;

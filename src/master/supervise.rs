@@ -5,7 +5,7 @@ use super::lifecycle::{Action, Input};
 use super::pool::Findings;
 use crate::error::{Error, ErrorKind};
 use crate::ids::WorkerId;
-use crate::log::log;
+use crate::log::{counted, log};
 use crate::message::{Notice, Undelivered};
 use crate::sys::signal::SIGKILL;
 use std::collections::VecDeque;
@@ -47,7 +47,11 @@ impl Master {
                 // Workers that drain serve what is in their own queues.
                 let unanswered = self.pool.close();
                 if unanswered > 0 {
-                    log!("stop: {unanswered} connections that no worker had room for are closed unanswered");
+                    let (connections, are) = (
+                        counted(unanswered.into(), "connection"),
+                        if unanswered == 1 { "is" } else { "are" },
+                    );
+                    log!("stop: {connections} that no worker had room for {are} closed unanswered");
                 }
             }
             Action::Tell(event) => self.report(event),

@@ -19,7 +19,7 @@ use crate::control::protocol::{
 use crate::error::Error;
 use crate::event::{Event, Reason, ReloadFailure, ReloadStage, ReloadState};
 use crate::ids::{Generation, WorkerId};
-use crate::log::log;
+use crate::log::{counted, log};
 use crate::sys::peer::{self, Peer};
 use crate::sys::time::Time;
 use crate::sys::{poll, process, socket};
@@ -35,6 +35,8 @@ use std::time::Duration;
 const FOLLOWERS: usize = 12;
 /// The most clients accepted in one turn.
 const BATCH: usize = 4;
+/// The interval at which the master looks if the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(5);
 /// The pause in accepting when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -46,6 +48,8 @@ pub struct ControlServer {
     clients: [Option<Client>; CLIENTS],
     /// Clients are accepted again from this time on; [`Time::NEVER`] if accepting is not paused.
     paused_until: Time,
+    /// The time of the next look if the socket's file is there; [`Time::NEVER`] if no socket is wanted.
+    next_look: Time,
     /// By client: it may have a request that was not returned yet, or be over.
     pending: u16,
 }
@@ -56,22 +60,59 @@ impl ControlServer {
     pub fn open(config: &Config, name: &str, poll: &Poll) -> Self {
         let (prefork, pid) = (env!("CARGO_PKG_VERSION").into(), process::own_pid());
         let hello = Hello { prefork, protocol: VERSION, name: name.to_owned(), pid };
-        let mut server =
-            Self { socket: None, hello, clients: Default::default(), paused_until: Time::NEVER, pending: 0 };
+        let clients = Default::default();
+        let mut server = Self {
+            socket: None,
+            hello,
+            clients,
+            paused_until: Time::NEVER,
+            next_look: Time::NEVER,
+            pending: 0,
+        };
         if config.control {
-            let made = Place::make(name).and_then(|(place, socket)| {
-                let watched = socket::set_nonblocking(socket.as_fd(), true)
-                    .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()));
-                watched.map_err(|e| e.to_string()).map(|()| (place, socket))
-            });
-            match made {
-                Ok(made) => server.socket = Some(made),
-                Err(e) => {
-                    log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
-                }
+            server.next_look = Time::now() + LOOK;
+            if let Err(e) = server.make(poll) {
+                log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
             }
         }
         server
+    }
+
+    fn make(&mut self, poll: &Poll) -> Result<(), String> {
+        let (place, socket) = Place::make(&self.hello.name)?;
+        socket::set_nonblocking(socket.as_fd(), true)
+            .and_then(|()| poll::watch_level(poll, socket.as_fd(), Token::Control.into()))
+            .map_err(|e| e.to_string())?;
+        self.socket = Some((place, socket));
+        Ok(())
+    }
+
+    /// Makes the socket anew if its file is gone, for example with a runtime directory that logind has cleared, or if it could not
+    /// be made before. The clients that are connected stay.
+    pub fn restore(&mut self, poll: &Poll, now: Time) {
+        if self.next_look == Time::NEVER || self.socket.as_ref().is_some_and(|(place, _)| place.is_there()) {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let gone = self.socket.take();
+        if let Some((_, socket)) = &gone {
+            // It is not watched while accepting is paused.
+            let _ = poll::unwatch(poll, socket.as_fd());
+            self.paused_until = Time::NEVER;
+        }
+        let made = self.make(poll);
+        match (gone, made, &self.socket) {
+            (Some((gone, _)), Ok(()), Some((new, _))) => {
+                log!("the control socket {gone} is gone; made anew: {new}");
+            }
+            (Some((gone, _)), Err(e), _) => log!(
+                "the control socket {gone} is gone and cannot be made anew, so `prefork ls` and the like will not find this \
+                 server until it can: {e}"
+            ),
+            (None, Ok(()), Some((new, _))) => log!("the control socket is there again: {new}"),
+            // That was told when it failed first.
+            _ => {}
+        }
     }
 
     /// Closes everything in a process that is not the master, and leaves the socket's file to the master.
@@ -131,6 +172,10 @@ impl ControlServer {
                 Token::ControlClient(n) => self.receive(n, event.is_write_closed() || event.is_error()),
                 _ => {}
             }
+        }
+        if self.next_look <= now {
+            self.next_look = now + LOOK;
+            self.restore(poll, now);
         }
         self.expire(poll, now);
     }
@@ -198,7 +243,7 @@ impl ControlServer {
             return Time::default();
         }
         let deadlines = self.clients.iter().flatten().map(Client::deadline);
-        deadlines.min().unwrap_or(Time::NEVER).min(self.paused_until)
+        deadlines.min().unwrap_or(Time::NEVER).min(self.paused_until).min(self.next_look)
     }
 
     /// Ends with the run: answers the clients that wait for the stop, or for something else.
@@ -326,7 +371,7 @@ impl ControlServer {
             }
             Request::Scale(count) => {
                 let (from, to) = (life.slots(), target(count, life)?);
-                let what = format!("scale from {from} to {to} workers");
+                let what = format!("scale from {from} to {}", counted(to as u64, "worker"));
                 (Command::Scale(to), Awaits::Scale { to, from }, what)
             }
             Request::Drain { worker } => {
@@ -414,13 +459,15 @@ fn outcome(awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
     match awaits {
         Awaits::Reload(None) | Awaits::Upgrade | Awaits::Scale { .. } if life.is_stopping() => Some(Reply::Error(stopping())),
         Awaits::Scale { to, .. } if life.slots() != to => {
-            Some(Reply::Error(failed(format!("superseded: {} workers are wanted by now", life.slots()))))
+            let wanted = counted(life.slots() as u64, "worker");
+            Some(Reply::Error(failed(format!("superseded by a scale to {wanted}"))))
         }
         Awaits::Scale { to, .. } if life.is_complete() => Some(Reply::Scaled { workers: to }),
         Awaits::Scale { to, .. } => life.given_up().map(|slot| {
             Reply::Error(failed(format!(
-                "{to} workers are wanted, but slot {slot} stays empty: its worker ended with exit code {EX_CONFIG}, which says that \
-                 its configuration is wrong; correct it and reload"
+                "scale to {}: slot {slot} stays empty: its worker ended with exit code {EX_CONFIG}, which says that its \
+                 configuration is wrong; correct it and reload",
+                counted(to as u64, "worker")
             )))
         }),
         _ => None,

@@ -25,6 +25,7 @@ impl Fixture {
             socket: Some((place, socket)),
             hello,
             clients: Default::default(),
+            next_look: Time::NEVER,
             paused_until: Time::NEVER,
             pending: 0,
         };
@@ -120,7 +121,7 @@ fn a_scale_ends_when_all_workers_are_ready_or_another_is_asked_for() {
     assert!(f.reply(1).contains("accepted"));
     f.step(Input::Scale(4));
     f.answer(1, Answer::Accepted);
-    assert!(f.reply(0).contains("superseded: 4 workers"));
+    assert!(f.reply(0).contains("superseded by a scale to 4 workers"));
     for id in [3, 4] {
         f.step(Input::Ready(WorkerId(id)));
         f.publish(&Event::Ready { worker: worker(id, id - 1) });
