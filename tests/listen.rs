@@ -3,12 +3,12 @@
 
 mod util;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 use util::client::Address;
-use util::{Client, Dir, Start, Style};
+use util::{Client, Dir, Mode, Start, Style, handler};
 
 #[test]
 fn several_addresses_at_once_and_the_handler_sees_which() {
@@ -115,6 +115,19 @@ fn a_port_in_use_is_refused_with_the_pid_of_its_owner() {
 }
 
 #[test]
+fn a_port_that_this_process_has_itself_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let start = Start::new(Style::Request).listen("fd:3").listen(&address);
+    let refused = start.through(&PASS_ON).stdin(listener).refused();
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+    assert!(
+        refused.stderr.contains(&format!("bind {address}: in use by this process itself")),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn if_one_of_several_addresses_is_refused_none_is_bound() {
     let dir = Arc::new(Dir::new());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -167,6 +180,78 @@ fn listeners_passed_by_systemd_are_used() {
     assert_eq!(server.addresses, [address]);
     assert_eq!(server.ask("listener"), Ok("0".into()));
     server.stop();
+}
+
+#[test]
+fn datagram_sockets_passed_by_systemd_are_used() {
+    for mode in Mode::ALL {
+        for listen in ["", "fd:3"] {
+            for host in ["127.0.0.1", "[::]"] {
+                let socket = UdpSocket::bind(format!("{host}:0")).unwrap();
+                let address = socket.local_addr().unwrap();
+                let mut pass_on = vec!["env", "LISTEN_FDS=1"];
+                pass_on.extend(PASS_ON);
+                let start = Start::new(Style::Datagram).accept(mode).listen(listen);
+                let server = start.through(&pass_on).stdin(socket).start();
+                assert_eq!(server.addresses, [Address::Udp(address)]);
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.set_read_timeout(Some(util::PATIENCE)).unwrap();
+                client.connect(("127.0.0.1", address.port())).unwrap();
+                for _ in 0..4 {
+                    client.send(b"listener").unwrap();
+                    let mut answer = [0; 64];
+                    let n = client.recv(&mut answer).unwrap();
+                    assert!(answer[..n].starts_with(b"0 "), "{:?}", String::from_utf8_lossy(&answer[..n]));
+                }
+                server.stop();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_datagram_socket_needs_a_handler_for_datagrams() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let module = handler::compile(
+        "#include <prefork.h>\n\
+         static void on_data(prefork_conn *c, void *s) { (void)c; (void)s; }\n\
+         PREFORK_MODULE(.on_data = on_data)\n",
+        &[],
+    );
+    let start = Start::new(Style::Data).module(module).listen("fd:3");
+    let refused = start.through(&PASS_ON).stdin(socket).refused();
+    assert!(refused.code == Some(1) && refused.stderr.contains("on_datagram"), "{refused:?}");
+}
+
+#[test]
+fn sockets_passed_by_systemd_that_are_not_used_are_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut pass_on = vec!["env", "LISTEN_FDS=1"];
+    pass_on.extend(PASS_ON);
+    let start = |listen: &str| {
+        let own = listener.try_clone().unwrap();
+        Start::new(Style::Request).listen(listen).through(&pass_on).stdin(own).start()
+    };
+    let mut server = start("127.0.0.1:0");
+    server
+        .says("LISTEN_FDS: 1 socket is not used, since addresses are given; to use it, add `--listen fd:3`");
+    server.stop();
+    // Named, it is.
+    start("fd:3").stop();
+}
+
+#[test]
+fn an_inherited_socket_that_cannot_be_served_is_told_by_its_kind() {
+    let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    a.connect(b.local_addr().unwrap()).unwrap();
+    let unix = UnixDatagram::unbound().unwrap();
+    for (socket, why) in
+        [(std::os::fd::OwnedFd::from(a), "a connected UDP socket"), (unix.into(), "a Unix datagram socket")]
+    {
+        let refused = Start::new(Style::Datagram).listen("fd:3").through(&PASS_ON).stdin(socket).refused();
+        assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+        assert!(refused.stderr.contains("fd:3") && refused.stderr.contains(why), "{refused:?}");
+    }
 }
 
 #[test]

@@ -150,8 +150,8 @@ fn prepare() -> Result<Option<(String, Server)>, Failure> {
     match cli.verb {
         Some(Verb::Control(verb)) => {
             // Here it selects a server, even by pid, so it is not read as the setting.
-            let name = matches.get_many::<String>("name").and_then(Iterator::last);
-            verbs::run(verb, name.cloned())?;
+            let name = matches.get_raw("name").and_then(Iterator::last);
+            verbs::run(verb, name.map(|name| name.to_string_lossy().into_owned()))?;
         }
         Some(Verb::Completions { shell }) => {
             let mut text = Vec::new();

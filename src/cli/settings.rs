@@ -1,8 +1,9 @@
 //! The options that are settings, made from the table of [`Config::settings`].
 
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use prefork::Config;
 use prefork::config::Setting;
+use std::ffi::{OsStr, OsString};
 
 /// Returns an option for each setting, in the order of help.
 pub fn options() -> impl Iterator<Item = Arg> {
@@ -30,7 +31,8 @@ fn option(setting: &'static Setting) -> Arg {
         .help_heading(setting.group)
         .hide_short_help(!setting.is_common);
     match (setting.words)() {
-        words if words.is_empty() => arg,
+        // The path of an address may be any bytes.
+        words if words.is_empty() => arg.value_parser(value_parser!(OsString)),
         words => arg.value_parser(words).hide_possible_values(true),
     }
 }
@@ -38,11 +40,22 @@ fn option(setting: &'static Setting) -> Arg {
 /// Sets what the arguments give, and checks if it can be combined.
 pub fn apply(matches: &ArgMatches, config: &mut Config) -> prefork::Result<()> {
     for setting in Config::settings().filter(|setting| is_option(setting)) {
-        for value in matches.get_many::<String>(setting.name).into_iter().flatten() {
+        for value in matches.get_raw(setting.name).into_iter().flatten() {
             config.set(setting.name, value)?;
         }
     }
     config.check()
+}
+
+/// True if a word is spelled as an option of the program: `-w`, `-w3`, `--workers`, `--workers=3`.
+pub fn is_spelled_as_option(word: &OsStr) -> bool {
+    let word = word.to_string_lossy();
+    let mut settings = Config::settings().filter(|setting| is_option(setting));
+    match (word.strip_prefix("--"), word.strip_prefix('-').and_then(|word| word.chars().next())) {
+        (Some(long), _) => settings.any(|setting| Some(setting.name) == long.split('=').next()),
+        (None, Some(short)) => settings.any(|setting| setting.short == Some(short)),
+        (None, None) => false,
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Addresses to listen on, as text and as values.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,9 +17,10 @@ pub enum ListenAddr {
     /// UDP, for a handler that takes datagrams. The workers read from one socket, or from one per slot if
     /// [`crate::Config::accept`] is [`crate::config::Accept::ReusePort`].
     Udp(SocketAddr),
-    /// A Unix stream socket.
+    /// A Unix stream socket. A path that begins with `@` is the name of an abstract one, which has no file (unix(7)): any user's
+    /// processes in the same network namespace can connect.
     Unix(PathBuf),
-    /// The descriptor of a listening socket, inherited from the process that started this one.
+    /// The descriptor of a listening socket, or of one for datagrams, inherited from the process that started this one.
     Fd(u32),
 }
 
@@ -25,30 +28,85 @@ impl FromStr for ListenAddr {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let address = match s.split_once(':') {
-            Some(("udp", address)) => parse_inet(address).map(Self::Udp),
-            // sun_path holds 108 bytes with the final NUL (unix(7)).
-            Some(("unix", path)) if path.len() > 107 => {
-                return Err("a Unix socket path of at most 107 bytes".into());
-            }
-            Some(("unix", path)) if !path.is_empty() && !path.contains('\0') => Some(Self::Unix(path.into())),
-            Some(("fd", number)) => number.parse().ok().filter(|n| *n <= i32::MAX as u32).map(Self::Fd),
-            _ => parse_inet(s).map(Self::Tcp),
-        };
-        address.ok_or_else(|| {
-            "HOST:PORT with a numeric host, [IPV6]:PORT, :PORT, udp: in front of one of these, unix:/path or fd:N"
-                .into()
-        })
+        Self::parse(OsStr::new(s))
     }
 }
 
-/// Parses `HOST:PORT` with a numeric host, or `localhost`, or none for all addresses.
-fn parse_inet(s: &str) -> Option<SocketAddr> {
-    match s.rsplit_once(':')? {
-        ("", port) => Some((Ipv6Addr::UNSPECIFIED, port.parse().ok()?).into()),
-        ("localhost", port) => Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()),
-        _ => s.parse().ok(),
+impl ListenAddr {
+    /// As [`str::parse`], with a path that may be any bytes.
+    pub(crate) fn parse(text: &OsStr) -> std::result::Result<Self, String> {
+        if let Some(path) = text.as_bytes().strip_prefix(b"unix:") {
+            return parse_unix(path).map(Self::Unix);
+        }
+        let text = text.to_str().ok_or(ADDRESS)?;
+        match text.split_once(':') {
+            Some(("udp", address)) => parse_inet(address).map(Self::Udp),
+            Some(("fd", number)) => {
+                let number = number.parse().ok().filter(|n| *n <= i32::MAX as u32);
+                number.map(Self::Fd).ok_or_else(|| "the number of a descriptor, such as fd:3".into())
+            }
+            _ => parse_inet(text).map(Self::Tcp),
+        }
     }
+
+    /// True for a Unix socket without a file.
+    pub(crate) fn is_abstract(&self) -> bool {
+        matches!(self, Self::Unix(path) if path.as_os_str().as_bytes().starts_with(b"@"))
+    }
+
+    /// True for all addresses of the machine if they include `other`, so that only one of the two can be bound.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a), Self::Tcp(b)) | (Self::Udp(a), Self::Udp(b)) => {
+                let is_wider = a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+                a != b && a.port() == b.port() && is_wider
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The words for what is expected of an address.
+const ADDRESS: &str = "HOST:PORT, :PORT, udp: in front of one of these, unix:/path, unix:@name or fd:N";
+
+/// Parses the path of a Unix socket, or `@` and the name of one without a file.
+fn parse_unix(path: &[u8]) -> std::result::Result<PathBuf, String> {
+    match path {
+        // sun_path holds 108 bytes with the final NUL (unix(7)).
+        _ if path.len() > 107 => Err("a Unix socket path of at most 107 bytes".into()),
+        [] => Err("a path, such as unix:/run/web".into()),
+        b"@" => Err("a name, such as unix:@web".into()),
+        _ if path.contains(&0) => Err("a path without NUL".into()),
+        _ => Ok(OsStr::from_bytes(path).into()),
+    }
+}
+
+/// Parses `HOST:PORT` with an IP address or `localhost` as host, or without one for all addresses.
+fn parse_inet(s: &str) -> std::result::Result<SocketAddr, String> {
+    if s.parse::<u16>().is_ok() {
+        return Err(format!(
+            "an address: :{s} is every one of this machine, 127.0.0.1:{s} is for clients on it"
+        ));
+    }
+    if s.parse::<Ipv6Addr>().is_ok() && !s.rsplit_once(':').is_some_and(|(host, _)| is_ipv6(host)) {
+        return Err(format!("an IPv6 address in brackets: [{s}]:PORT"));
+    }
+    let Some((host, port)) = s.rsplit_once(':').filter(|_| !s.ends_with(']')) else {
+        return Err(ADDRESS.into());
+    };
+    let number: u16 = port.parse().map_err(|_| format!("a port from 0 to 65535, found {port:?}"))?;
+    match host {
+        "" => Ok((Ipv6Addr::UNSPECIFIED, number).into()),
+        "localhost" => Ok((Ipv4Addr::LOCALHOST, number).into()),
+        _ if is_ipv6(host) => Err(format!("an IPv6 address in brackets: [{host}]:{port}")),
+        _ => s.parse().map_err(|_| {
+            format!("an IP address or localhost (127.0.0.1) in front of :{port}; names are not looked up")
+        }),
+    }
+}
+
+fn is_ipv6(host: &str) -> bool {
+    host.parse::<Ipv6Addr>().is_ok()
 }
 
 impl std::fmt::Display for ListenAddr {
@@ -72,13 +130,25 @@ mod tests {
         assert_eq!(":80".parse(), Ok(ListenAddr::Tcp((Ipv6Addr::UNSPECIFIED, 80).into())));
         assert_eq!("udp:[::1]:53".parse(), Ok(ListenAddr::Udp("[::1]:53".parse().unwrap())));
         assert_eq!("udp::53".parse(), Ok(ListenAddr::Udp((Ipv6Addr::UNSPECIFIED, 53).into())));
+        assert_eq!("localhost:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
         assert_eq!("unix:/run/x".parse(), Ok(ListenAddr::Unix("/run/x".into())));
+        assert_eq!("unix:@x".parse(), Ok(ListenAddr::Unix("@x".into())));
+        let path = OsStr::from_bytes(b"/run/\xff");
+        assert_eq!(
+            ListenAddr::parse(OsStr::from_bytes(b"unix:/run/\xff")),
+            Ok(ListenAddr::Unix(path.into()))
+        );
         assert_eq!("fd:3".parse(), Ok(ListenAddr::Fd(3)));
         for bad in [
             "",
             "80",
             "example.org:80",
             "unix:",
+            "unix:@",
+            "::1",
+            "::1:80",
+            "80:",
+            "127.0.0.1:",
             "fd:",
             "fd:-1",
             "[::1]",

@@ -10,6 +10,7 @@ mod value;
 use crate::error::{Error, ErrorKind, Result};
 pub use address::{ListenAddr, MAX_LISTENERS};
 pub use settings::{Accept, Config, Dispatch, Limits, Setting, Timeouts};
+use std::ffi::OsStr;
 use std::path::Path;
 pub use value::{MAX_WORKERS, parse_duration};
 use value::{Name, Value, fits_name};
@@ -18,16 +19,17 @@ impl Config {
     /// Sets one setting by the name of its command-line option, from text: `set("max-body", "1M")`.
     ///
     /// Sizes are bytes and take the suffixes K, M and G (powers of 1024); times are seconds, or take ms, s, m or h. `listen`
-    /// adds an address; every other setting replaces its value.
+    /// adds an address, whose path may be any bytes; every other setting replaces its value.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if there is no such setting, or the value is out of its range, which the message gives.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+    pub fn set(&mut self, name: &str, value: impl AsRef<OsStr>) -> Result<()> {
         let Some(setting) = Self::settings().find(|s| s.name == name) else {
             let hint = closest(name).map_or_else(String::new, |other| format!("; did you mean \"{other}\"?"));
             return Err(refuse(format!("unknown setting \"{name}\"{hint}")));
         };
-        (setting.set)(self, value).map_err(|expected| out_of_range(name, value, &expected))
+        let value = value.as_ref();
+        (setting.set)(self, value).map_err(|expected| out_of_range(name, &value.to_string_lossy(), &expected))
     }
 
     /// Checks the range of each setting, since a program may have set it directly, and which settings can be combined.
@@ -69,6 +71,20 @@ impl Config {
             if fixed.contains(&address) {
                 return Err(refuse(format!("listen {address}: given twice")));
             }
+            if let Some(wide) = self.listen.iter().find(|other| other.includes(address)) {
+                return Err(refuse(format!(
+                    "listen {address}: {wide} includes it; leave out one of the two"
+                )));
+            }
+        }
+        let mut paths = self.listen.iter().filter(|a| matches!(a, ListenAddr::Unix(_))).peekable();
+        let default = Self::default().unix_mode;
+        if let Some(first) = paths.peek().copied()
+            && self.unix_mode != default
+            && paths.all(ListenAddr::is_abstract)
+        {
+            let text = format!("--unix-mode has no effect on {first}: an abstract socket has no permissions");
+            return Err(refuse(text));
         }
         Ok(())
     }
@@ -102,11 +118,14 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Returns the name of a server without one: that of its handler's file, in which `_` replaces each character that a name cannot
-/// contain.
+/// Returns the name of a server without one: that of its handler's file without `.so` and a version behind it. `_` replaces each
+/// character that a name cannot contain.
 pub(crate) fn name_after(handler: &str) -> String {
     let file = Path::new(handler).file_name().unwrap_or_default().to_string_lossy();
-    let name: String = file.chars().map(|c| if fits_name(c) { c } else { '_' }).take(63).collect();
+    let is_version = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let stem = file.rsplit_once(".so").filter(|(stem, rest)| !stem.is_empty() && is_version(rest));
+    let stem = stem.map_or(&*file, |(stem, _)| stem);
+    let name: String = stem.chars().map(|c| if fits_name(c) { c } else { '_' }).take(63).collect();
     Name.read(&name).ok().filter(|n| !n.is_empty()).unwrap_or_else(|| format!("_{name}"))
 }
 
@@ -117,13 +136,18 @@ mod tests {
     #[test]
     fn the_name_after_a_handlers_file_is_valid() {
         for (handler, name) in [
-            ("/srv/web/hello.so", "hello.so"),
-            ("built-in", "built-in"),
-            ("x/a b\n\u{1b}.so", "a_b__.so"),
+            ("/srv/web/hello.so", "hello"),
+            ("libweb.so.1.2", "libweb"),
+            ("web.v2.so", "web.v2"),
+            ("a.so.conf", "a.so.conf"),
+            (".so", "_.so"),
+            ("/usr/bin/web-app", "web-app"),
+            ("x/a b\n\u{1b}.so", "a_b__"),
             ("x/42", "_42"),
+            ("x/42.so", "_42"),
             ("all", "_all"),
             ("../-w", "_-w"),
-            (".hidden.so", "_.hidden.so"),
+            (".hidden.so", "_.hidden"),
             ("", "_"),
         ] {
             assert_eq!(name_after(handler), name);

@@ -8,6 +8,7 @@ use super::address::ListenAddr;
 use super::value::{
     Addresses, Bytes, Count, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
 };
+use std::ffi::OsStr;
 use std::time::Duration;
 
 /// One setting.
@@ -30,7 +31,7 @@ pub struct Setting {
     pub words: fn() -> Vec<&'static str>,
     /// Shows its value in a configuration as [`Config::set`] reads it.
     pub show: fn(&Config) -> String,
-    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+    pub(super) set: fn(&mut Config, &OsStr) -> Result<(), String>,
     pub(super) check: fn(&Config) -> Result<(), String>,
 }
 
@@ -125,11 +126,13 @@ settings! {
     /// The addresses to listen on; none means `127.0.0.1:8080`.
     listen: Vec<ListenAddr> = Vec::new(), Addresses, "listen" -'l', "Serving" common, "ADDR",
         "Address: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
-        "Repeatable. :8080 is every address of this machine; port 0 takes a free one; udp: is for handlers that take datagrams; \
-         unix:/path creates a socket there; fd:3 is an inherited listening socket";
-    /// The name that `prefork ls` shows and `prefork -n` takes; empty means that of the handler's file, or `built-in`.
+        "Repeatable. The host is an IP address or localhost (127.0.0.1); :8080 is every address of this machine; port 0 takes a free \
+         one; udp: is for handlers that take datagrams; unix:/path creates a socket there; unix:@name is an abstract one, which has \
+         no file and no permissions; fd:3 is an inherited socket that listens, or receives datagrams";
+    /// The name that `prefork ls` shows and `prefork -n` takes; empty means that of the handler's file without `.so`, or if the
+    /// program is its own handler, that of the program's file.
     name: String = String::new(), Name, "name" -'n', "Serving" common, "NAME",
-        "Name of the server; otherwise that of the handler's file",
+        "Name of the server; otherwise that of the handler's file, without .so",
         "`prefork ls` shows it and -n takes it. Letters, digits and any of . _ - + @";
     /// How a worker is chosen for a connection.
     dispatch: Dispatch = Dispatch::RoundRobin, OneOf(DISPATCH),

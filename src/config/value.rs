@@ -1,6 +1,7 @@
 //! The kinds of values that settings have: how each is read from text and shown as text, and its range.
 
 use super::address::ListenAddr;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,8 +15,8 @@ pub trait Value<T> {
     fn show(&self, value: &T) -> String;
 
     /// Sets a field from text.
-    fn set(&self, field: &mut T, text: &str) -> Result<(), String> {
-        *field = self.read(text)?;
+    fn set(&self, field: &mut T, text: &OsStr) -> Result<(), String> {
+        *field = self.read(text.to_str().ok_or("UTF-8")?)?;
         Ok(())
     }
 
@@ -200,8 +201,8 @@ impl Value<Vec<ListenAddr>> for Addresses {
         if addresses.is_empty() { "127.0.0.1:8080".into() } else { addresses.join(" ") }
     }
 
-    fn set(&self, field: &mut Vec<ListenAddr>, text: &str) -> Result<(), String> {
-        field.extend(self.read(text)?);
+    fn set(&self, field: &mut Vec<ListenAddr>, text: &OsStr) -> Result<(), String> {
+        field.push(ListenAddr::parse(text)?);
         Ok(())
     }
 

@@ -90,8 +90,8 @@
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
  *     creates   returns something new, which is to be freed as said
- * Strings that go in are NUL-terminated UTF-8; bytes that go in are a pointer and a size; bytes that come
- * out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
+ * Strings that go in are NUL-terminated UTF-8 (paths: any bytes); bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
  * call returns PREFORK_NULL, 0, or an empty slice. `state` and `arg` are yours: prefork passes them on.
  *
  * STATUSES

@@ -1,7 +1,7 @@
 //! A server in C, before it runs, and its run. In the process that is to be the master, and in the master.
 
 use super::event::{self, prefork_on_event};
-use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, file_path, guard, strings, text};
+use super::guard::{Opaque, Result, borrow, borrow_mut, bytes, c_str, file_path, guard, strings, text};
 use super::module::{
     Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module, prefork_on_conn, prefork_on_datagram,
     prefork_on_request,
@@ -13,7 +13,8 @@ use crate::master;
 use crate::master::router::OnMessage;
 use crate::server::{Callbacks as HostCallbacks, OnEvent, OnStart};
 use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// A server: a handler, its settings, and its run. Created by `prefork_server_new()`, freed by
@@ -144,10 +145,11 @@ pub unsafe extern "C" fn prefork_server_error(server: *const prefork_server) -> 
     unsafe { borrow(server) }.map_or(c"", |s| s.error.as_c_str()).as_ptr()
 }
 
-/// Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses), `udp:127.0.0.1:53` (for
-/// `on_datagram`), `unix:/path`, or `fd:3` (an inherited listening socket). Port 0 is any free port. The default is
-/// `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is bound when the
-/// server runs.
+/// Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (127.0.0.1), `:8080` (all
+/// addresses), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path` (any bytes), `unix:@name` (abstract, see unix(7):
+/// no file, no permissions), or `fd:3` (an inherited socket that listens or receives datagrams). Port 0 is any free
+/// port. The default is `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is
+/// bound when the server runs.
 ///
 /// Returns PREFORK_OK, PREFORK_CONFIG or PREFORK_INVALID.
 /// Process: master, before it runs.
@@ -190,8 +192,12 @@ pub unsafe extern "C" fn prefork_server_set(
         // SAFETY: `name` is NULL or a C string that lives until return.
         let name = unsafe { text(name) }.map_err(|status| Refusal::argument("set", status))?;
         // SAFETY: `value` is NULL or a C string that lives until return.
-        let value = unsafe { text(value) }.map_err(|status| Refusal::argument(name, status))?;
-        Ok(server.config.set(name, value)?)
+        let value = unsafe { c_str(value) }.map_err(|status| Refusal::argument(name, status))?;
+        // Only an address may have a path in it, which may be any bytes.
+        if name != "listen" && value.to_str().is_err() {
+            return Err(Refusal::argument(name, prefork_status::PREFORK_INVALID));
+        }
+        Ok(server.config.set(name, OsStr::from_bytes(value.to_bytes()))?)
     };
     // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
     unsafe { set_up(server, set) }

@@ -30,14 +30,20 @@ pub struct Origin {
 /// bound several times (`SO_REUSEPORT`).
 pub fn new(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
     let fd = new_inet(addr, socket2::Type::DGRAM, again)?;
+    prepare(fd.as_fd(), addr)?;
+    Ok(fd)
+}
+
+/// Prepares a socket for datagrams that is bound to an address, or is to be.
+pub fn prepare(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     if addr.ip().is_unspecified() {
         let (level, name) = match addr {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         };
-        set_option(fd.as_fd(), level, name, 1)?;
+        set_option(fd, level, name, 1)?;
     }
-    Ok(fd)
+    Ok(())
 }
 
 /// Stops the kernel from adding datagrams to a socket's queue; those in it can still be read and answered. Later datagrams go to

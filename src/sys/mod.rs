@@ -14,6 +14,7 @@ pub mod fdpass;
 pub mod forks;
 pub mod kernel;
 pub mod lend;
+pub mod lock;
 pub mod memory;
 pub mod output;
 pub mod overdue;

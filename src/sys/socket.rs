@@ -5,15 +5,15 @@
 
 use super::{as_uninit, check, retry};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
-use std::ffi::c_int;
+use std::ffi::{OsStr, OsString, c_int};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub enum Address {
     /// An IPv4 or IPv6 address with its port.
     Inet(SocketAddr),
-    /// A Unix socket, with its path; empty if the socket has no name.
+    /// A Unix socket, with its path; `@` and its name if it has no file (unix(7), abstract); empty if it has no name.
     Unix(std::path::PathBuf),
 }
 
@@ -63,7 +63,19 @@ fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn address_of(sock: &SockAddr) -> Address {
     match sock.as_socket() {
         Some(inet) => Address::Inet(inet),
-        None => Address::Unix(sock.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
+        None => Address::Unix(match (sock.as_pathname(), sock.as_abstract_namespace()) {
+            (Some(path), _) => path.to_path_buf(),
+            (None, Some(name)) => OsString::from_vec([b"@", name].concat()).into(),
+            (None, None) => PathBuf::new(),
+        }),
+    }
+}
+
+/// The kernel's form of a Unix socket's address: one that begins with `@` has no file.
+fn unix_address(path: &Path) -> io::Result<SockAddr> {
+    match path.as_os_str().as_bytes().strip_prefix(b"@") {
+        Some(name) => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
+        None => SockAddr::unix(path),
     }
 }
 
@@ -110,10 +122,11 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     SockRef::from(&fd).listen(backlog)
 }
 
-/// Binds and listens on a Unix socket path that must not exist yet, created with exactly the permission bits `mode`.
+/// Binds and listens on a Unix socket path that must not exist yet, created with exactly the permission bits `mode`. One that begins
+/// with `@` has no file and no permissions.
 pub fn listen_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> {
     let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let addr = SockAddr::unix(path)?;
+    let addr = unix_address(path)?;
     // bind(2) creates the file with 0777 & ~umask; a chmod afterwards would leave it too open for a moment.
     // SAFETY: umask cannot fail and touches no memory of ours.
     let before = unsafe { libc::umask(!mode & 0o777) };
@@ -139,15 +152,38 @@ pub fn unix_answers(path: &Path) -> io::Result<bool> {
 pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     let s = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     s.set_nonblocking(true)?;
-    s.connect(&SockAddr::unix(path)?)?;
+    s.connect(&unix_address(path)?)?;
     s.set_nonblocking(false)?;
     Ok(s.into())
 }
 
-/// True if a descriptor is a listening stream socket (`SO_ACCEPTCONN`, socket(7)).
-pub fn is_listener(fd: BorrowedFd<'_>) -> bool {
+/// A socket that this process has inherited.
+pub enum Sort {
+    /// Connections can be accepted (`SO_ACCEPTCONN`, socket(7)).
+    Listener,
+    /// Datagrams come from anybody, to this address.
+    Datagram(SocketAddr),
+    /// Another one, in words.
+    Other(&'static str),
+}
+
+/// Finds out what an inherited socket is for.
+///
+/// # Errors
+/// `ENOTSOCK`.
+pub fn sort_of(fd: BorrowedFd<'_>) -> io::Result<Sort> {
     let s = SockRef::from(&fd);
-    s.is_listener().unwrap_or(false) && s.r#type().is_ok_and(|t| t == Type::STREAM)
+    let (kind, local, is_connected) = (s.r#type()?, s.local_addr()?, s.peer_addr().is_ok());
+    Ok(match (kind, local.as_socket()) {
+        (Type::STREAM, _) if s.is_listener()? => Sort::Listener,
+        (Type::STREAM, _) if is_connected => Sort::Other("a connection"),
+        (Type::STREAM, _) => Sort::Other("a socket that does not listen"),
+        (Type::DGRAM, Some(_)) if is_connected => Sort::Other("a connected UDP socket"),
+        (Type::DGRAM, Some(addr)) if addr.port() == 0 => Sort::Other("a UDP socket without an address"),
+        (Type::DGRAM, Some(addr)) => Sort::Datagram(addr),
+        (Type::DGRAM, None) => Sort::Other("a Unix datagram socket"),
+        _ => Sort::Other("a socket of another type"),
+    })
 }
 
 /// Sets `TCP_NODELAY` (tcp(7)), which accepted connections inherit from their listener.

@@ -5,7 +5,8 @@ use socket2::SockRef;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{self, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,7 +74,10 @@ impl Client {
                 }
                 Socket::Tcp(socket)
             }
-            Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            Address::Unix(path) => Socket::Unix(match path.to_str().and_then(|p| p.strip_prefix('@')) {
+                Some(name) => UnixStream::connect_addr(&net::SocketAddr::from_abstract_name(name)?)?,
+                None => UnixStream::connect(path)?,
+            }),
             Address::Udp(_) => panic!("no connections there"),
         };
         Ok(Self::with(socket, style))

@@ -98,7 +98,7 @@ impl Backlog for Listener {
     }
 
     fn takes_datagrams(&self) -> bool {
-        matches!(self.kind, Kind::Udp)
+        matches!(self.kind, Kind::Udp | Kind::InheritedUdp)
     }
 
     fn divide(&mut self, poll: &mio::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool) {

@@ -2,23 +2,24 @@
 
 mod backlog;
 mod port_owner;
+mod unix_file;
 
 use super::pool::Backlog;
-use crate::config::{Accept, Config, ListenAddr};
+use crate::config::{Accept, Config, ListenAddr, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
 use crate::ids::{ListenerId, Slot};
+use crate::log::{counted, log};
 use crate::master::kept::KeptFd;
-use crate::sys::socket::Address;
+use crate::sys::socket::{Address, Sort};
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::own_sockets::OwnSocket;
 use backlog::Socket;
+use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 
 /// An address, and the sockets bound to it.
 pub struct Listener {
@@ -41,9 +42,10 @@ pub struct Listener {
 enum Kind {
     Tcp,
     Udp,
-    /// With device and inode of the file that is to be removed at the end, if it was made here.
-    Unix(Option<(u64, u64)>),
+    /// With the file that is to be removed at the end, if one was made here.
+    Unix(Option<unix_file::Identity>),
     Inherited,
+    InheritedUdp,
 }
 
 /// Opens all listeners of a configuration, in order, for this many workers.
@@ -55,20 +57,43 @@ pub fn open_all(
     workers: usize,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    let addresses = match (config.listen.as_slice(), passed_by_systemd()) {
-        ([], 0) => vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into())],
-        ([], n) => (3..3 + n).map(ListenAddr::Fd).collect(),
-        (given, _) => given.to_vec(),
+    let passed: Vec<_> = (3..3 + passed_by_systemd()?).map(ListenAddr::Fd).collect();
+    let addresses = match (config.listen.as_slice(), passed.as_slice()) {
+        ([], []) => vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into())],
+        ([], passed) => passed.to_vec(),
+        (given, passed) => {
+            warn_of_unused(&passed.iter().filter(|fd| !given.contains(fd)).collect::<Vec<_>>());
+            given.to_vec()
+        }
     };
     addresses.iter().enumerate().map(|(i, addr)| Listener::open(addr, config, workers, token(i))).collect()
 }
 
-/// The number of listeners that systemd has passed, from descriptor 3 on (sd_listen_fds(3)).
-fn passed_by_systemd() -> u32 {
+/// The number of sockets that systemd has passed, from descriptor 3 on (sd_listen_fds(3)).
+fn passed_by_systemd() -> Result<u32> {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
     match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-        (Some(pid), Some(n)) if i64::from(pid) == i64::from(process::own_pid()) => n.min(64),
-        _ => 0,
+        (Some(pid), Some(n)) if i64::from(pid) == i64::from(process::own_pid()) => {
+            if n as usize > MAX_LISTENERS {
+                let text =
+                    format!("LISTEN_FDS: {n} sockets are passed; at most {MAX_LISTENERS} can be served");
+                return Err(Error::new(ErrorKind::Listen, text));
+            }
+            Ok(n)
+        }
+        _ => Ok(0),
+    }
+}
+
+fn warn_of_unused(passed: &[&ListenAddr]) {
+    let options: Vec<_> = passed.iter().map(|fd| format!("--listen {fd}")).collect();
+    let (are, them) = if passed.len() == 1 { ("is", "it") } else { ("are", "them") };
+    if !passed.is_empty() {
+        let sockets = counted(passed.len() as u64, "socket");
+        let options = options.join(" ");
+        log!(
+            "LISTEN_FDS: {sockets} {are} not used, since addresses are given; to use {them}, add `{options}`"
+        );
     }
 }
 
@@ -80,6 +105,9 @@ pub struct SavedListener {
     /// True if each slot has its own.
     per_slot: bool,
     kind: Kind,
+    /// The path of a Unix socket that was bound here, under another name first.
+    #[cfg_attr(feature = "control", serde(default))]
+    path: Option<OsString>,
 }
 
 /// Continues with the listeners of a former program in this process.
@@ -97,9 +125,10 @@ pub fn resume_all(
 impl Listener {
     fn resume(saved: SavedListener, config: &Config, token: mio::Token) -> Result<Self> {
         let sockets = saved.sockets.into_iter().map(KeptFd::adopt).collect::<Result<Vec<_>>>()?;
-        let address = match sockets.first() {
-            Some(fd) => socket::local_address(fd.as_fd()),
-            None => Err(io::ErrorKind::InvalidData.into()),
+        let address = match (saved.path, sockets.first()) {
+            (Some(path), Some(_)) => Ok(Address::Unix(path.into())),
+            (None, Some(fd)) => socket::local_address(fd.as_fd()),
+            (_, None) => Err(io::ErrorKind::InvalidData.into()),
         };
         let address = address.map_err(|e| Error::io(ErrorKind::Listen, "upgrade: getsockname", e))?;
         let socket = |fd: OwnedFd| {
@@ -120,7 +149,11 @@ impl Listener {
     /// Returns what the next program in this process continues with; `keep` keeps a descriptor for it.
     pub fn save<'a>(&'a self, keep: impl FnMut(BorrowedFd<'a>) -> KeptFd) -> SavedListener {
         let sockets = self.sockets.iter().map(|socket| socket.fd.as_fd()).map(keep).collect();
-        SavedListener { sockets, per_slot: self.per_slot, kind: self.kind }
+        let path = match (self.kind, &self.address) {
+            (Kind::Unix(_), Address::Unix(path)) => Some(path.clone().into()),
+            _ => None,
+        };
+        SavedListener { sockets, per_slot: self.per_slot, kind: self.kind, path }
     }
 
     fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
@@ -128,15 +161,23 @@ impl Listener {
             ListenAddr::Tcp(inet) => (bind_inet(addr, *inet, false)?, Kind::Tcp),
             ListenAddr::Udp(inet) => (bind_inet(addr, *inet, true)?, Kind::Udp),
             ListenAddr::Unix(path) => {
-                let fd = remove_stale(path)
-                    .and_then(|()| socket::listen_unix(path, config.unix_mode, backlog(config)))
-                    .map_err(|e| bind_error(addr, None, e))?;
-                (fd, Kind::Unix(identity(path)))
+                let backlog = backlog(config);
+                let made = if addr.is_abstract() {
+                    socket::listen_unix(path, 0, backlog).map(|fd| (fd, None))
+                } else {
+                    unix_file::listen(path, config.unix_mode, backlog).map(|(fd, made)| (fd, Some(made)))
+                };
+                let (fd, made) = made.map_err(|e| bind_error(addr, || port_owner::of_path(path), e))?;
+                (fd, Kind::Unix(made))
             }
-            ListenAddr::Fd(n) => (inherit(*n)?, Kind::Inherited),
+            ListenAddr::Fd(n) => inherit(*n)?,
         };
-        let address = socket::local_address(fd.as_fd())
-            .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?;
+        let address = match addr {
+            // The file was bound under another name.
+            ListenAddr::Unix(path) => Address::Unix(path.clone()),
+            _ => socket::local_address(fd.as_fd())
+                .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?,
+        };
         let (sockets, left) = (Vec::new(), Some(config.backlog));
         let mut listener = Self { sockets, per_slot: false, turn: 0, token, address, kind, left };
         listener.per_slot = config.accept == Accept::ReusePort && listener.inet().is_some();
@@ -201,7 +242,8 @@ impl Listener {
     }
 
     fn bind_error(&self, cause: io::Error) -> Error {
-        bind_error(self, self.inet().map(|inet| (inet.port(), self.takes_datagrams())), cause)
+        let owner = || port_owner::of_port(self.takes_datagrams(), self.inet()?.port());
+        bind_error(self, owner, cause)
     }
 
     /// The address, as events show it.
@@ -246,17 +288,10 @@ impl Display for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let (Kind::Unix(Some(made)), Address::Unix(path)) = (self.kind, &self.address)
-            && identity(path) == Some(made)
-        {
-            let _ = std::fs::remove_file(path);
+        if let (Kind::Unix(Some(made)), Address::Unix(path)) = (self.kind, &self.address) {
+            unix_file::remove(path, made);
         }
     }
-}
-
-/// Device and inode of a file.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 fn backlog(config: &Config) -> i32 {
@@ -279,41 +314,37 @@ fn bind_inet(addr: &ListenAddr, inet: SocketAddr, datagrams: bool) -> Result<Own
         }
         done => done,
     };
-    bound.map_err(|e| bind_error(addr, Some((inet.port(), datagrams)), e))
+    bound.map_err(|e| bind_error(addr, || port_owner::of_port(datagrams, inet.port()), e))
 }
 
-/// Removes a socket file at which no process answers. Any other file stays, and is refused.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let Ok(about) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !about.file_type().is_socket() {
-        return Err(io::Error::other("a file that is not a socket is there"));
-    }
-    if !socket::unix_answers(path)? {
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-fn inherit(number: u32) -> Result<OwnedFd> {
+fn inherit(number: u32) -> Result<(OwnedFd, Kind)> {
     let what = format!("listen fd:{number}");
     let fd = process::adopt_descriptor(number)
         .map_err(|e| Error::io(ErrorKind::Listen, format!("{what}: expected an open listening socket"), e))?;
-    if socket::is_listener(fd.as_fd()) {
-        return Ok(fd);
-    }
+    let why = match socket::sort_of(fd.as_fd()) {
+        Ok(Sort::Listener) => return Ok((fd, Kind::Inherited)),
+        Ok(Sort::Datagram(addr)) => match datagram::prepare(fd.as_fd(), addr) {
+            Ok(()) => return Ok((fd, Kind::InheritedUdp)),
+            Err(e) => e.to_string(),
+        },
+        Ok(Sort::Other(sort)) => format!("{sort}, not a listening stream socket or a bound UDP socket"),
+        Err(_) => "not a listening socket".into(),
+    };
     // It belongs to other code of this process and stays open for it.
     std::mem::forget(fd);
-    Err(Error::new(ErrorKind::Listen, format!("{what}: not a listening stream socket")))
+    Err(Error::new(ErrorKind::Listen, format!("{what}: {why}")))
 }
 
-/// The error of an address that cannot be bound; `port` is that of an IP address, and true for datagrams.
-fn bind_error(addr: &impl Display, port: Option<(u16, bool)>, cause: io::Error) -> Error {
+/// The error of an address that cannot be bound; `owner` finds the process that has it.
+fn bind_error(addr: &impl Display, owner: impl FnOnce() -> Option<(u32, String)>, cause: io::Error) -> Error {
     let mut what = format!("bind {addr}");
     if cause.raw_os_error() == Some(errno::EADDRINUSE)
-        && let Some((port, datagrams)) = port
-        && let Some((pid, name)) = port_owner::of_port(if datagrams { "udp" } else { "tcp" }, port)
+        && let Some((pid, name)) = owner()
     {
-        what = format!("{what}: in use by process {pid} ({name})");
+        what = match i64::from(pid) == i64::from(process::own_pid()) {
+            true => format!("{what}: in use by this process itself"),
+            false => format!("{what}: in use by process {pid} ({name})"),
+        };
     }
     Error::io(ErrorKind::Listen, what, cause)
 }

@@ -1,10 +1,15 @@
 //! The process that has a port, as far as `/proc` tells (proc(5)): for the error if an address is in use.
 
+#[cfg(feature = "control")]
+use crate::sys::{peer, socket};
 use std::fs;
+#[cfg(feature = "control")]
+use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Returns pid and name of a process that listens on a port of `tcp`, or has one of `udp`; `None` if this user may not see it.
-pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
+/// Returns pid and name of a process that listens on a TCP port, or has one of UDP; `None` if this user may not see it.
+pub fn of_port(datagrams: bool, port: u16) -> Option<(u32, String)> {
+    let protocol = if datagrams { "udp" } else { "tcp" };
     let inodes: Vec<String> = ["", "6"]
         .iter()
         .filter_map(|version| fs::read_to_string(format!("/proc/net/{protocol}{version}")).ok())
@@ -12,11 +17,27 @@ pub fn of_port(protocol: &str, port: u16) -> Option<(u32, String)> {
         .collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        holds_socket(&entry.path(), &inodes).then(|| {
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            (pid, name.trim().to_owned())
-        })
+        holds_socket(&entry.path(), &inodes).then(|| named(pid))
     })
+}
+
+/// Returns pid and name of the process that listens on a Unix socket.
+#[cfg(feature = "control")]
+pub fn of_path(path: &Path) -> Option<(u32, String)> {
+    let listener = socket::connect_unix(path).and_then(|socket| peer::peer_of(socket.as_fd()));
+    // 0 is a process in another pid namespace.
+    listener.ok().and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid != 0).map(named)
+}
+
+/// Without the feature `control` nothing asks for the other end of a socket.
+#[cfg(not(feature = "control"))]
+pub fn of_path(_: &Path) -> Option<(u32, String)> {
+    None
+}
+
+fn named(pid: u32) -> (u32, String) {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    (pid, name.trim().to_owned())
 }
 
 /// Returns the inodes of the sockets in a table of `/proc/net` that receive at `port`.
@@ -52,10 +73,10 @@ mod tests {
     #[test]
     fn finds_this_process() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (pid, _) = of_port("tcp", listener.local_addr().unwrap().port()).unwrap();
+        let (pid, _) = of_port(false, listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(pid, std::process::id());
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (pid, _) = of_port("udp", socket.local_addr().unwrap().port()).unwrap();
+        let (pid, _) = of_port(true, socket.local_addr().unwrap().port()).unwrap();
         assert_eq!(pid, std::process::id());
     }
 
