@@ -135,9 +135,20 @@ impl Lines {
 /// True if a master's process has ended or does so within this time. A master that has closed the connection may also have
 /// been replaced by another program (SIGUSR2), in the same process.
 pub fn ends_within(pid: i32, patience: Duration) -> bool {
-    let ended = |watch: OwnedFd| socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false);
-    // There is no pidfd for a process that has been reaped.
-    process::watch(pid).map_or(true, ended)
+    let exists = || peer::exists(pid);
+    match process::watch(pid) {
+        Ok(watch) => socket::wait_ready(watch.as_fd(), false, Some(patience)).unwrap_or(false),
+        // A seccomp filter may refuse the call.
+        Err(_) if exists() => {
+            let end = Instant::now() + patience;
+            while Instant::now() < end && exists() {
+                std::thread::sleep(PAUSE);
+            }
+            !exists()
+        }
+        // There is no pidfd for a process that has been reaped.
+        Err(_) => true,
+    }
 }
 
 fn refused(refusal: Refusal) -> io::Error {

@@ -15,6 +15,7 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{kernel, memory, process};
+use crate::worker::source::BUILT_IN;
 use crate::worker::source::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -67,7 +68,7 @@ impl Master {
         let takes_signals = config.signals == Some(true);
         let signals =
             takes_signals.then(|| Signals::take(&SIGNALS)).transpose().map_err(system("signalfd"))?;
-        let upgrade = upgrade::Upgrade::new().map_err(system("read /proc/self/exe"))?;
+        let upgrade = upgrade::Upgrade::new().map_err(|e| proc_error("exe", e))?;
         let token = |i| Token::Listener(ListenerId::at(i)).into();
         let now = Time::now();
         let rules = lifecycle::Rules {
@@ -97,7 +98,7 @@ impl Master {
                 .register(&mut SourceFd(&fd.as_raw_fd()), token.into(), Interest::READABLE)
                 .map_err(system("epoll_ctl"))?;
         }
-        let name = if config.name.is_empty() { name_after(source.name()) } else { config.name.clone() };
+        let name = name_of(&config, source.name());
         let control = control::ControlServer::open(&config, &name, &poll);
         let kernel = Kernel { reserve: fd_reserve::FdReserve::new(), common: board.common() };
         role::set(Role::Master);
@@ -137,6 +138,22 @@ pub fn check_host() -> Result<()> {
     check_process()
 }
 
+/// Returns the name of a server: the one that was set, or that of the handler's file, which for a handler in the program is the
+/// program's.
+fn name_of(config: &Config, handler: &str) -> String {
+    match std::env::current_exe() {
+        _ if !config.name.is_empty() => config.name.clone(),
+        Ok(program) if handler == BUILT_IN => name_after(&program.to_string_lossy()),
+        _ => name_after(handler),
+    }
+}
+
+/// The error of a file in `/proc/self` that cannot be read.
+fn proc_error(file: &str, e: io::Error) -> Error {
+    let cause = if e.kind() == io::ErrorKind::NotFound { " (is /proc mounted?)" } else { "" };
+    Error::io(ErrorKind::System, format!("read /proc/self/{file}{cause}"), e)
+}
+
 /// Refuses a process that has several threads, or is a master or a worker already.
 fn check_process() -> Result<()> {
     let refused = |text: String| Err(Error::new(ErrorKind::State, text));
@@ -145,8 +162,7 @@ fn check_process() -> Result<()> {
         Role::Master => return refused("run: a server runs in this process already".into()),
         Role::Worker { id, .. } => return refused(format!("run: this process is worker {id}")),
     }
-    let threads =
-        process::thread_count().map_err(|e| Error::io(ErrorKind::System, "read /proc/self/task", e))?;
+    let threads = process::thread_count().map_err(|e| proc_error("task", e))?;
     if threads == 1 {
         return Ok(());
     }

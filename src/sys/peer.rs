@@ -38,6 +38,13 @@ pub fn own_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// True if there is a process with this number (kill(2)), even one that has not been reaped.
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: takes no pointers; signal 0 is none.
+    let sent = check(unsafe { libc::kill(pid, 0) });
+    sent.map_or_else(|e| e.raw_os_error() == Some(libc::EPERM), |_| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +55,13 @@ mod tests {
     fn the_process_and_user_at_the_other_end_are_known() {
         let (a, _b) = fdpass::stream_pair().unwrap();
         assert_eq!(peer_of(a.as_fd()).unwrap(), Peer { pid: process::own_pid(), uid: own_user() });
+    }
+
+    #[test]
+    fn a_process_exists_until_it_is_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        assert!(exists(child.id() as i32));
+        child.wait().unwrap();
+        assert!(!exists(child.id() as i32));
     }
 }

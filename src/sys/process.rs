@@ -123,7 +123,14 @@ pub fn fork() -> io::Result<Fork> {
 /// Opens a descriptor for a process, readable once that has ended (pidfd_open(2)).
 pub fn watch(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)?;
+    let opened = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int);
+    let fd = opened.map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => io::Error::new(
+            e.kind(),
+            format!("pidfd_open: {e}: a seccomp filter, such as a container's, must allow it"),
+        ),
+        _ => e,
+    })?;
     // SAFETY: a new descriptor, without another owner; a pidfd is CLOEXEC from birth.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

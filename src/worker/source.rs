@@ -6,6 +6,9 @@ use crate::error::Result;
 use crate::ids::Generation;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+/// The name of a handler that is part of the program.
+pub const BUILT_IN: &str = "built-in";
+
 /// The source of the workers' handlers.
 pub trait Source {
     /// Reads what the workers of a generation will need; in the master, before the first of them starts.
@@ -33,8 +36,8 @@ pub trait Source {
     /// Adopts the [`Source::images`] of the program that this one replaces. In the master.
     fn adopt_images(&mut self, _images: Vec<(Generation, OwnedFd)>) {}
 
-    /// The name in messages: that of a file, or `built-in`.
+    /// The name in messages: that of a file, or [`BUILT_IN`].
     fn name(&self) -> &str {
-        "built-in"
+        BUILT_IN
     }
 }
