@@ -90,8 +90,8 @@
  *     copies    has its own copy when it returns
  *     takes     owns it from the call on
  *     creates   returns something new, which is to be freed as said
- * Strings that go in are NUL-terminated UTF-8; bytes that go in are a pointer and a size; bytes that come
- * out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
+ * Strings that go in are NUL-terminated UTF-8 (paths: any bytes); bytes that go in are a pointer and a size; bytes that
+ * come out are a prefork_slice, which is not NUL-terminated. NULL where a pointer is needed is never a crash: the
  * call returns PREFORK_NULL, 0, or an empty slice. `state` and `arg` are yours: prefork passes them on.
  *
  * STATUSES
@@ -1212,10 +1212,11 @@ void prefork_server_free(prefork_server *server);
 const char *prefork_server_error(const prefork_server *server);
 
 /**
- * Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses), `udp:127.0.0.1:53` (for
- * `on_datagram`), `unix:/path`, or `fd:3` (an inherited listening socket). Port 0 is any free port. The default is
- * `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is bound when the
- * server runs.
+ * Adds an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (127.0.0.1), `:8080` (all
+ * addresses), `udp:127.0.0.1:53` (for `on_datagram`), `unix:/path` (any bytes), `unix:@name` (abstract, see unix(7):
+ * no file, no permissions), or `fd:3` (an inherited socket that listens or receives datagrams). Port 0 is any free
+ * port. The default is `127.0.0.1:8080`. The same as `prefork_server_set(server, "listen", address)`; the address is
+ * bound when the server runs.
  *
  * Returns PREFORK_OK, PREFORK_CONFIG or PREFORK_INVALID.
  * Process: master, before it runs.

@@ -98,6 +98,13 @@ fn an_error_names_the_wrong_value_and_the_valid_ones() {
         (["--workers", "many"], "expected auto, or a whole number from 0 to 1024"),
         (["-w", "1025"], "expected auto, or a whole number from 0 to 1024"),
         (["--listen", "example.org"], "expected HOST:PORT"),
+        (["-l", "127.0.0.1:99999"], "expected a port from 0 to 65535, found \"99999\""),
+        (["-l", "udp:[::1]:http"], "expected a port from 0 to 65535, found \"http\""),
+        (["-l", "8080"], "expected an address: :8080 is every one of this machine"),
+        (["-l", "::1:8080"], "expected an IPv6 address in brackets: [::1]:8080"),
+        (["-l", "::1"], "expected an IPv6 address in brackets: [::1]:PORT"),
+        (["-l", "example.org:80"], "expected an IP address or localhost (127.0.0.1) in front of :80"),
+        (["-l", "unix:@"], "expected a name"),
         (["--max-body", "8 MB"], "expected bytes"),
         (["--idle-timeout", "soon"], "expected a time"),
         (["--unix-mode", "999"], "expected an octal mode"),
@@ -109,6 +116,33 @@ fn an_error_names_the_wrong_value_and_the_valid_ones() {
         let text = refusal_of(&[&args[..], &["handler.so"]].concat());
         assert!(text.contains(expected), "{args:?}: {text}");
     }
+}
+
+#[test]
+fn an_address_that_another_one_includes_is_told_as_such() {
+    for (wide, narrow) in [
+        ("[::]:8080", "0.0.0.0:8080"),
+        (":8080", "127.0.0.1:8080"),
+        ("[::]:8080", "[::1]:8080"),
+        ("0.0.0.0:8080", "127.0.0.1:8080"),
+        ("udp::53", "udp:127.0.0.1:53"),
+    ] {
+        for order in [[wide, narrow], [narrow, wide]] {
+            for accept in ["master", "shared", "reuseport"] {
+                let text = refusal_of(&["--accept", accept, "-l", order[0], "-l", order[1], "handler.so"]);
+                assert!(
+                    text.contains(&format!("listen {narrow}: ")) && text.contains("includes it"),
+                    "{text}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mode_for_sockets_without_a_file_is_refused() {
+    let text = refusal_of(&["--unix-mode", "600", "-l", "unix:@web", "handler.so"]);
+    assert!(text.contains("--unix-mode") && text.contains("unix:@web"), "{text}");
 }
 
 #[test]
@@ -128,6 +162,57 @@ fn a_misspelled_verb_is_reported_with_a_similar_one() {
         let text = refusal_of(&[word, "3"]);
         assert!(text.contains(word) && text.contains(&format!("did you mean `prefork {verb}`?")), "{text}");
     }
+}
+
+#[test]
+fn a_verb_of_other_tools_is_told_what_does_the_same_here() {
+    for (word, instead) in [
+        ("restart", "prefork reload"),
+        ("status", "prefork ls"),
+        ("list", "prefork ls"),
+        ("ps", "prefork ls"),
+        ("delete", "prefork stop"),
+        ("kill", "prefork stop"),
+        ("shutdown", "prefork stop"),
+        ("describe", "prefork show"),
+        ("info", "prefork show"),
+        ("start", "prefork [OPTIONS] HANDLER.so"),
+        ("serve", "prefork [OPTIONS] HANDLER.so"),
+        ("help", "prefork --help"),
+        ("version", "prefork --version"),
+    ] {
+        for args in [&[word][..], &[word, "web"]] {
+            let text = refusal_of(args);
+            assert!(text.contains(word) && text.contains(&format!("`{instead}`")), "{text}");
+        }
+    }
+    let text = refusal_of(&["frobnicate"]);
+    assert!(text.contains("frobnicate: no such command or file") && text.contains("prefork -h"), "{text}");
+}
+
+#[test]
+fn a_directory_called_like_a_verb_is_not_taken_for_a_handler() {
+    let dir = std::env::temp_dir().join(format!("prefork-cli-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("status")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prefork"));
+    let out = command.arg("status").current_dir(&dir).output().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("`prefork ls`"), "{out:?}");
+}
+
+#[test]
+fn wrong_usage_of_a_verb_is_json_if_that_is_asked_for() {
+    for args in [&["scale", "many", "--json"][..], &["show", "--json", "--colour"], &["scale", "--json"]] {
+        let out = prefork(args);
+        assert_eq!(out.status.code(), Some(2), "{out:?}");
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(json["error"]["code"], 2, "{json}");
+        let text = json["error"]["text"].as_str().unwrap();
+        assert!(String::from_utf8_lossy(&out.stderr).contains(text), "{out:?}");
+    }
+    // What a handler gets is its own.
+    assert!(prefork(&["--colour", "./handler.so", "--json"]).stdout.is_empty());
 }
 
 #[test]

@@ -119,8 +119,11 @@ fn ls_lists_every_server() {
         ["NAME", "PID", "VERSION", "STATE", "WORKERS", "GEN", "UPTIME", "REQUESTS", "MEMORY", "ADDRESSES"]
     );
     let handler = Style::Data.handler();
-    let file = handler.file_name().unwrap().to_str().unwrap();
-    assert!(first.starts_with(file) && first.contains(&b.pid.to_string()), "called after its file: {text}");
+    let file = handler.file_stem().unwrap().to_str().unwrap();
+    assert!(
+        first.starts_with(&format!("{file} ")) && first.contains(&b.pid.to_string()),
+        "called after its file: {text}"
+    );
     assert!(second.starts_with("web ") && second.contains(" 3/3 "), "{text}");
     assert!(second.ends_with(&format!("127.0.0.1:{}", a.port())), "{text}");
     assert!(!text.contains('\x1b'), "no colours without a terminal");
@@ -224,7 +227,11 @@ fn exit_code_3_means_not_found_and_2_ambiguous() {
         &["reload", "--timeout", "soon"],
         &["show", "web/x"],
         &["reload", "web", "-n", "other"],
-        &["ls", "more"],
+        &["ls", "more", "than-one"],
+        &["scale", "many", "web"],
+        &["scale", "web", "0"],
+        &["scale", &both[0], "2"],
+        &["scale", "web", "2", "-n", "other"],
         &["reload", "--no-wait", "--timeout", "1"],
     ] {
         verb(&dir, usage).failed(2);
@@ -235,6 +242,206 @@ fn exit_code_3_means_not_found_and_2_ambiguous() {
     a.ends();
     verb(&dir, &["stop", "web"]).done();
     b.ends();
+}
+
+/// The object of a failure, which is told on standard error too.
+#[track_caller]
+fn error_of(ran: Ran, code: i32) -> Value {
+    let json: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(json["error"]["code"], code, "{json}");
+    let text = json["error"]["text"].as_str().unwrap().to_owned();
+    assert!(ran.failed(code).contains(&text), "{text}");
+    json
+}
+
+#[test]
+fn a_failure_is_json_if_that_is_asked_for() {
+    let dir = Arc::new(Dir::new());
+    for verb_of in ["show", "reload", "stop", "events"] {
+        error_of(verb(&dir, &[verb_of, "--json"]), 3);
+    }
+    error_of(verb(&dir, &["scale", "+1", "--json"]), 3);
+    error_of(verb(&dir, &["ls", "web", "--json"]), 3);
+    let a = started(web().within(&dir).own_module());
+    for (args, code) in [
+        (&["show", "other", "--json"][..], 3),
+        (&["show", "web/99", "--json"], 3),
+        (&["stop", "web/99", "--json"], 3),
+        (&["scale", "2000", "--json"], 1),
+        (&["reload", "web", "-n", "other", "--json"], 2),
+    ] {
+        error_of(verb(&dir, args), code);
+    }
+    a.install("/etc/passwd".as_ref());
+    let json = error_of(verb(&dir, &["reload", "--json"]), 4);
+    assert_eq!(json["outcome"], "rolled-back");
+
+    // Of several servers each has its line.
+    let b = started(web().within(&dir).set("name", "api"));
+    let ran = verb(&dir, &["scale", "-n", "all", "2000", "--json"]);
+    assert_eq!(ran.code, 1);
+    let lines: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let names: Vec<_> = lines.iter().map(|l| (l["name"].as_str().unwrap(), &l["error"]["code"])).collect();
+    assert_eq!(names, [("api", &1.into()), ("web", &1.into())]);
+    assert_eq!(lines[1]["pid"], a.pid);
+    assert_eq!(ran.err.lines().count(), 2, "{ran:?}");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_server_is_called_after_its_handlers_file_without_the_extension() {
+    let dir = Arc::new(Dir::new());
+    let file = dir.file("shop.so");
+    fs::copy(Style::Request.handler(), &file).unwrap();
+    let a = started(Start::new(Style::Request).within(&dir).module(file));
+    for id in ["shop", "shop.so"] {
+        assert_eq!(verb(&dir, &["show", id, "--json"]).json()["name"], "shop", "{id}");
+    }
+    let json = verb(&dir, &["show", "shop", "--json"]).json();
+    assert!(json["handler"].as_str().unwrap().ends_with("/shop.so"), "{json}");
+    // One that has the very name comes first.
+    let b = started(web().within(&dir).set("name", "shop.so"));
+    assert_eq!(verb(&dir, &["show", "shop.so", "--json"]).json()["pid"], b.pid);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_program_that_embeds_a_server_is_called_after_its_own_file() {
+    let host = handler::host(
+        "#include <prefork.h>\n#include <stdio.h>\n\
+         static void answer(prefork_request *q, prefork_response *r, void *s)\n\
+         { (void)q; (void)s; prefork_response_body_static(r, \"x\", 1); }\n\
+         static void started(const prefork_started *s, void *state)\n\
+         { (void)state; printf(\"listening on http://%s\\n\", s->addresses[0]); fflush(stdout); }\n\
+         int main(void)\n{\n\
+         prefork_server *server = prefork_server_new();\n\
+         prefork_server_on_request(server, answer, NULL);\n\
+         prefork_server_on_start(server, started, NULL);\n\
+         prefork_server_listen(server, \"127.0.0.1:0\");\n\
+         prefork_server_workers(server, 2);\n\
+         return prefork_server_run(server);\n}\n",
+    );
+    let server = started(Start::new(Style::Request).program([&host]));
+    let json = verb(&server.dir, &["show", "--json"]).json();
+    assert_eq!(json["name"], host.file_name().unwrap().to_str().unwrap());
+    server.stop();
+}
+
+#[test]
+fn ls_lists_those_that_are_asked_for() {
+    let dir = Arc::new(Dir::new());
+    let a = started(web().within(&dir));
+    let b = started(web().within(&dir));
+    let c = started(web().within(&dir).set("name", "api"));
+    let (pid, all) = (c.pid.to_string(), ["api", "web", "web"]);
+    for (args, names) in [
+        (&["ls", "web"][..], &all[1..]),
+        (&["ls", "-n", "web"], &all[1..]),
+        (&["-n", "web", "ls"], &all[1..]),
+        (&["ls", "api"], &all[..1]),
+        (&["ls", &pid], &all[..1]),
+        (&["ls", "all"], &all),
+    ] {
+        let json = verb(&dir, &[args, &["--json"]].concat()).json();
+        let found: Vec<_> = json.as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+        assert_eq!(found, names, "{args:?}");
+        assert_eq!(verb(&dir, args).done().lines().count(), names.len() + 1, "{args:?}");
+    }
+    let text = verb(&dir, &["ls", "shop"]).failed(3);
+    assert!(text.contains("shop: no such server") && text.contains("api (pid"), "{text}");
+    [a, b, c].into_iter().for_each(Server::stop);
+}
+
+#[test]
+fn scale_takes_its_server_before_or_behind_the_number() {
+    let dir = Arc::new(Dir::new());
+    let server = started(web().within(&dir));
+    let other = started(web().within(&dir).set("name", "api").workers(1));
+    let pid = server.pid.to_string();
+    for (args, workers) in [
+        (&["web", "+1"][..], 3),
+        (&["+1", "web"], 4),
+        (&["web", "-2"], 2),
+        (&["-1", "web"], 1),
+        (&["web", "3"], 3),
+        (&["2", "web"], 2),
+        (&[&pid, "+1"], 3),
+        (&["-1", &pid], 2),
+        (&["3", "-n", &pid], 3),
+        (&["web", "2", "-n", "web"], 2),
+    ] {
+        let json = verb(&dir, &[&["scale"], args, &["--json"]].concat()).json();
+        assert_eq!((&json["name"], &json["workers"]), (&"web".into(), &workers.into()), "{args:?}");
+    }
+    server.stop();
+    other.stop();
+}
+
+/// Takes the socket's file away, or the whole directory, as logind does at the end of a session.
+fn vanish(server: &Server, whole: bool) {
+    if whole {
+        fs::remove_dir_all(server.dir.runtime()).unwrap()
+    } else {
+        fs::remove_file(socket_of(server)).unwrap()
+    }
+}
+
+#[test]
+fn a_control_socket_that_vanishes_is_made_anew() {
+    // At a reload at once; otherwise before long: the last one waits for the next of the looks, five seconds apart.
+    for (whole, hup) in [(false, true), (true, true), (true, false)] {
+        let mut server = started(web());
+        server.says("is gone; made anew");
+        let socket = socket_of(&server);
+        vanish(&server, whole);
+        verb(&server.dir, &["show"]).failed(3);
+        if hup {
+            server.signal(libc::SIGHUP);
+        }
+        wait_until("it is there again", || socket.exists());
+        assert_eq!(verb(&server.dir, &["show", "web", "--json"]).json()["pid"], server.pid);
+        server.rests();
+        server.stop();
+    }
+}
+
+#[test]
+fn a_client_outlives_the_socket_through_which_it_came() {
+    let mut server = started(web());
+    server.says("is gone; made anew");
+    let mut events = BufReader::new(raw(&server));
+    let mut line = String::new();
+    events.read_line(&mut line).unwrap();
+    events.get_mut().write_all(b"{\"verb\":\"events\"}\n").unwrap();
+    wait_for(&mut events, &[("event", "setup".into())]);
+    vanish(&server, true);
+    server.signal(libc::SIGHUP);
+    wait_for(&mut events, &[("event", "reload".into()), ("state", "committed".into())]);
+    drop(events);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn a_control_socket_that_cannot_be_made_is_told_once_and_made_when_it_can() {
+    let mut server = started(web());
+    server.says("cannot be made anew");
+    server.says("the control socket is there again");
+    let (socket, runtime) = (socket_of(&server), server.dir.runtime());
+    vanish(&server, true);
+    fs::write(&runtime, "").unwrap();
+    for n in 1..4 {
+        server.signal(libc::SIGHUP);
+        wait_until("a reload", || server.lines_with("is complete") == n);
+    }
+    assert_eq!(server.lines_with("cannot be made anew"), 1);
+    fs::remove_file(&runtime).unwrap();
+    server.signal(libc::SIGHUP);
+    wait_until("it is there again", || socket.exists());
+    server.rests();
+    server.stop();
 }
 
 #[test]
@@ -434,7 +641,7 @@ fn stop_now_does_not_wait_for_requests() {
     wait_until("a request is in progress", || server.dir.at_gate("g") == 1);
     assert_eq!(verb(&server.dir, &["stop", "--now"]).done(), format!("web (pid {}): stopped\n", server.pid));
     assert!(client.answer().is_err());
-    server.may_say("died while draining: SIGKILL; 1 connections lost");
+    server.may_say("died while draining: SIGKILL; 1 connection lost");
     server.ends();
 }
 
@@ -467,7 +674,7 @@ fn events_report_a_reload_and_a_crash() {
     assert_eq!((&setup["workers"], &setup["generation"]), (&1.into(), &1.into()));
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    assert!(line.contains("Z  setup       web: 1 workers of generation 1 on 127.0.0.1:"), "{line}");
+    assert!(line.contains("Z  setup       web: 1 worker of generation 1 on 127.0.0.1:"), "{line}");
 
     let old = server.workers()[0];
     verb(&server.dir, &["reload"]).done();

@@ -108,3 +108,54 @@ fn a_worker_and_its_successor_have_only_their_own_descriptors_open() {
     drop(clients);
     server.stop();
 }
+
+#[test]
+fn a_system_call_that_the_machine_refuses_is_named_with_the_likely_cause() {
+    let trace = |fault: &'static str| vec!["strace", "-qq", "-o", "/dev/null", "-e", fault];
+    for (through, expected) in [
+        (
+            vec!["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"],
+            "read /proc/self/task (is /proc mounted?): No such file or directory",
+        ),
+        (trace("inject=pidfd_open:error=EPERM"), "pidfd_open: Operation not permitted"),
+        (trace("inject=pidfd_open:error=ENOSYS"), "pidfd_open: Function not implemented"),
+    ] {
+        let refused = Start::new(Style::Request).through(&through).refused();
+        assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+        assert!(refused.stderr.contains(expected), "{refused:?}");
+        let is_call = expected.starts_with("pidfd");
+        assert_eq!(refused.stderr.contains("seccomp"), is_call, "{refused:?}");
+    }
+}
+
+#[test]
+fn an_option_behind_the_handler_is_told_as_its_argument() {
+    let start = |args: &[&str]| {
+        let start = Start::new(Style::Request);
+        let mut words: Vec<std::ffi::OsString> = vec![env!("CARGO_BIN_EXE_prefork").into()];
+        words.extend(["--workers", "2", "--listen", "127.0.0.1:0"].map(Into::into));
+        words.extend([Style::Request.handler().into(), start.dir().path().into()]);
+        words.extend(args.iter().map(Into::into));
+        start.program(words).start()
+    };
+    for (args, told) in [
+        (&["-w", "3"][..], "-w"),
+        (&["-w3", "x"], "-w3"),
+        (&["--listen=:80"], "--listen=:80"),
+        (&["--workers", "3", "-l", ":80"], "--workers -l"),
+    ] {
+        let server = start(args);
+        let file = Style::Request.handler();
+        let note = format!("{told}: for {}, behind", file.file_name().unwrap().to_str().unwrap());
+        let lines = || server.stdout();
+        wait_until("the banner is complete", || lines().iter().any(|l| l.starts_with("try: ")));
+        assert!(lines().iter().any(|l| l.contains(&note)), "{:?}", lines());
+        server.stop();
+    }
+    for args in [&["--colour", "blue"][..], &["-", "--", "-w", "3"], &["3"]] {
+        let server = start(args);
+        wait_until("the banner is complete", || server.stdout().iter().any(|l| l.starts_with("try: ")));
+        assert_eq!(server.stdout().len(), 3, "{:?}", server.stdout());
+        server.stop();
+    }
+}

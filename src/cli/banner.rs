@@ -1,12 +1,23 @@
-//! The three lines that a server prints when it has started: its addresses, its workers, commands to try.
+//! The lines that a server prints when it has started: its addresses, its workers, options that are none, commands to try.
 
 use prefork::config::Accept;
 use prefork::{Config, Kind, Started};
 
-/// Prints the banner; a closed standard output does not stop a server. `distribution` is from [`distribution`].
-pub fn print(started: &Started, handler: &str, distribution: &str) {
+/// What is said of a server whatever its addresses.
+#[derive(Default)]
+pub struct About {
+    /// The handler's name.
+    pub handler: String,
+    /// From [`distribution`].
+    pub distribution: String,
+    /// The arguments of the handler that are spelled as options of the program.
+    pub no_options: Vec<String>,
+}
+
+/// Prints the banner; a closed standard output does not stop a server.
+pub fn print(started: &Started, about: &About) {
     // A reader that has stopped reading must not stop the server.
-    prefork::log::print(&text(started, handler, distribution));
+    prefork::log::print(&text(started, about));
 }
 
 /// Returns the setting by which connections are distributed among the workers.
@@ -16,16 +27,23 @@ pub fn distribution(config: &Config) -> String {
     setting.map_or_else(String::new, |setting| format!("{name} {}", (setting.show)(config)))
 }
 
-fn text(started: &Started, handler: &str, distribution: &str) -> String {
+fn text(started: &Started, about: &About) -> String {
+    let About { handler, distribution, no_options } = about;
     let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
-    let lines = [
+    let mut lines = vec![
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
         format!("{} {some} ({handler}), {distribution}", started.workers),
-        format!("try: {}", examples(started)),
     ];
+    if !no_options.is_empty() {
+        let words = no_options.join(" ");
+        lines.push(format!(
+            "{words}: for {handler}, behind which they stand; prefork's own options stand before it"
+        ));
+    }
+    lines.push(format!("try: {}", examples(started)));
     // A file name may contain a line break.
-    lines.map(|line| line.replace(char::is_control, "?") + "\n").concat()
+    lines.into_iter().map(|line| line.replace(char::is_control, "?") + "\n").collect()
 }
 
 fn url(address: &str, kind: Kind) -> String {
@@ -43,6 +61,13 @@ fn examples(started: &Started) -> String {
     let address = started.addresses.iter().find(is_tcp).or(started.addresses.first());
     let Some(address) = address else { return "nothing: there is no address".into() };
     let is_http = started.kind == Kind::Request;
+    if let Some(name) = address.strip_prefix("unix:@").map(quote) {
+        return if is_http {
+            format!("curl --abstract-unix-socket {name} http://localhost/")
+        } else {
+            format!("socat - ABSTRACT-CONNECT:{name}")
+        };
+    }
     if let Some(path) = address.strip_prefix("unix:").map(quote) {
         return if is_http {
             format!("curl --unix-socket {path} http://localhost/")
@@ -74,7 +99,24 @@ mod tests {
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
         let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind }, "hello.so", &distribution(&Config::default()))
+        text(&Started { addresses, workers, kind }, &about(&[]))
+    }
+
+    fn about(no_options: &[&str]) -> About {
+        About {
+            handler: "hello.so".into(),
+            distribution: distribution(&Config::default()),
+            no_options: no_options.iter().map(|&word| word.into()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_option_behind_the_handler_is_told_before_the_last_line() {
+        let started = Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Data };
+        let text = text(&started, &about(&["-w", "--listen=:80"]));
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[2].starts_with("-w --listen=:80: for hello.so, behind"), "{text}");
+        assert!(lines[3].starts_with("try: "), "{text}");
     }
 
     #[test]
@@ -109,6 +151,11 @@ mod tests {
         assert_eq!(last(banner(&["udp:[::]:7", "[::]:7"], 2, Kind::Data)), "try: nc localhost 7");
         assert!(banner(&["udp:[::1]:7"], 2, Kind::Datagram).contains("listening on udp://[::1]:7\n"));
         assert_eq!(last(banner(&["unix:/run/a b"], 2, Kind::Data)), "try: nc -U '/run/a b'");
+        assert_eq!(last(banner(&["unix:@x"], 2, Kind::Data)), "try: socat - ABSTRACT-CONNECT:x");
+        assert_eq!(
+            last(banner(&["unix:@x"], 2, Kind::Request)),
+            "try: curl --abstract-unix-socket x http://localhost/"
+        );
         assert_eq!(
             last(banner(&["unix:/run/x"], 2, Kind::Request)),
             "try: curl --unix-socket /run/x http://localhost/"
@@ -122,6 +169,7 @@ mod tests {
     #[test]
     fn no_name_adds_a_line() {
         let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Data };
-        assert_eq!(text(&started, "x\ny.so", "").lines().count(), 3);
+        let about = About { handler: "x\ny.so".into(), ..About::default() };
+        assert_eq!(text(&started, &about).lines().count(), 3);
     }
 }

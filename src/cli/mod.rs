@@ -8,6 +8,7 @@ mod man;
 mod settings;
 mod verbs;
 
+use banner::About;
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use prefork::{Config, ErrorKind, Server};
 use std::ffi::{CString, OsString};
@@ -119,7 +120,7 @@ impl From<clap::Error> for Failure {
 /// The whole program.
 pub fn main() -> ExitCode {
     let done = match prepare() {
-        Ok(Some((name, server))) => serve(name, server),
+        Ok(Some((about, server))) => serve(about, server),
         done => done.map(drop),
     };
     let Err(failure) = done else { return ExitCode::SUCCESS };
@@ -138,12 +139,16 @@ fn command() -> Command {
     Cli::command().args(settings::options()).mut_subcommand("demo", |demo| demo.args(settings::options()))
 }
 
-/// Returns the server to run and the name of its handler; or executes the verb.
-fn prepare() -> Result<Option<(String, Server)>, Failure> {
+/// Returns the server to run and what its banner says; or executes the verb.
+fn prepare() -> Result<Option<(About, Server)>, Failure> {
     let matches = match command().try_get_matches() {
         // `--help` and `--version`, which clap calls errors too.
         Err(e) if !e.use_stderr() => return print(e.render().ansi().to_string().as_bytes()).map(|_| None),
-        matches => matches?,
+        matches => matches.map_err(Failure::from).inspect_err(|failure| {
+            if verbs::asks_for_json(std::env::args_os().skip(1)) {
+                verbs::print_error(failure);
+            }
+        })?,
     };
     let cli = Cli::from_arg_matches(&matches)?;
     let mut config = Config::default();
@@ -165,24 +170,29 @@ fn prepare() -> Result<Option<(String, Server)>, Failure> {
             config.name = "demo".into();
             settings::apply(&matches, &mut config)?;
             matches.subcommand_matches("demo").map_or(Ok(()), |demo| settings::apply(demo, &mut config))?;
-            return Ok(Some(("demo".into(), demo::server().config(config))));
+            let about = About { handler: "demo".into(), ..About::default() };
+            return Ok(Some((about, demo::server().config(config))));
         }
         None => {
             settings::apply(&matches, &mut config)?;
+            let arguments = cli.handler.iter().skip(1).take_while(|word| *word != "--");
+            let no_options = arguments.filter(|word| settings::is_spelled_as_option(word));
+            let no_options: Vec<_> = no_options.map(|word| word.to_string_lossy().into_owned()).collect();
             let (path, args) = handler(cli.handler)?;
-            let name = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
-            return Ok(Some((name, Server::module(&path).args(args).config(config))));
+            let handler = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
+            let about = About { handler, no_options, ..About::default() };
+            return Ok(Some((about, Server::module(&path).args(args).config(config))));
         }
     }
     Ok(None)
 }
 
-fn serve(name: String, mut server: Server) -> Result<(), Failure> {
-    let distribution = banner::distribution(server.config_mut());
+fn serve(mut about: About, mut server: Server) -> Result<(), Failure> {
+    about.distribution = banner::distribution(server.config_mut());
     let started = move |started: &prefork::Started| {
         // Frees the memory of the parser's code. Before the banner, since its readers take the start to be complete.
         let _ = prefork::give_back_code();
-        banner::print(started, &name, &distribution);
+        banner::print(started, &about);
     };
     // The number of workers that had to be killed is in the log.
     server.on_start(started).run()?;
@@ -204,23 +214,39 @@ fn handler(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure
         );
     }
     let path = words.remove(0);
-    if let Some(verb) = similar_verb(&path.to_string_lossy())
-        && !Path::new(&path).exists()
-    {
-        let text = format!("{}: no such command or file; did you mean `prefork {verb}`?", path.display());
-        return refuse(text);
+    if !path.to_string_lossy().contains(['/', '.']) && !Path::new(&path).is_file() {
+        let hint = match instead_of(&path.to_string_lossy()) {
+            Some(command) => format!("did you mean `{command}`?"),
+            None => "see `prefork -h`".into(),
+        };
+        return refuse(format!("{}: no such command or file; {hint}", path.display()));
     }
     let args: Result<Vec<_>, _> = words.into_iter().map(|w| CString::new(w.into_vec())).collect();
     args.map(|args| (path, args)).or_else(|_| refuse("a NUL byte in an argument".into()))
 }
 
-/// Returns the verb that is most similar to a misspelled one, by clap's own measure.
-fn similar_verb(word: &str) -> Option<String> {
+/// Words that are commands of other tools, with what does the same here.
+const ELSEWHERE: [(&[&str], &str); 9] = [
+    (&["restart", "respawn", "reopen", "graceful"], "prefork reload"),
+    (&["status", "list", "l", "ps", "jlist"], "prefork ls"),
+    (&["kill", "delete", "del", "quit", "shutdown", "halt", "end"], "prefork stop"),
+    (&["describe", "desc", "info", "inspect", "get", "top", "monit", "stats"], "prefork show"),
+    (&["logs", "log", "watch", "follow", "tail"], "prefork events"),
+    (&["start", "run", "serve", "up"], "prefork [OPTIONS] HANDLER.so"),
+    (&["help", "usage"], "prefork --help"),
+    (&["version"], "prefork --version"),
+    (&["completion"], "prefork completions"),
+];
+
+/// Returns the command that is meant by a word that is none: another tool's, or a misspelled one, by clap's own measure.
+fn instead_of(word: &str) -> Option<String> {
+    if let Some((_, command)) = ELSEWHERE.iter().find(|(words, _)| words.contains(&word)) {
+        return Some((*command).into());
+    }
     let verbs = Cli::command();
     let verbs = verbs.get_subcommands().map(|verb| (strsim::jaro(word, verb.get_name()), verb.get_name()));
     let best = verbs.max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.filter(|(similarity, _)| *similarity > 0.7 && !word.contains(['/', '.']))
-        .map(|(_, verb)| verb.into())
+    best.filter(|(similarity, _)| *similarity > 0.7).map(|(_, verb)| format!("prefork {verb}"))
 }
 
 fn notes() -> String {

@@ -170,7 +170,7 @@ pub unsafe extern "C" fn prefork_server_listen(server: *mut prefork_server, addr
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_workers(server: *mut prefork_server, count: u32) -> c_int {
     // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
-    unsafe { set_up(server, |server| Ok(server.config.set("workers", &count.to_string())?)) }
+    unsafe { set_up(server, |server| Ok(server.config.set("workers", count.to_string())?)) }
 }
 
 /// Sets a setting by the name of its command-line option, as listed by `prefork --help`:

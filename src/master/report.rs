@@ -156,19 +156,19 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
                 Some(delay) => format!("its successor starts in {} ms", delay.as_millis()),
                 None => "no successor is due".to_owned(),
             };
-            let lost = counted((*lost).into(), "connection");
+            let lost = counted(*lost, "connection");
             log!(
                 "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} in progress lost, {queued} kept; {next}"
             );
         }
         Reason::DrainTimeout => log!(
             "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; {} lost",
-            counted((*lost).into(), "connection")
+            counted(*lost, "connection")
         ),
         // At a stop the connections that it had not taken are lost too; without any, its death costs nothing.
         _ if *exit != Exit::Code(0) && *was_ready && (reason != Reason::Stop || lost + queued > 0) => log!(
             "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} lost",
-            counted((lost + queued).into(), "connection")
+            counted(lost + queued, "connection")
         ),
         _ => {}
     }

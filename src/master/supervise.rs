@@ -47,10 +47,8 @@ impl Master {
                 // Workers that drain serve what is in their own queues.
                 let unanswered = self.pool.close();
                 if unanswered > 0 {
-                    let (connections, are) = (
-                        counted(unanswered.into(), "connection"),
-                        if unanswered == 1 { "is" } else { "are" },
-                    );
+                    let (connections, are) =
+                        (counted(unanswered, "connection"), if unanswered == 1 { "is" } else { "are" });
                     log!("stop: {connections} that no worker had room for {are} closed unanswered");
                 }
             }

@@ -2,9 +2,10 @@
 
 use super::find::Server;
 use super::{Wait, print, print_json};
-use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, complain};
+use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, USAGE, complain};
 use prefork::control::Request;
 use prefork::control::protocol::{Count, ReloadStage, Reply, Verdict};
+use prefork::log::counted;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `4`, `+1` or `-1`.
-pub fn parse_count(text: &str) -> Result<Count, String> {
+fn parse_count(text: &str) -> Result<Count, String> {
     let bad = |_| "expected a number of workers, such as 4, +1 or -1".to_owned();
     match text.as_bytes().first() {
         Some(b'+' | b'-') => text.parse().map(Count::By).map_err(bad),
@@ -24,9 +25,42 @@ pub fn parse_count(text: &str) -> Result<Count, String> {
     }
 }
 
+/// Splits the words of `scale` into the number of workers and the server. The number is the one with a sign, if both could be.
+pub fn count_and_server(words: &[String]) -> Result<(Count, Option<String>), Failure> {
+    let is_number = |word: &str| {
+        let digits = word.trim_start_matches(['+', '-']);
+        !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit())
+    };
+    let has_sign = |word: &str| word.starts_with(['+', '-']);
+    let (count, server) = match words {
+        [a, b] => match (is_number(a), is_number(b), has_sign(a), has_sign(b)) {
+            (true, false, ..) | (true, true, true, false) => (a, Some(b)),
+            (false, true, ..) | (true, true, false, true) => (b, Some(a)),
+            (true, true, ..) => {
+                let text = format!("{a} {b}: which is the number of workers? give the server with -n");
+                return Err(Failure(USAGE, text));
+            }
+            (false, false, ..) => (a, None),
+        },
+        [a, ..] => (a, None),
+        [] => return Err(Failure(USAGE, "expected a number of workers".into())),
+    };
+    let count_of = |text| parse_count(text).map_err(|expected| Failure(USAGE, format!("{text}: {expected}")));
+    Ok((count_of(count)?, server.cloned()))
+}
+
 /// Gives a command to one server after the other, even if one fails. The last failure is the exit status.
 pub fn execute(servers: Vec<Server>, request: &Request, wait: &Wait) -> Result<(), Failure> {
-    let failures = servers.into_iter().filter_map(|server| command(server, request, wait).err());
+    let failures = servers.into_iter().filter_map(|server| {
+        let (name, pid) = (server.name.clone(), server.pid);
+        let failure = command(server, request, wait).err()?;
+        if wait.output.json && !failure.1.is_empty() {
+            let printed = print_json(&json!({ "name": name, "pid": pid, "error": super::error(&failure) }));
+            complain(&failure);
+            return Some(Failure(printed.map_or_else(|failure| failure.0, |()| failure.0), String::new()));
+        }
+        Some(failure)
+    });
     let last = failures.reduce(|before, failure| {
         complain(&before);
         failure
@@ -58,7 +92,9 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
     })?;
     match reply {
         Reply::Reload(verdict) => reloaded(&server, wait, *request == Request::Upgrade {}, &verdict),
-        Reply::Scaled { workers } => report(&server, wait, json!({ "workers": workers }), &count(workers)),
+        Reply::Scaled { workers } => {
+            report(&server, wait, json!({ "workers": workers }), &counted(workers as u64, "worker"))
+        }
         Reply::Drained { worker, exit, killed } => {
             let how = if killed { "did not finish in time and was killed" } else { "has ended" };
             let text = format!("worker {worker} {how} ({exit})");
@@ -67,7 +103,7 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
         Reply::Stopped { killed } => {
             let late = match killed {
                 0 => String::new(),
-                n => format!("; {} did not finish in time", count(n as usize)),
+                n => format!("; {} did not finish in time", counted(n.into(), "worker")),
             };
             let done = report(&server, wait, json!({ "killed": killed }), &format!("stopped{late}"));
             server.wait_gone();
@@ -93,9 +129,6 @@ fn reloaded(server: &Server, wait: &Wait, upgraded: bool, verdict: &Verdict) -> 
         let program = if upgraded { "the new program has taken over; " } else { "" };
         return report(server, wait, json!(verdict), &format!("{program}generation {generation} serves"));
     };
-    if wait.output.json {
-        report(server, wait, json!(verdict), "")?;
-    }
     let text = match (upgraded, failure.stage) {
         (true, ReloadStage::Trial) => format!("{title}: nothing has changed: the upgrade failed {failure}"),
         (true, _) => format!(
@@ -103,17 +136,19 @@ fn reloaded(server: &Server, wait: &Wait, upgraded: bool, verdict: &Verdict) -> 
         ),
         (false, _) => format!("{title}: the reload to generation {generation} was rolled back {failure}"),
     };
-    complain(&Failure(ROLLED_BACK, text));
+    let rolled_back = Failure(ROLLED_BACK, text);
+    if wait.output.json {
+        let mut outcome = json!(verdict);
+        outcome["error"] = super::error(&rolled_back);
+        report(server, wait, outcome, "")?;
+    }
+    complain(&rolled_back);
     if !wait.output.json {
         for line in super::quote(&failure.stderr) {
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
     Err(Failure(ROLLED_BACK, String::new()))
-}
-
-fn count(workers: usize) -> String {
-    if workers == 1 { "1 worker".into() } else { format!("{workers} workers") }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::find::Server;
 use crate::cli::{FAILED, Failure, print};
 use prefork::control::Request;
 use prefork::control::protocol::{Event, Reply, Stamped, WorkerInfo};
+use prefork::log::counted;
 use serde::Serialize;
 
 /// An event, as JSON.
@@ -42,7 +43,7 @@ fn follow_one(mut server: Server, several: bool, json: bool) -> Result<(), Failu
             Err(failure) => return Err(failure),
         };
         let text = match json {
-            true => super::json(&Line { server: &server.name, pid: server.pid, stamped: &stamped })?,
+            true => super::line(&Line { server: &server.name, pid: server.pid, stamped: &stamped })?,
             false => text(&prefix, &stamped),
         };
         if !print(text.as_bytes())? || matches!(stamped.event, Event::Stopped { .. }) {
@@ -77,7 +78,8 @@ fn describe(stamped: &Stamped) -> String {
     let worker = stamped.event.worker().map(name).unwrap_or_default();
     match &stamped.event {
         Event::Setup { name, generation, workers, addresses } => {
-            format!("{name}: {workers} workers of generation {generation} on {}", addresses.join(" "))
+            let workers = counted(*workers as u64, "worker");
+            format!("{name}: {workers} of generation {generation} on {}", addresses.join(" "))
         }
         Event::Listening { address, .. } => {
             let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
@@ -89,7 +91,7 @@ fn describe(stamped: &Stamped) -> String {
                 0 => String::new(),
                 n => format!("; {n} before it not shown"),
             };
-            format!("{worker}: type {kind}, {size} bytes{before}")
+            format!("{worker}: type {kind}, {}{before}", counted(*size as u64, "byte"))
         }
         Event::Error { text } => text.clone(),
         Event::Reload { generation, failure, .. } => {

@@ -149,34 +149,56 @@ fn name_of(path: &Path) -> Option<(&str, i32)> {
 
 /// Returns the servers that a name, a pid or `all` stands for, given with `-n` or as an argument; without any, the only one that runs.
 pub fn named(name: Option<&str>, id: Option<&str>) -> Result<Vec<Server>, Failure> {
+    let name = the_one(name, id)?;
+    choose(all(), name)
+}
+
+/// Returns all servers that a name or a pid stands for; without any, all that run, which may be none.
+pub fn listed(name: Option<&str>, id: Option<&str>) -> Result<Vec<Server>, Failure> {
+    match the_one(name, id)? {
+        None | Some("all") => Ok(all()),
+        Some(name) => matching(all(), name),
+    }
+}
+
+fn the_one<'a>(name: Option<&'a str>, id: Option<&'a str>) -> Result<Option<&'a str>, Failure> {
     if let (Some(name), Some(id)) = (name, id)
         && name != id
     {
         return Err(Failure(USAGE, format!("-n {name} and {id} name different servers; give one")));
     }
-    choose(all(), name.or(id))
+    Ok(name.or(id))
 }
 
 fn choose(servers: Vec<Server>, name: Option<&str>) -> Result<Vec<Server>, Failure> {
-    if servers.is_empty() {
-        return Err(Failure(NO_SUCH, nothing_runs()));
-    }
-    let listed = listing(&servers);
-    let is_meant =
-        |s: &Server| name.is_none_or(|name| name == "all" || s.name == name || name.parse() == Ok(s.pid));
-    let chosen: Vec<Server> = servers.into_iter().filter(is_meant).collect();
+    let chosen = matching(servers, name.unwrap_or("all"))?;
     match (chosen.len(), name) {
-        (0, name) => Err(Failure(
-            NO_SUCH,
-            format!("{}: no such server; there are: {listed}", name.unwrap_or_default()),
-        )),
         (1, _) | (_, Some("all")) => Ok(chosen),
-        (n, None) => Err(Failure(USAGE, format!("{n} servers run; choose one with -n: {listed}"))),
+        (n, None) => {
+            Err(Failure(USAGE, format!("{n} servers run; choose one with -n: {}", listing(&chosen))))
+        }
         (n, Some(name)) => {
             let text = format!("{n} servers are named {name}; choose one by pid: {}", listing(&chosen));
             Err(Failure(USAGE, text))
         }
     }
+}
+
+/// Returns the servers, at least one, that a name, a pid or `all` stands for. A name may be that of the handler's file.
+fn matching(servers: Vec<Server>, name: &str) -> Result<Vec<Server>, Failure> {
+    if servers.is_empty() {
+        return Err(Failure(NO_SUCH, nothing_runs()));
+    }
+    let listed = listing(&servers);
+    let is_meant = |s: &Server| name == "all" || s.name == name || name.parse() == Ok(s.pid);
+    let (mut chosen, others): (Vec<_>, Vec<_>) = servers.into_iter().partition(is_meant);
+    if chosen.is_empty() {
+        chosen.extend(others.into_iter().filter(|s| name.strip_suffix(".so") == Some(&s.name)));
+    }
+    if chosen.is_empty() {
+        return Err(Failure(NO_SUCH, format!("{name}: no such server; there are: {listed}")));
+    }
+    Ok(chosen)
 }
 
 /// Returns the message if no server is found.

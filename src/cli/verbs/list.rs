@@ -44,13 +44,13 @@ struct Listed {
     status: Option<Status>,
 }
 
-/// Lists all servers.
-pub fn ls(json: bool) -> Result<(), Failure> {
+/// Lists servers.
+pub fn ls(servers: Vec<Server>, json: bool) -> Result<(), Failure> {
     let list = |mut server: Server| {
         let status = server.status().ok();
         Listed { name: server.name, pid: server.pid, status }
     };
-    let listed: Vec<Listed> = find::all().into_iter().map(list).collect();
+    let listed: Vec<Listed> = servers.into_iter().map(list).collect();
     if json {
         print_json(&listed.iter().map(summary).collect::<Vec<_>>())
     } else if listed.is_empty() {

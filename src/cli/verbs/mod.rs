@@ -9,15 +9,19 @@ mod table;
 use super::{FAILED, Failure};
 use clap::{Args, Subcommand};
 use prefork::config::parse_duration;
-use prefork::control::{Request, protocol::Count};
+use prefork::control::Request;
 use serde::Serialize;
+use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// A command for running servers.
 #[derive(Subcommand)]
 pub enum Verb {
-    /// List the servers that run
+    /// List the servers that run, or those with a name
     Ls {
+        #[command(flatten)]
+        server: Server,
         #[command(flatten)]
         output: Output,
     },
@@ -54,9 +58,9 @@ pub enum Verb {
     ///
     /// The workers in the highest slots leave first, and finish their connections.
     Scale {
-        /// The number of workers, or with a sign the number to add or remove
-        #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = commands::parse_count)]
-        count: Count,
+        /// The number of workers, or with a sign the number to add or remove; before or behind it a server by name or pid
+        #[arg(value_names = ["N|+N|-N", "SERVER"], num_args = 1..=2, required = true, allow_negative_numbers = true)]
+        words: Vec<String>,
         #[command(flatten)]
         name: Name,
         #[command(flatten)]
@@ -133,14 +137,57 @@ pub struct Wait {
     output: Output,
 }
 
-/// Runs a command. `before` is the name from a `-n` before the verb.
+impl Verb {
+    fn prints_json(&self) -> bool {
+        match self {
+            Self::Ls { output, .. } | Self::Show { output, .. } | Self::Events { output, .. } => output.json,
+            Self::Reload { wait, .. }
+            | Self::Upgrade { wait, .. }
+            | Self::Scale { wait, .. }
+            | Self::Stop { wait, .. } => wait.output.json,
+        }
+    }
+}
+
+/// True if a command line that cannot be read asks a verb for JSON.
+pub fn asks_for_json(mut words: impl Iterator<Item = OsString>) -> bool {
+    let verbs = Verb::augment_subcommands(clap::Command::new(""));
+    words.any(|word| word.to_str().is_some_and(|word| verbs.find_subcommand(word).is_some()))
+        && words.any(|word| word == "--json")
+}
+
+/// Prints a failure as JSON, unless it has been printed.
+pub fn print_error(failure: &Failure) {
+    if !failure.1.is_empty() {
+        // If standard output is closed, standard error has it.
+        let _ = print_json(&json!({ "error": error(failure) }));
+    }
+}
+
+fn error(Failure(code, text): &Failure) -> Value {
+    json!({ "code": code, "text": text })
+}
+
+/// Runs a command. `before` is the name from a `-n` before the verb. A failure is printed as JSON if the output is to be that.
 pub fn run(verb: Verb, before: Option<String>) -> Result<(), Failure> {
+    let prints_json = verb.prints_json();
+    execute(verb, before).inspect_err(|failure| {
+        if prints_json {
+            print_error(failure);
+        }
+    })
+}
+
+fn execute(verb: Verb, before: Option<String>) -> Result<(), Failure> {
     let select =
         |name: Name, id: Option<String>| find::named(name.name.or(before.clone()).as_deref(), id.as_deref());
     let resolve =
         |target: Target| find::resolve(target.name.name.or(before.clone()).as_deref(), target.id.as_deref());
     match verb {
-        Verb::Ls { output } => list::ls(output.json),
+        Verb::Ls { server, output } => {
+            let name = server.name.name.or(before.clone());
+            list::ls(find::listed(name.as_deref(), server.id.as_deref())?, output.json)
+        }
         Verb::Show { target, output } => list::show(resolve(target)?, output.json),
         Verb::Reload { server, wait } => {
             commands::execute(select(server.name, server.id)?, &Request::Reload {}, &wait)
@@ -148,8 +195,9 @@ pub fn run(verb: Verb, before: Option<String>) -> Result<(), Failure> {
         Verb::Upgrade { server, wait } => {
             commands::execute(select(server.name, server.id)?, &Request::Upgrade {}, &wait)
         }
-        Verb::Scale { count, name, wait } => {
-            commands::execute(select(name, None)?, &Request::Scale(count), &wait)
+        Verb::Scale { words, name, wait } => {
+            let (count, server) = commands::count_and_server(&words)?;
+            commands::execute(select(name, server)?, &Request::Scale(count), &wait)
         }
         Verb::Stop { target, now, wait } => match resolve(target)? {
             find::Target::Servers(servers) => commands::execute(servers, &Request::Stop { now }, &wait),
@@ -169,11 +217,11 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    print(&json(value)?)
+    print(&line(value)?)
 }
 
 /// Returns one line of JSON.
-fn json(value: &impl Serialize) -> Result<String, Failure> {
+fn line(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value);
     text.map(|t| t + "\n").map_err(|e| Failure(FAILED, format!("JSON: {e}")))
 }
