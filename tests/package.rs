@@ -1,7 +1,8 @@
-//! Rules for all sources: the places of unsafe code, system calls and C functions, and the libraries that come with ours.
+//! Rules for all sources: the places of unsafe code, system calls and C functions, who may import whom, and the libraries that
+//! come with ours.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -68,6 +69,117 @@ fn c_functions_are_in_ffi_alone() {
     assert_eq!(lines_outside(&["src/ffi/"], found), NONE);
     let exported = |line: &str| line.contains("extern \"C\"");
     assert_eq!(lines_outside(&["src/ffi/", "src/sys/signal.rs", "src/sys/forks.rs"], exported), NONE);
+}
+
+/// A module by its path from the root: `["worker", "http", "conn"]`. A folder's `mod.rs` is the folder.
+type Module = Vec<String>;
+/// By module: the modules that it imports from.
+type Imports = BTreeMap<Module, BTreeSet<Module>>;
+
+fn module(path: &str) -> Module {
+    path.split(['/', ':']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// Makes one path of each name in `a::{b, c::{d, e}}`.
+fn expand(path: &str) -> Vec<String> {
+    let Some((head, rest)) = path.split_once('{') else {
+        return vec![path.split(" as ").next().unwrap().trim().to_owned()];
+    };
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for c in rest[..rest.rfind('}').unwrap()].chars() {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            c => parts.last_mut().unwrap().push(c),
+        }
+    }
+    let parts = parts.iter().filter(|part| !part.trim().is_empty());
+    parts.flat_map(|part| expand(&format!("{}{}", head.trim(), part.trim()))).collect()
+}
+
+/// The paths after `use` in a file, without those of its tests.
+fn uses(text: &str) -> Vec<Module> {
+    let code = text.split("mod tests {").next().unwrap();
+    let code: Vec<&str> = code.lines().map(|line| line.split("//").next().unwrap()).collect();
+    let is_path = |c: char| c.is_alphanumeric() || "_:{},* ".contains(c);
+    let statements = code.join(" ");
+    let paths = statements.split(';').filter_map(|statement| statement.rsplit_once("use "));
+    let paths =
+        paths.filter(|(before, path)| !before.ends_with(char::is_alphanumeric) && path.chars().all(is_path));
+    paths.flat_map(|(_, path)| expand(path)).map(|path| module(&path)).collect()
+}
+
+/// The imports of all product code from product code. A module may use items of the folder that it is in: these do not count.
+fn imports() -> Imports {
+    let files = sources();
+    let is_product = |name: &str| !["/tests", "/simulate/", "fuzzing"].iter().any(|part| name.contains(part));
+    let path = |name: &str| {
+        let path = name.trim_start_matches("src/").trim_end_matches(".rs");
+        module(path.trim_end_matches("/mod"))
+    };
+    let modules: BTreeMap<Module, &str> = files
+        .iter()
+        .filter(|(name, _)| is_product(name))
+        .map(|(name, text)| (path(name), text.as_str()))
+        .collect();
+    // `crate::Conn` is `crate::worker::conn::Conn`.
+    let roots = uses(modules[&module("lib")]);
+    let exported: BTreeMap<&String, &Module> =
+        roots.iter().map(|path| (path.last().unwrap(), path)).collect();
+    let resolve = |from: &Module, used: Module| {
+        let ups = used.iter().take_while(|part| *part == "super").count();
+        let from_here =
+            |n: usize| [&from[..from.len() - n], &used[ups + usize::from(used[0] == "self")..]].concat();
+        let full = match (used[0].as_str(), used.get(1).and_then(|name| exported.get(name))) {
+            ("crate", Some(path)) if !modules.contains_key(&used[1..2]) => (*path).clone(),
+            ("crate", _) => used[1..].to_vec(),
+            _ => from_here(ups),
+        };
+        (1..=full.len()).rev().map(|n| full[..n].to_vec()).find(|path| modules.contains_key(path))
+    };
+    let imports_of = |from: &Module, text: &str| {
+        let used = uses(text).into_iter().filter_map(|used| resolve(from, used));
+        used.filter(|to| !from.starts_with(to)).collect::<BTreeSet<_>>()
+    };
+    let imports: Imports =
+        modules.iter().map(|(from, text)| (from.clone(), imports_of(from, text))).collect();
+    let count: usize = imports.values().map(BTreeSet::len).sum();
+    assert!(count > 200, "{count}: {imports:?}");
+    imports
+}
+
+/// The modules that a module imports, itself or by way of others.
+fn reached<'a>(from: &'a Module, imports: &'a Imports) -> BTreeSet<&'a Module> {
+    let (mut all, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(to) = next.pop() {
+        next.extend(imports.get(to).into_iter().flatten().filter(|to| all.insert(*to)));
+    }
+    all
+}
+
+/// The groups of modules of which each imports each other one, itself or by way of others.
+fn circles(imports: &Imports) -> BTreeSet<BTreeSet<String>> {
+    let circle = |from: &Module| -> BTreeSet<String> {
+        let both = reached(from, imports).into_iter().filter(|to| reached(to, imports).contains(from));
+        both.map(|to| to.join("/")).collect()
+    };
+    imports.keys().map(circle).filter(|circle| circle.len() > 1).collect()
+}
+
+#[test]
+fn no_folder_imports_from_one_that_imports_from_it() {
+    let mut folders = Imports::new();
+    for (from, to) in imports() {
+        let to = to.into_iter().map(|to| to[..1].to_vec()).filter(|to| *to != from[..1]);
+        folders.entry(from[..1].to_vec()).or_default().extend(to);
+    }
+    assert_eq!(circles(&folders), BTreeSet::new());
+}
+
+#[test]
+fn at_most_two_files_import_from_each_other() {
+    let large: Vec<_> = circles(&imports()).into_iter().filter(|circle| circle.len() > 2).collect();
+    assert!(large.is_empty(), "{large:?}");
 }
 
 #[test]

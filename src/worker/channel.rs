@@ -1,7 +1,7 @@
 //! The message channel of a worker: messages for the handler, orders of the master, leaving.
 
-use super::Worker;
-use super::engine::Context;
+use super::call::Context;
+use super::this_worker::{EXIT_FAILED, Worker};
 use crate::event::WorkerState;
 use crate::log::log;
 use crate::message::{Address, Budget, Inbox, Notice, Received};
@@ -73,7 +73,7 @@ impl Channel {
         let watched = poll::watch_level(poll, worker.messages().socket.as_fd(), CHANNEL);
         if let Err(e) = watched.and_then(|()| poll::watch_level(poll, leave.as_fd(), LEAVE)) {
             log!("worker {}: watch the message channel: {e}", worker.id());
-            process::exit(super::EXIT_FAILED);
+            process::exit(EXIT_FAILED);
         }
         Self {
             orders: Orders::default(),

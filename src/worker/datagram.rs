@@ -1,24 +1,22 @@
-//! Datagrams: read one, call `on_datagram`, read the next. Unread ones stay in the master's socket, for any worker.
+//! A datagram that has arrived, as its handler sees it.
 
-use super::Worker;
-use super::engine::Context;
-use super::own_sockets::OwnSocket;
+use super::this_worker::Worker;
 use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
-use crate::sys::datagram::{self, LARGEST, Origin, sockaddr};
+use crate::sys::datagram::{self, Origin, sockaddr};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// A datagram that has arrived. Its sender can be answered.
 pub struct Datagram<'a> {
-    worker: &'a Worker,
-    socket: BorrowedFd<'a>,
-    origin: &'a Origin,
-    data: &'a [u8],
-    listener: ListenerId,
-    page: WorkerPage,
+    pub(super) worker: &'a Worker,
+    pub(super) socket: BorrowedFd<'a>,
+    pub(super) origin: &'a Origin,
+    pub(super) data: &'a [u8],
+    pub(super) listener: ListenerId,
+    pub(super) page: WorkerPage,
 }
 
 impl Datagram<'_> {
@@ -61,38 +59,5 @@ impl Datagram<'_> {
 impl fmt::Debug for Datagram<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes from {}", self.data.len(), self.peer())
-    }
-}
-
-/// Reads datagrams for a worker, one at a time, so that a worker that dies loses one. Reading several with one call
-/// (recvmmsg(2)) would lose them all.
-pub struct DatagramEngine {
-    buffer: Vec<u8>,
-    origin: Origin,
-}
-
-impl DatagramEngine {
-    /// An engine that takes memory with the first datagram.
-    pub fn new() -> Self {
-        Self { buffer: Vec::new(), origin: Origin::new() }
-    }
-
-    /// Serves up to `most` datagrams of a socket. A read that fails ends the turn: the poll reports again what is left.
-    pub fn serve(&mut self, socket: &OwnSocket, worker: &Worker, most: u32, cx: &mut Context<'_>) {
-        self.buffer.resize(LARGEST, 0);
-        for _ in 0..most {
-            let Ok(n) = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
-            let datagram = Datagram {
-                worker,
-                socket: socket.fd.as_fd(),
-                origin: &self.origin,
-                data: &self.buffer[..n],
-                listener: socket.listener,
-                page: cx.page,
-            };
-            cx.page.add(Word::BytesIn, n as u64);
-            let done = cx.call("on_datagram", |handler| handler.on_datagram(&datagram));
-            cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
-        }
     }
 }

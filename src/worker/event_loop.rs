@@ -3,18 +3,20 @@
 //! A new connection is served before it is registered with the poll: if its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
+use super::WorkerSetup;
+use super::call::Context;
 use super::channel::{CHANNEL, Channel, LEAVE};
 use super::conn::{Conn, Style, Touched};
-use super::datagram::DatagramEngine;
 use super::deadlines::Deadlines;
-use super::engine::{Context, Deadline, Next};
+use super::engine::{Deadline, Next};
 use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
 use super::own_sockets::OwnSockets;
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
-use super::{Worker, WorkerSetup};
+use super::this_worker::Worker;
+use super::udp::DatagramEngine;
 use crate::config::Config;
 use crate::event::Kind;
 use crate::handoff::{Origin, Taken};

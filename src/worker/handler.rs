@@ -1,9 +1,10 @@
 //! Handlers: user code that runs in a worker, in one of three styles, or for datagrams.
 
-use super::Worker;
 use super::conn::Conn;
 use super::datagram::Datagram;
-use super::http::{Request, Response};
+use super::http::request::Request;
+use super::http::response::Response;
+use super::this_worker::Worker;
 use crate::event::Kind;
 use crate::log::log;
 use crate::message::Message;

@@ -2,7 +2,7 @@
 //! waits for room.
 
 use super::own_sockets::OwnSockets;
-use super::{DESCRIPTOR_RESERVE, Worker};
+use super::this_worker::Worker;
 use crate::handoff::{Given, HandoffEnd, Origin, Taken};
 use crate::ids::ListenerId;
 use crate::log::log;
@@ -13,6 +13,8 @@ use mio::Token;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+/// Descriptors that a worker leaves free: for its handler, and so that there is always one for a connection that arrives.
+pub const DESCRIPTOR_RESERVE: u64 = 32;
 /// The token of the handoff queue.
 pub const QUEUE: Token = Token(usize::MAX - 1);
 /// The age at which the limit on descriptors is read again: it may be lowered from outside (prlimit(1)).

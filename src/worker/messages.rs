@@ -1,11 +1,8 @@
-//! A worker's messages: what its handler sends, requests and replies, and what arrives for it. Never waits.
+//! A worker's messages: what its handler sends, and the requests that wait for replies. Never waits.
 
-use super::Worker;
-use super::engine::Context;
+use super::this_worker::Worker;
 use crate::ids::WorkerId;
-use crate::message::{
-    Address, Envelope, Message, Notice, OnReply, Outbox, Purpose, Requests, Room, Undelivered,
-};
+use crate::message::{Address, Envelope, Notice, OnReply, Outbox, Purpose, Requests, Room, Undelivered};
 use crate::role::{Role, role};
 use crate::sys::time::Time;
 use std::cell::{Cell, RefCell};
@@ -19,11 +16,11 @@ pub struct WorkerMessages {
     /// The channel's socket.
     pub socket: OwnedFd,
     outbox: RefCell<Outbox>,
-    requests: RefCell<Requests<OnReply>>,
+    pub(super) requests: RefCell<Requests<OnReply>>,
     /// The request that the handler is being called for, until it is answered.
-    unanswered: Cell<Option<Envelope>>,
+    pub(super) unanswered: Cell<Option<Envelope>>,
     /// Workers whose queue is full, according to the master.
-    overflowing: RefCell<BTreeSet<WorkerId>>,
+    pub(super) overflowing: RefCell<BTreeSet<WorkerId>>,
 }
 
 impl Worker {
@@ -94,7 +91,7 @@ impl WorkerMessages {
         }
     }
 
-    fn send(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
+    pub(super) fn send(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
         if let Address::Worker(id) = envelope.to
             && room == Room::Needed
             && self.overflowing.borrow().contains(&id)
@@ -136,56 +133,9 @@ impl WorkerMessages {
         self.requests.borrow().next_deadline()
     }
 
-    /// Ends the requests whose deadline has come.
-    pub fn expire(&self, cx: &mut Context<'_>) {
-        loop {
-            // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
-            let expired = self.requests.borrow_mut().take_expired(cx.now);
-            let Some(call) = expired else { return };
-            cx.call("on_reply", |_| call(Err(Undelivered::TimedOut)));
-        }
-    }
-
-    /// Ends the requests to a receiver that has ended; all requests if it is the master, which routes them.
-    pub fn end_requests_to(&self, receiver: Address, cx: &mut Context<'_>) {
-        if let Address::Worker(id) = receiver {
-            self.overflowing.borrow_mut().remove(&id);
-        }
-        let only_to = (receiver != Address::Master).then_some(receiver);
-        let ended = self.requests.borrow_mut().take_all(only_to);
-        for call in ended {
-            cx.call("on_reply", |_| call(Err(Undelivered::Gone)));
-        }
-    }
-
     /// Notes that the master drops messages to this worker, or no longer does.
     pub fn set_overflowing(&self, id: WorkerId, overflowing: bool) {
         let mut set = self.overflowing.borrow_mut();
         let _ = if overflowing { set.insert(id) } else { set.remove(&id) };
-    }
-
-    /// Calls the handler with a message, or the callback of the request that it answers.
-    pub fn deliver(&self, worker: &Worker, envelope: Envelope, bytes: &[u8], cx: &mut Context<'_>) {
-        match envelope.purpose {
-            Purpose::Message | Purpose::Request => {
-                self.unanswered.set(Some(envelope).filter(|e| e.purpose == Purpose::Request));
-                let message = Message::new(envelope, bytes);
-                cx.call("on_message", |handler| handler.on_message(worker, &message));
-                if let Some(request) = self.unanswered.take() {
-                    let reason = [Undelivered::Unanswered as u8];
-                    // Lost if the master is gone, like everything from now on.
-                    let _ = self.send(&request.answer(Purpose::Failure), &reason, Room::Ignored);
-                }
-            }
-            Purpose::Reply | Purpose::Failure => {
-                let pending = self.requests.borrow_mut().take_answered(envelope.request, envelope.from);
-                let failed = envelope.purpose == Purpose::Failure;
-                let result = if failed { Err(Undelivered::from_bytes(bytes)) } else { Ok(bytes) };
-                // A request that is no longer pending has timed out.
-                if let Some(call) = pending {
-                    cx.call("on_reply", |_| call(result));
-                }
-            }
-        }
     }
 }

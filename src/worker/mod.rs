@@ -2,11 +2,13 @@
 //!
 //! Single-threaded, forked from the master, ends with `_exit`. Learns of the master's death as end of file on its channels.
 
+mod call;
 mod channel;
 pub mod conn;
 pub mod datagram;
 mod deadlines;
-pub mod engine;
+mod delivery;
+mod engine;
 mod event_loop;
 pub mod handler;
 pub mod http;
@@ -16,34 +18,29 @@ pub mod own_sockets;
 pub mod source;
 mod stream;
 mod table;
+mod this_worker;
+mod udp;
 
 use crate::config::Config;
-use crate::event::{Kind, LastExit, WorkerInfo, WorkerState, WorkerStatus};
+use crate::event::{Kind, WorkerState};
 use crate::handoff::HandoffEnd;
-use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{Inbox, Notice};
 use crate::role::{self, Role};
-use crate::scoreboard::{Common, Word, WorkerPage};
+use crate::scoreboard::{Common, Word};
 use crate::sys::stderr::RestoreStderr;
-use crate::sys::time::Time;
 use crate::sys::{forks, overdue, parent, process, signal};
 use handler::Handler;
-use messages::WorkerMessages;
+use intake::DESCRIPTOR_RESERVE;
 use own_sockets::OwnSocket;
 use source::Source;
 use std::any::Any;
-use std::cell::Cell;
-use std::ffi::CString;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+pub use this_worker::{EXIT_FAILED, SelfInfo, Worker};
 
-/// Exit code of a worker that could not serve, and has told the master why.
-pub const EXIT_FAILED: i32 = 70;
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.
 const MEMORY_HANDICAP: i32 = 100;
@@ -51,131 +48,6 @@ const MEMORY_HANDICAP: i32 = 100;
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 /// The time that a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Descriptors that a worker leaves free: for its handler, and so that there is always one for a connection that arrives.
-pub const DESCRIPTOR_RESERVE: u64 = 32;
-
-/// The worker that this process is. For use in its first thread only. A clone is the same worker: keep one to send messages
-/// from callbacks that are not given it.
-#[derive(Clone)]
-pub struct Worker {
-    info: Rc<SelfInfo>,
-    state: Rc<Cell<WorkerState>>,
-    /// The time at which to tell the master that this worker leaves by itself.
-    leave_at: Rc<Cell<Time>>,
-}
-
-/// A worker's numbers, start and arguments, its counters and its messages.
-pub struct SelfInfo {
-    /// Its number.
-    pub id: WorkerId,
-    /// Its slot.
-    pub slot: Slot,
-    /// Its generation.
-    pub generation: Generation,
-    /// The arguments for its handler.
-    pub args: Vec<CString>,
-    /// The time of its fork, by the wall clock.
-    pub started: SystemTime,
-    /// The time of its fork, by the monotonic clock.
-    pub forked_at: Time,
-    /// The end of the last worker of its slot.
-    pub last_exit: Option<LastExit>,
-    /// Its counters.
-    pub page: WorkerPage,
-    /// Its messages.
-    pub messages: WorkerMessages,
-}
-
-impl fmt::Debug for Worker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("id", &self.id()).finish_non_exhaustive()
-    }
-}
-
-thread_local! {
-    static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
-}
-
-impl Worker {
-    pub(crate) fn new(info: SelfInfo) -> Self {
-        Self {
-            info: Rc::new(info),
-            state: Rc::new(Cell::new(WorkerState::Starting)),
-            leave_at: Rc::new(Cell::new(Time::NEVER)),
-        }
-    }
-
-    /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.
-    pub fn current() -> Option<&'static Self> {
-        CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
-    }
-
-    /// Has this worker leave of its own accord: it gets no more connections, another takes its place, and when it has drained
-    /// it exits with code 0. Returns at once, and cannot be undone. A worker that leaves soon after its start is replaced with a
-    /// delay.
-    pub fn leave(&self) {
-        self.leave_at.set(Time::default());
-    }
-
-    /// True if the present or last call of the handler has taken longer than [`crate::Config::timeout`]. The worker then gets no
-    /// connections, and those queued for it are given to others; a second later it gets SIGABRT. A long call can check this now
-    /// and then, and return in time: its client is answered, and the worker gets connections again.
-    ///
-    /// May be called in any thread, and in a signal handler. Always false without a limit.
-    pub fn is_overdue(&self) -> bool {
-        overdue::is_overdue()
-    }
-
-    /// Its number, from 1; no other worker of this master has it.
-    pub fn id(&self) -> u32 {
-        self.info.id.0
-    }
-
-    /// The index of this worker's place, from 0; its successor has the same.
-    pub fn slot(&self) -> u32 {
-        self.info.slot.0
-    }
-
-    /// The start or reload that this worker belongs to, from 1.
-    pub fn generation(&self) -> u32 {
-        self.info.generation.0
-    }
-
-    /// Its numbers, state, start, counters, and the end of the last worker of its slot.
-    pub fn status(&self) -> WorkerStatus {
-        let SelfInfo { started, forked_at, last_exit, page, .. } = *self.info;
-        let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
-        WorkerStatus {
-            worker: WorkerInfo {
-                id: self.id(),
-                slot: self.slot(),
-                generation: self.generation(),
-                pid: process::own_pid(),
-            },
-            state: self.state.get(),
-            started,
-            age: Time::now() - forked_at,
-            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
-            queued: 0,
-            requests: page.get(Word::Requests),
-            errors: page.get(Word::Errors),
-            bytes_in: page.get(Word::BytesIn),
-            bytes_out: page.get(Word::BytesOut),
-            rss: None,
-            last_exit,
-        }
-    }
-
-    /// The arguments for the handler: those that follow it on the command line.
-    pub fn args(&self) -> &[CString] {
-        &self.info.args
-    }
-
-    fn messages(&self) -> &WorkerMessages {
-        &self.info.messages
-    }
-}
-
 /// Everything that a new worker gets from the master.
 pub struct WorkerSetup<'a> {
     /// The worker. It lives as long as the process: a handler may keep its address.
@@ -211,7 +83,7 @@ pub struct Addresses {
 /// Runs the worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
     let worker = setup.worker;
-    CURRENT.set(Some(worker));
+    worker.set_current();
     signal::count(signal::SIGTERM, &setup.leave);
     forks::watch(setup.own_sockets.iter().map(|socket| socket.fd.as_fd()), setup.leave.as_fd());
     if let Err(e) = parent::watch(setup.master, config.drain_timeout + LAST_MOMENT) {
@@ -233,7 +105,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     }));
     tell(worker, &Notice::Online);
     let started = catch_unwind(AssertUnwindSafe(|| start(source, &setup)));
-    engine::end_copy("worker_start");
+    call::end_copy("worker_start");
     let mut handler = match started {
         Ok(Ok(handler)) => handler,
         Ok(Err(reason)) => fail(worker, reason),
@@ -253,7 +125,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     }
     forks::forget();
     let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(worker)));
-    engine::end_copy("worker_stop");
+    call::end_copy("worker_stop");
     // The messages that the handler has just sent. This fails if the master is gone.
     let _ = worker.messages().flush_all(PATIENCE);
     process::exit(0)

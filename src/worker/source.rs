@@ -1,7 +1,7 @@
 //! The source of the workers' handlers: prepared in the master, opened in each worker.
 
-use super::Worker;
 use super::handler::Handler;
+use super::this_worker::Worker;
 use crate::error::Result;
 use crate::ids::Generation;
 use std::os::fd::{BorrowedFd, OwnedFd};

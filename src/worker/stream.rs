@@ -1,7 +1,8 @@
 //! Stream connections: bytes in, `on_data`, bytes out.
 
+use super::call::Context;
 use super::conn::{Buffers, Conn};
-use super::engine::{Context, Next};
+use super::engine::Next;
 use crate::scoreboard::Word;
 
 /// Reads of one connection in one turn, so that a client that sends without pause does not stop the others.

@@ -1,0 +1,55 @@
+//! Messages and replies that arrive for a worker: the calls of its handler with them.
+
+use super::call::Context;
+use super::messages::WorkerMessages;
+use super::this_worker::Worker;
+use crate::message::{Address, Envelope, Message, Purpose, Room, Undelivered};
+
+impl WorkerMessages {
+    /// Ends the requests whose deadline has come.
+    pub fn expire(&self, cx: &mut Context<'_>) {
+        loop {
+            // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
+            let expired = self.requests.borrow_mut().take_expired(cx.now);
+            let Some(call) = expired else { return };
+            cx.call("on_reply", |_| call(Err(Undelivered::TimedOut)));
+        }
+    }
+
+    /// Ends the requests to a receiver that has ended; all requests if it is the master, which routes them.
+    pub fn end_requests_to(&self, receiver: Address, cx: &mut Context<'_>) {
+        if let Address::Worker(id) = receiver {
+            self.overflowing.borrow_mut().remove(&id);
+        }
+        let only_to = (receiver != Address::Master).then_some(receiver);
+        let ended = self.requests.borrow_mut().take_all(only_to);
+        for call in ended {
+            cx.call("on_reply", |_| call(Err(Undelivered::Gone)));
+        }
+    }
+
+    /// Calls the handler with a message, or the callback of the request that it answers.
+    pub fn deliver(&self, worker: &Worker, envelope: Envelope, bytes: &[u8], cx: &mut Context<'_>) {
+        match envelope.purpose {
+            Purpose::Message | Purpose::Request => {
+                self.unanswered.set(Some(envelope).filter(|e| e.purpose == Purpose::Request));
+                let message = Message::new(envelope, bytes);
+                cx.call("on_message", |handler| handler.on_message(worker, &message));
+                if let Some(request) = self.unanswered.take() {
+                    let reason = [Undelivered::Unanswered as u8];
+                    // Lost if the master is gone, like everything from now on.
+                    let _ = self.send(&request.answer(Purpose::Failure), &reason, Room::Ignored);
+                }
+            }
+            Purpose::Reply | Purpose::Failure => {
+                let pending = self.requests.borrow_mut().take_answered(envelope.request, envelope.from);
+                let failed = envelope.purpose == Purpose::Failure;
+                let result = if failed { Err(Undelivered::from_bytes(bytes)) } else { Ok(bytes) };
+                // A request that is no longer pending has timed out.
+                if let Some(call) = pending {
+                    cx.call("on_reply", |_| call(result));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The worker that this process is, as its handler has it.
+
+use super::messages::WorkerMessages;
+use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::role::{self, Role};
+use crate::scoreboard::{Word, WorkerPage};
+use crate::sys::time::Time;
+use crate::sys::{overdue, process};
+use std::cell::Cell;
+use std::ffi::CString;
+use std::fmt;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+/// Exit code of a worker that could not serve, and has told the master why.
+pub const EXIT_FAILED: i32 = 70;
+
+/// The worker that this process is. For use in its first thread only. A clone is the same worker: keep one to send messages
+/// from callbacks that are not given it.
+#[derive(Clone)]
+pub struct Worker {
+    pub(super) info: Rc<SelfInfo>,
+    pub(super) state: Rc<Cell<WorkerState>>,
+    /// The time at which to tell the master that this worker leaves by itself.
+    pub(super) leave_at: Rc<Cell<Time>>,
+}
+
+/// A worker's numbers, start and arguments, its counters and its messages.
+pub struct SelfInfo {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// The arguments for its handler.
+    pub args: Vec<CString>,
+    /// The time of its fork, by the wall clock.
+    pub started: SystemTime,
+    /// The time of its fork, by the monotonic clock.
+    pub forked_at: Time,
+    /// The end of the last worker of its slot.
+    pub last_exit: Option<LastExit>,
+    /// Its counters.
+    pub page: WorkerPage,
+    /// Its messages.
+    pub messages: WorkerMessages,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
+}
+
+impl Worker {
+    pub(crate) fn new(info: SelfInfo) -> Self {
+        Self {
+            info: Rc::new(info),
+            state: Rc::new(Cell::new(WorkerState::Starting)),
+            leave_at: Rc::new(Cell::new(Time::NEVER)),
+        }
+    }
+
+    /// Makes this the worker that [`Worker::current`] returns in this thread.
+    pub(super) fn set_current(&'static self) {
+        CURRENT.set(Some(self));
+    }
+
+    /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.
+    pub fn current() -> Option<&'static Self> {
+        CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
+    }
+
+    /// Has this worker leave of its own accord: it gets no more connections, another takes its place, and when it has drained
+    /// it exits with code 0. Returns at once, and cannot be undone. A worker that leaves soon after its start is replaced with a
+    /// delay.
+    pub fn leave(&self) {
+        self.leave_at.set(Time::default());
+    }
+
+    /// True if the present or last call of the handler has taken longer than [`crate::Config::timeout`]. The worker then gets no
+    /// connections, and those queued for it are given to others; a second later it gets SIGABRT. A long call can check this now
+    /// and then, and return in time: its client is answered, and the worker gets connections again.
+    ///
+    /// May be called in any thread, and in a signal handler. Always false without a limit.
+    pub fn is_overdue(&self) -> bool {
+        overdue::is_overdue()
+    }
+
+    /// Its number, from 1; no other worker of this master has it.
+    pub fn id(&self) -> u32 {
+        self.info.id.0
+    }
+
+    /// The index of this worker's place, from 0; its successor has the same.
+    pub fn slot(&self) -> u32 {
+        self.info.slot.0
+    }
+
+    /// The start or reload that this worker belongs to, from 1.
+    pub fn generation(&self) -> u32 {
+        self.info.generation.0
+    }
+
+    /// Its numbers, state, start, counters, and the end of the last worker of its slot.
+    pub fn status(&self) -> WorkerStatus {
+        let SelfInfo { started, forked_at, last_exit, page, .. } = *self.info;
+        let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
+        WorkerStatus {
+            worker: WorkerInfo {
+                id: self.id(),
+                slot: self.slot(),
+                generation: self.generation(),
+                pid: process::own_pid(),
+            },
+            state: self.state.get(),
+            started,
+            age: Time::now() - forked_at,
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            queued: 0,
+            requests: page.get(Word::Requests),
+            errors: page.get(Word::Errors),
+            bytes_in: page.get(Word::BytesIn),
+            bytes_out: page.get(Word::BytesOut),
+            rss: None,
+            last_exit,
+        }
+    }
+
+    /// The arguments for the handler: those that follow it on the command line.
+    pub fn args(&self) -> &[CString] {
+        &self.info.args
+    }
+
+    pub(super) fn messages(&self) -> &WorkerMessages {
+        &self.info.messages
+    }
+}
