@@ -5,7 +5,6 @@ mod util;
 
 use socket2::SockRef;
 use std::fmt;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use util::client::Address;
 use util::load::at_once;
 use util::random::Random;
-use util::{Mode, Server, Start, Style, handler, wait_until};
+use util::{Mode, Server, Start, Style, handler, proc, wait_until};
 
 /// Answers `/HOW/MS/SIZE` after MS milliseconds with SIZE bytes, of which byte N is `N % 251`. HOW is a letter for the call that
 /// sets the body; a capital one ends the connection by `prefork_response_close`. `/gate/HOW/SIZE` first says by the file `here`
@@ -437,24 +436,15 @@ fn a_refusal_reaches_a_client_that_sends_everything_first() {
 #[test]
 fn a_refused_client_that_neither_sends_nor_closes_is_closed_after_five_seconds() {
     let server = start().set("max-body", "1M").start();
+    let worker = server.workers()[0];
+    let before = proc::kinds(worker);
     let mut reader = Reader::connect(server.address());
     reader.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n").unwrap();
     reader.rest().unwrap();
     let start = Instant::now();
-    wait_until("the server closes", || is_gone(&reader));
+    assert_ne!(proc::kinds(worker), before, "the connection is closed already");
+    wait_until("the server closes", || proc::kinds(worker) == before);
     let took = start.elapsed();
     assert!((Duration::from_secs(4)..Duration::from_secs(10)).contains(&took), "{took:?}");
     server.stop();
-}
-
-/// True if the server has closed its descriptor, as the kernel's table of connections shows: the other end waits no longer.
-fn is_gone(reader: &Reader) -> bool {
-    let Socket::Tcp(socket) = &reader.socket else { return false };
-    let port = format!(":{:04X} ", socket.local_addr().unwrap().port());
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    // As the remote address of the server's end, with the inode of a socket that a process has.
-    !table.lines().any(|l| {
-        let words: Vec<_> = l.split_whitespace().collect();
-        words.get(2).is_some_and(|remote| format!("{remote} ").ends_with(&port)) && words.get(9) != Some(&"0")
-    })
 }
