@@ -28,19 +28,27 @@ impl<const N: usize> ControlMessage<N> {
 
     /// The data of the message; none if it is of another kind.
     pub fn data_of(&mut self, level: c_int, kind: c_int) -> &mut [c_int] {
-        let is_it = (self.level, self.kind) == (level, kind);
-        let words = if is_it { self.len.saturating_sub(Self::HEADER) / size_of::<c_int>() } else { 0 };
+        let words =
+            if self.is(level, kind) { self.len.saturating_sub(Self::HEADER) / size_of::<c_int>() } else { 0 };
         &mut self.data[..words.min(N)]
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: readable for the size of the struct, which has no padding.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), Self::SIZE) }
+    /// True if it is a message of this kind.
+    pub fn is(&self, level: c_int, kind: c_int) -> bool {
+        self.len > 0 && (self.level, self.kind) == (level, kind)
     }
 
-    /// The buffer, for recvmsg(2), which writes initialised bytes only; any are valid.
-    pub fn as_buffer(&mut self) -> &mut [MaybeUninit<u8>] {
-        // SAFETY: writable for the size of the struct.
-        unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(self).cast(), Self::SIZE) }
+    /// The message, for sendmsg(2); nothing if there is none.
+    pub fn as_bytes(&self) -> &[u8] {
+        let size = self.len.next_multiple_of(size_of::<usize>()).min(Self::SIZE);
+        // SAFETY: readable for the size of the struct, which has no padding, and `size` is no more.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size) }
+    }
+
+    /// The buffer of several messages, for recvmsg(2), which writes initialised bytes only; any are valid. Each but the last has to
+    /// fill its place for the next one to begin in its own.
+    pub fn as_buffer(messages: &mut [Self]) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: writable for the size of the structs.
+        unsafe { std::slice::from_raw_parts_mut(messages.as_mut_ptr().cast(), size_of_val(messages)) }
     }
 }

@@ -20,10 +20,8 @@ pub const LARGEST: usize = 65_535;
 /// The sender of a datagram, and the address of this machine that it was sent to.
 pub struct Origin {
     sender: SockAddr,
-    /// An in_pktinfo or in6_pktinfo.
+    /// An in_pktinfo or in6_pktinfo; no message if the kernel is to choose.
     local: ControlMessage<6>,
-    /// Bytes of `local`; 0 if the socket is bound to one address.
-    local_len: usize,
 }
 
 /// Creates a socket for datagrams, to be bound to an IPv4 or IPv6 address; `[::]` takes both. With `again` the address may be
@@ -37,11 +35,11 @@ pub fn new(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {
 /// Prepares a socket for datagrams that is bound to an address, or is to be.
 pub fn prepare(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     if addr.ip().is_unspecified() {
-        let (level, name) = match addr {
-            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-        };
-        set_option(fd, level, name, 1)?;
+        // For IPv4 on `[::]` too: it names an address of this machine, the other the one sent to, which may be a broadcast's.
+        set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        if addr.is_ipv6() {
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        }
     }
     Ok(())
 }
@@ -61,22 +59,24 @@ pub fn is_retired(fd: BorrowedFd<'_>) -> bool {
 /// Reads one datagram into `buf` and its addresses into `origin`, without waiting. Bytes beyond the end of `buf` are lost.
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], origin: &mut Origin) -> io::Result<usize> {
     *origin = Origin::new();
+    // At `[::]` an IPv4 datagram comes with an in6_pktinfo, which fills its place, and an in_pktinfo.
+    let mut local = [ControlMessage::EMPTY; 2];
     let mut bytes = [MaybeUninitSlice::new(as_uninit(buf))];
     let mut msg = MsgHdrMut::new()
         .with_addr(&mut origin.sender)
         .with_buffers(&mut bytes)
-        .with_control(origin.local.as_buffer());
+        .with_control(ControlMessage::as_buffer(&mut local));
     let len = retry(|| SockRef::from(&fd).recvmsg(&mut msg, libc::MSG_DONTWAIT))?;
-    origin.local_len = msg.control_len();
-    origin.clear_interface();
+    origin.sender = canonical(std::mem::replace(&mut origin.sender, Origin::new().sender));
+    origin.local = own_address(local);
     Ok(len)
 }
 
 /// Sends one datagram to the sender of another, from the address that one was sent to, without waiting.
 pub fn reply(fd: BorrowedFd<'_>, bytes: &[u8], origin: &Origin) -> io::Result<()> {
     let bytes = [IoSlice::new(bytes)];
-    let local = &origin.local.as_bytes()[..origin.local_len];
-    let msg = MsgHdr::new().with_addr(&origin.sender).with_buffers(&bytes).with_control(local);
+    let msg =
+        MsgHdr::new().with_addr(&origin.sender).with_buffers(&bytes).with_control(origin.local.as_bytes());
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     retry(|| SockRef::from(&fd).sendmsg(&msg, flags)).map(drop)
 }
@@ -88,36 +88,41 @@ impl Origin {
         let len = storage.size_of();
         // SAFETY: all of it is initialised; a family of 0 means that there is no address.
         let sender = unsafe { SockAddr::new(storage, len) };
-        Self { sender, local: ControlMessage::EMPTY, local_len: 0 }
+        Self { sender, local: ControlMessage::EMPTY }
     }
 
     /// The sender, an IPv4 address even if the socket is for both; `None` before a datagram was received.
     pub fn peer(&self) -> Option<SocketAddr> {
-        let peer = self.sender.as_socket()?;
-        // Only a mapped address changes: an IPv6 address keeps its scope.
-        Some(match peer.ip().to_canonical() {
-            ip if ip == peer.ip() => peer,
-            ip => SocketAddr::new(ip, peer.port()),
-        })
+        self.sender.as_socket()
     }
 
-    /// The sender as the kernel reported it, for C.
+    /// [`Origin::peer`] for C.
     pub fn as_sockaddr(&self) -> *const sockaddr {
         self.sender.as_ptr().cast()
     }
+}
 
-    /// Clears the interface that the kernel reported: an answer is sent by the routing table, as if its socket were bound to the
-    /// address.
-    fn clear_interface(&mut self) {
-        const V4: usize = std::mem::offset_of!(libc::in_pktinfo, ipi_ifindex) / 4;
-        const V6: usize = std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex) / 4;
-        if let Some(index) = self.local.data_of(libc::IPPROTO_IP, libc::IP_PKTINFO).get_mut(V4) {
-            *index = 0;
-        }
-        if let Some(index) = self.local.data_of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO).get_mut(V6) {
-            *index = 0;
-        }
+/// The IPv4 address of a sender that came as a mapped one; a socket for both takes it for the answer too.
+fn canonical(sender: SockAddr) -> SockAddr {
+    sender.as_socket().map(super::socket::canonical).map_or(sender, Into::into)
+}
+
+/// The address from which an answer is sent, of the two that the kernel reports, without the interface: by the routing table, as if
+/// the socket were bound to the address. No message if the datagram was sent to an IPv6 group.
+fn own_address([first, second]: [ControlMessage<6>; 2]) -> ControlMessage<6> {
+    const V4: usize = std::mem::offset_of!(libc::in_pktinfo, ipi_ifindex) / 4;
+    const V6: usize = std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex) / 4;
+    let mut local = if second.is(libc::IPPROTO_IP, libc::IP_PKTINFO) { second } else { first };
+    if let Some(index) = local.data_of(libc::IPPROTO_IP, libc::IP_PKTINFO).get_mut(V4) {
+        *index = 0;
     }
+    let v6 = local.data_of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
+    if let Some(index) = v6.get_mut(V6) {
+        *index = 0;
+    }
+    // The first byte of a group's address is 0xff (RFC 4291 section 2.7).
+    let is_group = v6.first().is_some_and(|word| word.to_ne_bytes()[0] == 0xff);
+    if is_group { ControlMessage::EMPTY } else { local }
 }
 
 #[cfg(test)]

@@ -84,9 +84,20 @@ pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
     SockRef::from(&fd).local_addr().map(|a| address_of(&a))
 }
 
-/// The address of the other end of a socket (getpeername(2)).
+/// The address of the other end of a socket (getpeername(2)). An IPv4 client of an IPv6 socket has its IPv4 address.
 pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
-    SockRef::from(&fd).peer_addr().map(|a| address_of(&a))
+    SockRef::from(&fd).peer_addr().map(|a| match address_of(&a) {
+        Address::Inet(inet) => Address::Inet(canonical(inet)),
+        unix => unix,
+    })
+}
+
+/// The IPv4 address of one that is mapped into IPv6 (RFC 4291 section 2.5.5.2); any other as it is, with its scope.
+pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip if ip == addr.ip() => addr,
+        ip => SocketAddr::new(ip, addr.port()),
+    }
 }
 
 /// The IP address of the other end, as [`accept_with_ip`] returns it; `None` if it has none.
