@@ -7,6 +7,7 @@ use crate::ids::Generation;
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
+use crate::sys::stderr;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -184,6 +185,8 @@ impl Server {
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
     ///
+    /// Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
+    ///
     /// Workers are forked from here and never return from this call; nor does a program that an upgrade tries out, whether it could
     /// serve or not ([upgrades](crate#upgrades)). For the duration of the call the calling thread has these signals blocked and reads
     /// them itself (signalfd(2)); no signal handler is installed.
@@ -208,6 +211,8 @@ impl Server {
         if master::is_trial() {
             master::end_trial(self.try_out());
         }
+        // Before anything is opened that could get such a number.
+        stderr::open_missing().map_err(|e| Error::io(ErrorKind::System, "open /dev/null", e))?;
         self.check()?;
         let Self { config, source, args, callbacks, messages, .. } = self;
         let mut master = Master::new(config, source, args, messages.clone())?;

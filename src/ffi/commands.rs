@@ -46,7 +46,8 @@ pub struct prefork_server_status {
 /// handled as in `prefork_server_run()`. The program may have children of its own and a handler of SIGCHLD, but
 /// should not reap workers: their exit codes would be lost. It must not start a thread while the server runs: no
 /// more workers could be forked. Workers have copies of all descriptors that are open at their fork: close in
-/// `worker_start` those whose peers wait for them to be closed.
+/// `worker_start` those whose peers wait for them to be closed. Standard input, output or error that is closed
+/// becomes /dev/null, as in `prefork_server_run()`.
 ///
 /// Returns as `prefork_server_run()`, except for failures of workers.
 /// Process: becomes the master.

@@ -536,6 +536,8 @@ pub unsafe extern "C" fn prefork_server_reply(
 /// (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
 /// `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
 ///
+/// Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
+///
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
 /// PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
 /// none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.

@@ -53,7 +53,6 @@ impl Master {
     ) -> Result<Self> {
         let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
         check_host()?;
-        // Before anything is opened: a file that gets number 2 from here on is not standard error.
         let stderr = stderr_capture::StderrCapture::new();
         let mut saved = upgrade::take_saved()?;
         match &saved {

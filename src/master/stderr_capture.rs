@@ -32,8 +32,6 @@ const REST: usize = 1024 * 1024;
 
 /// All captured pipes.
 pub struct StderrCapture {
-    /// False if the master has no standard error to copy to.
-    is_possible: bool,
     pipes: BTreeMap<Page, Pipe>,
     copier: Copier,
 }
@@ -61,18 +59,15 @@ struct Lines {
 }
 
 impl StderrCapture {
-    /// No pipes yet. Must be called before any file is opened: a file that gets number 2 is not standard error.
+    /// No pipes yet.
     pub fn new() -> Self {
         let copier = Copier { write: log::copy, dropped: 0 };
-        Self { is_possible: stderr::is_open(), pipes: BTreeMap::new(), copier }
+        Self { pipes: BTreeMap::new(), copier }
     }
 
     /// Opens a pipe for a worker that is about to be forked, and returns its end. `None` if the worker has to use the
     /// master's standard error, for instance because descriptors have run out.
     pub fn open(&mut self, worker: WorkerId, page: Page, poll: &Poll) -> Option<OwnedFd> {
-        if !self.is_possible {
-            return None;
-        }
         // The fork needs one more descriptor, and matters more than the pipe: hold it while the pipe is made.
         let pidfd = std::fs::File::open("/dev/null").ok()?;
         let (source, end) = stderr::pipe().ok()?;

@@ -1,4 +1,4 @@
-//! Standard error (descriptor 2) of this process, and diverting it into a pipe for a time.
+//! The standard descriptors of this process, and diverting standard error into a pipe for a time.
 
 use super::{check, check_len, retry, socket};
 use std::fs::File;
@@ -8,10 +8,18 @@ use std::os::unix::fs::MetadataExt;
 
 const STDERR: libc::c_int = libc::STDERR_FILENO;
 
-/// True if standard error is open. If a program has closed it, the next file that is opened gets its number.
-pub fn is_open() -> bool {
-    // SAFETY: takes no pointers.
-    unsafe { libc::fcntl(STDERR, libc::F_GETFD) >= 0 }
+/// Opens /dev/null in place of standard input, output and error as far as they are closed. Otherwise the next socket would get
+/// the number, and its peer what a program prints. Programs that this one executes inherit them.
+pub fn open_missing() -> io::Result<()> {
+    for number in 0..=STDERR {
+        // SAFETY: takes no pointers.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            // It gets the lowest free number, which is this one.
+            // SAFETY: a C string that lives through the call.
+            retry(|| check(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }))?;
+        }
+    }
+    Ok(())
 }
 
 /// Creates a pipe: the end to read from, which never blocks, and the end to write to, which may.

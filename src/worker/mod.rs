@@ -28,7 +28,7 @@ use crate::log::log;
 use crate::message::{Inbox, Notice};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word};
-use crate::sys::stderr::RestoreStderr;
+use crate::sys::stderr::{self, RestoreStderr};
 use crate::sys::{forks, overdue, parent, process, signal};
 use handler::Handler;
 use intake::DESCRIPTOR_RESERVE;
@@ -111,6 +111,8 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         Ok(Err(reason)) => fail(worker, reason),
         Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic))),
     };
+    // The handler may have closed some, and connections come next.
+    let _ = stderr::open_missing();
     let kind = handler.kind();
     let limit = match kind {
         Kind::Connection | Kind::Datagram => 1,
