@@ -69,7 +69,8 @@
  * threads may only exec, so prefork refuses (PREFORK_STATE). Open in worker_start, not before, what processes
  * must not share: database connections, epoll descriptors, random number generators. A worker calls its
  * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
- * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
+ * functions of this header, except where `Process:` says "in any thread": elsewhere they return PREFORK_STATE,
+ * 0 or NULL, and do nothing. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
  * which is replaced, and the connections it had in progress.
  *
  * UPGRADES
@@ -101,8 +102,8 @@
  * statuses, except those with the same meaning everywhere:
  *     PREFORK_NULL    a pointer is NULL that must not be NULL
  *     PREFORK_PANIC   prefork has a bug
- *     PREFORK_STATE   it is not the time or the process after `Process:`, for instance of prefork_server_*
- *                     in a worker
+ *     PREFORK_STATE   it is not the time, the process or the thread after `Process:`, for instance of
+ *                     prefork_server_* in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H
@@ -738,7 +739,7 @@ int prefork_worker_leave(prefork_worker *worker);
  * The number of this worker, from 1; no other worker of this server has it.
  *
  * Returns the number, or 0 if `worker` is NULL.
- * Process: worker.
+ * Process: worker, in any thread.
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_id(const prefork_worker *worker);
@@ -747,7 +748,7 @@ uint32_t prefork_worker_id(const prefork_worker *worker);
  * The slot of this worker, from 0 to the number of workers less one. The worker that replaces it has the same.
  *
  * Returns the slot, or 0 if `worker` is NULL.
- * Process: worker.
+ * Process: worker, in any thread.
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_slot(const prefork_worker *worker);
@@ -756,7 +757,7 @@ uint32_t prefork_worker_slot(const prefork_worker *worker);
  * The generation of this worker: 1 from the start, one more with each reload.
  *
  * Returns the generation, or 0 if `worker` is NULL.
- * Process: worker.
+ * Process: worker, in any thread.
  * Pointers: Borrows `worker` until return.
  */
 uint32_t prefork_worker_generation(const prefork_worker *worker);
@@ -787,7 +788,7 @@ int prefork_worker_info(const prefork_worker *worker, prefork_worker_status *inf
  * `prefork_server_args()`.
  *
  * Returns the number, or 0 if `worker` is NULL.
- * Process: worker.
+ * Process: worker, in any thread.
  * Pointers: Borrows `worker` until return.
  */
 size_t prefork_worker_arg_count(const prefork_worker *worker);
@@ -797,7 +798,7 @@ size_t prefork_worker_arg_count(const prefork_worker *worker);
  *
  * Returns a NUL-terminated string, borrowed as long as the worker lives, or NULL if `index` is
  * `prefork_worker_arg_count()` or more.
- * Process: worker.
+ * Process: worker, in any thread.
  * Pointers: Borrows `worker` until return.
  */
 const char *prefork_worker_arg(const prefork_worker *worker, size_t index);
@@ -1411,6 +1412,8 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
  * (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
  * `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
  *
+ * Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
+ *
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
  * PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
  * none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.
@@ -1468,7 +1471,8 @@ typedef struct prefork_server_status {
  * handled as in `prefork_server_run()`. The program may have children of its own and a handler of SIGCHLD, but
  * should not reap workers: their exit codes would be lost. It must not start a thread while the server runs: no
  * more workers could be forked. Workers have copies of all descriptors that are open at their fork: close in
- * `worker_start` those whose peers wait for them to be closed.
+ * `worker_start` those whose peers wait for them to be closed. Standard input, output or error that is closed
+ * becomes /dev/null, as in `prefork_server_run()`.
  *
  * Returns as `prefork_server_run()`, except for failures of workers.
  * Process: becomes the master.

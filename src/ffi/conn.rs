@@ -3,7 +3,7 @@
 use super::guard::{Opaque, borrow, borrow_mut, bytes, bytes_mut, guard};
 use super::request::prefork_slice;
 use super::status::{answered, prefork_status};
-use crate::Conn;
+use crate::{Conn, Worker};
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -14,6 +14,10 @@ pub struct prefork_conn(());
 
 impl Opaque for prefork_conn {
     type Inner<'a> = Conn;
+
+    fn is_usable() -> bool {
+        Worker::is_first_thread()
+    }
 }
 
 /// Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`

@@ -53,6 +53,11 @@ pub(super) fn guard<T: Answer>(body: impl FnOnce() -> Result<T>) -> T {
 pub(super) trait Opaque {
     /// The type that a pointer to `Self` points to.
     type Inner<'a>;
+
+    /// True if the calling thread may use values of this type: a worker's belong to its first thread.
+    fn is_usable() -> bool {
+        true
+    }
 }
 
 /// Lends a value to C.
@@ -65,20 +70,37 @@ pub(super) fn lend_mut<T: Opaque>(inner: &mut T::Inner<'_>) -> *mut T {
     std::ptr::from_mut(inner).cast()
 }
 
-/// The value that was lent to C.
+/// The value that was lent to C; refused in another thread than its own.
 ///
 /// # Safety
-/// `p` is NULL or was made by [`lend`] or [`lend_mut`], and is still lent; the value does not change meanwhile.
+/// `p` is NULL or was made by [`lend`] or [`lend_mut`], and is still lent; the value does not change meanwhile, as far as this
+/// thread may use it.
 pub(super) unsafe fn borrow<'a, T: Opaque>(p: *const T) -> Result<&'a T::Inner<'a>> {
+    check_thread(p)?;
+    // SAFETY: what the caller promises.
+    unsafe { borrow_anywhere(p) }
+}
+
+/// As [`borrow`], in any thread: for what never changes.
+///
+/// # Safety
+/// As [`borrow`]; of the value only what never changes is read, or what is atomic.
+pub(super) unsafe fn borrow_anywhere<'a, T: Opaque>(p: *const T) -> Result<&'a T::Inner<'a>> {
     // SAFETY: what the caller promises.
     unsafe { p.cast::<T::Inner<'a>>().as_ref() }.ok_or(prefork_status::PREFORK_NULL)
 }
 
-/// The value that was lent to C, to be changed.
+/// Refuses what this thread may not use. That NULL is NULL comes first.
+fn check_thread<T: Opaque>(p: *const T) -> Result<()> {
+    if p.is_null() || T::is_usable() { Ok(()) } else { Err(prefork_status::PREFORK_STATE) }
+}
+
+/// The value that was lent to C, to be changed; refused in another thread than its own.
 ///
 /// # Safety
 /// `p` is NULL or was made by [`lend_mut`], and is still lent; the value is not used otherwise meanwhile.
 pub(super) unsafe fn borrow_mut<'a, T: Opaque>(p: *mut T) -> Result<&'a mut T::Inner<'a>> {
+    check_thread(p)?;
     // SAFETY: what the caller promises.
     unsafe { p.cast::<T::Inner<'a>>().as_mut() }.ok_or(prefork_status::PREFORK_NULL)
 }

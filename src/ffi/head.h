@@ -69,7 +69,8 @@
  * threads may only exec, so prefork refuses (PREFORK_STATE). Open in worker_start, not before, what processes
  * must not share: database connections, epoll descriptors, random number generators. A worker calls its
  * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
- * functions of this header. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
+ * functions of this header, except where `Process:` says "in any thread": elsewhere they return PREFORK_STATE,
+ * 0 or NULL, and do nothing. No longjmp and no C++ exception may leave a callback. A crash costs the worker,
  * which is replaced, and the connections it had in progress.
  *
  * UPGRADES
@@ -101,8 +102,8 @@
  * statuses, except those with the same meaning everywhere:
  *     PREFORK_NULL    a pointer is NULL that must not be NULL
  *     PREFORK_PANIC   prefork has a bug
- *     PREFORK_STATE   it is not the time or the process after `Process:`, for instance of prefork_server_*
- *                     in a worker
+ *     PREFORK_STATE   it is not the time, the process or the thread after `Process:`, for instance of
+ *                     prefork_server_* in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H

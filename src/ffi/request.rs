@@ -2,7 +2,7 @@
 
 use super::guard::{Answer, Opaque, borrow, guard, text};
 use super::status::prefork_status;
-use crate::Request;
+use crate::{Request, Worker};
 use std::ffi::c_char;
 
 /// Borrowed bytes, not NUL-terminated; the call that returns them says how long they stay.
@@ -46,6 +46,10 @@ pub struct prefork_request(());
 
 impl Opaque for prefork_request {
     type Inner<'a> = Request<'a>;
+
+    fn is_usable() -> bool {
+        Worker::is_first_thread()
+    }
 }
 
 /// The method as sent, for instance `GET`; it is case-sensitive (RFC 9110 section 9.1).

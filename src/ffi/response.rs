@@ -2,7 +2,7 @@
 
 use super::guard::{Opaque, borrow_mut, bytes, c_str, guard, text};
 use super::status::{answered, prefork_status};
-use crate::Response;
+use crate::{Response, Worker};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -13,6 +13,10 @@ pub struct prefork_response(());
 
 impl Opaque for prefork_response {
     type Inner<'a> = Response;
+
+    fn is_usable() -> bool {
+        Worker::is_first_thread()
+    }
 }
 
 /// Sets the status code, from 200 to 599 (RFC 9110 section 15). The default is 200.

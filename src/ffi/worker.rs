@@ -1,7 +1,7 @@
 //! The worker in C.
 
 use super::event::exit_of;
-use super::guard::{Opaque, borrow, bytes, fill, guard, lend};
+use super::guard::{Opaque, borrow, borrow_anywhere, bytes, fill, guard, lend};
 use super::status::{answered, prefork_status};
 use crate::{Role, Undelivered, Worker, WorkerStatus, role};
 use std::ffi::{c_char, c_int, c_void};
@@ -20,6 +20,10 @@ pub struct prefork_worker(());
 
 impl Opaque for prefork_worker {
     type Inner<'a> = Worker;
+
+    fn is_usable() -> bool {
+        Worker::is_first_thread()
+    }
 }
 
 /// The role of a process.
@@ -155,37 +159,37 @@ pub unsafe extern "C" fn prefork_worker_leave(worker: *mut prefork_worker) -> c_
 /// The number of this worker, from 1; no other worker of this server has it.
 ///
 /// Returns the number, or 0 if `worker` is NULL.
-/// Process: worker.
+/// Process: worker, in any thread.
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_id(worker: *const prefork_worker) -> u32 {
     // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.id()))
+    guard(|| Ok(unsafe { borrow_anywhere(worker) }?.id()))
 }
 
 /// The slot of this worker, from 0 to the number of workers less one. The worker that replaces it has the same.
 ///
 /// Returns the slot, or 0 if `worker` is NULL.
-/// Process: worker.
+/// Process: worker, in any thread.
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_slot(worker: *const prefork_worker) -> u32 {
     // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.slot()))
+    guard(|| Ok(unsafe { borrow_anywhere(worker) }?.slot()))
 }
 
 /// The generation of this worker: 1 from the start, one more with each reload.
 ///
 /// Returns the generation, or 0 if `worker` is NULL.
-/// Process: worker.
+/// Process: worker, in any thread.
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_generation(worker: *const prefork_worker) -> u32 {
     // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.generation()))
+    guard(|| Ok(unsafe { borrow_anywhere(worker) }?.generation()))
 }
 
 /// True if the callback that is running, or was the last to run, has taken longer than the setting `timeout`.
@@ -200,7 +204,7 @@ pub unsafe extern "C" fn prefork_worker_generation(worker: *const prefork_worker
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_overdue(worker: *const prefork_worker) -> c_int {
     // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.is_overdue().into()))
+    guard(|| Ok(unsafe { borrow_anywhere(worker) }?.is_overdue().into()))
 }
 
 /// Fills in the status of this worker.
@@ -226,26 +230,28 @@ pub unsafe extern "C" fn prefork_worker_info(
 /// `prefork_server_args()`.
 ///
 /// Returns the number, or 0 if `worker` is NULL.
-/// Process: worker.
+/// Process: worker, in any thread.
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_arg_count(worker: *const prefork_worker) -> usize {
     // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.args().len()))
+    guard(|| Ok(unsafe { borrow_anywhere(worker) }?.args().len()))
 }
 
 /// One of the handler's arguments; `index` counts from 0.
 ///
 /// Returns a NUL-terminated string, borrowed as long as the worker lives, or NULL if `index` is
 /// `prefork_worker_arg_count()` or more.
-/// Process: worker.
+/// Process: worker, in any thread.
 /// # Safety
 /// Borrows `worker` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_arg(worker: *const prefork_worker, index: usize) -> *const c_char {
-    // SAFETY: `worker` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(worker) }?.args().get(index).map_or(ptr::null(), |arg| arg.as_ptr())))
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        Ok(unsafe { borrow_anywhere(worker) }?.args().get(index).map_or(ptr::null(), |arg| arg.as_ptr()))
+    })
 }
 
 /// Sends a message to another worker (its id), to the master (PREFORK_TO_MASTER), or to all other workers

@@ -33,11 +33,12 @@ impl Worker {
     ///
     /// # Errors
     /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size wait
-    /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone.
+    /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone; [`Undelivered::Impossible`] in another thread
+    /// than the first, or another process.
     pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
         let from = Address::Worker(self.info.id);
         let envelope = Envelope { purpose: Purpose::Message, from, to: to.into(), kind, request: 0 };
-        self.messages().send(&envelope, bytes, Room::Needed)
+        self.messages_here()?.send(&envelope, bytes, Room::Needed)
     }
 
     /// Sends a message that needs a reply. `on_reply` is called once, from this worker's loop: with the reply, or with the
@@ -57,7 +58,7 @@ impl Worker {
         if to == Address::All {
             return Err(Undelivered::Impossible);
         }
-        let requests = &self.messages().requests;
+        let requests = &self.messages_here()?.requests;
         let request = requests.borrow().next_number();
         let envelope = Envelope { purpose: Purpose::Request, from, to, kind, request };
         self.messages().send(&envelope, bytes, Room::Needed)?;
@@ -71,7 +72,7 @@ impl Worker {
     /// # Errors
     /// As [`Worker::send`]; [`Undelivered::Impossible`] if there is no request to reply to.
     pub fn reply(&self, bytes: &[u8]) -> Result<(), Undelivered> {
-        let unanswered = &self.messages().unanswered;
+        let unanswered = &self.messages_here()?.unanswered;
         let request = unanswered.get().ok_or(Undelivered::Impossible)?;
         self.messages().send(&request.answer(Purpose::Reply), bytes, Room::Needed)?;
         unanswered.set(None);

@@ -3,6 +3,7 @@
 use super::messages::WorkerMessages;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Generation, Slot, WorkerId};
+use crate::message::Undelivered;
 use crate::role::{self, Role};
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::time::Time;
@@ -77,6 +78,11 @@ impl Worker {
         CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
     }
 
+    /// True in the first thread of a worker, and of a process that its handler has forked there.
+    pub(crate) fn is_first_thread() -> bool {
+        CURRENT.get().is_some()
+    }
+
     /// Has this worker leave of its own accord: it gets no more connections, another takes its place, and when it has drained
     /// it exits with code 0. Returns at once, and cannot be undone. A worker that leaves soon after its start is replaced with a
     /// delay.
@@ -140,5 +146,10 @@ impl Worker {
 
     pub(super) fn messages(&self) -> &WorkerMessages {
         &self.info.messages
+    }
+
+    /// Its messages, for its first thread: what they hold has no lock.
+    pub(super) fn messages_here(&self) -> Result<&WorkerMessages, Undelivered> {
+        if Self::is_first_thread() { Ok(self.messages()) } else { Err(Undelivered::Impossible) }
     }
 }
