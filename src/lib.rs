@@ -127,6 +127,7 @@ mod role;
 mod scoreboard;
 pub mod server;
 mod sys;
+mod unwind;
 mod worker;
 
 pub use config::Config;

@@ -8,6 +8,7 @@ use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
 use crate::sys::stderr;
+use crate::unwind::named;
 use crate::worker::Worker;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
@@ -49,20 +50,27 @@ impl Callbacks {
     /// Calls the callback that the news is for.
     pub fn tell(&mut self, news: News, messages: &Messages) {
         match news {
-            News::Started(started) => self.on_start.iter_mut().for_each(|f| f(&started)),
-            News::Event(event) => self.on_event.iter_mut().for_each(|f| f(&event)),
+            News::Started(started) => {
+                self.on_start.iter_mut().for_each(|f| named("on_start", || f(&started)));
+            }
+            News::Event(event) => self.on_event.iter_mut().for_each(|f| named("on_event", || f(&event))),
             News::Message(envelope, bytes) => {
-                let call = self.on_message.as_mut().map(|f| |message: &Message<'_>| f(messages, message));
+                let call = self
+                    .on_message
+                    .as_mut()
+                    .map(|f| |message: &Message<'_>| named("on_message", || f(messages, message)));
                 messages.deliver(envelope, &bytes, call);
             }
-            News::Reply(call, result) => call(result.as_deref().map_err(|e| *e)),
+            News::Reply(call, result) => named("on_reply", || call(result.as_deref().map_err(|e| *e))),
         }
     }
 }
 
 impl Server {
     /// A server whose closure answers HTTP requests.
-    pub fn http<R: Outcome + 'static>(f: impl FnMut(&Request<'_>, &mut Response) -> R + 'static) -> Self {
+    pub fn http<R: Outcome + 'static>(
+        f: impl FnMut(&Request<'_>, &mut Response) -> R + 'static,
+    ) -> Self {
         Self::inherited(handler::http(f))
     }
 
@@ -84,7 +92,9 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn datagram<R: Outcome + 'static>(f: impl FnMut(&Datagram<'_>) -> R + 'static) -> Self {
+    pub fn datagram<R: Outcome + 'static>(
+        f: impl FnMut(&Datagram<'_>) -> R + 'static,
+    ) -> Self {
         Self::inherited(handler::datagram(f))
     }
 

@@ -5,6 +5,7 @@ use super::guard::{Result, borrow, borrow_mut, fill, guard, strings};
 use super::server::{prefork_server, start, step};
 use super::status::prefork_status;
 use super::worker::{info, prefork_worker_status};
+use crate::unwind::named;
 use crate::{Error, ErrorKind, Running, ServerState};
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
@@ -238,7 +239,7 @@ pub unsafe extern "C" fn prefork_server_stop(server: *mut prefork_server) -> c_i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_each_worker(
     server: *const prefork_server,
-    each: Option<unsafe extern "C" fn(info: *const prefork_worker_status, arg: *mut c_void)>,
+    each: Option<unsafe extern "C-unwind" fn(info: *const prefork_worker_status, arg: *mut c_void)>,
     arg: *mut c_void,
 ) -> c_int {
     guard(|| {
@@ -247,7 +248,7 @@ pub unsafe extern "C" fn prefork_server_each_worker(
         let each = each.ok_or(prefork_status::PREFORK_NULL)?;
         for info in workers.iter().map(info) {
             // SAFETY: a callback and an argument that were given for this; `info` lives until it returns.
-            unsafe { each(&raw const info, arg) }
+            named("each", || unsafe { each(&raw const info, arg) });
         }
         Ok(workers.len() as c_int)
     })

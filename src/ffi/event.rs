@@ -165,7 +165,8 @@ pub struct prefork_event {
 }
 
 /// Called with each event, in the master.
-pub type prefork_on_event = Option<unsafe extern "C" fn(event: *const prefork_event, state: *mut c_void)>;
+pub type prefork_on_event =
+    Option<unsafe extern "C-unwind" fn(event: *const prefork_event, state: *mut c_void)>;
 
 /// Calls `call` with an event as C has it.
 pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {

@@ -19,15 +19,16 @@ pub const PREFORK_ABI_MAJOR: u16 = 2;
 pub const PREFORK_ABI_MINOR: u16 = 0;
 
 /// Called with a complete HTTP request.
-pub type prefork_on_request =
-    Option<unsafe extern "C" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void)>;
+pub type prefork_on_request = Option<
+    unsafe extern "C-unwind" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void),
+>;
 
 /// Called for a connection.
-pub type prefork_on_conn = Option<unsafe extern "C" fn(conn: *mut prefork_conn, state: *mut c_void)>;
+pub type prefork_on_conn = Option<unsafe extern "C-unwind" fn(conn: *mut prefork_conn, state: *mut c_void)>;
 
 /// Called with a datagram.
 pub type prefork_on_datagram = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         worker: *mut prefork_worker,
         peer: *const sockaddr,
         data: *const c_void,
@@ -37,7 +38,8 @@ pub type prefork_on_datagram = Option<
 >;
 
 /// Called when the worker stops, is drained, or hangs.
-pub type prefork_on_worker = Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut c_void)>;
+pub type prefork_on_worker =
+    Option<unsafe extern "C-unwind" fn(worker: *mut prefork_worker, state: *mut c_void)>;
 
 /// A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
 /// new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
@@ -63,7 +65,7 @@ pub struct prefork_module {
     /// If each try would fail, for instance because of a wrong configuration, call `_exit(78)` (EX_CONFIG):
     /// then the slot stays empty until a reload.
     pub worker_start:
-        Option<unsafe extern "C" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
+        Option<unsafe extern "C-unwind" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
     /// Called last, when the worker has finished its last connection; not called if the worker is killed.
     pub worker_stop: prefork_on_worker,
     /// Answers one complete HTTP request. The worker has many connections, but serves none of them meanwhile.
@@ -84,7 +86,7 @@ pub struct prefork_module {
     /// `type` is the sender's. `prefork_worker_reply()` answers a request. In blocking style it is called
     /// between two connections.
     pub on_message: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             worker: *mut prefork_worker,
             from: u32,
             r#type: u32,
@@ -279,10 +281,15 @@ impl Handler for Callbacks {
 mod tests {
     use super::*;
 
-    unsafe extern "C" fn on_request(_: *mut prefork_request, _: *mut prefork_response, _: *mut c_void) {}
-    unsafe extern "C" fn on_conn(_: *mut prefork_conn, _: *mut c_void) {}
+    unsafe extern "C-unwind" fn on_request(
+        _: *mut prefork_request,
+        _: *mut prefork_response,
+        _: *mut c_void,
+    ) {
+    }
+    unsafe extern "C-unwind" fn on_conn(_: *mut prefork_conn, _: *mut c_void) {}
 
-    unsafe extern "C" fn on_datagram(
+    unsafe extern "C-unwind" fn on_datagram(
         _: *mut prefork_worker,
         _: *const sockaddr,
         _: *const c_void,

@@ -2,6 +2,7 @@
 
 use super::guard::{Opaque, borrow_mut, bytes, c_str, guard, text};
 use super::status::{answered, prefork_status};
+use crate::unwind::named;
 use crate::{Response, Worker};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -117,7 +118,7 @@ pub unsafe extern "C" fn prefork_response_body_owned(
     res: *mut prefork_response,
     data: *const c_void,
     size: usize,
-    release: Option<unsafe extern "C" fn(owner: *mut c_void)>,
+    release: Option<unsafe extern "C-unwind" fn(owner: *mut c_void)>,
     owner: *mut c_void,
 ) -> c_int {
     guard(|| {
@@ -136,13 +137,13 @@ pub unsafe extern "C" fn prefork_response_body_owned(
 struct Owned {
     bytes: &'static [u8],
     owner: *mut c_void,
-    release: unsafe extern "C" fn(*mut c_void),
+    release: unsafe extern "C-unwind" fn(*mut c_void),
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: the caller gave both for this call, which is the only one.
-        unsafe { (self.release)(self.owner) }
+        named("release", || unsafe { (self.release)(self.owner) });
     }
 }
 

@@ -52,11 +52,12 @@ pub struct prefork_started {
 }
 
 /// Called once, when every worker is ready for the first time.
-pub type prefork_on_start = Option<unsafe extern "C" fn(started: *const prefork_started, state: *mut c_void)>;
+pub type prefork_on_start =
+    Option<unsafe extern "C-unwind" fn(started: *const prefork_started, state: *mut c_void)>;
 
 /// Called with a message of the worker whose id is `from`: `type` is the worker's to choose.
 pub type prefork_on_message = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         server: *mut prefork_server,
         from: u32,
         r#type: u32,
@@ -481,7 +482,7 @@ pub unsafe extern "C" fn prefork_server_request(
     size: usize,
     deadline_ms: u32,
     on_reply: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             server: *mut prefork_server,
             status: c_int,
             data: *const c_void,

@@ -289,7 +289,7 @@ pub unsafe extern "C" fn prefork_worker_send(
 /// PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for the receiver). The bytes are borrowed until it
 /// returns.
 pub type prefork_on_worker_reply = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         worker: *mut prefork_worker,
         status: c_int,
         data: *const c_void,

@@ -7,6 +7,7 @@ use crate::log::log;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::time::Time;
 use crate::sys::{forks, overdue, parent, process};
+use crate::unwind::named;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The worker as an engine sees it during a call.
@@ -36,7 +37,7 @@ impl Context<'_> {
         self.page.set(Word::BusySince, since.as_millis().max(1));
         parent::begin_call();
         // The handler serves on after a panic, as users of a server expect; unfinished changes to its state are its own affair.
-        let result = catch_unwind(AssertUnwindSafe(|| f(self.handler))).ok();
+        let result = catch_unwind(AssertUnwindSafe(|| named(name, || f(self.handler)))).ok();
         end_copy(name);
         parent::end_call();
         self.page.set(Word::BusySince, 0);

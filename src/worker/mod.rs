@@ -30,6 +30,7 @@ use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word};
 use crate::sys::stderr::{self, RestoreStderr};
 use crate::sys::{forks, overdue, parent, process, signal};
+use crate::unwind::named;
 use handler::Handler;
 use intake::DESCRIPTOR_RESERVE;
 use own_sockets::OwnSocket;
@@ -145,8 +146,8 @@ fn introduce(worker: &Worker) {
 }
 
 fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Handler>, String> {
-    let mut handler = source.open(setup.worker)?;
-    handler.start(setup.worker)?;
+    let mut handler = named("load", || source.open(setup.worker))?;
+    named("worker_start", || handler.start(setup.worker))?;
     let Addresses { connections, datagrams } = &setup.addresses;
     match (datagrams, connections) {
         (Some(address), _) if !handler.takes_datagrams() => {

@@ -1,0 +1,127 @@
+//! C++ exceptions that leave a callback: the log says which callback, and the worker is replaced.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use util::client::Address;
+use util::handler::compile;
+use util::{Start, Style, wait_until};
+
+/// Throws in the callback that is its second argument.
+const MODULE: &str = r#"
+    #include <prefork.h>
+    #include <stdexcept>
+    #include <string>
+
+    static std::string where;
+
+    static void maybe(const char *callback)
+    {
+        if (where == callback)
+            throw std::runtime_error(callback);
+    }
+
+    static void replied(prefork_worker *, int, const void *, size_t, void *) { maybe("on_reply"); }
+
+    static int start(prefork_worker *worker, void **)
+    {
+        where = THROW;
+        maybe("worker_start");
+        return worker == NULL;
+    }
+
+    static void stop(prefork_worker *, void *) { maybe("worker_stop"); }
+    static void drain(prefork_worker *, void *) { maybe("on_drain"); }
+
+    static void message(prefork_worker *worker, uint32_t, uint32_t, const void *, size_t, void *)
+    {
+        maybe("on_message");
+        prefork_worker_reply(worker, "", 0);
+    }
+
+    static void released(void *) { maybe("release"); }
+
+    static void request(prefork_request *req, prefork_response *res, void *)
+    {
+        maybe("on_request");
+        prefork_worker *self = prefork_worker_self();
+        prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
+        prefork_response_body_owned(res, "x", 1, released, NULL);
+        (void)req;
+    }
+
+    static void open(prefork_conn *, void *) { maybe("on_open"); }
+    static void data(prefork_conn *conn, void *) { maybe("on_data"); maybe("on_connection"); prefork_conn_close(conn); }
+    static void close(prefork_conn *, void *) { maybe("on_close"); }
+    static void datagram(prefork_worker *, const struct sockaddr *, const void *, size_t, void *) { maybe("on_datagram"); }
+
+    PREFORK_MODULE(.worker_start = start, .worker_stop = stop, .on_drain = drain, .on_message = message, CALLBACKS)
+"#;
+
+fn start(style: Style, throw: &str) -> Start {
+    let callbacks = match style {
+        Style::Request => "-DCALLBACKS=.on_request=request",
+        Style::Connection => "-DCALLBACKS=.on_connection=data",
+        Style::Data => "-DCALLBACKS=.on_open=open, .on_data=data, .on_close=close",
+        Style::Datagram => "-DCALLBACKS=.on_datagram=datagram",
+    };
+    let throw = format!("-DTHROW=\"{throw}\"");
+    let cpp = ["-x", "c++", "-Wl,--no-as-needed,-lstdc++", "-Wno-unused-function", callbacks, &throw];
+    Start::new(style).module(compile(MODULE, &cpp))
+}
+
+fn message(callback: &str) -> String {
+    format!("{callback}: a C++ exception left the callback")
+}
+
+#[test]
+fn an_exception_is_logged_with_the_callback_that_it_left() {
+    for (style, callback) in [
+        (Style::Request, "on_request"),
+        (Style::Request, "on_message"),
+        (Style::Request, "on_reply"),
+        (Style::Request, "release"),
+        (Style::Connection, "on_connection"),
+        (Style::Data, "on_open"),
+        (Style::Data, "on_data"),
+        (Style::Data, "on_close"),
+        (Style::Datagram, "on_datagram"),
+    ] {
+        let listen = if style == Style::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
+        let mut server = start(style, callback).listen(listen).start();
+        server.says(&message(callback));
+        server.says("died: SIGABRT");
+        let before = server.workers();
+        match *server.address() {
+            Address::Udp(address) => {
+                std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", address).unwrap();
+            }
+            _ => {
+                let _ = server.ask("x");
+            }
+        }
+        server.wait_for_line(&message(callback));
+        wait_until("a successor", || {
+            let now = server.workers();
+            now.len() == 2 && now.iter().any(|pid| !before.contains(pid))
+        });
+        let lines = server.stderr();
+        assert!(lines.iter().all(|line| !line.contains("Rust")), "{callback}: {lines:#?}");
+        server.stop();
+    }
+}
+
+#[test]
+fn an_exception_at_the_start_or_the_end_of_a_worker_is_logged_too() {
+    for callback in ["worker_stop", "on_drain"] {
+        let mut server = start(Style::Request, callback).workers(1).start();
+        server.says(&message(callback));
+        server.may_say("SIGABRT");
+        server.may_say("killed");
+        server.signal(libc::SIGTERM);
+        server.ends();
+    }
+    let refused = start(Style::Request, "worker_start").workers(1).refused();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains(&message("worker_start")), "{refused:?}");
+}
