@@ -68,19 +68,19 @@ impl Callbacks {
 
 impl Server {
     /// A server whose closure answers HTTP requests.
-    pub fn http<R: Outcome + 'static>(
+    pub fn http<R: Outcome<M> + 'static, M: 'static>(
         f: impl FnMut(&Request<'_>, &mut Response) -> R + 'static,
     ) -> Self {
         Self::inherited(handler::http(f))
     }
 
     /// A server whose closure serves one connection at a time in blocking style.
-    pub fn blocking<R: Outcome + 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+    pub fn blocking<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
         Self::inherited(handler::blocking(f))
     }
 
     /// A server whose closure is called whenever a connection has bytes.
-    pub fn stream<R: Outcome + 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+    pub fn stream<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
         Self::inherited(handler::stream(f))
     }
 
@@ -92,7 +92,7 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn datagram<R: Outcome + 'static>(
+    pub fn datagram<R: Outcome<M> + 'static, M: 'static>(
         f: impl FnMut(&Datagram<'_>) -> R + 'static,
     ) -> Self {
         Self::inherited(handler::datagram(f))

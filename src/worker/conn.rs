@@ -58,6 +58,8 @@ pub struct Conn {
     at_end: bool,
     closing: bool,
     broken: bool,
+    /// The last error of a call that is the client's fault.
+    fault: Option<String>,
     /// Nothing is read until there is room for output; the poll does not report again what arrives meanwhile.
     paused: bool,
     /// The handler is to be called again when there is room, because it may have left input for want of it.
@@ -116,6 +118,7 @@ impl Conn {
             at_end: false,
             closing: false,
             broken: false,
+            fault: None,
             paused: false,
             is_owed: false,
             refused: 0,
@@ -159,6 +162,11 @@ impl Conn {
     /// `WouldBlock`: as a stream, nothing more has arrived. `TimedOut`: in blocking style, nothing arrived within
     /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]). Those of recv(2).
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.read_some(buf);
+        self.noted(read)
+    }
+
+    fn read_some(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.style {
             Style::Blocking { first, read, .. } => {
                 let timeout = if self.has_read { read } else { first };
@@ -188,6 +196,11 @@ impl Conn {
     /// `bytes` was taken. Leave unconsumed what is not answered yet: [`crate::Handler::on_data`] is called again when there is
     /// room. Those of send(2).
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.write_all(bytes);
+        self.noted(written)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.style {
             Style::Blocking { write, .. } => {
                 let mut rest = bytes;
@@ -276,6 +289,29 @@ impl Conn {
                 let _ = write!(text, "{address}");
             }
             text
+        })
+    }
+
+    /// The client, for the log. After a reset the kernel may not know its address any more.
+    pub(crate) fn client(&self) -> String {
+        format!("client {}", self.peer())
+    }
+
+    /// True if a reason of the handler's to fail is the client's fault, which a call has told it: the client was silent, took nothing,
+    /// or has gone. That is no failure of the handler.
+    pub(crate) fn has_told(&self, reason: &str) -> bool {
+        self.fault.as_deref().is_some_and(|fault| reason.ends_with(fault))
+    }
+
+    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut};
+        let is_clients = |e: &io::Error| {
+            matches!(e.kind(), TimedOut | BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected)
+        };
+        result.inspect_err(|e| {
+            if is_clients(e) && !self.closing {
+                self.fault = Some(e.to_string());
+            }
         })
     }
 

@@ -36,6 +36,11 @@ impl Datagram<'_> {
         self.listener.0
     }
 
+    /// The sender, for the log.
+    pub(crate) fn client(&self) -> String {
+        format!("client {}", self.peer())
+    }
+
     /// The worker that reads it.
     pub fn worker(&self) -> &Worker {
         self.worker

@@ -9,6 +9,7 @@ use super::channel::{CHANNEL, Channel, LEAVE};
 use super::conn::{Conn, Style, Touched};
 use super::deadlines::Deadlines;
 use super::engine::{Deadline, Next};
+use super::failure::{PANICKED, report};
 use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
@@ -261,6 +262,9 @@ impl<'a> EventLoop<'a> {
         let mut conn = self.conn(fd, listener);
         let served =
             context!(self).call("on_connection", |handler| handler.on_connection(&mut conn)).is_some();
+        if !served {
+            report("on_connection", &conn.client(), PANICKED);
+        }
         self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
         conn.drop_unread();
         conn.end();

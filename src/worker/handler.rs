@@ -2,13 +2,14 @@
 
 use super::conn::Conn;
 use super::datagram::Datagram;
+use super::failure::report;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::this_worker::Worker;
 use crate::event::Kind;
-use crate::log::log;
 use crate::message::Message;
-use std::fmt::Display;
+use std::error::Error;
+use std::marker::PhantomData;
 
 /// User code that serves connections in a worker: a closure given to [`crate::Server::http`] and its like, or a type of your
 /// own, which may hold what it opened in its worker and implements the methods it needs.
@@ -70,87 +71,121 @@ pub trait Handler {
     fn on_datagram(&mut self, _datagram: &Datagram<'_>) {}
 }
 
-/// The value that a closure returns: nothing, or a `Result` whose error is logged; an HTTP client gets 500.
-pub trait Outcome {
-    /// The text of the error, if there is one.
+/// The value that a closure returns: nothing, or a `Result` whose error is logged with its causes; an HTTP client gets 500. The
+/// error is one of [`std::error::Error`], a boxed one, or text. `M` is found by the compiler; it tells the implementations apart.
+pub trait Outcome<M> {
+    /// The text of the error and its causes, if there is one.
     fn failure(self) -> Option<String>;
 }
 
-impl Outcome for () {
+impl Outcome<()> for () {
     fn failure(self) -> Option<String> {
         None
     }
 }
 
-impl<E: Display> Outcome for Result<(), E> {
+impl<E: Into<Box<dyn Error>>> Outcome<Box<dyn Error>> for Result<(), E> {
     fn failure(self) -> Option<String> {
-        self.err().map(|e| e.to_string())
+        self.err().map(|e| with_causes(&*e.into()))
     }
 }
 
+/// Which is not `Into<Box<dyn Error>>`.
+impl Outcome<BoxedSendSync> for Result<(), BoxedSendSync> {
+    fn failure(self) -> Option<String> {
+        self.err().map(|e| with_causes(&*e))
+    }
+}
+
+type BoxedSendSync = Box<dyn Error + Send + Sync>;
+
+/// The text of an error, followed by those of its causes that it does not end in already.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let (mut text, mut next) = (error.to_string(), error.source());
+    while let Some(cause) = next {
+        let reason = cause.to_string();
+        if !text.ends_with(&reason) {
+            text = text + ": " + &reason;
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// Makes a handler of a closure that answers HTTP requests.
-pub fn http<R: Outcome>(f: impl FnMut(&Request<'_>, &mut Response) -> R) -> impl Handler {
-    HttpClosure(f)
+pub fn http<R: Outcome<M>, M>(f: impl FnMut(&Request<'_>, &mut Response) -> R) -> impl Handler {
+    HttpClosure(f, PhantomData)
 }
 
 /// Makes a handler of a closure that serves one connection at a time in blocking style.
-pub fn blocking<R: Outcome>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
-    ConnClosure(Kind::Connection, f)
+pub fn blocking<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
+    ConnClosure(Kind::Connection, f, PhantomData)
 }
 
 /// Makes a handler of a closure that is called whenever a stream connection has bytes.
-pub fn stream<R: Outcome>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
-    ConnClosure(Kind::Data, f)
+pub fn stream<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
+    ConnClosure(Kind::Data, f, PhantomData)
 }
 
 /// Makes a handler of a closure that is called with each datagram.
-pub fn datagram<R: Outcome>(f: impl FnMut(&Datagram<'_>) -> R) -> impl Handler {
-    DatagramClosure(f)
+pub fn datagram<R: Outcome<M>, M>(f: impl FnMut(&Datagram<'_>) -> R) -> impl Handler {
+    DatagramClosure(f, PhantomData)
 }
 
-struct HttpClosure<F>(F);
-struct ConnClosure<F>(Kind, F);
-struct DatagramClosure<F>(F);
+struct HttpClosure<F, M>(F, PhantomData<M>);
+struct ConnClosure<F, M>(Kind, F, PhantomData<M>);
+struct DatagramClosure<F, M>(F, PhantomData<M>);
 
-/// Logs the error of an outcome; true if it has one.
-fn failed(outcome: impl Outcome) -> bool {
-    outcome.failure().inspect(|text| log!("handler: {text}")).is_some()
-}
-
-impl<F: FnMut(&Request<'_>, &mut Response) -> R, R: Outcome> Handler for HttpClosure<F> {
+impl<F: FnMut(&Request<'_>, &mut Response) -> R, R: Outcome<M>, M> Handler for HttpClosure<F, M> {
     fn kind(&self) -> Kind {
         Kind::Request
     }
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
-        if failed((self.0)(req, res)) {
+        if let Some(reason) = (self.0)(req, res).failure() {
+            if !res.has_told(&reason) {
+                report("on_request", &req.brief(), &reason);
+            }
             res.fail();
         }
     }
 }
 
-impl<F: FnMut(&mut Conn) -> R, R: Outcome> Handler for ConnClosure<F> {
+impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> ConnClosure<F, M> {
+    /// True if it failed, for whatever reason.
+    fn fails(&mut self, callback: &str, conn: &mut Conn) -> bool {
+        let Some(reason) = (self.1)(conn).failure() else { return false };
+        if !conn.has_told(&reason) {
+            report(callback, &conn.client(), &reason);
+        }
+        true
+    }
+}
+
+impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> Handler for ConnClosure<F, M> {
     fn kind(&self) -> Kind {
         self.0
     }
 
     fn on_connection(&mut self, conn: &mut Conn) {
-        failed((self.1)(conn));
+        self.fails("on_connection", conn);
     }
 
     fn on_data(&mut self, conn: &mut Conn) {
-        if failed((self.1)(conn)) {
+        if self.fails("on_data", conn) {
             conn.close();
         }
     }
 }
 
-impl<F: FnMut(&Datagram<'_>) -> R, R: Outcome> Handler for DatagramClosure<F> {
+impl<F: FnMut(&Datagram<'_>) -> R, R: Outcome<M>, M> Handler for DatagramClosure<F, M> {
     fn kind(&self) -> Kind {
         Kind::Datagram
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>) {
-        failed((self.0)(datagram));
+        if let Some(reason) = (self.0)(datagram).failure() {
+            report("on_datagram", &datagram.client(), &reason);
+        }
     }
 }

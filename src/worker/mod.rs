@@ -10,6 +10,7 @@ mod deadlines;
 mod delivery;
 mod engine;
 mod event_loop;
+mod failure;
 pub mod handler;
 pub mod http;
 mod intake;
@@ -127,7 +128,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         process::exit(EXIT_FAILED);
     }
     forks::forget();
-    let _ = catch_unwind(AssertUnwindSafe(|| handler.stop(worker)));
+    let _ = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
     call::end_copy("worker_stop");
     // The messages that the handler has just sent. This fails if the master is gone.
     let _ = worker.messages().flush_all(PATIENCE);

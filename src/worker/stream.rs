@@ -3,6 +3,7 @@
 use super::call::Context;
 use super::conn::{Buffers, Conn};
 use super::engine::Next;
+use super::failure::{PANICKED, report};
 use crate::scoreboard::Word;
 
 /// Reads of one connection in one turn, so that a client that sends without pause does not stop the others.
@@ -22,12 +23,12 @@ impl StreamEngine {
         let opened = cx.call("on_open", |h| h.on_open(conn)).is_some();
         conn.end_call();
         if !opened {
-            return failed(cx);
+            return failed("on_open", conn, cx);
         }
         if !read_already.is_empty() {
             conn.begin_call();
             if !call(conn, cx) {
-                return failed(cx);
+                return failed("on_data", conn, cx);
             }
         }
         self.flush(conn)
@@ -63,7 +64,7 @@ impl StreamEngine {
             };
             cx.page.add(Word::Requests, 1);
             if !call(conn, cx) {
-                return failed(cx);
+                return failed("on_data", conn, cx);
             }
             // The poll is edge-triggered and does not report the end again, so read up to it.
             if !more && (!ended || conn.at_end()) {
@@ -98,7 +99,9 @@ impl StreamEngine {
     /// Closes a connection and takes its buffers.
     pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
         let _ = conn.flush();
-        let _ = cx.call("on_close", |h| h.on_close(conn));
+        if cx.call("on_close", |h| h.on_close(conn)).is_none() {
+            report("on_close", &conn.client(), PANICKED);
+        }
         conn.end();
         conn.release_buffers(&mut self.buffers);
     }
@@ -112,7 +115,8 @@ fn call(conn: &mut Conn, cx: &mut Context<'_>) -> bool {
 }
 
 /// The handler panicked: that costs the connection.
-fn failed(cx: &Context<'_>) -> Next {
+fn failed(callback: &str, conn: &Conn, cx: &Context<'_>) -> Next {
+    report(callback, &conn.client(), PANICKED);
     cx.page.add(Word::Errors, 1);
     Next::Close
 }

@@ -2,6 +2,7 @@
 
 use super::call::Context;
 use super::datagram::Datagram;
+use super::failure::{PANICKED, report};
 use super::own_sockets::OwnSocket;
 use super::this_worker::Worker;
 use crate::scoreboard::Word;
@@ -36,6 +37,9 @@ impl DatagramEngine {
             };
             cx.page.add(Word::BytesIn, n as u64);
             let done = cx.call("on_datagram", |handler| handler.on_datagram(&datagram));
+            if done.is_none() {
+                report("on_datagram", &datagram.client(), PANICKED);
+            }
             cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
         }
     }

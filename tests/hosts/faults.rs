@@ -1,9 +1,11 @@
 //! A server in Rust whose handlers do what they should not: `faults MODE STYLE`.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
-use prefork::{MASTER, Request, Response, Server, Started, Worker};
+use prefork::{Conn, Datagram, MASTER, Request, Response, Server, Started, Worker};
+use std::error::Error;
+use std::fmt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::FromRawFd;
 use std::time::Duration;
 
@@ -17,9 +19,12 @@ fn main() {
             Server::http(prints)
         }
         "thread" => Server::http(calls_elsewhere),
+        "fail" => fails(&args[2]),
         other => panic!("{other}"),
     };
-    let stopped = server.listen("127.0.0.1:0").workers(2).on_start(tell).run();
+    let address = if args[2] == "datagram" { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
+    let server = server.listen(address).set("header-timeout", args.get(3).map_or("60s", |time| time));
+    let stopped = server.workers(2).on_start(tell).run();
     if let Err(e) = stopped {
         eprintln!("{e}");
         std::process::exit(1);
@@ -30,7 +35,7 @@ fn main() {
 fn tell(started: &Started) {
     // SAFETY: open as long as this process lives, and not closed here.
     let mut to = unsafe { File::from_raw_fd(9) };
-    writeln!(to, "listening on {}", started.addresses.join(", ")).unwrap();
+    writeln!(to, "listening on {}", started.addresses.join(", ").replace("udp:", "udp://")).unwrap();
     std::mem::forget(to);
 }
 
@@ -51,4 +56,60 @@ fn calls_elsewhere(_: &Request<'_>, res: &mut Response) {
         format!("{sent:?} {asked:?} {:?} {:?}", worker.reply(b"x"), Worker::current())
     };
     res.body(std::thread::spawn(calls).join().unwrap()).unwrap();
+}
+
+/// An error with a cause.
+#[derive(Debug)]
+struct Outer(io::Error);
+
+impl fmt::Display for Outer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("look up the customer")
+    }
+}
+
+impl Error for Outer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+fn outer() -> Outer {
+    Outer(io::Error::new(io::ErrorKind::ConnectionRefused, Outer(io::Error::other("no route"))))
+}
+
+fn fails(style: &str) -> Server {
+    match style {
+        "typed" => Server::http(|_, _| Err(outer())),
+        "boxed" => Server::http(|_, _| Err::<(), Box<dyn Error>>(outer().into())),
+        "sendable" => Server::http(|_, _| Err::<(), Box<dyn Error + Send + Sync>>(outer().into())),
+        "text" => Server::http(|_, _| Err("two\nlines")),
+        "panic" => Server::http(|_, _| -> () { panic!("on purpose") }),
+        "gone" => Server::http(|_, res| {
+            loop {
+                res.write(&[0; 65_536])?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            #[expect(unreachable_code, reason = "it gives the type")]
+            Ok::<(), Box<dyn Error>>(())
+        }),
+        "connection" => Server::blocking(reads),
+        "data" => Server::stream(reads),
+        "datagram" => Server::datagram(|datagram: &Datagram<'_>| match datagram.data() {
+            b"panic" => panic!("on purpose"),
+            _ => Err(outer()),
+        }),
+        other => panic!("{other}"),
+    }
+}
+
+/// Answers one line; "fail" and "panic" are done as said.
+fn reads(conn: &mut Conn) -> Result<(), Box<dyn Error>> {
+    let mut line = [0; 100];
+    let n = conn.read(&mut line)?;
+    match &line[..n] {
+        b"fail\n" => Err(outer().into()),
+        b"panic\n" => panic!("on purpose"),
+        line => Ok(conn.write(line)?),
+    }
 }

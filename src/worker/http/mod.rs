@@ -30,6 +30,7 @@ pub use response::{Refused, Response};
 
 use super::call::Context;
 use super::engine::Next;
+use super::failure::{PANICKED, report};
 use crate::config::Config;
 use crate::scoreboard::Word;
 use crate::sys::socket;
@@ -282,6 +283,7 @@ impl HttpEngine {
         cx.page.add(Word::Requests, 1);
         if called.is_none() {
             cx.page.add(Word::Errors, 1);
+            report("on_request", &request.brief(), PANICKED);
             res.fail();
             res.close();
         }

@@ -6,6 +6,9 @@ use std::cell::OnceCell;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
+/// The most characters of a method and of a target in the log.
+const LOGGED_METHOD: usize = 20;
+const LOGGED_TARGET: usize = 200;
 /// The room for a client's address; the longest is `unix:` and a path of 108 bytes, each as `\xNN`.
 const PEER_TEXT: usize = 440;
 
@@ -84,9 +87,21 @@ impl<'a> Request<'a> {
         str::from_utf8(&text[..*len]).unwrap_or_default()
     }
 
+    /// The method and the target, shortened and escaped, for the log.
+    pub(crate) fn brief(&self) -> String {
+        format!("{} {}", shorten(self.method(), LOGGED_METHOD), shorten(self.target(), LOGGED_TARGET))
+    }
+
     /// The index of the listener the connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
         self.listener
+    }
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.escape_debug().to_string(),
+        Some((end, _)) => format!("{}...", text[..end].escape_debug()),
     }
 }
 

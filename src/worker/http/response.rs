@@ -378,6 +378,11 @@ impl Response {
         Ok(())
     }
 
+    /// True if a reason of the handler's to fail is that the client has gone, as a call has told it: no failure of the handler.
+    pub(crate) fn has_told(&self, reason: &str) -> bool {
+        self.client_gone && reason.ends_with(&Refused::Gone.to_string())
+    }
+
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
     pub(crate) fn fail(&mut self) {
         if !self.partly_sent {

@@ -1,0 +1,14 @@
+//! The line in the log about a callback that has failed.
+
+use super::this_worker::Worker;
+use crate::log::log;
+use std::fmt::Display;
+
+/// The reason of a callback that panicked; the panic hook has printed more.
+pub const PANICKED: &str = "panicked";
+
+/// Logs that a callback has failed: in which worker, for whom, and why.
+pub fn report(callback: &str, subject: &dyn Display, reason: &str) {
+    let id = Worker::current().map_or(0, Worker::id);
+    log!("worker {id}: {callback}: {subject}: {reason}");
+}

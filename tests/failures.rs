@@ -1,0 +1,149 @@
+//! Handlers in Rust that fail: the log says why with all causes, for which request or client, and in which worker.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use util::client::Address;
+use util::host::example;
+use util::{Server, Start, Style, wait_until};
+
+fn start(style: Style, words: &[&str]) -> Server {
+    let program = example("faults");
+    let words = [program.to_str().unwrap(), "fail"].into_iter().chain(words.iter().copied());
+    Start::new(style).program(words).through(&["sh", "-c", "exec \"$@\" 9>&1", "sh"]).start()
+}
+
+/// Waits for a line about a failure, which names one of the two workers, and returns the text after that.
+#[track_caller]
+fn line(server: &Server, with: &str) -> String {
+    server.wait_for_line(with);
+    let line = server.stderr().into_iter().find(|line| line.contains(with)).unwrap();
+    let about = |id| line.strip_prefix(&format!("prefork: worker {id}: ")).map(str::to_owned);
+    about(1).or_else(|| about(2)).unwrap_or_else(|| panic!("{line}"))
+}
+
+const CAUSES: &str = "look up the customer: no route";
+
+#[test]
+fn an_error_is_logged_with_its_causes_and_the_request() {
+    for error in ["typed", "boxed", "sendable"] {
+        let mut server = start(Style::Request, &[error]);
+        server.says("on_request: ");
+        let mut client = server.connect();
+        client.send(b"POST /orders/7?x=%20 HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n").unwrap();
+        assert_eq!(client.http_answer().unwrap().status, 500, "{error}");
+        let line = line(&server, "on_request");
+        assert!(
+            line.starts_with("on_request: POST /orders/7?x=%20: look up the customer: "),
+            "{error}: {line}"
+        );
+        assert!(line.ends_with("no route"), "{error}: {line}");
+        assert_eq!(line.matches("no route").count(), 1, "{error}: {line}");
+        server.stop();
+    }
+}
+
+#[test]
+fn what_a_client_has_sent_is_shortened_and_escaped() {
+    let mut server = start(Style::Request, &["text"]);
+    server.says("on_request: ");
+    let mut client = server.connect();
+    let target = format!("/\"{}", "a".repeat(3000));
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(client.http_answer().unwrap().status, 500);
+    let expected = format!("on_request: GET /\\\"{}...: two\\nlines", "a".repeat(198));
+    assert_eq!(line(&server, "on_request"), expected);
+    server.stop();
+}
+
+#[test]
+fn a_panic_is_logged_with_the_request_or_the_client() {
+    let mut server = start(Style::Request, &["panic"]);
+    for text in ["panicked at", "on purpose", "on_request: "] {
+        server.says(text);
+    }
+    server.may_say("RUST_BACKTRACE");
+    let mut client = server.connect();
+    client.send(b"GET /p HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    assert_eq!(client.http_answer().unwrap().status, 500);
+    assert_eq!(line(&server, "on_request"), "on_request: GET /p: panicked");
+    server.stop();
+
+    for (style, name, callback) in
+        [(Style::Connection, "connection", "on_connection"), (Style::Data, "data", "on_data")]
+    {
+        let mut server = start(style, &[name]);
+        for text in ["panicked at", "on purpose", callback] {
+            server.says(text);
+        }
+        server.may_say("RUST_BACKTRACE");
+        let mut client = server.connect();
+        client.send(b"panic\n").unwrap();
+        assert_eq!(client.rest().unwrap(), b"");
+        let line = line(&server, callback);
+        assert!(line.starts_with(&format!("{callback}: client 127.0.0.1:")), "{line}");
+        assert!(line.ends_with(": panicked"), "{line}");
+        server.stop();
+    }
+}
+
+#[test]
+fn an_error_for_a_connection_or_a_datagram_is_logged_with_the_client() {
+    for (style, name, callback) in
+        [(Style::Connection, "connection", "on_connection"), (Style::Data, "data", "on_data")]
+    {
+        let mut server = start(style, &[name]);
+        server.says(callback);
+        let mut client = server.connect();
+        client.send(b"fail\n").unwrap();
+        assert_eq!(client.rest().unwrap(), b"");
+        let line = line(&server, callback);
+        assert!(line.starts_with(&format!("{callback}: client 127.0.0.1:")), "{line}");
+        assert!(line.ends_with(CAUSES), "{line}");
+        server.stop();
+    }
+
+    let mut server = start(Style::Datagram, &["datagram"]);
+    for text in ["panicked at", "on purpose", "on_datagram"] {
+        server.says(text);
+    }
+    server.may_say("RUST_BACKTRACE");
+    let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let subject = format!("on_datagram: client {}", client.local_addr().unwrap());
+    for (text, reason) in [("x", CAUSES), ("panic", "panicked")] {
+        client.send_to(text.as_bytes(), address).unwrap();
+        assert_eq!(line(&server, &format!(": {reason}")), format!("{subject}: {reason}"));
+    }
+    server.stop();
+}
+
+/// What clients do is no failure of the handler, though its calls return errors and it returns these.
+#[test]
+fn silent_and_vanished_clients_are_not_logged() {
+    for (style, name) in [(Style::Connection, "connection"), (Style::Data, "data")] {
+        let server = start(style, &[name, "100ms"]);
+        let mut silent: Vec<_> = (0..4).map(|_| server.connect()).collect();
+        (0..4).for_each(|_| server.connect().reset());
+        if style == Style::Connection {
+            silent.iter_mut().for_each(|client| assert_eq!(client.rest().unwrap(), b""));
+        }
+        assert_eq!(server.ask("x").unwrap(), "x");
+        // Any line would be unexpected.
+        drop(silent);
+        server.stop();
+    }
+    let server = start(Style::Request, &["gone"]);
+    for _ in 0..2 {
+        let mut client = server.connect();
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+        client.reset();
+    }
+    wait_until("both are over", || {
+        let connected = |pid: &i32| util::proc::kinds(*pid).iter().filter(|kind| *kind == "socket").count();
+        let mut counts: Vec<_> = server.workers().iter().map(connected).collect();
+        counts.dedup();
+        counts.len() == 1
+    });
+    server.stop();
+}
