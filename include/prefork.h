@@ -1539,7 +1539,8 @@ int prefork_server_upgrade(prefork_server *server);
  * Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.
  *
  * Returns PREFORK_OK; PREFORK_CONFIG if the number is out of range; PREFORK_STATE also if the server is stopping, or
- * its first workers are not all ready yet.
+ * its first workers are not all ready yet; PREFORK_SYSTEM if the hard limit on open descriptors (`ulimit -Hn`) is too
+ * low for that many.
  * Process: master, while it runs.
  * Pointers: Borrows `server` until return.
  */
@@ -1550,7 +1551,7 @@ int prefork_server_scale(prefork_server *server, uint32_t workers);
  * environment (getenv(3)), in addition to those of this process.
  *
  * Returns the slot, which is the highest; PREFORK_CONFIG if there are 1024 workers, or if a string is not a
- * variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE as `prefork_server_scale()`.
+ * variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE and PREFORK_SYSTEM as `prefork_server_scale()`.
  * Process: master, while it runs.
  * Pointers: Borrows `server` until return. Copies `count` strings at `variables`, each NUL-terminated;
  * `variables` may be NULL if `count` is 0.

@@ -199,12 +199,14 @@ impl Server {
     ///
     /// Workers are forked from here and never return from this call; nor does a program that an upgrade tries out, whether it could
     /// serve or not ([upgrades](crate#upgrades)). For the duration of the call the calling thread has these signals blocked and reads
-    /// them itself (signalfd(2)); no signal handler is installed.
+    /// them itself (signalfd(2)); no signal handler is installed. The soft limit on open descriptors is raised as far as the
+    /// workers need.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
     /// [`crate::ErrorKind::State`] if this process has several threads (a forked copy of such a process may only exec);
-    /// [`crate::ErrorKind::System`] if a system call fails that prefork cannot do without.
+    /// [`crate::ErrorKind::System`] if a system call fails that prefork cannot do without, or the hard limit on open descriptors is
+    /// too low for the workers.
     pub fn run(mut self) -> Result<Stopped> {
         self.config.signals.get_or_insert(true);
         self.start()?.run()
@@ -329,7 +331,7 @@ impl Running {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`]: the number is out of range; [`crate::ErrorKind::State`]: the first workers are not all ready
-    /// yet, or the server is stopping.
+    /// yet, or the server is stopping; [`crate::ErrorKind::System`]: the hard limit on open descriptors is too low for that many.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
         self.here()?.scale(workers)
     }

@@ -144,7 +144,8 @@ pub unsafe extern "C" fn prefork_server_upgrade(server: *mut prefork_server) -> 
 /// Sets the number of workers, 1 to 1024. If there are fewer than before, those in the highest slots leave.
 ///
 /// Returns PREFORK_OK; PREFORK_CONFIG if the number is out of range; PREFORK_STATE also if the server is stopping, or
-/// its first workers are not all ready yet.
+/// its first workers are not all ready yet; PREFORK_SYSTEM if the hard limit on open descriptors (`ulimit -Hn`) is too
+/// low for that many.
 /// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return.
@@ -158,7 +159,7 @@ pub unsafe extern "C" fn prefork_server_scale(server: *mut prefork_server, worke
 /// environment (getenv(3)), in addition to those of this process.
 ///
 /// Returns the slot, which is the highest; PREFORK_CONFIG if there are 1024 workers, or if a string is not a
-/// variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE as `prefork_server_scale()`.
+/// variable; PREFORK_INVALID if one is not UTF-8; PREFORK_STATE and PREFORK_SYSTEM as `prefork_server_scale()`.
 /// Process: master, while it runs.
 /// # Safety
 /// Borrows `server` until return. Copies `count` strings at `variables`, each NUL-terminated;

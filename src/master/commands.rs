@@ -93,7 +93,7 @@ impl Master {
     ///
     /// # Errors
     /// [`ErrorKind::Config`]: the number is out of range. [`ErrorKind::State`]: the first workers are not all ready yet, or the
-    /// server stops.
+    /// server stops. [`ErrorKind::System`]: the hard limit on open descriptors is too low for them.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
         self.refuse_if_stopping()?;
         if self.lifecycle.is_booting() {
@@ -102,6 +102,9 @@ impl Master {
         if !(1..=MAX_WORKERS).contains(&workers) {
             let text = format!("scale to {workers} workers: expected 1 to {MAX_WORKERS}");
             return Err(Error::new(ErrorKind::Config, text));
+        }
+        if workers > self.lifecycle.slots() {
+            self.provide_descriptors(workers)?;
         }
         self.feed(Input::Scale(workers));
         Ok(())

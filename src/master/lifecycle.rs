@@ -8,6 +8,7 @@
 
 mod hang;
 mod reload;
+mod shortage;
 #[cfg(test)]
 pub mod simulate;
 mod snapshot;
@@ -19,6 +20,7 @@ use crate::event::{Event, Exit, Reason, ReloadFailure, ReloadStage, ReloadState,
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::signal::{SIGKILL, SIGTERM};
 use crate::sys::time::Time;
+use shortage::Shortage;
 pub use snapshot::Snapshot;
 use std::time::Duration;
 pub use terms::{Action, Ended, Input, Rules};
@@ -190,6 +192,8 @@ pub struct Lifecycle {
     /// The time at which the stop began.
     stop_began: Time,
     killed: u32,
+    /// The failure to start workers, if that goes on.
+    shortage: Option<Shortage>,
 }
 
 impl Lifecycle {
@@ -212,6 +216,7 @@ impl Lifecycle {
             stopping: None,
             stop_began: Time::NEVER,
             killed: 0,
+            shortage: None,
         }
     }
 
@@ -222,7 +227,10 @@ impl Lifecycle {
         match input {
             // Deadlines pass only here: a tick comes after the news of all workers, so that a late master blames no worker for a
             // call that returned long ago.
-            Input::Tick => self.expire(out),
+            Input::Tick => {
+                self.expire(out);
+                self.tell_shortage(out);
+            }
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.became_ready(id, out),
             Input::Died(ended) => self.died(ended, out),
@@ -424,6 +432,7 @@ impl Lifecycle {
             reload.stage = ReloadStage::Rolling;
         }
         self.booting &= self.places.iter().any(|p| !self.serves(p));
+        self.started_in_shortage();
     }
 
     fn serves(&self, place: &Place) -> bool {
@@ -435,11 +444,8 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() {
             return out.push(Action::Fail(why));
         }
-        let text = match self.vacate(&w, None, &why, out) {
-            Some(delay) => format!("{why}; tried again in {} ms", delay.as_millis()),
-            None => why,
-        };
-        out.push(Action::Tell(Event::Error { text }));
+        self.vacate(&w, None, &why, out);
+        self.note_shortage(why);
     }
 
     fn died(&mut self, ended: Ended, out: &mut Vec<Action>) {
@@ -579,6 +585,9 @@ impl Lifecycle {
                 }
             }
         }
+        if n > self.places.len() {
+            self.renew_shortage();
+        }
         let fresh = Place { start_at: self.now, fresh: true, ..Place::default() };
         self.places.resize(n.max(self.places.len()), fresh);
     }
@@ -659,7 +668,8 @@ impl Lifecycle {
                     && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
                 let recycling = worn.then_some(self.recycle_at);
                 let later = recycling.into_iter().chain([self.verdict_due()]).filter(|at| *at > self.now);
-                starts.chain(later).min()
+                let shortage = self.shortage.as_ref().map(Shortage::due);
+                starts.chain(later).chain(shortage).min()
             }
             Some(Stopping::Emptying { until }) => Some(until),
             Some(Stopping::Draining) => None,

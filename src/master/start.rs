@@ -6,7 +6,9 @@ use super::lifecycle::{self, Lifecycle};
 use super::pool::{PAGES, Pool};
 use super::router::Messages;
 use super::token::Token;
-use super::{Births, Clock, Master, control, fd_reserve, report, sockets, stderr_capture, upgrade};
+use super::{
+    Births, Clock, Master, control, descriptors, fd_reserve, report, sockets, stderr_capture, upgrade,
+};
 use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
@@ -63,6 +65,9 @@ impl Master {
             }
         }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
+        if saved.is_none() {
+            descriptors::provide_for_start(&config, workers)?;
+        }
         let poll = Poll::new().map_err(system("epoll_create"))?;
         let takes_signals = config.signals == Some(true);
         let signals =
@@ -99,7 +104,8 @@ impl Master {
         }
         let name = name_of(&config, source.name());
         let control = control::ControlServer::open(&config, &name, &poll);
-        let kernel = Kernel { reserve: fd_reserve::FdReserve::new(), common: board.common() };
+        let kernel =
+            Kernel { reserve: fd_reserve::FdReserve::new(fd_reserve::START), common: board.common() };
         role::set(Role::Master);
         let mut master = Self {
             home: process::own_pid(),

@@ -65,6 +65,11 @@ impl StderrCapture {
         Self { pipes: BTreeMap::new(), copier }
     }
 
+    /// The number of workers whose standard error is read.
+    pub fn open_pipes(&self) -> usize {
+        self.pipes.len()
+    }
+
     /// Opens a pipe for a worker that is about to be forked, and returns its end. `None` if the worker has to use the
     /// master's standard error, for instance because descriptors have run out.
     pub fn open(&mut self, worker: WorkerId, page: Page, poll: &Poll) -> Option<OwnedFd> {

@@ -1,8 +1,8 @@
 //! Feeds the lifecycle with inputs and executes its actions.
 
-use super::Master;
 use super::lifecycle::{Action, Input};
 use super::pool::Findings;
+use super::{Master, descriptors};
 use crate::error::{Error, ErrorKind};
 use crate::ids::WorkerId;
 use crate::log::{counted, log};
@@ -31,7 +31,8 @@ impl Master {
         match action {
             Action::Spawn { id, slot, generation } => {
                 let failed = self.spawn(id, slot, generation).err()?;
-                return Some(Input::SpawnFailed(id, format!("start worker in slot {slot}: {failed}")));
+                let why = format!("start worker in slot {slot}: {}", descriptors::explain(&failed));
+                return Some(Input::SpawnFailed(id, why));
             }
             Action::Admit(id) => self.pool.workers.admit(id),
             Action::Withdraw(id) => self.pool.withdraw(id),

@@ -272,6 +272,12 @@ pub fn usable_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// The number of open descriptors of this process (`/proc/self/fd`, proc(5)).
+pub fn open_descriptors() -> io::Result<usize> {
+    // One of them is that of the directory.
+    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
 /// The soft limit on open descriptors (`RLIMIT_NOFILE`, getrlimit(2)): every number is below it.
 pub fn descriptor_limit() -> io::Result<u64> {
     raise_descriptor_limit(0)

@@ -8,6 +8,7 @@ mod client;
 
 use super::Token;
 use super::commands::{Answer, Command};
+use super::fd_reserve::FdReserve;
 use super::kept::Kept;
 use super::lifecycle::{EX_CONFIG, Lifecycle};
 use super::token::CLIENTS;
@@ -22,7 +23,7 @@ use crate::ids::{Generation, WorkerId};
 use crate::log::{counted, log};
 use crate::sys::peer::{self, Peer};
 use crate::sys::time::Time;
-use crate::sys::{poll, process, socket};
+use crate::sys::{errno, poll, process, socket};
 pub use client::SavedClient;
 use client::{Awaits, Client};
 use mio::unix::SourceFd;
@@ -37,6 +38,8 @@ const FOLLOWERS: usize = 12;
 const BATCH: usize = 4;
 /// The interval at which the master looks if the socket's file is still there.
 const LOOK: Duration = Duration::from_secs(5);
+/// The descriptors in reserve for clients.
+const RESERVED: usize = 2;
 /// The pause in accepting when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -50,6 +53,10 @@ pub struct ControlServer {
     paused_until: Time,
     /// The time of the next look if the socket's file is there; [`Time::NEVER`] if no socket is wanted.
     next_look: Time,
+    /// Descriptors for clients when there are no others.
+    reserve: FdReserve,
+    /// True if the last client could not be accepted for want of a descriptor.
+    is_short: bool,
     /// By client: it may have a request that was not returned yet, or be over.
     pending: u16,
 }
@@ -67,10 +74,13 @@ impl ControlServer {
             clients,
             paused_until: Time::NEVER,
             next_look: Time::NEVER,
+            reserve: FdReserve::new(0),
+            is_short: false,
             pending: 0,
         };
         if config.control {
             server.next_look = Time::now() + LOOK;
+            server.reserve = FdReserve::new(RESERVED);
             if let Err(e) = server.make(poll) {
                 log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
             }
@@ -121,6 +131,7 @@ impl ControlServer {
             place.disown();
         }
         self.clients = Default::default();
+        self.reserve.release();
     }
 
     /// Returns what another program in this process continues with, and keeps its descriptors.
@@ -258,14 +269,26 @@ impl ControlServer {
     }
 
     fn accept(&mut self, poll: &Poll, now: Time) {
-        for _ in 0..BATCH {
+        for n in 0..BATCH {
             let Some((_, listening)) = &self.socket else { return };
-            let socket = match socket::accept(listening.as_fd()) {
-                Ok(socket) => socket,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            let accepted = match socket::accept(listening.as_fd()) {
+                // Only the first time is it known that a client waits.
+                Err(e) if n == 0 && is_shortage(&e) && self.reserve.give_up_one() => {
+                    socket::accept(listening.as_fd())
+                }
+                accepted => accepted,
+            };
+            let socket = match accepted {
+                Ok(socket) => {
+                    self.is_short = false;
+                    socket
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || n > 0 => return,
                 Err(e) => {
-                    // Without a free descriptor accept(2) would fail again at once.
-                    log!("control: accept: {e}; clients wait meanwhile");
+                    // It would fail again at once.
+                    if !std::mem::replace(&mut self.is_short, true) {
+                        log!("control: accept: {e}; clients wait meanwhile");
+                    }
                     let _ = poll::unwatch(poll, listening.as_fd());
                     self.paused_until = now + PAUSE;
                     return;
@@ -337,6 +360,9 @@ impl ControlServer {
     fn remove_if_over(&mut self, index: usize, poll: &Poll) {
         if let Some(client) = self.clients[index].take_if(|client| client.is_over()) {
             let _ = poll.registry().deregister(&mut SourceFd(&client.socket.as_raw_fd()));
+            drop(client);
+            // At once, before anything else takes the number that is free now.
+            self.reserve.refill();
         }
     }
 
@@ -442,6 +468,9 @@ fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
             let killed = *reason == Reason::DrainTimeout;
             Some(Reply::Drained { worker: id, exit: *exit, killed })
         }
+        (Awaits::Scale { .. }, Event::Error { text }) if life.cannot_start() => {
+            Some(Reply::Error(failed(text.clone())))
+        }
         (Awaits::Scale { to, from }, Event::Exit { worker, exit, reason: Reason::BootFailure, .. })
             if (from..to).contains(&(worker.slot as usize)) && life.given_up().is_none() =>
         {
@@ -488,6 +517,11 @@ fn target(count: Count, life: &Lifecycle) -> Result<usize, Refusal> {
     let in_range = usize::try_from(to).ok().filter(|n| (1..=MAX_WORKERS).contains(n));
     in_range
         .ok_or_else(|| failed(format!("expected 1 to {MAX_WORKERS} workers, found {to} ({from} run now)")))
+}
+
+/// True if no descriptor is free, for this process or for all.
+fn is_shortage(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(errno::EMFILE | errno::ENFILE))
 }
 
 fn refuse_if_stopping(life: &Lifecycle) -> Result<(), Refusal> {

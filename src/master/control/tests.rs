@@ -27,6 +27,8 @@ impl Fixture {
             clients: Default::default(),
             next_look: Time::NEVER,
             paused_until: Time::NEVER,
+            reserve: FdReserve::new(0),
+            is_short: false,
             pending: 0,
         };
         let poll = Poll::new().unwrap();

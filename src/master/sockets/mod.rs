@@ -233,6 +233,11 @@ impl Listener {
         Ok(())
     }
 
+    /// The number of its sockets, if each slot has its own.
+    pub fn sockets_of_slots(&self) -> Option<usize> {
+        self.per_slot.then_some(self.sockets.len())
+    }
+
     /// The address, if it was bound here and could be bound again.
     fn inet(&self) -> Option<SocketAddr> {
         match (self.kind, &self.address) {
