@@ -1125,6 +1125,16 @@ typedef struct prefork_event {
     uint32_t message_type;
     /** Its length (bytes). */
     size_t message_size;
+    /**
+     * The file that the code of a reload that has ended was read from, without symbolic links: the module, or the program
+     * of a handler in it. Empty if it could not be read.
+     */
+    const char *code_path;
+    /**
+     * 1 if that path, as it was given, leads to another file by now. The workers of a handler in the program run older
+     * code then: `prefork_server_upgrade()` takes the file.
+     */
+    uint32_t code_changed;
 } prefork_event;
 
 /** Called with each event, in the master. */
@@ -1310,7 +1320,8 @@ int prefork_server_on_datagram(prefork_server *server, prefork_on_datagram on_da
 int prefork_server_module(prefork_server *server, const struct prefork_module *module, void *state);
 
 /**
- * Sets the handler to a module in a file. The file is read when the server runs; each worker loads a private copy.
+ * Sets the handler to a module in a file. The file is read when the server runs, and by each reload, which follows
+ * the path anew; each worker loads a private copy. A relative path is meant from the working directory at the run.
  * The module needs the `prefork_*` functions of the program: one linked with libprefork.so has them; one linked
  * with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and cannot be fully static.
  *

@@ -144,6 +144,11 @@ pub enum Event {
         /// The reason of the failure, if it was rolled back.
         #[cfg_attr(feature = "control", serde(flatten))]
         failure: Option<ReloadFailure>,
+        /// The file that the code was read from: the module, or the program of a handler in it. `None` at the start, and if it could
+        /// not be read. Unless it is a module, [`CodeFile::changed`] says that workers run older code than the file has, and that an
+        /// upgrade takes it.
+        #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+        code: Option<Box<CodeFile>>,
     },
     /// The run is over: the last worker was reaped.
     Stopped {
@@ -437,6 +442,12 @@ pub struct Status {
     pub version: String,
     /// The handler's file, or `built-in`.
     pub handler: String,
+    /// The file of the program that is the master.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub program: Option<CodeFile>,
+    /// The file that the handler of the workers was read from, if it is a module.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub module: Option<CodeFile>,
     /// The state of the server as a whole.
     pub state: ServerState,
     /// The generation that serves, or is being replaced.
@@ -458,6 +469,26 @@ pub struct Status {
     pub memory: Option<u64>,
     /// The workers until they are reaped, by slot, then by number.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A file of code, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
+pub struct CodeFile {
+    /// Its path, without symbolic links.
+    pub path: String,
+    /// Its inode.
+    pub inode: u64,
+    /// The time of its last change.
+    #[cfg_attr(feature = "control", serde(rename = "modified_ms", with = "json::unix_millis"))]
+    pub modified: SystemTime,
+    /// The SHA-256 of its contents in hexadecimal; `None` unless measured.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub sha256: Option<String>,
+    /// True if the path that was given leads to another file, or to none, by now.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub changed: bool,
 }
 
 /// The counters of workers.

@@ -111,6 +111,7 @@ compile_error!(
     "prefork needs Linux 5.10 or newer: it is built on pidfd, signalfd and SCM_RIGHTS over SOCK_SEQPACKET"
 );
 
+mod code;
 pub mod config;
 #[cfg(feature = "control")]
 pub mod control;
@@ -133,8 +134,8 @@ mod worker;
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{
-    Bound, Event, Exit, Family, Kind, LastExit, Reason, ReloadFailure, ReloadStage, ReloadState, ServerState,
-    Started, Status, Stopped, Totals, WorkerInfo, WorkerState, WorkerStatus,
+    Bound, CodeFile, Event, Exit, Family, Kind, LastExit, Reason, ReloadFailure, ReloadStage, ReloadState,
+    ServerState, Started, Status, Stopped, Totals, WorkerInfo, WorkerState, WorkerStatus,
 };
 pub use master::router::Messages;
 pub use message::{ALL, MASTER, Message, Undelivered};

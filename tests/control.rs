@@ -467,7 +467,9 @@ fn reload_replaces_every_worker_and_prints_the_outcome() {
     server.may_say("reload to generation 3");
     let before = server.workers();
     let text = verb(&server.dir, &["reload"]).done();
-    assert_eq!(text, format!("web (pid {}): generation 2 serves\n", server.pid));
+    let expected =
+        format!("web (pid {}): generation 2 serves, from {}", server.pid, Style::Request.handler().display());
+    assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
     // The last of the old ones may be about to exit.
     wait_until("all are new", || server.workers().iter().all(|pid| !before.contains(pid)));
     let json = verb(&server.dir, &["reload", "--json"]).json();

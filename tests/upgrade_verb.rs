@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use util::dir::Dir;
+use util::host::{self, Link};
 use util::{Server, Start, Style, proc, wait_until};
 
 /// The output and the exit code of a verb.
@@ -235,4 +236,48 @@ fn events_of_a_killed_master_end_with_a_word_and_exit_code_1() {
     let ran = end_of(child);
     assert!(ran.code == 1 && ran.err.contains("has ended without a stop: it was killed"), "{ran:?}");
     server.dies_out();
+}
+
+/// A host in C or Rust, as a file in the directory that can be replaced.
+fn start_host(host: &Path) -> (Arc<Dir>, PathBuf, Server) {
+    let dir = Arc::new(Dir::new());
+    let path = dir.file("host");
+    install(host, &path);
+    let mut server = Start::new(Style::Request)
+        .within(&dir)
+        .through(&["env", &host::search()])
+        .program([path.to_str().unwrap(), "run", dir.path().to_str().unwrap(), "127.0.0.1:0"])
+        .start();
+    dir.file("pid");
+    for line in ["control: ", "upgrade: ", "reload to generation"] {
+        server.may_say(line);
+    }
+    (dir, path, server)
+}
+
+#[test]
+fn a_reload_of_an_embedded_program_says_that_its_file_has_changed_and_an_upgrade_takes_it() {
+    for host in [host::program("tests/pidfile.c", "pidfile-changed", Link::Shared), host::example("pidfile")]
+    {
+        let (dir, path, server) = start_host(&host);
+        let ran = verb(&dir, &["reload"]);
+        assert!(ran.code == 0 && ran.out.ends_with("generation 2 serves\n"), "{ran:?}");
+        install(&host, &path);
+        let ran = verb(&dir, &["reload"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let expected =
+            format!("{} has changed since it was started; `prefork upgrade` takes it", path.display());
+        assert!(ran.out.contains("generation 3 serves") && ran.out.contains(&expected), "{ran:?}");
+        assert!(server.lines_with(&expected) > 0, "{:#?}", server.stderr());
+        let verdict = json(&verb(&dir, &["reload", "--json"]));
+        assert_eq!((&verdict["outcome"], &verdict["code"]["changed"]), (&"committed".into(), &true.into()));
+        let status = json(&verb(&dir, &["show", "--json"]));
+        assert_eq!(status["program"]["changed"], true, "{status}");
+        assert_eq!(verb(&dir, &["upgrade"]).code, 0);
+        let status = json(&verb(&dir, &["show", "--json"]));
+        assert_eq!(status["program"]["changed"], false, "{status}");
+        let ran = verb(&dir, &["reload"]);
+        assert!(ran.code == 0 && !ran.out.contains("changed"), "{ran:?}");
+        server.stop();
+    }
 }

@@ -5,8 +5,8 @@
 //! unknown fields of a reply, so that later masters can add some. [`VERSION`] changes if either breaks.
 
 pub use crate::event::{
-    Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState, Status, WorkerInfo, WorkerState,
-    WorkerStatus,
+    CodeFile, Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState, Status, WorkerInfo,
+    WorkerState, WorkerStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -170,14 +170,18 @@ pub struct Verdict {
     /// Why it was rolled back, if it was.
     #[serde(flatten)]
     pub failure: Option<ReloadFailure>,
+    /// The file that the code was read from; see [`Event::Reload`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Box<CodeFile>>,
 }
 
 impl Verdict {
     /// The verdict in an event that ends a reload.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         match event {
-            Event::Reload { state, generation, failure } if *state != ReloadState::Started => {
-                Some(Self { outcome: *state, generation: *generation, failure: failure.clone() })
+            Event::Reload { state, generation, failure, code } if *state != ReloadState::Started => {
+                let (failure, code) = (failure.clone(), code.clone());
+                Some(Self { outcome: *state, generation: *generation, failure, code })
             }
             _ => None,
         }
@@ -319,7 +323,7 @@ mod tests {
             ),
             (Event::Error { text: "no\n".into() }, r#"{"event":"error","text":"no\n"}"#.into()),
             (
-                Event::Reload { state: ReloadState::Started, generation: 3, failure: None },
+                Event::Reload { state: ReloadState::Started, generation: 3, failure: None, code: None },
                 r#"{"event":"reload","state":"started","generation":3}"#.into(),
             ),
             (
@@ -333,6 +337,7 @@ mod tests {
                         exit: Some(Exit::Code(3)),
                         stderr: vec!["a".into()],
                     }),
+                    code: None,
                 },
                 r#"{"event":"reload","state":"rolled-back","generation":3,"stage":"canary","reason":"why","worker":7,"exit":{"code":3},"stderr":["a"]}"#
                     .into(),

@@ -162,6 +162,12 @@ pub struct prefork_event {
     pub message_type: u32,
     /// Its length (bytes).
     pub message_size: usize,
+    /// The file that the code of a reload that has ended was read from, without symbolic links: the module, or the program
+    /// of a handler in it. Empty if it could not be read.
+    pub code_path: *const c_char,
+    /// 1 if that path, as it was given, leads to another file by now. The workers of a handler in the program run older
+    /// code then: `prefork_server_upgrade()` takes the file.
+    pub code_changed: u32,
 }
 
 /// Called with each event, in the master.
@@ -194,6 +200,7 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
         text: NONE,
         stage_name: NONE,
         stderr_lines: NONE,
+        code_path: NONE,
         ..prefork_event::default()
     };
     match event {
@@ -209,8 +216,12 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
             told.stderr_lines = string(&stderr.join("\n"));
         }
         Event::Error { text } => told.text = string(text),
-        Event::Reload { generation, failure, .. } => {
+        Event::Reload { generation, failure, code, .. } => {
             told.generation = *generation;
+            if let Some(code) = code {
+                told.code_path = string(&code.path);
+                told.code_changed = code.changed.into();
+            }
             if let Some(failure) = failure {
                 (told.code, told.signal, told.core) = failure.exit.map_or((-1, 0, 0), numbers);
                 told.id = failure.worker.unwrap_or(0);

@@ -4,7 +4,9 @@
 //! so a file that is overwritten in place cannot change the code they run.
 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
+use crate::code;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::CodeFile;
 use crate::ids::Generation;
 use crate::server::Server;
 use crate::sys::dl::Library;
@@ -21,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::result;
 
 impl Server {
-    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. The module
+    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. A relative path is
+    /// meant from the working directory of now, with the symbolic links of `$PWD`; each reload follows the path anew. The module
     /// calls functions of this program, which must be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
     /// `cargo:rustc-link-arg-bins=`).
     pub fn module(path: impl AsRef<Path>) -> Self {
@@ -35,22 +38,34 @@ struct ModuleSource {
     name: String,
     /// Copies by generation: at most the one that serves and the one that is to.
     images: Vec<(Generation, OwnedFd)>,
+    /// The file of the last copy that was wanted, if it could be read, and the one of the generation that serves.
+    last_read: Option<CodeFile>,
+    serving: Option<CodeFile>,
 }
 
 impl ModuleSource {
     fn new(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), name: path.display().to_string(), images: Vec::new() }
+        Self {
+            path: code::absolute(path),
+            name: path.display().to_string(),
+            images: Vec::new(),
+            last_read: None,
+            serving: None,
+        }
     }
 
     /// Checks the file and makes a private copy of it.
-    fn copy(&self) -> io::Result<OwnedFd> {
+    fn copy(&self) -> io::Result<(OwnedFd, CodeFile)> {
         // Before the file is opened: opening a pipe would wait for its other end.
         let about = fs::metadata(&self.path)?;
         if !about.is_file() {
             return Err(io::Error::other(if about.is_dir() { "a directory" } else { "not a regular file" }));
         }
         let file = File::open(&self.path)?;
-        let len = file.metadata()?.len();
+        let about = file.metadata()?;
+        let len = about.len();
+        let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let read = CodeFile::new(&real, &about)?;
         elf::check(&file, len)?;
         // The name in /proc/PID/maps and debuggers. The kernel takes at most 249 bytes (memfd_create(2)).
         let name = self.path.file_name().unwrap_or_default().as_bytes();
@@ -58,7 +73,7 @@ impl ModuleSource {
         if io::copy(&mut file.take(len), &mut image)? < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(image.into())
+        Ok((image.into(), read))
     }
 
     fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {
@@ -83,12 +98,17 @@ impl ModuleSource {
 
 impl Source for ModuleSource {
     fn prepare(&mut self, generation: Generation) -> Result<()> {
-        let image = self.copy().map_err(|e| {
+        self.last_read = None;
+        let (image, read) = self.copy().map_err(|e| {
             let is_cut = e.kind() == io::ErrorKind::UnexpectedEof;
             let e = if is_cut { io::Error::other("truncated: build or copy it again") } else { e };
             Error::io(ErrorKind::Handler, format!("load {}", self.name), e)
         })?;
         self.images.push((generation, image));
+        if generation == Generation::FIRST {
+            self.serving = Some(read.clone());
+        }
+        self.last_read = Some(read);
         Ok(())
     }
 
@@ -100,7 +120,27 @@ impl Source for ModuleSource {
         self.images = images;
     }
 
+    fn is_module(&self) -> bool {
+        true
+    }
+
+    fn last_read(&self) -> Option<CodeFile> {
+        self.last_read.clone()
+    }
+
+    fn serving(&self) -> Option<CodeFile> {
+        self.serving.clone().map(|file| file.compared(&self.path))
+    }
+
+    fn adopt_serving(&mut self, file: Option<CodeFile>) {
+        self.serving = file;
+    }
+
     fn keep_only(&mut self, generation: Generation) {
+        // A generation that was read and is kept is the one that serves.
+        if self.images.last().is_some_and(|(g, _)| *g == generation) && self.last_read.is_some() {
+            self.serving.clone_from(&self.last_read);
+        }
         self.images.retain(|(g, _)| *g == generation);
     }
 

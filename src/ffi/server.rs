@@ -328,7 +328,8 @@ pub unsafe extern "C" fn prefork_server_module(
     unsafe { set_up(server, set) }
 }
 
-/// Sets the handler to a module in a file. The file is read when the server runs; each worker loads a private copy.
+/// Sets the handler to a module in a file. The file is read when the server runs, and by each reload, which follows
+/// the path anew; each worker loads a private copy. A relative path is meant from the working directory at the run.
 /// The module needs the `prefork_*` functions of the program: one linked with libprefork.so has them; one linked
 /// with libprefork.a needs `-Wl,--export-dynamic-symbol='prefork_*'`, and cannot be fully static.
 ///

@@ -188,6 +188,8 @@ impl Master {
             pid: process::own_pid(),
             version: env!("CARGO_PKG_VERSION").into(),
             handler: self.source.name().to_owned(),
+            program: self.upgrade.program(),
+            module: self.source.serving(),
             state: match () {
                 () if lifecycle.is_stopping() => ServerState::Stopping,
                 () if lifecycle.is_booting() => ServerState::Starting,

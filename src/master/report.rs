@@ -48,7 +48,13 @@ impl Master {
         {
             failure.stderr = self.stderr.last_lines(WorkerId(id));
         }
-        log_event(&event);
+        if let Event::Reload { state: ReloadState::Committed | ReloadState::RolledBack, code, .. } =
+            &mut event
+        {
+            let read = if self.source.is_module() { self.source.last_read() } else { self.upgrade.program() };
+            *code = read.map(Box::new);
+        }
+        log_event(&event, self.source.is_module());
         let ready = if let Event::Ready { worker } = event { Some(worker) } else { None };
         self.publish(event);
         if let Some(worker) = ready {
@@ -125,19 +131,28 @@ impl Master {
 }
 
 /// Logs an event if an operator should know of it.
-fn log_event(event: &Event) {
+fn log_event(event: &Event, is_module: bool) {
     match event {
         Event::Hang { worker } => {
             log!("worker {} hangs in its handler; its queued connections go to others", worker.id);
         }
-        Event::Reload { state, generation, failure } => {
+        Event::Reload { state, generation, failure, code } => {
             let what = match state {
                 ReloadState::Started => "begins",
                 ReloadState::Committed => "is complete",
                 ReloadState::RolledBack => "is rolled back",
             };
             let why = failure.as_ref().map_or_else(String::new, |f| format!(" {f}"));
-            log!("reload to generation {generation} {what}{why}");
+            let code = match code {
+                Some(code) if is_module && *state == ReloadState::Committed => {
+                    format!(", from {}", code.path)
+                }
+                Some(code) if code.changed && !is_module => {
+                    format!("; {} has changed since it was started; `prefork upgrade` takes it", code.path)
+                }
+                _ => String::new(),
+            };
+            log!("reload to generation {generation} {what}{why}{code}");
         }
         Event::Error { text } => log!("{text}"),
         _ => {}

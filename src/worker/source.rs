@@ -3,6 +3,7 @@
 use super::handler::Handler;
 use super::this_worker::Worker;
 use crate::error::Result;
+use crate::event::CodeFile;
 use crate::ids::Generation;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -35,6 +36,24 @@ pub trait Source {
 
     /// Adopts the [`Source::images`] of the program that this one replaces. In the master.
     fn adopt_images(&mut self, _images: Vec<(Generation, OwnedFd)>) {}
+
+    /// The file that was read for the last generation; `None` if the handlers are in the program, or it could not be read.
+    fn last_read(&self) -> Option<CodeFile> {
+        None
+    }
+
+    /// The file of the generation that serves, compared with the one there now; `None` if the handlers are in the program.
+    fn serving(&self) -> Option<CodeFile> {
+        None
+    }
+
+    /// Adopts the [`Source::serving`] of the program that this one replaces. In the master.
+    fn adopt_serving(&mut self, _file: Option<CodeFile>) {}
+
+    /// True if the handlers are in a file of their own, which each generation reads.
+    fn is_module(&self) -> bool {
+        false
+    }
 
     /// The name in messages: that of a file, or [`BUILT_IN`].
     fn name(&self) -> &str {

@@ -1,7 +1,7 @@
 //! `prefork reload`, `upgrade`, `scale` and `stop`: send the command, wait, print the outcome.
 
 use super::find::Server;
-use super::{Wait, print, print_json};
+use super::{Wait, code, print, print_json};
 use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, USAGE, complain};
 use prefork::control::Request;
 use prefork::control::protocol::{Count, ReloadStage, Reply, Verdict};
@@ -91,7 +91,7 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
         other => other,
     })?;
     match reply {
-        Reply::Reload(verdict) => reloaded(&server, wait, *request == Request::Upgrade {}, &verdict),
+        Reply::Reload(verdict) => reloaded(&mut server, wait, *request == Request::Upgrade {}, verdict),
         Reply::Scaled { workers } => {
             report(&server, wait, json!({ "workers": workers }), &counted(workers as u64, "worker"))
         }
@@ -123,11 +123,30 @@ fn report(server: &Server, wait: &Wait, mut outcome: Value, text: &str) -> Resul
     print_json(&outcome)
 }
 
-fn reloaded(server: &Server, wait: &Wait, upgraded: bool, verdict: &Verdict) -> Result<(), Failure> {
+fn reloaded(server: &mut Server, wait: &Wait, upgraded: bool, mut verdict: Verdict) -> Result<(), Failure> {
+    // What the code was read from is a module, unless the server has none.
+    let is_program = verdict.code.is_some() && server.status().is_ok_and(|status| status.module.is_none());
+    match &mut verdict.code {
+        Some(code) if is_program => code::measure_program(code, server.pid),
+        Some(code) => code::measure_module(code),
+        None => {}
+    }
     let (title, generation) = (&server.title, verdict.generation);
     let Some(failure) = &verdict.failure else {
         let program = if upgraded { "the new program has taken over; " } else { "" };
-        return report(server, wait, json!(verdict), &format!("{program}generation {generation} serves"));
+        let code = match &verdict.code {
+            Some(code) if is_program && code.changed => {
+                format!(", but {} has changed since it was started; `prefork upgrade` takes it", code.path)
+            }
+            Some(code) if upgraded || !is_program => format!(", from {}", code::describe(code)),
+            _ => String::new(),
+        };
+        return report(
+            server,
+            wait,
+            json!(verdict),
+            &format!("{program}generation {generation} serves{code}"),
+        );
     };
     let text = match (upgraded, failure.stage) {
         (true, ReloadStage::Trial) => format!("{title}: nothing has changed: the upgrade failed {failure}"),

@@ -2,7 +2,7 @@
 
 use super::find::{self, Server, Target};
 use super::table::{self, CHANGING, Colour, Column, WRONG, bytes, time};
-use super::{print, print_json};
+use super::{code, print, print_json};
 use crate::cli::{Failure, NO_SUCH};
 use prefork::{ServerState, Status, WorkerState, WorkerStatus};
 use serde_json::{Value, json};
@@ -106,7 +106,11 @@ pub fn show(target: Target, json: bool) -> Result<(), Failure> {
             }
         }
         Target::Servers(mut servers) => {
-            let all: Vec<Status> = servers.iter_mut().map(Server::status).collect::<Result<_, _>>()?;
+            let mut all: Vec<Status> = servers.iter_mut().map(Server::status).collect::<Result<_, _>>()?;
+            for status in &mut all {
+                status.module.iter_mut().for_each(code::measure_module);
+                status.program.iter_mut().for_each(|program| code::measure_program(program, status.pid));
+            }
             match (json, all.as_slice()) {
                 (true, [one]) => print_json(one),
                 (true, all) => print_json(&all),
@@ -121,7 +125,9 @@ fn describe(s: &Status) -> String {
         ("name", s.name.clone()),
         ("pid", s.pid.to_string()),
         ("version", s.version.clone()),
+        ("program", code::describe_with(s.program.as_ref(), "upgrade")),
         ("handler", s.handler.clone()),
+        ("module", code::describe_with(s.module.as_ref(), "reload")),
         ("state", s.state.to_string()),
         ("listening on", s.addresses.join(" ")),
         ("workers", format!("{} of {} ready", s.ready, s.total)),

@@ -1,5 +1,6 @@
 //! The commands for running servers. None starts a server; each prints its result as text or as JSON.
 
+mod code;
 mod commands;
 mod events;
 mod find;

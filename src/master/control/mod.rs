@@ -169,7 +169,7 @@ impl ControlServer {
                 stderr: Vec::new(),
             };
             let (outcome, generation) = (ReloadState::RolledBack, life.generation().0);
-            let verdict = || Verdict { outcome, generation, failure: Some(failure) };
+            let verdict = || Verdict { outcome, generation, failure: Some(failure), code: None };
             (awaits == Awaits::Upgrade).then(|| Reply::Reload(verdict()))
         });
     }

@@ -94,7 +94,7 @@ impl Drop for Fixture {
 }
 
 fn reload(state: ReloadState, generation: u32) -> Event {
-    Event::Reload { state, generation, failure: None }
+    Event::Reload { state, generation, failure: None, code: None }
 }
 
 fn worker(id: u32, slot: u32) -> WorkerInfo {

@@ -145,5 +145,5 @@ fn failed(stage: ReloadStage, reason: String, worker: Option<u32>) -> ReloadFail
 }
 
 fn tell(state: ReloadState, generation: Generation, failure: Option<ReloadFailure>) -> Action {
-    Action::Tell(Event::Reload { state, generation: generation.0, failure })
+    Action::Tell(Event::Reload { state, generation: generation.0, failure, code: None })
 }

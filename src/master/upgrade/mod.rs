@@ -14,8 +14,9 @@ use super::lifecycle::{Input, Snapshot};
 use super::pool::{Return, WorkerEntry};
 use super::router::Router;
 use super::{Master, Token};
+use crate::code;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Kind};
+use crate::event::{CodeFile, Event, Kind};
 use crate::handoff::HandoffEnd;
 use crate::log::log;
 use crate::sys::process::{self, Process};
@@ -37,8 +38,13 @@ const VARIABLE: &str = "PREFORK_UPGRADE";
 
 /// The program that this process runs, and an upgrade of it, from the request to the exec.
 pub struct Upgrade {
+    /// As it was given: its symbolic links are followed anew.
     path: PathBuf,
     args: Vec<OsString>,
+    /// The working directory as the shell shows it, which is entered anew.
+    directory: Option<PathBuf>,
+    /// The file that this process runs.
+    code: Option<CodeFile>,
     stage: Stage,
 }
 
@@ -73,8 +79,26 @@ impl Upgrade {
     /// # Errors
     /// If `/proc` has no link to it (proc(5)).
     pub fn new() -> io::Result<Self> {
-        let path = std::fs::read_link("/proc/self/exe")?;
-        Ok(Self { path, args: std::env::args_os().collect(), stage: Stage::None })
+        Ok(Self {
+            path: code::own_program()?,
+            args: std::env::args_os().collect(),
+            directory: code::logical_directory(),
+            code: CodeFile::own().ok(),
+            stage: Stage::None,
+        })
+    }
+
+    /// The file that this process runs, compared with the one at its path now.
+    pub fn program(&self) -> Option<CodeFile> {
+        self.code.clone().map(|code| code.compared(&self.path))
+    }
+
+    /// Executes the file now at the program's path in this process, in the directory that its path leads to now; returns why it could
+    /// not.
+    fn execute(&self) -> io::Error {
+        // One that is gone is no reason to refuse: the program may not need it.
+        let _ = self.directory.as_ref().map(std::env::set_current_dir);
+        process::execute(&self.path, &self.args)
     }
 
     /// Requests an upgrade.
@@ -156,7 +180,7 @@ impl Master {
     }
 
     fn start_trial(&mut self) {
-        match Trial::start(&self.upgrade.path, &self.upgrade.args, self.clock.now) {
+        match Trial::start(|| self.upgrade.execute(), self.clock.now) {
             Ok(trial) => {
                 let fd = trial.descriptor().as_raw_fd();
                 let token = Token::Trial.into();
@@ -179,7 +203,11 @@ impl Master {
         };
         process::set_environment(VARIABLE, &kept.keep(file.as_fd()).0.to_string());
         kept.over_exec(true);
-        let e = process::execute(&self.upgrade.path, &self.upgrade.args);
+        let directory = File::open(".");
+        let e = self.upgrade.execute();
+        if let Ok(directory) = directory {
+            let _ = std::env::set_current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        }
         kept.over_exec(false);
         process::remove_environment(VARIABLE);
         e
@@ -236,6 +264,7 @@ impl Master {
                 .collect(),
             environments: self.births.environments.clone(),
             last_exits: self.report.last_exits.clone(),
+            serving: self.source.serving(),
             clients: self.control.save(kept),
         })
     }
@@ -275,6 +304,7 @@ impl Master {
         self.report.is_started = true;
         self.report.kind = self.pool.workers.iter().find_map(|w| w.kind).unwrap_or_default();
         log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
+        self.source.adopt_serving(saved.serving);
         let setup = self.setup_event();
         self.control.adopt(saved.clients, &setup, &self.poll, self.clock.now)?;
         self.feed(Input::Reload);

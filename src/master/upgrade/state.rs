@@ -4,7 +4,7 @@
 //! exec, and the next program adopts them. Without the feature `control`, which brings the format, a state is neither written nor read.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{LastExit, Totals};
+use crate::event::{CodeFile, LastExit, Totals};
 use crate::handoff::Origin;
 use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::master::control::SavedClient;
@@ -54,6 +54,9 @@ pub struct SavedState {
     pub environments: BTreeMap<Slot, Vec<(String, String)>>,
     /// By slot: the end of the last worker that ended there.
     pub last_exits: BTreeMap<Slot, LastExit>,
+    /// The file of the module that serves.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub serving: Option<CodeFile>,
     /// The clients of the control socket.
     #[cfg_attr(feature = "control", serde(default))]
     pub clients: Vec<SavedClient>,
@@ -164,6 +167,7 @@ mod tests {
             stderr: vec![(WorkerId(7), KeptFd(6), vec![0xff, 0])],
             environments: BTreeMap::from([(Slot(1), vec![("A".into(), " ".into())])]),
             last_exits: BTreeMap::new(),
+            serving: None,
             clients: Vec::new(),
         }
     }

@@ -11,11 +11,9 @@ use crate::log::log;
 use crate::sys::process::{self, Exit, Fork, Process};
 use crate::sys::time::Time;
 use crate::sys::{signal, stderr};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 const VALUE: &str = "trial";
@@ -38,11 +36,11 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Starts a program.
+    /// Starts a program, which `execute` executes.
     ///
     /// # Errors
     /// If there is no process or descriptor for it.
-    pub fn start(path: &Path, args: &[OsString], now: Time) -> io::Result<Self> {
+    pub fn start(execute: impl FnOnce() -> io::Error, now: Time) -> io::Result<Self> {
         let (word, end) = stderr::pipe()?;
         match process::fork()? {
             Fork::Child => {
@@ -50,7 +48,7 @@ impl Trial {
                 process::set_environment(FORMAT_VARIABLE, FORMAT);
                 process::set_environment(WORD_VARIABLE, &end.as_raw_fd().to_string());
                 process::keep_over_exec(end.as_fd(), true);
-                let e = process::execute(path, args);
+                let e = execute();
                 say(end, &format!("{REFUSES}execute it: {e}"));
                 process::exit(1)
             }

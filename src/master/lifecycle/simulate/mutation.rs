@@ -285,6 +285,7 @@ impl Lifecycle {
                         state: ReloadState::Committed,
                         generation: generation.0,
                         failure: None,
+                        code: None,
                     }),
                 ]);
             }
