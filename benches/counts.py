@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import time
 
@@ -106,7 +107,10 @@ def instructions(bench, names, requests=30):
 
 
 def count_steps(bench, server, requests, send):
-    """Instructions per request of the master and of its one worker."""
+    """Instructions per request of the master and of its one worker.
+
+    Medians: single-stepping takes so long that what is done once a second would count with every few requests.
+    """
     for _ in range(20):
         send()  # the first ones allocate more
     pids = [server.master, *server.workers]
@@ -115,13 +119,16 @@ def count_steps(bench, server, requests, send):
     try:
         if counter.stdout.readline() != "counting\n":
             raise RuntimeError("cannot trace the server's processes: run as root, or set kernel.yama.ptrace_scope to 0")
-        for _ in range(requests):
+        counts = []
+        for _ in range(requests + 1):
             send()
+            time.sleep(0.05)  # the server's steps after its response
+            counter.send_signal(signal.SIGUSR1)
+            counts.append([int(count) for count in counter.stdout.readline().split()])
     finally:
         counter.terminate()
-        counted, _ = counter.communicate(timeout=10)
-    counts = dict(line.split() for line in counted.splitlines())
-    return [int(counts[str(pid)]) / requests for pid in pids]
+        counter.communicate(timeout=10)
+    return [statistics.median(b - a for a, b in zip(of_one, of_one[1:])) for of_one in zip(*counts)]
 
 
 def request_on_new_connection(address):
