@@ -247,9 +247,16 @@ impl Client {
 
     fn receive(&mut self) -> Result<(), Fault> {
         let mut buf = [0; 16 * 1024];
-        let n = match &mut self.socket {
-            Socket::Tcp(s) => s.read(&mut buf)?,
-            Socket::Unix(s) => s.read(&mut buf)?,
+        // A child of the test process that ends while another is spawned interrupts a read with a timeout (signal(7)).
+        let n = loop {
+            let read = match &mut self.socket {
+                Socket::Tcp(s) => s.read(&mut buf),
+                Socket::Unix(s) => s.read(&mut buf),
+            };
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => break done?,
+            }
         };
         self.read.extend_from_slice(&buf[..n]);
         if n == 0 { Err(Fault::Closed) } else { Ok(()) }
