@@ -198,3 +198,83 @@ fn what_is_written_to_another_connection_is_sent_at_once_and_so_is_its_end() {
         server.stop();
     }
 }
+
+/// Answers the first bytes with 5 MiB and closes.
+const ANSWERS_ONCE: &str = "
+#include <prefork.h>
+#ifndef SIZE
+#define SIZE (5 << 20)
+#endif
+static char answer[SIZE];
+#ifdef BLOCKING
+static void on_connection(prefork_conn *conn, void *state)
+{
+    char c;
+    (void)state;
+    if (prefork_conn_read(conn, &c, 1) == 1)
+        prefork_conn_write(conn, answer, sizeof answer);
+}
+PREFORK_MODULE(.on_connection = on_connection)
+#else
+static void on_data(prefork_conn *conn, void *state)
+{
+    (void)state;
+    prefork_conn_consume(conn, (size_t)-1);
+    prefork_conn_write(conn, answer, sizeof answer);
+    prefork_conn_close(conn);
+}
+PREFORK_MODULE(.on_data = on_data)
+#endif
+";
+
+#[test]
+fn the_end_of_an_answer_arrives_even_if_the_client_goes_on_sending() {
+    for (style, flags) in [(Style::Data, &[][..]), (Style::Connection, &["-DBLOCKING"])] {
+        let module = compile(ANSWERS_ONCE, flags);
+        let start = Start::new(style).workers(1).module(module).listen("127.0.0.1:0");
+        let socket = format!("unix:{}", start.dir().path().join("s").display());
+        let server = start.listen(socket).start();
+        for address in &server.addresses {
+            // A handler in blocking style does not read while it writes: a client that sends more waits for it.
+            for stray in [0, 1, if style == Style::Data { 32768 } else { 1000 }] {
+                let mut client = Client::connect(address, style).unwrap();
+                client.send(b"first").unwrap();
+                let mut got = 0;
+                for step in 1.. {
+                    // The server may have closed, and then it does not take them.
+                    let sent = client.send(&vec![b'u'; stray]).is_ok();
+                    let before = got;
+                    got += client
+                        .rest_up_to(100_000)
+                        .unwrap_or_else(|e| panic!("{style:?} {stray}: {e:?} after {got}, sent {sent}"));
+                    if before == got {
+                        break;
+                    }
+                    assert!(step < 1000);
+                }
+                assert_eq!(got, 5 << 20, "{style:?}, {stray} bytes, {address:?}");
+            }
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn blocking_workers_serve_others_while_clients_keep_their_side_open() {
+    let server = Start::new(Style::Connection)
+        .workers(1)
+        .module(compile(ANSWERS_ONCE, &["-DBLOCKING", "-DSIZE=9"]))
+        .start();
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        let mut client = server.connect();
+        client.send(b"x").unwrap();
+        assert_eq!(client.rest().map(|answer| answer.len()), Ok(9));
+        open.push(client);
+    }
+    let worker = server.workers()[0];
+    let descriptors = util::proc::descriptors(worker).len();
+    assert!(descriptors < 190, "{descriptors}");
+    drop(open);
+    server.stop();
+}

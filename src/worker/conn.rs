@@ -24,10 +24,6 @@ const KEEP: usize = 256 * 1024;
 const KEPT: usize = 128;
 /// The least room for one read of a stream.
 const READ_SIZE: usize = 16 * 1024;
-/// The most that is dropped of what a blocking handler left unread ...
-const DROPPED: usize = 1024 * 1024;
-/// ... and how much at a time: little, since there is rarely anything and the room has to be cleared.
-const SCRAP: usize = 4096;
 
 /// The streams of a worker that were written to or closed and not served since, in whatever callback that was.
 pub(crate) type Touched = Rc<RefCell<Vec<Token>>>;
@@ -138,8 +134,9 @@ impl Conn {
         (self.fd, self.id, self.listener) = (Some(fd), id, listener);
     }
 
-    /// Closes the connection and keeps nothing of it except the buffers.
-    pub(crate) fn end(&mut self) {
+    /// Gives up the connection and keeps nothing of it except the buffers.
+    pub(crate) fn end(&mut self) -> Option<OwnedFd> {
+        let fd = self.fd.take();
         let [input, output] = self.buffers().map(|buffer| {
             buffer.clear();
             buffer.shrink_to(KEEP);
@@ -150,6 +147,7 @@ impl Conn {
         let peer_buffer = Cell::new(address);
         let new = Self::new(self.style, self.page, Rc::clone(&self.touched));
         *self = Self { input, output, peer_buffer, ..new };
+        fd
     }
 
     fn buffers(&mut self) -> [&mut Vec<u8>; 2] {
@@ -325,20 +323,6 @@ impl Conn {
         &mut self.user_pointer
     }
 
-    /// Blocking: drops what has arrived and was not read. Left unread, it would make the kernel reset the connection, which
-    /// can destroy the answer on its way (RFC 9112 section 9.6).
-    pub(crate) fn drop_unread(&mut self) {
-        let Some(fd) = self.fd.as_ref().filter(|_| !self.at_end) else { return };
-        let mut scrap = [0; SCRAP];
-        let mut dropped = 0;
-        while dropped < DROPPED {
-            match socket::recv(fd.as_fd(), &mut scrap) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => dropped += n,
-            }
-        }
-    }
-
     /// Stream: the token under which the loop knows it.
     pub(crate) fn set_token(&mut self, token: Token) {
         self.token = Some(token);
@@ -468,9 +452,19 @@ impl Conn {
         self.closing
     }
 
+    /// Stream: notes if the client has ended its side.
+    pub(crate) fn set_end(&mut self, at_end: bool) {
+        self.at_end = at_end;
+    }
+
     /// Stream: true if nothing more is to be read, written or sent.
     pub(crate) fn is_done(&self) -> bool {
         !self.has_output() && (self.closing || self.at_end && !self.is_owed())
+    }
+
+    /// Closes it now that everything is sent: at once if the client has ended its side, else in stages.
+    pub(crate) fn close_in_stages(&self) -> Next {
+        if !self.at_end && socket::shutdown_write(self.as_fd()).is_ok() { Next::Linger } else { Next::Close }
     }
 
     /// Stream: waits for the client, under the deadline that applies.

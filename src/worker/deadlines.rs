@@ -102,6 +102,11 @@ impl Deadlines {
         self.heads().find(|(_, expires)| *expires <= now).map(|(index, _)| index)
     }
 
+    /// The connection that has had a deadline of this kind longest.
+    pub fn first(&self, kind: Deadline) -> Option<u32> {
+        Some(self.queues[kind as usize].first).filter(|index| *index != NONE)
+    }
+
     fn heads(&self) -> impl Iterator<Item = (u32, Time)> {
         self.queues.iter().filter_map(|q| Some((q.first, self.links.get(q.first as usize)?.expires)))
     }

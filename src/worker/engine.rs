@@ -15,6 +15,8 @@ pub enum Next {
     Again,
     /// Close the connection.
     Close,
+    /// The handler is done with the stream, and the sending side is shut down: close it when the client has closed too.
+    Linger,
     /// The connection becomes a stream; these bytes have been read already.
     Upgrade(Vec<u8>),
 }

@@ -13,6 +13,7 @@ use super::failure::{PANICKED, report};
 use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
+use super::linger;
 use super::own_sockets::OwnSockets;
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
@@ -39,6 +40,8 @@ use std::time::Duration;
 const EVENTS: usize = 256;
 /// Closed stream connections whose memory is kept.
 const KEPT_CONNS: usize = 256;
+/// Connections that a worker in blocking style keeps until their clients have closed too.
+const LINGERING: u32 = 64;
 /// The time after which handing back is tried again if the channel to the master was full.
 const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 /// Datagrams served in one turn before connections have theirs.
@@ -116,6 +119,7 @@ impl<'a> EventLoop<'a> {
         let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
         let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
         let own = OwnSockets::new(own_sockets, kind == Kind::Connection);
+        let rows = if kind == Kind::Connection { LINGERING } else { limit };
         Self {
             handler,
             kind,
@@ -125,8 +129,8 @@ impl<'a> EventLoop<'a> {
             channel: Channel::new(worker, inbox, leave, stderr, config.drain_timeout, poll),
             poll,
             limit,
-            table: Table::new(limit),
-            deadlines: Deadlines::new(&config.timeouts, limit),
+            table: Table::new(rows),
+            deadlines: Deadlines::new(&config.timeouts, rows),
             http: HttpEngine::new(config, takes_streams),
             stream: StreamEngine::default(),
             datagrams: DatagramEngine::new(),
@@ -148,7 +152,8 @@ impl<'a> EventLoop<'a> {
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            let has_room = self.table.len() < self.limit;
+            // In blocking style the table has only connections that the handler is done with.
+            let has_room = self.kind == Kind::Connection || self.table.len() < self.limit;
             self.intake.watch_own_sockets(has_room, self.channel.orders.is_draining(), self.poll, self.now);
             self.wait(&mut events)?;
             for event in &events {
@@ -266,8 +271,16 @@ impl<'a> EventLoop<'a> {
             report("on_connection", &conn.client(), PANICKED);
         }
         self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
-        conn.drop_unread();
-        conn.end();
+        let next = conn.close_in_stages();
+        if let Some(fd) = conn.end().filter(|_| matches!(next, Next::Linger)) {
+            if self.table.len() >= LINGERING
+                && let Some(oldest) = self.deadlines.first(Deadline::Linger)
+            {
+                self.close(oldest);
+            }
+            let index = self.table.insert(Protocol::Lingering(fd), listener);
+            self.run(index, Cause::Readable { ended: false });
+        }
         self.kept_conns.push(conn);
         self.intake.finished();
         // Deadlines must not count the time that the handler took.
@@ -291,7 +304,7 @@ impl<'a> EventLoop<'a> {
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
         conn.set_token(token);
         match self.stream.on_open(conn, read_already, context!(self)) {
-            Next::Close => self.close(index),
+            end @ (Next::Close | Next::Linger) => self.apply(index, end),
             _ => self.run(index, Cause::Readable { ended: false }),
         }
     }
@@ -327,7 +340,8 @@ impl<'a> EventLoop<'a> {
             (Protocol::Http(fd, conn), Cause::Deadline) => self.http.on_deadline(fd.as_fd(), conn, cx),
             (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
             (Protocol::Stream(conn), Cause::Writable) => self.stream.on_writable(conn, cx),
-            (Protocol::Stream(_), Cause::Deadline) => Next::Close,
+            (Protocol::Stream(_) | Protocol::Lingering(_), Cause::Deadline) => Next::Close,
+            (Protocol::Lingering(fd), _) => linger::drop_input(fd.as_fd(), cx),
             (Protocol::Free, _) => return,
         };
         self.apply(index, next);
@@ -351,6 +365,7 @@ impl<'a> EventLoop<'a> {
                 }
             }
             Next::Close => self.close(index),
+            Next::Linger => self.linger(index),
             Next::Upgrade(bytes) => self.upgrade(index, &bytes),
         }
     }
@@ -484,17 +499,32 @@ impl<'a> EventLoop<'a> {
         self.intake.own.close(self.poll, self.now);
     }
 
+    /// Ends a stream for its handler, and drops what its client still sends.
+    fn linger(&mut self, index: u32) {
+        let protocol = std::mem::replace(&mut self.table.row(index).protocol, Protocol::Free);
+        let Protocol::Stream(conn) = protocol else { return };
+        // The row is taken all the while: the callback cannot reach it, and no other connection gets it.
+        let Some(fd) = self.end_stream(conn) else { return };
+        self.table.row(index).protocol = Protocol::Lingering(fd);
+        self.run(index, Cause::Readable { ended: false });
+    }
+
+    fn end_stream(&mut self, mut conn: Box<Conn>) -> Option<OwnedFd> {
+        let fd = self.stream.end(&mut conn, context!(self));
+        if self.kept_conns.len() < KEPT_CONNS {
+            self.kept_conns.push(conn);
+        }
+        fd
+    }
+
     fn close(&mut self, index: u32) {
         self.deadlines.clear(index);
         match self.table.remove(index) {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
-            Protocol::Stream(mut conn) => {
-                self.stream.close(&mut conn, context!(self));
-                if self.kept_conns.len() < KEPT_CONNS {
-                    self.kept_conns.push(conn);
-                }
-            }
-            Protocol::Free => {}
+            Protocol::Stream(conn) => drop(self.end_stream(conn)),
+            // In blocking style it was finished when the handler was.
+            Protocol::Lingering(_) if self.kind == Kind::Connection => return,
+            Protocol::Lingering(_) | Protocol::Free => {}
         }
         self.intake.finished();
     }

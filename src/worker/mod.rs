@@ -14,6 +14,7 @@ mod failure;
 pub mod handler;
 pub mod http;
 mod intake;
+mod linger;
 pub mod messages;
 pub mod own_sockets;
 pub mod source;

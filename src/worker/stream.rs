@@ -4,7 +4,9 @@ use super::call::Context;
 use super::conn::{Buffers, Conn};
 use super::engine::Next;
 use super::failure::{PANICKED, report};
+use super::linger;
 use crate::scoreboard::Word;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Reads of one connection in one turn, so that a client that sends without pause does not stop the others.
 const READS: usize = 16;
@@ -39,7 +41,13 @@ impl StreamEngine {
         conn.borrow_buffers(&mut self.buffers);
         for _ in 0..READS {
             if conn.is_closing() {
-                return self.flush(conn);
+                // A client may read the answer only when it has sent everything.
+                let dropped = if conn.at_end() { Next::Close } else { linger::drop_input(conn.as_fd(), cx) };
+                conn.set_end(matches!(dropped, Next::Close));
+                return match self.flush(conn) {
+                    Next::Wait { .. } if matches!(dropped, Next::Again) => Next::Again,
+                    next => next,
+                };
             }
             if !conn.has_room() {
                 if conn.flush().is_err() {
@@ -72,8 +80,8 @@ impl StreamEngine {
             }
         }
         match self.flush(conn) {
-            Next::Close => Next::Close,
-            _ => Next::Again,
+            Next::Wait { .. } => Next::Again,
+            next => next,
         }
     }
 
@@ -83,27 +91,35 @@ impl StreamEngine {
             return Next::Close;
         }
         // What the poll has reported meanwhile was not looked at.
-        if conn.can_resume() { self.on_readable(conn, true, cx) } else { self.flush(conn) }
+        if conn.can_resume() || conn.is_closing() {
+            self.on_readable(conn, true, cx)
+        } else {
+            self.flush(conn)
+        }
     }
 
     /// Sends what the client takes.
     fn flush(&mut self, conn: &mut Conn) -> Next {
-        if conn.flush().is_err() || conn.is_done() {
+        if conn.flush().is_err() {
             return Next::Close;
+        }
+        if conn.is_done() {
+            return conn.close_in_stages();
         }
         conn.release_buffers(&mut self.buffers);
         let next = conn.wait();
         if conn.can_resume() { Next::Again } else { next }
     }
 
-    /// Closes a connection and takes its buffers.
-    pub fn close(&mut self, conn: &mut Conn, cx: &mut Context<'_>) {
+    /// Ends a connection and takes its buffers; returns its descriptor.
+    pub fn end(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Option<OwnedFd> {
         let _ = conn.flush();
         if cx.call("on_close", |h| h.on_close(conn)).is_none() {
             report("on_close", &conn.client(), PANICKED);
         }
-        conn.end();
+        let fd = conn.end();
         conn.release_buffers(&mut self.buffers);
+        fd
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Protocol {
     Http(OwnedFd, HttpConn),
     /// A stream. Boxed, because C handlers hold its address.
     Stream(Box<Conn>),
+    /// None any more: it is closed when its client has closed too.
+    Lingering(OwnedFd),
 }
 
 impl Protocol {
@@ -24,7 +26,7 @@ impl Protocol {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Free => None,
-            Self::Http(fd, _) => Some(fd.as_fd()),
+            Self::Http(fd, _) | Self::Lingering(fd) => Some(fd.as_fd()),
             Self::Stream(conn) => Some(conn.as_fd()),
         }
     }
