@@ -156,10 +156,11 @@ impl Channel {
         }
     }
 
-    /// Ends requests whose deadline has come, and has the poll report when there is room to send; at the end of each turn.
-    pub fn update(&mut self, poll: &mio::Poll, cx: &mut Context<'_>) {
+    /// Ends requests whose deadline had come when the poll last reported, and has the poll report when there is room to send; at the
+    /// end of each turn.
+    pub fn update(&mut self, poll: &mio::Poll, polled_at: Time, cx: &mut Context<'_>) {
         let messages = self.worker.messages();
-        messages.expire(cx);
+        messages.expire(polled_at, cx);
         let wanted = Interest { read: true, write: messages.has_unsent() };
         if self.interest.is_none_or(|interest| interest == wanted) {
             return;

@@ -4,13 +4,14 @@ use super::call::Context;
 use super::messages::WorkerMessages;
 use super::this_worker::Worker;
 use crate::message::{Address, Envelope, Message, Purpose, Room, Undelivered};
+use crate::sys::time::Time;
 
 impl WorkerMessages {
-    /// Ends the requests whose deadline has come.
-    pub fn expire(&self, cx: &mut Context<'_>) {
+    /// Ends the requests whose deadline had come at this time.
+    pub fn expire(&self, at: Time, cx: &mut Context<'_>) {
         loop {
             // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
-            let expired = self.requests.borrow_mut().take_expired(cx.now);
+            let expired = self.requests.borrow_mut().take_expired(at);
             let Some(call) = expired else { return };
             cx.call("on_reply", |_| call(Err(Undelivered::TimedOut)));
         }

@@ -73,6 +73,9 @@ pub struct EventLoop<'a> {
     /// Streams that a callback has written to or closed.
     touched: Touched,
     now: Time,
+    /// The time of the last poll. A deadline that came later does not count yet: while a callback ran, what it waits for may have
+    /// arrived.
+    polled_at: Time,
     /// The number of times that a [`Conn`] has begun.
     count: u64,
     /// Draining has begun: the queue and the own sockets are done with, and the handler knows.
@@ -101,7 +104,7 @@ macro_rules! context {
             handler: $self.handler,
             config: $self.config,
             page: $self.worker.info.page,
-            now: $self.now,
+            now: &mut $self.now,
             draining: $self.drains && !$self.channel.orders.hands_back,
         }
     };
@@ -138,6 +141,7 @@ impl<'a> EventLoop<'a> {
             again: VecDeque::new(),
             touched: Touched::default(),
             now: Time::now(),
+            polled_at: Time::default(),
             count: 0,
             drains: false,
             is_closing_idle: false,
@@ -185,10 +189,10 @@ impl<'a> EventLoop<'a> {
                 self.intake.may_take(self.poll, self.now);
             }
             self.hand_back_idle();
-            while let Some(index) = self.deadlines.expired(self.now) {
+            while let Some(index) = self.deadlines.expired(self.polled_at) {
                 self.run(index, Cause::Deadline);
             }
-            self.channel.update(self.poll, context!(self));
+            self.channel.update(self.poll, self.polled_at, context!(self));
             self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
@@ -218,6 +222,7 @@ impl<'a> EventLoop<'a> {
             Ok(()) => {}
         }
         self.now = Time::now();
+        self.polled_at = self.now;
         Ok(())
     }
 
@@ -278,13 +283,11 @@ impl<'a> EventLoop<'a> {
             {
                 self.close(oldest);
             }
-            let index = self.table.insert(Protocol::Lingering(fd), listener);
+            let index = self.table.insert(Protocol::Lingering(fd, self.now), listener);
             self.run(index, Cause::Readable { ended: false });
         }
         self.kept_conns.push(conn);
         self.intake.finished();
-        // Deadlines must not count the time that the handler took.
-        self.now = Time::now();
     }
 
     /// The value of a connection that the handler reads and writes itself.
@@ -340,8 +343,8 @@ impl<'a> EventLoop<'a> {
             (Protocol::Http(fd, conn), Cause::Deadline) => self.http.on_deadline(fd.as_fd(), conn, cx),
             (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
             (Protocol::Stream(conn), Cause::Writable) => self.stream.on_writable(conn, cx),
-            (Protocol::Stream(_) | Protocol::Lingering(_), Cause::Deadline) => Next::Close,
-            (Protocol::Lingering(fd), _) => linger::drop_input(fd.as_fd(), cx),
+            (Protocol::Stream(_) | Protocol::Lingering(..), Cause::Deadline) => Next::Close,
+            (Protocol::Lingering(fd, since), _) => linger::linger(fd.as_fd(), *since, cx),
             (Protocol::Free, _) => return,
         };
         self.apply(index, next);
@@ -505,7 +508,7 @@ impl<'a> EventLoop<'a> {
         let Protocol::Stream(conn) = protocol else { return };
         // The row is taken all the while: the callback cannot reach it, and no other connection gets it.
         let Some(fd) = self.end_stream(conn) else { return };
-        self.table.row(index).protocol = Protocol::Lingering(fd);
+        self.table.row(index).protocol = Protocol::Lingering(fd, self.now);
         self.run(index, Cause::Readable { ended: false });
     }
 
@@ -523,8 +526,8 @@ impl<'a> EventLoop<'a> {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
             Protocol::Stream(conn) => drop(self.end_stream(conn)),
             // In blocking style it was finished when the handler was.
-            Protocol::Lingering(_) if self.kind == Kind::Connection => return,
-            Protocol::Lingering(_) | Protocol::Free => {}
+            Protocol::Lingering(..) if self.kind == Kind::Connection => return,
+            Protocol::Lingering(..) | Protocol::Free => {}
         }
         self.intake.finished();
     }

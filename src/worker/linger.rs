@@ -4,14 +4,21 @@
 
 use super::call::Context;
 use super::engine::{Deadline, Next};
+use super::http::closing::LINGER;
 use crate::scoreboard::Word;
 use crate::sys::socket;
+use crate::sys::time::Time;
 use std::os::fd::BorrowedFd;
 
 /// Reads of one connection in one turn.
 const READS: usize = 16;
 /// Bytes of one read: few, since there is rarely anything and the room has to be cleared.
 const SCRAP: usize = 4096;
+
+/// Reads and drops what has arrived at a connection that has lingered since a time.
+pub fn linger(fd: BorrowedFd<'_>, since: Time, cx: &Context<'_>) -> Next {
+    if *cx.now - since >= LINGER { Next::Close } else { drop_input(fd, cx) }
+}
 
 /// Reads and drops what has arrived.
 pub fn drop_input(fd: BorrowedFd<'_>, cx: &Context<'_>) -> Next {

@@ -6,6 +6,7 @@
 use super::conn::Conn;
 use super::http::HttpConn;
 use crate::ids::ListenerId;
+use crate::sys::time::Time;
 use mio::{Interest, Token};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,8 +18,8 @@ pub enum Protocol {
     Http(OwnedFd, HttpConn),
     /// A stream. Boxed, because C handlers hold its address.
     Stream(Box<Conn>),
-    /// None any more: it is closed when its client has closed too.
-    Lingering(OwnedFd),
+    /// None any more: it is closed when its client has closed too, for which it has waited since this time.
+    Lingering(OwnedFd, Time),
 }
 
 impl Protocol {
@@ -26,7 +27,7 @@ impl Protocol {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Free => None,
-            Self::Http(fd, _) | Self::Lingering(fd) => Some(fd.as_fd()),
+            Self::Http(fd, _) | Self::Lingering(fd, _) => Some(fd.as_fd()),
             Self::Stream(conn) => Some(conn.as_fd()),
         }
     }

@@ -172,6 +172,12 @@ impl Client {
         Ok(Answer { status, head, body })
     }
 
+    /// Sends a request for a path and returns the length of the answer's body.
+    pub fn http_answer_to(&mut self, path: &str) -> Result<usize, Fault> {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes())?;
+        self.http_answer().map(|answer| answer.body.len())
+    }
+
     fn chunks(&mut self) -> Result<String, Fault> {
         let mut body = String::new();
         loop {

@@ -4,14 +4,13 @@ use super::conn::Phase;
 use super::input::Input;
 use super::{HttpEngine, Link, READS};
 use crate::sys::socket;
-use crate::sys::time::Time;
 use crate::worker::engine::Next;
 use std::io;
 use std::time::Duration;
 
 /// The time in which what a client sends is read and dropped, before the connection is closed even if that resets it and destroys
 /// the last response. Also ends when the client pauses (`deadlines.rs`).
-pub(super) const LINGER: Duration = Duration::from_secs(30);
+pub(in crate::worker) const LINGER: Duration = Duration::from_secs(30);
 /// The most bytes of a connection that the kernel puts on the wire without waiting for the client (RFC 6928): a later reset
 /// cannot take them back.
 const AT_ONCE: u32 = 14_600;
@@ -35,8 +34,7 @@ impl HttpEngine {
                 if may_close && !matches!(self.drop_unread(link), Ok(Some(1..))) {
                     return Next::Close;
                 }
-                // The handler may have taken long in this turn.
-                link.conn.since = Time::now();
+                link.conn.since = *link.cx.now;
                 self.linger(link)
             }
             Phase::Lingering => self.linger(link),
@@ -47,7 +45,7 @@ impl HttpEngine {
     }
 
     fn linger(&mut self, link: &mut Link<'_, '_>) -> Next {
-        if link.cx.now - link.conn.since >= LINGER {
+        if *link.cx.now - link.conn.since >= LINGER {
             return Next::Close;
         }
         for _ in 0..READS {

@@ -4,7 +4,7 @@
 //! of them is kept per connection. What is partial lives in pooled buffers; an idle connection owns none.
 
 mod chunked;
-mod closing;
+pub(super) mod closing;
 mod conn;
 mod date;
 mod encode;
@@ -138,7 +138,6 @@ impl HttpEngine {
         conn: &mut HttpConn,
         cx: &mut Context<'_>,
     ) -> Next {
-        self.response.date.refresh(cx.now);
         let link = &mut Link { fd, listener, conn, cx };
         let unsent = link.conn.output.take().and_then(|mut output| {
             std::mem::swap(&mut *output, &mut self.response.out);
@@ -164,12 +163,11 @@ impl HttpEngine {
             return Next::Close;
         }
         let Some(input) = conn.input.take_if(|_| conn.phase == Phase::Open) else { return Next::Close };
-        if input.partial.is_none() && conn.used && cx.now < conn.since + cx.config.timeouts.header {
+        if input.partial.is_none() && conn.used && *cx.now < conn.since + cx.config.timeouts.header {
             // The deadline was that of an earlier head, which has been answered since.
             conn.input = Some(input);
             return conn.wait();
         }
-        self.response.date.refresh(cx.now);
         let link = &mut Link { fd, listener: 0, conn, cx };
         self.refuse(Fault::new(408, "the request took too long to arrive"), &input, link);
         self.inputs.put(input);
@@ -227,7 +225,7 @@ impl HttpEngine {
             }
         };
         if own.is_none() || requests > 0 {
-            link.conn.since = link.cx.now;
+            link.conn.since = *link.cx.now;
         }
         let is_empty = own.as_deref().unwrap_or(&scratch).is_empty();
         if link.conn.phase == Phase::Upgrading || link.conn.phase == Phase::Open && !is_empty {

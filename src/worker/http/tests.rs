@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scoreboard::Scoreboard;
+use crate::sys::time::Time;
 use crate::worker::engine::Deadline;
 use crate::worker::handler::{Handler, http};
 use std::io::{Read, Write};
@@ -85,7 +86,7 @@ impl Bench {
             conn: HttpConn::default(),
             server: Some(server),
             client,
-            now: 1,
+            now: Time::now().as_millis(),
             draining: false,
             upgraded: None,
             deadline: None,
@@ -102,7 +103,7 @@ impl Bench {
             handler: &mut *self.handler,
             config: &self.config,
             page: self.page,
-            now: crate::sys::time::Time::from_millis(self.now),
+            now: &mut Time::from_millis(self.now),
             draining: self.draining,
         };
         let mut next = f(&mut self.engine, server.as_fd(), &mut self.conn, &mut cx);
@@ -112,7 +113,7 @@ impl Bench {
         match next {
             Next::Wait { deadline, .. } => self.deadline = Some(deadline),
             Next::Upgrade(early) => self.upgraded = Some(early),
-            Next::Close | Next::Again => {
+            Next::Close | Next::Linger | Next::Again => {
                 self.engine.on_gone(&mut self.conn);
                 self.server = None;
             }

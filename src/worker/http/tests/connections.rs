@@ -174,7 +174,7 @@ fn a_pipelining_client_yields_to_others() {
             handler: &mut *b.handler,
             config: &b.config,
             page: b.page,
-            now: crate::sys::time::Time::from_millis(b.now),
+            now: &mut Time::from_millis(b.now),
             draining: false,
         };
         turns += 1;

@@ -1,0 +1,137 @@
+//! The time that handlers take is not counted against clients.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::time::{Duration, SystemTime};
+use util::handler::compile;
+use util::{Client, Start, Style};
+
+/// As a request or a line `/MS/SIZE`: takes so long, and answers with so many bytes.
+const SLOW: &str = r#"
+#include <prefork.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+static char big[16 << 20];
+static long work(const char *text, size_t len)
+{
+    char t[128];
+    long ms = 0, size = 3;
+    snprintf(t, sizeof t, "%.*s", (int)len, text);
+    sscanf(t, "/%ld/%ld", &ms, &size);
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+    return size;
+}
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    prefork_slice path = prefork_request_path(req);
+    (void)state;
+    prefork_response_body_static(res, big, (size_t)work(path.data, path.len));
+}
+static void on_data(prefork_conn *conn, void *state)
+{
+    prefork_slice in = prefork_conn_data(conn);
+    (void)state;
+    prefork_conn_write(conn, big, (size_t)work(in.data, in.len));
+    prefork_conn_consume(conn, in.len);
+}
+#ifdef STREAM
+PREFORK_MODULE(.on_data = on_data)
+#else
+PREFORK_MODULE(.on_request = on_request)
+#endif
+"#;
+
+const SIZE: usize = 16 << 20;
+
+fn start(style: Style) -> Start {
+    let flags: &[&str] = if style == Style::Data { &["-DSTREAM"] } else { &[] };
+    Start::new(style).workers(1).module(compile(SLOW, flags))
+}
+
+fn request(style: Style, path: &str) -> String {
+    match style {
+        Style::Data => path.into(),
+        _ => format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n"),
+    }
+}
+
+/// Reads an answer of [`SIZE`] bytes, without its head.
+fn reads_all(client: &mut Client, style: Style) {
+    match style {
+        Style::Data => assert_eq!(client.rest_up_to(SIZE), Ok(SIZE)),
+        _ => assert_eq!(client.http_answer().map(|answer| answer.body.len()), Ok(SIZE)),
+    }
+}
+
+#[test]
+fn the_answer_of_a_slow_handler_is_not_cut() {
+    for style in [Style::Request, Style::Data] {
+        let server = start(style).set("write-timeout", "500ms").start();
+        let (mut client, mut other) = (server.connect(), server.connect());
+        client.send(request(style, &format!("/800/{SIZE}")).as_bytes()).unwrap();
+        // It waits while the handler runs.
+        other.send(request(style, "/0/3").as_bytes()).unwrap();
+        reads_all(&mut client, style);
+        drop((client, other));
+        server.stop();
+    }
+}
+
+#[test]
+fn many_handlers_in_one_turn_cut_no_answer() {
+    for style in [Style::Request, Style::Data] {
+        let server = start(style).set("write-timeout", "500ms").start();
+        let mut first = server.connect();
+        first.send(request(style, "/300/3").as_bytes()).unwrap();
+        // They are reported together when the first has returned.
+        let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(request(style, &format!("/150/{SIZE}")).as_bytes()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(move || reads_all(client, style));
+            }
+        });
+        drop((first, clients));
+        server.stop();
+    }
+}
+
+#[test]
+fn a_kept_connection_is_kept_from_its_answer_on() {
+    let server = start(Style::Request).set("idle-timeout", "1s").start();
+    let (mut client, mut other) = (server.connect(), server.connect());
+    assert_eq!(other.http_answer_to("/0/3"), Ok(3));
+    client.send(request(Style::Request, "/1200/3").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    // Sent in time, while the handler runs.
+    other.send(request(Style::Request, "/0/3").as_bytes()).unwrap();
+    assert_eq!(client.http_answer().map(|a| a.body.len()), Ok(3));
+    assert_eq!(other.http_answer().map(|a| a.body.len()), Ok(3));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(client.http_answer_to("/0/3"), Ok(3));
+    // And no longer than that.
+    assert_eq!(client.rest(), Ok(vec![]));
+    drop((client, other));
+    server.stop();
+}
+
+#[test]
+fn the_date_of_an_answer_is_that_of_its_writing() {
+    let server = start(Style::Request).start();
+    let mut client = server.connect();
+    let asked = SystemTime::now();
+    client.send(request(Style::Request, "/1100/3").repeat(2).as_bytes()).unwrap();
+    for n in 1..=2 {
+        let head = client.http_answer().unwrap().head;
+        let date = head.lines().find_map(|l| l.strip_prefix("Date: ")).unwrap();
+        let date = httpdate::parse_http_date(date).unwrap();
+        // To the second, which has begun before.
+        assert!(date + Duration::from_secs(1) > asked + n * Duration::from_millis(1050), "{head}");
+    }
+    drop(client);
+    server.stop();
+}
