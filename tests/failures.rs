@@ -3,13 +3,16 @@
 
 mod util;
 
+use std::path::PathBuf;
+use std::sync::LazyLock;
 use util::client::Address;
 use util::host::example;
 use util::{Server, Start, Style, wait_until};
 
 fn start(style: Style, words: &[&str]) -> Server {
-    let program = example("faults");
-    let words = [program.to_str().unwrap(), "fail"].into_iter().chain(words.iter().copied());
+    // Cargo takes a second to see that nothing is to be built.
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| example("faults"));
+    let words = [PROGRAM.to_str().unwrap(), "fail"].into_iter().chain(words.iter().copied());
     Start::new(style).program(words).through(&["sh", "-c", "exec \"$@\" 9>&1", "sh"]).start()
 }
 
