@@ -44,7 +44,7 @@ pub enum Verb {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Replace the program by the file now at its path, then all workers, and print the outcome
+    /// Replace the program by the file now at its path, then all workers
     ///
     /// The new program is tried first, while the old one serves. If it can serve it takes over in the same process, with every
     /// connection, and replaces the workers as a reload does. If it cannot, nothing has changed, the reason is printed, and the

@@ -56,14 +56,11 @@ fn put(hidden: &Path, path: &Path) -> io::Result<()> {
     let _lock = lock(directory_of(path));
     loop {
         // Unlike rename(2) it replaces nothing: not every program that puts a socket there takes the lock.
-        let linked = fs::hard_link(hidden, path);
-        match (linked, is_free(path)) {
-            (Ok(()), _) => return fs::remove_file(hidden),
-            // The file has gone in the meantime.
-            (Err(e), Ok(true)) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            // A dead server's, or a file system without hard links.
-            (Err(_), Ok(_)) => return fs::rename(hidden, path),
-            (Err(_), Err(e)) => return Err(e),
+        let Err(e) = fs::hard_link(hidden, path) else { return fs::remove_file(hidden) };
+        let is_gone = is_free(path)?;
+        // Else it is a dead server's, or a file system without hard links.
+        if !is_gone || e.kind() != io::ErrorKind::AlreadyExists {
+            return fs::rename(hidden, path);
         }
     }
 }
