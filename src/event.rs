@@ -397,9 +397,9 @@ pub enum Kind {
     #[default]
     Request = 1,
     /// One at a time, in blocking style: [`crate::Handler::on_connection`].
-    Connection = 2,
+    Blocking = 2,
     /// As a stream of bytes: [`crate::Handler::on_open`], [`crate::Handler::on_data`], [`crate::Handler::on_close`].
-    Data = 3,
+    Stream = 3,
     /// None: it serves datagrams only ([`crate::Handler::on_datagram`]).
     Datagram = 4,
 }
@@ -407,7 +407,7 @@ pub enum Kind {
 impl Kind {
     /// The kind with this number.
     pub(crate) fn from_number(n: u8) -> Option<Self> {
-        [Self::Request, Self::Connection, Self::Data, Self::Datagram].into_iter().find(|k| *k as u8 == n)
+        [Self::Request, Self::Blocking, Self::Stream, Self::Datagram].into_iter().find(|k| *k as u8 == n)
     }
 }
 

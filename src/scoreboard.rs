@@ -1,8 +1,8 @@
 //! The scoreboard: shared memory with one page of counters for each worker, and two pages about all workers.
 //!
 //! A worker writes its own page, the master reads them all; every word is an atomic. The master compares and shows what it
-//! reads, and never uses it as an index or a pointer: a worker that writes garbage harms only its own rank in dispatch. What
-//! the master must be able to trust it counts itself.
+//! reads, and never uses it as an index or a pointer: a worker that writes nonsense can only get itself fewer or more
+//! connections, or recycled or killed as hanging. What the master must be able to trust it counts itself.
 
 use crate::ids::Page;
 use crate::sys::memory::{self, SharedPage};

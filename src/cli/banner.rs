@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_option_behind_the_handler_is_told_before_the_last_line() {
-        let started = Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Data };
+        let started = Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Stream };
         let text = text(&started, &about(&["-w", "--listen=:80"]));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[2].starts_with("-w --listen=:80: for hello.so, behind"), "{text}");
@@ -145,13 +145,13 @@ mod tests {
     #[test]
     fn other_kinds_of_servers_and_sockets_are_tried_with_their_tools() {
         let last = |text: String| text.lines().last().unwrap().to_owned();
-        assert_eq!(last(banner(&["[::1]:7"], 2, Kind::Data)), "try: nc ::1 7");
-        assert_eq!(last(banner(&["127.0.0.1:7"], 2, Kind::Connection)), "try: nc 127.0.0.1 7");
+        assert_eq!(last(banner(&["[::1]:7"], 2, Kind::Stream)), "try: nc ::1 7");
+        assert_eq!(last(banner(&["127.0.0.1:7"], 2, Kind::Blocking)), "try: nc 127.0.0.1 7");
         assert_eq!(last(banner(&["udp:[::]:7"], 2, Kind::Datagram)), "try: nc -u localhost 7");
-        assert_eq!(last(banner(&["udp:[::]:7", "[::]:7"], 2, Kind::Data)), "try: nc localhost 7");
+        assert_eq!(last(banner(&["udp:[::]:7", "[::]:7"], 2, Kind::Stream)), "try: nc localhost 7");
         assert!(banner(&["udp:[::1]:7"], 2, Kind::Datagram).contains("listening on udp://[::1]:7\n"));
-        assert_eq!(last(banner(&["unix:/run/a b"], 2, Kind::Data)), "try: nc -U '/run/a b'");
-        assert_eq!(last(banner(&["unix:@x"], 2, Kind::Data)), "try: socat - ABSTRACT-CONNECT:x");
+        assert_eq!(last(banner(&["unix:/run/a b"], 2, Kind::Stream)), "try: nc -U '/run/a b'");
+        assert_eq!(last(banner(&["unix:@x"], 2, Kind::Stream)), "try: socat - ABSTRACT-CONNECT:x");
         assert_eq!(
             last(banner(&["unix:@x"], 2, Kind::Request)),
             "try: curl --abstract-unix-socket x http://localhost/"
@@ -163,12 +163,12 @@ mod tests {
         assert!(
             last(banner(&["[::1]:80"], 2, Kind::Request)).starts_with("try: curl 'http://[::1]:80/'   wrk")
         );
-        assert!(banner(&["[::1]:7"], 2, Kind::Data).contains("listening on tcp://[::1]:7\n"));
+        assert!(banner(&["[::1]:7"], 2, Kind::Stream).contains("listening on tcp://[::1]:7\n"));
     }
 
     #[test]
     fn no_name_adds_a_line() {
-        let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Data };
+        let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Stream };
         let about = About { handler: "x\ny.so".into(), ..About::default() };
         assert_eq!(text(&started, &about).lines().count(), 3);
     }

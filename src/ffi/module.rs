@@ -146,8 +146,8 @@ impl prefork_module {
     pub(super) fn kind(&self) -> Result<Kind, &'static str> {
         match (self.on_request, self.on_connection, self.on_data) {
             (Some(_), None, _) => Ok(Kind::Request),
-            (None, Some(_), None) => Ok(Kind::Connection),
-            (None, None, Some(_)) => Ok(Kind::Data),
+            (None, Some(_), None) => Ok(Kind::Blocking),
+            (None, None, Some(_)) => Ok(Kind::Stream),
             (None, None, None) if self.on_datagram.is_some() => Ok(Kind::Datagram),
             (None, None, None) => {
                 Err("found no handler: set on_request, on_connection, on_data or on_datagram")
@@ -314,9 +314,9 @@ mod tests {
         let both = prefork_module { on_data: Some(on_conn), ..request };
         assert_eq!(request.kind(), Ok(Kind::Request));
         assert_eq!(both.kind(), Ok(Kind::Request));
-        assert_eq!(prefork_module { on_data: Some(on_conn), ..none }.kind(), Ok(Kind::Data));
+        assert_eq!(prefork_module { on_data: Some(on_conn), ..none }.kind(), Ok(Kind::Stream));
         let blocking = prefork_module { on_connection: Some(on_conn), ..none };
-        assert_eq!(blocking.kind(), Ok(Kind::Connection));
+        assert_eq!(blocking.kind(), Ok(Kind::Blocking));
         let datagram = prefork_module { on_datagram: Some(on_datagram), ..none };
         assert_eq!(datagram.kind(), Ok(Kind::Datagram));
         assert_eq!(prefork_module { on_request: Some(on_request), ..datagram }.kind(), Ok(Kind::Request));

@@ -148,7 +148,7 @@ impl Place {
     }
 
     /// The current worker leaves; its successor takes over, or a new one starts at this time.
-    fn vacate(&mut self, start_at: Time) {
+    fn hand_over(&mut self, start_at: Time) {
         self.current = self.successor.take();
         self.start_at = start_at;
     }
@@ -444,7 +444,7 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() {
             return out.push(Action::Fail(why));
         }
-        self.vacate(&w, None, &why, out);
+        self.free_place(&w, None, &why, out);
         self.note_shortage(why);
     }
 
@@ -466,7 +466,7 @@ impl Lifecycle {
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
             return out.push(Action::Fail(why));
         }
-        let restart = self.vacate(&w, Some(exit), &why, out);
+        let restart = self.free_place(&w, Some(exit), &why, out);
         if let Some(failure) = self.failure_mut().filter(|f| f.worker == Some(id.0)) {
             (failure.exit, failure.stderr) = (Some(exit), ended.stderr.clone());
         }
@@ -478,7 +478,7 @@ impl Lifecycle {
     }
 
     /// Frees the place of a worker that has ended; returns the delay until the next one starts there, if one does.
-    fn vacate(
+    fn free_place(
         &mut self,
         w: &Worker,
         exit: Option<Exit>,
@@ -497,12 +497,12 @@ impl Lifecycle {
             // Exit code 78 blocks the slot only for the generation it came from, and not if the worker was asked to exit.
             let says_wrong = exit == Some(Exit::Code(EX_CONFIG)) && w.phase == Phase::Starting;
             if says_wrong && unasked && !is_new {
-                place.vacate(Time::NEVER);
+                place.hand_over(Time::NEVER);
             } else {
                 let lived = if unasked { now - w.since } else { Duration::MAX };
                 let was_ready = w.phase != Phase::Starting && w.leaving != Some(Reason::BootFailure);
                 let delay = place.restart.delay(now, lived, was_ready, w.id);
-                place.vacate(now + delay);
+                place.hand_over(now + delay);
                 restart = place.current.is_none().then_some(delay);
             }
         } else if place.successor == Some(w.id) {
@@ -569,7 +569,7 @@ impl Lifecycle {
     /// Frees a worker's place, which is filled again after `delay`.
     fn leave_slot(&mut self, id: WorkerId, delay: Duration) {
         if let Some(place) = self.places.iter_mut().find(|p| p.current == Some(id)) {
-            place.vacate(self.now + delay);
+            place.hand_over(self.now + delay);
         }
     }
 

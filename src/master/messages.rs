@@ -54,8 +54,7 @@ impl Master {
             Notice::Ready { kind, limit } => {
                 let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
                 worker.kind = Some(kind);
-                worker.limit =
-                    if kind == Kind::Connection { 1 } else { limit.clamp(1, self.config.max_conns) };
+                worker.limit = if kind == Kind::Blocking { 1 } else { limit.clamp(1, self.config.max_conns) };
                 self.report.kind = kind;
                 self.feed(Input::Ready(id));
             }

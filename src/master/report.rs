@@ -22,7 +22,7 @@ pub struct Report {
     pub last_exits: BTreeMap<Slot, LastExit>,
     /// How the handler takes connections, as the last worker that became ready has said.
     pub kind: Kind,
-    /// True once the event that the addresses are bound was published.
+    /// True once [`Event::Setup`] was published.
     pub is_set_up: bool,
     /// True once the host was told that all workers are ready.
     pub is_started: bool,

@@ -37,7 +37,7 @@ impl Restart {
         if was_ready {
             return self.after_deaths(lived, id).min(READY_DELAY);
         }
-        // A restart that was planned for later did not happen: a command has started a worker before.
+        // A command has started a worker before the planned time, so the planned restart did not happen.
         while self.starts.back().is_some_and(|&start| start > now) {
             self.starts.pop_back();
         }

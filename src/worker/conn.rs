@@ -88,7 +88,7 @@ pub(crate) enum Style {
 impl Style {
     pub(crate) fn of(kind: Kind, config: &Config) -> Self {
         let (t, limits) = (&config.timeouts, &config.limits);
-        if kind == Kind::Connection {
+        if kind == Kind::Blocking {
             let some = |d: Duration| (!d.is_zero()).then_some(d);
             return Self::Blocking { first: some(t.header), read: some(t.body), write: some(t.write) };
         }

@@ -79,7 +79,7 @@ pub struct EventLoop<'a> {
     /// The number of times that a [`Conn`] has begun.
     count: u64,
     /// Draining has begun: the queue and the own sockets are done with, and the handler knows.
-    drains: bool,
+    drain_begun: bool,
     /// While draining: idle connections are closed after a short grace.
     is_closing_idle: bool,
     /// The time from which on idle connections may be handed back, if the channel was full.
@@ -105,7 +105,7 @@ macro_rules! context {
             config: $self.config,
             page: $self.worker.info.page,
             now: &mut $self.now,
-            draining: $self.drains && !$self.channel.orders.hands_back,
+            draining: $self.drain_begun && !$self.channel.orders.hands_back,
         }
     };
 }
@@ -121,8 +121,8 @@ impl<'a> EventLoop<'a> {
     ) -> Self {
         let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
         let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
-        let own = OwnSockets::new(own_sockets, kind == Kind::Connection);
-        let rows = if kind == Kind::Connection { LINGERING } else { limit };
+        let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
+        let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         Self {
             handler,
             kind,
@@ -143,7 +143,7 @@ impl<'a> EventLoop<'a> {
             now: Time::now(),
             polled_at: Time::default(),
             count: 0,
-            drains: false,
+            drain_begun: false,
             is_closing_idle: false,
             hand_back_at: Time::default(),
         }
@@ -157,7 +157,7 @@ impl<'a> EventLoop<'a> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
             // In blocking style the table has only connections that the handler is done with.
-            let has_room = self.kind == Kind::Connection || self.table.len() < self.limit;
+            let has_room = self.kind == Kind::Blocking || self.table.len() < self.limit;
             self.intake.watch_own_sockets(has_room, self.channel.orders.is_draining(), self.poll, self.now);
             self.wait(&mut events)?;
             for event in &events {
@@ -201,7 +201,7 @@ impl<'a> EventLoop<'a> {
 
     fn is_done(&self) -> bool {
         let Some(until) = self.channel.orders.drain else { return false };
-        (self.drains && self.table.len() == 0) || self.now >= until
+        (self.drain_begun && self.table.len() == 0) || self.now >= until
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -252,12 +252,12 @@ impl<'a> EventLoop<'a> {
 
     fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
         match self.kind {
-            Kind::Data => {
+            Kind::Stream => {
                 let conn = self.conn(fd, listener);
                 let index = self.table.insert(Protocol::Stream(conn), listener);
                 self.open_stream(index, &[]);
             }
-            Kind::Connection => self.serve_blocking(fd, listener),
+            Kind::Blocking => self.serve_blocking(fd, listener),
             // Not reached: such a worker has no address for connections.
             Kind::Datagram => self.intake.finished(),
             Kind::Request => {
@@ -429,13 +429,13 @@ impl<'a> EventLoop<'a> {
     /// The worker is to exit: connections in its queue are accepted already and are served, idle ones are closed soon unless
     /// they are handed back ([`EventLoop::hand_back_idle`]).
     fn drain(&mut self) {
-        let (worker, is_blocking) = (self.worker, self.kind == Kind::Connection);
-        if is_blocking && !self.drains {
+        let (worker, is_blocking) = (self.worker, self.kind == Kind::Blocking);
+        if is_blocking && !self.drain_begun {
             // First, since serving the rest may take long.
             let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
         }
         while self.take_one() {}
-        if !std::mem::replace(&mut self.drains, true) {
+        if !std::mem::replace(&mut self.drain_begun, true) {
             self.leave_own_sockets();
             if !is_blocking {
                 let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
@@ -526,7 +526,7 @@ impl<'a> EventLoop<'a> {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
             Protocol::Stream(conn) => drop(self.end_stream(conn)),
             // In blocking style it was finished when the handler was.
-            Protocol::Lingering(..) if self.kind == Kind::Connection => return,
+            Protocol::Lingering(..) if self.kind == Kind::Blocking => return,
             Protocol::Lingering(..) | Protocol::Free => {}
         }
         self.intake.finished();

@@ -26,10 +26,10 @@ pub trait Handler {
         self.kind() == Kind::Datagram
     }
 
-    /// True if it serves streams: as [`Kind::Data`], or with [`Kind::Request`] connections after [`Response::upgrade`], which is
+    /// True if it serves streams: as [`Kind::Stream`], or with [`Kind::Request`] connections after [`Response::upgrade`], which is
     /// refused if this is false. Called once, after [`Handler::start`].
     fn takes_streams(&self) -> bool {
-        self.kind() == Kind::Data
+        self.kind() == Kind::Stream
     }
 
     /// Called after the fork, before the worker is ready.
@@ -53,10 +53,10 @@ pub trait Handler {
     /// Answers one complete HTTP request ([`Kind::Request`]).
     fn on_request(&mut self, _req: &Request<'_>, _res: &mut Response) {}
 
-    /// Serves one connection in blocking style and returns when done with it ([`Kind::Connection`]).
+    /// Serves one connection in blocking style and returns when done with it ([`Kind::Blocking`]).
     fn on_connection(&mut self, _conn: &mut Conn) {}
 
-    /// A stream connection begins: a new one ([`Kind::Data`]), or an HTTP connection after [`Response::upgrade`]
+    /// A stream connection begins: a new one ([`Kind::Stream`]), or an HTTP connection after [`Response::upgrade`]
     /// ([`Handler::takes_streams`]).
     fn on_open(&mut self, _conn: &mut Conn) {}
 
@@ -119,12 +119,12 @@ pub fn http<R: Outcome<M>, M>(f: impl FnMut(&Request<'_>, &mut Response) -> R) -
 
 /// Makes a handler of a closure that serves one connection at a time in blocking style.
 pub fn blocking<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
-    ConnClosure(Kind::Connection, f, PhantomData)
+    ConnClosure(Kind::Blocking, f, PhantomData)
 }
 
 /// Makes a handler of a closure that is called whenever a stream connection has bytes.
 pub fn stream<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
-    ConnClosure(Kind::Data, f, PhantomData)
+    ConnClosure(Kind::Stream, f, PhantomData)
 }
 
 /// Makes a handler of a closure that is called with each datagram.

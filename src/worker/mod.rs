@@ -118,8 +118,8 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     let _ = stderr::open_missing();
     let kind = handler.kind();
     let limit = match kind {
-        Kind::Connection | Kind::Datagram => 1,
-        Kind::Request | Kind::Data => connection_limit(config),
+        Kind::Blocking | Kind::Datagram => 1,
+        Kind::Request | Kind::Stream => connection_limit(config),
     };
     worker.state.set(WorkerState::Ready);
     tell(worker, &Notice::Ready { kind: kind as u8, limit });

@@ -13,7 +13,7 @@ use std::{env, thread};
 
 fn main() {
     let args: Vec<String> = env::args().collect();
-    let kind = if args[1] == "request" { Kind::Request } else { Kind::Connection };
+    let kind = if args[1] == "request" { Kind::Request } else { Kind::Blocking };
     let dir = PathBuf::from(&args[2]);
     let (here, there) = (dir.clone(), dir);
     let server = Server::factory(move |_| Messenger { kind, dir: here.clone(), messages: None });

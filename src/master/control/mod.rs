@@ -414,7 +414,7 @@ impl ControlServer {
             }
         };
         log!("control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
-        let queued = awaits == Awaits::Reload(None) && life.keeps_a_reload_waiting();
+        let queued = awaits == Awaits::Reload(None) && life.must_reload_wait();
         client.reply(&Reply::Accepted { queued }, now);
         client.awaits = awaits;
         Ok(command)

@@ -23,7 +23,7 @@ impl Lifecycle {
 
     /// Begins a reload that is wanted, if no other is under way and no generation before this one has workers left.
     pub(super) fn begin_reload(&mut self, out: &mut Vec<Action>) {
-        if !self.reload_wanted || self.keeps_a_reload_waiting() {
+        if !self.reload_wanted || self.must_reload_wait() {
             return;
         }
         self.reload_wanted = false;
@@ -36,7 +36,7 @@ impl Lifecycle {
     }
 
     /// True if a reload cannot begin now.
-    pub fn keeps_a_reload_waiting(&self) -> bool {
+    pub fn must_reload_wait(&self) -> bool {
         let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
         busy || self.workers.iter().any(|w| w.generation != self.generation)
     }

@@ -117,7 +117,7 @@ impl<S: System> Pool<S> {
             && let Some(worker) = self.workers.get_mut(*id)
             && !broken!(self, ProbeStillCounts)
         {
-            worker.asked = 0;
+            worker.last_probe = 0;
         }
     }
 

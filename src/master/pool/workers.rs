@@ -39,8 +39,8 @@ pub struct WorkerEntry<S: System> {
     pub admitted: bool,
     /// True if it took nothing of what was queued for it between two checks: it gets no more until it takes something.
     pub stuck: bool,
-    /// The value of [`Word::Probed`] once it has taken the last probe.
-    pub asked: u64,
+    /// The number of its last probe: the value of [`Word::Probed`] once it has taken that.
+    pub last_probe: u64,
     /// The value of [`WorkerEntry::progress`] at the last check.
     pub last_progress: u64,
     /// True if connections were queued at the last check.
@@ -76,7 +76,7 @@ impl<S: System> WorkerEntry<S> {
             limit: 0,
             admitted: false,
             stuck: false,
-            asked: 0,
+            last_probe: 0,
             last_progress: 0,
             was_queued: false,
             max_requests,
@@ -111,8 +111,8 @@ impl<S: System> WorkerEntry<S> {
     /// Sends it a probe, unless one is queued already.
     pub fn probe(&mut self) {
         let answered = self.link.count(Word::Probed);
-        if self.asked <= answered && self.queue.probe() {
-            self.asked = answered.wrapping_add(1);
+        if self.last_probe <= answered && self.queue.probe() {
+            self.last_probe = answered.wrapping_add(1);
         }
     }
 
@@ -181,7 +181,7 @@ impl<S: System> Workers<S> {
     /// Takes out a worker that was reaped, and adds its counters to the totals.
     pub fn remove(&mut self, page: Page) -> Option<WorkerEntry<S>> {
         let entry = self.pages.get_mut(page.index())?.take()?;
-        self.vacate(entry.slot, page);
+        self.clear_admitted(entry.slot, page);
         entry.add_to(&mut self.former);
         while self.pages.pop_if(|last| last.is_none()).is_some() {}
         Some(entry)
@@ -242,10 +242,10 @@ impl<S: System> Workers<S> {
         let Some(entry) = self.at(page) else { return };
         entry.admitted = false;
         let slot = entry.slot;
-        self.vacate(slot, page);
+        self.clear_admitted(slot, page);
     }
 
-    fn vacate(&mut self, slot: Slot, page: Page) {
+    fn clear_admitted(&mut self, slot: Slot, page: Page) {
         // The slot may have another worker by now.
         if let Some(admitted) = self.admitted.get_mut(slot.index()).filter(|a| **a == Some(page)) {
             *admitted = None;

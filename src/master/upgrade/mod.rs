@@ -224,7 +224,7 @@ impl Master {
                 page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
                 pid: worker.link.process.pid(),
                 process: kept.keep(worker.link.process.as_fd()),
-                giver: kept.keep(worker.queue.master.as_fd()),
+                master_end: kept.keep(worker.queue.master.as_fd()),
                 queue: kept.keep(worker.queue.worker.as_fd()),
                 channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
                 messages: router.save(worker.id).ok_or_else(missing)?,
@@ -240,8 +240,9 @@ impl Master {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
                 Return::OfDeadWorker(ends) => {
-                    let (giver, queue) = (kept.keep(ends.master.as_fd()), kept.keep(ends.worker.as_fd()));
-                    returns.push(SavedReturn::OfDeadWorker(giver, queue));
+                    let (master_end, queue) =
+                        (kept.keep(ends.master.as_fd()), kept.keep(ends.worker.as_fd()));
+                    returns.push(SavedReturn::OfDeadWorker(master_end, queue));
                 }
                 Return::HandedBack(_) => {}
             }
@@ -296,7 +297,9 @@ impl Master {
         for source in saved.returns {
             self.pool.add_return(match source {
                 SavedReturn::Unclaimed(id) => Return::Unclaimed(id),
-                SavedReturn::OfDeadWorker(giver, queue) => Return::OfDeadWorker(handoff_queue(giver, queue)?),
+                SavedReturn::OfDeadWorker(master_end, queue) => {
+                    Return::OfDeadWorker(handoff_queue(master_end, queue)?)
+                }
             });
         }
         self.births.environments = saved.environments;
@@ -319,7 +322,7 @@ impl Master {
             process: Process::adopt(saved.pid, saved.process.adopt()?),
             page: self.births.board.page(saved.page),
         };
-        let queue = handoff_queue(saved.giver, saved.queue)?;
+        let queue = handoff_queue(saved.master_end, saved.queue)?;
         let now = SystemTime::now();
         let entry = WorkerEntry {
             started: now.checked_sub(self.clock.now - known.since).unwrap_or(now),

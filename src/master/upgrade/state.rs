@@ -72,7 +72,8 @@ pub struct SavedWorker {
     /// Its pidfd.
     pub process: KeptFd,
     /// The master's end of its handoff channel.
-    pub giver: KeptFd,
+    #[cfg_attr(feature = "control", serde(rename = "giver"))]
+    pub master_end: KeptFd,
     /// The master's copy of the worker's end.
     pub queue: KeptFd,
     /// The socket of its message channel ...

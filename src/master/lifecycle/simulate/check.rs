@@ -868,7 +868,7 @@ impl World {
                 });
             }
             let probes = p.queue.borrow().iter().filter(|item| **item == Item::Probe).count();
-            if probes == 0 && worker.asked > p.counters.probed.get() {
+            if probes == 0 && worker.last_probe > p.counters.probed.get() {
                 let id = p.id;
                 return self.must(false, || format!("worker {id}: a probe counts as sent that is not there"));
             }

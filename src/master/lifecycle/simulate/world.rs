@@ -342,7 +342,7 @@ impl World {
                         if let Some(worker) = self.pool.workers.get_mut(id) {
                             worker.limit = self.processes[i].limit;
                             let sheds = self.processes[i].can_shed();
-                            worker.kind = Some(if sheds { Kind::Request } else { Kind::Connection });
+                            worker.kind = Some(if sheds { Kind::Request } else { Kind::Blocking });
                         }
                         self.feed(Input::Ready(id));
                     }
