@@ -103,8 +103,8 @@
  * statuses, except those with the same meaning everywhere:
  *     PREFORK_NULL    a pointer is NULL that must not be NULL
  *     PREFORK_PANIC   prefork has a bug
- *     PREFORK_STATE   it is not the time, the process or the thread after `Process:`, for instance of
- *                     prefork_server_* in a worker
+ *     PREFORK_STATE   called in another process or thread, or at another time, than the Process: line
+ *                     says, for instance prefork_server_* in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H
@@ -322,7 +322,7 @@ prefork_slice prefork_request_body(const prefork_request *req);
 
 /**
  * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
- * its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+ * its socket. The first call asks the kernel (getpeername(2)); empty if the client is gone by then.
  * Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
  *
  * Returns a slice, borrowed until `on_request` returns.
@@ -528,8 +528,8 @@ prefork_slice prefork_conn_data(const prefork_conn *conn);
 int prefork_conn_consume(prefork_conn *conn, size_t size);
 
 /**
- * In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. The client
- * may still read: what is written now is sent, and then the connection closes by itself.
+ * In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
+ * still write; the connection closes once that is sent.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker.
@@ -567,7 +567,7 @@ uint32_t prefork_conn_listener(const prefork_conn *conn);
 
 /**
  * The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
- * its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+ * its socket. The first call asks the kernel (getpeername(2)); empty if the client is gone by then.
  * Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
  *
  * Returns a slice, borrowed until the callback returns.
@@ -670,8 +670,8 @@ typedef struct prefork_worker_status {
     /** Those of them that it has not taken yet. Only the master knows. */
     uint32_t queued;
     /**
-     * The number of the last worker that ended in this slot, or 0 if none has ended; a worker that calls
-     * gets the state before its fork. The four members below are 0 if this is 0.
+     * The number of the last worker that ended in this slot, or 0 if none has ended; in a worker: as
+     * of its fork. The four members below are 0 if this is 0.
      */
     uint32_t last_id;
     /** Its exit code; -1 if a signal ended it. */
@@ -825,7 +825,7 @@ int prefork_worker_send(prefork_worker *worker, uint32_t to, uint32_t type, cons
  * Sends a message and asks for a reply. If this returns PREFORK_OK, `on_reply` is called exactly once, after
  * the current callback has returned, and at the latest after `deadline_ms` milliseconds (0: no deadline).
  *
- * Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
+ * Returns as `prefork_worker_send()`; PREFORK_STATE if `to` is PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
  * NULL.
  * Process: worker.
  * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `on_reply` returns. Copies `size`
@@ -874,7 +874,7 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
 /** The major version of the binary interface. A module loads only if its version is equal. */
 #define PREFORK_ABI_MAJOR 2
 
-/** The minor version of the binary interface, which grows with each addition. Any version loads. */
+/** The minor version of the binary interface, raised by each addition. A module with any minor version loads. */
 #define PREFORK_ABI_MINOR 0
 
 /** Called when the worker stops, is drained, or hangs. */
@@ -1506,7 +1506,7 @@ int prefork_server_fd(const prefork_server *server);
  * The time after which to call `prefork_server_step()` although the descriptor is not readable, in the form that
  * poll(2) and epoll_wait(2) take.
  *
- * Returns milliseconds; 0 is at once. A negative number is never, also if the server does not run.
+ * Returns milliseconds. 0: call now. Negative: no need to call, or the server is not running.
  * Process: master.
  * Pointers: Borrows `server` until return.
  */
@@ -1526,8 +1526,9 @@ int prefork_server_timeout(const prefork_server *server);
 int prefork_server_step(prefork_server *server, int timeout_ms);
 
 /**
- * Replaces all workers by a new generation, one after the other, or, if one of the new workers fails, none: an event
- * PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload during another follows it.
+ * Replaces all workers by a new generation, one after the other. If a new worker fails, the old generation is
+ * restored. An event PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload asked
+ * for during another begins after it.
  *
  * Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
  * Process: master, while it runs.
@@ -1582,7 +1583,7 @@ int prefork_server_drain(prefork_server *server, uint32_t id, int deadline_ms);
 
 /**
  * Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
- * PREFORK_REASON_KILLED, which is intended, and its successor starts at once. SIGTERM drains the worker first, as
+ * PREFORK_REASON_KILLED with `intended` = 1, and its successor starts at once. SIGTERM drains the worker first, as
  * `prefork_server_drain()` does. HUP, INT, QUIT and others that workers ignore have no effect.
  *
  * Returns PREFORK_OK; PREFORK_GONE if there is no such worker; PREFORK_SYSTEM if kill(2) fails.

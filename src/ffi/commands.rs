@@ -79,7 +79,7 @@ pub unsafe extern "C" fn prefork_server_fd(server: *const prefork_server) -> c_i
 /// The time after which to call `prefork_server_step()` although the descriptor is not readable, in the form that
 /// poll(2) and epoll_wait(2) take.
 ///
-/// Returns milliseconds; 0 is at once. A negative number is never, also if the server does not run.
+/// Returns milliseconds. 0: call now. Negative: no need to call, or the server is not running.
 /// Process: master.
 /// # Safety
 /// Borrows `server` until return.
@@ -114,8 +114,9 @@ pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeou
     })
 }
 
-/// Replaces all workers by a new generation, one after the other, or, if one of the new workers fails, none: an event
-/// PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload during another follows it.
+/// Replaces all workers by a new generation, one after the other. If a new worker fails, the old generation is
+/// restored. An event PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload asked
+/// for during another begins after it.
 ///
 /// Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
 /// Process: master, while it runs.
@@ -204,7 +205,7 @@ pub unsafe extern "C" fn prefork_server_drain(
 }
 
 /// Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
-/// PREFORK_REASON_KILLED, which is intended, and its successor starts at once. SIGTERM drains the worker first, as
+/// PREFORK_REASON_KILLED with `intended` = 1, and its successor starts at once. SIGTERM drains the worker first, as
 /// `prefork_server_drain()` does. HUP, INT, QUIT and others that workers ignore have no effect.
 ///
 /// Returns PREFORK_OK; PREFORK_GONE if there is no such worker; PREFORK_SYSTEM if kill(2) fails.

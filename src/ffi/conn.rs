@@ -101,8 +101,8 @@ pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usi
     guard(|| answered(unsafe { borrow_mut(conn) }.map(|conn| conn.consume(size))))
 }
 
-/// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. The client
-/// may still read: what is written now is sent, and then the connection closes by itself.
+/// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
+/// still write; the connection closes once that is sent.
 ///
 /// Returns 1 or 0, or PREFORK_NULL.
 /// Process: worker.
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn prefork_conn_listener(conn: *const prefork_conn) -> u32
 }
 
 /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
-/// its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+/// its socket. The first call asks the kernel (getpeername(2)); empty if the client is gone by then.
 /// Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
 ///
 /// Returns a slice, borrowed until the callback returns.

@@ -103,8 +103,8 @@
  * statuses, except those with the same meaning everywhere:
  *     PREFORK_NULL    a pointer is NULL that must not be NULL
  *     PREFORK_PANIC   prefork has a bug
- *     PREFORK_STATE   it is not the time, the process or the thread after `Process:`, for instance of
- *                     prefork_server_* in a worker
+ *     PREFORK_STATE   called in another process or thread, or at another time, than the Process: line
+ *                     says, for instance prefork_server_* in a worker
  */
 #ifndef PREFORK_H
 #define PREFORK_H

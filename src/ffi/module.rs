@@ -15,7 +15,7 @@ use std::mem::offset_of;
 /// The major version of the binary interface. A module loads only if its version is equal.
 pub const PREFORK_ABI_MAJOR: u16 = 2;
 
-/// The minor version of the binary interface, which grows with each addition. Any version loads.
+/// The minor version of the binary interface, raised by each addition. A module with any minor version loads.
 pub const PREFORK_ABI_MINOR: u16 = 0;
 
 /// Called with a complete HTTP request.

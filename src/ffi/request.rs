@@ -208,7 +208,7 @@ pub unsafe extern "C" fn prefork_request_body(req: *const prefork_request) -> pr
 }
 
 /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound
-/// its socket; empty if the client has gone before the first call, which makes a system call, getpeername(2).
+/// its socket. The first call asks the kernel (getpeername(2)); empty if the client is gone by then.
 /// Control characters and backslashes of a path, and bytes that are not UTF-8, are given as `\xNN`.
 ///
 /// Returns a slice, borrowed until `on_request` returns.

@@ -79,8 +79,8 @@ pub struct prefork_worker_status {
     pub in_flight: u32,
     /// Those of them that it has not taken yet. Only the master knows.
     pub queued: u32,
-    /// The number of the last worker that ended in this slot, or 0 if none has ended; a worker that calls
-    /// gets the state before its fork. The four members below are 0 if this is 0.
+    /// The number of the last worker that ended in this slot, or 0 if none has ended; in a worker: as
+    /// of its fork. The four members below are 0 if this is 0.
     pub last_id: u32,
     /// Its exit code; -1 if a signal ended it.
     pub last_code: i32,
@@ -301,7 +301,7 @@ pub type prefork_on_worker_reply = Option<
 /// Sends a message and asks for a reply. If this returns PREFORK_OK, `on_reply` is called exactly once, after
 /// the current callback has returned, and at the latest after `deadline_ms` milliseconds (0: no deadline).
 ///
-/// Returns as `prefork_worker_send()`; PREFORK_STATE to PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
+/// Returns as `prefork_worker_send()`; PREFORK_STATE if `to` is PREFORK_TO_ALL; PREFORK_NULL also if `on_reply` is
 /// NULL.
 /// Process: worker.
 /// # Safety

@@ -80,8 +80,8 @@ impl<'a> Request<'a> {
     }
 
     /// The client's address: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`, or `unix:/path` if the client has bound its
-    /// socket; empty if the kernel no longer knows it. Control characters and backslashes of a path, and bytes that are not UTF-8,
-    /// are given as `\xNN`. The first call asks the kernel (getpeername(2)).
+    /// socket. The first call asks the kernel (getpeername(2)); empty if the client is gone by then. Control characters and backslashes of a path, and bytes that are not UTF-8,
+    /// are given as `\xNN`.
     pub fn peer(&self) -> &str {
         let (text, len) = self.peer.get_or_init(|| peer_text(self.fd));
         str::from_utf8(&text[..*len]).unwrap_or_default()
