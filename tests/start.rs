@@ -37,11 +37,12 @@ fn a_worker_has_an_empty_mask_and_default_dispositions_except_for_signals_to_gro
     // 32 and 33 belong to libc, which does not allow a change.
     let of_libc = bits(&[32, 33]);
     let ignored = bits(&[libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU]);
-    let shrugged_off =
-        bits(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2]);
+    // SIGURG tells of the master's death.
+    let caught = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
+    let caught = bits(&caught) | bits(&[libc::SIGURG]);
     for pid in server.workers() {
         let mask = |field| u64::from_str_radix(&proc::status(pid, field), 16).unwrap();
-        assert_eq!((mask("SigBlk"), mask("SigCgt"), mask("SigIgn") & !of_libc), (0, shrugged_off, ignored));
+        assert_eq!((mask("SigBlk"), mask("SigCgt"), mask("SigIgn") & !of_libc), (0, caught, ignored));
     }
     server.stop();
 }
