@@ -43,6 +43,9 @@ static void on_data(prefork_conn *conn, void *state)
 PREFORK_MODULE(.on_data = on_data)
 ";
 
+/// More than the buffers of the kernel, of both ends and both directions, and `max-pending` hold.
+const SIZE: usize = 40 << 20;
+
 fn example(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ffi-examples").join(name);
     compile(&std::fs::read_to_string(path).unwrap(), &[])
@@ -88,7 +91,7 @@ fn sends_first_and_reads_then(server: &Server, size: usize) {
 fn an_echo_of_more_than_may_wait_arrives_whole() {
     for module in [example("echo.c"), compile(KEEPS_THE_REST, &[])] {
         let server = stream(module).start();
-        sends_first_and_reads_then(&server, 40 << 20);
+        sends_first_and_reads_then(&server, SIZE);
         server.stop();
     }
 }
@@ -101,7 +104,7 @@ fn an_echo_arrives_whole_whatever_the_limits_are() {
         (example("echo.c"), "3K", "1K"),
     ] {
         let server = stream(module).set("max-pending", pending).set("max-body", body).start();
-        sends_first_and_reads_then(&server, 10 << 20);
+        sends_first_and_reads_then(&server, SIZE);
         server.stop();
     }
 }
