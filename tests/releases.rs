@@ -39,7 +39,10 @@ impl Site {
         let copy = |from: &Path, name: &str| {
             assert!(Command::new("cp").arg(from).arg(self.folder(n).join(name)).status().unwrap().success());
         };
-        copy(env!("CARGO_BIN_EXE_prefork").as_ref(), "prefork");
+        // Without what is for debuggers, which would make it ten times as large.
+        let mut strip = Command::new("strip");
+        strip.arg(env!("CARGO_BIN_EXE_prefork")).arg("-o").arg(self.folder(n).join("prefork"));
+        assert!(strip.status().unwrap().success());
         copy(&Style::Request.version(&n.to_string()), "m.so");
     }
 
