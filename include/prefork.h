@@ -1126,8 +1126,8 @@ typedef struct prefork_event {
     /** Its length (bytes). */
     size_t message_size;
     /**
-     * The file that the code of a reload that has ended was read from, without symbolic links: the module, or the program
-     * of a handler in it. Empty if it could not be read.
+     * The file that the code of a reload that has ended was read from, without symbolic links: the module, or the
+     * program of a handler in it. Empty if it could not be read.
      */
     const char *code_path;
     /**

@@ -162,8 +162,8 @@ pub struct prefork_event {
     pub message_type: u32,
     /// Its length (bytes).
     pub message_size: usize,
-    /// The file that the code of a reload that has ended was read from, without symbolic links: the module, or the program
-    /// of a handler in it. Empty if it could not be read.
+    /// The file that the code of a reload that has ended was read from, without symbolic links: the module, or the
+    /// program of a handler in it. Empty if it could not be read.
     pub code_path: *const c_char,
     /// 1 if that path, as it was given, leads to another file by now. The workers of a handler in the program run older
     /// code then: `prefork_server_upgrade()` takes the file.
