@@ -184,6 +184,11 @@ typedef enum prefork_status {
     PREFORK_TOO_LARGE = -17,
     /** Of a request to another process: the receiver has no `on_message`, or that returned without a reply. */
     PREFORK_UNANSWERED = -18,
+    /**
+     * A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. A
+     * program that serves only this should end with the same code.
+     */
+    PREFORK_MISCONFIGURED = -19,
 } prefork_status;
 
 /**
@@ -686,7 +691,10 @@ typedef struct prefork_worker_status {
     uint64_t age_ms;
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
-    /** Requests refused or failed. */
+    /**
+     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
+     * a handler chose are not counted, whatever they are.
+     */
     uint64_t errors;
     /** Bytes from clients. */
     uint64_t bytes_in;
@@ -1428,15 +1436,16 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
  *
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
  * PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
- * none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.
+ * none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
+ * reason.
  * Process: becomes the master.
  * Pointers: Borrows `server` until return.
  */
 int prefork_server_run(prefork_server *server);
 
 /**
- * The number of workers that had to be killed at the end of the last run, because they did not finish within the
- * setting `drain-timeout`.
+ * The number of workers that the stop at the end of the last run had to kill, because they did not finish within the
+ * setting `drain-timeout`; not those that a second request to stop has killed at once.
  *
  * Returns the number, or 0 if `server` is NULL.
  * Process: master.
@@ -1466,7 +1475,10 @@ typedef struct prefork_server_status {
     uint64_t taken;
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
-    /** Requests refused or failed. */
+    /**
+     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
+     * a handler chose are not counted, whatever they are.
+     */
     uint64_t errors;
     /** Bytes from clients. */
     uint64_t bytes_in;

@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Listen,
     /// The handler could not be loaded, or no worker became ready with it.
     Handler,
+    /// A first worker has ended with exit code 78 (`EX_CONFIG`): its configuration is wrong, and to start it again is useless.
+    Misconfigured,
     /// The call is not possible in this process or at this time, for instance `run` in a process with several threads.
     State,
     /// A system call failed.

@@ -425,7 +425,8 @@ pub struct Started {
 /// The end of a run: every worker was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Workers that had to be killed because they did not finish within [`crate::Config::drain_timeout`].
+    /// Workers that the stop had to kill because they did not finish within [`crate::Config::drain_timeout`]; not those that a
+    /// second request to stop has killed at once.
     pub killed: u32,
 }
 
@@ -499,7 +500,8 @@ pub struct Totals {
     pub taken: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
-    /// Requests refused or failed.
+    /// Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
+    /// a handler chose are not counted, whatever they are.
     pub errors: u64,
     /// Bytes from clients.
     pub bytes_in: u64,
@@ -530,7 +532,8 @@ pub struct WorkerStatus {
     pub queued: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
-    /// Requests refused or failed.
+    /// Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
+    /// a handler chose are not counted, whatever they are.
     pub errors: u64,
     /// Bytes from clients.
     pub bytes_in: u64,

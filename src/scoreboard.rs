@@ -44,7 +44,7 @@ pub enum Word {
     Finished,
     /// Requests answered; in blocking style, connections served.
     Requests,
-    /// Requests refused or failed: 4xx and 5xx that prefork itself gave, panics, deadlines.
+    /// Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut.
     Errors,
     /// Bytes read from clients.
     BytesIn,

@@ -203,7 +203,8 @@ impl Server {
     /// workers need.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`] and [`crate::ErrorKind::Handler`] before anything was served;
+    /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`], [`crate::ErrorKind::Handler`] and
+    /// [`crate::ErrorKind::Misconfigured`] before anything was served;
     /// [`crate::ErrorKind::State`] if this process has several threads (a forked copy of such a process may only exec);
     /// [`crate::ErrorKind::System`] if a system call fails that prefork cannot do without, or the hard limit on open descriptors is
     /// too low for the workers.

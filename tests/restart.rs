@@ -165,3 +165,12 @@ fn a_successor_that_is_never_ready_is_killed_and_retried() {
     wait_until("it heals", || server.ask("slot") == Ok("0".into()));
     server.stop();
 }
+
+#[test]
+fn a_wrong_configuration_of_the_first_workers_is_the_exit_code_of_the_program() {
+    let start = Start::new(Style::Request);
+    ["misconfigured.0", "misconfigured.1"].iter().for_each(|name| start.dir().make(name));
+    let refused = start.refused();
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("exit code 78"), "{refused:?}");
+}

@@ -3,8 +3,13 @@
 
 mod util;
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
+
+/// The exit code of a stop that had to kill workers.
+const TIMED_OUT: i32 = 5;
 
 /// A client whose command waits at the handler's gate `g`.
 fn at_gate(server: &Server) -> Client {
@@ -105,7 +110,7 @@ fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout_and_reported() {
         server.may_say("lost");
         server.signal(libc::SIGTERM);
         assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
-        server.ends();
+        server.ends_with(TIMED_OUT);
     }
 }
 
@@ -128,7 +133,7 @@ fn a_stopped_worker_does_not_keep_its_master_from_stopping() {
     server.says("killed");
     server.may_say("lost");
     server.signal(libc::SIGTERM);
-    server.ends();
+    server.ends_with(TIMED_OUT);
 }
 
 #[test]
@@ -192,7 +197,7 @@ fn connections_queued_for_a_stopped_worker_are_answered_by_others() {
         assert_eq!(client.answer(), Ok("count".into()));
     }
     assert_eq!(server.dir.count("hits"), 10);
-    server.ends();
+    server.ends_with(TIMED_OUT);
 }
 
 #[test]
@@ -228,4 +233,24 @@ fn new_clients_do_not_delay_the_stop() {
     server.ends();
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     load.stop();
+}
+
+#[test]
+fn a_stop_that_kills_nobody_ends_with_0_whatever_a_reload_before_it_had_to_kill() {
+    let mut server = Start::new(Style::Request).set("drain-timeout", "300ms").start();
+    server.says("had not finished within the drain-timeout and was killed");
+    let still = server.worker_in(1);
+    proc::freeze(still);
+    server.reload();
+    wait_until("it is gone", || proc::state(still).is_none());
+    let mut events = Command::new(env!("CARGO_BIN_EXE_prefork"));
+    events.args(["events", "--json"]).env("PREFORK_RUNTIME_DIR", server.dir.runtime());
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains(r#""event":"setup""#));
+    server.signal(libc::SIGTERM);
+    let last = lines.last().unwrap();
+    assert!(last.contains(r#""event":"stopped""#) && last.contains(r#""killed":0"#), "{last}");
+    assert!(events.wait().unwrap().success());
+    server.ends();
 }

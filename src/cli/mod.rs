@@ -22,6 +22,8 @@ const USAGE: u8 = 2;
 const NO_SUCH: u8 = 3;
 const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
+/// `EX_CONFIG` (sysexits(3)), as a worker uses it.
+const MISCONFIGURED: u8 = 78;
 
 /// The sections after the options, in the help and the manual page.
 const NOTES: [(&str, &str); 5] = [
@@ -51,7 +53,11 @@ const NOTES: [(&str, &str); 5] = [
         "ls, show, reload and the like find servers by their sockets. A server creates its socket in the first directory it\n\
          can use of $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID; or only in $PREFORK_RUNTIME_DIR, if set",
     ),
-    ("Exit status", "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out"),
+    (
+        "Exit status",
+        "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out; of a server: 5 if its stop had to\n\
+         kill workers at the drain-timeout, 78 if its first workers say by that code that their configuration is wrong",
+    ),
 ];
 
 /// Serve with worker processes behind one address, and lose no accepted connection
@@ -107,7 +113,12 @@ struct Failure(u8, String);
 
 impl From<prefork::Error> for Failure {
     fn from(e: prefork::Error) -> Self {
-        Self(if e.kind() == ErrorKind::Config { USAGE } else { FAILED }, e.to_string())
+        let code = match e.kind() {
+            ErrorKind::Config => USAGE,
+            ErrorKind::Misconfigured => MISCONFIGURED,
+            _ => FAILED,
+        };
+        Self(code, e.to_string())
     }
 }
 
@@ -194,9 +205,9 @@ fn serve(mut about: About, mut server: Server) -> Result<(), Failure> {
         let _ = prefork::give_back_code();
         banner::print(started, &about);
     };
-    // The number of workers that had to be killed is in the log.
-    server.on_start(started).run()?;
-    Ok(())
+    let stopped = server.on_start(started).run()?;
+    // The log has said which.
+    if stopped.killed > 0 { Err(Failure(TIMED_OUT, String::new())) } else { Ok(()) }
 }
 
 /// Splits the handler from its arguments.

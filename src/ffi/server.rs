@@ -542,7 +542,8 @@ pub unsafe extern "C" fn prefork_server_reply(
 ///
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
 /// PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
-/// none was set) or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the reason.
+/// none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
+/// reason.
 /// Process: becomes the master.
 /// # Safety
 /// Borrows `server` until return.
@@ -567,8 +568,8 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
     }
 }
 
-/// The number of workers that had to be killed at the end of the last run, because they did not finish within the
-/// setting `drain-timeout`.
+/// The number of workers that the stop at the end of the last run had to kill, because they did not finish within the
+/// setting `drain-timeout`; not those that a second request to stop has killed at once.
 ///
 /// Returns the number, or 0 if `server` is NULL.
 /// Process: master.

@@ -56,11 +56,14 @@ pub enum prefork_status {
     PREFORK_TOO_LARGE = -17,
     /// Of a request to another process: the receiver has no `on_message`, or that returned without a reply.
     PREFORK_UNANSWERED = -18,
+    /// A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. A
+    /// program that serves only this should end with the same code.
+    PREFORK_MISCONFIGURED = -19,
 }
 
 use prefork_status::*;
 
-const TEXTS: [(prefork_status, &CStr); 19] = [
+const TEXTS: [(prefork_status, &CStr); 20] = [
     (PREFORK_OK, c"done"),
     (PREFORK_NULL, c"a pointer is NULL that must not be NULL"),
     (PREFORK_INVALID, c"an argument is out of range, or not UTF-8"),
@@ -80,6 +83,7 @@ const TEXTS: [(prefork_status, &CStr); 19] = [
     (PREFORK_TIMEOUT, c"the deadline has passed"),
     (PREFORK_TOO_LARGE, c"the message is longer than max-message"),
     (PREFORK_UNANSWERED, c"the receiver did not reply"),
+    (PREFORK_MISCONFIGURED, c"a worker says that its configuration is wrong"),
 ];
 
 /// The text of a status, for a message to a human.
@@ -139,6 +143,7 @@ impl From<ErrorKind> for prefork_status {
             ErrorKind::Config => PREFORK_CONFIG,
             ErrorKind::Listen => PREFORK_LISTEN,
             ErrorKind::Handler => PREFORK_HANDLER,
+            ErrorKind::Misconfigured => PREFORK_MISCONFIGURED,
             ErrorKind::State => PREFORK_STATE,
             ErrorKind::System => PREFORK_SYSTEM,
             ErrorKind::Gone => PREFORK_GONE,

@@ -305,7 +305,7 @@ impl Lifecycle {
         self.places.iter().position(|p| p.is_empty() && p.start_at == Time::NEVER).map(Slot::at)
     }
 
-    /// The number of workers that were killed because they did not drain in time.
+    /// The number of workers that the stop has killed because they did not drain in time.
     pub fn killed(&self) -> u32 {
         self.killed
     }
@@ -442,7 +442,7 @@ impl Lifecycle {
     fn spawn_failed(&mut self, id: WorkerId, why: String, out: &mut Vec<Action>) {
         let Some(w) = self.remove(id) else { return };
         if self.booting && self.stopping.is_none() {
-            return out.push(Action::Fail(why));
+            return out.push(Action::Fail { why, is_wrong_config: false });
         }
         self.free_place(&w, None, &why, out);
         self.note_shortage(why);
@@ -464,7 +464,8 @@ impl Lifecycle {
             None => exit.to_string(),
         };
         if self.booting && self.stopping.is_none() && !reason.is_intended() {
-            return out.push(Action::Fail(why));
+            let is_wrong_config = exit == Exit::Code(EX_CONFIG);
+            return out.push(Action::Fail { why, is_wrong_config });
         }
         let restart = self.free_place(&w, Some(exit), &why, out);
         if let Some(failure) = self.failure_mut().filter(|f| f.worker == Some(id.0)) {
@@ -604,7 +605,7 @@ impl Lifecycle {
                         self.give_up_start(id, &why, out);
                     }
                     Phase::Draining => {
-                        self.killed += 1;
+                        self.killed += u32::from(self.stopping.is_some());
                         self.kill(id, Reason::DrainTimeout, out);
                     }
                     Phase::Ready => (w.worn, w.deadline) = (true, Time::NEVER),

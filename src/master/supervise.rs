@@ -57,10 +57,11 @@ impl Master {
             Action::TellExit { worker, ended, reason, restart } => {
                 self.report_exit(worker, ended, reason, restart);
             }
-            Action::Fail(why) => {
+            Action::Fail { why, is_wrong_config } => {
                 let name = self.source.name();
                 let text = if why.contains(name) { why } else { format!("{name}: {why}") };
-                self.failed.get_or_insert(Error::new(ErrorKind::Handler, text));
+                let kind = if is_wrong_config { ErrorKind::Misconfigured } else { ErrorKind::Handler };
+                self.failed.get_or_insert(Error::new(kind, text));
             }
         }
         None

@@ -2,6 +2,7 @@
 
 use super::this_worker::Worker;
 use crate::log::log;
+use crate::scoreboard::Word;
 use std::fmt::Display;
 
 /// The reason of a callback that panicked; the panic hook has printed more.
@@ -11,4 +12,11 @@ pub const PANICKED: &str = "panicked";
 pub fn report(callback: &str, subject: &dyn Display, reason: &str) {
     let id = Worker::current().map_or(0, Worker::id);
     log!("worker {id}: {callback}: {subject}: {reason}");
+}
+
+/// Counts a callback that has failed and has no response that would be counted as failed.
+pub fn count() {
+    if let Some(worker) = Worker::current() {
+        worker.info.page.add(Word::Errors, 1);
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::datagram::Datagram;
-use super::failure::report;
+use super::failure::{count, report};
 use super::http::request::Request;
 use super::http::response::Response;
 use super::this_worker::Worker;
@@ -157,6 +157,7 @@ impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> ConnClosure<F, M> {
         let Some(reason) = (self.1)(conn).failure() else { return false };
         if !conn.has_told(&reason) {
             report(callback, &conn.client(), &reason);
+            count();
         }
         true
     }
@@ -186,6 +187,7 @@ impl<F: FnMut(&Datagram<'_>) -> R, R: Outcome<M>, M> Handler for DatagramClosure
     fn on_datagram(&mut self, datagram: &Datagram<'_>) {
         if let Some(reason) = (self.0)(datagram).failure() {
             report("on_datagram", &datagram.client(), &reason);
+            count();
         }
     }
 }

@@ -548,12 +548,18 @@ impl Server {
 
     /// The server ends with exit code 0, by itself or after a signal, and nothing of it is left.
     #[track_caller]
-    pub fn ends(mut self) {
+    pub fn ends(self) {
+        self.ends_with(0);
+    }
+
+    /// As [`Server::ends`], with another exit code.
+    #[track_caller]
+    pub fn ends_with(mut self, expected: i32) {
         if !comes_true(PATIENCE, || self.has_exited()) {
             panic!("still running: {:?}; it said {:#?}", self.states(), self.stderr());
         }
         let code = self.ended.and_then(|e| e.code());
-        assert_eq!(code, Some(0), "{:?}; it said {:#?}", self.ended, self.stderr());
+        assert_eq!(code, Some(expected), "{:?}; it said {:#?}", self.ended, self.stderr());
         assert_eq!(proc::group(self.pid), [0; 0], "workers outlived the master");
         self.leaves_nothing();
     }

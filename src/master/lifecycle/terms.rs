@@ -90,8 +90,8 @@ pub enum Action {
         /// The time until its successor starts; `None` if it has one, or gets none.
         restart: Option<Duration>,
     },
-    /// End the run: the first workers could not start, for this reason.
-    Fail(String),
+    /// End the run: the first workers could not start, for this reason; by their own word if their configuration is wrong.
+    Fail { why: String, is_wrong_config: bool },
 }
 
 /// A worker that was reaped.

@@ -280,12 +280,14 @@ impl HttpEngine {
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));
         cx.page.add(Word::Requests, 1);
         if called.is_none() {
-            cx.page.add(Word::Errors, 1);
             report("on_request", &request.brief(), PANICKED);
             res.fail();
             res.close();
         }
         link.conn.used = true;
+        if res.has_failed() {
+            cx.page.add(Word::Errors, 1);
+        }
         res.finish()
     }
 

@@ -383,6 +383,12 @@ impl Response {
         self.client_gone && reason.ends_with(&Refused::Gone.to_string())
     }
 
+    /// True if the handler has failed, or has left a body incomplete, although its client was there.
+    pub(super) fn has_failed(&self) -> bool {
+        let cut = matches!(self.stage, Stage::Stream(_)) && self.incomplete;
+        !self.client_gone && (cut || matches!(self.stage, Stage::Failed))
+    }
+
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
     pub(crate) fn fail(&mut self) {
         if !self.partly_sent {

@@ -262,7 +262,7 @@ impl World {
             }
             Action::Tell(event) => self.check_event(event),
             Action::TellExit { worker, reason, .. } => self.check_exit(WorkerId(worker.id), *reason),
-            Action::Fail(_) => {
+            Action::Fail { .. } => {
                 self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
             }
         }
@@ -408,11 +408,11 @@ impl World {
         };
         let reason = late || p.seen.aborted.is_some() || self.watch.stop_again.is_some();
         let admitted = self.pool.workers.get(id).is_some_and(|w| w.admitted);
-        let mark = self.mark(p.still);
+        let (mark, in_stop) = (self.mark(p.still), self.watch.stop.is_some());
         self.must(reason, || format!("worker {id} is killed, for no reason"));
         self.must(!admitted, || format!("worker {id} is killed before it is withdrawn"));
         if let Some(p) = self.find(id) {
-            p.seen.killed = Some(mark);
+            (p.seen.killed, p.seen.killed_in_stop) = (Some(mark), in_stop);
         }
     }
 
@@ -574,8 +574,9 @@ impl World {
 
     fn check_exit(&mut self, id: WorkerId, reason: Reason) {
         self.watch.gone += 1;
-        self.watch.drain_timeouts += u32::from(reason == Reason::DrainTimeout);
         let Some(p) = self.watch.departed.take() else { return };
+        let by_stop = reason == Reason::DrainTimeout && p.seen.killed_in_stop;
+        self.watch.drain_timeouts += u32::from(by_stop);
         self.must(p.id == id, || format!("the exit of {id} is reported, {} has ended", p.id));
         let of_signal = match p.ended {
             Some(Exit::Signal { number, .. }) => p.seen.sent.contains(&number),

@@ -109,6 +109,8 @@ pub struct Seen {
     pub warned: Option<Mark>,
     pub aborted: Option<Mark>,
     pub killed: Option<Mark>,
+    /// True if the stop had begun by then.
+    pub killed_in_stop: bool,
     /// A command asked for its end, or it left by itself.
     pub asked: bool,
     /// The time that the command gave it.

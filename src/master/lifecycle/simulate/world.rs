@@ -485,7 +485,7 @@ impl World {
             Action::EmptyBacklogs => self.pool.empty_backlogs(&()),
             Action::CloseListeners => self.unanswered += self.pool.close() as u32,
             Action::Tell(_) | Action::TellExit { .. } => {}
-            Action::Fail(_) => self.failed = true,
+            Action::Fail { .. } => self.failed = true,
         }
         None
     }
@@ -593,7 +593,7 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Revert => "action Revert",
         Action::EmptyBacklogs => "action EmptyBacklogs",
         Action::CloseListeners => "action CloseListeners",
-        Action::Fail(_) => "action Fail",
+        Action::Fail { .. } => "action Fail",
         Action::TellExit { .. } => "told Exit",
         Action::Tell(Event::Fork { .. }) => "told Fork",
         Action::Tell(Event::Ready { .. }) => "told Ready",

@@ -305,9 +305,10 @@ fn a_panic_is_a_500_and_closes() {
 
 #[test]
 fn a_failure_is_a_500_and_the_connection_lives() {
-    let (_, text, closed) = answer("/fail");
+    let (b, text, closed) = answer("/fail");
     assert_eq!(statuses(&text), ["500"]);
     assert!(!closed);
+    assert_eq!(b.page.get(Word::Errors), 1);
     let text = wire(GET, |_, res| {
         res.header("X-Secret", "half done").unwrap();
         res.write(b"part").unwrap();
@@ -333,6 +334,7 @@ fn output_for_a_slow_client_is_bounded() {
     let text = b.text();
     // A body that lacks a part must not look complete.
     assert!(!text.ends_with("0\r\n\r\n"));
+    assert_eq!(b.page.get(Word::Errors), 1);
 }
 
 #[test]
