@@ -4,7 +4,8 @@
 mod util;
 
 use std::process::{Child, Command, Stdio};
-use util::{Start, Style, proc, wait_until};
+use std::time::{Duration, Instant};
+use util::{Mode, Start, Style, comes_true, proc, wait_until};
 
 /// This many requests of four clients make at least `CALLS` calls of each kind: one wait may be for all four.
 const ANSWERS: u64 = 200;
@@ -17,12 +18,20 @@ impl Refusing {
     /// Makes each `every`-th call of `call` fail with `error`, up to the call numbered `last`. Until then it must run: if strace
     /// detaches in the middle of such a call, the call fails with ENOSYS.
     fn start(pid: i32, call: &str, error: &str, every: u32, last: u32) -> Self {
-        let fault = format!("inject={call}:error={error}:when={every}..{last}+{every}");
+        Self::with(pid, &format!("inject={call}:error={error}:when={every}..{last}+{every}"))
+    }
+
+    fn with(pid: i32, fault: &str) -> Self {
         let mut strace = Command::new("strace");
-        strace.args(["-qq", "-o", "/dev/null", "-e", &fault, "-p", &pid.to_string()]);
+        strace.args(["-qq", "-o", "/dev/null", "-e", fault, "-p", &pid.to_string()]);
         let child = strace.stderr(Stdio::null()).spawn().unwrap();
         wait_until("it is traced", || proc::status(pid, "TracerPid") != "0");
         Self(child)
+    }
+
+    /// Makes each call of `call` fail with `error`.
+    fn always(pid: i32, call: &str, error: &str) -> Self {
+        Self::with(pid, &format!("inject={call}:error={error}"))
     }
 
     fn stop(mut self, pid: i32) {
@@ -115,5 +124,47 @@ fn forks_and_channels_that_fail_during_a_reload_lose_nothing() {
         let tally = load.stop();
         assert!(tally.faults.is_empty(), "{call} {error}: {tally:?}");
         server.stop();
+    }
+}
+
+#[test]
+fn a_server_that_may_not_accept_rests_says_so_once_and_stops() {
+    for mode in Mode::ALL {
+        for error in ["EPERM", "EACCES", "ECONNABORTED"] {
+            let mut server = Start::new(Style::Request).accept(mode).start();
+            server.says("accept: ");
+            let pids: Vec<_> = server.workers().into_iter().chain([server.pid]).collect();
+            let refusing: Vec<_> = pids.iter().map(|&pid| Refusing::always(pid, "accept4", error)).collect();
+            let _waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
+            server.wait_for_line("accept: ");
+            let cpu = || pids.iter().map(|&pid| proc::cpu(pid)).sum::<Duration>();
+            let before = cpu();
+            comes_true(Duration::from_millis(700), || false);
+            let used = cpu() - before;
+            assert!(used < Duration::from_millis(200), "{mode:?} {error}: {used:?}");
+            assert!(server.lines_with("accept: ") <= pids.len(), "{mode:?} {error}: {:#?}", server.stderr());
+            server.may_say("closed unanswered");
+            let start = Instant::now();
+            server.signal(libc::SIGTERM);
+            server.ends();
+            assert!(start.elapsed() < Duration::from_secs(5), "{mode:?} {error}: {:?}", start.elapsed());
+            drop(refusing);
+        }
+    }
+}
+
+#[test]
+fn a_master_that_may_not_wait_for_its_workers_replaces_and_stops() {
+    for error in ["EPERM", "EINVAL"] {
+        let mut server = Start::new(Style::Request).start();
+        server.says("wait for worker");
+        server.may_say("died: unknown causes");
+        let _refusing = Refusing::always(server.pid, "waitid", error);
+        let victim = server.worker_in(0);
+        proc::signal(victim, libc::SIGKILL);
+        server.replaces(victim);
+        assert!(server.ask("pid").is_ok());
+        server.signal(libc::SIGTERM);
+        server.ends();
     }
 }

@@ -8,7 +8,7 @@ use crate::handoff::{self, HandoffEnd};
 use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
 use crate::log::log;
 use crate::message::{self, Channel, Inbox};
-use crate::sys::process::{self, Fork};
+use crate::sys::process::{self, Exit, Fork};
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::{memory, signal};
 use crate::worker::messages::WorkerMessages;
@@ -184,7 +184,10 @@ impl Master {
         let exit = match worker.link.process.reap() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
-            Err(e) => return log!("wait for worker {id}: {e}"),
+            Err(e) => {
+                log!("wait for worker {id}: {e}; how it ended is unknown");
+                Exit::Unknown
+            }
         };
         // Its last notice may be that it is ready, or why it could not serve.
         self.close_channel(id);

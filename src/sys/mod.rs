@@ -38,12 +38,16 @@ pub mod errno {
         ETOOMANYREFS,
     };
     use libc::{
-        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM,
+        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
         EPROTO, ETIMEDOUT,
     };
 
-    /// Errors of accept(2) that concern the first connection of the backlog only: the next one may be accepted.
-    pub const OF_ONE_CONNECTION: [i32; 11] = [
+    /// Errors of accept(2) that are over when somebody frees a descriptor or memory.
+    pub const OF_SHORTAGE: [i32; 4] = [EMFILE, ENFILE, ENOBUFS, ENOMEM];
+
+    /// Errors of accept(2) that concern the first connection of the backlog only: the next one may be accepted. EPERM and EACCES
+    /// are not among them: security modules refuse before a connection is taken out, and would refuse again.
+    pub const OF_ONE_CONNECTION: [i32; 10] = [
         ECONNABORTED,
         EHOSTDOWN,
         EHOSTUNREACH,
@@ -52,10 +56,12 @@ pub mod errno {
         ENONET,
         ENOPROTOOPT,
         EOPNOTSUPP,
-        EPERM,
         EPROTO,
         ETIMEDOUT,
     ];
+
+    /// After this many of them in a row it is not the connections that are at fault.
+    pub const MOST_IN_A_ROW: u32 = 64;
 
     /// The error of a number.
     pub fn error(number: i32) -> std::io::Error {

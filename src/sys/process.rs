@@ -7,6 +7,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// A child process, held by a pidfd, which never refers to another process.
 #[derive(Debug)]
@@ -165,6 +166,9 @@ impl Process {
     }
 
     /// Collects the status if the process has ended (waitid(2), this process only); `None` while it runs.
+    ///
+    /// # Errors
+    /// It has ended, and its status cannot be collected.
     pub fn reap(&self) -> io::Result<Option<Exit>> {
         let fd = self.fd.as_raw_fd() as libc::id_t;
         // SAFETY: siginfo_t is plain data for which all zero bytes are a valid value.
@@ -175,6 +179,10 @@ impl Process {
         });
         match waited {
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Some(Exit::Unknown)),
+            // Its pidfd tells at least if it has ended.
+            Err(_) if !super::socket::wait_ready(self.fd.as_fd(), false, Some(Duration::ZERO))? => {
+                return Ok(None);
+            }
             other => other?,
         };
         // SAFETY: waitid filled in the fields of SIGCHLD, or left zeros.
@@ -328,7 +336,6 @@ pub fn adopt_descriptor(number: u32) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::sys::socket;
-    use std::time::Duration;
 
     #[test]
     fn the_end_of_a_process_that_is_no_child_is_reported() {

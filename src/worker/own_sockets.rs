@@ -16,8 +16,10 @@ use std::time::Duration;
 
 /// The token of the first socket; each following one's is one less.
 const FIRST: usize = usize::MAX - 4;
-/// The pause in accepting when descriptors or memory have run out.
+/// The pause in accepting when descriptors or memory have run out, or accepting is refused.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The time without a pause after which the next one is logged again.
+const OVER: Duration = Duration::from_secs(1);
 
 /// A socket at which a worker accepts or reads.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub struct OwnSockets {
     /// True if the kernel may wake this worker alone for a shared socket.
     exclusive: bool,
     paused_until: Time,
+    /// Until then a pause belongs to the last one.
+    told_until: Time,
+    /// Attempts to accept that have failed since the last connection.
+    failures: u32,
 }
 
 impl OwnSockets {
@@ -47,7 +53,8 @@ impl OwnSockets {
     /// for one of several: a connection of the first would keep it from the second, for which no other worker was woken.
     pub fn new(sockets: Vec<OwnSocket>, one_at_a_time: bool) -> Self {
         let exclusive = !one_at_a_time || sockets.len() == 1;
-        Self { sockets, exclusive, paused_until: Time::default() }
+        let paused_until = Time::default();
+        Self { sockets, exclusive, paused_until, told_until: paused_until, failures: 0 }
     }
 
     /// The indexes of the sockets.
@@ -113,19 +120,28 @@ impl OwnSockets {
         let OwnSocket { fd, listener, .. } = &self.sockets[index];
         match socket::accept(fd.as_fd()) {
             Ok(connection) => {
+                self.failures = 0;
                 self.requeue(index, poll);
                 Some((connection, *listener))
             }
             Err(e) => {
-                let code = e.raw_os_error();
-                if let Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) = code {
-                    if !self.is_paused() {
-                        log!("accept: {e}; clients wait in the backlog meanwhile");
+                match e.raw_os_error() {
+                    Some(errno::EAGAIN) => {}
+                    Some(code)
+                        if errno::OF_ONE_CONNECTION.contains(&code)
+                            && self.failures < errno::MOST_IN_A_ROW =>
+                    {
+                        self.failures += 1;
                     }
-                    self.paused_until = now + PAUSE;
-                } else if code == Some(errno::EINVAL) {
                     // The master has shut the socket: it is about to have this worker drain.
-                    self.paused_until = now + PAUSE;
+                    Some(errno::EINVAL) => self.paused_until = now + PAUSE,
+                    _ => {
+                        if self.told_until <= now {
+                            log!("accept: {e}; clients wait in the backlog meanwhile");
+                        }
+                        self.paused_until = now + PAUSE;
+                        self.told_until = self.paused_until + OVER;
+                    }
                 }
                 None
             }

@@ -27,7 +27,7 @@ enum Accepted {
     Empty,
     /// The first connection in the backlog was already dead; try the next.
     Failed,
-    /// No descriptor or memory is free.
+    /// No descriptor or memory is free, or accepting is refused.
     Exhausted(io::Error),
 }
 
@@ -99,7 +99,15 @@ impl<S: System> Pool<S> {
                     }
                 }
                 Accepted::Empty => return self.backlog_is_empty(index, poll),
-                Accepted::Exhausted(e) => return self.rest_from(index, &e, poll),
+                Accepted::Exhausted(e) => {
+                    self.rest_from(index, &e, poll);
+                    // A stop waits for what can pass, and not for a refusal.
+                    let passes = e.raw_os_error().is_some_and(|code| errno::OF_SHORTAGE.contains(&code));
+                    if self.is_emptying && !passes {
+                        self.backlog_is_empty(index, poll);
+                    }
+                    return;
+                }
             }
         }
         self.has_more = true;
@@ -118,6 +126,7 @@ impl<S: System> Pool<S> {
         let with_client = self.config.dispatch == Dispatch::SourceHash;
         match self.listeners[index].accept(with_client) {
             Ok((connection, client)) => {
+                self.failures = 0;
                 let origin = Origin::listener(ListenerId::at(index));
                 self.give(Unplaced { connection, origin, client, shed_by: None }, slot);
                 Accepted::One
@@ -127,8 +136,14 @@ impl<S: System> Pool<S> {
                 self.cursor = slot;
                 match e.raw_os_error() {
                     Some(errno::EAGAIN) => Accepted::Empty,
-                    Some(code) if errno::OF_ONE_CONNECTION.contains(&code) => Accepted::Failed,
-                    // No descriptor, no memory, or a listener that was shut down: accept4 would fail again at once.
+                    Some(code)
+                        if errno::OF_ONE_CONNECTION.contains(&code)
+                            && self.failures < errno::MOST_IN_A_ROW =>
+                    {
+                        self.failures += 1;
+                        Accepted::Failed
+                    }
+                    // No descriptor, no memory, a refusal, or a listener that was shut down: accept4 would fail again at once.
                     _ => Accepted::Exhausted(e),
                 }
             }

@@ -80,6 +80,8 @@ pub struct Pool<S: System> {
     cursor: usize,
     /// Checks of the workers' shares that are left after a scale-up.
     share_checks: u32,
+    /// Attempts to accept that have failed since the last connection.
+    failures: u32,
     /// Nothing is accepted before this time.
     resting_until: Time,
     /// The end of the shortage of descriptors or memory; never if there is none.
@@ -156,6 +158,7 @@ impl<S: System> Pool<S> {
             now,
             cursor: 0,
             share_checks: 0,
+            failures: 0,
             resting_until: Time::default(),
             shortage_until: Time::NEVER,
             check_at: first(!config.timeout.is_zero() || config.max_requests > 0, health::CHECK),
