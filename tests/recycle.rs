@@ -5,7 +5,7 @@ mod util;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
-use util::{Load, Server, Start, Style, comes_true, wait_until};
+use util::{Load, Server, Start, Style, comes_true, handler, wait_until};
 
 const WORKERS: usize = 3;
 
@@ -113,3 +113,74 @@ fn if_a_successor_does_not_start_the_old_worker_stays() {
     assert!(tally.faults.is_empty(), "{tally:?}");
     server.stop();
 }
+
+#[test]
+fn a_limit_on_memory_that_new_workers_exceed_is_told_once_and_replaces_nobody_in_a_hurry() {
+    let mut server = Start::new(Style::Request).set("max-memory", "4096").start();
+    server.says("the limit is too low");
+    let first = server.workers();
+    assert!(!comes_true(Duration::from_millis(2500), || server.workers() != first), "replaced");
+    assert_eq!(server.lines_with("the limit is too low"), 1);
+    // A reload changes nothing in that.
+    server.reload();
+    assert_eq!(server.lines_with("the limit is too low"), 1);
+    server.stop();
+}
+
+// What a worker shares with its master since the fork would not be free if it ended.
+#[test]
+fn memory_that_a_host_had_before_the_fork_does_not_count() {
+    let mut server = Start::new(Style::Request).program([handler::host(HOST)]).start();
+    server.may_say("stop");
+    let first = server.workers();
+    assert_eq!(server.ask("pid"), Ok("small".into()));
+    assert!(!comes_true(Duration::from_millis(1500), || server.workers() != first), "replaced");
+    // It writes to all of that: now the copies are its own.
+    assert_eq!(server.ask("write"), Ok("large".into()));
+    wait_until("that one is replaced", || {
+        let now = server.workers();
+        now.len() == 2 && now != first
+    });
+    server.stop();
+}
+
+/// A host that has 100 MB before its workers are forked, of which each may have 50.
+const HOST: &str = r#"#include <prefork.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#define SIZE ((size_t)100 << 20)
+static char *data;
+static void started(const prefork_started *what, void *state)
+{
+    (void)state;
+    printf("listening on %s\n", what->addresses[0]);
+    fflush(stdout);
+}
+static void answer(prefork_request *req, prefork_response *res, void *state)
+{
+    prefork_slice path = prefork_request_path(req);
+    int large = path.len >= 6 && memcmp(path.data, "/write", 6) == 0;
+    (void)state;
+    if (large)
+        memset(data, 2, SIZE);
+    prefork_response_body(res, large ? "large" : "small", 5);
+}
+int main(void)
+{
+    prefork_server *server = prefork_server_new();
+    int status;
+    data = malloc(SIZE);
+    memset(data, 1, SIZE);
+    prefork_server_on_request(server, answer, NULL);
+    prefork_server_on_start(server, started, NULL);
+    prefork_server_listen(server, "127.0.0.1:0");
+    prefork_server_set(server, "workers", "2");
+    prefork_server_set(server, "max-memory", "50M");
+    status = prefork_server_run(server);
+    if (status != 0)
+        fprintf(stderr, "%s\n", prefork_server_error(server));
+    prefork_server_free(server);
+    return status;
+}
+"#;

@@ -191,10 +191,11 @@ settings! {
     max_requests: u64 = 0, Number(0..=u64::MAX), "max-requests", "Workers", "N",
         "Requests after which a worker is replaced",
         "At random up to a tenth more; one worker at a time, the new one first; 0: never";
-    /// The memory in RAM (bytes) above which a worker is replaced, checked once a second; 0 is never.
+    /// The memory in RAM (bytes) above which a worker is replaced, checked once a second; 0 is never. What it shares with other
+    /// processes, such as the pages it has left unchanged since the fork, is not counted.
     max_memory: u64 = 0, Bytes(0..=u64::MAX), "max-memory", "Workers", "SIZE",
-        "Memory in RAM above which a worker is replaced",
-        "Checked once a second; 0: never";
+        "Memory in RAM of its own above which a worker is replaced",
+        "Checked once a second; without what it shares with other processes; 0: never";
     /// The age at which a worker is replaced; zero is never.
     max_age: Duration = Duration::ZERO, Time, "max-age", "Workers", "TIME",
         "Age at which a worker is replaced", "0: never";

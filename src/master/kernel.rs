@@ -105,6 +105,6 @@ impl Link for WorkerLink {
     }
 
     fn memory(&self) -> Option<u64> {
-        process::resident_bytes(self.process.pid())
+        process::private_bytes(self.process.pid())
     }
 }

@@ -34,7 +34,7 @@ impl Master {
                 let why = format!("start worker in slot {slot}: {}", descriptors::explain(&failed));
                 return Some(Input::SpawnFailed(id, why));
             }
-            Action::Admit(id) => self.pool.workers.admit(id),
+            Action::Admit(id) => self.pool.admit(id),
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
             Action::Rebalance(_) => self.pool.rebalance(),

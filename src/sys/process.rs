@@ -269,6 +269,17 @@ pub fn resident_bytes(pid: i32) -> Option<u64> {
     Some(pages * super::memory::PAGE as u64)
 }
 
+/// Bytes of memory in RAM that no other process has (proc(5), `smaps_rollup`): what would be free if the process ended. Pages that
+/// a fork has left shared are not among them, nor is a program's code. `None` if it has ended, or may not be looked at.
+pub fn private_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let private = text.lines().filter_map(|line| line.strip_prefix("Private_")?.split_once(':'));
+    private
+        .map(|(_, size)| size.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .sum::<Option<u64>>()
+        .map(|kb| kb * 1024)
+}
+
 /// Sets a variable of this process's environment. Only for a process with one thread ([`thread_count`]).
 pub fn set_environment(name: &str, value: &str) {
     // SAFETY: as in `remove_environment`.

@@ -14,6 +14,22 @@ pub const CHECK: Duration = Duration::from_millis(50);
 /// The time between two checks of the memory of workers.
 pub(super) const MEMORY_CHECK: Duration = Duration::from_secs(1);
 
+/// The time until a worker is replaced that was too large from the start, doubled each time ...
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+/// ... up to this.
+const LAST_WAIT: Duration = Duration::from_secs(3600);
+
+/// What is known of the limit on memory.
+#[derive(Default)]
+pub struct MemoryLimit {
+    /// True if the log says that new workers are beyond it.
+    is_told: bool,
+    /// The time from the next replacement of such a worker to the one after it.
+    wait: Duration,
+    /// No such worker is replaced before.
+    next_at: Time,
+}
+
 /// The findings of a check.
 #[derive(Default)]
 pub struct Findings {
@@ -97,11 +113,42 @@ impl<S: System> Pool<S> {
         }
     }
 
+    /// Looks at the memory of a worker that has not served yet.
+    pub(super) fn weigh(&mut self, id: WorkerId) {
+        let limit = self.config.max_memory;
+        let Some(worker) = self.workers.get_mut(id).filter(|w| limit > 0 && w.born_large.is_none()) else {
+            return;
+        };
+        let Some(bytes) = worker.link.memory() else { return };
+        worker.born_large = Some(bytes > limit);
+        if bytes <= limit {
+            self.memory_limit = MemoryLimit::default();
+        } else if !std::mem::replace(&mut self.memory_limit.is_told, true) {
+            self.memory_limit.wait = FIRST_WAIT;
+            self.memory_limit.next_at = self.now + FIRST_WAIT;
+            self.system.log(format_args!(
+                "max-memory is {limit} bytes, but a worker that has served nothing uses {bytes}: the limit is too low; workers are \
+                 replaced for it at growing intervals"
+            ));
+        }
+    }
+
     fn find_large(&mut self, inputs: &mut Vec<Input>) {
         let limit = self.config.max_memory;
-        let is_large = |link: &S::Link| link.memory().is_some_and(|bytes| bytes > limit);
-        let large = self.workers.iter().filter(|w| w.admitted && is_large(&w.link));
-        inputs.extend(large.map(|w| Input::Worn(w.id)));
+        for worker in self.workers.iter().filter(|w| w.admitted) {
+            if worker.link.memory().is_none_or(|bytes| bytes <= limit) {
+                continue;
+            }
+            if worker.born_large == Some(true) {
+                // A successor would be as large. But it may have grown beyond that, so it is not kept for ever.
+                if self.memory_limit.next_at > self.now {
+                    continue;
+                }
+                self.memory_limit.wait = (self.memory_limit.wait * 2).min(LAST_WAIT);
+                self.memory_limit.next_at = self.now + self.memory_limit.wait;
+            }
+            inputs.push(Input::Worn(worker.id));
+        }
     }
 
     /// True if workers are to be checked even if nothing is given to them.

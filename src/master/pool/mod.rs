@@ -19,6 +19,7 @@ use crate::handoff::{Given, Origin};
 use crate::ids::{Page, WorkerId};
 use crate::sys::time::Time;
 pub use health::Findings;
+use health::MemoryLimit;
 pub use returns::Return;
 use std::collections::VecDeque;
 use std::io;
@@ -90,6 +91,8 @@ pub struct Pool<S: System> {
     check_at: Time,
     /// The next check of their memory.
     memory_at: Time,
+    /// Whether `max-memory` is more than new workers use.
+    memory_limit: MemoryLimit,
     /// True while a stop empties the backlogs.
     is_emptying: bool,
     /// By listener: a stop has found its backlog empty.
@@ -163,6 +166,7 @@ impl<S: System> Pool<S> {
             shortage_until: Time::NEVER,
             check_at: first(!config.timeout.is_zero() || config.max_requests > 0, health::CHECK),
             memory_at: first(config.max_memory > 0, health::MEMORY_CHECK),
+            memory_limit: MemoryLimit::default(),
             is_emptying: false,
             emptied: 0,
             #[cfg(test)]
@@ -179,6 +183,12 @@ impl<S: System> Pool<S> {
     pub fn due(&self) -> Time {
         let rest_ends = if self.resting_until > self.now { self.resting_until } else { Time::NEVER };
         rest_ends.min(self.shortage_until).min(self.check_at).min(self.memory_at)
+    }
+
+    /// Admits a worker to dispatch, as the one of its slot.
+    pub fn admit(&mut self, id: WorkerId) {
+        self.weigh(id);
+        self.workers.admit(id);
     }
 
     /// Takes a worker out of dispatch, and gives others what it has not taken.

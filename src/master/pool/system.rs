@@ -69,7 +69,7 @@ pub trait Link {
     /// Reads a counter of the worker's page.
     fn count(&self, word: Word) -> u64;
 
-    /// The resident memory of the worker (bytes), if it is known.
+    /// The memory in RAM (bytes) that the worker shares with no other process, if it is known.
     fn memory(&self) -> Option<u64>;
 }
 

@@ -47,6 +47,8 @@ pub struct WorkerEntry<S: System> {
     pub was_queued: bool,
     /// Requests after which it is replaced; 0 is never.
     pub max_requests: u64,
+    /// True if its memory was beyond the limit before it served anything; `None` until it was first looked at.
+    pub born_large: Option<bool>,
     /// True if the poll reports what it hands back.
     pub watched: bool,
     /// The start of its call (milliseconds) that was last reported to the lifecycle.
@@ -80,6 +82,7 @@ impl<S: System> WorkerEntry<S> {
             last_progress: 0,
             was_queued: false,
             max_requests,
+            born_large: None,
             watched: false,
             busy_reported: 0,
         }
