@@ -33,6 +33,7 @@ pub struct Server {
     pub(crate) callbacks: Callbacks,
     pub(crate) messages: Messages,
     refused: Option<Error>,
+    adopts_orphans: bool,
 }
 
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
@@ -121,6 +122,7 @@ impl Server {
             callbacks: Callbacks::default(),
             messages: Messages::default(),
             refused: None,
+            adopts_orphans: false,
         }
     }
 
@@ -155,6 +157,14 @@ impl Server {
         if let Err(e) = self.config.set(name, value) {
             self.refused.get_or_insert(e);
         }
+        self
+    }
+
+    /// For the binary alone: reaps every child that ends, if this process is the one that orphans are given to.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn adopt_orphans(mut self) -> Self {
+        self.adopts_orphans = true;
         self
     }
 
@@ -227,8 +237,11 @@ impl Server {
         // Before anything is opened that could get such a number.
         stderr::open_missing().map_err(|e| Error::io(ErrorKind::System, "open /dev/null", e))?;
         self.check()?;
-        let Self { config, source, args, callbacks, messages, .. } = self;
+        let Self { config, source, args, callbacks, messages, adopts_orphans, .. } = self;
         let mut master = Master::new(config, source, args, messages.clone())?;
+        if adopts_orphans {
+            master.adopt_orphans()?;
+        }
         if callbacks.on_event.is_some() {
             master.keep_events();
         }

@@ -205,7 +205,7 @@ fn serve(mut about: About, mut server: Server) -> Result<(), Failure> {
         let _ = prefork::give_back_code();
         banner::print(started, &about);
     };
-    let stopped = server.on_start(started).run()?;
+    let stopped = server.adopt_orphans().on_start(started).run()?;
     // The log has said which.
     if stopped.killed > 0 { Err(Failure(TIMED_OUT, String::new())) } else { Ok(()) }
 }

@@ -15,6 +15,7 @@ mod kept;
 mod kernel;
 pub mod lifecycle;
 mod messages;
+mod orphans;
 mod pool;
 mod report;
 mod restart;
@@ -75,6 +76,9 @@ pub struct Master {
     poll: Poll,
     /// `None` during a step.
     events: Option<Events>,
+    /// `None` if children that the master has not started are none of its business. Before `signals`, so that the mask is restored in
+    /// the reverse order.
+    orphans: Option<orphans::Orphans>,
     /// `None` if the host reads signals itself.
     signals: Option<Signals>,
     clock: Clock,
@@ -167,8 +171,10 @@ impl Master {
     fn turn(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.wait(events, patience)?;
         for token in tokens(events) {
-            if token == Token::Signals {
-                self.read_signals();
+            match token {
+                Token::Signals => self.read_signals(),
+                Token::Orphans => self.note_orphans(),
+                _ => {}
             }
         }
         // A death is known before the worker's last messages are acted on, and both before anything is accepted.
@@ -204,6 +210,7 @@ impl Master {
             self.feed(Input::Emptied);
         }
         self.advance_upgrade();
+        self.reap_orphans();
         self.failed.take().map_or(Ok(()), Err)
     }
 

@@ -125,6 +125,9 @@ impl Master {
         for (name, value) in self.births.environments.get(&slot).into_iter().flatten() {
             process::set_environment(name, value);
         }
+        if let Some(orphans) = self.orphans.take() {
+            orphans.abandon();
+        }
         if let Some(signals) = self.signals.take() {
             signals.abandon();
         }

@@ -122,6 +122,7 @@ impl Master {
             config,
             source,
             poll,
+            orphans: None,
             signals,
             stderr,
             messages,

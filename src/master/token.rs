@@ -19,6 +19,8 @@ pub enum Token {
     ControlClient(usize),
     /// The sockets of a listener.
     Listener(ListenerId),
+    /// The signalfd for children that are not the master's own.
+    Orphans,
     /// The pidfd of a worker.
     Exit(Page),
     /// The message channel of a worker.
@@ -32,7 +34,7 @@ pub enum Token {
 /// The most clients of the control socket at a time.
 pub const CLIENTS: usize = 16;
 
-const FIRST_CLIENT: usize = 4;
+const FIRST_CLIENT: usize = 5;
 const FIRST_LISTENER: usize = FIRST_CLIENT + CLIENTS;
 /// From here on there are [`PER_PAGE`] numbers for each page.
 const FIRST_PAGE: usize = FIRST_LISTENER + MAX_LISTENERS;
@@ -46,6 +48,7 @@ impl From<Token> for mio::Token {
             Token::Wake => 1,
             Token::Trial => 2,
             Token::Control => 3,
+            Token::Orphans => 4,
             Token::ControlClient(n) => FIRST_CLIENT + n,
             Token::Listener(listener) => FIRST_LISTENER + listener.index(),
             Token::Exit(page) => of_page(page, 0),
@@ -63,6 +66,7 @@ impl From<mio::Token> for Token {
             1 => Self::Wake,
             2 => Self::Trial,
             3 => Self::Control,
+            4 => Self::Orphans,
             _ if n < FIRST_LISTENER => Self::ControlClient(n - FIRST_CLIENT),
             _ if n < FIRST_PAGE => Self::Listener(ListenerId::at(n - FIRST_LISTENER)),
             _ => {
@@ -89,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_token_has_a_number_of_its_own() {
-        let mut tokens = vec![Token::Signals, Token::Wake, Token::Trial, Token::Control];
+        let mut tokens = vec![Token::Signals, Token::Wake, Token::Trial, Token::Control, Token::Orphans];
         tokens.extend((0..CLIENTS).map(Token::ControlClient));
         tokens.extend((0..MAX_LISTENERS).map(|n| Token::Listener(ListenerId::at(n))));
         for page in [0, 1, 3071].map(Page) {

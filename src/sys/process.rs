@@ -210,6 +210,36 @@ impl AsFd for Process {
     }
 }
 
+/// True if the kernel makes this process the parent of descendants whose own parent has ended: as process 1 of its pid namespace,
+/// or as a subreaper (prctl(2), `PR_GET_CHILD_SUBREAPER`).
+pub fn adopts_orphans() -> bool {
+    let mut is_subreaper: libc::c_int = 0;
+    // SAFETY: the pointer is to a writable int.
+    let asked = check(unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut is_subreaper) });
+    own_pid() == 1 || asked.is_ok() && is_subreaper != 0
+}
+
+/// Returns a child that has ended, and leaves its status (waitid(2), `WNOWAIT`); the same one until that is collected.
+pub fn ended_child() -> io::Result<Option<i32>> {
+    wait_for(libc::P_ALL, 0, libc::WNOWAIT)
+}
+
+/// Collects the status of a child that has ended, and drops it.
+pub fn discard_child(pid: i32) -> io::Result<()> {
+    wait_for(libc::P_PID, pid.cast_unsigned(), 0).map(drop)
+}
+
+fn wait_for(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<i32>> {
+    // SAFETY: siginfo_t is plain data for which all zero bytes are a valid value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | flags;
+    // SAFETY: `info` is writable.
+    retry(|| check(unsafe { libc::waitid(kind, id, &raw mut info, flags) }))?;
+    // SAFETY: waitid filled in the fields of SIGCHLD, or left zeros.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
+}
+
 /// Ends a forked worker: writes what C and Rust have buffered for standard output, and runs no exit handlers of the master
 /// (_exit(2)).
 pub fn exit(code: i32) -> ! {

@@ -121,6 +121,11 @@ impl Upgrade {
         }
     }
 
+    /// The process of a trial.
+    pub fn trial_pid(&self) -> Option<i32> {
+        if let Stage::Trial(trial) = &self.stage { Some(trial.pid()) } else { None }
+    }
+
     /// True if a program is being tried; it is a child that this master has to reap.
     pub fn has_trial(&self) -> bool {
         matches!(self.stage, Stage::Trial(_))

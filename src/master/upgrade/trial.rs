@@ -36,6 +36,11 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Starts a program, which `execute` executes.
     ///
     /// # Errors
