@@ -260,15 +260,11 @@ fn workers_of_a_killed_master_finish_and_the_port_is_free() {
         client.send_command("gate g").unwrap();
         wait_until("the handler runs", || server.dir.at_gate("g") == 1);
         server.signal(libc::SIGKILL);
-        // A worker keeps its socket until its handler returns.
-        if mode == Mode::Master {
-            wait_until("the listener is closed", || server.refuses());
-        }
+        wait_until("the listener is closed", || server.refuses());
         server.dir.make("g");
         assert_eq!(client.answer(), Ok("gate".into()), "{style:?} {mode:?}");
         client.end().unwrap();
         assert_eq!(client.rest(), Ok(vec![]), "{style:?} {mode:?}");
-        wait_until("the listener is closed", || server.refuses());
         let next = Start::new(style).accept(mode).listen(format!("127.0.0.1:{}", server.port())).start();
         assert!(next.ask("pid").is_ok(), "{style:?} {mode:?}");
         server.dies_out();

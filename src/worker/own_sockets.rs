@@ -127,6 +127,8 @@ impl OwnSockets {
             Err(e) => {
                 match e.raw_os_error() {
                     Some(errno::EAGAIN) => {}
+                    // The number stands for no socket any more.
+                    _ if forks::has_released() => {}
                     Some(code)
                         if errno::OF_ONE_CONNECTION.contains(&code)
                             && self.failures < errno::MOST_IN_A_ROW =>
