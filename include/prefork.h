@@ -692,8 +692,8 @@ typedef struct prefork_worker_status {
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
     /**
-     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
-     * a handler chose are not counted, whatever they are.
+     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut.
+     * Statuses that a handler chose are not counted, whatever they are.
      */
     uint64_t errors;
     /** Bytes from clients. */
@@ -1476,8 +1476,8 @@ typedef struct prefork_server_status {
     /** Requests answered; in blocking style, connections served. */
     uint64_t requests;
     /**
-     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
-     * a handler chose are not counted, whatever they are.
+     * Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut.
+     * Statuses that a handler chose are not counted, whatever they are.
      */
     uint64_t errors;
     /** Bytes from clients. */

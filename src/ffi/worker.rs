@@ -94,8 +94,8 @@ pub struct prefork_worker_status {
     pub age_ms: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,
-    /// Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut. Statuses that
-    /// a handler chose are not counted, whatever they are.
+    /// Requests that prefork refused, or whose handler failed: an error or a panic, a deadline, a body that was cut.
+    /// Statuses that a handler chose are not counted, whatever they are.
     pub errors: u64,
     /// Bytes from clients.
     pub bytes_in: u64,
