@@ -5,22 +5,14 @@ mod util;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
-use util::{Client, Fault, Server, Start, Style, proc, wait_until};
-
-/// A client whose command is in progress until the test makes the file `g`.
-fn at_gate(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.send_command("gate g").unwrap();
-    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
-    client
-}
+use util::{Fault, Start, Style, proc, wait_until};
 
 #[test]
 fn an_interrupt_that_arrives_twice_cuts_nothing() {
     for second in [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {
         for style in Style::ALL {
             let server = Start::new(style).start();
-            let mut client = at_gate(&server);
+            let mut client = server.client_at_gate();
             server.signal(libc::SIGINT);
             wait_until("it stops", || server.refuses());
             server.signal(second);
@@ -36,7 +28,7 @@ fn an_interrupt_that_arrives_twice_cuts_nothing() {
 #[test]
 fn a_second_interrupt_after_a_second_ends_it_at_once() {
     let mut server = Start::new(Style::Request).start();
-    let mut client = at_gate(&server);
+    let mut client = server.client_at_gate();
     let first = Instant::now();
     server.signal(libc::SIGINT);
     wait_until("a second has passed", || first.elapsed() > Duration::from_millis(1100));
@@ -56,7 +48,7 @@ fn one_interrupt_through_a_wrapper_is_one() {
         .iter()
         .find(|&&pid| pid != server.pid && proc::children(pid).len() == 2)
         .expect("the master");
-    let mut client = at_gate(&server);
+    let mut client = server.client_at_gate();
     proc::signal(-server.pid, libc::SIGTERM);
     wait_until("it stops", || server.refuses());
     server.dir.make("g");

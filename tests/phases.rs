@@ -4,16 +4,9 @@
 mod util;
 
 use std::time::{Duration, Instant};
-use util::{Client, Fault, RELOAD, Server, Start, Style, comes_true, proc, wait_until};
+use util::{Fault, RELOAD, Server, Start, Style, comes_true, proc, wait_until};
 
 const STYLE: Style = Style::Request;
-
-fn busy_client(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.send_command("gate g").unwrap();
-    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
-    client
-}
 
 /// Brings a server of two workers into a phase.
 type Phase = (&'static str, fn() -> Server);
@@ -62,7 +55,7 @@ const PHASES: [Phase; 11] = [
     }),
     ("an old worker draining", || {
         let mut server = Start::new(STYLE).start();
-        let client = busy_client(&server);
+        let client = server.client_at_gate();
         server.reload();
         server.dir.make("g");
         drop(client);
@@ -163,7 +156,7 @@ fn a_stop_right_after_a_reload_was_requested_is_clean_under_load() {
 #[test]
 fn requests_in_both_generations_are_finished_by_a_stop() {
     let mut server = Start::new(STYLE).start();
-    let mut old = busy_client(&server);
+    let mut old = server.client_at_gate();
     server.reload();
     let mut new = server.connect();
     new.send_command("gate h").unwrap();
@@ -197,7 +190,7 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
     server.may_say(RELOAD);
     server.may_say("killed");
     server.may_say("lost");
-    let client = busy_client(&server);
+    let client = server.client_at_gate();
     server.dir.make("wait.1");
     server.signal(libc::SIGHUP);
     wait_until("the second rolls", || server.slots().len() >= 3);
@@ -211,7 +204,7 @@ fn a_second_signal_during_a_reload_ends_both_generations_at_once() {
 #[test]
 fn commands_to_a_stopping_master_are_ignored() {
     let server = Start::new(STYLE).start();
-    let mut client = busy_client(&server);
+    let mut client = server.client_at_gate();
     server.signal(libc::SIGTERM);
     wait_until("new clients are refused", || server.refuses());
     for signal in [libc::SIGHUP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGUSR2] {

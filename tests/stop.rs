@@ -6,25 +6,17 @@ mod util;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
+use util::{Fault, Start, Style, comes_true, proc, wait_until};
 
 /// The exit code of a stop that had to kill workers.
 const TIMED_OUT: i32 = 5;
-
-/// A client whose command waits at the handler's gate `g`.
-fn at_gate(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.send_command("gate g").unwrap();
-    wait_until("the handler runs", || server.dir.at_gate("g") == 1);
-    client
-}
 
 #[test]
 fn requests_in_progress_and_waiting_ones_are_answered() {
     for style in Style::ALL {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
             let server = Start::new(style).workers(1).start();
-            let mut first = at_gate(&server);
+            let mut first = server.client_at_gate();
             let mut queued: Vec<_> = (0..10).map(|_| server.connect()).collect();
             queued.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
             queued.iter_mut().for_each(|c| c.end().unwrap());
@@ -69,7 +61,7 @@ fn under_load_all_accepted_requests_are_answered() {
 fn a_second_signal_ends_it_at_once() {
     for style in Style::ALL {
         let mut server = Start::new(style).start();
-        let mut client = at_gate(&server);
+        let mut client = server.client_at_gate();
         server.interrupt_twice(libc::SIGTERM);
         assert!(matches!(client.answer(), Err(Fault::Reset | Fault::Closed)), "{style:?}");
         server.may_say("lost");
@@ -105,7 +97,7 @@ fn idle_connections_are_closed_and_do_not_delay_the_stop() {
 fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout_and_reported() {
     for style in Style::ALL {
         let mut server = Start::new(style).set("drain-timeout", "300ms").start();
-        let mut client = at_gate(&server);
+        let mut client = server.client_at_gate();
         server.says("killed");
         server.may_say("lost");
         server.signal(libc::SIGTERM);
@@ -140,7 +132,7 @@ fn a_stopped_worker_does_not_keep_its_master_from_stopping() {
 fn workers_of_a_killed_master_finish_and_exit_and_the_port_is_free() {
     for style in Style::ALL {
         let server = Start::new(style).start();
-        let mut client = at_gate(&server);
+        let mut client = server.client_at_gate();
         server.signal(libc::SIGKILL);
         wait_until("the listener is closed", || server.refuses());
         let next = Start::new(style).listen(format!("127.0.0.1:{}", server.port())).start();
@@ -173,7 +165,7 @@ fn workers_of_a_killed_master_exit_at_the_drain_timeout_at_the_latest() {
 fn a_signal_to_the_whole_process_group_finishes_requests_too() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {
         let server = Start::new(Style::Request).workers(1).start();
-        let mut client = at_gate(&server);
+        let mut client = server.client_at_gate();
         // As a terminal does at Ctrl-C, and a supervisor that stops a whole group.
         proc::signal(-server.pid, signal);
         wait_until("new clients are refused", || server.refuses());
@@ -207,7 +199,7 @@ fn backlogs_are_emptied_however_many_addresses_there_are() {
         start = start.listen("127.0.0.1:0");
     }
     let server = start.start();
-    let mut client = at_gate(&server);
+    let mut client = server.client_at_gate();
     let mut queued: Vec<_> = (0..5).map(|_| server.connect()).collect();
     queued.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
     server.signal(libc::SIGTERM);

@@ -17,7 +17,8 @@ pub fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> bool {
 }
 
 fn try_write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    match type_of(fd)? {
+    let file_type = type_of(fd)?;
+    match file_type {
         libc::S_IFSOCK => return socket::send(fd, bytes),
         libc::S_IFIFO | libc::S_IFCHR => {}
         // A file never waits for a reader. An open file of our own would have an offset of its own.
@@ -28,7 +29,7 @@ fn try_write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     match own.open(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
         Ok(mut file) => retry(|| file.write(bytes)),
         // No descriptor is free, or the file is another user's.
-        Err(_) if type_of(fd)? == libc::S_IFCHR => write_nonblocking(fd, bytes),
+        Err(_) if file_type == libc::S_IFCHR => write_nonblocking(fd, bytes),
         Err(_) if socket::takes_a_line(fd) => write(fd, bytes),
         Err(e) => Err(e),
     }

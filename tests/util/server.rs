@@ -503,6 +503,15 @@ impl Server {
         self.ended.is_some()
     }
 
+    /// A client whose command is in progress until the test makes the file `g`.
+    #[track_caller]
+    pub fn client_at_gate(&self) -> Client {
+        let mut client = self.connect();
+        client.send_command("gate g").unwrap();
+        wait_until("the handler runs", || self.dir.at_gate("g") == 1);
+        client
+    }
+
     /// Asks for a stop, and a second later for an immediate one: a signal before that would be the same.
     pub fn interrupt_twice(&self, signal: i32) {
         let first = Instant::now();
