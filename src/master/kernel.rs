@@ -82,6 +82,10 @@ impl Queue<Kernel> for HandoffQueue {
         self.worker.take()
     }
 
+    fn waiting(&self) -> io::Result<u64> {
+        self.worker.waiting()
+    }
+
     fn take_returned(&self) -> io::Result<Taken> {
         self.master.take()
     }

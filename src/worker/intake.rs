@@ -124,10 +124,14 @@ impl<'a> Intake<'a> {
         if !self.may_take(poll, now) {
             return None;
         }
-        let (fd, listener) = self.own.accept(index, poll, now)?;
+        // Before the call, since a signal can end the worker as it returns: then the connection counts as lost.
+        let accepted = self.page.get(Word::Accepted);
+        self.page.set(Word::Accepted, accepted.wrapping_add(1));
+        let Some((fd, listener)) = self.own.accept(index, poll, now) else {
+            self.page.set(Word::Accepted, accepted);
+            return None;
+        };
         self.highest = fd.as_raw_fd().unsigned_abs().into();
-        // In this order, so that the master never sees more taken than there was to take.
-        self.page.add(Word::Accepted, 1);
         self.page.add(Word::Taken, 1);
         Some((fd, listener))
     }

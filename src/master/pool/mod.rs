@@ -200,7 +200,9 @@ impl<S: System> Pool<S> {
     /// Takes out a worker that was reaped. What it had not taken and what it handed back goes to others.
     pub fn remove(&mut self, page: Page) -> Option<Removed> {
         let entry = self.workers.remove(page)?;
-        let (queued, in_flight) = (entry.queued(), u64::from(entry.in_flight()));
+        // Not by its own count, which it may not have kept: a signal can end it as the call returns that takes a connection.
+        let queued = entry.queue.waiting().unwrap_or_else(|_| entry.queued());
+        let in_flight = u64::from(entry.in_flight());
         if !broken!(self, QueueOfTheDeadForgotten) {
             self.add_return(Return::OfDeadWorker(entry.queue));
         }

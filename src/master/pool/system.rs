@@ -51,6 +51,9 @@ pub trait Queue<S: System> {
     /// Takes the oldest message to the worker out of its queue again.
     fn reclaim(&self) -> io::Result<Taken<S::Connection>>;
 
+    /// The connections in the worker's queue, which it has not taken.
+    fn waiting(&self) -> io::Result<u64>;
+
     /// Takes the oldest connection that the worker has handed back.
     fn take_returned(&self) -> io::Result<Taken<S::Connection>>;
 

@@ -166,6 +166,11 @@ impl Queue<Model> for ModelQueue {
         Ok(self.taken(self.to_worker.borrow_mut().pop_front()))
     }
 
+    fn waiting(&self) -> io::Result<u64> {
+        let queue = self.to_worker.borrow();
+        Ok(queue.iter().filter(|item| matches!(item, Item::Connection(_))).count() as u64)
+    }
+
     fn take_returned(&self) -> io::Result<Taken<u32>> {
         let item = self.back.borrow_mut().pop_front();
         if let (Some(Item::Connection(connection)), true) = (item, self.counters.admitted.get()) {
