@@ -97,6 +97,8 @@ pub struct Pool<S: System> {
     is_emptying: bool,
     /// By listener: a stop has found its backlog empty.
     emptied: u64,
+    /// True once a stop has closed the listeners: no worker gets anything any more.
+    is_closed: bool,
     /// A rule that the simulator has broken.
     #[cfg(test)]
     pub fault: Option<Fault>,
@@ -169,6 +171,7 @@ impl<S: System> Pool<S> {
             memory_limit: MemoryLimit::default(),
             is_emptying: false,
             emptied: 0,
+            is_closed: false,
             #[cfg(test)]
             fault: None,
         }
@@ -255,13 +258,15 @@ impl<S: System> Pool<S> {
         }
         // A worker takes what is in its queue, or is found stuck, and others get it.
         let taken = self.workers.iter().all(|w| !w.admitted || w.queued() == 0);
-        let done = empty && taken && self.parked.is_none() && self.returns.is_empty();
+        let done = empty && taken && self.parked.is_none() && !self.awaits_returns();
         self.is_emptying &= !done;
         done
     }
 
-    /// Closes the listeners and what no worker had room for; returns the number of connections that are closed unanswered.
+    /// Closes the listeners and what no worker had room for; returns the number of connections that are closed unanswered. Idle
+    /// ones that workers hand back, also later, are closed too.
     pub fn close(&mut self) -> u64 {
+        self.is_closed = true;
         self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
         u64::from(self.parked.take().is_some()) + self.abandon_returns()

@@ -39,6 +39,11 @@ pub trait System: Sized {
     /// The number of a connection's client in dispatch; `None` if the client has no IP address.
     fn client_of(connection: &Self::Connection) -> Option<u64>;
 
+    /// Closes a connection that is left when a stop has closed the listeners.
+    fn close(&self, connection: Self::Connection) {
+        drop(connection);
+    }
+
     /// Writes a line to the log.
     fn log(&self, line: Arguments<'_>);
 }
