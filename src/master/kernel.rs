@@ -56,10 +56,6 @@ impl System for Kernel {
         if waits { self.common.start_waiting() } else { self.common.stop_waiting() }
     }
 
-    fn allow_intake(&mut self) {
-        self.common.allow_intake();
-    }
-
     fn start_final_intake(&mut self) {
         self.common.start_final_intake();
     }

@@ -137,9 +137,8 @@ impl<'a> Intake<'a> {
     }
 
     /// Has the poll report the own sockets as long as the worker may and can take what arrives.
-    pub fn watch_own_sockets(&mut self, has_room: bool, is_draining: bool, poll: &mio::Poll, now: Time) {
-        let datagrams = !is_draining && self.common.may_take_in();
-        self.own.watch_only(datagrams && has_room && self.watching, datagrams, poll, now);
+    pub fn watch_own_sockets(&mut self, may_take: bool, has_room: bool, poll: &mio::Poll, now: Time) {
+        self.own.watch_only(may_take && has_room && self.watching, may_take, poll, now);
     }
 
     /// True if no other worker will serve what waits at an own socket. (Nor will one if the master is gone.)

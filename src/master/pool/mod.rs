@@ -213,17 +213,6 @@ impl<S: System> Pool<S> {
         Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
     }
 
-    /// Allows workers to take connections and datagrams from their own sockets: the first workers are all ready.
-    pub fn allow_intake(&mut self) {
-        self.system.allow_intake();
-        if self.has_listeners_for_workers() {
-            // The probe wakes them; without it they would notice only when something else arrives.
-            for worker in self.workers.iter() {
-                worker.queue.probe();
-            }
-        }
-    }
-
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.
     pub fn divide_sockets(&mut self, poll: &S::Poll, slots: usize, is_stopping: bool) {
         let all = self.config.accept == Accept::Master || is_stopping;
@@ -300,7 +289,8 @@ impl<S: System> Pool<S> {
         self.parked = Some(Unplaced { connection, origin, client, shed_by: None });
     }
 
-    fn has_listeners_for_workers(&self) -> bool {
+    /// True if workers take connections or datagrams from sockets of their own.
+    pub fn has_listeners_for_workers(&self) -> bool {
         self.listeners.iter().any(|l| l.is_for_workers(self.config.accept))
     }
 

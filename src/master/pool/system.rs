@@ -30,9 +30,6 @@ pub trait System: Sized {
     /// Publishes whether the master waits for room; the worker that makes room then wakes it.
     fn set_waiting(&mut self, waits: bool);
 
-    /// Allows workers to take connections and datagrams from their own sockets.
-    fn allow_intake(&mut self);
-
     /// Publishes that no workers follow: one that drains first takes all that waits at its own sockets.
     fn start_final_intake(&mut self);
 

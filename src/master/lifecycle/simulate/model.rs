@@ -138,8 +138,6 @@ impl System for Model {
         self.0.waiting.set(waits && !self.0.is(Mutation::WaitingForgotten));
     }
 
-    fn allow_intake(&mut self) {}
-
     fn start_final_intake(&mut self) {}
 
     /// A few clients have all connections.
