@@ -244,7 +244,8 @@ impl<'a> EventLoop<'a> {
     /// Serves up to `most` datagrams of an own socket, or a connection; true if there may be another connection.
     fn serve_own_socket(&mut self, index: usize, most: u32) -> bool {
         if let Some(socket) = self.intake.own.datagrams(index) {
-            self.datagrams.serve(socket, self.worker, most, context!(self));
+            let read = self.datagrams.serve(socket, self.worker, most, context!(self));
+            self.intake.own.note_read(read, self.now);
             self.intake.own.requeue(index, self.poll);
             return false;
         }
