@@ -7,7 +7,6 @@ use super::own_sockets::OwnSocket;
 use super::this_worker::Worker;
 use crate::scoreboard::Word;
 use crate::sys::datagram::{self, LARGEST, Origin};
-use std::io;
 use std::os::fd::AsFd;
 
 /// Reads datagrams for a worker, one at a time, so that a worker that dies loses one. Reading several with one call
@@ -24,19 +23,10 @@ impl DatagramEngine {
     }
 
     /// Serves up to `most` datagrams of a socket. A read that fails ends the turn: the poll reports again what is left.
-    ///
-    /// # Errors
-    /// That of the read; `WouldBlock` if there are no more.
-    pub fn serve(
-        &mut self,
-        socket: &OwnSocket,
-        worker: &Worker,
-        most: u32,
-        cx: &mut Context<'_>,
-    ) -> io::Result<()> {
+    pub fn serve(&mut self, socket: &OwnSocket, worker: &Worker, most: u32, cx: &mut Context<'_>) {
         self.buffer.resize(LARGEST, 0);
         for _ in 0..most {
-            let n = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin)?;
+            let Ok(n) = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
             let datagram = Datagram {
                 worker,
                 socket: socket.fd.as_fd(),
@@ -52,6 +42,5 @@ impl DatagramEngine {
             }
             cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
         }
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use super::input::Input;
 use crate::config::{Config, Limits};
 
 /// One request as it was read: method, target, host, body, and the offset of its end.
-type Read = (String, String, String, Vec<u8>, usize);
+type Read = (String, String, Vec<u8>, Vec<u8>, usize);
 
 /// Reads `bytes` as a client's, in one piece and byte by byte.
 ///

@@ -6,17 +6,27 @@
 use super::fault::Fault;
 use super::target::{self, Target};
 use super::token;
+use crate::config::Limits;
 use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
 
 /// The most header fields a request may have, whatever the settings say.
 const MAX_FIELDS: usize = 1000;
 
-/// Room for httparse's table of fields; on the stack, and not initialised.
-pub(super) type Table<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+/// The fields for which [`Head::parse_at_once`] has room: few, so that the pages of a large table are not touched.
+const FEW_FIELDS: usize = 64;
 
-pub(super) const fn table<'b>() -> Table<'b> {
+/// Room for httparse's table of fields; on the stack, and not initialised.
+pub(super) type Table<'b, const N: usize> = [MaybeUninit<Header<'b>>; N];
+
+/// A table for every head.
+pub(super) const fn table<'b>() -> Table<'b, MAX_FIELDS> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// A table for [`Head::parse_at_once`].
+pub(super) const fn small_table<'b>() -> Table<'b, FEW_FIELDS> {
+    [const { MaybeUninit::uninit() }; FEW_FIELDS]
 }
 
 /// The length of a body (RFC 9112 section 6.3).
@@ -34,8 +44,8 @@ pub(super) struct Head<'b> {
     pub target: &'b str,
     pub path: &'b str,
     pub query: Option<&'b str>,
-    /// The effective host (RFC 9112 section 3.3).
-    pub host: &'b str,
+    /// The effective host (RFC 9112 section 3.3); ASCII.
+    pub host: &'b [u8],
     pub minor: u8,
     pub fields: &'b [Header<'b>],
     pub length: Length,
@@ -49,13 +59,41 @@ pub(super) struct Head<'b> {
 
 impl<'b> Head<'b> {
     /// Parses a head that [`super::scan::Scan`] has found complete.
-    pub fn parse(bytes: &'b [u8], table: &'b mut Table<'b>) -> Result<Self, Fault> {
+    pub fn parse(bytes: &'b [u8], table: &'b mut [MaybeUninit<Header<'b>>]) -> Result<Self, Fault> {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, table) {
-            Ok(Status::Complete(_)) => {}
-            Ok(Status::Partial) => return Err(Fault::bad("the head does not end where its lines do")),
-            Err(e) => return Err(fault_of(e, bytes)),
+            Ok(Status::Complete(_)) => Self::check(request),
+            Ok(Status::Partial) => Err(Fault::bad("the head does not end where its lines do")),
+            Err(e) => Err(fault_of(e, bytes)),
         }
+    }
+
+    /// Parses the head at the start of `bytes`, and returns its length too, if it is complete and sound. Otherwise the scan finds out
+    /// what is missing, or which fault comes first.
+    pub fn parse_at_once(
+        bytes: &'b [u8],
+        limits: &Limits,
+        table: &'b mut [MaybeUninit<Header<'b>>],
+    ) -> Option<(Self, usize)> {
+        let mut request = httparse::Request::new(&mut []);
+        let Ok(Status::Complete(len)) = request.parse_with_uninit_headers(bytes, table) else { return None };
+        let head = &bytes[..len];
+        // httparse takes a bare LF for the end of a line, too, and empty lines before the first one.
+        let offset = |text: &str| text.as_ptr().addr() - bytes.as_ptr().addr();
+        let follows_crlf = |field: &Header<'_>| head[..offset(field.name)].ends_with(b"\r\n");
+        let sound = request.method.is_some_and(|method| offset(method) == 0)
+            && request.headers.iter().all(follows_crlf)
+            && head.ends_with(b"\r\n\r\n");
+        let line = request.headers.first().map_or(len - 2, |field| offset(field.name)) - 2;
+        let within = line <= limits.line && len - 2 <= limits.head && request.headers.len() <= limits.headers;
+        if !sound || !within {
+            return None;
+        }
+        Some((Self::check(request).ok()?, len))
+    }
+
+    /// Checks what httparse leaves to us.
+    fn check(request: httparse::Request<'b, 'b>) -> Result<Self, Fault> {
         let (Some(method), Some(raw), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(Fault::bad("no request line"));
         };
@@ -72,7 +110,7 @@ impl<'b> Head<'b> {
             target: raw,
             path,
             query,
-            host: authority.unwrap_or(host),
+            host: authority.map_or(host, str::as_bytes),
             minor,
             fields,
             length,
@@ -163,10 +201,11 @@ impl<'b> Rules<'b> {
     }
 
     /// The Host field, which must be valid even if the target names another host (RFC 9112 section 3.2).
-    fn host(&self, minor: u8) -> Result<&'b str, Fault> {
+    fn host(&self, minor: u8) -> Result<&'b [u8], Fault> {
         match self.host {
-            Some(value) => target::parse_host(value),
-            None if minor == 0 => Ok(""),
+            Some(value) if value.is_empty() || target::is_authority(value) => Ok(value),
+            Some(_) => Err(Fault::bad("the Host field is not a host with an optional port")),
+            None if minor == 0 => Ok(b""),
             None => Err(Fault::bad("no Host field")),
         }
     }
@@ -261,7 +300,8 @@ mod tests {
     }
 
     fn status_of(head: &str) -> Result<String, u16> {
-        Head::parse(head.as_bytes(), &mut table()).map(|h| h.host.to_owned()).map_err(|f| f.status)
+        let host = |h: Head<'_>| str::from_utf8(h.host).unwrap().to_owned();
+        Head::parse(head.as_bytes(), &mut table()).map(host).map_err(|f| f.status)
     }
 
     #[test]

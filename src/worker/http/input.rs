@@ -64,6 +64,14 @@ impl Body {
     }
 }
 
+/// The body, if it needs no decoding and `bytes`, which follow its head, hold all of it.
+fn whole_body<'b>(length: Length, bytes: &'b [u8], limits: &Limits) -> Option<&'b [u8]> {
+    match length {
+        Length::Sized(n) if n <= limits.body => bytes.get(..usize::try_from(n).ok()?),
+        _ => None,
+    }
+}
+
 impl Input {
     /// An empty input that reads into `buf`.
     pub fn new(mut buf: Vec<u8>) -> Self {
@@ -93,10 +101,33 @@ impl Input {
         limits: &Limits,
         answer: impl FnOnce(&Head<'_>, &[u8]) -> T,
     ) -> Result<Option<T>, Fault> {
+        if self.partial.is_none() {
+            self.skip_empty_lines(empty_lines)?;
+        }
+        if self.scan.is_new() {
+            let rest = &self.buf[self.start..];
+            let mut table = head::small_table();
+            if let Some((head, len)) = Head::parse_at_once(rest, limits, &mut table)
+                && let Some(body) = whole_body(head.length, &rest[len..], limits)
+            {
+                let (answered, len) = (answer(&head, body), len + body.len());
+                self.consume(len);
+                return Ok(Some(answered));
+            }
+        }
+        self.next_scanned(limits, answer)
+    }
+
+    /// As [`Input::next_request`], for a request that is not complete, is chunked, or is to be refused.
+    #[inline(never)]
+    fn next_scanned<T>(
+        &mut self,
+        limits: &Limits,
+        answer: impl FnOnce(&Head<'_>, &[u8]) -> T,
+    ) -> Result<Option<T>, Fault> {
         let head_len = match &self.partial {
             Some(partial) => partial.head_len,
             None => {
-                self.skip_empty_lines(empty_lines)?;
                 let Some(len) = self.scan.run(&self.buf[self.start..], limits)? else { return Ok(None) };
                 len
             }

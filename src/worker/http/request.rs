@@ -50,7 +50,8 @@ impl<'a> Request<'a> {
     /// The authority the request is for: that of an absolute-form target, else the value of the Host field; empty if an
     /// HTTP/1.0 request has neither (RFC 9112 section 3.3).
     pub fn host(&self) -> &'a str {
-        self.head.host
+        // ASCII, as it has been checked.
+        str::from_utf8(self.head.host).unwrap_or_default()
     }
 
     /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
