@@ -59,6 +59,7 @@ pub enum Taken<C = OwnedFd> {
 /// First byte of each message: its type.
 const CONNECTION: u8 = b'C';
 const PROBE: u8 = b'P';
+/// Bytes of a message with a connection; a probe has one.
 const HEADER: usize = 4;
 
 /// Creates a channel: the master's end and the worker's.
@@ -111,7 +112,16 @@ impl HandoffEnd {
     /// Asks the worker for a sign of life. Returns true if the probe is in its queue; a full queue is no error, because its
     /// messages wake the worker as well.
     pub fn probe(&self) -> bool {
-        socket::send(self.as_fd(), &[PROBE, 0, 0, 0]).is_ok()
+        socket::send(self.as_fd(), &[PROBE]).is_ok()
+    }
+
+    /// The connections that lie in the queue of this end. There must be fewer than four probes.
+    ///
+    /// # Errors
+    /// Those of ioctl(2).
+    pub fn waiting(&self) -> io::Result<u64> {
+        // The kernel adds up the bytes of all messages.
+        Ok((socket::unread(self.as_fd())? / HEADER) as u64)
     }
 }
 
@@ -160,6 +170,21 @@ mod tests {
         drop((worker, master));
         assert!(matches!(kept.take().unwrap(), Taken::Connection(..)));
         assert!(matches!(kept.take().unwrap(), Taken::End));
+    }
+
+    #[test]
+    fn connections_that_wait_are_counted_and_probes_are_not() {
+        let (master, worker) = channel().unwrap();
+        let (near, _far) = UnixStream::pair().unwrap();
+        assert_eq!(worker.waiting().unwrap(), 0);
+        for expected in 1..=3 {
+            assert!(master.probe());
+            master.give(near.as_fd(), Origin::listener(ListenerId(0))).unwrap();
+            assert_eq!(worker.waiting().unwrap(), expected);
+        }
+        assert!(matches!(worker.take().unwrap(), Taken::Probe));
+        assert!(matches!(worker.take().unwrap(), Taken::Connection(..)));
+        assert_eq!((worker.waiting().unwrap(), master.waiting().unwrap()), (2, 0));
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub enum Notice {
     Failed(String),
     /// Worker: it wants to exit of its own accord and waits to be drained.
     Leaving,
+    /// Master: you are known to be ready; take from your own sockets from now on.
+    TakeIn,
     /// Master: finish what you have, take nothing new, exit.
     Drain {
         /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay;
@@ -285,6 +287,7 @@ fn encode_notice(notice: &Notice) -> Vec<u8> {
         Notice::Online => (b'U', 0, 0),
         Notice::Ready { kind, limit } => (b'R', (*kind).into(), *limit),
         Notice::Leaving => (b'L', 0, 0),
+        Notice::TakeIn => (b'T', 0, 0),
         Notice::Drain { hand_back } => (b'D', (*hand_back).into(), 0),
         Notice::Shed { keep } => (b'K', *keep, 0),
         Notice::RestoreStderr => (b'P', 0, 0),
@@ -305,6 +308,7 @@ fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
         (b'U', 0, 0) => Notice::Online,
         (b'R', kind, limit) => Notice::Ready { kind: kind.try_into().ok()?, limit },
         (b'L', 0, 0) => Notice::Leaving,
+        (b'T', 0, 0) => Notice::TakeIn,
         (b'D', 0 | 1, 0) => Notice::Drain { hand_back: a == 1 },
         (b'K', keep, 0) => Notice::Shed { keep },
         (b'P', 0, 0) => Notice::RestoreStderr,

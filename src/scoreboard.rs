@@ -61,12 +61,8 @@ const COMMON_PAGES: usize = 2;
 
 /// The word of the shared page.
 const WAITING: usize = 0;
-/// The word of the master's page.
-const INTAKE: usize = 0;
-
-/// Values of `INTAKE`; 0 before the first workers are all ready.
-const ALLOWED: u64 = 1;
-const FINAL: u64 = 2;
+/// The word of the master's page: not 0 if no workers follow the present ones.
+const IS_FINAL: usize = 0;
 
 /// Mappings that former masters in this process have released, for the next one.
 static RELEASED: Mutex<Vec<&'static [SharedPage]>> = Mutex::new(Vec::new());
@@ -133,24 +129,14 @@ impl Common {
         self.shared[WAITING].store(0, Relaxed);
     }
 
-    /// Master: allows workers to accept and to read datagrams. They notice when they next wake.
-    pub fn allow_intake(self) {
-        self.masters[INTAKE].store(ALLOWED, Relaxed);
-    }
-
     /// Master: no worker follows the present ones; those that drain first take all that waits at their own sockets.
     pub fn start_final_intake(self) {
-        self.masters[INTAKE].store(FINAL, SeqCst);
-    }
-
-    /// Worker: true if it may accept and read datagrams.
-    pub fn may_take_in(self) -> bool {
-        self.masters[INTAKE].load(Relaxed) != 0
+        self.masters[IS_FINAL].store(1, SeqCst);
     }
 
     /// Worker: true if no other follows it.
     pub fn is_final_intake(self) -> bool {
-        self.masters[INTAKE].load(SeqCst) == FINAL
+        self.masters[IS_FINAL].load(SeqCst) != 0
     }
 
     /// Worker, after it made room: true if it has to wake the master.

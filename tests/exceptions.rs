@@ -4,7 +4,7 @@
 mod util;
 
 use util::client::Address;
-use util::handler::compile;
+use util::handler::{compile, host_with};
 use util::{Start, Style, wait_until};
 
 /// Throws in the callback that is its second argument.
@@ -56,6 +56,64 @@ const MODULE: &str = r#"
     static void datagram(prefork_worker *, const struct sockaddr *, const void *, size_t, void *) { maybe("on_datagram"); }
 
     PREFORK_MODULE(.worker_start = start, .worker_stop = stop, .on_drain = drain, .on_message = message, CALLBACKS)
+"#;
+
+/// A host that throws in the callback of the master that is its first argument.
+const HOST: &str = r#"
+    #include <prefork.h>
+    #include <csignal>
+    #include <cstdio>
+    #include <cstring>
+    #include <stdexcept>
+    #include <unistd.h>
+
+    static const char *where;
+
+    static void maybe(const char *callback)
+    {
+        if (strcmp(where, callback) == 0)
+            throw std::runtime_error(callback);
+    }
+
+    static void request(prefork_request *, prefork_response *res, void *) { prefork_response_body(res, "x", 1); }
+    static void event(const prefork_event *, void *) { maybe("on_event"); }
+    static void each(const prefork_worker_status *, void *) { maybe("each"); }
+    static void replied(prefork_server *, int, const void *, size_t, void *) { maybe("on_reply"); }
+
+    static void message(prefork_server *server, uint32_t from, uint32_t, const void *, size_t, void *)
+    {
+        maybe("on_message");
+        prefork_server_each_worker(server, each, NULL);
+        prefork_server_request(server, from, 1, "", 0, 0, replied, NULL);
+    }
+
+    static void started(const prefork_started *what, void *)
+    {
+        maybe("on_start");
+        printf("listening on %s\n", what->addresses[0]);
+        fflush(stdout);
+    }
+
+    static int begin(prefork_worker *worker, void **)
+    {
+        return prefork_worker_send(worker, PREFORK_TO_MASTER, 1, "", 0);
+    }
+
+    int main(int, char **argv)
+    {
+        struct prefork_module module = prefork_module_init();
+        prefork_server *server = prefork_server_new();
+        where = argv[1];
+        module.on_request = request;
+        module.worker_start = begin;
+        prefork_server_module(server, &module, NULL);
+        prefork_server_on_start(server, started, NULL);
+        prefork_server_on_event(server, event, NULL);
+        prefork_server_on_message(server, message, NULL);
+        prefork_server_listen(server, "127.0.0.1:0");
+        prefork_server_workers(server, 2);
+        return prefork_server_run(server);
+    }
 "#;
 
 fn start(style: Style, throw: &str) -> Start {
@@ -124,4 +182,18 @@ fn an_exception_at_the_start_or_the_end_of_a_worker_is_logged_too() {
     let refused = start(Style::Request, "worker_start").workers(1).refused();
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains(&message("worker_start")), "{refused:?}");
+}
+
+#[test]
+fn an_exception_in_a_callback_of_the_master_is_logged_and_leaves_no_worker() {
+    let host = host_with(HOST, &["-x", "c++", "-Wl,--no-as-needed,-lstdc++"]);
+    for callback in ["on_start", "on_event", "on_message", "on_reply", "each"] {
+        let words = [host.to_str().unwrap(), callback];
+        let mut server = Start::new(Style::Request).program(words).launch();
+        let line = message(callback);
+        server.says(&line);
+        server.wait_for_line(&line);
+        wait_until("it has ended", || server.has_exited());
+        server.dies_out();
+    }
 }

@@ -3,11 +3,15 @@
 
 mod util;
 
+use serde_json::Value;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 use util::client::Address;
+use util::handler::compile;
 use util::host::example;
-use util::{Server, Start, Style, wait_until};
+use util::{Server, Start, Style, comes_true, wait_until};
 
 fn start(style: Style, words: &[&str]) -> Server {
     // Cargo takes a second to see that nothing is to be built.
@@ -23,6 +27,14 @@ fn line(server: &Server, with: &str) -> String {
     let line = server.stderr().into_iter().find(|line| line.contains(with)).unwrap();
     let about = |id| line.strip_prefix(&format!("prefork: worker {id}: ")).map(str::to_owned);
     about(1).or_else(|| about(2)).unwrap_or_else(|| panic!("{line}"))
+}
+
+/// The `requests` and `errors` of `prefork show`.
+fn counted(server: &Server) -> (u64, u64) {
+    let mut show = Command::new(env!("CARGO_BIN_EXE_prefork"));
+    show.args(["show", "--json"]).env("PREFORK_RUNTIME_DIR", server.dir.runtime());
+    let status: Value = serde_json::from_slice(&show.output().unwrap().stdout).unwrap();
+    (status["requests"].as_u64().unwrap(), status["errors"].as_u64().unwrap())
 }
 
 const CAUSES: &str = "look up the customer: no route";
@@ -121,6 +133,61 @@ fn an_error_for_a_connection_or_a_datagram_is_logged_with_the_client() {
     server.stop();
 }
 
+#[test]
+fn what_fails_is_counted_once_and_nothing_else_is() {
+    for (style, name, rounds) in [
+        (Style::Request, "typed", &["x", "x"][..]),
+        (Style::Request, "panic", &["x", "x"]),
+        (Style::Connection, "connection", &["fail", "good", "panic"]),
+        (Style::Data, "data", &["fail", "good", "panic"]),
+    ] {
+        let mut server = start(style, &[name]);
+        for text in ["panicked at", "on purpose", "RUST_BACKTRACE", "worker "] {
+            server.may_say(text);
+        }
+        for round in rounds {
+            let answer = server.ask(round);
+            assert_eq!(answer.is_ok(), *round == "good", "{name}: {answer:?}");
+        }
+        wait_until("both are counted", || counted(&server).1 == 2);
+        assert!(!comes_true(Duration::from_millis(50), || counted(&server).1 != 2), "{name}");
+        server.stop();
+    }
+
+    let mut server = start(Style::Datagram, &["datagram"]);
+    for text in ["panicked at", "on purpose", "RUST_BACKTRACE", "worker "] {
+        server.may_say(text);
+    }
+    let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 1..=2 {
+        for text in ["x", "panic"] {
+            client.send_to(text.as_bytes(), address).unwrap();
+        }
+        wait_until("both are counted", || counted(&server).1 == 2 * n);
+    }
+    server.stop();
+
+    // In C, with a status of its own choice, and with a failure.
+    let module = compile(
+        "#include <prefork.h>\n\
+         static void answer(prefork_request *req, prefork_response *res, void *state)\n\
+         { (void)state; prefork_response_status(res, 503); if (prefork_request_path(req).len > 1) prefork_response_fail(res); }\n\
+         PREFORK_MODULE(.on_request = answer)",
+        &[],
+    );
+    let server = Start::new(Style::Request).module(module).start();
+    let mut client = server.connect();
+    for (path, status) in [("/", 503), ("/fail", 500), ("/", 503)] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+        assert_eq!(client.http_answer().unwrap().status, status);
+    }
+    wait_until("all are counted", || counted(&server).0 == 3);
+    assert_eq!(counted(&server), (3, 1));
+    drop(client);
+    server.stop();
+}
+
 /// What clients do is no failure of the handler, though its calls return errors and it returns these.
 #[test]
 fn silent_and_vanished_clients_are_not_logged() {
@@ -134,6 +201,7 @@ fn silent_and_vanished_clients_are_not_logged() {
         assert_eq!(server.ask("x").unwrap(), "x");
         // Any line would be unexpected.
         drop(silent);
+        assert_eq!(counted(&server).1, 0, "{name}");
         server.stop();
     }
     let server = start(Style::Request, &["gone"]);
@@ -148,5 +216,6 @@ fn silent_and_vanished_clients_are_not_logged() {
         counts.dedup();
         counts.len() == 1
     });
+    assert_eq!(counted(&server).1, 0);
     server.stop();
 }

@@ -187,6 +187,35 @@ fn two_thousand_idle_connections_move() {
 }
 
 #[test]
+fn idle_connections_that_no_worker_has_room_for_do_not_keep_a_stop_waiting() {
+    // More than the queue to the master holds.
+    const EACH: usize = 400;
+    proc::limit(std::process::id() as i32, "nofile", 4 * EACH as u32);
+    let server = Start::new(Style::Request).set("max-conns", &EACH.to_string());
+    // Half of it passes before the listeners are closed: without room the master does not see whether clients wait there.
+    let mut server = server.set("drain-timeout", "8s").start();
+    let mut clients: Vec<_> = (0..2 * EACH).map(|_| server.connect()).collect();
+    let stays = server.worker_in(0);
+    let (mut busy, mut idle): (Vec<_>, Vec<_>) =
+        clients.drain(..).map(|mut c| (pid_of(&mut c), c)).partition(|&(pid, _)| pid == stays);
+    busy.iter_mut().for_each(|(_, c)| c.send(b"GET /pid HT").unwrap());
+    assert_eq!((busy.len(), idle.len()), (EACH, EACH));
+    server.signal(libc::SIGTTOU);
+    server.scaled_to(1);
+    server.signal(libc::SIGTERM);
+    for (_, client) in &mut idle {
+        assert_eq!(client.rest(), Ok(Vec::new()));
+    }
+    wait_until("the worker has ended", || proc::children(server.pid).len() == 1);
+    for (pid, client) in &mut busy {
+        client.send(b"TP/1.1\r\nHost: t\r\n\r\n").unwrap();
+        assert_eq!(client.answer(), Ok(pid.to_string()));
+    }
+    drop((busy, idle));
+    server.ends();
+}
+
+#[test]
 fn connections_whose_client_has_closed_do_no_harm_when_they_move() {
     let mut server = Start::new(Style::Request).start();
     for _ in 0..5 {

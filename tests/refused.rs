@@ -3,9 +3,11 @@
 
 mod util;
 
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use util::{Mode, Start, Style, comes_true, proc, wait_until};
+use util::client::Address;
+use util::{Mode, PATIENCE, Start, Style, comes_true, proc, wait_until};
 
 /// This many requests of four clients make at least `CALLS` calls of each kind: one wait may be for all four.
 const ANSWERS: u64 = 200;
@@ -22,11 +24,21 @@ impl Refusing {
     }
 
     fn with(pid: i32, fault: &str) -> Self {
+        Self::run(pid, ["-e".into(), fault.into()])
+    }
+
+    fn run(pid: i32, options: impl IntoIterator<Item = String>) -> Self {
         let mut strace = Command::new("strace");
-        strace.args(["-qq", "-o", "/dev/null", "-e", fault, "-p", &pid.to_string()]);
+        strace.args(["-qq", "-o", "/dev/null", "-p", &pid.to_string()]).args(options);
         let child = strace.stderr(Stdio::null()).spawn().unwrap();
         wait_until("it is traced", || proc::status(pid, "TracerPid") != "0");
         Self(child)
+    }
+
+    /// As [`Refusing::always`], for calls on these sockets alone, given by their inodes.
+    fn on(sockets: &[String], pid: i32, call: &str, error: &str) -> Self {
+        let names = sockets.iter().flat_map(|inode| ["-P".into(), format!("socket:[{inode}]")]);
+        Self::run(pid, names.chain(["-e".into(), format!("inject={call}:error={error}")]))
     }
 
     /// Makes each call of `call` fail with `error`.
@@ -150,6 +162,68 @@ fn a_server_that_may_not_accept_rests_says_so_once_and_stops() {
             assert!(start.elapsed() < Duration::from_secs(5), "{mode:?} {error}: {:?}", start.elapsed());
             drop(refusing);
         }
+    }
+}
+
+/// The inodes of the sockets for datagrams at a port.
+fn datagram_sockets(port: u16) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let end = format!(":{port:04X}");
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1].ends_with(&end)).map(|row| row[9].to_owned()).collect()
+}
+
+#[test]
+fn a_worker_that_may_not_read_datagrams_rests_says_so_once_and_goes_on_when_it_may() {
+    for mode in [Mode::Master, Mode::ReusePort] {
+        let start = Start::new(Style::Datagram).accept(mode).listen("udp:127.0.0.1:0");
+        let mut server = start.start();
+        server.says("read datagrams: ");
+        let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
+        let sockets = datagram_sockets(address.port());
+        assert_eq!(sockets.len(), if mode == Mode::ReusePort { 2 } else { 1 });
+        let pids = server.workers();
+        let refuse = |&pid: &i32| Refusing::on(&sockets, pid, "recvmsg", "EPERM");
+        let refusing: Vec<_> = pids.iter().map(refuse).collect();
+        let clients: Vec<_> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for client in &clients {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.send_to(b"pid", address).unwrap();
+        }
+        server.wait_for_line("read datagrams: ");
+        let cpu = || pids.iter().map(|&pid| proc::cpu(pid)).sum::<Duration>();
+        let before = cpu();
+        comes_true(Duration::from_millis(700), || false);
+        let used = cpu() - before;
+        assert!(used < Duration::from_millis(200), "{mode:?}: {used:?}");
+        assert!(server.lines_with("read datagrams: ") <= pids.len(), "{mode:?}: {:#?}", server.stderr());
+        refusing.into_iter().zip(&pids).for_each(|(refusing, &pid)| refusing.stop(pid));
+        for client in &clients {
+            client.recv(&mut [0; 100]).unwrap();
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_server_that_may_not_read_datagrams_stops() {
+    for mode in [Mode::Master, Mode::ReusePort] {
+        let start = Start::new(Style::Datagram).accept(mode).listen("udp:127.0.0.1:0");
+        let mut server = start.start();
+        server.says("read datagrams: ");
+        let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
+        let sockets = datagram_sockets(address.port());
+        let refuse = |pid: i32| Refusing::on(&sockets, pid, "recvmsg", "EACCES");
+        let refusing: Vec<_> = server.workers().into_iter().map(refuse).collect();
+        for _ in 0..8 {
+            UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"pid", address).unwrap();
+        }
+        server.wait_for_line("read datagrams: ");
+        let begun = Instant::now();
+        server.signal(libc::SIGTERM);
+        server.ends();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{mode:?}: {:?}", begun.elapsed());
+        drop(refusing);
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod util;
 
+use std::net::UdpSocket;
 use std::time::Duration;
-use util::{Load, Server, Start, Style, comes_true, proc, wait_until};
+use util::client::Address;
+use util::{Load, Mode, PATIENCE, Server, Start, Style, comes_true, proc, wait_until};
 
 #[track_caller]
 fn has(server: &mut Server, n: u32) {
@@ -120,5 +122,53 @@ fn scaling_down_during_a_reload_does_not_prevent_its_completion() {
         has(&mut server, if signal == libc::SIGTTIN { 4 } else { 2 });
         assert!((0..8).all(|_| server.ask("generation") == Ok("2".into())));
         server.stop();
+    }
+}
+
+/// A worker that is ready, and that its master does not know to be ready, is killed if it is no longer wanted: nothing must be lost
+/// with it.
+#[test]
+fn a_worker_takes_nothing_before_its_master_knows_that_it_is_ready() {
+    for (style, mode) in [
+        (Style::Request, Mode::Master),
+        (Style::Request, Mode::Shared),
+        (Style::Data, Mode::Shared),
+        (Style::Connection, Mode::Shared),
+        (Style::Request, Mode::ReusePort),
+        (Style::Datagram, Mode::Master),
+        (Style::Datagram, Mode::ReusePort),
+    ] {
+        let listen = if style == Style::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
+        let server = Start::new(style).accept(mode).workers(1).listen(listen).start();
+        let first = server.worker_in(0);
+        server.dir.make("wait.1");
+        server.signal(libc::SIGTTIN);
+        server.worker_in(1);
+        [server.pid, first].into_iter().for_each(proc::freeze);
+        server.dir.remove("wait.1");
+        // As many as it takes for the second to get some, wherever the kernel puts them.
+        let (mut clients, socket) = (Vec::new(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        match server.address() {
+            Address::Udp(address) => {
+                (0..8).for_each(|_| assert_eq!(socket.send_to(b"gate g", address).unwrap(), 6));
+            }
+            _ => clients.extend((0..8).map(|_| server.connect())),
+        }
+        clients.iter_mut().for_each(|client| client.send_command("gate g").unwrap());
+        let taken = || server.dir.at_gate("g") > 0;
+        assert!(!comes_true(Duration::from_millis(300), taken), "{style:?} {mode:?}");
+        server.signal(libc::SIGTERM);
+        server.dir.make("g");
+        [server.pid, first].into_iter().for_each(|pid| proc::signal(pid, libc::SIGCONT));
+        clients.iter().for_each(|client| client.end().unwrap());
+        if clients.is_empty() {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            (0..8).for_each(|_| assert!(socket.recv(&mut [0; 9]).is_ok(), "{mode:?}"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer(), Ok("gate".into()), "{style:?} {mode:?}");
+        }
+        drop(clients);
+        server.ends();
     }
 }

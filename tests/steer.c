@@ -189,6 +189,8 @@ static int message(uint32_t to, size_t size)
 static int begin(prefork_worker *worker, void **state)
 {
     (void)state;
+    if (access("misconfigured", F_OK) == 0)
+        _exit(78);
     if ((prefork_worker_generation(worker) > 1 && access("broken", F_OK) == 0) || access("refuse", F_OK) == 0) {
         fprintf(stderr, "this is\nbroken\n");
         return 1;
@@ -376,6 +378,8 @@ static void obey(char *line)
     last.size = sizeof last;
     if (strcmp(word, "reload") == 0)
         say("reload", prefork_server_reload(server));
+    else if (strcmp(word, "upgrade") == 0)
+        say("upgrade", prefork_server_upgrade(server));
     else if (strcmp(word, "scale") == 0)
         say("scale", prefork_server_scale(server, n));
     else if (strcmp(word, "fork") == 0)

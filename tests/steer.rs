@@ -5,6 +5,9 @@ mod util;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use util::host::{Link, example, program, search};
@@ -30,6 +33,16 @@ struct Host {
     address: Option<client::Address>,
 }
 
+/// The program in a language, with settings.
+fn words(language: Language, settings: &[(&str, &str)]) -> Vec<OsString> {
+    let program = match language {
+        C => program("tests/steer.c", &unique("steer"), Link::Shared),
+        Rust => example("steer"),
+    };
+    let settings = settings.iter().flat_map(|(name, value)| [name.into(), value.into()]);
+    [program.into()].into_iter().chain(settings).collect()
+}
+
 fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
@@ -44,25 +57,30 @@ impl Host {
     /// As [`Host::start`], with settings.
     fn with(language: Language, settings: &[(&str, &str)]) -> Self {
         let mut host = Self::launch(language, settings);
-        host.reads("start 0");
-        host.reads("event setup 0 0 0");
-        host.server.comes_up();
-        host.is_up([1, 2]);
+        host.serves();
         host
     }
 
+    /// Waits until two workers are ready.
+    #[track_caller]
+    fn serves(&mut self) {
+        self.reads("start 0");
+        self.reads("event setup 0 0 0");
+        self.server.comes_up();
+        self.is_up([1, 2]);
+    }
+
     fn launch(language: Language, settings: &[(&str, &str)]) -> Self {
-        let program = match language {
-            C => program("tests/steer.c", &unique("steer"), Link::Shared),
-            Rust => example("steer"),
-        };
-        let settings = settings.iter().flat_map(|(name, value)| [name.into(), value.into()]);
-        Self::run([program.into()].into_iter().chain(settings))
+        Self::run(words(language, settings))
     }
 
     fn run(words: impl IntoIterator<Item = OsString>) -> Self {
+        Self::run_with(Start::new(Style::Request), words)
+    }
+
+    fn run_with(start: Start, words: impl IntoIterator<Item = OsString>) -> Self {
         let (input, orders) = std::io::pipe().unwrap();
-        let server = Start::new(Style::Request).program(words).through(&["env", &search()]).stdin(input);
+        let server = start.program(words).through(&["env", &search()]).stdin(input);
         Self { server: server.launch(), orders: Some(orders), seen: Vec::new(), read: 0, address: None }
     }
 
@@ -417,6 +435,62 @@ fn no_worker_is_forked_from_several_threads() {
     }
 }
 
+/// A host whose descriptors have this hard limit.
+fn limited(language: Language, hard: u32, settings: &[(&str, &str)]) -> Host {
+    let limit = format!("--nofile=64:{hard}");
+    let words = ["prlimit".into(), limit.into()].into_iter().chain(words(language, settings));
+    Host::run(words)
+}
+
+#[test]
+fn workers_beyond_the_hard_limit_on_descriptors_are_refused_with_the_numbers() {
+    for language in [C, Rust] {
+        let mut host = limited(language, 128, &[]);
+        host.serves();
+        for order in ["scale 60", "fork COLOUR=red"] {
+            // One by one it comes to the same limit.
+            let (mut refused, mut n) = (host.ask(order), 0);
+            while order.starts_with("fork") && !refused.starts_with("fork -") {
+                n += 1;
+                assert!(n < 20, "{refused}");
+                refused = host.ask(order);
+            }
+            let word = order.split(' ').next().unwrap();
+            assert!(refused.starts_with(&format!("{word} -5 ")), "{language:?} {order}: {refused}");
+            let is_told = ["workers need ", "the hard limit is 128", "ulimit -n", "at most "];
+            assert!(is_told.iter().all(|text| refused.contains(text)), "{language:?} {order}: {refused}");
+            assert_eq!(host.ask("look"), format!("look 0 generation 1 slots {0} workers {0}", 2 + n));
+        }
+        assert_eq!(host.ask("scale 3"), "scale 0");
+        wait_until("three are left", || host.server.workers().len() == 3);
+        host.ends();
+
+        let mut host = limited(language, 128, &[("workers", "60")]);
+        let refused = host.reads("start");
+        assert!(refused.starts_with("start -5 60 workers need "), "{language:?}: {refused}");
+        assert!(refused.contains("the hard limit is 128") && refused.contains("ulimit -n"), "{refused}");
+        host.ends();
+    }
+}
+
+#[test]
+fn a_wrong_configuration_of_the_first_workers_ends_the_run_with_a_status_of_its_own() {
+    for language in [C, Rust] {
+        let start = Start::new(Style::Request);
+        start.dir().make("misconfigured");
+        let mut host = Host::run_with(start, words(language, &[]));
+        host.reads("start 0");
+        let ended = host.reads("ended");
+        assert!(ended.starts_with("ended -19 "), "{language:?}: {ended}");
+        // The host may correct it and begin anew.
+        host.server.dir.remove("misconfigured");
+        host.order("start");
+        host.reads("start 0");
+        host.server.comes_up();
+        host.ends();
+    }
+}
+
 #[test]
 fn the_table_shows_every_worker_until_it_is_reaped() {
     for language in [C, Rust] {
@@ -663,6 +737,56 @@ fn servers_that_run_one_after_the_other_leave_nothing() {
         }
         assert!(left.windows(2).skip(1).all(|pair| pair[0] == pair[1]), "{left:?}");
         assert_eq!(host.ask("free"), "free 1");
+        host.ends();
+    }
+}
+
+/// Puts a file in another's place, as an installation does. Another process writes it, so that this one, whose other threads start
+/// programs, does not have it open for writing when it is executed (ETXTBSY).
+fn install(from: &Path, to: &Path) {
+    let new = to.with_extension("new");
+    assert!(Command::new("cp").args([from, &new]).status().unwrap().success());
+    std::fs::rename(new, to).unwrap();
+}
+
+#[test]
+fn a_host_has_its_program_replaced_and_is_told_why_it_could_not() {
+    for language in [C, Rust] {
+        let start = Start::new(Style::Request);
+        let (path, script) = (start.dir().file("host"), start.dir().file("script"));
+        std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = words(language, &[]).remove(0);
+        install(program.as_ref(), &path);
+        let mut host = Host::run_with(start, [path.clone().into()]);
+        host.serves();
+        for line in ["upgrade: ", util::RELOAD] {
+            host.server.may_say(line);
+        }
+        install(&script, &path);
+        // Both in one turn.
+        host.order("upgrade\nupgrade");
+        assert_eq!(host.reads("upgrade"), "upgrade 0");
+        let second = host.reads("upgrade");
+        assert!(second.starts_with("upgrade -4 ") && second.contains("one is under way"), "{second}");
+        let why = host.reads("event error");
+        assert!(why.contains("without a word that it can serve") && why.ends_with("continues"), "{why}");
+        assert_eq!(host.ask("look"), "look 0 generation 1 slots 2 workers 2");
+
+        install(program.as_ref(), &path);
+        assert_eq!(host.ask("upgrade"), "upgrade 0");
+        // The new program, from its beginning.
+        host.reads("start 0");
+        assert_eq!(host.reads("event reload committed"), "event reload committed 0 0 2");
+        assert!(host.get("/").unwrap().split(' ').next().unwrap().parse::<u32>().unwrap() > 2);
+
+        let (client, _) = host.at_gate("g");
+        assert_eq!(host.ask("stop"), "stop 0");
+        let late = host.ask("upgrade");
+        assert!(late.starts_with("upgrade -4 "), "{late}");
+        host.server.dir.make("g");
+        drop(client);
+        assert!(host.reads("ended").starts_with("ended 0 "));
         host.ends();
     }
 }

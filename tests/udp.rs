@@ -161,6 +161,8 @@ fn kills_under_a_stream_of_datagrams_lose_at_most_one_each() {
     for mode in MODES {
         let mut server = start(Style::Datagram, mode).start();
         server.says("died: SIGKILL");
+        // On a busy machine the next victim in a slot may not be ready yet.
+        server.may_say("died before it was ready: SIGKILL");
         let clients: Vec<_> = (0..8).map(|_| client(&server)).collect();
         let mut sent = 0;
         for round in 0..KILLS {

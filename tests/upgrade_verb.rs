@@ -24,8 +24,13 @@ struct Ran {
 }
 
 fn start_verb(dir: &Dir, args: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prefork"));
-    command.args(args).env("PREFORK_RUNTIME_DIR", dir.runtime()).stdin(Stdio::null());
+    // One that is never answered must not hold up the test.
+    let mut command = Command::new("timeout");
+    command
+        .args(["60", env!("CARGO_BIN_EXE_prefork")])
+        .args(args)
+        .env("PREFORK_RUNTIME_DIR", dir.runtime())
+        .stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -141,6 +146,9 @@ fn a_new_program_whose_workers_fail_has_exit_code_4_and_the_old_workers_serve() 
     dir.remove("die");
     assert_eq!(server.workers(), before);
     server.ask("pid").unwrap();
+    // The file is that of the workers that serve, though this program has read it too.
+    let module = &json(&verb(&dir, &["show", "--json"]))["module"];
+    assert_eq!(module["path"], fs::canonicalize(Style::Request.handler()).unwrap().to_str().unwrap());
     server.stop();
 }
 
@@ -161,6 +169,26 @@ fn one_upgrade_at_a_time_and_a_stop_ends_it() {
     let first = end_of(first);
     assert!(first.code == 1 && first.err.contains("stopping"), "{first:?}");
     server.ends();
+}
+
+#[test]
+fn an_upgrade_that_is_not_waited_for_continues() {
+    let (dir, path, server) = start();
+    let (gate, real) = (dir.file("gate"), env!("CARGO_BIN_EXE_prefork"));
+    let text =
+        format!("#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.01; done\nexec {real} \"$@\"\n", gate.display());
+    install_script(&dir, &text, &path);
+    let late = verb(&dir, &["upgrade", "--timeout", "100ms"]);
+    assert!(late.code == 5 && late.err.contains("not done within the timeout; it continues"), "{late:?}");
+    assert_eq!(server.lines_with("upgrade: version"), 0);
+    dir.make("gate");
+    server.wait_for_line("reload to generation 2 is complete");
+    let ran = verb(&dir, &["upgrade", "--no-wait"]);
+    assert!(ran.code == 0 && ran.out.contains("accepted"), "{ran:?}");
+    server.wait_for_line("reload to generation 3 is complete");
+    let nobody = verb(&dir, &["upgrade", "nobody"]);
+    assert!(nobody.code == 3 && nobody.err.contains("nobody: no such server"), "{nobody:?}");
+    server.stop();
 }
 
 #[test]

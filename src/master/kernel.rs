@@ -56,10 +56,6 @@ impl System for Kernel {
         if waits { self.common.start_waiting() } else { self.common.stop_waiting() }
     }
 
-    fn allow_intake(&mut self) {
-        self.common.allow_intake();
-    }
-
     fn start_final_intake(&mut self) {
         self.common.start_final_intake();
     }
@@ -80,6 +76,10 @@ impl Queue<Kernel> for HandoffQueue {
 
     fn reclaim(&self) -> io::Result<Taken> {
         self.worker.take()
+    }
+
+    fn waiting(&self) -> io::Result<u64> {
+        self.worker.waiting()
     }
 
     fn take_returned(&self) -> io::Result<Taken> {

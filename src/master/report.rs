@@ -123,7 +123,8 @@ impl Master {
         if self.lifecycle.is_booting() || std::mem::replace(&mut self.report.is_started, true) {
             return;
         }
-        self.pool.allow_intake();
+        // The last one that became ready is not admitted yet, and follows.
+        self.pool.workers.iter().filter(|w| w.admitted).for_each(|w| self.allow_intake(w.id));
         let started =
             Started { addresses: self.addresses(), workers: self.lifecycle.slots(), kind: self.report.kind };
         self.report.news.push_back(News::Started(started));

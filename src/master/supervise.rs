@@ -34,7 +34,12 @@ impl Master {
                 let why = format!("start worker in slot {slot}: {}", descriptors::explain(&failed));
                 return Some(Input::SpawnFailed(id, why));
             }
-            Action::Admit(id) => self.pool.admit(id),
+            Action::Admit(id) => {
+                self.pool.admit(id);
+                if !self.lifecycle.is_booting() {
+                    self.allow_intake(id);
+                }
+            }
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
             Action::Rebalance(_) => self.pool.rebalance(),
@@ -65,6 +70,15 @@ impl Master {
             }
         }
         None
+    }
+
+    /// Allows a worker to take connections and datagrams from its own sockets. Not before this master knows that it is ready: one
+    /// that is not is killed if it is no longer wanted, and nothing may be lost with it.
+    pub(super) fn allow_intake(&self, id: WorkerId) {
+        if self.pool.has_listeners_for_workers() {
+            // One that has ended is about to be reaped.
+            let _ = self.messages.router().notify(id, &Notice::TakeIn);
+        }
     }
 
     /// Sends a signal to a worker.

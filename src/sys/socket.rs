@@ -257,6 +257,14 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     recv_uninit(fd, as_uninit(buf))
 }
 
+/// The bytes in a socket's receive queue: of a Unix socket of packets, those of all packets (`FIONREAD`, unix(7)).
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the call writes one int, to a place that lives through it.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// As [`recv`], appending to `buf` up to its spare capacity.
 pub fn recv_append(fd: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usize> {
     recv_append_up_to(fd, buf, usize::MAX)

@@ -26,6 +26,8 @@ const MESSAGES: Budget = Budget::new(128 * 1024, 64);
 /// The orders of the master that are in force.
 #[derive(Default)]
 pub struct Orders {
+    /// True if the worker may take connections and datagrams from its own sockets.
+    pub takes_in: bool,
     /// Set if the worker is to finish and exit: the time by which it must have, if the master is gone; else never, because the
     /// master enforces the limit.
     pub drain: Option<Time>,
@@ -139,6 +141,7 @@ impl Channel {
     fn obey(&mut self, notice: Notice, cx: &mut Context<'_>) {
         let messages = self.worker.messages();
         match notice {
+            Notice::TakeIn => self.orders.takes_in = true,
             Notice::Drain { hand_back } => {
                 self.orders.hands_back = hand_back;
                 self.orders.keep = hand_back.then_some(0);

@@ -158,7 +158,9 @@ impl<'a> EventLoop<'a> {
         while !self.is_done() {
             // In blocking style the table has only connections that the handler is done with.
             let has_room = self.kind == Kind::Blocking || self.table.len() < self.limit;
-            self.intake.watch_own_sockets(has_room, self.channel.orders.is_draining(), self.poll, self.now);
+            let orders = &self.channel.orders;
+            let may_take = orders.takes_in && !orders.is_draining();
+            self.intake.watch_own_sockets(may_take, has_room, self.poll, self.now);
             self.wait(&mut events)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
@@ -242,7 +244,8 @@ impl<'a> EventLoop<'a> {
     /// Serves up to `most` datagrams of an own socket, or a connection; true if there may be another connection.
     fn serve_own_socket(&mut self, index: usize, most: u32) -> bool {
         if let Some(socket) = self.intake.own.datagrams(index) {
-            self.datagrams.serve(socket, self.worker, most, context!(self));
+            let read = self.datagrams.serve(socket, self.worker, most, context!(self));
+            self.intake.own.note_read(read, self.now);
             self.intake.own.requeue(index, self.poll);
             return false;
         }

@@ -124,18 +124,21 @@ impl<'a> Intake<'a> {
         if !self.may_take(poll, now) {
             return None;
         }
-        let (fd, listener) = self.own.accept(index, poll, now)?;
+        // Before the call, since a signal can end the worker as it returns: then the connection counts as lost.
+        let accepted = self.page.get(Word::Accepted);
+        self.page.set(Word::Accepted, accepted.wrapping_add(1));
+        let Some((fd, listener)) = self.own.accept(index, poll, now) else {
+            self.page.set(Word::Accepted, accepted);
+            return None;
+        };
         self.highest = fd.as_raw_fd().unsigned_abs().into();
-        // In this order, so that the master never sees more taken than there was to take.
-        self.page.add(Word::Accepted, 1);
         self.page.add(Word::Taken, 1);
         Some((fd, listener))
     }
 
     /// Has the poll report the own sockets as long as the worker may and can take what arrives.
-    pub fn watch_own_sockets(&mut self, has_room: bool, is_draining: bool, poll: &mio::Poll, now: Time) {
-        let datagrams = !is_draining && self.common.may_take_in();
-        self.own.watch_only(datagrams && has_room && self.watching, datagrams, poll, now);
+    pub fn watch_own_sockets(&mut self, may_take: bool, has_room: bool, poll: &mio::Poll, now: Time) {
+        self.own.watch_only(may_take && has_room && self.watching, may_take, poll, now);
     }
 
     /// True if no other worker will serve what waits at an own socket. (Nor will one if the master is gone.)

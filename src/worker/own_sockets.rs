@@ -10,13 +10,13 @@ use crate::log::log;
 use crate::sys::time::Time;
 use crate::sys::{errno, forks, poll, socket};
 use mio::Token;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
+use std::{fmt, io};
 
 /// The token of the first socket; each following one's is one less.
 const FIRST: usize = usize::MAX - 4;
-/// The pause in accepting when descriptors or memory have run out, or accepting is refused.
+/// The pause when descriptors or memory have run out, or a call is refused.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The time without a pause after which the next one is logged again.
 const OVER: Duration = Duration::from_secs(1);
@@ -41,11 +41,51 @@ pub struct OwnSockets {
     sockets: Vec<OwnSocket>,
     /// True if the kernel may wake this worker alone for a shared socket.
     exclusive: bool,
+    accepting: Attempts,
+    reading: Attempts,
+}
+
+/// What became of the attempts to take something from the sockets of a kind: after failures that would come again at once, a pause.
+#[derive(Default)]
+struct Attempts {
+    /// The end of the pause; zero if there is none.
     paused_until: Time,
     /// Until then a pause belongs to the last one.
     told_until: Time,
-    /// Attempts to accept that have failed since the last connection.
+    /// Attempts that have failed since the last one that has not.
     failures: u32,
+}
+
+impl Attempts {
+    fn is_paused(&self) -> bool {
+        self.paused_until > Time::default()
+    }
+
+    fn end_pause(&mut self, now: Time) {
+        if now >= self.paused_until {
+            self.paused_until = Time::default();
+        }
+    }
+
+    /// Counts a failure that may be over with the next attempt; false if there were too many of them in a row.
+    fn may_go_on(&mut self) -> bool {
+        let may = self.failures < errno::MOST_IN_A_ROW;
+        self.failures += u32::from(may);
+        may
+    }
+
+    fn pause(&mut self, now: Time) {
+        self.paused_until = now + PAUSE;
+    }
+
+    /// Pauses, and logs why unless that is known.
+    fn pause_for(&mut self, why: fmt::Arguments<'_>, now: Time) {
+        if self.told_until <= now {
+            log!("{why}");
+        }
+        self.pause(now);
+        self.told_until = self.paused_until + OVER;
+    }
 }
 
 impl OwnSockets {
@@ -53,8 +93,7 @@ impl OwnSockets {
     /// for one of several: a connection of the first would keep it from the second, for which no other worker was woken.
     pub fn new(sockets: Vec<OwnSocket>, one_at_a_time: bool) -> Self {
         let exclusive = !one_at_a_time || sockets.len() == 1;
-        let paused_until = Time::default();
-        Self { sockets, exclusive, paused_until, told_until: paused_until, failures: 0 }
+        Self { sockets, exclusive, accepting: Attempts::default(), reading: Attempts::default() }
     }
 
     /// The indexes of the sockets.
@@ -72,9 +111,9 @@ impl OwnSockets {
         FIRST.checked_sub(token.0).filter(|index| *index < self.sockets.len())
     }
 
-    /// True if accepting is paused because descriptors or memory have run out.
+    /// True if sockets are not watched for a moment, because descriptors or memory have run out or a call was refused.
     pub fn is_paused(&self) -> bool {
-        self.paused_until > Time::default()
+        self.accepting.is_paused() || self.reading.is_paused()
     }
 
     /// Has the poll report only the sockets with connections, with datagrams, both, or none.
@@ -83,10 +122,10 @@ impl OwnSockets {
             // The kernel forgets by itself what the poll knew of them.
             return self.sockets.clear();
         }
-        if now >= self.paused_until {
-            self.paused_until = Time::default();
-        }
-        let connections = connections && !self.is_paused();
+        self.accepting.end_pause(now);
+        self.reading.end_pause(now);
+        let connections = connections && !self.accepting.is_paused();
+        let datagrams = datagrams && !self.reading.is_paused();
         for index in self.indexes() {
             let socket = &mut self.sockets[index];
             let wanted = if socket.datagrams { datagrams } else { connections };
@@ -120,7 +159,7 @@ impl OwnSockets {
         let OwnSocket { fd, listener, .. } = &self.sockets[index];
         match socket::accept(fd.as_fd()) {
             Ok(connection) => {
-                self.failures = 0;
+                self.accepting.failures = 0;
                 self.requeue(index, poll);
                 Some((connection, *listener))
             }
@@ -129,24 +168,32 @@ impl OwnSockets {
                     Some(errno::EAGAIN) => {}
                     // The number stands for no socket any more.
                     _ if forks::has_released() => {}
-                    Some(code)
-                        if errno::OF_ONE_CONNECTION.contains(&code)
-                            && self.failures < errno::MOST_IN_A_ROW =>
-                    {
-                        self.failures += 1;
-                    }
+                    Some(code) if errno::OF_ONE_CONNECTION.contains(&code) && self.accepting.may_go_on() => {}
                     // The master has shut the socket: it is about to have this worker drain.
-                    Some(errno::EINVAL) => self.paused_until = now + PAUSE,
+                    Some(errno::EINVAL) => self.accepting.pause(now),
                     _ => {
-                        if self.told_until <= now {
-                            log!("accept: {e}; clients wait in the backlog meanwhile");
-                        }
-                        self.paused_until = now + PAUSE;
-                        self.told_until = self.paused_until + OVER;
+                        let why = format_args!("accept: {e}; clients wait in the backlog meanwhile");
+                        self.accepting.pause_for(why, now);
                     }
                 }
                 None
             }
+        }
+    }
+
+    /// Notes how reading datagrams has ended. Most errors are reported once, such as that of an answer for which the client has no
+    /// port any more; a refusal by a security module would come again at once, and forever.
+    pub fn note_read(&mut self, read: io::Result<()>, now: Time) {
+        match read {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
+                if !self.reading.may_go_on() {
+                    self.reading.pause_for(
+                        format_args!("read datagrams: {e}; they wait in the socket meanwhile"),
+                        now,
+                    );
+                }
+            }
+            _ => self.reading.failures = 0,
         }
     }
 

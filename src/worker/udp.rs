@@ -7,6 +7,7 @@ use super::own_sockets::OwnSocket;
 use super::this_worker::Worker;
 use crate::scoreboard::Word;
 use crate::sys::datagram::{self, LARGEST, Origin};
+use std::io;
 use std::os::fd::AsFd;
 
 /// Reads datagrams for a worker, one at a time, so that a worker that dies loses one. Reading several with one call
@@ -23,10 +24,19 @@ impl DatagramEngine {
     }
 
     /// Serves up to `most` datagrams of a socket. A read that fails ends the turn: the poll reports again what is left.
-    pub fn serve(&mut self, socket: &OwnSocket, worker: &Worker, most: u32, cx: &mut Context<'_>) {
+    ///
+    /// # Errors
+    /// That of the read; `WouldBlock` if there are no more.
+    pub fn serve(
+        &mut self,
+        socket: &OwnSocket,
+        worker: &Worker,
+        most: u32,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
         self.buffer.resize(LARGEST, 0);
         for _ in 0..most {
-            let Ok(n) = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin) else { return };
+            let n = datagram::recv(socket.fd.as_fd(), &mut self.buffer, &mut self.origin)?;
             let datagram = Datagram {
                 worker,
                 socket: socket.fd.as_fd(),
@@ -42,5 +52,6 @@ impl DatagramEngine {
             }
             cx.page.add(if done.is_some() { Word::Requests } else { Word::Errors }, 1);
         }
+        Ok(())
     }
 }

@@ -60,6 +60,7 @@ fn number(error: &prefork::Error) -> i32 {
         ErrorKind::Config => -6,
         ErrorKind::Listen => -7,
         ErrorKind::Handler => -8,
+        ErrorKind::Misconfigured => -19,
         _ => -99,
     }
 }
@@ -162,6 +163,7 @@ impl Host {
         let id = n as u32;
         match words[0] {
             "reload" => tell("reload", &running.reload()),
+            "upgrade" => tell("upgrade", &running.upgrade()),
             "scale" => tell("scale", &running.scale(n)),
             "stop" => tell("stop", &running.stop()),
             "drain" => {
@@ -406,6 +408,9 @@ impl Handler for Steered {
 
     fn start(&mut self, worker: &Worker) -> Result<(), String> {
         let there = |name| Path::new(name).exists();
+        if there("misconfigured") {
+            exit(78);
+        }
         let refuses = worker.generation() > 1 && there("broken") || there("refuse");
         if !refuses {
             return Ok(());

@@ -75,11 +75,16 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
 
 /// The program of a C source that embeds the shared library.
 pub fn host(source: &str) -> PathBuf {
+    host_with(source, &[])
+}
+
+/// As [`host`], built with these flags too.
+pub fn host_with(source: &str, flags: &[&str]) -> PathBuf {
     let libraries = Path::new(env!("CARGO_BIN_EXE_prefork")).with_file_name("deps");
     let (search, run) = (format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display()));
     // Cargo does not make the link with the name under which the loader looks for it.
     let _ = std::os::unix::fs::symlink("libprefork.so", libraries.join("libprefork.so.2"));
-    build(source, &[], &[&search, &run, "-lprefork"], "host")
+    build(source, flags, &[&search, &run, "-lprefork"], "host")
 }
 
 fn build(source: &str, flags: &[&str], libraries: &[&str], extension: &str) -> PathBuf {

@@ -71,6 +71,9 @@ impl<S: System> Pool<S> {
 
     fn place_returns(&mut self, poll: &S::Poll) {
         let some = self.has_returns();
+        if self.is_closed {
+            return self.close_returns(poll);
+        }
         for _ in 0..self.batch {
             if self.parked.is_none() && !self.has_returns() {
                 break;

@@ -97,6 +97,8 @@ pub struct Pool<S: System> {
     is_emptying: bool,
     /// By listener: a stop has found its backlog empty.
     emptied: u64,
+    /// True once a stop has closed the listeners: no worker gets anything any more.
+    is_closed: bool,
     /// A rule that the simulator has broken.
     #[cfg(test)]
     pub fault: Option<Fault>,
@@ -169,6 +171,7 @@ impl<S: System> Pool<S> {
             memory_limit: MemoryLimit::default(),
             is_emptying: false,
             emptied: 0,
+            is_closed: false,
             #[cfg(test)]
             fault: None,
         }
@@ -200,23 +203,14 @@ impl<S: System> Pool<S> {
     /// Takes out a worker that was reaped. What it had not taken and what it handed back goes to others.
     pub fn remove(&mut self, page: Page) -> Option<Removed> {
         let entry = self.workers.remove(page)?;
-        let (queued, in_flight) = (entry.queued(), u64::from(entry.in_flight()));
+        // Not by its own count, which it may not have kept: a signal can end it as the call returns that takes a connection.
+        let queued = entry.queue.waiting().unwrap_or_else(|_| entry.queued());
+        let in_flight = u64::from(entry.in_flight());
         if !broken!(self, QueueOfTheDeadForgotten) {
             self.add_return(Return::OfDeadWorker(entry.queue));
         }
         let lost = in_flight.saturating_sub(queued);
         Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
-    }
-
-    /// Allows workers to take connections and datagrams from their own sockets: the first workers are all ready.
-    pub fn allow_intake(&mut self) {
-        self.system.allow_intake();
-        if self.has_listeners_for_workers() {
-            // The probe wakes them; without it they would notice only when something else arrives.
-            for worker in self.workers.iter() {
-                worker.queue.probe();
-            }
-        }
     }
 
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.
@@ -253,13 +247,15 @@ impl<S: System> Pool<S> {
         }
         // A worker takes what is in its queue, or is found stuck, and others get it.
         let taken = self.workers.iter().all(|w| !w.admitted || w.queued() == 0);
-        let done = empty && taken && self.parked.is_none() && self.returns.is_empty();
+        let done = empty && taken && self.parked.is_none() && !self.awaits_returns();
         self.is_emptying &= !done;
         done
     }
 
-    /// Closes the listeners and what no worker had room for; returns the number of connections that are closed unanswered.
+    /// Closes the listeners and what no worker had room for; returns the number of connections that are closed unanswered. Idle
+    /// ones that workers hand back, also later, are closed too.
     pub fn close(&mut self) -> u64 {
+        self.is_closed = true;
         self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
         u64::from(self.parked.take().is_some()) + self.abandon_returns()
@@ -293,7 +289,8 @@ impl<S: System> Pool<S> {
         self.parked = Some(Unplaced { connection, origin, client, shed_by: None });
     }
 
-    fn has_listeners_for_workers(&self) -> bool {
+    /// True if workers take connections or datagrams from sockets of their own.
+    pub fn has_listeners_for_workers(&self) -> bool {
         self.listeners.iter().any(|l| l.is_for_workers(self.config.accept))
     }
 

@@ -136,11 +136,33 @@ impl<S: System> Pool<S> {
         }
     }
 
+    /// True if a stop has to wait for what is taken back: not for idle connections that no worker has room for.
+    pub(super) fn awaits_returns(&self) -> bool {
+        let is_idle = |source: &Return<S::Queue>| matches!(source, Return::HandedBack(_));
+        !self.returns.iter().all(is_idle) || self.has_returns() && self.has_room_for_returns()
+    }
+
+    /// Closes what is taken back after a stop has closed the listeners. A worker could not end as long as its queue of idle
+    /// connections is full.
+    pub(super) fn close_returns(&mut self, poll: &S::Poll) {
+        for _ in 0..self.batch {
+            if !self.has_returns() {
+                break;
+            }
+            if let Some(unplaced) = self.next_return(poll) {
+                self.system.close(unplaced.connection);
+            }
+        }
+        self.has_more |= self.has_returns();
+    }
+
     /// Closes the connections of workers that have ended, and returns their number. What is queued for a live worker is left to
-    /// it.
+    /// it, and what it has handed back to [`Pool::close_returns`].
     pub(super) fn abandon_returns(&mut self) -> u64 {
         let mut closed = 0;
-        self.returns.retain(|source| matches!(source, Return::OfDeadWorker(_)));
+        let is_ended = |source: &Return<S::Queue>| matches!(source, Return::OfDeadWorker(_));
+        let mut of_live;
+        (self.returns, of_live) = std::mem::take(&mut self.returns).into_iter().partition(is_ended);
         while !self.returns.is_empty() {
             match self.take_return() {
                 Ok(Taken::Connection(..) | Taken::Lost) => closed += 1,
@@ -148,6 +170,8 @@ impl<S: System> Pool<S> {
                 Ok(Taken::Nothing | Taken::End) | Err(_) => drop(self.returns.pop_front()),
             }
         }
+        of_live.retain(|source| matches!(source, Return::HandedBack(_)));
+        self.returns = of_live;
         closed
     }
 }

@@ -30,14 +30,16 @@ pub trait System: Sized {
     /// Publishes whether the master waits for room; the worker that makes room then wakes it.
     fn set_waiting(&mut self, waits: bool);
 
-    /// Allows workers to take connections and datagrams from their own sockets.
-    fn allow_intake(&mut self);
-
     /// Publishes that no workers follow: one that drains first takes all that waits at its own sockets.
     fn start_final_intake(&mut self);
 
     /// The number of a connection's client in dispatch; `None` if the client has no IP address.
     fn client_of(connection: &Self::Connection) -> Option<u64>;
+
+    /// Closes a connection that is left when a stop has closed the listeners.
+    fn close(&self, connection: Self::Connection) {
+        drop(connection);
+    }
 
     /// Writes a line to the log.
     fn log(&self, line: Arguments<'_>);
@@ -50,6 +52,9 @@ pub trait Queue<S: System> {
 
     /// Takes the oldest message to the worker out of its queue again.
     fn reclaim(&self) -> io::Result<Taken<S::Connection>>;
+
+    /// The connections in the worker's queue, which it has not taken.
+    fn waiting(&self) -> io::Result<u64>;
 
     /// Takes the oldest connection that the worker has handed back.
     fn take_returned(&self) -> io::Result<Taken<S::Connection>>;

@@ -158,6 +158,15 @@ fn connections_that_are_handed_back_go_to_another_worker_when_it_has_room() {
 }
 
 #[test]
+fn a_connection_that_a_worker_took_as_it_died_is_lost_and_not_kept() {
+    let mut f = Fixture::new(1);
+    f.connect(2);
+    f.workers[0].to_worker.borrow_mut().pop_front();
+    let removed = f.pool.remove(Page(1)).unwrap();
+    assert_eq!((removed.queued, removed.lost), (1, 1));
+}
+
+#[test]
 fn a_stuck_worker_gets_nothing_until_it_takes_the_probe() {
     let mut f = Fixture::new(2);
     f.connect(2);

@@ -381,7 +381,13 @@ impl HttpEngine {
             }
             Ok(Sent::Blocked) => Some(Stop::Blocked),
             Ok(Sent::Again) => Some(Stop::Yield),
-            Err(_) => Some(Stop::Gone),
+            Err(e) => {
+                // Not the client's fault: a file has become shorter than the head says.
+                if e.kind() == io::ErrorKind::UnexpectedEof {
+                    link.cx.page.add(Word::Errors, 1);
+                }
+                Some(Stop::Gone)
+            }
         }
     }
 }

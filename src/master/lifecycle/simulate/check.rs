@@ -832,7 +832,8 @@ impl World {
         let n = found.len() as u32;
         found.sort_unstable();
         found.dedup();
-        let (over, accepted) = (self.finished + self.lost + self.unanswered, self.shared.accepted.get());
+        let over = self.finished + self.lost + self.unanswered + self.shared.closed.get();
+        let accepted = self.shared.accepted.get();
         self.must(found.len() as u32 == n, || "a connection is in two places".into());
         self.must(n + over == accepted, || {
             format!("{accepted} connections accepted, {over} over, {n} there")
@@ -842,12 +843,8 @@ impl World {
         self.check_watched();
     }
 
-    /// Connections that a worker hands back are noticed; not once a stop has closed the listeners, when no worker could get them
-    /// and idle connections end with the master.
+    /// Connections that a worker hands back are noticed.
     fn check_watched(&mut self) {
-        if self.pool.listeners.is_empty() {
-            return;
-        }
         for p in &self.processes {
             let listed = self.pool.returns.iter().any(|r| matches!(r, Return::HandedBack(id) if *id == p.id));
             let watched = self.pool.workers.get(p.id).is_none_or(|w| w.watched);

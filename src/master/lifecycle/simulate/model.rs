@@ -31,6 +31,8 @@ pub struct Shared {
     /// Connections that were dead in the backlog.
     pub dead: Cell<u32>,
     pub counts: RefCell<BTreeMap<&'static str, u64>>,
+    /// Connections that the master has closed because a stop left no worker for them.
+    pub closed: Cell<u32>,
     /// Workers that have made room which the master has not seen yet.
     pub unseen: RefCell<Vec<Rc<Counters>>>,
     /// By connection: the worker that has handed it back while it was admitted.
@@ -84,6 +86,7 @@ impl Shared {
             shortage_until: Cell::new(0),
             waiting: Cell::new(false),
             accepted: Cell::new(0),
+            closed: Cell::default(),
             dead: Cell::new(0),
             counts: RefCell::default(),
             unseen: RefCell::default(),
@@ -135,13 +138,16 @@ impl System for Model {
         self.0.waiting.set(waits && !self.0.is(Mutation::WaitingForgotten));
     }
 
-    fn allow_intake(&mut self) {}
-
     fn start_final_intake(&mut self) {}
 
     /// A few clients have all connections.
     fn client_of(connection: &u32) -> Option<u64> {
         Some(u64::from(connection % 7))
+    }
+
+    fn close(&self, _: u32) {
+        self.0.closed.set(self.0.closed.get() + 1);
+        self.0.count("connection closed at a stop");
     }
 
     fn log(&self, _: Arguments<'_>) {}
@@ -164,6 +170,11 @@ impl Queue<Model> for ModelQueue {
 
     fn reclaim(&self) -> io::Result<Taken<u32>> {
         Ok(self.taken(self.to_worker.borrow_mut().pop_front()))
+    }
+
+    fn waiting(&self) -> io::Result<u64> {
+        let queue = self.to_worker.borrow();
+        Ok(queue.iter().filter(|item| matches!(item, Item::Connection(_))).count() as u64)
     }
 
     fn take_returned(&self) -> io::Result<Taken<u32>> {

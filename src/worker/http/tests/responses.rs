@@ -290,6 +290,7 @@ fn a_file_that_gets_shorter_cuts_the_connection() {
     let text = String::from_utf8(bytes).unwrap();
     assert!(text.contains("Content-Length: 100\r\n") && text.ends_with("\r\n\r\nxxxxxxxxxx"), "{text}");
     assert!(closed);
+    assert_eq!(b.page.get(Word::Errors), 1);
 }
 
 #[test]
