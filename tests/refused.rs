@@ -13,7 +13,7 @@ use util::{Mode, PATIENCE, Start, Style, comes_true, proc, wait_until};
 const ANSWERS: u64 = 200;
 const CALLS: u32 = 45;
 
-/// A strace(1) that makes system calls of a process fail, until dropped.
+/// A strace(1) that makes system calls of a process fail or take long, until dropped.
 struct Refusing(Child);
 
 impl Refusing {
@@ -161,6 +161,24 @@ fn a_server_that_may_not_accept_rests_says_so_once_and_stops() {
             server.ends();
             assert!(start.elapsed() < Duration::from_secs(5), "{mode:?} {error}: {:?}", start.elapsed());
             drop(refusing);
+        }
+    }
+}
+
+/// A stop shuts the sockets, which wakes all workers that accept themselves.
+#[test]
+fn a_stop_waits_for_no_worker_that_finds_nothing_to_accept() {
+    for mode in [Mode::Shared, Mode::ReusePort] {
+        for style in Style::ALL {
+            let server = Start::new(style).accept(mode).start();
+            let slow = |pid| Refusing::with(pid, "inject=accept4:delay_exit=200000");
+            let slow: Vec<_> = server.workers().into_iter().map(slow).collect();
+            assert!(server.ask("pid").is_ok());
+            let begun = Instant::now();
+            server.signal(libc::SIGTERM);
+            server.ends();
+            assert!(begun.elapsed() < Duration::from_secs(3), "{mode:?} {style:?}: {:?}", begun.elapsed());
+            drop(slow);
         }
     }
 }

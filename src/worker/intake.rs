@@ -129,6 +129,8 @@ impl<'a> Intake<'a> {
         self.page.set(Word::Accepted, accepted.wrapping_add(1));
         let Some((fd, listener)) = self.own.accept(index, poll, now) else {
             self.page.set(Word::Accepted, accepted);
+            // To the master it looked like one less.
+            self.made_room();
             return None;
         };
         self.highest = fd.as_raw_fd().unsigned_abs().into();

@@ -247,6 +247,10 @@ impl<S: System> Pool<S> {
         }
         // A worker takes what is in its queue, or is found stuck, and others get it.
         let taken = self.workers.iter().all(|w| !w.admitted || w.queued() == 0);
+        if empty && !taken {
+            // A worker that takes something, or accepts it, does not say so.
+            self.check_soon();
+        }
         let done = empty && taken && self.parked.is_none() && !self.awaits_returns();
         self.is_emptying &= !done;
         done
