@@ -1,7 +1,6 @@
 //! The end of a connection, or of its life as an HTTP connection, once everything is sent (RFC 9112 section 9.6).
 
 use super::conn::Phase;
-use super::input::Input;
 use super::{HttpEngine, Link, READS};
 use crate::sys::socket;
 use crate::worker::engine::Next;
@@ -59,9 +58,9 @@ impl HttpEngine {
 
     /// Reads once, as [`Link::receive`], and drops what it has read.
     fn drop_unread(&mut self, link: &mut Link<'_, '_>) -> io::Result<Option<usize>> {
-        let mut scratch = Input::new(std::mem::take(&mut self.scratch));
+        let mut scratch = self.take_scratch();
         let received = link.receive(&mut scratch);
-        self.scratch = scratch.buf;
+        self.return_scratch(scratch);
         received
     }
 }

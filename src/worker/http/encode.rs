@@ -205,18 +205,11 @@ pub(super) fn put_field(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-fn put_number(to: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
+fn put_number(to: &mut Vec<u8>, n: u64) {
+    if n > 9 {
+        put_number(to, n / 10);
     }
-    to.extend_from_slice(&digits[at..]);
+    to.push(b'0' + (n % 10) as u8);
 }
 
 fn put_hex(to: &mut Vec<u8>, n: usize) {

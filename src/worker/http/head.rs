@@ -40,6 +40,8 @@ pub(super) enum Length {
 
 /// A request's head, borrowed from the bytes it was read from.
 pub(super) struct Head<'b> {
+    /// Its bytes, with those of the empty line at its end.
+    pub len: usize,
     pub method: &'b str,
     pub target: &'b str,
     pub path: &'b str,
@@ -62,19 +64,19 @@ impl<'b> Head<'b> {
     pub fn parse(bytes: &'b [u8], table: &'b mut [MaybeUninit<Header<'b>>]) -> Result<Self, Fault> {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, table) {
-            Ok(Status::Complete(_)) => Self::check(request),
+            Ok(Status::Complete(len)) => Self::check(request, len),
             Ok(Status::Partial) => Err(Fault::bad("the head does not end where its lines do")),
             Err(e) => Err(fault_of(e, bytes)),
         }
     }
 
-    /// Parses the head at the start of `bytes`, and returns its length too, if it is complete and sound. Otherwise the scan finds out
-    /// what is missing, or which fault comes first.
+    /// Parses the head at the start of `bytes` if it is complete and sound. Otherwise the scan finds out what is missing, or which
+    /// fault comes first.
     pub fn parse_at_once(
         bytes: &'b [u8],
         limits: &Limits,
         table: &'b mut [MaybeUninit<Header<'b>>],
-    ) -> Option<(Self, usize)> {
+    ) -> Option<Self> {
         let mut request = httparse::Request::new(&mut []);
         let Ok(Status::Complete(len)) = request.parse_with_uninit_headers(bytes, table) else { return None };
         let head = &bytes[..len];
@@ -86,14 +88,11 @@ impl<'b> Head<'b> {
             && head.ends_with(b"\r\n\r\n");
         let line = request.headers.first().map_or(len - 2, |field| offset(field.name)) - 2;
         let within = line <= limits.line && len - 2 <= limits.head && request.headers.len() <= limits.headers;
-        if !sound || !within {
-            return None;
-        }
-        Some((Self::check(request).ok()?, len))
+        if sound && within { Self::check(request, len).ok() } else { None }
     }
 
     /// Checks what httparse leaves to us.
-    fn check(request: httparse::Request<'b, 'b>) -> Result<Self, Fault> {
+    fn check(request: httparse::Request<'b, 'b>, len: usize) -> Result<Self, Fault> {
         let (Some(method), Some(raw), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(Fault::bad("no request line"));
         };
@@ -106,6 +105,7 @@ impl<'b> Head<'b> {
             return Err(Fault::new(417, "100-continue is the only expectation supported"));
         }
         Ok(Self {
+            len,
             method,
             target: raw,
             path,
@@ -170,28 +170,28 @@ impl<'b> Rules<'b> {
     fn read(fields: &'b [Header<'b>]) -> Result<Self, Fault> {
         let mut rules = Self::default();
         for Header { name, value } in fields {
-            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            let is = |known| token::is(name.as_bytes(), known);
             // The length of a name tells most fields apart at once.
             match name.len() {
-                4 if is("host") => set_once(&mut rules.host, value, "more than one Host field")?,
-                6 if is("expect") => {
+                4 if is(b"Host") => set_once(&mut rules.host, value, "more than one Host field")?,
+                6 if is(b"Expect") => {
                     for expectation in token::list(value).filter(|e| !e.is_empty()) {
-                        let known = expectation.eq_ignore_ascii_case(b"100-continue");
+                        let known = token::is(expectation, b"100-continue");
                         rules.expects_continue |= known;
                         rules.expects_other |= !known;
                     }
                 }
-                10 if is("connection") => {
+                10 if is(b"Connection") => {
                     for option in token::list(value) {
-                        rules.close |= option.eq_ignore_ascii_case(b"close");
-                        rules.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                        rules.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                        rules.close |= token::is(option, b"close");
+                        rules.keep_alive |= token::is(option, b"keep-alive");
+                        rules.upgrade |= token::is(option, b"upgrade");
                     }
                 }
-                14 if is("content-length") => {
+                14 if is(b"Content-Length") => {
                     set_once(&mut rules.length, value, "more than one Content-Length field")?;
                 }
-                17 if is("transfer-encoding") => {
+                17 if is(b"Transfer-Encoding") => {
                     set_once(&mut rules.coding, value, "more than one Transfer-Encoding field")?;
                 }
                 _ => {}

@@ -73,10 +73,9 @@ fn whole_body<'b>(length: Length, bytes: &'b [u8], limits: &Limits) -> Option<&'
 }
 
 impl Input {
-    /// An empty input that reads into `buf`.
-    pub fn new(mut buf: Vec<u8>) -> Self {
-        buf.clear();
-        Self { buf, ..Self::default() }
+    /// An empty input with room for `capacity` bytes.
+    pub fn new(capacity: usize) -> Self {
+        Self { buf: Vec::with_capacity(capacity), ..Self::default() }
     }
 
     /// The bytes from the current request on.
@@ -107,10 +106,10 @@ impl Input {
         if self.scan.is_new() {
             let rest = &self.buf[self.start..];
             let mut table = head::small_table();
-            if let Some((head, len)) = Head::parse_at_once(rest, limits, &mut table)
-                && let Some(body) = whole_body(head.length, &rest[len..], limits)
+            if let Some(head) = Head::parse_at_once(rest, limits, &mut table)
+                && let Some(body) = whole_body(head.length, &rest[head.len..], limits)
             {
-                let (answered, len) = (answer(&head, body), len + body.len());
+                let (answered, len) = (answer(&head, body), head.len + body.len());
                 self.consume(len);
                 return Ok(Some(answered));
             }

@@ -54,8 +54,8 @@ const BATCH: usize = 64 * 1024;
 
 /// The parts that the connections of one worker share.
 pub(crate) struct HttpEngine {
-    /// The buffer for requests that arrive complete.
-    scratch: Vec<u8>,
+    /// The buffer for requests that arrive complete, when it is not in use.
+    scratch: Option<Box<Input>>,
     response: Response,
     inputs: Pool<Input>,
     outputs: Pool<Output>,
@@ -109,7 +109,7 @@ impl HttpEngine {
     /// `takes_streams`: the handler serves upgraded connections.
     pub(crate) fn new(config: &Config, takes_streams: bool) -> Self {
         Self {
-            scratch: Vec::with_capacity(input::READ),
+            scratch: None,
             response: Response::new(config.limits.pending, takes_streams),
             inputs: Pool::default(),
             outputs: Pool::default(),
@@ -187,27 +187,27 @@ impl HttpEngine {
 
     /// Reads and answers requests until there is a reason to stop, then sends the responses.
     fn serve(&mut self, link: &mut Link<'_, '_>) -> Stop {
-        let mut own = link.conn.input.take();
-        let mut scratch = Input::new(std::mem::take(&mut self.scratch));
+        let own = link.conn.input.take();
+        let mut is_own = own.is_some();
+        let mut input = own.unwrap_or_else(|| self.take_scratch());
         let (mut requests, mut reads) = (0, 0);
         let stop = loop {
             if requests == REQUESTS || reads == READS {
                 break Stop::Yield;
             }
-            let input = own.as_deref_mut().unwrap_or(&mut scratch);
-            match self.next_request(input, link) {
+            match self.next_request(&mut input, link) {
                 Ok(Some(after)) => {
                     requests += 1;
-                    if let Some(stop) = self.after(after, input, link) {
+                    if let Some(stop) = self.after(after, &input, link) {
                         break stop;
                     }
                 }
                 Ok(None) if link.conn.has_more => {
                     reads += 1;
-                    if own.is_none() && !scratch.is_empty() {
-                        own = Some(self.adopt(&scratch));
+                    if !is_own && !input.is_empty() {
+                        (input, is_own) = (self.adopt(input), true);
                     }
-                    if let Some(stop) = self.read(own.as_deref_mut().unwrap_or(&mut scratch), link) {
+                    if let Some(stop) = self.read(&mut input, link) {
                         break stop;
                     }
                 }
@@ -219,33 +219,43 @@ impl HttpEngine {
                     break Stop::Done;
                 }
                 Err(fault) => {
-                    self.refuse(fault, input, link);
+                    self.refuse(fault, &input, link);
                     break Stop::Done;
                 }
             }
         };
-        if own.is_none() || requests > 0 {
+        if !is_own || requests > 0 {
             link.conn.since = *link.cx.now;
         }
-        let is_empty = own.as_deref().unwrap_or(&scratch).is_empty();
-        if link.conn.phase == Phase::Upgrading || link.conn.phase == Phase::Open && !is_empty {
-            let mut own = own.unwrap_or_else(|| self.adopt(&scratch));
+        if link.conn.phase == Phase::Upgrading || link.conn.phase == Phase::Open && !input.is_empty() {
+            let mut own = if is_own { input } else { self.adopt(input) };
             own.compact();
             link.conn.input = Some(own);
-        } else if let Some(own) = own {
-            self.inputs.put(own);
+        } else if is_own {
+            self.inputs.put(input);
+        } else {
+            self.return_scratch(input);
         }
-        self.scratch = scratch.buf;
         match stop {
             Stop::Gone | Stop::Blocked => stop,
             _ => self.flush(link).unwrap_or(stop),
         }
     }
 
+    fn take_scratch(&mut self) -> Box<Input> {
+        self.scratch.take().unwrap_or_else(|| Box::new(Input::new(input::READ)))
+    }
+
+    fn return_scratch(&mut self, mut scratch: Box<Input>) {
+        scratch.clear();
+        self.scratch = Some(scratch);
+    }
+
     /// Copies a partial request from the worker's buffer to one for the connection.
-    fn adopt(&mut self, scratch: &Input) -> Box<Input> {
+    fn adopt(&mut self, scratch: Box<Input>) -> Box<Input> {
         let mut own = self.inputs.take();
-        own.copy_rest(scratch);
+        own.copy_rest(&scratch);
+        self.return_scratch(scratch);
         own
     }
 

@@ -95,7 +95,11 @@ impl Output {
                 self.clear();
                 return Ok(Sent::All);
             }
-            match self.send(fd) {
+            let sent = match self.body {
+                Body::None => self.send_bytes(fd, &self.bytes[self.at..]),
+                _ => self.send_with_body(fd),
+            };
+            match sent {
                 Ok(n) => self.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
                 Err(e) => return Err(e),
@@ -104,8 +108,9 @@ impl Output {
         Ok(Sent::Again)
     }
 
-    /// One system call.
-    fn send(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+    /// One system call. Not inlined: the loads it needs would be made for responses without such a body, too.
+    #[inline(never)]
+    fn send_with_body(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let head = &self.bytes[self.at..];
         if let Some(body) = self.body.bytes(&self.copied) {
             let body = self.left_of(body)?;
@@ -150,7 +155,10 @@ impl Output {
             self.body = Body::None;
         }
         // A stream that is written faster than read must not keep what has been sent.
-        if self.at == self.bytes.len() || self.at > self.bytes.len() / 2 && self.at > pool::KEEP / 4 {
+        if self.at == self.bytes.len() {
+            self.bytes.clear();
+            self.at = 0;
+        } else if self.at > self.bytes.len() / 2 && self.at > pool::KEEP / 4 {
             self.bytes.drain(..self.at);
             self.at = 0;
         }

@@ -207,7 +207,7 @@ mod tests {
             let (bytes, mut table) = (text.as_bytes(), head::small_table());
             let scanned = Scan::default().run(bytes, &limits).ok().flatten();
             let sound = scanned.filter(|len| head::Head::parse(&bytes[..*len], &mut head::table()).is_ok());
-            let at_once = head::Head::parse_at_once(bytes, &limits, &mut table).map(|(_, len)| len);
+            let at_once = head::Head::parse_at_once(bytes, &limits, &mut table).map(|h| h.len);
             prop_assert_eq!(at_once, sound);
         }
     }

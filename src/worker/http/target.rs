@@ -86,12 +86,13 @@ fn is_ip_literal(text: &str) -> bool {
 
 /// The length of the registered name, or IPv4 address, which looks like one, at the start: unreserved bytes, sub-delims and escapes.
 fn name_len(bytes: &[u8]) -> usize {
-    let mut at = 0;
+    let mut len = 0;
     loop {
-        at += match &bytes[at..] {
-            [byte, ..] if NAME[*byte as usize] => 1,
-            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => 3,
-            _ => return at,
+        let rest = &bytes[len..];
+        len += rest.iter().position(|b| !NAME[*b as usize]).unwrap_or(rest.len());
+        match &bytes[len..] {
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => len += 3,
+            _ => return len,
         }
     }
 }

@@ -32,6 +32,12 @@ pub(super) fn is_field_value(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| *b == b'\t' || !b.is_ascii_control())
 }
 
+/// True if these are the same words, whatever their case. `usual` is the spelling that most clients use, which is compared at once.
+#[inline]
+pub(super) fn is(bytes: &[u8], usual: &[u8]) -> bool {
+    bytes == usual || bytes.eq_ignore_ascii_case(usual)
+}
+
 /// The elements of a comma list, also empty ones, without the white space around them.
 pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(trim)
