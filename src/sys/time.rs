@@ -70,7 +70,8 @@ pub fn monotonic_ns() -> u64 {
 
 fn ns(clock: libc::clockid_t) -> u64 {
     let t = read(clock);
-    t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs()
+    // Neither clock is ever before its zero.
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// Seconds since 1970-01-01 00:00:00 UTC. Read with `CLOCK_REALTIME_COARSE`: a second is all that `Date` shows.

@@ -161,7 +161,8 @@ impl<'a> EventLoop<'a> {
             let orders = &self.channel.orders;
             let may_take = orders.takes_in && !orders.is_draining();
             self.intake.watch_own_sockets(may_take, has_room, self.poll, self.now);
-            self.wait(&mut events)?;
+            let first_due = self.deadlines.next();
+            self.wait(&mut events, first_due)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
                 if let Some(index) = self.intake.own.find(event.token()) {
@@ -191,8 +192,11 @@ impl<'a> EventLoop<'a> {
                 self.intake.may_take(self.poll, self.now);
             }
             self.hand_back_idle();
-            while let Some(index) = self.deadlines.expired(self.polled_at) {
-                self.run(index, Cause::Deadline);
+            // Those set since then come later.
+            if first_due <= self.polled_at {
+                while let Some(index) = self.deadlines.expired(self.polled_at) {
+                    self.run(index, Cause::Deadline);
+                }
             }
             self.channel.update(self.poll, self.polled_at, context!(self));
             self.serve_touched();
@@ -206,7 +210,8 @@ impl<'a> EventLoop<'a> {
         (self.drain_begun && self.table.len() == 0) || self.now >= until
     }
 
-    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+    /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
+    fn wait(&mut self, events: &mut Events, first_due: Time) -> io::Result<()> {
         let orders = &self.channel.orders;
         let lacks_descriptors = self.intake.lacks_descriptors() && !orders.is_draining();
         let dues = [
@@ -215,8 +220,7 @@ impl<'a> EventLoop<'a> {
             lacks_descriptors.then(|| self.now + DESCRIPTOR_CHECK),
             (!self.again.is_empty()).then_some(self.now),
         ];
-        let due = self.channel.due().min(self.deadlines.next());
-        let due = dues.into_iter().flatten().fold(due, Time::min);
+        let due = dues.into_iter().flatten().fold(self.channel.due().min(first_due), Time::min);
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
@@ -320,10 +324,12 @@ impl<'a> EventLoop<'a> {
         let Some(index) = self.table.find(token) else { return };
         if event.is_writable() && self.table.row(index).interest.is_some_and(Interest::is_writable) {
             self.run(index, Cause::Writable);
+            if self.table.find(token).is_none() {
+                return;
+            }
         }
         let ended = event.is_read_closed() || event.is_error();
-        // Writing may have closed it.
-        if (event.is_readable() || ended) && self.table.find(token).is_some() {
+        if event.is_readable() || ended {
             self.run(index, Cause::Readable { ended });
         }
     }
@@ -378,10 +384,13 @@ impl<'a> EventLoop<'a> {
 
     /// Has the poll report a connection, if `write` is set also when it can be written to.
     fn watch(&mut self, index: u32, write: bool) -> io::Result<()> {
+        let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        if self.table.row(index).interest == Some(interest) {
+            return Ok(());
+        }
         let token = self.table.token(index);
         let row = self.table.row(index);
-        let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let Some(fd) = row.protocol.fd().filter(|_| row.interest != Some(interest)) else { return Ok(()) };
+        let Some(fd) = row.protocol.fd() else { return Ok(()) };
         let (registry, raw) = (self.poll.registry(), fd.as_raw_fd());
         match row.interest {
             Some(_) => registry.reregister(&mut SourceFd(&raw), token, interest)?,
