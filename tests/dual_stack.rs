@@ -6,7 +6,7 @@ mod util;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use util::client::Address;
 use util::handler::compile;
-use util::{Client, Mode, Server, Start, Style};
+use util::{Client, Mode, Server, Start, Style, wait_until};
 
 /// Answers with the client's address, in every style.
 const PEER: &str = r#"
@@ -173,7 +173,10 @@ fn a_client_is_dispatched_by_its_own_address() {
             let to = ([127, 0, 0, 1], address.port()).into();
             Client::connect_from(source, to, Style::Request).unwrap().ask_last("slot").unwrap()
         };
-        assert_eq!(slot(&server.addresses[0]), slot(&server.addresses[1]), "{source}");
+        // On a busy machine a worker may count as stuck for a moment, and the next in the client's order gets the connection.
+        wait_until(&format!("one worker for {source}"), || {
+            slot(&server.addresses[0]) == slot(&server.addresses[1])
+        });
     }
     server.stop();
 }
