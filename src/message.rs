@@ -74,7 +74,7 @@ pub enum Notice {
     Leaving,
     /// Master: you are known to be ready; take from your own sockets from now on.
     TakeIn,
-    /// Master: finish what you have, take nothing new, exit.
+    /// Master: finish what you have, take nothing new, exit. A second one changes what becomes of idle connections.
     Drain {
         /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay;
         /// false if this worker serves them all first.

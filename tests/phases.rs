@@ -153,6 +153,39 @@ fn a_stop_right_after_a_reload_was_requested_is_clean_under_load() {
     }
 }
 
+/// Its request comes when nobody can be given it any more, and in the time that connections of all other workers have.
+#[test]
+fn a_client_without_a_request_yet_is_answered_though_its_worker_was_draining_when_the_stop_began() {
+    let mut server = Start::new(STYLE).start();
+    server.may_say(RELOAD);
+    let old = server.worker_in(0);
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    wait_until("both have theirs", || connections(&server).iter().all(|n| *n == 2));
+    proc::freeze(old);
+    server.signal(libc::SIGHUP);
+    wait_until("its successor is there", || server.slots() == [0, 0, 1] || server.slots() == [0, 0, 1, 1]);
+    server.signal(libc::SIGTERM);
+    wait_until("the listener is closed", || server.refuses());
+    wait_until("the others are gone", || server.workers() == [old]);
+    proc::signal(old, libc::SIGCONT);
+    wait_until("it has its orders", || matches!(proc::state(old), None | Some('S' | 'Z')));
+    let answers: Vec<_> = clients.iter_mut().map(|client| client.ask("pid")).collect();
+    let answered = answers.iter().filter(|answer| **answer == Ok(old.to_string())).count();
+    assert_eq!(answered, 2, "{answers:?}");
+    drop(clients);
+    server.ends();
+}
+
+/// The connections of each worker.
+fn connections(server: &Server) -> Vec<usize> {
+    let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
+    let out =
+        show.args(["show", "--json"]).env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let workers = status["workers"].as_array().unwrap();
+    workers.iter().map(|w| w["in_flight"].as_u64().unwrap() as usize).collect()
+}
+
 #[test]
 fn requests_in_both_generations_are_finished_by_a_stop() {
     let mut server = Start::new(STYLE).start();

@@ -42,6 +42,10 @@ impl Master {
             }
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
+            Action::KeepIdle(id) => {
+                // One that has ended is about to be reaped.
+                let _ = self.messages.router().notify(id, &Notice::Drain { hand_back: false });
+            }
             Action::Rebalance(_) => self.pool.rebalance(),
             Action::Signal(id, signal) => self.signal(id, signal),
             Action::Prepare(generation) => {

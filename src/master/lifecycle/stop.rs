@@ -1,6 +1,6 @@
 //! The end: backlogs emptied, workers drained, all within one timeout.
 
-use super::{Action, Lifecycle, Phase, Reason, Stopping};
+use super::{Action, Lifecycle, Phase, Reason, Stopping, Worker};
 use std::time::Duration;
 
 /// Signals that ask for a stop within this time from its beginning are the same one.
@@ -56,6 +56,8 @@ impl Lifecycle {
             Duration::ZERO => Duration::ZERO,
             timeout => (timeout - took).max(Duration::from_millis(1)),
         };
+        let drains = |w: &&Worker| w.phase == Phase::Draining;
+        out.extend(self.workers.iter().filter(drains).map(|w| Action::KeepIdle(w.id)));
         for id in self.ids() {
             self.retire(id, Reason::Stop, patience, out);
         }

@@ -66,6 +66,8 @@ pub enum Action {
     Withdraw(WorkerId),
     /// Order the worker to finish and to hand back idle connections.
     Drain(WorkerId),
+    /// Order a worker that drains already to keep its idle connections: no worker is left to get them.
+    KeepIdle(WorkerId),
     /// Have other workers hand back connections for this one, the first to be ready in a slot that a scale-up has made.
     Rebalance(WorkerId),
     /// Send the worker a signal.

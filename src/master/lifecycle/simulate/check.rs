@@ -250,6 +250,12 @@ impl World {
             Action::Admit(id) => self.check_admit(*id),
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
             Action::Drain(id) => self.check_drain(*id),
+            Action::KeepIdle(id) => {
+                let drains = self.get(*id).is_some_and(|p| p.seen.drain.is_some());
+                self.must(drains && self.watch.stop.is_some(), || {
+                    format!("worker {id} is to keep what it does not hand back")
+                });
+            }
             Action::Signal(id, SIGKILL) => self.check_kill(*id),
             Action::Signal(id, overdue::SIGNAL) => self.check_warning(*id),
             Action::Signal(id, _) => self.check_abort(*id),
@@ -841,6 +847,18 @@ impl World {
         self.must(twice.is_none(), || format!("the queue of worker {twice:?} is read back twice"));
         self.check_counts();
         self.check_watched();
+        self.check_kept();
+    }
+
+    /// Once a stop has all workers drain, none hands back: nobody is left to get it.
+    fn check_kept(&mut self) {
+        let runs = |p: &&Process| p.ended.is_none() && p.seen.killed.is_none() && p.seen.ready;
+        let running = || self.processes.iter().filter(runs);
+        if self.watch.stop.is_none() || running().any(|p| p.seen.drain.is_none()) {
+            return;
+        }
+        let found = running().find(|p| p.draining == Some(true)).map(|p| p.id);
+        self.must(found.is_none(), || format!("worker {found:?} hands back, and nobody gets it"));
     }
 
     /// Connections that a worker hands back are noticed.

@@ -74,9 +74,11 @@ pub enum Mutation {
     AllSignalsKill,
     /// A signal that comes twice within a second counts as a second one.
     InterruptedTwice,
+    /// A stop leaves workers that drain already to hand back what nobody gets.
+    IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 40] = [
+pub const MUTATIONS: [Mutation; 41] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -107,6 +109,7 @@ pub const MUTATIONS: [Mutation; 40] = [
     Mutation::ProvedTooEarly,
     Mutation::AllSignalsKill,
     Mutation::InterruptedTwice,
+    Mutation::IdleHandedBack,
     Mutation::Pool(Fault::ShedToItself),
     Mutation::Pool(Fault::QueueOfTheDeadForgotten),
     Mutation::Pool(Fault::ReclaimedStillCounts),
@@ -206,6 +209,7 @@ impl Machine {
                 let aborts: Vec<Action> = out.iter().filter_map(hangs).collect();
                 out.extend(aborts);
             }
+            Mutation::IdleHandedBack => out.retain(|a| !matches!(a, Action::KeepIdle(_))),
             Mutation::RebalanceForgotten => out.retain(|a| !matches!(a, Action::Rebalance(_))),
             Mutation::RebalancedAlways => {
                 let ready = |a: &Action| {

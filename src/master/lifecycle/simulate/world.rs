@@ -467,6 +467,7 @@ impl World {
                     p.drain(now, hands_back);
                 }
             }
+            Action::KeepIdle(id) => self.find(id).into_iter().for_each(|p| p.draining = Some(false)),
             Action::Signal(id, signal) => {
                 if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
                     match signal {
@@ -584,6 +585,7 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Admit(_) => "action Admit",
         Action::Withdraw(_) => "action Withdraw",
         Action::Drain(_) => "action Drain",
+        Action::KeepIdle(_) => "action KeepIdle",
         Action::Rebalance(_) => "action Rebalance",
         Action::Signal(_, SIGKILL) => "action Signal(KILL)",
         Action::Signal(_, overdue::SIGNAL) => "action Signal(URG)",
