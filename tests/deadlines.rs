@@ -1,11 +1,15 @@
-//! The time that handlers take is not counted against clients.
+//! Deadlines: the time that handlers take is not counted against clients, and one that reads is not silent.
 #![allow(clippy::unwrap_used)]
 
 mod util;
 
-use std::time::{Duration, SystemTime};
+use std::io::ErrorKind;
+use std::time::{Duration, Instant, SystemTime};
+use util::answers::{Answer, Checker, Form, Reached};
 use util::handler::compile;
-use util::{Client, Start, Style};
+use util::load::at_once;
+use util::reader::Reader;
+use util::{Client, Server, Start, Style, proc, wait_until};
 
 /// As a request or a line `/MS/SIZE`: takes so long, and answers with so many bytes.
 const SLOW: &str = r#"
@@ -134,4 +138,109 @@ fn the_date_of_an_answer_is_that_of_its_writing() {
     }
     drop(client);
     server.stop();
+}
+
+/// A server for `tests/answers.c` at a TCP and a Unix address.
+fn answers(style: Style, setting: &str) -> Server {
+    let start = Start::new(style).module(style.answers()).workers(2).set(setting, "500ms");
+    let path = format!("unix:{}", start.dir().file("socket").display());
+    start.listen("127.0.0.1:0").listen(path).start()
+}
+
+/// A command to answer with so many bytes, and then to close if `last` is set.
+fn command(style: Style, size: usize, last: bool) -> String {
+    let how = if last { 'W' } else { 'w' };
+    let line = format!("{how}/0/0/{size}/100000/0");
+    if style == Style::Request { request(style, &format!("/{line}")) } else { line + "\n" }
+}
+
+fn checker(style: Style, sizes: &[usize]) -> Checker {
+    let form = if style == Style::Request { Form::Response } else { Form::Plain };
+    Checker::new(sizes.iter().map(|size| Answer { form, size: *size, salt: 0 }))
+}
+
+/// Reads `size` bytes at a time, `times` times.
+fn read_slowly(reader: &mut Reader, size: usize, times: u32) {
+    for _ in 0..times {
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(reader.step(size).unwrap(), "cut after {} bytes", reader.read.len());
+    }
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_cut() {
+    for style in Style::ALL {
+        let server = answers(style, "write-timeout");
+        at_once(2, |i| {
+            // Less in the time allowed than either kernel tells the server of: a third of the one's buffer, most of the other's.
+            let part = [25_000, 10_000][i];
+            let mut reader = Reader::connect(&server.addresses[i]);
+            reader.send(command(style, 8 << 20, true).as_bytes()).unwrap();
+            read_slowly(&mut reader, part, 30);
+            let ended = reader.rest();
+            let mut checker = checker(style, &[8 << 20]);
+            let fed = checker.feed(&reader.read);
+            assert!(
+                fed.is_ok() && checker.end() == Reached::All,
+                "{style:?} {i}: {fed:?}, {}, {ended:?}",
+                checker.place()
+            );
+        });
+        server.stop();
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_reset() {
+    for style in Style::ALL {
+        let server = answers(style, "write-timeout");
+        let at_first: Vec<_> = server.workers().into_iter().map(proc::kinds).collect();
+        let mut sent = command(style, 8 << 20, true);
+        for minor in [1, 0] {
+            sent = sent.replace("HTTP/1.1", &format!("HTTP/1.{minor}"));
+            let mut reader = Reader::connect(server.address());
+            let begun = Instant::now();
+            reader.send(sent.as_bytes()).unwrap();
+            reader.step(1).unwrap();
+            wait_until("the server closes", || {
+                server.workers().into_iter().map(proc::kinds).eq(at_first.clone())
+            });
+            assert!(begun.elapsed() >= Duration::from_millis(480), "{:?}", begun.elapsed());
+            let ended = reader.rest();
+            let mut checker = checker(style, &[8 << 20]);
+            checker.feed(&reader.read).unwrap();
+            assert_ne!(checker.end(), Reached::All);
+            assert_eq!(ended.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset), "{style:?} {sent:?}");
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_connection_is_not_idle_while_its_client_reads() {
+    const MIB: usize = 1 << 20;
+    for style in [Style::Request, Style::Data] {
+        let server = answers(style, "idle-timeout");
+        // Another command comes while it reads, or when it has read all.
+        at_once(2, |i| {
+            let mut reader = Reader::connect_with(server.address(), Some(16 << 10));
+            reader.send(command(style, MIB, false).as_bytes()).unwrap();
+            read_slowly(&mut reader, 30_000, 25);
+            if i == 1 {
+                while reader.read.len() < MIB {
+                    reader.step(1 << 16).unwrap();
+                }
+            }
+            reader.send(command(style, 3, false).as_bytes()).unwrap();
+            let ended = reader.rest();
+            let mut checker = checker(style, &[MIB, 3]);
+            let fed = checker.feed(&reader.read);
+            assert!(
+                fed.is_ok() && checker.end() == Reached::All,
+                "{style:?} {i}: {fed:?}, {}, {ended:?}",
+                checker.place()
+            );
+        });
+        server.stop();
+    }
 }

@@ -252,14 +252,15 @@ settings! {
     /// Between two reads of a request body (408); in blocking style, a read.
     body: Duration = Duration::from_secs(30), Time, "body-timeout", "Timeouts", "TIME",
         "Between two reads of a request body", "Over it: 408; 0: no limit";
-    /// Between two requests of a connection. Of a stream: without a byte that the client has sent or taken, while nothing waits for
-    /// it to be taken.
+    /// Between two requests of a connection, without the time in which the client takes the last response. Of a stream: without a byte
+    /// that the client has sent or taken, while nothing waits for it to be taken.
     idle: Duration = Duration::from_secs(75), Time, "idle-timeout", "Timeouts", "TIME",
         "Between two requests of a connection; of a stream, without bytes either way",
         "While a client has to take what was written, --write-timeout counts instead; 0: no limit";
-    /// Between two writes that made progress.
+    /// Without a byte that the client takes, while a response or what a stream has written waits for it. Over it the connection is reset,
+    /// since the end of the connection may be the end of the message.
     write: Duration = Duration::from_secs(30), Time, "write-timeout", "Timeouts", "TIME",
-        "Until a slow client takes more of a response", "0: no limit";
+        "Until a slow client takes more of a response", "Over it: the connection is reset; 0: no limit";
 }
 
 impl Config {

@@ -52,8 +52,9 @@ pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_
 ///
 /// Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
 /// taken. Leave unconsumed what is not answered yet: `on_data` is called again when there is room. A write of
-/// more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client may have received some of them),
-/// PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
+/// more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken nothing for that time; it may have
+/// received some of these bytes, and its connection is reset when `on_connection` returns), PREFORK_GONE,
+/// PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.

@@ -320,6 +320,23 @@ pub fn can_send_file(file: BorrowedFd<'_>) -> bool {
     flags >= 0 && flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_WRONLY
 }
 
+/// The requests of ioctl(2) for the bytes of a TCP connection that are not on the wire yet, and for those written to a Unix socket that
+/// its peer has not read (`linux/sockios.h`).
+const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+const SIOCOUTQ: libc::Ioctl = libc::TIOCOUTQ;
+
+/// The number of bytes written to a connection that the kernel holds because its peer has no room for them: they become fewer as it
+/// reads. 0 if it is not known.
+pub fn unsent(fd: BorrowedFd<'_>) -> u32 {
+    let ask = |request| {
+        let mut bytes: c_int = 0;
+        // SAFETY: each of the two requests writes one c_int, which lives through the call.
+        let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut bytes) };
+        check(ret).map(|_| bytes.unsigned_abs())
+    };
+    ask(SIOCOUTQNSD).or_else(|_| ask(SIOCOUTQ)).unwrap_or(0)
+}
+
 /// Makes close(2) reset the connection instead of ending it in order (socket(7), `SO_LINGER` of 0). If the end of the connection is
 /// the end of the message, only a reset tells the client that the message is incomplete.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {

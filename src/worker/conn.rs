@@ -189,7 +189,8 @@ impl Conn {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`].
+    /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`]; the connection is reset when the
+    /// handler returns.
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
     /// `bytes` was taken. Leave unconsumed what is not answered yet: [`crate::Handler::on_data`] is called again when there is
     /// room. Those of send(2).
@@ -203,7 +204,8 @@ impl Conn {
             Style::Blocking { write, .. } => {
                 let mut rest = bytes;
                 while !rest.is_empty() {
-                    let n = self.waiting(true, write, |fd| socket::send(fd, rest))?;
+                    let sent = self.waiting(true, write, |fd| socket::send(fd, rest));
+                    let n = sent.inspect_err(|_| self.broken = true)?;
                     self.page.add(Word::BytesOut, n as u64);
                     rest = &rest[n..];
                 }
@@ -235,14 +237,23 @@ impl Conn {
     ) -> io::Result<usize> {
         loop {
             match f(self.as_fd()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if !socket::wait_ready(self.as_fd(), write, timeout)? {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_ready(write, timeout)?,
                 done => return done,
             }
         }
+    }
+
+    /// Waits until the client has sent bytes, or has taken so many that there is room. The time starts again whenever it has taken any.
+    fn wait_ready(&self, write: bool, timeout: Option<Duration>) -> io::Result<()> {
+        let mut unsent = if write { socket::unsent(self.as_fd()) } else { 0 };
+        while !socket::wait_ready(self.as_fd(), write, timeout)? {
+            let before = unsent;
+            unsent = if write { socket::unsent(self.as_fd()) } else { 0 };
+            if unsent >= before {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 
     /// As a stream: the bytes that have arrived and were not consumed yet, at most [`crate::config::Limits::body`]. They stay
@@ -462,8 +473,13 @@ impl Conn {
         !self.has_output() && (self.closing || self.at_end && !self.is_owed())
     }
 
-    /// Closes it now that everything is sent: at once if the client has ended its side, else in stages.
+    /// Closes it now that everything is sent: at once if the client has ended its side, else in stages. If something could not be sent,
+    /// the client learns of it by a reset.
     pub(crate) fn close_in_stages(&self) -> Next {
+        if self.broken {
+            let _ = socket::reset_on_close(self.as_fd());
+            return Next::Close;
+        }
         if !self.at_end && socket::shutdown_write(self.as_fd()).is_ok() { Next::Linger } else { Next::Close }
     }
 

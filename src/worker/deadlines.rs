@@ -53,8 +53,8 @@ impl Deadlines {
     }
 
     /// Replaces the deadline of a connection. The same deadline starts again, except as [`Deadline`] says; `progress` is true if
-    /// the client has taken bytes since the last time.
-    pub fn set(&mut self, index: u32, kind: Deadline, progress: bool, now: Time) {
+    /// the client has taken bytes since the last time. Returns false if the deadline continues.
+    pub fn set(&mut self, index: u32, kind: Deadline, progress: bool, now: Time) -> bool {
         let at = index as usize;
         if self.links.len() <= at {
             self.links.resize(at + 1, Link::UNUSED);
@@ -65,7 +65,7 @@ impl Deadlines {
             Deadline::Body | Deadline::Idle | Deadline::Linger => false,
         };
         if continues && self.links[at].kind == Some(kind) {
-            return;
+            return false;
         }
         self.clear(index);
         let queue = &mut self.queues[kind as usize];
@@ -75,6 +75,12 @@ impl Deadlines {
             Some(prev) => prev.next = index,
             None => queue.first = index,
         }
+        true
+    }
+
+    /// The kind of deadline that a connection has.
+    pub fn kind(&self, index: u32) -> Option<Deadline> {
+        self.links.get(index as usize)?.kind
     }
 
     /// Removes the deadline of a connection, if it has one.

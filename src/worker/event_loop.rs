@@ -26,6 +26,7 @@ use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::Address;
 use crate::scoreboard::Word;
+use crate::sys::socket;
 use crate::sys::time::Time;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -195,7 +196,7 @@ impl<'a> EventLoop<'a> {
             // Those set since then come later.
             if first_due <= self.polled_at {
                 while let Some(index) = self.deadlines.expired(self.polled_at) {
-                    self.run(index, Cause::Deadline);
+                    self.expire(index);
                 }
             }
             self.channel.update(self.poll, self.polled_at, context!(self));
@@ -334,6 +335,33 @@ impl<'a> EventLoop<'a> {
         }
     }
 
+    /// The deadline of a connection has come.
+    fn expire(&mut self, index: u32) {
+        let kind = self.deadlines.kind(index);
+        if let Some(kind @ (Deadline::Write | Deadline::Idle)) = kind
+            && self.is_taking(index)
+        {
+            self.deadlines.set(index, kind, true, self.now);
+            return;
+        }
+        if kind == Some(Deadline::Write)
+            && let Some(fd) = self.table.row(index).protocol.fd()
+        {
+            // The client cannot always see from what it gets that this is not all.
+            let _ = socket::reset_on_close(fd);
+        }
+        self.run(index, Cause::Deadline);
+    }
+
+    /// True if the client takes what the kernel holds for it. The poll reports that only when a third of the buffer has become free,
+    /// and not at all when nothing more is to be written.
+    fn is_taking(&mut self, index: u32) -> bool {
+        let row = self.table.row(index);
+        let unsent = row.protocol.fd().map_or(0, socket::unsent);
+        let before = std::mem::replace(&mut row.unsent, unsent);
+        unsent < before && (unsent > 0 || before < u32::MAX)
+    }
+
     /// Runs the engine of a connection.
     fn run(&mut self, index: u32, cause: Cause) {
         if let Cause::Deadline = cause {
@@ -368,7 +396,11 @@ impl<'a> EventLoop<'a> {
                     log!("worker {}: watch a connection: {e}", self.worker.id());
                     return self.close(index);
                 }
-                self.deadlines.set(index, deadline, progress, self.now);
+                if self.deadlines.set(index, deadline, progress, self.now) {
+                    let row = self.table.row(index);
+                    let fd = row.protocol.fd().filter(|_| deadline == Deadline::Write);
+                    row.unsent = fd.map_or(u32::MAX, socket::unsent);
+                }
             }
             Next::Again => {
                 self.deadlines.clear(index);

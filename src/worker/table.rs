@@ -43,6 +43,9 @@ pub struct Row {
     pub interest: Option<Interest>,
     /// True if its engine is to be called again in the next turn.
     pub again: bool,
+    /// The bytes that the kernel held for the client when its deadline last started ([`crate::sys::socket::unsent`]); `u32::MAX` if
+    /// that was not asked.
+    pub unsent: u32,
     uses: u32,
 }
 
@@ -65,7 +68,7 @@ impl Table {
             (row.protocol, row.listener) = (protocol, listener);
             return index;
         }
-        self.rows.push(Row { protocol, listener, interest: None, again: false, uses: 0 });
+        self.rows.push(Row { protocol, listener, interest: None, again: false, unsent: u32::MAX, uses: 0 });
         self.rows.len() as u32 - 1
     }
 

@@ -35,6 +35,15 @@ impl Style {
 
     /// As [`Style::handler`], built with other flags too.
     pub fn handler_with(self, flags: &[&str]) -> PathBuf {
+        self.build("handler.c", flags)
+    }
+
+    /// `tests/answers.c` in this style.
+    pub fn answers(self) -> PathBuf {
+        self.build("answers.c", &[])
+    }
+
+    fn build(self, source: &str, flags: &[&str]) -> PathBuf {
         let define = match self {
             Self::Request => "-DON_REQUEST",
             Self::Connection => "-DON_CONNECTION",
@@ -42,7 +51,7 @@ impl Style {
             Self::Datagram => "-DON_DATAGRAM",
         };
         compile(
-            &fs::read_to_string(Path::new(ROOT).join("tests/handler.c")).unwrap(),
+            &fs::read_to_string(Path::new(ROOT).join("tests").join(source)).unwrap(),
             &[&[define], flags].concat(),
         )
     }

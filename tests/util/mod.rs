@@ -4,6 +4,7 @@
 //! "listening"; for everything else there is [`wait_until`].
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod answers;
 pub mod client;
 pub mod dir;
 pub mod handler;
@@ -11,6 +12,7 @@ pub mod host;
 pub mod load;
 pub mod proc;
 pub mod random;
+pub mod reader;
 pub mod server;
 pub mod wrk;
 
