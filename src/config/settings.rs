@@ -6,7 +6,7 @@
 
 use super::address::ListenAddr;
 use super::value::{
-    Addresses, Bytes, Count, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
+    Addresses, Bytes, Count, Deferral, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
 };
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -61,6 +61,19 @@ pub enum Accept {
     /// master keeps the backlogs open, so that a dead worker's successor takes its over. Addresses that cannot be bound several
     /// times, Unix sockets and inherited ones, have one backlog for all, as with [`Accept::Shared`].
     ReusePort,
+}
+
+/// When the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, tcp(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeferAccept {
+    /// If the handler takes HTTP requests, whose clients speak first: for about a second, then a silent one is accepted too.
+    /// Inherited sockets are left as they are.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// At most so long, in whole seconds that the kernel rounds up: 1, 3, 7, 15 and so on.
+    For(Duration),
 }
 
 const DISPATCH: &[(&str, Dispatch)] = &[
@@ -156,11 +169,12 @@ settings! {
     /// True if accepted TCP connections have `TCP_NODELAY` (tcp(7)).
     nodelay: bool = true, SWITCH, "nodelay", "Serving", "on|off",
         "TCP_NODELAY on accepted connections", "";
-    /// The longest time that the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, whole seconds); zero
-    /// is not at all.
-    defer_accept: Duration = Duration::ZERO, Time, "defer-accept", "Serving", "TIME",
-        "Let the kernel hold a TCP connection until its first bytes come, at most this long",
-        "In whole seconds; 0: not at all";
+    /// When the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, tcp(7)), and how long.
+    defer_accept: DeferAccept = DeferAccept::Auto, Deferral, "defer-accept", "Serving", "auto|off|TIME",
+        "Let the kernel hold a TCP connection until its first bytes come: auto, off, or at most this long",
+        "auto: for a second if the handler takes HTTP requests, not otherwise, and inherited sockets as they are; the kernel rounds a \
+         time up to 1, 3, 7, 15 s and so on. A new connection costs a third less CPU; one that stays silent is accepted after that \
+         time, and --header-timeout counts from then";
     /// The permission bits of Unix sockets that the server creates.
     unix_mode: u32 = 0o660, Mode, "unix-mode", "Serving", "MODE",
         "Permissions of Unix sockets that the server creates, in octal", "";

@@ -1,6 +1,7 @@
 //! The kinds of values that settings have: how each is read from text and shown as text, and its range.
 
 use super::address::ListenAddr;
+use super::settings::DeferAccept;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -91,6 +92,30 @@ impl Value<Duration> for Time {
             0 => "0".into(),
             ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
             ms => format!("{ms}ms"),
+        }
+    }
+}
+
+/// `auto`, `off` or a time; zero is `off`.
+pub struct Deferral;
+
+impl Value<DeferAccept> for Deferral {
+    fn read(&self, text: &str) -> Result<DeferAccept, String> {
+        match text {
+            "auto" => Ok(DeferAccept::Auto),
+            "off" => Ok(DeferAccept::Off),
+            _ => match parse_duration(text).map_err(|expected| format!("auto, off, or {expected}"))? {
+                Duration::ZERO => Ok(DeferAccept::Off),
+                time => Ok(DeferAccept::For(time)),
+            },
+        }
+    }
+
+    fn show(&self, value: &DeferAccept) -> String {
+        match value {
+            DeferAccept::Auto => "auto".into(),
+            DeferAccept::Off => "off".into(),
+            DeferAccept::For(time) => Time.show(time),
         }
     }
 }
@@ -268,6 +293,18 @@ mod tests {
             let t = Duration::from_millis(ms);
             assert_eq!(Time.read(&Time.show(&t)), Ok(t));
         }
+    }
+
+    #[test]
+    fn a_deferral_is_a_word_or_a_time() {
+        let read = |text| Deferral.read(text);
+        assert_eq!(read("auto"), Ok(DeferAccept::Auto));
+        assert_eq!((read("off"), read("0")), (Ok(DeferAccept::Off), Ok(DeferAccept::Off)));
+        assert_eq!(read("5"), Ok(DeferAccept::For(Duration::from_secs(5))));
+        for text in ["auto", "off", "5s", "1500ms"] {
+            assert_eq!(read(text).map(|value| Deferral.show(&value)).as_deref(), Ok(text));
+        }
+        assert!(read("on").unwrap_err().starts_with("auto, off, or a time"));
     }
 
     #[test]

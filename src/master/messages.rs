@@ -56,6 +56,7 @@ impl Master {
                 worker.kind = Some(kind);
                 worker.limit = if kind == Kind::Blocking { 1 } else { limit.clamp(1, self.config.max_conns) };
                 self.report.kind = kind;
+                self.defer_accept();
                 self.feed(Input::Ready(id));
             }
             Notice::Online => self.report_online(id),

@@ -94,6 +94,14 @@ impl Master {
         self.poll.registry().register(&mut SourceFd(&process), Token::Exit(page).into(), Interest::READABLE)
     }
 
+    /// Has the kernel hold connections until their first bytes come, if the handlers of all workers allow it.
+    pub(super) fn defer_accept(&mut self) {
+        for listener in &mut self.pool.listeners {
+            let kinds = self.pool.workers.iter().filter_map(|worker| worker.kind);
+            listener.defer_accept(kinds, &self.config);
+        }
+    }
+
     /// Adds the sockets that slots lack, if each slot has its own.
     fn add_sockets(&mut self) {
         let slots = self.lifecycle.slots();
@@ -196,6 +204,7 @@ impl Master {
         self.close_channel(id);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
+        self.defer_accept();
         self.feed(Input::Died(Ended {
             id,
             pid,

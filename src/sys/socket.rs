@@ -209,12 +209,20 @@ pub fn set_defer_accept(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
-/// Makes the kernel drop every packet that comes for a TCP listener (socket(7), `SO_ATTACH_FILTER`): the connections in its
-/// backlog can still be accepted, none is added, and clients that try get no answer until the listener is closed.
+/// Makes the kernel drop the packets with which clients ask a TCP listener for a connection (socket(7), `SO_ATTACH_FILTER`): those
+/// that have begun can still be accepted, none is added, and clients that try get no answer until the listener is closed.
 pub fn stop_intake(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // A program of one instruction: return 0, the number of bytes to keep of the packet.
-    let drop_all = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-    SockRef::from(&fd).attach_filter(&[drop_all])
+    // The packet begins with the TCP header (RFC 9293 section 3.1).
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    let step = |code: u32, value, skip| SockFilter::new(code as u16, skip, 0, value);
+    SockRef::from(&fd).attach_filter(&[
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS, 0),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, SYN, 1),
+        // The number of bytes to keep of the packet.
+        step(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ])
 }
 
 /// Makes a descriptor blocking or not (fcntl(2), `O_NONBLOCK`), for every process that shares the open file.

@@ -338,7 +338,12 @@ impl Server {
 
     /// True if new clients are refused.
     pub fn refuses(&self) -> bool {
-        matches!(Client::connect(self.address(), self.style), Err(Fault::Refused))
+        match self.address() {
+            // A stop lets new clients hang for a moment, and they would try again only after a second.
+            Address::Tcp(a) => std::net::TcpStream::connect_timeout(a, Duration::from_millis(100))
+                .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused),
+            _ => matches!(Client::connect(self.address(), self.style), Err(Fault::Refused)),
+        }
     }
 
     /// One connection, one command.

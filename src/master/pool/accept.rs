@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// The pause in accepting when descriptors or memory have run out.
 pub(super) const REST: Duration = Duration::from_millis(250);
+/// The time after which a stop looks again for connections that the kernel has held until their first bytes come.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The time without another shortage after which it is over, and the next one is logged again.
 pub(super) const SHORTAGE_OVER: Duration = Duration::from_secs(1);
 
@@ -93,6 +95,8 @@ impl<S: System> Pool<S> {
     }
 
     fn accept_paused(&mut self, index: usize, poll: &S::Poll) {
+        // Before the backlog is found empty: what the kernel holds may come into it at any time.
+        let more_may_come = self.is_emptying && self.listeners[index].holds_connections(self.now);
         for _ in 0..self.batch {
             let Some(slot) = self.pick().filter(|_| self.parked.is_none()) else { return };
             match self.accept_one(index, slot) {
@@ -100,6 +104,10 @@ impl<S: System> Pool<S> {
                     if self.is_emptying && !self.listeners[index].expects_more() {
                         return self.backlog_is_empty(index, poll);
                     }
+                }
+                Accepted::Empty if more_may_come => {
+                    self.resting_until = self.now + LOOK_AGAIN;
+                    return;
                 }
                 Accepted::Empty => return self.backlog_is_empty(index, poll),
                 Accepted::Exhausted(e) => {

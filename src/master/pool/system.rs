@@ -5,6 +5,7 @@ use crate::config::Accept;
 use crate::handoff::{Given, Origin, Taken};
 use crate::ids::Page;
 use crate::scoreboard::Word;
+use crate::sys::time::Time;
 use std::fmt::Arguments;
 use std::io;
 
@@ -112,6 +113,11 @@ pub trait Backlog {
 
     /// Counts a connection that was accepted during a stop; false if there can be no more.
     fn expects_more(&mut self) -> bool;
+
+    /// In a stop: true if connections may still come into the backlog that the kernel has held until their first bytes come.
+    fn holds_connections(&self, _now: Time) -> bool {
+        false
+    }
 
     /// True if it is UDP: workers read from it, even if the master accepts connections.
     fn takes_datagrams(&self) -> bool;

@@ -7,6 +7,7 @@
 use super::{Kind, Listener};
 use crate::log::log;
 use crate::master::pool::{Backlog, dispatch};
+use crate::sys::time::Time;
 use crate::sys::{datagram, errno, poll, socket};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -81,6 +82,7 @@ impl Backlog for Listener {
         if self.inet().is_some() && self.sockets.iter().all(|s| socket::stop_intake(s.fd.as_fd()).is_ok()) {
             self.left = None;
         }
+        self.end_deferral();
     }
 
     fn refuse_clients(&mut self) {
@@ -95,6 +97,10 @@ impl Backlog for Listener {
             *left = left.saturating_sub(1);
             *left > 0
         })
+    }
+
+    fn holds_connections(&self, now: Time) -> bool {
+        Self::holds_connections(self, now)
     }
 
     fn takes_datagrams(&self) -> bool {

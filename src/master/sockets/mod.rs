@@ -1,6 +1,7 @@
 //! Listeners: addresses that are bound here or inherited, with one socket for all workers or one per slot.
 
 mod backlog;
+mod deferral;
 mod port_owner;
 mod unix_file;
 
@@ -15,6 +16,7 @@ use crate::sys::socket::{Address, Sort};
 use crate::sys::{datagram, errno, process, socket};
 use crate::worker::own_sockets::OwnSocket;
 use backlog::Socket;
+use deferral::Deferral;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::io;
@@ -34,6 +36,7 @@ pub struct Listener {
     kind: Kind,
     /// Connections that are still to be accepted in a stop; `None` if there are no more than the backlog has.
     left: Option<u32>,
+    deferral: Deferral,
 }
 
 /// The kind of a listener.
@@ -143,6 +146,7 @@ impl Listener {
             address,
             kind: saved.kind,
             left: Some(config.backlog),
+            deferral: Deferral::default(),
         })
     }
 
@@ -178,8 +182,8 @@ impl Listener {
             _ => socket::local_address(fd.as_fd())
                 .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?,
         };
-        let (sockets, left) = (Vec::new(), Some(config.backlog));
-        let mut listener = Self { sockets, per_slot: false, turn: 0, token, address, kind, left };
+        let (sockets, left, deferral) = (Vec::new(), Some(config.backlog), Deferral::default());
+        let mut listener = Self { sockets, per_slot: false, turn: 0, token, address, kind, left, deferral };
         listener.per_slot = config.accept == Accept::ReusePort && listener.inet().is_some();
         if listener.per_slot {
             // Bound without SO_REUSEPORT, it has shown that the address is free. The next ones could not: they could be bound
@@ -221,9 +225,8 @@ impl Listener {
         }
         if matches!(self.address, Address::Inet(_)) {
             socket::set_nodelay(fd, config.nodelay).map_err(|e| option("TCP_NODELAY", e))?;
-            if !config.defer_accept.is_zero() {
-                socket::set_defer_accept(fd, config.defer_accept)
-                    .map_err(|e| option("TCP_DEFER_ACCEPT", e))?;
+            if let Some(wait) = self.deferral(config).filter(|wait| !wait.is_zero()) {
+                socket::set_defer_accept(fd, wait).map_err(|e| option("TCP_DEFER_ACCEPT", e))?;
             }
         }
         if self.inet().is_some() {
