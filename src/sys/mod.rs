@@ -24,6 +24,7 @@ pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod signal;
+pub mod sock_diag;
 pub mod socket;
 pub mod stderr;
 pub mod time;

@@ -4,12 +4,14 @@
 //! it would send its part of the handshake again, after a second at first, it takes the client's answer to that. A listener that
 //! is closed before forgets such connections, and their clients are reset: a stop waits for them.
 
-use super::{Kind, Listener, port_owner};
+use super::{Kind, Listener};
 use crate::config::{Config, DeferAccept};
 use crate::event;
 use crate::log::log;
+use crate::sys::sock_diag;
 use crate::sys::socket::{self, Address};
 use crate::sys::time::Time;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -69,6 +71,8 @@ impl Listener {
 
     /// In a stop: true if a connection may still come out that the kernel has held.
     pub(super) fn holds_connections(&self, now: Time) -> bool {
-        now < self.deferral.until && self.inet().is_some_and(|inet| port_owner::has_handshakes(inet.port()))
+        // If the kernel does not tell, they may be there.
+        let has_some = |inet: SocketAddr| sock_diag::has_handshakes(inet.port()).unwrap_or(true);
+        now < self.deferral.until && self.inet().is_some_and(has_some)
     }
 }

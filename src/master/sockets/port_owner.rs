@@ -1,22 +1,20 @@
-//! What `/proc` tells about a port (proc(5)): the process that has it, for the error if an address is in use, and whether clients are
-//! about to connect.
+//! The process that has a port, as far as `/proc` tells (proc(5)): for the error if an address is in use.
 
 #[cfg(feature = "control")]
 use crate::sys::{peer, socket};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 #[cfg(feature = "control")]
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// TCP_LISTEN, and the state of every UDP socket.
-const OPEN: [&str; 2] = ["0A", "07"];
-/// TCP_SYN_RECV.
-const BEGUN: [&str; 1] = ["03"];
-
 /// Returns pid and name of a process that listens on a TCP port, or has one of UDP; `None` if this user may not see it.
 pub fn of_port(datagrams: bool, port: u16) -> Option<(u32, String)> {
-    let inodes: Vec<String> = inodes(if datagrams { "udp" } else { "tcp" }, port, &OPEN).collect();
+    let protocol = if datagrams { "udp" } else { "tcp" };
+    let inodes: Vec<String> = ["", "6"]
+        .iter()
+        .filter_map(|version| fs::read_to_string(format!("/proc/net/{protocol}{version}")).ok())
+        .flat_map(|text| open_inodes(&text, port))
+        .collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         holds_socket(&entry.path(), &inodes).then(|| named(pid))
@@ -37,32 +35,28 @@ pub fn of_path(_: &Path) -> Option<(u32, String)> {
     None
 }
 
-/// True if clients of a TCP port have begun a handshake that has not ended, or that the kernel ignores until data comes.
-pub fn has_handshakes(port: u16) -> bool {
-    inodes("tcp", port, &BEGUN).next().is_some()
-}
-
 fn named(pid: u32) -> (u32, String) {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     (pid, name.trim().to_owned())
 }
 
-/// The inodes of the sockets that are at a port and in one of these states, by the tables of `/proc/net`.
-fn inodes(protocol: &str, port: u16, states: &'static [&str]) -> impl Iterator<Item = String> {
-    let tables = ["", "6"].map(|version| File::open(format!("/proc/net/{protocol}{version}")));
-    // Line by line: there may be many thousands.
-    let lines =
-        tables.into_iter().flatten().flat_map(|table| BufReader::new(table).lines().map_while(Result::ok));
-    lines.filter_map(move |line| inode(&line, port, states))
-}
-
-/// Returns the inode of the socket in a line of a table of `/proc/net`, if it is at `port` and in one of these states.
-fn inode(line: &str, port: u16, states: &[&str]) -> Option<String> {
-    let mut columns = line.split_ascii_whitespace();
-    let (local, state, inode) = (columns.nth(1)?, columns.nth(1)?, columns.nth(5)?);
-    let (_, local_port) = local.rsplit_once(':')?;
-    let is_meant = states.contains(&state) && u16::from_str_radix(local_port, 16) == Ok(port);
-    is_meant.then(|| format!("socket:[{inode}]"))
+/// Returns the inodes of the sockets in a table of `/proc/net` that receive at `port`.
+fn open_inodes(table: &str, port: u16) -> Vec<String> {
+    // TCP_LISTEN, and the state of every UDP socket.
+    const STATES: [&str; 2] = ["0A", "07"];
+    let suffix = format!(":{port:04X}");
+    let row = |line: &str| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        match columns.as_slice() {
+            [_, local, _, state, _, _, _, _, _, inode, ..]
+                if STATES.contains(state) && local.ends_with(&suffix) =>
+            {
+                Some(format!("socket:[{inode}]"))
+            }
+            _ => None,
+        }
+    };
+    table.lines().filter_map(row).collect()
 }
 
 fn holds_socket(process: &Path, inodes: &[String]) -> bool {
@@ -87,12 +81,11 @@ mod tests {
     }
 
     #[test]
-    fn only_sockets_of_that_port_and_state_count() {
+    fn only_listening_sockets_of_that_port_count() {
         let table = "  sl  local_address rem_address   st ...\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1\n\
             1: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 4712 1\n\
             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4713 1\n";
-        let found: Vec<_> = table.lines().filter_map(|line| inode(line, 8080, &OPEN)).collect();
-        assert_eq!(found, ["socket:[4711]"]);
+        assert_eq!(open_inodes(table, 8080), ["socket:[4711]"]);
     }
 }
