@@ -82,7 +82,7 @@ fn answer(mut client: TcpStream) -> String {
 #[test]
 fn a_silent_connection_to_a_handler_of_requests_is_held_for_a_second() {
     for mode in Mode::ALL {
-        let server = Start::new(Style::Request).accept(mode).start();
+        let server = Start::new(Style::Request).accept(mode).set("header-timeout", "60s").start();
         let clients: Vec<_> = (0..6).map(|_| held(&server)).collect();
         assert!(answer(silent(&server)).starts_with("HTTP/1.1 200"));
         for client in clients {
