@@ -315,7 +315,8 @@ impl<'a> EventLoop<'a> {
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
         conn.set_token(token);
         match self.stream.on_open(conn, read_already, context!(self)) {
-            end @ (Next::Close | Next::Linger) => self.apply(index, end),
+            Next::Close => self.close(index),
+            Next::Linger => self.linger(index),
             _ => self.run(index, Cause::Readable { ended: false }),
         }
     }
