@@ -4,8 +4,10 @@
 mod util;
 
 use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant, SystemTime};
 use util::answers::{Answer, Checker, Form, Reached};
+use util::client::Address;
 use util::handler::compile;
 use util::load::at_once;
 use util::reader::Reader;
@@ -40,10 +42,15 @@ static void on_data(prefork_conn *conn, void *state)
     prefork_conn_write(conn, big, (size_t)work(in.data, in.len));
     prefork_conn_consume(conn, in.len);
 }
+static void on_datagram(prefork_worker *worker, const struct sockaddr *peer, const void *data, size_t len, void *state)
+{
+    (void)worker, (void)peer, (void)state;
+    work(data, len);
+}
 #ifdef STREAM
-PREFORK_MODULE(.on_data = on_data)
+PREFORK_MODULE(.on_data = on_data, .on_datagram = on_datagram)
 #else
-PREFORK_MODULE(.on_request = on_request)
+PREFORK_MODULE(.on_request = on_request, .on_datagram = on_datagram)
 #endif
 "#;
 
@@ -51,7 +58,8 @@ const SIZE: usize = 16 << 20;
 
 fn start(style: Style) -> Start {
     let flags: &[&str] = if style == Style::Data { &["-DSTREAM"] } else { &[] };
-    Start::new(style).workers(1).module(compile(SLOW, flags))
+    let flags = [flags, &["-Wno-unused-function"]].concat();
+    Start::new(style).workers(1).module(compile(SLOW, &flags))
 }
 
 fn request(style: Style, path: &str) -> String {
@@ -86,17 +94,22 @@ fn the_answer_of_a_slow_handler_is_not_cut() {
 #[test]
 fn many_handlers_in_one_turn_cut_no_answer() {
     for style in [Style::Request, Style::Data] {
-        let server = start(style).set("write-timeout", "500ms").start();
+        let server = start(style).set("write-timeout", "1s").start();
         let mut first = server.connect();
         first.send(request(style, "/300/3").as_bytes()).unwrap();
         // They are reported together when the first has returned.
         let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
         for client in &mut clients {
-            client.send(request(style, &format!("/150/{SIZE}")).as_bytes()).unwrap();
+            client.send(request(style, &format!("/200/{SIZE}")).as_bytes()).unwrap();
         }
         std::thread::scope(|scope| {
             for client in &mut clients {
-                scope.spawn(move || reads_all(client, style));
+                scope.spawn(move || {
+                    client.wait_for_bytes().unwrap();
+                    // Within the time that it has from then on, and long after that from the beginning of the turn.
+                    std::thread::sleep(Duration::from_millis(300));
+                    reads_all(client, style);
+                });
             }
         });
         drop((first, clients));
@@ -106,20 +119,68 @@ fn many_handlers_in_one_turn_cut_no_answer() {
 
 #[test]
 fn a_kept_connection_is_kept_from_its_answer_on() {
-    let server = start(Style::Request).set("idle-timeout", "1s").start();
-    let (mut client, mut other) = (server.connect(), server.connect());
-    assert_eq!(other.http_answer_to("/0/3"), Ok(3));
-    client.send(request(Style::Request, "/1200/3").as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    // Sent in time, while the handler runs.
-    other.send(request(Style::Request, "/0/3").as_bytes()).unwrap();
-    assert_eq!(client.http_answer().map(|a| a.body.len()), Ok(3));
-    assert_eq!(other.http_answer().map(|a| a.body.len()), Ok(3));
-    std::thread::sleep(Duration::from_millis(300));
+    for style in [Style::Request, Style::Data] {
+        let server = start(style).set("idle-timeout", "1s").start();
+        let (mut client, mut other) = (server.connect(), server.connect());
+        let is_answered = |client: &mut Client| match style {
+            Style::Data => assert_eq!(client.rest_up_to(3), Ok(3)),
+            _ => assert_eq!(client.http_answer().map(|answer| answer.body.len()), Ok(3)),
+        };
+        other.send(request(style, "/0/3").as_bytes()).unwrap();
+        is_answered(&mut other);
+        client.send(request(style, "/1200/3").as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        // Sent in time, while the handler runs.
+        other.send(request(style, "/0/3").as_bytes()).unwrap();
+        is_answered(&mut client);
+        is_answered(&mut other);
+        std::thread::sleep(Duration::from_millis(300));
+        client.send(request(style, "/0/3").as_bytes()).unwrap();
+        is_answered(&mut client);
+        // And no longer than that.
+        assert_eq!(client.rest(), Ok(vec![]), "{style:?}");
+        drop((client, other));
+        server.stop();
+    }
+}
+
+/// The loop sleeps until the next deadline: not longer by the time that a handler took.
+#[test]
+fn the_time_of_a_handler_delays_no_deadline() {
+    for style in [Style::Request, Style::Data] {
+        let server = start(style).set("idle-timeout", "1s").start();
+        let mut client = server.connect();
+        client.send(request(style, "/2500/3").as_bytes()).unwrap();
+        client.wait_for_bytes().unwrap();
+        let answered = Instant::now();
+        client.rest().unwrap();
+        let (kept, slack) = (answered.elapsed(), Duration::from_millis(1400));
+        assert!(kept < Duration::from_secs(1) + slack, "{style:?}: {kept:?}");
+        server.stop();
+    }
+}
+
+/// Datagrams are read first in a turn, and a message may be too.
+#[test]
+fn the_time_of_another_callback_cuts_no_answer() {
+    let server = start(Style::Request)
+        .listen("127.0.0.1:0")
+        .listen("udp:127.0.0.1:0")
+        .set("write-timeout", "1s")
+        .start();
+    let Address::Udp(datagrams) = server.addresses[1] else { panic!("{:?}", server.addresses) };
+    let mut client = server.connect();
     assert_eq!(client.http_answer_to("/0/3"), Ok(3));
-    // And no longer than that.
-    assert_eq!(client.rest(), Ok(vec![]));
-    drop((client, other));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"/400", datagrams).unwrap();
+    // While it is served: both are reported together then, and this one is served first.
+    std::thread::sleep(Duration::from_millis(100));
+    socket.send_to(b"/1500", datagrams).unwrap();
+    client.send(request(Style::Request, &format!("/0/{SIZE}")).as_bytes()).unwrap();
+    client.wait_for_bytes().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    reads_all(&mut client, Style::Request);
+    drop(client);
     server.stop();
 }
 

@@ -5,7 +5,7 @@ mod util;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use util::handler::{Mode, compile};
 use util::{Client, Server, Start, Style, wait_until};
 
@@ -202,6 +202,99 @@ fn what_is_written_to_another_connection_is_sent_at_once_and_so_is_its_end() {
     }
 }
 
+/// Streams that hear what others say: in a request to any worker, which tells all others, and when their worker drains.
+const ROOM: &str = r#"
+#include <prefork.h>
+#include <string.h>
+static prefork_conn *all[64];
+static void tell(const char *text, size_t size)
+{
+    for (int i = 0; i < 64; i++)
+        if (all[i] != NULL) {
+            prefork_conn_write(all[i], text, size);
+            if (size == 4 && !memcmp(text, "bye\n", 4))
+                prefork_conn_close(all[i]);
+        }
+}
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    prefork_slice path = prefork_request_path(req);
+    char text[64];
+    (void)state;
+    if (path.len == 5 && !memcmp(path.data, "/join", 5)) {
+        prefork_response_upgrade(res, "raw");
+        return;
+    }
+    memcpy(text, path.data + 1, path.len - 1);
+    text[path.len - 1] = '\n';
+    tell(text, path.len);
+    prefork_worker_send(prefork_worker_self(), PREFORK_TO_ALL, 1, text, path.len);
+    prefork_response_body(res, "told", 4);
+}
+static void on_open(prefork_conn *conn, void *state)
+{
+    int i = 0;
+    (void)state;
+    while (all[i] != NULL)
+        i++;
+    all[i] = conn;
+}
+static void on_data(prefork_conn *conn, void *state)
+{
+    (void)state;
+    prefork_conn_consume(conn, (size_t)-1);
+}
+static void on_close(prefork_conn *conn, void *state)
+{
+    (void)state;
+    for (int i = 0; i < 64; i++)
+        if (all[i] == conn)
+            all[i] = NULL;
+}
+static void on_message(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+{
+    (void)worker, (void)from, (void)type, (void)state;
+    tell(data, size);
+}
+static void on_drain(prefork_worker *worker, void *state)
+{
+    (void)worker, (void)state;
+    tell("bye\n", 4);
+}
+PREFORK_MODULE(.on_request = on_request, .on_open = on_open, .on_data = on_data, .on_close = on_close,
+               .on_message = on_message, .on_drain = on_drain)
+"#;
+
+#[test]
+fn what_is_written_for_a_request_a_message_or_a_drain_is_sent_at_once_and_so_is_its_end() {
+    for mode in Mode::ALL {
+        let server = stream(compile(ROOM, &[])).accept(mode).workers(2).start();
+        let ask = |path: &str| {
+            let mut client = Client::connect(server.address(), Style::Request).unwrap();
+            assert_eq!(client.http_answer_to(path), Ok(4), "{mode:?} {path}");
+        };
+        for end in ["request", "drain"] {
+            let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+            clients.iter_mut().for_each(upgrade);
+            for text in ["hello", "again"] {
+                ask(&format!("/{text}"));
+                clients.iter_mut().for_each(|c| assert_eq!(c.answer(), Ok(text.into()), "{mode:?}"));
+            }
+            match end {
+                "request" => ask("/bye"),
+                _ => server.signal(libc::SIGTERM),
+            }
+            for client in &mut clients {
+                assert_eq!(client.answer(), Ok("bye".into()), "{mode:?} {end}");
+                assert_eq!(client.rest(), Ok(vec![]), "{mode:?} {end}");
+            }
+        }
+        let begun = Instant::now();
+        server.ends();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{mode:?}: {:?}", begun.elapsed());
+    }
+}
+
 /// Answers the first bytes with 5 MiB and closes.
 const ANSWERS_ONCE: &str = "
 #include <prefork.h>
@@ -226,40 +319,80 @@ static void on_data(prefork_conn *conn, void *state)
     prefork_conn_write(conn, answer, sizeof answer);
     prefork_conn_close(conn);
 }
+#ifdef UPGRADE
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    (void)req, (void)state;
+    prefork_response_upgrade(res, \"raw\");
+}
+PREFORK_MODULE(.on_request = on_request, .on_data = on_data)
+#else
 PREFORK_MODULE(.on_data = on_data)
 #endif
+#endif
 ";
+
+/// Reads an answer of [`ANSWERS_ONCE`], and sends this many bytes that nobody has asked for before each part.
+#[track_caller]
+fn reads_all_and_sends_on(mut client: Client, stray: usize, case: &str) {
+    client.send(b"first").unwrap();
+    let mut got = 0;
+    for step in 1.. {
+        // The server may have closed, and then it does not take them.
+        let sent = client.send(&vec![b'u'; stray]).is_ok();
+        let before = got;
+        got += client
+            .rest_up_to(100_000)
+            .unwrap_or_else(|e| panic!("{case}, {stray} bytes: {e:?} after {got}, sent {sent}"));
+        if before == got {
+            break;
+        }
+        assert!(step < 1000);
+    }
+    assert_eq!(got, 5 << 20, "{case}, {stray} bytes");
+}
 
 #[test]
 fn the_end_of_an_answer_arrives_even_if_the_client_goes_on_sending() {
     for (style, flags) in [(Style::Data, &[][..]), (Style::Connection, &["-DBLOCKING"])] {
         let module = compile(ANSWERS_ONCE, flags);
-        let start = Start::new(style).workers(1).module(module).listen("127.0.0.1:0");
-        let socket = format!("unix:{}", start.dir().path().join("s").display());
-        let server = start.listen(socket).start();
-        for address in &server.addresses {
-            // A handler in blocking style does not read while it writes: a client that sends more waits for it.
-            for stray in [0, 1, if style == Style::Data { 32768 } else { 1000 }] {
-                let mut client = Client::connect(address, style).unwrap();
-                client.send(b"first").unwrap();
-                let mut got = 0;
-                for step in 1.. {
-                    // The server may have closed, and then it does not take them.
-                    let sent = client.send(&vec![b'u'; stray]).is_ok();
-                    let before = got;
-                    got += client
-                        .rest_up_to(100_000)
-                        .unwrap_or_else(|e| panic!("{style:?} {stray}: {e:?} after {got}, sent {sent}"));
-                    if before == got {
-                        break;
-                    }
-                    assert!(step < 1000);
+        for mode in Mode::ALL {
+            let start =
+                Start::new(style).accept(mode).workers(1).module(module.clone()).listen("127.0.0.1:0");
+            let socket = format!("unix:{}", start.dir().path().join("s").display());
+            let server = start.listen(socket).start();
+            for address in &server.addresses {
+                // A handler in blocking style does not read while it writes: a client that sends more waits for it.
+                let strays = [0, 1, if style == Style::Data { 32768 } else { 1000 }];
+                // Who accepts makes no difference to all of them.
+                let strays = if mode == Mode::Master { &strays[..] } else { &strays[1..2] };
+                for stray in strays {
+                    let client = Client::connect(address, style).unwrap();
+                    reads_all_and_sends_on(client, *stray, &format!("{style:?} {mode:?} {address:?}"));
                 }
-                assert_eq!(got, 5 << 20, "{style:?}, {stray} bytes, {address:?}");
             }
+            server.stop();
         }
-        server.stop();
     }
+}
+
+#[test]
+fn the_end_of_an_upgraded_stream_arrives_even_if_the_client_goes_on_sending() {
+    let server = stream(compile(ANSWERS_ONCE, &["-DUPGRADE"])).start();
+    for stray in [0, 1, 32768] {
+        let mut client = server.connect();
+        upgrade(&mut client);
+        reads_all_and_sends_on(client, stray, "upgraded");
+    }
+    server.stop();
+}
+
+/// Makes a connection a stream.
+fn upgrade(client: &mut Client) {
+    let request = "GET /join HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+    client.send(request.as_bytes()).unwrap();
+    let head: Vec<String> = (0..20).map(|_| client.answer().unwrap()).take_while(|l| l != "\r").collect();
+    assert!(head[0].starts_with("HTTP/1.1 101 "), "{head:?}");
 }
 
 #[test]

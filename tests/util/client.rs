@@ -209,6 +209,14 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until something of the server has arrived, and leaves it there.
+    pub fn wait_for_bytes(&self) -> Result<(), Fault> {
+        assert!(self.read.is_empty());
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        SockRef::from(&self.socket).peek(&mut byte)?;
+        Ok(())
+    }
+
     /// Everything up to the server's end of file.
     pub fn rest(&mut self) -> Result<Vec<u8>, Fault> {
         loop {
