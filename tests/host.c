@@ -2,7 +2,7 @@
  *
  *     host calls            every refusal, then a run that ends itself, twice
  *     host threads          a run in a process with two threads
- *     host module FILE      serves with a module from a file until a signal ends it
+ *     host module FILE ARGS serves with a module from a file until a signal ends it
  */
 #define _POSIX_C_SOURCE 200809L
 #include <prefork.h>
@@ -120,11 +120,12 @@ static void tell(const prefork_started *started, void *state)
     fflush(stdout);
 }
 
-static int serve(prefork_server *server, const char *file)
+static int serve(prefork_server *server, const char *file, int n, char **args)
 {
     int status;
 
     prefork_server_module_file(server, file);
+    prefork_server_args(server, (size_t)n, (const char *const *)args);
     prefork_server_listen(server, "127.0.0.1:0");
     prefork_server_workers(server, 2);
     prefork_server_on_start(server, tell, NULL);
@@ -141,7 +142,7 @@ int main(int argc, char **argv)
 
     setvbuf(stdout, NULL, _IOLBF, 0); /* what waits in a buffer would be written by each worker too */
     if (argc > 2)
-        code = serve(server, argv[2]);
+        code = serve(server, argv[2], argc - 3, argv + 3);
     else if (argc > 1 && strcmp(argv[1], "threads") == 0)
         threads(server);
     else

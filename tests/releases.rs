@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use util::dir::Dir;
+use util::host::{self, Link};
 use util::{Server, Start, Style, wait_until};
 
 /// `releases/N` with a program and a module that says `N`, and `current`, which leads to one of them.
@@ -154,6 +155,52 @@ fn a_program_found_by_path_is_the_one_of_that_path_now() {
 #[test]
 fn an_absolute_path_through_a_link_is_followed_anew() {
     follows_the_link(&format!("exec DIR/current/prefork {OPTIONS} DIR/current/m.so DIR"), true);
+}
+
+/// Hosts in C and Rust whose handler is in their program.
+#[test]
+fn a_host_started_by_a_link_is_replaced_by_the_one_of_the_link_now() {
+    for host in [host::program("tests/pidfile.c", "pidfile-link", Link::Shared), host::example("pidfile")] {
+        let site = Site::new();
+        let dir = site.dir.path().to_str().unwrap().to_owned();
+        let copy = |n: u32| {
+            site.release(n);
+            let to = site.folder(n).join("host");
+            assert!(Command::new("cp").arg(&host).arg(to).status().unwrap().success());
+        };
+        copy(1);
+        site.dir.file("pid");
+        let server = site.start(&format!("{} exec current/host run {dir} 127.0.0.1:0", host::search()));
+        for n in 2..4 {
+            assert_eq!(site.verb(&["show"])["program"]["changed"], false);
+            copy(n);
+            site.switch(n);
+            assert_eq!(site.verb(&["show"])["program"]["changed"], true);
+            // What it was started from is gone.
+            fs::remove_dir_all(site.folder(n - 1)).unwrap();
+            assert_eq!(site.verb(&["upgrade"])["outcome"], "committed");
+            let exe = fs::read_link(format!("/proc/{}/exe", server.pid)).unwrap();
+            assert_eq!(exe, site.folder(n).join("host"));
+            site.is_from(&site.verb(&["show"])["program"], n, "host");
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_module_that_a_host_reads_by_a_link_is_that_of_the_link_now() {
+    let host = host::program("tests/host.c", "host-link", Link::Shared);
+    let site = Site::new();
+    let dir = site.dir.path().display();
+    let server = site.start(&format!("{} exec {} module current/m.so {dir}", host::search(), host.display()));
+    site.serves(&server, 1);
+    site.release(2);
+    site.switch(2);
+    fs::remove_dir_all(site.folder(1)).unwrap();
+    let verdict = site.verb(&["reload"]);
+    site.is_from(&verdict["code"], 2, "m.so");
+    site.serves(&server, 2);
+    server.stop();
 }
 
 #[test]

@@ -197,3 +197,25 @@ fn a_connection_that_no_queue_takes_is_parked_and_comes_first() {
     assert_eq!(f.take(1)[0], queued);
     assert!(f.pool.parked.is_none());
 }
+
+#[test]
+fn a_worker_that_is_too_large_from_the_start_is_replaced_at_growing_intervals() {
+    let mut f = Fixture::new(1);
+    f.pool.config.max_memory = 100;
+    f.workers[0].counters.memory.set(Some(200));
+    f.pool.admit(WorkerId(1));
+    let begun = f.now;
+    let mut replaced = Vec::new();
+    while f.now - begun < Duration::from_secs(5 * 3600) {
+        f.now = f.now + Duration::from_secs(1);
+        f.pool.begin_turn(f.now);
+        f.pool.memory_at = f.now;
+        let inputs = f.pool.run_timers(&f.life, &()).inputs;
+        if inputs.iter().any(|input| matches!(input, Input::Worn(WorkerId(1)))) {
+            replaced.push((f.now - begun).as_secs());
+        }
+    }
+    let intervals: Vec<_> = replaced.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(replaced[0], 60);
+    assert_eq!(intervals, [120, 240, 480, 960, 1920, 3600, 3600, 3600]);
+}

@@ -50,6 +50,8 @@ pub struct Counters {
     /// Part of `finished` that is on the page only when the master looks for the second time.
     pub unseen: Cell<u64>,
     pub busy_since: Cell<u64>,
+    /// The memory of the worker, if that is known.
+    pub memory: Cell<Option<u64>>,
     /// Something came into its queue.
     pub nudged: Cell<bool>,
     pub admitted: Cell<bool>,
@@ -227,7 +229,7 @@ impl Link for ModelQueue {
     }
 
     fn memory(&self) -> Option<u64> {
-        None
+        self.counters.memory.get()
     }
 }
 
