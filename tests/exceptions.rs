@@ -12,6 +12,7 @@ const MODULE: &str = r#"
     #include <prefork.h>
     #include <stdexcept>
     #include <string>
+    #include <unistd.h>
 
     static std::string where;
 
@@ -19,6 +20,12 @@ const MODULE: &str = r#"
     {
         if (where == callback)
             throw std::runtime_error(callback);
+    }
+
+    static void linger()
+    {
+        for (int i = 0; where == "on_hang" && i < 100; i++)
+            usleep(100000);
     }
 
     static void replied(prefork_worker *, int, const void *, size_t, void *) { maybe("on_reply"); }
@@ -44,6 +51,7 @@ const MODULE: &str = r#"
     static void request(prefork_request *req, prefork_response *res, void *)
     {
         maybe("on_request");
+        linger();
         prefork_worker *self = prefork_worker_self();
         prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
         prefork_response_body_owned(res, "x", 1, released, NULL);
@@ -53,9 +61,13 @@ const MODULE: &str = r#"
     static void open(prefork_conn *, void *) { maybe("on_open"); }
     static void data(prefork_conn *conn, void *) { maybe("on_data"); maybe("on_connection"); prefork_conn_close(conn); }
     static void close(prefork_conn *, void *) { maybe("on_close"); }
+    /* In a signal handler, where nobody should throw either. */
+    static void hang(prefork_worker *, void *) { maybe("on_hang"); }
+
     static void datagram(prefork_worker *, const struct sockaddr *, const void *, size_t, void *) { maybe("on_datagram"); }
 
-    PREFORK_MODULE(.worker_start = start, .worker_stop = stop, .on_drain = drain, .on_message = message, CALLBACKS)
+    PREFORK_MODULE(.worker_start = start, .worker_stop = stop, .on_drain = drain, .on_message = message, CALLBACKS,
+                   .on_hang = hang)
 "#;
 
 /// A host that throws in the callback of the master that is its first argument.
@@ -167,6 +179,20 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         assert!(lines.iter().all(|line| !line.contains("Rust")), "{callback}: {lines:#?}");
         server.stop();
     }
+}
+
+#[test]
+fn an_exception_while_the_handler_hangs_is_logged_too() {
+    let mut server = start(Style::Request, "on_hang").workers(1).set("timeout", "200ms").start();
+    for line in [&message("on_hang"), "hangs in its handler", "died: SIGABRT"] {
+        server.says(line);
+    }
+    let before = server.workers();
+    assert!(server.ask("x").is_err());
+    wait_until("a successor", || server.workers().len() == 1 && server.workers() != before);
+    let lines = server.stderr();
+    assert!(lines.iter().all(|line| !line.contains("unwind")), "{lines:#?}");
+    server.stop();
 }
 
 #[test]

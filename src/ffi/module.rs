@@ -8,6 +8,7 @@ use super::response::prefork_response;
 use super::worker::prefork_worker;
 use crate::sys::datagram::sockaddr;
 use crate::sys::overdue;
+use crate::unwind::named;
 use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
@@ -218,7 +219,7 @@ impl Handler for Callbacks {
         if let Some(on_hang) = self.module.on_hang {
             let (worker, state) = (lend(worker), self.state);
             // SAFETY: as in `start`; a worker and its state live as long as the process.
-            let call = move || unsafe { on_hang(worker, state) };
+            let call = move || named("on_hang", || unsafe { on_hang(worker, state) });
             // SAFETY: the header asks that of the callback.
             unsafe { overdue::call(call) };
         }
