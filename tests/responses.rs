@@ -41,6 +41,16 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
     } else if (!strcmp(name, "/date")) {
         prefork_response_header(res, "Date", "Thu, 01 Jan 1970 00:00:00 GMT");
         said = prefork_response_header(res, "date", "Fri, 02 Jan 1970 00:00:00 GMT");
+    } else if (!strncmp(name, "/too-much", 9)) {
+        static char much[100000];
+
+        if (prefork_response_write(res, much, sizeof much) != PREFORK_FULL)
+            return;
+        if (!strcmp(name, "/too-much-503"))
+            prefork_response_status(res, 503);
+        if (strcmp(name, "/too-much-body"))
+            return;
+        said = PREFORK_FULL;
     } else if (!strcmp(name, "/peer")) {
         path = prefork_request_peer(req);
         prefork_response_body(res, path.data, path.len);
@@ -70,7 +80,15 @@ PREFORK_MODULE(.CALLBACK = say)
 "#;
 
 fn start() -> Server {
-    let start = Start::new(Style::Request).module(handler::compile(TRIES, &[])).workers(1);
+    start_with("16M")
+}
+
+/// With this many bytes that may wait.
+fn start_with(pending: &str) -> Server {
+    let start = Start::new(Style::Request)
+        .module(handler::compile(TRIES, &[]))
+        .workers(1)
+        .set("max-pending", pending);
     start.dir().file("written");
     start.start()
 }
@@ -154,4 +172,16 @@ fn the_path_of_a_client_cannot_break_a_line() {
         assert_eq!(name, format!(r"unix:{dir}/a\x0ab\x1b[31m"), "{style:?}");
         server.stop();
     }
+}
+
+#[test]
+fn a_response_whose_first_part_is_refused_does_not_look_complete() {
+    let server = start_with("64K");
+    let (head, body) = answer(&server, "GET /too-much", "");
+    assert!(head.starts_with("http/1.1 500 ") && body.contains("the handler failed"), "{head}{body}");
+    let (head, _) = answer(&server, "GET /too-much-503", "");
+    assert!(head.starts_with("http/1.1 503 "), "{head}");
+    let (head, body) = answer(&server, "GET /too-much-body", "");
+    assert!(head.starts_with("http/1.1 200 ") && body == "-12", "{head}{body}");
+    server.stop();
 }

@@ -158,8 +158,9 @@ impl AsRef<[u8]> for Owned {
 /// collects 64 KiB before it sends, never waits, and keeps what the client does not take yet, up to the
 /// setting `max-pending`.
 ///
-/// Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL,
-/// PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL (the response is
+/// incomplete: the connection is cut behind the parts before; if there was none, it becomes a 500, unless the handler
+/// sets another status or body), PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.

@@ -72,6 +72,8 @@ impl Response {
     /// Writes the rest of the response into the output.
     pub(super) fn finish(&mut self) -> After {
         match self.stage {
+            // Not even the head was written, and a head alone would look complete.
+            Stage::Open if self.incomplete => self.put_fault(Fault::new(500, "the handler failed")),
             Stage::Open => self.put_whole(),
             Stage::Stream(_) if self.incomplete => return After::Cut,
             Stage::Stream(framing) => {

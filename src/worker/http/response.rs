@@ -87,7 +87,7 @@ pub struct Response {
     start: usize,
     /// A part of this response may have been sent.
     pub(super) partly_sent: bool,
-    /// A part of a streamed body was refused.
+    /// A part of a streamed body was refused, and no other response was set since.
     pub(super) incomplete: bool,
     /// The body ends with the connection.
     pub(super) until_close: bool,
@@ -174,6 +174,8 @@ impl Response {
             return Err(Refused::Status);
         }
         self.status = code;
+        // If the first part of a body was refused, this is another response.
+        self.incomplete = false;
         Ok(())
     }
 
@@ -272,6 +274,7 @@ impl Response {
         self.out.drop_body();
         self.out.body = body;
         self.out.body_len = len;
+        self.incomplete = false;
         Ok(())
     }
 
@@ -283,7 +286,8 @@ impl Response {
     /// and sent when they reach 64 KiB or the handler returns.
     ///
     /// # Errors
-    /// [`Refused::Late`] after a body was set, [`Refused::Full`], [`Refused::Gone`].
+    /// [`Refused::Late`] after a body was set; [`Refused::Gone`]; [`Refused::Full`], after which the response is incomplete: the
+    /// connection is cut behind the parts before. If there was none, it becomes a 500, unless the handler sets another status or body.
     pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
         if !matches!(self.stage, Stage::Stream(_)) {
             self.open()?;
@@ -375,6 +379,7 @@ impl Response {
         }
         wanted.clone_into(&mut self.protocol);
         self.stage = Stage::Upgrade;
+        self.incomplete = false;
         Ok(())
     }
 
@@ -385,8 +390,7 @@ impl Response {
 
     /// True if the handler has failed, or has left a body incomplete, although its client was there.
     pub(super) fn has_failed(&self) -> bool {
-        let cut = matches!(self.stage, Stage::Stream(_)) && self.incomplete;
-        !self.client_gone && (cut || matches!(self.stage, Stage::Failed))
+        !self.client_gone && (self.incomplete || matches!(self.stage, Stage::Failed))
     }
 
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
