@@ -3,11 +3,11 @@
 
 mod util;
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use util::client::Address;
-use util::{Mode, PATIENCE, Start, Style, comes_true, proc, wait_until};
+use util::{Mode, PATIENCE, Server, Start, Style, comes_true, proc, wait_until};
 
 /// This many requests of four clients make at least `CALLS` calls of each kind: one wait may be for all four.
 const ANSWERS: u64 = 200;
@@ -183,6 +183,15 @@ fn a_stop_waits_for_no_worker_that_finds_nothing_to_accept() {
     }
 }
 
+/// A server that will not be allowed to read datagrams, its address, and the inodes of its sockets.
+fn start_of_datagrams(mode: Mode) -> (Server, SocketAddr, Vec<String>) {
+    let mut server = Start::new(Style::Datagram).accept(mode).listen("udp:127.0.0.1:0").start();
+    server.says("read datagrams: ");
+    let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
+    let sockets = datagram_sockets(address.port());
+    (server, address, sockets)
+}
+
 /// The inodes of the sockets for datagrams at a port.
 fn datagram_sockets(port: u16) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/net/udp").unwrap();
@@ -194,11 +203,7 @@ fn datagram_sockets(port: u16) -> Vec<String> {
 #[test]
 fn a_worker_that_may_not_read_datagrams_rests_says_so_once_and_goes_on_when_it_may() {
     for mode in [Mode::Master, Mode::ReusePort] {
-        let start = Start::new(Style::Datagram).accept(mode).listen("udp:127.0.0.1:0");
-        let mut server = start.start();
-        server.says("read datagrams: ");
-        let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
-        let sockets = datagram_sockets(address.port());
+        let (server, address, sockets) = start_of_datagrams(mode);
         assert_eq!(sockets.len(), if mode == Mode::ReusePort { 2 } else { 1 });
         let pids = server.workers();
         let refuse = |&pid: &i32| Refusing::on(&sockets, pid, "recvmsg", "EPERM");
@@ -226,11 +231,7 @@ fn a_worker_that_may_not_read_datagrams_rests_says_so_once_and_goes_on_when_it_m
 #[test]
 fn a_server_that_may_not_read_datagrams_stops() {
     for mode in [Mode::Master, Mode::ReusePort] {
-        let start = Start::new(Style::Datagram).accept(mode).listen("udp:127.0.0.1:0");
-        let mut server = start.start();
-        server.says("read datagrams: ");
-        let Address::Udp(address) = *server.address() else { panic!("{:?}", server.address()) };
-        let sockets = datagram_sockets(address.port());
+        let (server, address, sockets) = start_of_datagrams(mode);
         let refuse = |pid: i32| Refusing::on(&sockets, pid, "recvmsg", "EACCES");
         let refusing: Vec<_> = server.workers().into_iter().map(refuse).collect();
         for _ in 0..8 {

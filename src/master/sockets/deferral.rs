@@ -24,12 +24,12 @@ const LONGEST: Duration = Duration::from_millis(1200);
 /// What the kernel holds at a listener.
 #[derive(Default)]
 pub struct Deferral {
-    /// The time that the sockets have been given, zero for none; `None` if that is not known, since a former program gave it.
+    /// The time that the sockets have been given since the workers have said their styles, zero for none; `None` before.
     set: Option<Duration>,
     /// True if `auto` is on: the handler takes requests.
     wanted: bool,
-    /// In a stop: connections may still come out until then.
-    until: Time,
+    /// Set in a stop, which has ended the deferral: connections may still come out until then.
+    until: Option<Time>,
 }
 
 impl Listener {
@@ -47,7 +47,9 @@ impl Listener {
     pub fn defer_accept(&mut self, kinds: impl Iterator<Item = event::Kind>, config: &Config) {
         let mut kinds = kinds.peekable();
         self.deferral.wanted = kinds.peek().is_some() && kinds.all(|kind| kind == event::Kind::Request);
-        if let Some(wait) = self.deferral(config).filter(|wait| self.deferral.set != Some(*wait)) {
+        let wait = self.deferral(config).filter(|wait| self.deferral.set != Some(*wait));
+        // Workers end during a stop, too.
+        if let (Some(wait), None) = (wait, self.deferral.until) {
             self.set_deferral(wait);
         }
     }
@@ -65,7 +67,7 @@ impl Listener {
     pub(super) fn end_deferral(&mut self) {
         if self.deferral.set != Some(Duration::ZERO) && matches!(self.kind, Kind::Tcp) {
             self.set_deferral(Duration::ZERO);
-            self.deferral.until = Time::now() + LONGEST;
+            self.deferral.until = Some(Time::now() + LONGEST);
         }
     }
 
@@ -73,6 +75,6 @@ impl Listener {
     pub(super) fn holds_connections(&self, now: Time) -> bool {
         // If the kernel does not tell, they may be there.
         let has_some = |inet: SocketAddr| sock_diag::has_handshakes(inet.port()).unwrap_or(true);
-        now < self.deferral.until && self.inet().is_some_and(has_some)
+        self.deferral.until.is_some_and(|until| now < until) && self.inet().is_some_and(has_some)
     }
 }
