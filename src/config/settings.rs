@@ -173,7 +173,7 @@ settings! {
     defer_accept: DeferAccept = DeferAccept::Auto, Deferral, "defer-accept", "Serving", "auto|off|TIME",
         "Let the kernel hold a TCP connection until its first bytes come: auto, off, or at most this long",
         "auto: for a second if the handler takes HTTP requests, not otherwise, and inherited sockets as they are; the kernel rounds a \
-         time up to 1, 3, 7, 15 s and so on. A new connection costs a third less CPU; one that stays silent is accepted after that \
+         time up to 1, 3, 7, 15 s and so on. A new connection costs about a quarter less CPU; one that stays silent is accepted after that \
          time, and --header-timeout counts from then";
     /// The permission bits of Unix sockets that the server creates.
     unix_mode: u32 = 0o660, Mode, "unix-mode", "Serving", "MODE",
