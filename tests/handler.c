@@ -274,6 +274,8 @@ static int start(prefork_worker *worker, void **state)
     if (dir == NULL || told_to("refuse"))
         return 1;
     snprintf(hung, sizeof hung, "%s/hung", dir);
+    if (told_to("unprivileged") && (setgid(65534) < 0 || setuid(65534) < 0))
+        abort();
     if (told_to("die"))
         abort();
     if (told_to("misconfigured"))

@@ -4,7 +4,9 @@
 
 mod util;
 
+use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 use util::client::Address;
 use util::{Mode, Server, Start, Style, comes_true, proc, wait_until};
@@ -67,6 +69,34 @@ fn a_killed_master_leaves_its_port_free_and_no_worker_whatever_they_do() {
                 server.dies_out();
                 next.stop();
             }
+        }
+    }
+}
+
+// The kernel forgets whom to tell of the master's death when a process changes its user (prctl(2)).
+#[test]
+fn so_it_does_if_they_have_become_another_user() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("not checked: only root can become another user");
+        return;
+    }
+    for mode in Mode::ALL {
+        for style in Style::ALL {
+            let case = format!("{} {style:?}", mode.name());
+            let start = start(style, mode);
+            fs::set_permissions(start.dir().path(), fs::Permissions::from_mode(0o777)).unwrap();
+            start.dir().make("unprivileged");
+            let server = start.start();
+            assert!(
+                server.workers().iter().all(|&pid| proc::status(pid, "Uid").starts_with("65534")),
+                "{case}"
+            );
+            let clients = keep_busy(&server, "sleep 60000");
+            server.signal(libc::SIGKILL);
+            assert!(comes_true(Duration::from_millis(600), || server.refuses()), "{case}: new clients wait");
+            assert!(comes_true(SOON, || proc::group(server.pid).is_empty()), "{case}: they live on");
+            drop(clients);
+            server.dies_out();
         }
     }
 }

@@ -5,6 +5,7 @@
 //! timer whose signal is SIGKILL: nothing else ends a process whatever its code does.
 
 use super::{check, forks, overdue, signal};
+use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -31,6 +32,22 @@ pub fn watch(parent: i32, limit: Duration) -> io::Result<()> {
     LIMIT_MS.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
     // SAFETY: `signalled` reads and writes memory and makes system calls that signal-safety(7) lists, or are as safe.
     unsafe { signal::interrupt(overdue::SIGNAL, signalled) };
+    ask_kernel()
+}
+
+/// As [`watch`], after user code that may have changed the user, the group or the capabilities of this process: the kernel then
+/// forgets what it was asked for (prctl(2)). A signal that user code has asked for instead stays.
+///
+/// # Errors
+/// As prctl(2).
+pub fn watch_again() -> io::Result<()> {
+    let mut asked: c_int = 0;
+    // SAFETY: the pointer is valid through the call.
+    check(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut asked) })?;
+    if asked == 0 { ask_kernel() } else { Ok(()) }
+}
+
+fn ask_kernel() -> io::Result<()> {
     // SAFETY: takes a number.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, overdue::SIGNAL) })?;
     // It may have died before the kernel was asked to tell: then no signal comes.
@@ -76,7 +93,7 @@ fn kill_after(ms: u64) {
     // SAFETY: sigevent is plain data for which all zero bytes are a valid value.
     let mut event: libc::sigevent = unsafe { mem::zeroed() };
     (event.sigev_notify, event.sigev_signo) = (libc::SIGEV_SIGNAL, libc::SIGKILL);
-    let mut timer: libc::c_int = 0;
+    let mut timer: c_int = 0;
     let time = libc::timespec {
         tv_sec: libc::time_t::try_from(ms / 1000).unwrap_or(libc::time_t::MAX),
         tv_nsec: (ms % 1000 * 1_000_000) as libc::c_long,

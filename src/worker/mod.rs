@@ -114,6 +114,9 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         Ok(Err(reason)) => fail(worker, reason),
         Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic))),
     };
+    if let Err(e) = parent::watch_again() {
+        fail(worker, format!("prctl: {e}"));
+    }
     // The handler may have closed some, and connections come next.
     let _ = stderr::open_missing();
     let kind = handler.kind();
