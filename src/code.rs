@@ -25,6 +25,7 @@ pub fn absolute(path: &Path) -> PathBuf {
 }
 
 /// The path by which this program was started: as it was given, or as `$PATH` has it, if that leads to this program; or else the file's.
+/// A relative path is also tried from `$PWD`, since a host may have left the directory in which it was started.
 ///
 /// # Errors
 /// If `/proc` has no link to it (proc(5)).
@@ -37,8 +38,12 @@ pub fn own_program() -> io::Result<PathBuf> {
         let search = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&search).map(|directory| directory.join(&given)).collect()
     };
+    let shown = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+    let from_shown = |path: &PathBuf| shown.as_ref().map(|directory| directory.join(path));
     let leads_here = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| is_same(&found, &own));
-    match candidates.iter().map(|path| absolute(path)).find(leads_here) {
+    let mut paths =
+        candidates.iter().map(|path| absolute(path)).chain(candidates.iter().filter_map(from_shown));
+    match paths.find(leads_here) {
         Some(path) => Ok(path),
         None => fs::read_link("/proc/self/exe"),
     }

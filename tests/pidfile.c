@@ -2,7 +2,8 @@
  *
  *     pidfile run|start DIR ADDRESS
  *
- * Files in DIR say what goes wrong from its next start on: `guarded`, `threads`, `missing`, `wrong`, `none`.
+ * Files in DIR say what goes wrong from its next start on: `guarded`, `threads`, `missing`, `wrong`, `none`. With `leaves` it leaves
+ * its working directory first, as daemons do.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <prefork.h>
@@ -58,6 +59,8 @@ int main(int argc, char **argv)
     if (argc != 4)
         return 2;
     dir = argv[2];
+    if (has("leaves") && chdir("/") < 0)
+        return 2;
     if (getenv("PREFORK_UPGRADE") == NULL) {
         file = fopen(in_dir("pid"), "w");
         fprintf(file, "%d", (int)getpid());

@@ -157,9 +157,8 @@ fn an_absolute_path_through_a_link_is_followed_anew() {
     follows_the_link(&format!("exec DIR/current/prefork {OPTIONS} DIR/current/m.so DIR"), true);
 }
 
-/// Hosts in C and Rust whose handler is in their program.
-#[test]
-fn a_host_started_by_a_link_is_replaced_by_the_one_of_the_link_now() {
+/// Hosts in C and Rust whose handler is in their program. `$DIR` is the directory of the test.
+fn a_host_follows_the_link(command: &str, leaves: bool) {
     for host in [host::program("tests/pidfile.c", "pidfile-link", Link::Shared), host::example("pidfile")] {
         let site = Site::new();
         let dir = site.dir.path().to_str().unwrap().to_owned();
@@ -170,7 +169,11 @@ fn a_host_started_by_a_link_is_replaced_by_the_one_of_the_link_now() {
         };
         copy(1);
         site.dir.file("pid");
-        let server = site.start(&format!("{} exec current/host run {dir} 127.0.0.1:0", host::search()));
+        if leaves {
+            site.dir.make("leaves");
+        }
+        let server =
+            site.start(&format!("DIR={dir}; export {}; {command} run $DIR 127.0.0.1:0", host::search()));
         for n in 2..4 {
             assert_eq!(site.verb(&["show"])["program"]["changed"], false);
             copy(n);
@@ -184,6 +187,20 @@ fn a_host_started_by_a_link_is_replaced_by_the_one_of_the_link_now() {
             site.is_from(&site.verb(&["show"])["program"], n, "host");
         }
         server.stop();
+    }
+}
+
+#[test]
+fn a_host_started_by_a_link_is_replaced_by_the_one_of_the_link_now() {
+    a_host_follows_the_link("exec current/host", false);
+}
+
+#[test]
+fn so_is_one_that_leaves_its_working_directory() {
+    for command in
+        ["exec current/host", "cd current && exec ./host", "cd current && PATH=.:$PATH && exec host"]
+    {
+        a_host_follows_the_link(command, true);
     }
 }
 

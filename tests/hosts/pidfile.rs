@@ -11,6 +11,9 @@ fn main() {
     let [_, how, dir, listen] = args.as_slice() else { panic!("pidfile run|start DIR ADDRESS") };
     let dir = Path::new(dir);
     let has = |name: &str| dir.join(name).exists();
+    if has("leaves") {
+        env::set_current_dir("/").unwrap();
+    }
     if env::var_os("PREFORK_UPGRADE").is_none() {
         fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
     } else if has("guarded") {
