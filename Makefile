@@ -12,6 +12,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
         curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime
 
+# What `make bench` compares with, if it can be installed.
+PEERS = wrk:wrk nginx:nginx node:nodejs h2o:h2o
+
 STRICT = -Wall -Wextra -Werror -pedantic -fsyntax-only -Iinclude
 
 .PHONY: help
@@ -38,7 +41,8 @@ soak: deps ## reloads, deaths, scaling and load at random, for ten minutes or SO
 	$(CARGO) test --locked --test soak -- --ignored --nocapture
 
 .PHONY: bench
-bench: build ## compare with other servers: under load; then through reloads, deaths and long requests
+bench: build ## compare with other servers: under load and at size; then through reloads, deaths and long requests
+	-@$(MAKE) --no-print-directory deps NEEDS="$(PEERS)"
 	$(CARGO) bench --bench messages --no-run --locked
 	python3 benches/run.py
 	python3 benches/lifecycle.py

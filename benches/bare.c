@@ -10,8 +10,11 @@
  *
  *   -w N   workers (2)
  *   -p N   port on 127.0.0.1 (0: a free one; the address is printed)
- *   -n N   connections the master accepts before it calls epoll_wait again (16)
+ *   -n N   connections the master accepts before it calls epoll_wait again (16, at most 64)
  *   -d     TCP_DEFER_ACCEPT: a connection can be accepted once its first bytes have arrived
+ *   -m     batches: the listener says how many connections it holds (TCP_INFO), so that no accept finds none, and each
+ *          worker gets its share of them as one message with several descriptors
+ *   -r     with -m: one close_range(2) for all of the master's copies whose numbers are a run that holds nothing else
  *   -b     SCHED_BATCH: a wake-up of the master or a worker does not preempt other processes
  *
  * C99 with POSIX and Linux. A request's head must arrive in one piece, as those of wrk do.
@@ -29,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_WORKERS = 64, MAX_EVENTS = 64, MAX_TAKEN = 16 };
+enum { MAX_WORKERS = 64, MAX_EVENTS = 64, MAX_TAKEN = 16, MAX_BATCH = 64 };
 
 static void die(const char *what)
 {
@@ -45,51 +48,57 @@ static void watch(int epoll, int fd, uint32_t events)
         die("epoll_ctl");
 }
 
-/* ---- one descriptor in one message ---- */
+/* ---- descriptors in a message ---- */
 
 struct passage {
     char header[4]; /* as long as a header that names the listener */
-    size_t control[CMSG_SPACE(sizeof(int)) / sizeof(size_t)]; /* aligned as a cmsghdr */
+    size_t control[CMSG_SPACE(MAX_BATCH * sizeof(int)) / sizeof(size_t)]; /* aligned as a cmsghdr */
     struct iovec data;
     struct msghdr message;
 };
 
-static struct msghdr *prepare(struct passage *passage)
+/* Prepares a message with room for `count` descriptors. */
+static struct msghdr *prepare(struct passage *passage, int count)
 {
     passage->data = (struct iovec){ passage->header, sizeof passage->header };
     passage->message = (struct msghdr){ .msg_iov = &passage->data, .msg_iovlen = 1,
-        .msg_control = passage->control, .msg_controllen = sizeof passage->control };
+        .msg_control = passage->control, .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int)) };
     return &passage->message;
 }
 
-static ssize_t send_fd(int channel, int fd, int flags)
+static ssize_t send_fds(int channel, const int *fds, int count, int flags)
 {
-    struct passage passage = { .header = { 0 } };
-    struct msghdr *message = prepare(&passage);
+    struct passage passage;
+    struct msghdr *message = prepare(&passage, count);
     struct cmsghdr *rights = CMSG_FIRSTHDR(message);
 
+    memset(passage.header, 0, sizeof passage.header);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    rights->cmsg_len = CMSG_LEN((size_t)count * sizeof *fds);
+    memcpy(CMSG_DATA(rights), fds, (size_t)count * sizeof *fds);
     return sendmsg(channel, message, flags | MSG_NOSIGNAL);
 }
 
-/* Returns the next connection, or -1 if there is none. A worker exits when its master has. */
-static int receive_fd(int channel)
+/* Returns the number of connections in the next message, or 0 if there is none. A worker exits when its master has. */
+static int receive_fds(int channel, int *fds)
 {
     struct passage passage;
-    struct msghdr *message = prepare(&passage);
+    struct msghdr *message = prepare(&passage, MAX_BATCH);
     ssize_t got = recvmsg(channel, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     struct cmsghdr *rights;
-    int fd;
+    size_t size;
 
     if (got == 0)
         exit(0);
-    if (got < 0 || (rights = CMSG_FIRSTHDR(message)) == NULL)
-        return -1;
-    memcpy(&fd, CMSG_DATA(rights), sizeof fd);
-    return fd;
+    if (got < 0)
+        return 0;
+    /* The kernel drops the descriptors for which this process has no room. */
+    if (message->msg_flags & MSG_CTRUNC || (rights = CMSG_FIRSTHDR(message)) == NULL)
+        die("connections lost");
+    size = rights->cmsg_len - CMSG_LEN(0);
+    memcpy(fds, CMSG_DATA(rights), size);
+    return (int)(size / sizeof *fds);
 }
 
 /* ---- worker ---- */
@@ -150,11 +159,15 @@ static int serve(int fd)
 /* Takes connections from the master. Most requests have arrived by now: serves them, and watches those that stay open. */
 static void take_connections(int epoll, int channel)
 {
-    for (int taken = 0, fd; taken < MAX_TAKEN && (fd = receive_fd(channel)) >= 0; taken++) {
-        if (serve(fd))
-            watch(epoll, fd, EPOLLIN | EPOLLET);
-        else
-            close(fd);
+    int fds[MAX_BATCH], count;
+
+    for (int taken = 0; taken < MAX_TAKEN && (count = receive_fds(channel, fds)) > 0; taken += count) {
+        for (int i = 0; i < count; i++) {
+            if (serve(fds[i]))
+                watch(epoll, fds[i], EPOLLIN | EPOLLET);
+            else
+                close(fds[i]);
+        }
     }
 }
 
@@ -205,19 +218,85 @@ static void spawn_worker(int slot, int listener)
     channels[slot] = ends[0];
 }
 
+static int next_worker(void)
+{
+    static int next;
+    int slot = next;
+
+    next = next + 1 < workers ? next + 1 : 0;
+    return slot;
+}
+
 /* Round robin, skipping workers whose queue is full; if all are, the master waits for the next one. */
 static void hand_off(int fd)
 {
-    static int next;
-
-    for (int tried = 0; tried <= workers; tried++) {
-        int channel = channels[next];
-
-        next = next + 1 < workers ? next + 1 : 0;
-        if (send_fd(channel, fd, tried < workers ? MSG_DONTWAIT : 0) >= 0)
+    for (int tried = 0; tried <= workers; tried++)
+        if (send_fds(channels[next_worker()], &fd, 1, tried < workers ? MSG_DONTWAIT : 0) >= 0)
             return;
-    }
     die("sendmsg");
+}
+
+/* One turn of the plain server: accepts until there is no connection. */
+static void accept_singly(int listener, int batch)
+{
+    for (int accepted = 0; accepted < batch; accepted++) {
+        int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd < 0)
+            return;
+        hand_off(fd);
+        close(fd);
+    }
+}
+
+/* The number of connections that can be accepted: for a listening socket, that is what tcpi_unacked is. */
+static int acceptable(int listener)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof info;
+
+    if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+        die("TCP_INFO");
+    return (int)info.tcpi_unacked;
+}
+
+/* Nothing else has a number within a run of descriptors that are all in `fds`. */
+static void close_copies(const int *fds, int count, int by_range)
+{
+    for (int first = 0, last; first < count; first = last + 1) {
+        for (last = first; by_range && last + 1 < count && fds[last + 1] == fds[last] + 1; last++) {
+        }
+        if (last > first)
+            close_range((unsigned)fds[first], (unsigned)fds[last], 0);
+        else
+            close(fds[first]);
+    }
+}
+
+/* One turn with batches: round robin connection by connection, as without them, but one message for each worker. */
+static void accept_batch(int listener, int batch, int by_range)
+{
+    static int shares[MAX_WORKERS][MAX_BATCH], sizes[MAX_WORKERS];
+    int fds[MAX_BATCH], touched[MAX_BATCH], held = acceptable(listener), count = 0, touches = 0;
+
+    if (held > batch)
+        held = batch;
+    while (count < held && (fds[count] = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        int slot = next_worker();
+
+        if (sizes[slot] == 0)
+            touched[touches++] = slot;
+        shares[slot][sizes[slot]++] = fds[count++];
+    }
+    for (int i = 0; i < touches; i++) {
+        int slot = touched[i];
+
+        if (send_fds(channels[slot], shares[slot], sizes[slot], MSG_DONTWAIT) < 0)
+            for (int one = 0; one < sizes[slot]; one++)
+                hand_off(shares[slot][one]);
+        sizes[slot] = 0;
+    }
+    close_copies(fds, count, by_range);
 }
 
 static int listen_on(int *port, int deferred)
@@ -241,20 +320,22 @@ int main(int argc, char **argv)
 {
     struct sched_param none = { 0 };
     struct epoll_event event;
-    int option, port = 0, batch = 16, deferred = 0, listener, epoll;
+    int option, port = 0, batch = 16, deferred = 0, batches = 0, by_range = 0, listener, epoll;
     char ready;
 
-    while ((option = getopt(argc, argv, "w:p:n:db")) != -1) {
+    while ((option = getopt(argc, argv, "w:p:n:dmrb")) != -1) {
         switch (option) {
         case 'w': workers = atoi(optarg); break;
         case 'p': port = atoi(optarg); break;
         case 'n': batch = atoi(optarg); break;
         case 'd': deferred = 1; break;
+        case 'm': batches = 1; break;
+        case 'r': by_range = 1; break;
         case 'b': sched_setscheduler(0, SCHED_BATCH, &none); break;
         default: return 2;
         }
     }
-    if (workers < 1 || workers > MAX_WORKERS || batch < 1)
+    if (workers < 1 || workers > MAX_WORKERS || batch < 1 || batch > MAX_BATCH)
         return 2;
     listener = listen_on(&port, deferred);
     for (int slot = 0; slot < workers; slot++)
@@ -268,13 +349,9 @@ int main(int argc, char **argv)
     watch(epoll, listener, EPOLLIN);
     for (;;) {
         epoll_wait(epoll, &event, 1, -1);
-        for (int accepted = 0; accepted < batch; accepted++) {
-            int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-            if (fd < 0)
-                break;
-            hand_off(fd);
-            close(fd);
-        }
+        if (batches)
+            accept_batch(listener, batch, by_range);
+        else
+            accept_singly(listener, batch);
     }
 }

@@ -8,39 +8,42 @@ import statistics
 import subprocess
 import time
 
+from common import table
 from servers import HERE, compile_c, request, running, tool
 
 # Counted by name; all others together as "other".
 CALLS = ["accept4", "sendmsg", "recvmsg", "close", "epoll_wait", "epoll_pwait", "epoll_ctl", "recvfrom", "sendto",
          "read", "readv", "write", "writev", "shutdown", "setsockopt", "getsockopt", "getsockname", "getpeername",
-         "accept", "epoll_pwait2"]
+         "accept", "epoll_pwait2", "close_range"]
 
 
 # ---- system calls ----
 
 
-def syscalls(bench, names, workers, wrk):
-    """System calls of master and workers per connection under wrk with `Connection: close`, as Markdown.
+def measure_calls(bench, name, workers, wrk):
+    """System calls of master and workers per connection under wrk with `Connection: close`: {role: {call: count}}
 
     `perf stat` counts in the kernel and hardly slows the server. If it is not allowed, strace counts those of the
     master alone; under strace the master falls behind, so that more connections share one epoll_wait.
     """
-    lines = ["### System calls per new connection", "", "| server | process | total | by name |", "|---|---|--:|---|"]
-    for name in names:
-        with running(bench, name, workers) as server:
-            for role, counted in count_calls(server, wrk).items():
-                connections, calls = counted
-                named = sorted(((count, call) for call, count in calls.items() if count / connections >= 0.005),
-                               reverse=True)
-                which = ", ".join(f"{call} {count / connections:.2f}" for count, call in named)
-                lines.append(f"| {name} | {role} | {sum(calls.values()) / connections:.2f} | {which} |")
-    return "\n".join(lines)
+    with running(bench, name, workers) as server:
+        return {role: {call: count / connections for call, count in calls.items()}
+                for role, (connections, calls) in count_calls(server, wrk).items()}
+
+
+def calls_table(results):
+    rows = []
+    for name, roles in results["calls"].items():
+        for role, calls in roles.items():
+            named = sorted(((count, call) for call, count in calls.items() if count >= 0.005), reverse=True)
+            rows.append([f"{name}, {role}", f"{sum(calls.values()):.2f}", ", ".join(f"{call} {count:.2f}" for count, call in named)])
+    return ["### System calls per new connection, waits included", "", *table(["process", "total", "by name"], rows), ""]
 
 
 def count_calls(server, wrk):
     """{role: (connections, {call: count})}"""
     if perf_works():
-        roles = {"master": [server.master], "workers": server.workers}
+        roles = {role: pids for role, pids in [("master", [server.master]), ("workers", server.workers)] if pids}
         command = perf_command
         read = read_perf
     else:

@@ -1,16 +1,20 @@
 //! Messages between processes: round trips a second, MiB a second, and the effect of a flood of them on connections.
 //!
 //!     cargo bench --bench messages
+//!     cargo bench --bench messages -- one     the first two lines, and fewer rounds
 //!
-//! One line per measure: its name, the figure, its unit. The program is the server; for the last five lines it starts itself again
-//! as the client, which makes one connection after the other and reports their rate and latency.
+//! One line per measure: its name, the figure, its unit. The program is the server. For the first line, which shows what waking two
+//! processes in turn takes on this machine, it starts itself again as the other end of two pipes; for the last five as the client,
+//! which makes one connection after the other and reports their rate and latency.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use prefork::{Handler, Kind, MASTER, Message, Messages, Request, Response, Server, Started, Worker};
 use std::cell::RefCell;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -37,6 +41,11 @@ const DONE: u32 = 5;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
+    if words.get(1).is_some_and(|word| word == "echo") {
+        return echo();
+    }
+    let only_one = words.get(1).is_some_and(|word| word == "one");
+    let rounds = if only_one { ROUNDS / 6 } else { ROUNDS };
     if let [_, word, address] = &words[..] {
         match word.as_str() {
             "client" => return client(address, Duration::ZERO, false),
@@ -45,10 +54,13 @@ fn main() {
             _ => {}
         }
     }
+    bare_pipe(rounds);
     let server = Server::factory(|worker| Bench { worker: worker.clone(), moved: Rc::default() });
     let host = Rc::new(RefCell::new(Host {
         messages: server.messages(),
         step: 0,
+        only_one,
+        rounds,
         address: String::new(),
         begun: Instant::now(),
         sent: 0,
@@ -63,10 +75,39 @@ fn main() {
     server.on_message(move |messages, message| hear(&heard, messages, message)).run().unwrap();
 }
 
+/// Round trips over two pipes to a process that sends back what it gets.
+fn bare_pipe(rounds: u64) {
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    let mut other = other.arg("echo").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut to, mut from) = (other.stdin.take().unwrap(), other.stdout.take().unwrap());
+    let mut got = [0; SMALL.len()];
+    let begun = Instant::now();
+    for _ in 0..rounds {
+        to.write_all(&SMALL).unwrap();
+        from.read_exact(&mut got).unwrap();
+        assert_eq!(got, SMALL);
+    }
+    print_rate("bare pipe, 1 at a time", rounds as f64, "round trips", begun);
+    drop(to);
+    other.wait().unwrap();
+}
+
+fn echo() {
+    // Not Stdin and Stdout, which copy into buffers of their own.
+    let mut from = File::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut to = File::from(io::stdout().as_fd().try_clone_to_owned().unwrap());
+    let mut bytes = [0; SMALL.len()];
+    while from.read_exact(&mut bytes).is_ok() {
+        to.write_all(&bytes).unwrap();
+    }
+}
+
 /// The master: runs one measure after the other.
 struct Host {
     messages: Messages,
     step: u32,
+    only_one: bool,
+    rounds: u64,
     address: String,
     begun: Instant,
     sent: u64,
@@ -80,7 +121,7 @@ fn next(host: &Shared) {
     h.step += 1;
     h.begun = Instant::now();
     (h.sent, h.taken) = (0, 0);
-    let (messages, step) = (h.messages.clone(), h.step);
+    let (messages, step) = (h.messages.clone(), if h.only_one && h.step > 1 { u32::MAX } else { h.step });
     drop(h);
     match step {
         1 => ask(host, 1),
@@ -105,22 +146,27 @@ fn next(host: &Shared) {
 }
 
 fn report(host: &Shared, what: &str, amount: f64, unit: &str) {
-    println!("{what:56} {:8.0} {unit}/s", amount / host.borrow().begun.elapsed().as_secs_f64());
+    print_rate(what, amount, unit, host.borrow().begun);
+}
+
+fn print_rate(what: &str, amount: f64, unit: &str, begun: Instant) {
+    println!("{what:56} {:8.0} {unit}/s", amount / begun.elapsed().as_secs_f64());
 }
 
 /// Sends a request to worker 1, and the next after its reply, until all rounds are done.
 fn ask(host: &Shared, window: u64) {
     let mut h = host.borrow_mut();
-    if h.sent == ROUNDS {
+    if h.sent == h.rounds {
         return;
     }
+    let rounds = h.rounds;
     h.sent += 1;
     let again = host.clone();
     let answered = move |reply: Result<&[u8], _>| {
         assert_eq!(reply.unwrap(), SMALL);
         again.borrow_mut().taken += 1;
-        if again.borrow().taken == ROUNDS {
-            report(&again, &format!("master asks worker, {window} at a time"), ROUNDS as f64, "round trips");
+        if again.borrow().taken == rounds {
+            report(&again, &format!("master asks worker, {window} at a time"), rounds as f64, "round trips");
             return next(&again);
         }
         ask(&again, window);

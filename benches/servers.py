@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -46,11 +47,18 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} {listen};
         {server}
         location / {{ {location} }}
     }}
 }}
+"""
+
+H2O_CONF = """\
+listen: {{host: 127.0.0.1, port: {port}}}
+num-threads: {workers}
+max-connections: 16384
+hosts: {{default: {{paths: {{"/": {{file.dir: {dir}, file.index: [hello]}}}}}}}}
 """
 
 
@@ -101,7 +109,7 @@ class Bench:
         return COMMANDS[name](self, workers, port)
 
 
-def prefork_command(bench, workers, port, *flags, source=ROOT / "ffi-examples/hello.c", blocking=False):
+def prefork_command(bench, workers, port, flags=(), source=ROOT / "ffi-examples/hello.c", blocking=False):
     if not bench.prefork.exists():
         raise Missing("prefork is not built (cargo build --release)")
     target = bench.out / f"{source.stem}{'-blocking' if blocking else ''}.so"
@@ -110,16 +118,12 @@ def prefork_command(bench, workers, port, *flags, source=ROOT / "ffi-examples/he
     return [bench.prefork, "--workers", workers, "--listen", f"127.0.0.1:{port}", *flags, module]
 
 
-def bare_command(bench, workers, port, *flags):
+def bare_command(bench, workers, port, flags=()):
     binary = compile_c(HERE / "bare.c", bench.out / "bare", "-std=c99", "-Wpedantic")
     return [binary, "-w", workers, "-p", port, *flags]
 
 
-def bare_tuned_command(bench, workers, port):
-    return bare_command(bench, workers, port, "-b", "-d")
-
-
-def nginx_command(bench, workers, port, http="", server="", location='return 200 "hello world\\n";'):
+def nginx_command(bench, workers, port, http="", listen="", server="", location='return 200 "hello world\\n";'):
     nginx = tool("nginx", "nginx-light")
     home = bench.out / "nginx"
     home.mkdir(exist_ok=True)
@@ -127,8 +131,20 @@ def nginx_command(bench, workers, port, http="", server="", location='return 200
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     user = pwd.getpwuid(os.geteuid()).pw_name
     conf.write_text(NGINX_CONF.format(workers=workers, port=port, dir=home, files=files, user=user,
-                                      http=http, server=server, location=location))
+                                      http=http, listen=listen, server=server, location=location))
     return [nginx, "-p", home, "-c", conf, "-e", home / "nginx.log"]
+
+
+def h2o_command(bench, workers, port):
+    h2o = tool("h2o", "h2o")
+    home = bench.out / "h2o"
+    home.mkdir(exist_ok=True)
+    (home / "hello").write_bytes(BODY)
+    conf = home / "h2o.conf"
+    conf.write_text(H2O_CONF.format(workers=workers, port=port, dir=home))
+    if os.geteuid() == 0:
+        conf.write_text(conf.read_text() + "user: root\n")  # it would become one that may not read the file
+    return [h2o, "-c", conf]
 
 
 def node_command(bench, workers, port):
@@ -138,14 +154,19 @@ def node_command(bench, workers, port):
 COMMANDS = {
     "prefork": prefork_command,
     "bare": bare_command,
+    "bare-batches": partial(bare_command, flags=("-d", "-m", "-r")),
     "nginx": nginx_command,
+    "nginx-deferred": partial(nginx_command, listen="deferred"),
+    "h2o": h2o_command,
     "node": node_command,
-    "bare-tuned": bare_tuned_command,
+    "reuseport": partial(prefork_command, flags=("--accept", "reuseport")),
+    "shared": partial(prefork_command, flags=("--accept", "shared")),
+    "bare-tuned": partial(bare_command, flags=("-b", "-d")),
 }
-DEFAULT = ["prefork", "bare", "nginx", "node"]
+DEFAULT = ["prefork", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]
 
 
-SILENT = {"nginx"}  # does not print its address, so it is given a port
+SILENT = {"nginx", "nginx-deferred", "h2o"}  # do not print their address, so they are given a port
 
 
 class Running:

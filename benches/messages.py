@@ -1,0 +1,59 @@
+"""Runs messages.rs and messages.js, and reads what they print."""
+
+import os
+import re
+import subprocess
+
+from common import show, table, times
+from servers import HERE, ROOT, tool
+
+PIPE = "bare pipe, 1 at a time"
+ONE = "master asks worker, 1 at a time"
+
+
+def run_prefork():
+    """All measures: {"prefork": {name: figure}, "connections": {name: figures}}"""
+    text = cargo_bench()
+    connections = re.findall(r"^(connections.*?) +(\d+) a second, median (\d+) us, p99 (\d+) us", text, re.MULTILINE)
+    return {"prefork": rates(text),
+            "connections": {what: {"rate": int(rate), "p50_us": int(p50), "p99_us": int(p99)}
+                            for what, rate, p50, p99 in connections}}
+
+
+def run_node():
+    return {"node": rates(output([tool("node", "nodejs"), HERE / "messages.js"]))}
+
+
+def run_pipe():
+    """Round trips a second, one at a time, over a bare pipe and between master and worker: where the scheduler puts the two
+    processes, and if both are on one CPU."""
+    cpu = min(os.sched_getaffinity(0))
+    return {"free": rates(cargo_bench("one")), "one CPU": rates(cargo_bench("one", cpus={cpu}))}
+
+
+def cargo_bench(*words, cpus=None):
+    cargo = os.environ.get("CARGO") or tool("cargo", "cargo")
+    return output([cargo, "bench", "--bench", "messages", "--locked", "-q", "--", *words], cpus)
+
+
+def rates(text):
+    return {what: int(rate) for what, rate in re.findall(r"^(.+?) {2,}(\d+) (?:round trips|MiB)/s", text, re.MULTILINE)}
+
+
+def output(command, cpus=None):
+    place = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=300, preexec_fn=place).stdout
+
+
+def pipe_ratios(results, place="free"):
+    return [one[place][ONE] / one[place][PIPE] for one in results["messages"]]
+
+
+def pipe_table(results):
+    rows = []
+    for place in ("free", "one CPU"):
+        of = lambda what: [one[place][what] for one in results["messages"]]  # noqa: E731
+        rows.append([{"free": "placed by the scheduler", "one CPU": "both processes on one CPU"}[place],
+                     show(of(PIPE), "{:,.0f}"), show(of(ONE), "{:,.0f}"), times(pipe_ratios(results, place))])
+    head = ["round trips/s of 64 bytes", "two processes, a pipe each way", "prefork: master asks worker", "prefork to the pipe"]
+    return ["### One message at a time", "", *table(head, rows), ""]
