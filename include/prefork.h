@@ -704,6 +704,11 @@ typedef struct prefork_worker_status {
     uint64_t bytes_out;
     /** The time of its fork: milliseconds since 1970, by the wall clock at that time. */
     uint64_t started_ms;
+    /**
+     * Connections of those in flight that were between two requests when the worker last waited for events: they
+     * are closed if there is no other room for new clients.
+     */
+    uint64_t idle;
 } prefork_worker_status;
 
 /**

@@ -528,7 +528,11 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// Connections given to it and not finished.
     pub in_flight: u32,
-    /// Of those, connections it has not taken yet; known to the master only.
+    /// Of those, connections between two requests when the worker last waited for events: they are closed if there is no other room
+    /// for new clients.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub idle: u32,
+    /// Of those in flight, connections it has not taken yet; known to the master only.
     pub queued: u64,
     /// Requests answered; in blocking style, connections served.
     pub requests: u64,

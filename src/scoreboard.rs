@@ -32,7 +32,7 @@ pub struct Common {
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerPage(&'static SharedPage);
 
-/// Words of a [`WorkerPage`]. All except [`Word::BusySince`] count up as long as the page has the same worker.
+/// Words of a [`WorkerPage`]. All except [`Word::BusySince`] and [`Word::Idle`] count up as long as the page has the same worker.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
@@ -54,6 +54,8 @@ pub enum Word {
     BusySince,
     /// The part of [`Word::Taken`] that the worker accepted itself, which the master learns only from here.
     Accepted,
+    /// The connections, of those it has taken and not finished, that it would close to make room: HTTP, between two requests.
+    Idle,
 }
 
 /// The pages of [`Common`] come before those of workers.

@@ -56,6 +56,11 @@ fn a_worker_at_its_limit_accepts_no_more_until_a_connection_ends() {
                 Start::new(style).workers(workers).accept(mode).set("max-conns", &limit.to_string()).start();
             let mut held: Vec<_> = (0..workers * limit).map(|_| server.connect()).collect();
             held.iter_mut().for_each(|c| assert_eq!(c.ask("slot"), Ok("0".into())));
+            if style == Style::Request {
+                // Idle ones would be closed.
+                held.iter_mut().for_each(|c| c.send(b"GET /slot HTTP/1.1\r\n").unwrap());
+                server.has_read();
+            }
             let mut waits = server.connect();
             waits.send_command("slot").unwrap();
             waits.patience(Duration::from_millis(200));

@@ -171,11 +171,14 @@ fn show_prints_a_server_and_its_workers() {
             assert_eq!((&worker["state"], &worker["generation"]), (&"ready".into(), &1.into()));
             assert_eq!(worker["pid"].as_i64(), Some(server.worker_in(slot as u32).into()));
             assert!(worker["rss"].as_u64().unwrap() > 100_000, "{worker}");
-            for figure in ["age_ms", "in_flight", "queued", "requests", "errors", "bytes_in", "bytes_out"] {
+            for figure in
+                ["age_ms", "in_flight", "idle", "queued", "requests", "errors", "bytes_in", "bytes_out"]
+            {
                 assert!(worker[figure].is_u64(), "{figure}: {worker}");
             }
         }
-        assert_eq!(workers.iter().map(|w| w["in_flight"].as_u64().unwrap()).sum::<u64>(), 1);
+        let sum = |figure| workers.iter().map(|w| w[figure].as_u64().unwrap()).sum::<u64>();
+        assert_eq!((sum("in_flight"), sum("idle")), (1, 1));
     }
     let one = verb(&server.dir, &["show", "web/2", "--json"]).json();
     assert_eq!(one["id"], 2);

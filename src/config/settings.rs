@@ -158,10 +158,12 @@ settings! {
         "Who accepts connections: master, shared, reuseport",
         "master: the master, which hands each off to a worker by --dispatch; shared: the workers, from one backlog; reuseport: each \
          worker from a backlog of its own, among which the kernel spreads the clients";
-    /// The connections one worker may have in flight, 1 to 1,000,000. A worker whose handler is in blocking style always has one.
+    /// The connections one worker may have in flight, 1 to 1,000,000. If every worker has that many, the HTTP connection that has been
+    /// idle longest is closed for a new one; if none is idle, clients wait. A worker whose handler is in blocking style always has one.
     max_conns: u32 = 10_240, Number(1..=1_000_000), "max-conns", "Serving" common, "N",
         "Connections one worker may have in flight",
-        "If every worker has that many, clients wait in the backlog. A handler in blocking style always has one";
+        "If every worker has that many, the HTTP connection that has been idle longest is closed for a new one; if none is idle, clients \
+         wait in the backlog. A handler in blocking style always has one";
     /// The connections that the kernel holds per listener until they are accepted (listen(2)), at most `net.core.somaxconn`.
     backlog: u32 = 4096, Number(1..=1 << 20), "backlog", "Serving", "N",
         "Connections the kernel holds, per address, until they are accepted",
@@ -266,11 +268,13 @@ settings! {
     /// Between two reads of a request body (408); in blocking style, a read.
     body: Duration = Duration::from_secs(30), Time, "body-timeout", "Timeouts", "TIME",
         "Between two reads of a request body", "Over it: 408; 0: no limit";
-    /// Between two requests of a connection, without the time in which the client takes the last response. Of a stream: without a byte
-    /// that the client has sent or taken, while nothing waits for it to be taken.
+    /// Between two requests of a connection, without the time in which the client takes the last response; shorter if a new client needs
+    /// the place ([`Config::max_conns`]). Of a stream: without a byte that the client has sent or taken, while nothing waits for it to be
+    /// taken.
     idle: Duration = Duration::from_secs(75), Time, "idle-timeout", "Timeouts", "TIME",
         "Between two requests of a connection; of a stream, without bytes either way",
-        "While a client has to take what was written, --write-timeout counts instead; 0: no limit";
+        "While a client has to take what was written, --write-timeout counts instead. Shorter between two requests if a new client needs \
+         the place (--max-conns); 0: no limit";
     /// Without a byte that the client takes, while a response or what a stream has written waits for it. Over it the connection is reset,
     /// since the end of the connection may be the end of the message.
     write: Duration = Duration::from_secs(30), Time, "write-timeout", "Timeouts", "TIME",

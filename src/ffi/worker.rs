@@ -103,6 +103,9 @@ pub struct prefork_worker_status {
     pub bytes_out: u64,
     /// The time of its fork: milliseconds since 1970, by the wall clock at that time.
     pub started_ms: u64,
+    /// Connections of those in flight that were between two requests when the worker last waited for events: they
+    /// are closed if there is no other room for new clients.
+    pub idle: u64,
 }
 
 /// The role of this process. A worker has its numbers also in the environment: `PREFORK_WORKER_ID`,
@@ -367,6 +370,7 @@ pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
         state: w.state as u32,
         connected: w.state.is_connected().into(),
         in_flight: w.in_flight,
+        idle: w.idle.into(),
         queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
         age_ms: w.age.as_millis() as u64,
         requests: w.requests,

@@ -238,6 +238,7 @@ impl Master {
             started: entry.started,
             age: self.clock.now - w.since,
             in_flight: entry.in_flight(),
+            idle: entry.idle(),
             queued: entry.queued(),
             requests: count(Word::Requests),
             errors: count(Word::Errors),

@@ -288,6 +288,13 @@ pub fn recv_append_up_to(fd: BorrowedFd<'_>, buf: &mut Vec<u8>, limit: usize) ->
     Ok(n)
 }
 
+/// True if bytes have arrived that were not read (recv(2) with `MSG_PEEK`).
+pub fn has_unread(fd: BorrowedFd<'_>) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    matches!(retry(|| SockRef::from(&fd).recv_with_flags(&mut byte, flags)), Ok(1..))
+}
+
 fn recv_uninit(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     retry(|| SockRef::from(&fd).recv_with_flags(buf, libc::MSG_DONTWAIT))
 }

@@ -487,7 +487,7 @@ impl Conn {
     pub(crate) fn wait(&mut self) -> Next {
         self.is_touched = false;
         let write = self.has_output();
-        let deadline = if write { Deadline::Write } else { Deadline::Idle };
+        let deadline = if write { Deadline::Write } else { Deadline::Quiet };
         Next::Wait { write, progress: std::mem::take(&mut self.progress), deadline }
     }
 

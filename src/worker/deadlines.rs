@@ -8,7 +8,7 @@ use crate::config::Timeouts;
 use crate::sys::time::Time;
 use std::time::Duration;
 
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 const NONE: u32 = u32::MAX;
 /// The longest pause of a client during a lingering close.
 const LINGER: Duration = Duration::from_secs(5);
@@ -18,6 +18,8 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// All deadlines. A connection is known by the index of its row in the table of connections.
 pub struct Deadlines {
     queues: [Queue; KINDS],
+    /// A bit for each queue that is not empty.
+    used: u8,
     /// By connection.
     links: Vec<Link>,
 }
@@ -25,6 +27,8 @@ pub struct Deadlines {
 struct Queue {
     first: u32,
     last: u32,
+    /// The number of deadlines.
+    count: u32,
     /// Zero if these deadlines never come.
     length: Duration,
 }
@@ -45,9 +49,10 @@ impl Link {
 impl Deadlines {
     /// Empty queues for up to `capacity` connections.
     pub fn new(t: &Timeouts, capacity: u32) -> Self {
-        let queue = |length| Queue { first: NONE, last: NONE, length };
+        let queue = |length| Queue { first: NONE, last: NONE, count: 0, length };
         Self {
-            queues: [t.header, t.body, t.idle, t.write, LINGER].map(queue),
+            queues: [t.header, t.body, t.idle, t.idle, t.write, LINGER].map(queue),
+            used: 0,
             links: Vec::with_capacity(capacity as usize),
         }
     }
@@ -62,13 +67,15 @@ impl Deadlines {
         let continues = match kind {
             Deadline::Header => true,
             Deadline::Write => !progress,
-            Deadline::Body | Deadline::Idle | Deadline::Linger => false,
+            Deadline::Body | Deadline::Idle | Deadline::Quiet | Deadline::Linger => false,
         };
         if continues && self.links[at].kind == Some(kind) {
             return false;
         }
         self.clear(index);
         let queue = &mut self.queues[kind as usize];
+        queue.count += 1;
+        self.used |= 1 << kind as u8;
         let prev = std::mem::replace(&mut queue.last, index);
         self.links[at] = Link { kind: Some(kind), prev, next: NONE, expires: now.deadline(queue.length) };
         match self.links.get_mut(prev as usize) {
@@ -88,9 +95,13 @@ impl Deadlines {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let Link { kind: Some(kind), prev, next, .. } = std::mem::replace(link, Link::UNUSED) else { return };
         let queue = &mut self.queues[kind as usize];
+        queue.count -= 1;
         match self.links.get_mut(prev as usize) {
             Some(prev) => prev.next = next,
-            None => queue.first = next,
+            None => {
+                queue.first = next;
+                self.used &= !(u8::from(next == NONE) << kind as u8);
+            }
         }
         match self.links.get_mut(next as usize) {
             Some(next) => next.prev = prev,
@@ -113,18 +124,37 @@ impl Deadlines {
         Some(self.queues[kind as usize].first).filter(|index| *index != NONE)
     }
 
+    /// The connections that have a deadline of this kind, in the order in which they were set.
+    pub fn of(&self, kind: Deadline) -> impl Iterator<Item = u32> {
+        let next =
+            |index: &u32| self.links.get(*index as usize).map(|link| link.next).filter(|next| *next != NONE);
+        std::iter::successors(self.first(kind), next)
+    }
+
+    /// The number of connections that have a deadline of this kind.
+    pub fn count(&self, kind: Deadline) -> u32 {
+        self.queues[kind as usize].count
+    }
+
     fn heads(&self) -> impl Iterator<Item = (u32, Time)> {
-        self.queues.iter().filter_map(|q| Some((q.first, self.links.get(q.first as usize)?.expires)))
+        let mut used = self.used;
+        std::iter::from_fn(move || {
+            let queue = self.queues.get(used.trailing_zeros() as usize)?;
+            used &= used - 1;
+            Some((queue.first, self.links.get(queue.first as usize)?.expires))
+        })
     }
 
     /// Leaves idle connections only a short grace from now on: those that are idle, and those that will be.
     pub fn shorten_idle(&mut self, now: Time) {
-        let queue = &mut self.queues[Deadline::Idle as usize];
-        queue.length = if queue.length.is_zero() { DRAIN_GRACE } else { DRAIN_GRACE.min(queue.length) };
-        let mut index = queue.first;
-        while let Some(link) = self.links.get_mut(index as usize) {
-            link.expires = now + queue.length;
-            index = link.next;
+        for kind in [Deadline::Idle, Deadline::Quiet] {
+            let queue = &mut self.queues[kind as usize];
+            queue.length = if queue.length.is_zero() { DRAIN_GRACE } else { DRAIN_GRACE.min(queue.length) };
+            let mut index = queue.first;
+            while let Some(link) = self.links.get_mut(index as usize) {
+                link.expires = now + queue.length;
+                index = link.next;
+            }
         }
     }
 }
@@ -134,8 +164,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Deadline; KINDS] =
-        [Deadline::Header, Deadline::Body, Deadline::Idle, Deadline::Write, Deadline::Linger];
+    const ALL: [Deadline; KINDS] = [
+        Deadline::Header,
+        Deadline::Body,
+        Deadline::Idle,
+        Deadline::Quiet,
+        Deadline::Write,
+        Deadline::Linger,
+    ];
 
     fn times() -> Timeouts {
         let ms = Duration::from_millis;
@@ -150,7 +186,7 @@ mod tests {
         /// Against a table of expiry times that is searched from end to end.
         #[test]
         fn expires_what_a_naive_table_expires(
-            steps in proptest::collection::vec((0u32..6, 0usize..7, any::<bool>(), 0u64..9), 1..200)
+            steps in proptest::collection::vec((0u32..6, 0usize..8, any::<bool>(), 0u64..9), 1..200)
         ) {
             let mut d = Deadlines::new(&times(), 6);
             let mut naive: [Option<(Deadline, Time)>; 6] = [None; 6];
@@ -174,6 +210,15 @@ mod tests {
                 }
                 let next = naive.iter().flatten().map(|(_, at)| *at).min();
                 prop_assert_eq!(d.next(), next.unwrap_or(Time::NEVER));
+                for kind in ALL {
+                    let listed: Vec<u32> = d.of(kind).collect();
+                    let mut expected: Vec<u32> =
+                        (0..6).filter(|i| naive[*i as usize].is_some_and(|(k, _)| k == kind)).collect();
+                    prop_assert_eq!(d.count(kind) as usize, listed.len());
+                    prop_assert!(listed.is_sorted_by_key(|i| d.links[*i as usize].expires));
+                    expected.sort_by_key(|i| listed.iter().position(|l| l == i));
+                    prop_assert_eq!(listed, expected);
+                }
                 while let Some(i) = d.expired(now) {
                     let (_, at) = naive[i as usize].take().unwrap();
                     prop_assert!(at <= now);
@@ -194,5 +239,9 @@ mod tests {
         d.set(1, Deadline::Idle, false, at(1200));
         d.clear(0);
         assert_eq!(d.next(), at(1700));
+        let mut d = Deadlines::new(&times(), 1);
+        d.set(0, Deadline::Quiet, false, at(0));
+        d.shorten_idle(at(1000));
+        assert_eq!(d.next(), at(1500));
     }
 }

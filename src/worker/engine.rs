@@ -29,8 +29,10 @@ pub enum Deadline {
     Header,
     /// `body-timeout`: more of a body is due.
     Body,
-    /// `idle-timeout`: no request is in progress; the connection may be handed back or closed.
+    /// `idle-timeout`: no request is in progress; the connection may be handed back, or closed, also before to make room.
     Idle,
+    /// `idle-timeout` of a stream.
+    Quiet,
     /// `write-timeout`: the client has to read.
     Write,
     /// Five seconds between two reads. Everything is sent; what the client still sends is read and dropped, so that no reset

@@ -14,7 +14,7 @@ use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
 use super::linger;
-use super::own_sockets::OwnSockets;
+use super::own_sockets::{Accepts, OwnSockets};
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use super::this_worker::Worker;
@@ -51,6 +51,10 @@ const DATAGRAMS: u32 = 16;
 const LAST_DATAGRAMS: u32 = 1 << 16;
 /// The time after which a worker without a free descriptor looks for one again.
 const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
+/// Idle connections that are looked at to find one that can be closed.
+const LOOKS: usize = 1000;
+/// The time after which they are looked at again if there was none: shorter than the master leaves connections in a queue.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The state of the loop.
 pub struct EventLoop<'a> {
@@ -85,6 +89,18 @@ pub struct EventLoop<'a> {
     is_closing_idle: bool,
     /// The time from which on idle connections may be handed back, if the channel was full.
     hand_back_at: Time,
+    /// The number of idle connections that the master knows of.
+    idle: u32,
+    /// The time at which an idle connection that can be closed is looked for again, as there was none; else never.
+    search_at: Time,
+}
+
+/// A place for one more connection.
+enum Place {
+    /// One that is free.
+    Free,
+    /// That of an idle connection, which is closed when the new one is there.
+    Of(u32),
 }
 
 /// The reason why an engine runs on a connection.
@@ -147,6 +163,8 @@ impl<'a> EventLoop<'a> {
             drain_begun: false,
             is_closing_idle: false,
             hand_back_at: Time::default(),
+            idle: 0,
+            search_at: Time::NEVER,
         }
     }
 
@@ -157,19 +175,26 @@ impl<'a> EventLoop<'a> {
     pub fn serve(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            // In blocking style the table has only connections that the handler is done with.
-            let has_room = self.kind == Kind::Blocking || self.table.len() < self.limit;
-            let orders = &self.channel.orders;
-            let may_take = orders.takes_in && !orders.is_draining();
-            self.intake.watch_own_sockets(may_take, has_room, self.poll, self.now);
+            self.publish_idle();
+            if !self.intake.own.indexes().is_empty() {
+                let orders = &self.channel.orders;
+                let may_take = orders.takes_in && !orders.is_draining();
+                self.intake.watch_own_sockets(may_take, self.accepts(), self.poll, self.now);
+            }
             let first_due = self.deadlines.next();
             self.wait(&mut events, first_due)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
-                if let Some(index) = self.intake.own.find(event.token()) {
+                if let Some(index) = self.intake.own.find(event.token())
+                    && !self.intake.own.defer(index, self.now)
+                {
                     self.serve_own_socket(index, DATAGRAMS);
                 }
             }
+            if self.search_at <= self.now {
+                self.search_at = Time::NEVER;
+            }
+            self.serve_leftovers();
             let (mut queue, mut channel) = (false, self.channel.has_more);
             for event in &events {
                 match event.token() {
@@ -189,8 +214,8 @@ impl<'a> EventLoop<'a> {
                 self.drain();
             } else if queue {
                 self.take_one();
-            } else if self.intake.lacks_descriptors() {
-                self.intake.may_take(self.poll, self.now);
+            } else if self.intake.is_paused() && self.may_have_room() {
+                self.intake.resume(self.poll);
             }
             self.hand_back_idle();
             // Those set since then come later.
@@ -214,14 +239,17 @@ impl<'a> EventLoop<'a> {
     /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
     fn wait(&mut self, events: &mut Events, first_due: Time) -> io::Result<()> {
         let orders = &self.channel.orders;
-        let lacks_descriptors = self.intake.lacks_descriptors() && !orders.is_draining();
+        let own = &self.intake.own;
+        // A full table has room when a connection ends or becomes idle, and not by itself.
+        let lacks_descriptors = self.intake.is_paused() && !self.is_full() || own.is_paused();
         let dues = [
             orders.drain,
             orders.keep.map(|_| self.hand_back_at),
-            lacks_descriptors.then(|| self.now + DESCRIPTOR_CHECK),
+            (lacks_descriptors && !orders.is_draining()).then(|| self.now + DESCRIPTOR_CHECK),
             (!self.again.is_empty()).then_some(self.now),
         ];
-        let due = dues.into_iter().flatten().fold(self.channel.due().min(first_due), Time::min);
+        let due = self.channel.due().min(first_due).min(own.look_at()).min(self.search_at);
+        let due = dues.into_iter().flatten().fold(due, Time::min);
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
@@ -233,10 +261,98 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Takes a connection from the queue; false if there is none.
+    /// True if the worker has as many connections as it may have. In blocking style the table has only those that the handler is done
+    /// with.
+    fn is_full(&self) -> bool {
+        self.kind != Kind::Blocking && self.table.len() >= self.limit
+    }
+
+    /// True if there are idle connections, of which one may be found that can be closed.
+    fn may_make_room(&self) -> bool {
+        self.deadlines.count(Deadline::Idle) > 0 && self.search_at == Time::NEVER
+    }
+
+    fn may_have_room(&mut self) -> bool {
+        !self.is_full() && self.intake.has_descriptor(self.now) || self.may_make_room()
+    }
+
+    /// Which connections the worker accepts at its own sockets.
+    fn accepts(&self) -> Accepts {
+        let is_short = || self.intake.is_short() && self.deadlines.count(Deadline::Idle) > 0;
+        match self.is_full() || is_short() {
+            false => Accepts::All,
+            true if self.may_make_room() => Accepts::Leftovers,
+            true => Accepts::Nothing,
+        }
+    }
+
+    /// Finds a place for one more connection. If there is none, what comes waits, or goes to other workers; unless nobody else would take
+    /// it (`must_take`), then there may be one more than the worker may have.
+    fn find_place(&mut self, must_take: bool) -> Option<Place> {
+        while !self.intake.has_descriptor(self.now) {
+            // The new one needs the descriptor of one that is closed.
+            let Some(index) = self.longest_idle() else {
+                self.intake.pause(self.poll);
+                return None;
+            };
+            self.clear(Place::Of(index));
+        }
+        let place = match self.is_full() {
+            true => self.longest_idle().map(Place::Of).or_else(|| must_take.then_some(Place::Free)),
+            false => Some(Place::Free),
+        };
+        match place {
+            Some(_) => self.intake.resume(self.poll),
+            None => self.intake.pause(self.poll),
+        }
+        place
+    }
+
+    /// Returns the connection that has been idle longest and can be closed: nothing of a next request has arrived, and the kernel has
+    /// sent the last response.
+    fn longest_idle(&mut self) -> Option<u32> {
+        if !self.may_make_room() {
+            return None;
+        }
+        let (deadlines, table) = (&self.deadlines, &mut self.table);
+        let found = deadlines.of(Deadline::Idle).take(LOOKS).find(|index| {
+            let fd = table.row(*index).protocol.fd();
+            fd.is_some_and(|fd| !socket::has_unread(fd) && socket::unsent(fd) == 0)
+        });
+        if found.is_none() {
+            self.search_at = self.now + LOOK_AGAIN;
+        }
+        found
+    }
+
+    /// Closes the connection whose place it is, as if its idle-timeout had come.
+    fn clear(&mut self, place: Place) {
+        if let Place::Of(index) = place {
+            self.run(index, Cause::Deadline);
+        }
+    }
+
+    /// Publishes how many idle connections could be closed to make room, and wakes a master that waits for one.
+    fn publish_idle(&mut self) {
+        let idle = self.deadlines.count(Deadline::Idle);
+        let known = std::mem::replace(&mut self.idle, idle);
+        if idle != known {
+            self.worker.info.page.set(Word::Idle, idle.into());
+            if idle > known && self.is_full() {
+                self.intake.made_room();
+            }
+        }
+    }
+
+    /// Takes a connection from the queue; false if there is none, or no place for one.
     fn take_one(&mut self) -> bool {
-        match self.intake.take(self.poll, self.now) {
+        if self.intake.is_closed() {
+            return false;
+        }
+        let Some(place) = self.find_place(self.channel.orders.is_draining()) else { return false };
+        match self.intake.take(self.poll) {
             Taken::Connection(fd, origin) => {
+                self.clear(place);
                 self.begin(fd, origin);
                 return true;
             }
@@ -254,8 +370,27 @@ impl<'a> EventLoop<'a> {
             self.intake.own.requeue(index, self.poll);
             return false;
         }
-        let accepted = self.intake.accept(index, self.poll, self.now);
-        accepted.map(|(fd, listener)| self.begin(fd, Origin::listener(listener))).is_some()
+        let must_take = self.channel.orders.is_draining() || self.intake.own.is_woken_alone(index);
+        let Some(place) = self.find_place(must_take) else { return false };
+        let Some((fd, listener)) = self.intake.accept(index, self.poll, self.now) else { return false };
+        self.clear(place);
+        self.begin(fd, Origin::listener(listener));
+        true
+    }
+
+    /// Accepts what other workers have left at shared sockets although they had time to take it.
+    fn serve_leftovers(&mut self) {
+        if self.intake.own.look_at() > self.now {
+            return;
+        }
+        let mut look_at = Time::NEVER;
+        for index in self.intake.own.indexes() {
+            if self.intake.own.is_shared(index) && self.serve_own_socket(index, DATAGRAMS) {
+                look_at = self.now;
+            }
+        }
+        // What was left there has waited already.
+        self.intake.own.look_again(look_at.min(self.search_at));
     }
 
     fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
@@ -339,7 +474,7 @@ impl<'a> EventLoop<'a> {
     /// The deadline of a connection has come.
     fn expire(&mut self, index: u32) {
         let kind = self.deadlines.kind(index);
-        if let Some(kind @ (Deadline::Write | Deadline::Idle)) = kind
+        if let Some(kind @ (Deadline::Write | Deadline::Idle | Deadline::Quiet)) = kind
             && self.is_taking(index)
         {
             self.deadlines.set(index, kind, true, self.now);
@@ -567,6 +702,8 @@ impl<'a> EventLoop<'a> {
 
     fn close(&mut self, index: u32) {
         self.deadlines.clear(index);
+        // Before it counts as finished: the master must not count its place twice.
+        self.publish_idle();
         match self.table.remove(index) {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
             Protocol::Stream(conn) => drop(self.end_stream(conn)),

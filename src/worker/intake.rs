@@ -1,7 +1,7 @@
 //! The intake of a worker: its handoff queue and its own sockets, its limit on descriptors, and the wake-up of a master that
 //! waits for room.
 
-use super::own_sockets::OwnSockets;
+use super::own_sockets::{Accepts, OwnSockets};
 use super::this_worker::Worker;
 use crate::handoff::{Given, HandoffEnd, Origin, Taken};
 use crate::ids::ListenerId;
@@ -32,8 +32,10 @@ pub struct Intake<'a> {
     /// The soft limit on descriptors, and the time at which it was read.
     descriptor_limit: u64,
     limit_read_at: Option<Time>,
-    /// The descriptor of the last connection taken; 0 if a connection was closed since.
+    /// The highest descriptor that a connection has had.
     highest: u64,
+    /// True if no descriptor was free when one was wanted, and no connection has ended since.
+    is_short: bool,
     /// True if the poll reports the queue.
     watching: bool,
     /// True if the rest of the queue is left to the master.
@@ -59,6 +61,7 @@ impl<'a> Intake<'a> {
             descriptor_limit: 0,
             limit_read_at: None,
             highest: 0,
+            is_short: false,
             watching: false,
             is_closed: false,
         };
@@ -87,12 +90,17 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Takes from the queue: a connection, [`Taken::Nothing`] also if there is no free descriptor for one, or [`Taken::End`].
-    pub fn take(&mut self, poll: &mio::Poll, now: Time) -> Taken {
-        while !self.is_closed && self.may_take(poll, now) {
+    /// True if the rest of the queue is left to the master.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Takes from the queue: a connection, for which there must be a free descriptor, [`Taken::Nothing`] or [`Taken::End`].
+    pub fn take(&mut self, poll: &mio::Poll) -> Taken {
+        loop {
             match self.queue.take() {
                 Ok(Taken::Connection(fd, origin)) => {
-                    self.highest = fd.as_raw_fd().unsigned_abs().into();
+                    self.note_number(&fd);
                     self.page.add(Word::Taken, 1);
                     self.made_room();
                     return Taken::Connection(fd, origin);
@@ -106,7 +114,7 @@ impl<'a> Intake<'a> {
                     self.page.add(Word::Taken, 1);
                     self.finished();
                 }
-                Ok(Taken::Nothing) => break,
+                Ok(Taken::Nothing) => return Taken::Nothing,
                 end => {
                     if let Err(e) = end {
                         log!("worker {}: read the handoff channel: {e}", self.worker.id());
@@ -116,14 +124,10 @@ impl<'a> Intake<'a> {
                 }
             }
         }
-        Taken::Nothing
     }
 
-    /// Accepts a connection at an own socket. `None` if there is none, or no free descriptor for one.
+    /// Accepts a connection at an own socket. `None` if there is none.
     pub fn accept(&mut self, index: usize, poll: &mio::Poll, now: Time) -> Option<(OwnedFd, ListenerId)> {
-        if !self.may_take(poll, now) {
-            return None;
-        }
         // Before the call, since a signal can end the worker as it returns: then the connection counts as lost.
         let accepted = self.page.get(Word::Accepted);
         self.page.set(Word::Accepted, accepted.wrapping_add(1));
@@ -133,14 +137,15 @@ impl<'a> Intake<'a> {
             self.made_room();
             return None;
         };
-        self.highest = fd.as_raw_fd().unsigned_abs().into();
+        self.note_number(&fd);
         self.page.add(Word::Taken, 1);
         Some((fd, listener))
     }
 
     /// Has the poll report the own sockets as long as the worker may and can take what arrives.
-    pub fn watch_own_sockets(&mut self, may_take: bool, has_room: bool, poll: &mio::Poll, now: Time) {
-        self.own.watch_only(may_take && has_room && self.watching, may_take, poll, now);
+    pub fn watch_own_sockets(&mut self, may_take: bool, accepts: Accepts, poll: &mio::Poll, now: Time) {
+        let accepts = if may_take && self.watching { accepts } else { Accepts::Nothing };
+        self.own.watch_only(accepts, may_take, poll, now);
     }
 
     /// True if no other worker will serve what waits at an own socket. (Nor will one if the master is gone.)
@@ -149,33 +154,50 @@ impl<'a> Intake<'a> {
             || self.own.datagrams(index).is_some_and(|socket| datagram::is_retired(socket.fd.as_fd()))
     }
 
-    /// Returns true if a descriptor is free; else the queue is not watched, and its connections go to other workers.
-    ///
-    /// The kernel gives the lowest free number, so all numbers below that of the last connection are in use.
-    pub fn may_take(&mut self, poll: &mio::Poll, now: Time) -> bool {
+    /// True if a descriptor is free for one more connection.
+    pub fn has_descriptor(&mut self, now: Time) -> bool {
         if self.limit_read_at.is_none_or(|read_at| now >= read_at + LIMIT_AGE) {
             self.limit_read_at = Some(now);
             self.descriptor_limit = process::descriptor_limit().unwrap_or(u64::MAX);
         }
-        let enough = self.highest + DESCRIPTOR_RESERVE / 2 < self.descriptor_limit;
-        if !enough {
-            self.unwatch(poll);
-        } else if !self.watching && !self.is_closed {
-            self.watch(poll);
-        }
-        enough
+        let has_enough = |highest: u64| highest + DESCRIPTOR_RESERVE / 2 < self.descriptor_limit;
+        // If a number has been near the limit, lower ones may be free again. The kernel gives the lowest.
+        let lowest = || self.queue.as_fd().try_clone_to_owned().is_ok_and(|fd| has_enough(number(&fd)));
+        self.is_short = !has_enough(self.highest) && !lowest();
+        !self.is_short
     }
 
-    /// A connection is over: its descriptor is free, and the next one's number is at most as high.
+    /// True if no descriptor was free when one was wanted, and no connection has ended since.
+    pub fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    fn note_number(&mut self, connection: &OwnedFd) {
+        self.highest = self.highest.max(number(connection));
+    }
+
+    /// Has the poll report the queue no more: the worker has no room, and its connections go to other workers.
+    pub fn pause(&mut self, poll: &mio::Poll) {
+        self.unwatch(poll);
+    }
+
+    /// Has the poll report the queue again.
+    pub fn resume(&mut self, poll: &mio::Poll) {
+        if !self.watching && !self.is_closed {
+            self.watch(poll);
+        }
+    }
+
+    /// A connection is over, and its descriptor free.
     pub fn finished(&mut self) {
         self.page.add(Word::Finished, 1);
-        self.highest = 0;
+        self.is_short = false;
         self.made_room();
     }
 
-    /// True if the queue or the own sockets are not watched because descriptors have run out.
-    pub fn lacks_descriptors(&self) -> bool {
-        !self.watching || self.own.is_paused()
+    /// True if the queue is not watched, because there was no room for what it has.
+    pub fn is_paused(&self) -> bool {
+        !self.watching
     }
 
     /// Hands an idle connection back to the master. Returns false if the channel is full.
@@ -183,10 +205,15 @@ impl<'a> Intake<'a> {
         matches!(self.queue.give(connection, Origin { listener, used: true }), Ok(Given::Done))
     }
 
-    fn made_room(&self) {
+    /// Wakes the master if it waits for room.
+    pub fn made_room(&self) {
         if self.common.claim_wake() {
             // This fails only if the counter is full, and then the master is awake.
             let _ = memory::wake(self.wake);
         }
     }
+}
+
+fn number(fd: &OwnedFd) -> u64 {
+    fd.as_raw_fd().unsigned_abs().into()
 }

@@ -129,6 +129,7 @@ impl Worker {
             started,
             age: Time::now() - forked_at,
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            idle: u32::try_from(page.get(Word::Idle)).unwrap_or(u32::MAX),
             queued: 0,
             requests: page.get(Word::Requests),
             errors: page.get(Word::Errors),

@@ -248,6 +248,16 @@ impl Client {
         Self { socket, style: self.style, read: Vec::new() }
     }
 
+    /// False if the server has closed the connection and nothing is left to read.
+    pub fn is_open(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        match SockRef::from(&self.socket).recv_with_flags(&mut byte, flags) {
+            Ok(n) => n > 0,
+            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Ends the sending side.
     pub fn end(&self) -> Result<(), Fault> {
         SockRef::from(&self.socket).shutdown(Shutdown::Write)?;

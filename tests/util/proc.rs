@@ -135,3 +135,8 @@ pub fn cpu(pid: i32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
     Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
 }
+
+/// The kernel's table of TCP over IPv4.
+pub fn tcp_sockets() -> String {
+    fs::read_to_string("/proc/net/tcp").unwrap()
+}

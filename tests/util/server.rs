@@ -35,6 +35,8 @@ pub struct Start {
 const MODULE: &str = "module.so";
 /// The descriptors of the master for each worker.
 const PER_WORKER: [&str; 4] = ["anon_inode:[pidfd]", "socket", "socket", "socket"];
+/// A state in /proc/net/tcp.
+const ESTABLISHED: &str = "01";
 /// The log line of a reload.
 pub const RELOAD: &str = "reload to generation";
 const COMPLETE: &str = "is complete";
@@ -523,6 +525,30 @@ impl Server {
         self.signal(signal);
         wait_until("a second is over", || first.elapsed() > Duration::from_millis(1100));
         self.signal(signal);
+    }
+
+    /// Waits until the workers have read what their clients have sent over TCP.
+    #[track_caller]
+    pub fn has_read(&self) {
+        let port = format!(":{:04X}", self.port());
+        let is_unread = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&port) && fields[3] == ESTABLISHED && !fields[4].ends_with(":00000000")
+        };
+        wait_until("nothing is left to read", || proc::tcp_sockets().lines().filter(is_unread).count() == 0);
+        // What was read last is being handled yet.
+        let sleeps = |&pid: &i32| proc::state(pid) == Some('S');
+        wait_until("the workers sleep", || self.workers().iter().all(sleeps));
+    }
+
+    /// The number of connections over TCP, on the server's side.
+    pub fn connections(&self) -> usize {
+        let port = format!(":{:04X}", self.port());
+        let is_ours = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&port) && fields[3] == ESTABLISHED
+        };
+        proc::tcp_sockets().lines().filter(is_ours).count()
     }
 
     /// Waits until all is as at the start: every worker runs, no zombie, the master has the same descriptors.

@@ -29,6 +29,7 @@ const WORKERS: &[Column<WorkerStatus>] = &[
     ("STATE", false, |w| Some(w.state.to_string())),
     ("AGE", true, |w| Some(time(w.age))),
     ("IN FLIGHT", true, |w| Some(w.in_flight.to_string())),
+    ("IDLE", true, |w| Some(w.idle.to_string())),
     ("QUEUED", true, |w| Some(w.queued.to_string())),
     ("REQUESTS", true, |w| Some(w.requests.to_string())),
     ("ERRORS", true, |w| Some(w.errors.to_string())),

@@ -2,6 +2,8 @@
 //!
 //! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
 //! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty.
+//! A worker has room as long as it has fewer connections than it may have. One that has none can make room if it has idle ones: it
+//! closes one for each that it is given.
 //! While no worker has room the listener is paused and the clients stay in the backlog; the first worker that makes room wakes
 //! the master, which then accepts as many as there is room for and watches again only when it has found the backlog empty.
 
@@ -194,21 +196,26 @@ impl<S: System> Pool<S> {
         false
     }
 
-    /// Chooses the slot whose turn it is, among those with room.
+    /// Chooses the slot whose turn it is, among those with room; if there are none, among those that can make room.
     pub(super) fn pick(&mut self) -> Option<usize> {
-        let (workers, max) = (&self.workers, self.max_queued);
-        dispatch::pick(self.config.dispatch, &mut self.cursor, workers.slots(), |slot| {
-            workers.admitted(slot)?.load(max)
-        })
+        let (policy, slots, mut cursor) = (self.config.dispatch, self.workers.slots(), self.cursor);
+        let mut pick = |load: fn(&Self, usize) -> Option<u32>| {
+            dispatch::pick(policy, &mut cursor, slots, |slot| load(self, slot))
+        };
+        let slot = if broken!(self, IdleFirst) { None } else { pick(Self::load) };
+        let slot = slot.or_else(|| pick(Self::load_without_idle));
+        self.cursor = cursor;
+        slot
     }
 
-    /// Chooses the slot of a connection's client, or the next with room in the client's order; for a connection that was shed,
-    /// the one with the fewest connections.
+    /// Chooses the slot of a connection's client, or the next in the client's order that has or can make room; for a connection that
+    /// was shed, the one with the fewest connections.
     fn pick_for(&self, connection: &Unplaced<S::Connection>) -> Option<usize> {
         if let Some(id) = connection.shed_by {
             return self.pick_other(id);
         }
-        dispatch::pick_for(connection.client?, self.workers.slots(), |slot| self.load(slot).is_some())
+        let slots = self.workers.slots();
+        dispatch::pick_for(connection.client?, slots, |slot| self.load_without_idle(slot).is_some())
     }
 
     /// The connections in flight of the admitted worker of a slot; `None` if it has no room, or there is none.
@@ -216,14 +223,22 @@ impl<S: System> Pool<S> {
         self.workers.admitted(slot)?.load(self.max_queued)
     }
 
+    /// Those that are not idle; `None` if the worker has no room and can make none, or there is none.
+    pub fn load_without_idle(&self, slot: usize) -> Option<u32> {
+        if broken!(self, IdleKept) {
+            return self.load(slot);
+        }
+        self.workers.admitted(slot)?.load_without_idle(self.max_queued)
+    }
+
     /// The number of the client of a connection that did not come from a backlog, if dispatch uses it.
     pub(super) fn client_of(&self, connection: &S::Connection) -> Option<u64> {
         if self.config.dispatch == Dispatch::SourceHash { S::client_of(connection) } else { None }
     }
 
-    /// True if a worker has room.
+    /// True if a worker has room, or can make room.
     pub fn has_room(&self) -> bool {
-        (0..self.workers.slots()).any(|slot| self.load(slot).is_some())
+        (0..self.workers.slots()).any(|slot| self.load_without_idle(slot).is_some())
     }
 
     /// True if a connection waits that could be placed now.

@@ -128,6 +128,10 @@ pub enum Fault {
     ReturnsNotRewatched,
     /// Workers are checked half as often.
     ChecksSeldom,
+    /// Idle connections of full workers keep clients out.
+    IdleKept,
+    /// Idle connections are closed although another worker has room.
+    IdleFirst,
 }
 
 /// True if the simulator has broken this rule; never in the product.

@@ -53,13 +53,15 @@ impl<S: System> Pool<S> {
     }
 
     /// Chooses the slot with the fewest connections, other than that of the worker that sheds; `None` if another one will have
-    /// room soon. If no other will, the worker gets its connection back, so that no client waits.
+    /// room soon. If no other will, the worker gets its connection back, or one that can make room gets it, so that no client waits.
     pub(super) fn pick_other(&self, id: WorkerId) -> Option<usize> {
         let slots = self.workers.slots();
         let other = |slot| self.workers.admitted(slot).filter(|w| w.id != id || broken!(self, ShedToItself));
         dispatch::least(slots, |slot| other(slot)?.load(self.max_queued)).or_else(|| {
             let any_will = (0..slots).filter_map(other).any(WorkerEntry::will_have_room);
-            if any_will { None } else { dispatch::least(slots, |slot| self.load(slot)) }
+            let least =
+                |load: fn(&Self, usize) -> Option<u32>| dispatch::least(slots, |slot| load(self, slot));
+            if any_will { None } else { least(Self::load).or_else(|| least(Self::load_without_idle)) }
         })
     }
 

@@ -1,6 +1,7 @@
 //! The pool without processes: the simulator's kernel, in which nothing goes wrong by chance, and workers that the test plays.
 
 use super::*;
+use crate::config::Dispatch;
 use crate::event::Kind;
 use crate::ids::{Generation, ListenerId, Slot};
 use crate::master::lifecycle::simulate::model::{Counters, Model, ModelBacklog, ModelQueue, Shared};
@@ -124,6 +125,37 @@ fn without_room_the_listener_is_paused_until_a_worker_makes_room() {
     f.finish(1, 1);
     f.turn();
     assert!(f.is_watched() && !f.shared.waiting.get());
+}
+
+#[test]
+fn without_room_the_worker_with_most_idle_connections_makes_room() {
+    let mut f = Fixture::new(2);
+    f.pool.config.dispatch = Dispatch::LeastConnections;
+    f.connect(5);
+    assert_eq!((f.take(1), f.take(2)), (vec![0, 2], vec![1, 3]));
+    assert!(!f.is_watched());
+    f.workers[0].counters.idle.set(1);
+    f.workers[1].counters.idle.set(2);
+    f.turn();
+    assert_eq!((f.take(1), f.take(2)), (vec![], vec![4]));
+    assert!(f.is_watched());
+    // It has closed one for it, the other one is in a request, and a place becomes free elsewhere.
+    f.workers[1].counters.idle.set(0);
+    f.finish(2, 1);
+    f.finish(1, 1);
+    f.connect(3);
+    f.turn();
+    f.turn();
+    assert_eq!((f.take(1), f.take(2)), (vec![5, 6], vec![]));
+    assert_eq!(f.pool.listeners[0].waiting, 1, "no more than are idle");
+}
+
+#[test]
+fn a_worker_that_writes_nonsense_gets_at_most_twice_its_limit() {
+    let mut f = Fixture::new(1);
+    f.workers[0].counters.idle.set(u64::MAX);
+    f.connect(9);
+    assert_eq!(f.take(1).len(), 4);
 }
 
 #[test]

@@ -90,9 +90,24 @@ impl<S: System> WorkerEntry<S> {
 
     /// The connections in flight of a worker that has room for one more; `None` if it has none.
     pub fn load(&self, max_queued: u64) -> Option<u32> {
+        self.load_without(0, max_queued)
+    }
+
+    /// As [`WorkerEntry::load`], of a worker that can make room: idle connections, which it closes for others, are not counted.
+    pub fn load_without_idle(&self, max_queued: u64) -> Option<u32> {
+        self.load_without(self.idle(), max_queued)
+    }
+
+    fn load_without(&self, idle: u32, max_queued: u64) -> Option<u32> {
         let in_flight = self.in_flight();
-        let has_room = self.is_eligible() && in_flight < self.limit && self.queued() < max_queued;
-        has_room.then_some(in_flight)
+        let has_room = in_flight < self.limit.saturating_add(idle);
+        (has_room && self.is_eligible() && self.queued() < max_queued).then(|| in_flight.saturating_sub(idle))
+    }
+
+    /// Connections between two requests, which it closes if there is no other room.
+    pub fn idle(&self) -> u32 {
+        // Whatever it has written: no more than it can have.
+        u32::try_from(self.link.count(Word::Idle)).map_or(self.limit, |idle| idle.min(self.limit))
     }
 
     /// True if it is admitted and not known to be stuck.

@@ -284,7 +284,7 @@ impl Listener {
         let index = slot.index().checked_rem(self.sockets.len()).filter(|_| self.is_for_workers(accept))?;
         let fd = self.sockets.swap_remove(index).fd;
         let (alone, datagrams) = (self.per_slot, self.takes_datagrams());
-        Some(OwnSocket { fd, listener, alone, datagrams, watched: false })
+        Some(OwnSocket { fd, listener, alone, datagrams, watched: None })
     }
 }
 

@@ -3,12 +3,13 @@
 
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
 use super::super::{hang, reload};
-use super::model::Messages;
+use super::model::{Messages, Model};
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
-use super::world::{LATE, TICK, World};
+use super::world::{LATE, MAX_QUEUED, TICK, World};
+use crate::config::Dispatch;
 use crate::event::Exit;
 use crate::ids::{Generation, WorkerId};
-use crate::master::pool::Return;
+use crate::master::pool::{Return, WorkerEntry};
 use crate::master::restart;
 use crate::sys::overdue;
 use crate::sys::signal::{SIGKILL, SIGTERM};
@@ -82,6 +83,8 @@ pub struct Watch {
     drain_timeouts: u32,
     /// Workers that had room before connections were placed, all of it seen by the master.
     pub with_room: Vec<WorkerId>,
+    /// Connections given to each worker before the turn.
+    pub given: BTreeMap<WorkerId, u64>,
     /// The worker that has just been ready in a fresh slot.
     to_rebalance: Option<WorkerId>,
 }
@@ -105,6 +108,7 @@ impl Watch {
             gone: 0,
             drain_timeouts: 0,
             with_room: Vec::new(),
+            given: BTreeMap::new(),
             to_rebalance: None,
         };
         watch.fit(slots);
@@ -698,6 +702,8 @@ impl World {
         });
         self.must(!ready || leaves || out || admitted, || format!("worker {id} is ready and not admitted"));
         self.must(leaves || placed || stops, || format!("worker {id} is forgotten"));
+        let beyond = self.processes[i].held().count() > self.processes[i].limit as usize;
+        self.must(leaves || !beyond, || format!("worker {id} has more connections than it may have"));
         self.check_deadlines(i);
     }
 
@@ -778,9 +784,54 @@ impl World {
             let others = (0..self.pool.workers.slots()).filter(other).any(load);
             self.must(!others, || format!("worker {id} gets back what it has shed, and another has room"));
         }
+        self.check_idle();
         for i in 0..self.processes.len() {
             self.check_eligible(i);
             self.check_left_lying(i);
+        }
+    }
+
+    /// A worker that has room or idle connections, and fewer queued than this.
+    fn with_place(&self, queued: u64) -> Option<WorkerId> {
+        let has_place = |p: &&Process| {
+            let Some(worker) = self.pool.workers.get(p.id).filter(|w| w.is_eligible()) else { return false };
+            let (taken, finished) = (p.counters.taken.get(), p.counters.finished.get());
+            let places = u64::from(p.limit) + p.counters.idle.get();
+            worker.given - finished < places && worker.given - taken < queued
+        };
+        self.processes.iter().find(has_place).map(|p| p.id)
+    }
+
+    /// No client waits while a worker has idle connections, and none of these is closed while another worker has room.
+    fn check_idle(&mut self) {
+        let (pool, life) = (&self.pool, &self.machine.life);
+        let waits = (pool.has_paused(life) || pool.parked.is_some()) && !pool.has_more;
+        if let Some(id) = self.with_place(MAX_QUEUED).filter(|_| waits) {
+            return self
+                .must(false, || format!("clients wait, and worker {id} has room or idle connections"));
+        }
+        if self.dispatch == Dispatch::SourceHash {
+            return;
+        }
+        let beyond = pool.workers.iter().find(|w| {
+            w.in_flight() > w.limit && self.watch.given.get(&w.id).is_some_and(|before| w.given > *before)
+        });
+        let had_room = |w: &WorkerEntry<Model>| self.watch.with_room.contains(&w.id);
+        let with_room = (0..pool.workers.slots())
+            .filter(|slot| pool.load(*slot).is_some() && pool.workers.admitted(*slot).is_some_and(had_room));
+        if let Some((id, slot)) = beyond.map(|w| w.id).zip(with_room.min()) {
+            self.must(false, || {
+                format!("worker {id} is to close an idle connection, and slot {slot} has room")
+            });
+        }
+    }
+
+    /// When the master sleeps: it waits for room only if there is none. A worker wakes it when it takes what is queued.
+    pub fn check_sleep(&mut self) {
+        let life = &self.machine.life;
+        let waits = self.shared.waiting.get() && (self.pool.has_paused(life) || self.pool.parked.is_some());
+        if let Some(id) = self.with_place(1).filter(|_| waits && !self.is_over()) {
+            self.must(false, || format!("worker {id} has room, and the master waits for it and is not told"));
         }
     }
 

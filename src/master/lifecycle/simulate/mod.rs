@@ -26,7 +26,7 @@ use world::{Character, World};
 /// Schedules that every run of the tests takes.
 const SCHEDULES: u64 = 600;
 /// Schedules within which each mutation must be caught.
-const UNTIL_CAUGHT: u64 = 1500;
+const UNTIL_CAUGHT: u64 = 4000;
 /// The time after which everything has recovered that can: the longest back-off, and the window of the budget.
 const RECOVERY: u64 = 75_000;
 

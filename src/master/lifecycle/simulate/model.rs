@@ -49,6 +49,8 @@ pub struct Counters {
     pub finished: Cell<u64>,
     /// Part of `finished` that is on the page only when the master looks for the second time.
     pub unseen: Cell<u64>,
+    /// Idle connections that the worker would close to make room.
+    pub idle: Cell<u64>,
     pub busy_since: Cell<u64>,
     /// The memory of the worker, if that is known.
     pub memory: Cell<Option<u64>>,
@@ -224,6 +226,7 @@ impl Link for ModelQueue {
             Word::Probed => self.counters.probed.get(),
             Word::Finished => self.counters.finished.get(),
             Word::BusySince => self.counters.busy_since.get(),
+            Word::Idle => self.counters.idle.get(),
             _ => 0,
         }
     }

@@ -60,6 +60,8 @@ pub enum Mutation {
     Pool(Fault),
     /// The master does not announce that it waits for room.
     WaitingForgotten,
+    /// A full worker of which a connection has become idle does not wake the master that waits.
+    IdleWakesNobody,
     /// A slot that a scale-up made gets no share.
     RebalanceForgotten,
     /// Every new worker gets a share, also one whose slot is not new.
@@ -78,7 +80,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 41] = [
+pub const MUTATIONS: [Mutation; 44] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -102,6 +104,7 @@ pub const MUTATIONS: [Mutation; 41] = [
     Mutation::NeverResumed,
     Mutation::NeverPaused,
     Mutation::WaitingForgotten,
+    Mutation::IdleWakesNobody,
     Mutation::RebalanceForgotten,
     Mutation::RebalancedAlways,
     Mutation::VerdictTooEarly,
@@ -120,6 +123,8 @@ pub const MUTATIONS: [Mutation; 41] = [
     Mutation::Pool(Fault::NoSecondLook),
     Mutation::Pool(Fault::ReturnsNotRewatched),
     Mutation::Pool(Fault::ChecksSeldom),
+    Mutation::Pool(Fault::IdleKept),
+    Mutation::Pool(Fault::IdleFirst),
 ];
 
 /// The machine, with a fault or none.

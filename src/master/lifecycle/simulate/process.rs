@@ -181,6 +181,10 @@ pub struct Ran {
     pub lost: u32,
     /// It made room.
     pub made_room: bool,
+    /// It can make room.
+    pub became_idle: bool,
+    /// Connections closed to make room for others.
+    pub displaced: u32,
 }
 
 impl Process {
@@ -274,13 +278,14 @@ impl Process {
         let Self { id, slot, generation, seen: s, counters: c, .. } = self;
         format!(
             "worker {id}, slot {slot}, generation {generation}: ready {} drain {:?} killed {:?} ended {:?}; taken {} finished {} \
-             limit {}; holds {}, call {:?}, queue {:?}",
+             idle {} limit {}; holds {}, call {:?}, queue {:?}",
             s.ready,
             s.drain.map(|(mark, patience)| (mark.at, patience)),
             s.killed.map(|mark| mark.at),
             self.ended,
             c.taken.get(),
             c.finished.get(),
+            c.idle.get(),
             self.limit,
             self.holds.len(),
             self.call,
@@ -290,8 +295,26 @@ impl Process {
 
     /// True if it takes what is queued.
     pub fn takes(&self, now: u64) -> bool {
-        let occupied = self.blocking && !self.holds.is_empty();
+        let occupied = if self.blocking { !self.holds.is_empty() } else { !self.has_place(now) };
         self.frozen_until <= now && self.call.is_none() && !occupied
+    }
+
+    /// True if it has or can make room for one more connection.
+    fn has_place(&self, now: u64) -> bool {
+        !self.is_full() || self.longest_idle(now).is_some()
+    }
+
+    /// True if it has as many connections as it may have.
+    pub fn is_full(&self) -> bool {
+        self.holds.len() >= self.limit as usize
+    }
+
+    fn idle(&self, now: u64) -> impl Iterator<Item = usize> + '_ {
+        (0..self.holds.len()).filter(move |&at| !self.blocking && self.holds[at].idle_from <= now)
+    }
+
+    fn longest_idle(&self, now: u64) -> Option<usize> {
+        self.idle(now).min_by_key(|&at| self.holds[at].idle_from)
     }
 
     /// Something came into its queue.
@@ -395,7 +418,8 @@ impl Process {
         let acts = match self.call {
             Some(call) => call.until.min(self.dies.0),
             None => {
-                let held = self.holds.iter().map(|h| h.until).min().unwrap_or(NEVER);
+                let next = |h: &Held| if h.idle_from > now { h.idle_from.min(h.until) } else { h.until };
+                let held = self.holds.iter().map(next).min().unwrap_or(NEVER);
                 let ready_at = if self.said_ready { NEVER } else { self.ready_at };
                 let gone_at = if self.gone_at > now { self.gone_at } else { NEVER };
                 let looks_at = if self.said_ready { self.looks_at } else { NEVER };
@@ -453,6 +477,7 @@ impl Process {
         self.finish(now, ran);
         self.hand_back(now, ran);
         self.look(now, r, ran);
+        self.publish_idle(now, ran);
         let empty = self.holds.is_empty() && (self.draining == Some(true) || self.queue.borrow().is_empty());
         if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
             self.end(Exit::Code(0), ran);
@@ -469,6 +494,15 @@ impl Process {
         // A blocking worker has waited for this one.
         if n > 0 && self.looks_at == NEVER {
             self.looks_at = now;
+        }
+    }
+
+    /// Publishes how many connections are idle. If it is full, that makes room.
+    fn publish_idle(&mut self, now: u64, ran: &mut Ran) {
+        let idle = self.idle(now).count() as u64;
+        if self.counters.idle.replace(idle) < idle && self.is_full() {
+            ran.became_idle = true;
+            self.looks_at = self.looks_at.min(now + 1);
         }
     }
 
@@ -501,10 +535,17 @@ impl Process {
             if self.call.is_some() || self.blocking && !self.holds.is_empty() {
                 break;
             }
+            // One that drains takes what it was given in any case.
+            if !self.has_place(now) && self.draining.is_none() {
+                return;
+            }
             let item = self.queue.borrow_mut().pop_front();
             match item {
                 Some(Item::Connection(connection)) => self.take(connection, now, r, ran),
-                Some(Item::Probe) => self.counters.probed.set(self.counters.probed.get() + 1),
+                Some(Item::Probe) => {
+                    self.counters.probed.set(self.counters.probed.get() + 1);
+                    ran.made_room = true;
+                }
                 None => return,
             }
         }
@@ -515,6 +556,13 @@ impl Process {
     fn take(&mut self, connection: u32, now: u64, r: &mut Random, ran: &mut Ran) {
         self.counters.taken.set(self.counters.taken.get() + 1);
         ran.made_room = true;
+        if let Some(at) = self.longest_idle(now).filter(|_| self.is_full()) {
+            self.holds.swap_remove(at);
+            self.publish_idle(now, ran);
+            self.counters.unseen.set(self.counters.unseen.get() + 1);
+            ran.finished += 1;
+            ran.displaced += 1;
+        }
         let works = match r.below(20) {
             0..12 => r.between(0, 20),
             12..19 => r.between(20, 300),

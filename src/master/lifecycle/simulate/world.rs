@@ -4,7 +4,7 @@
 use super::super::{Action, Ended, Event, Input, ReloadState};
 use super::check::{Watch, stderr_of};
 use super::model::{Model, ModelBacklog, ModelQueue, Shared};
-use super::mutation::Machine;
+use super::mutation::{Machine, Mutation};
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Notice, Process, Temper};
 use super::random::Random;
 use super::{NEVER, Times};
@@ -24,7 +24,7 @@ pub const TICK: u64 = 50;
 /// A tick that is this late is forgiven (`lifecycle::LATE`).
 pub const LATE: u64 = super::super::LATE.as_millis() as u64;
 /// Connections that a worker may leave in its queue, and that are accepted in one turn: few, so that the limits are met.
-const MAX_QUEUED: u64 = 4;
+pub const MAX_QUEUED: u64 = 4;
 const BATCH: usize = 8;
 /// Lines that are kept to show what led to a violation.
 const TRACE: usize = 120;
@@ -46,6 +46,7 @@ pub struct World {
     pub processes: Vec<Process>,
     pub pool: Pool<Model>,
     pub shared: Rc<Shared>,
+    pub dispatch: Dispatch,
     pub finished: u32,
     pub lost: u32,
     pub unanswered: u32,
@@ -100,6 +101,7 @@ impl World {
             now,
             pool,
             shared,
+            dispatch,
             finished: 0,
             lost: 0,
             unanswered: 0,
@@ -193,6 +195,7 @@ impl World {
                 continue;
             }
             turns = 0;
+            self.check_sleep();
             let next = self.processes.iter().map(|p| p.next(self.now)).min().unwrap_or(NEVER);
             self.now = next.min(self.timer()).min(until);
             if self.now == until {
@@ -236,8 +239,12 @@ impl World {
             let ran = self.processes[i].run(self.now, &mut self.random);
             self.finished += ran.finished;
             self.lost += ran.lost;
+            for _ in 0..ran.displaced {
+                self.count("idle connection closed for a new one");
+            }
+            let became_idle = ran.became_idle && !self.machine.is(Mutation::IdleWakesNobody);
             let counters = &self.processes[i].counters;
-            if ran.made_room && self.shared.waiting.take() {
+            if (ran.made_room || became_idle) && self.shared.waiting.take() {
                 self.woken = true;
             } else if counters.unseen.get() > 0 && self.random.chance(25) {
                 // It is seen only when the master looks for the second time.
@@ -264,6 +271,7 @@ impl World {
         self.pool.begin_turn(Time::from_millis(self.now));
         self.shared.now.set(self.now);
         self.woken = false;
+        self.watch.given = self.pool.workers.iter().map(|w| (w.id, w.given)).collect();
         while let Some(input) = self.signals.pop_front() {
             self.feed(input);
         }
