@@ -304,9 +304,10 @@ impl Running {
         done
     }
 
-    /// The master, if this process is it.
+    /// The master, if this process is it, for a command.
     fn here(&mut self) -> Result<&mut Master> {
         if self.master.is_here() {
+            self.master.read_clock();
             Ok(&mut self.master)
         } else {
             Err(Error::new(ErrorKind::State, "the server runs in another process"))

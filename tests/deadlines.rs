@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant, SystemTime};
 use util::answers::{Answer, Checker, Form, Reached};
 use util::client::Address;
-use util::handler::compile;
+use util::handler::{compile, host_with};
 use util::load::at_once;
 use util::reader::Reader;
 use util::{Client, Server, Start, Style, proc, wait_until};
@@ -181,6 +181,57 @@ fn the_time_of_another_callback_cuts_no_answer() {
     std::thread::sleep(Duration::from_millis(300));
     reads_all(&mut client, Style::Request);
     drop(client);
+    server.stop();
+}
+
+/// A host with a callback that takes a long time before it drains a worker.
+const HOST: &str = r#"
+#define _POSIX_C_SOURCE 200809L
+#include <prefork.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+static void rest(long ms)
+{
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&left, &left) != 0)
+        ;
+}
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    (void)req, (void)state;
+    prefork_worker_send(prefork_worker_self(), PREFORK_TO_MASTER, 1, "", 0);
+    rest(1600);
+    prefork_response_body(res, "done", 4);
+}
+static void on_message(prefork_server *server, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+{
+    (void)type, (void)data, (void)size, (void)state;
+    rest(800);
+    prefork_server_drain(server, from, 1200);
+}
+static void on_start(const prefork_started *started, void *state)
+{
+    (void)state;
+    printf("listening on %s\n", started->addresses[0]);
+    fflush(stdout);
+}
+int main(void)
+{
+    prefork_server *server = prefork_server_new();
+    prefork_server_on_request(server, on_request, NULL);
+    prefork_server_on_message(server, on_message, NULL);
+    prefork_server_on_start(server, on_start, NULL);
+    prefork_server_listen(server, "127.0.0.1:0");
+    prefork_server_workers(server, 2);
+    return prefork_server_run(server) != PREFORK_OK;
+}
+"#;
+
+#[test]
+fn the_time_of_a_callback_of_the_master_is_not_counted_against_a_worker() {
+    let server = Start::new(Style::Request).program([host_with(HOST, &[])]).start();
+    assert_eq!(server.connect().http_answer_to("/"), Ok(4), "800 ms of the 1200 that the worker has");
     server.stop();
 }
 

@@ -107,7 +107,7 @@ struct Births {
 
 /// The master's time.
 struct Clock {
-    /// The monotonic clock, read once a turn.
+    /// The monotonic clock as it was last read.
     now: Time,
     /// When the first program in this process became the master.
     born: Time,
@@ -229,9 +229,14 @@ impl Master {
             Err(_) => events.clear(),
             Ok(()) => {}
         }
+        self.read_clock();
+        Ok(())
+    }
+
+    /// Reads the clock: once a turn, and before a command of the host, to which the last turn may be long ago.
+    pub fn read_clock(&mut self) {
         self.clock.now = Time::now();
         self.pool.begin_turn(self.clock.now);
-        Ok(())
     }
 
     /// The time at which a turn is needed even if the poll reports nothing.
