@@ -103,6 +103,29 @@ fn a_panic_is_logged_with_the_request_or_the_client() {
 }
 
 #[test]
+fn a_panic_that_is_for_no_client_is_logged_with_its_callback() {
+    let mut server = start(Style::Request, &["others"]);
+    for text in ["panicked at", "on purpose"] {
+        server.says(text);
+    }
+    server.may_say("RUST_BACKTRACE");
+    let callbacks =
+        ["on_message", "on_reply", "on_drain", "worker_stop"].map(|name| format!("{name}: panicked"));
+    callbacks.iter().for_each(|text| server.says(text));
+    let mut client = server.connect();
+    assert_eq!(client.http_answer_to("/"), Ok(5));
+    for text in &callbacks[..2] {
+        assert_eq!(line(&server, text), *text);
+    }
+    drop(client);
+    server.signal(libc::SIGTERM);
+    for text in &callbacks[2..] {
+        assert_eq!(line(&server, text), *text);
+    }
+    server.ends();
+}
+
+#[test]
 fn an_error_for_a_connection_or_a_datagram_is_logged_with_the_client() {
     for (style, name, callback) in
         [(Style::Connection, "connection", "on_connection"), (Style::Data, "data", "on_data")]

@@ -1,6 +1,7 @@
 //! Messages and replies that arrive for a worker: the calls of its handler with them.
 
 use super::call::Context;
+use super::failure::report_panic;
 use super::messages::WorkerMessages;
 use super::this_worker::Worker;
 use crate::message::{Address, Envelope, Message, Purpose, Room, Undelivered};
@@ -13,7 +14,7 @@ impl WorkerMessages {
             // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
             let expired = self.requests.borrow_mut().take_expired(at);
             let Some(call) = expired else { return };
-            cx.call("on_reply", |_| call(Err(Undelivered::TimedOut)));
+            report_panic("on_reply", cx.call("on_reply", |_| call(Err(Undelivered::TimedOut))));
         }
     }
 
@@ -25,7 +26,7 @@ impl WorkerMessages {
         let only_to = (receiver != Address::Master).then_some(receiver);
         let ended = self.requests.borrow_mut().take_all(only_to);
         for call in ended {
-            cx.call("on_reply", |_| call(Err(Undelivered::Gone)));
+            report_panic("on_reply", cx.call("on_reply", |_| call(Err(Undelivered::Gone))));
         }
     }
 
@@ -35,7 +36,10 @@ impl WorkerMessages {
             Purpose::Message | Purpose::Request => {
                 self.unanswered.set(Some(envelope).filter(|e| e.purpose == Purpose::Request));
                 let message = Message::new(envelope, bytes);
-                cx.call("on_message", |handler| handler.on_message(worker, &message));
+                report_panic(
+                    "on_message",
+                    cx.call("on_message", |handler| handler.on_message(worker, &message)),
+                );
                 if let Some(request) = self.unanswered.take() {
                     let reason = [Undelivered::Unanswered as u8];
                     // Lost if the master is gone, like everything from now on.
@@ -48,7 +52,7 @@ impl WorkerMessages {
                 let result = if failed { Err(Undelivered::from_bytes(bytes)) } else { Ok(bytes) };
                 // A request that is no longer pending has timed out.
                 if let Some(call) = pending {
-                    cx.call("on_reply", |_| call(result));
+                    report_panic("on_reply", cx.call("on_reply", |_| call(result)));
                 }
             }
         }

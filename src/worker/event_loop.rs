@@ -9,7 +9,7 @@ use super::channel::{CHANNEL, Channel, LEAVE};
 use super::conn::{Conn, Style, Touched};
 use super::deadlines::Deadlines;
 use super::engine::{Deadline, Next};
-use super::failure::{PANICKED, report};
+use super::failure::{PANICKED, report, report_panic};
 use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
@@ -612,13 +612,13 @@ impl<'a> EventLoop<'a> {
         let (worker, is_blocking) = (self.worker, self.kind == Kind::Blocking);
         if is_blocking && !self.drain_begun {
             // First, since serving the rest may take long.
-            let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
+            report_panic("on_drain", context!(self).call("on_drain", |handler| handler.on_drain(worker)));
         }
         while self.take_one() {}
         if !std::mem::replace(&mut self.drain_begun, true) {
             self.leave_own_sockets();
             if !is_blocking {
-                let _ = context!(self).call("on_drain", |handler| handler.on_drain(worker));
+                report_panic("on_drain", context!(self).call("on_drain", |handler| handler.on_drain(worker)));
             }
         }
         // Also if the master, which was to take them, has died since.

@@ -14,6 +14,14 @@ pub fn report(callback: &str, subject: &dyn Display, reason: &str) {
     log!("worker {id}: {callback}: {subject}: {reason}");
 }
 
+/// Logs that a callback has panicked that was for no client, if it returned `None`.
+pub fn report_panic<T>(callback: &str, returned: Option<T>) {
+    if returned.is_none() {
+        let id = Worker::current().map_or(0, Worker::id);
+        log!("worker {id}: {callback}: {PANICKED}");
+    }
+}
+
 /// Counts a callback that has failed and has no response that would be counted as failed.
 pub fn count() {
     if let Some(worker) = Worker::current() {

@@ -132,7 +132,8 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         process::exit(EXIT_FAILED);
     }
     forks::forget();
-    let _ = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
+    let stopped = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
+    failure::report_panic("worker_stop", stopped.ok());
     call::end_copy("worker_stop");
     // The messages that the handler has just sent. This fails if the master is gone.
     let _ = worker.messages().flush_all(PATIENCE);

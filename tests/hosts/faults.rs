@@ -1,7 +1,7 @@
 //! A server in Rust whose handlers do what they should not: `faults MODE STYLE`.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
-use prefork::{Conn, Datagram, MASTER, Request, Response, Server, Started, Worker};
+use prefork::{Conn, Datagram, Handler, Kind, MASTER, Message, Request, Response, Server, Started, Worker};
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
@@ -85,6 +85,7 @@ fn fails(style: &str) -> Server {
         "sendable" => Server::http(|_, _| Err::<(), Box<dyn Error + Send + Sync>>(outer().into())),
         "text" => Server::http(|_, _| Err("two\nlines")),
         "panic" => Server::http(|_, _| -> () { panic!("on purpose") }),
+        "others" => Server::factory(|_| PanicsElsewhere),
         "gone" => Server::http(|_, res| {
             loop {
                 res.write(&[0; 65_536])?;
@@ -111,5 +112,32 @@ fn reads(conn: &mut Conn) -> Result<(), Box<dyn Error>> {
         b"fail\n" => Err(outer().into()),
         b"panic\n" => panic!("on purpose"),
         line => Ok(conn.write(line)?),
+    }
+}
+
+/// Panics in each callback that is not called for a client.
+struct PanicsElsewhere;
+
+impl Handler for PanicsElsewhere {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn on_request(&mut self, _: &Request<'_>, res: &mut Response) {
+        let worker = Worker::current().unwrap();
+        worker.request(worker.id(), 1, b"x", Duration::ZERO, |_| panic!("on purpose")).unwrap();
+        res.body("asked").unwrap();
+    }
+
+    fn on_message(&mut self, _: &Worker, _: &Message<'_>) {
+        panic!("on purpose");
+    }
+
+    fn on_drain(&mut self, _: &Worker) {
+        panic!("on purpose");
+    }
+
+    fn stop(&mut self, _: &Worker) {
+        panic!("on purpose");
     }
 }
