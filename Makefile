@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # What the tests run, as command:Debian-package.
 NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
-        curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime
+        chrt:util-linux curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime
 
 # What `make bench` compares with, if it can be installed.
 PEERS = wrk:wrk nginx:nginx node:nodejs h2o:h2o

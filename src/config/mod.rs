@@ -9,7 +9,7 @@ mod value;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use address::{ListenAddr, MAX_LISTENERS};
-pub use settings::{Accept, Config, DeferAccept, Dispatch, Limits, Setting, Timeouts};
+pub use settings::{Accept, Config, DeferAccept, Dispatch, Limits, Scheduling, Setting, Timeouts};
 use std::ffi::OsStr;
 use std::path::Path;
 pub use value::{MAX_WORKERS, parse_duration};

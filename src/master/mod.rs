@@ -36,6 +36,7 @@ use crate::log::log;
 use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
+use crate::sys::schedule::BatchPolicy;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{poll, process};
@@ -81,6 +82,8 @@ pub struct Master {
     orphans: Option<orphans::Orphans>,
     /// `None` if the host reads signals itself.
     signals: Option<Signals>,
+    /// `None` if the scheduling policy is the one that was found. Workers inherit it at the fork.
+    batch_policy: Option<BatchPolicy>,
     clock: Clock,
     lifecycle: Lifecycle,
     /// Why the first workers could not start.

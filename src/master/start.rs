@@ -9,11 +9,12 @@ use super::token::Token;
 use super::{
     Births, Clock, Master, control, descriptors, fd_reserve, report, sockets, stderr_capture, upgrade,
 };
-use crate::config::{Config, name_after};
+use crate::config::{Config, Scheduling, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
+use crate::sys::schedule::BatchPolicy;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{kernel, memory, process};
@@ -72,6 +73,8 @@ impl Master {
         let takes_signals = config.signals == Some(true);
         let signals =
             takes_signals.then(|| Signals::take(&SIGNALS)).transpose().map_err(system("signalfd"))?;
+        let former = saved.as_ref().is_some_and(|saved| saved.has_batch_policy).then(BatchPolicy::inherited);
+        let batch_policy = batch_policy(&config, former).map_err(system("sched_setscheduler"))?;
         let upgrade = upgrade::Upgrade::new().map_err(|e| proc_error("exe", e))?;
         let token = |i| Token::Listener(ListenerId::at(i)).into();
         let now = Time::now();
@@ -124,6 +127,7 @@ impl Master {
             poll,
             orphans: None,
             signals,
+            batch_policy,
             stderr,
             messages,
         };
@@ -132,6 +136,15 @@ impl Master {
             master.adopt(saved)?;
         }
         Ok(master)
+    }
+}
+
+/// Sets the scheduling policy, or keeps the one that a former program has set; if it is not wanted, that ends.
+fn batch_policy(config: &Config, former: Option<BatchPolicy>) -> io::Result<Option<BatchPolicy>> {
+    match config.scheduling {
+        Scheduling::Normal => Ok(None),
+        Scheduling::Batch if former.is_some() => Ok(former),
+        Scheduling::Batch => BatchPolicy::set(),
     }
 }
 

@@ -23,6 +23,7 @@ pub mod parent;
 pub mod peer;
 pub mod poll;
 pub mod process;
+pub mod schedule;
 pub mod signal;
 pub mod sock_diag;
 pub mod socket;

@@ -113,6 +113,11 @@ pub fn state(pid: i32) -> Option<char> {
     stat(pid)?[0].chars().next()
 }
 
+/// The scheduling policy: `SCHED_OTHER`, `SCHED_BATCH` ...
+pub fn policy(pid: i32) -> i32 {
+    stat(pid).unwrap()[38].parse().unwrap()
+}
+
 /// The processes of a group that have not ended.
 pub fn group(leader: i32) -> Vec<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());

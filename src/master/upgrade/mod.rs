@@ -270,6 +270,7 @@ impl Master {
                 .collect(),
             environments: self.births.environments.clone(),
             last_exits: self.report.last_exits.clone(),
+            has_batch_policy: self.batch_policy.is_some(),
             serving: self.source.serving(),
             clients: self.control.save(kept),
         })

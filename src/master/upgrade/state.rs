@@ -54,6 +54,9 @@ pub struct SavedState {
     pub environments: BTreeMap<Slot, Vec<(String, String)>>,
     /// By slot: the end of the last worker that ended there.
     pub last_exits: BTreeMap<Slot, LastExit>,
+    /// True if this server has set the scheduling policy of its thread.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub has_batch_policy: bool,
     /// The file of the module that serves.
     #[cfg_attr(feature = "control", serde(default))]
     pub serving: Option<CodeFile>,
@@ -168,6 +171,7 @@ mod tests {
             stderr: vec![(WorkerId(7), KeptFd(6), vec![0xff, 0])],
             environments: BTreeMap::from([(Slot(1), vec![("A".into(), " ".into())])]),
             last_exits: BTreeMap::new(),
+            has_batch_policy: true,
             serving: None,
             clients: Vec::new(),
         }
