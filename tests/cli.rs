@@ -101,6 +101,7 @@ fn an_error_names_the_wrong_value_and_the_valid_ones() {
         (["-l", "127.0.0.1:99999"], "expected a port from 0 to 65535, found \"99999\""),
         (["-l", "udp:[::1]:http"], "expected a port from 0 to 65535, found \"http\""),
         (["-l", "8080"], "expected an address: :8080 is every one of this machine"),
+        (["-l", "udp:53"], "expected an address: udp::53 is every one of this machine, udp:127.0.0.1:53 is"),
         (["-l", "::1:8080"], "expected an IPv6 address in brackets: [::1]:8080"),
         (["-l", "::1"], "expected an IPv6 address in brackets: [::1]:PORT"),
         (["-l", "example.org:80"], "expected an IP address or localhost (127.0.0.1) in front of :80"),

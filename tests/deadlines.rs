@@ -80,11 +80,14 @@ fn reads_all(client: &mut Client, style: Style) {
 #[test]
 fn the_answer_of_a_slow_handler_is_not_cut() {
     for style in [Style::Request, Style::Data] {
-        let server = start(style).set("write-timeout", "500ms").start();
+        let server = start(style).set("write-timeout", "1s").start();
         let (mut client, mut other) = (server.connect(), server.connect());
-        client.send(request(style, &format!("/800/{SIZE}")).as_bytes()).unwrap();
+        client.send(request(style, &format!("/1500/{SIZE}")).as_bytes()).unwrap();
         // It waits while the handler runs.
         other.send(request(style, "/0/3").as_bytes()).unwrap();
+        client.wait_for_bytes().unwrap();
+        // A client that reads at once would keep the connection by that.
+        std::thread::sleep(Duration::from_millis(400));
         reads_all(&mut client, style);
         drop((client, other));
         server.stop();

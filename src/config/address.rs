@@ -40,12 +40,12 @@ impl ListenAddr {
         }
         let text = text.to_str().ok_or(ADDRESS)?;
         match text.split_once(':') {
-            Some(("udp", address)) => parse_inet(address).map(Self::Udp),
+            Some(("udp", address)) => parse_inet("udp:", address).map(Self::Udp),
             Some(("fd", number)) => {
                 let number = number.parse().ok().filter(|n| *n <= i32::MAX as u32);
                 number.map(Self::Fd).ok_or_else(|| "the number of a descriptor, such as fd:3".into())
             }
-            _ => parse_inet(text).map(Self::Tcp),
+            _ => parse_inet("", text).map(Self::Tcp),
         }
     }
 
@@ -81,15 +81,15 @@ fn parse_unix(path: &[u8]) -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// Parses `HOST:PORT` with an IP address or `localhost` as host, or without one for all addresses.
-fn parse_inet(s: &str) -> std::result::Result<SocketAddr, String> {
+/// Parses `HOST:PORT` with an IP address or `localhost` as host, or without one for all addresses. The scheme before it is for errors.
+fn parse_inet(scheme: &str, s: &str) -> std::result::Result<SocketAddr, String> {
     if s.parse::<u16>().is_ok() {
         return Err(format!(
-            "an address: :{s} is every one of this machine, 127.0.0.1:{s} is for clients on it"
+            "an address: {scheme}:{s} is every one of this machine, {scheme}127.0.0.1:{s} is for clients on it"
         ));
     }
     if s.parse::<Ipv6Addr>().is_ok() && !s.rsplit_once(':').is_some_and(|(host, _)| is_ipv6(host)) {
-        return Err(format!("an IPv6 address in brackets: [{s}]:PORT"));
+        return Err(format!("an IPv6 address in brackets: {scheme}[{s}]:PORT"));
     }
     let Some((host, port)) = s.rsplit_once(':').filter(|_| !s.ends_with(']')) else {
         return Err(ADDRESS.into());
@@ -98,7 +98,7 @@ fn parse_inet(s: &str) -> std::result::Result<SocketAddr, String> {
     match host {
         "" => Ok((Ipv6Addr::UNSPECIFIED, number).into()),
         "localhost" => Ok((Ipv4Addr::LOCALHOST, number).into()),
-        _ if is_ipv6(host) => Err(format!("an IPv6 address in brackets: [{host}]:{port}")),
+        _ if is_ipv6(host) => Err(format!("an IPv6 address in brackets: {scheme}[{host}]:{port}")),
         _ => s.parse().map_err(|_| {
             format!("an IP address or localhost (127.0.0.1) in front of :{port}; names are not looked up")
         }),
