@@ -140,7 +140,7 @@ def parse():
     parser.add_argument("--prefork", default=BUILT, help="the binary to measure")
     parser.add_argument("--out", default=ROOT / "target/bench", help="where results and logs go [target/bench]")
     options = parser.parse_args()
-    rounds, seconds, options.starts, options.tries, options.few = (1, 1, 3, 1, 1) if options.quick else (5, 2, 15, 3, 3)
+    rounds, seconds, options.starts, options.repeats, options.few = (1, 1, 3, 0, 1) if options.quick else (5, 2, 7, 20, 3)
     options.rounds = options.rounds or rounds
     options.seconds = options.seconds or seconds
     options.short = max(1, options.seconds // 2)

@@ -54,7 +54,7 @@ def with_open(bench, name, options):
 
 def measured(server, options):
     wrk(server.url, 1, "close")  # warms it up
-    return measure_load(server, options.short, "close", options.tries)
+    return measure_load(server, options.short, "close", options)
 
 
 # ---- the results ----

@@ -161,6 +161,7 @@ COMMANDS = {
     "node": node_command,
     "reuseport": partial(prefork_command, flags=("--accept", "reuseport")),
     "shared": partial(prefork_command, flags=("--accept", "shared")),
+    "batch": partial(prefork_command, flags=("--scheduling", "batch")),
     "bare-tuned": partial(bare_command, flags=("-b", "-d")),
 }
 DEFAULT = ["prefork", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]
