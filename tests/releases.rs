@@ -220,6 +220,28 @@ fn a_module_that_a_host_reads_by_a_link_is_that_of_the_link_now() {
     server.stop();
 }
 
+// Its inode stays the same, and the content of what is served is nowhere to be read.
+#[test]
+fn a_module_that_is_overwritten_in_place_is_not_shown_with_the_hash_of_what_is_not_served() {
+    let site = Site::new();
+    let server = site.start(&format!(
+        "exec {} {OPTIONS} current/m.so {}",
+        env!("CARGO_BIN_EXE_prefork"),
+        site.dir.path().display()
+    ));
+    let served = site.verb(&["show"])["module"].clone();
+    site.release(2);
+    let (from, to) = (site.folder(2).join("m.so"), site.folder(1).join("m.so"));
+    assert!(Command::new("cp").args([&from, &to]).status().unwrap().success());
+    let shown = site.verb(&["show"])["module"].clone();
+    assert_eq!((&shown["inode"], &shown["modified_ms"]), (&served["inode"], &served["modified_ms"]));
+    assert_eq!((&shown["changed"], &shown["sha256"]), (&true.into(), &Value::Null), "{served} {shown}");
+    let verdict = site.verb(&["reload"]);
+    site.is_from(&verdict["code"], 1, "m.so");
+    wait_until("its answers", || server.ask("version") == Ok("2".into()));
+    server.stop();
+}
+
 #[test]
 fn a_variable_pwd_that_leads_elsewhere_is_not_believed() {
     let site = Site::new();

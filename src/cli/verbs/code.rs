@@ -6,13 +6,19 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Digits of the hash in a line; JSON has all.
 const SHORT: usize = 12;
 
-/// Fills in the hash of a module, unless its file is another one by now.
+/// Fills in the hash of a module, unless its file is another one by now, or has other content.
 pub fn measure_module(code: &mut CodeFile) {
-    let same = |file: &File| file.metadata().is_ok_and(|about| about.ino() == code.inode);
+    // The server tells the time in milliseconds.
+    let ms = |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().map(|t| t.as_millis());
+    let same = |file: &File| {
+        let Ok(about) = file.metadata() else { return false };
+        about.ino() == code.inode && about.modified().is_ok_and(|time| ms(time) == ms(code.modified))
+    };
     code.sha256 = File::open(&code.path).ok().filter(same).and_then(hash);
 }
 
