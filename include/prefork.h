@@ -71,8 +71,9 @@
  * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
  * functions of this header, except where `Process:` says "in any thread": elsewhere they return PREFORK_STATE,
  * 0 or NULL, and do nothing. No longjmp and no C++ exception may leave a callback; an exception that does ends
- * the process, with a line that names the callback. A crash costs the worker, which is replaced, and the
- * connections it had in progress.
+ * the process, with a line that names the callback. A child that a callback forks ends by _exit or exec: one
+ * that returns from the callback is ended there, with a line. A crash costs the worker, which is replaced, and
+ * the connections it had in progress.
  *
  * UPGRADES
  *

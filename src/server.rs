@@ -7,9 +7,10 @@ use crate::ids::Generation;
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
-use crate::sys::stderr;
+use crate::sys::{forks, stderr};
 use crate::unwind::named;
 use crate::worker::Worker;
+use crate::worker::call::end_this_copy;
 use crate::worker::handler::{self, Handler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::worker::source::Source;
@@ -48,23 +49,33 @@ pub(crate) struct Callbacks {
 }
 
 impl Callbacks {
-    /// Calls the callback that the news is for.
+    /// Calls the callback that the news is for. Does not return in a process that the callback has forked.
     pub fn tell(&mut self, news: News, messages: &Messages) {
         match news {
             News::Started(started) => {
-                self.on_start.iter_mut().for_each(|f| named("on_start", || f(&started)));
+                self.on_start.iter_mut().for_each(|f| called("on_start", || f(&started)));
             }
-            News::Event(event) => self.on_event.iter_mut().for_each(|f| named("on_event", || f(&event))),
+            News::Event(event) => self.on_event.iter_mut().for_each(|f| called("on_event", || f(&event))),
             News::Message(envelope, bytes) => {
                 let call = self
                     .on_message
                     .as_mut()
-                    .map(|f| |message: &Message<'_>| named("on_message", || f(messages, message)));
+                    .map(|f| |message: &Message<'_>| called("on_message", || f(messages, message)));
                 messages.deliver(envelope, &bytes, call);
             }
-            News::Reply(call, result) => named("on_reply", || call(result.as_deref().map_err(|e| *e))),
+            News::Reply(call, result) => called("on_reply", || call(result.as_deref().map_err(|e| *e))),
         }
     }
+}
+
+/// Runs the callback of this name. A process that it has forked and that returns from it ends here: it would be a second master.
+fn called<T>(callback: &str, f: impl FnOnce() -> T) -> T {
+    let depth = forks::depth();
+    let result = named(callback, f);
+    if forks::depth() != depth {
+        end_this_copy(callback);
+    }
+    result
 }
 
 impl Server {

@@ -201,3 +201,101 @@ fn a_copy_that_returns_from_a_callback_of_the_worker_ends_there() {
     server.wait_for_line("on_message: process ");
     server.stop();
 }
+
+/// A host that forks in the callback of the master that its first argument names, once, and waits for its child.
+const HOST: &str = r#"#include <prefork.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static const char *where;
+static void twin(const char *callback)
+{
+    if (strcmp(where, callback) == 0) {
+        where = "";
+        waitpid(fork(), NULL, 0);
+    }
+}
+static void on_start(const prefork_started *started, void *state)
+{
+    (void)state;
+    printf("listening on %s\n", started->addresses[0]);
+    fflush(stdout);
+    twin("on_start");
+}
+static void on_event(const prefork_event *event, void *state)
+{
+    (void)state;
+    if (event->type == PREFORK_EVENT_READY)
+        twin("on_event");
+}
+static void on_reply(prefork_server *server, int status, const void *data, size_t size, void *arg)
+{
+    (void)server, (void)status, (void)data, (void)size, (void)arg;
+    twin("on_reply");
+}
+static void on_message(prefork_server *server, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+{
+    (void)type, (void)data, (void)size, (void)state;
+    prefork_server_request(server, from, 1, "x", 1, 1000, on_reply, NULL);
+    twin("on_message");
+}
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    (void)req, (void)state;
+    prefork_worker_send(prefork_worker_self(), PREFORK_TO_MASTER, 1, "x", 1);
+    prefork_response_body(res, "served", 6);
+}
+int main(int argc, char **argv)
+{
+    prefork_server *server = prefork_server_new();
+    int status;
+    if (argc != 3)
+        return 2;
+    where = argv[1];
+    prefork_server_on_request(server, on_request, NULL);
+    prefork_server_on_start(server, on_start, NULL);
+    prefork_server_on_event(server, on_event, NULL);
+    prefork_server_on_message(server, on_message, NULL);
+    prefork_server_listen(server, "127.0.0.1:0");
+    prefork_server_set(server, "workers", "2");
+    if (strcmp(argv[2], "run") == 0) {
+        status = prefork_server_run(server);
+    } else {
+        prefork_server_set(server, "signals", "on");
+        status = prefork_server_start(server);
+        while (status >= 0 && prefork_server_fd(server) >= 0)
+            status = prefork_server_step(server, -1);
+    }
+    fprintf(stderr, "after, with status %d\n", status);
+    prefork_server_free(server);
+    return status < 0;
+}
+"#;
+
+fn ends_the_copy_of_a_master(program: &[&str], through: &[&str], callback: &str) {
+    let mut server = Start::new(Style::Request).program(program).through(through).start();
+    server.says("returned from it and ends here");
+    server.may_say("after, with status 0");
+    for _ in 0..10 {
+        assert_eq!(server.ask("x"), Ok("served".into()), "{callback}");
+    }
+    server.wait_for_line(&format!("{callback}: process "));
+    wait_until("one master and its workers are left", || util::proc::group(server.pid).len() == 3);
+    server.stop();
+}
+
+#[test]
+fn a_copy_that_returns_from_a_callback_of_the_master_ends_there() {
+    let host = util::handler::host(HOST);
+    for callback in ["on_start", "on_event", "on_message", "on_reply"] {
+        for how in ["run", "start"] {
+            ends_the_copy_of_a_master(&[host.to_str().unwrap(), callback, how], &[], callback);
+        }
+    }
+    let host = util::host::example("faults");
+    for callback in ["on_start", "on_event", "on_message"] {
+        let shell = ["sh", "-c", "exec \"$@\" 9>&1", "sh"];
+        ends_the_copy_of_a_master(&[host.to_str().unwrap(), "twin", callback], &shell, callback);
+    }
+}

@@ -250,7 +250,7 @@ fn events_go_on_over_an_upgrade_and_end_with_stopped() {
     let text = end_of(text);
     assert_eq!((text.code, text.err.as_str()), (0, ""), "{text:?}");
     let last = text.out.lines().last().unwrap();
-    assert!(last.contains("stopped") && last.contains("every worker has finished"), "{text:?}");
+    assert!(last.contains("stopped") && last.contains("every worker has ended"), "{text:?}");
     server.ends();
 }
 

@@ -17,7 +17,7 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::schedule::BatchPolicy;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
-use crate::sys::{kernel, memory, process};
+use crate::sys::{forks, kernel, memory, process};
 use crate::worker::source::BUILT_IN;
 use crate::worker::source::Source;
 use mio::unix::SourceFd;
@@ -110,6 +110,7 @@ impl Master {
         let kernel =
             Kernel { reserve: fd_reserve::FdReserve::new(fd_reserve::START), common: board.common() };
         role::set(Role::Master);
+        forks::count();
         let mut master = Self {
             home: process::own_pid(),
             name,

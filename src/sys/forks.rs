@@ -1,5 +1,5 @@
-//! Copies of a worker that its handler forks, and the sockets that no copy is to keep: those at which the worker takes connections
-//! and datagrams from the kernel itself.
+//! Copies of a worker or a master that user code forks, and the sockets that no copy of a worker is to keep: those at which it takes
+//! connections and datagrams from the kernel itself.
 //!
 //! fork(2) in user code gives the child every descriptor of the worker. A copy that lives on would hold the server's addresses after
 //! a stop, and one that returned from its callback would serve clients as a second worker. So the copy lets go of those sockets
@@ -7,8 +7,9 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
+use std::sync::Once;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicPtr};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 
 /// Sockets that other processes may have too, and the descriptor that takes their place.
 struct Shared {
@@ -19,6 +20,7 @@ struct Shared {
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static RELEASED: AtomicBool = AtomicBool::new(false);
 static IS_COPY: AtomicBool = AtomicBool::new(false);
+static DEPTH: AtomicU32 = AtomicU32::new(0);
 
 /// From now on, a process that this one forks is a copy (see [`is_copy`]) and has none of `sockets`. `substitute` is open as long as
 /// this process lives, and is no socket.
@@ -33,6 +35,25 @@ pub fn watch<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>, substitute: Borr
 extern "C" fn forked() {
     IS_COPY.store(true, Relaxed);
     release();
+}
+
+/// From now on, [`depth`] counts.
+pub fn count() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: `counted` does only what may be done in the child of a process with threads (pthread_atfork(3)).
+        unsafe { libc::pthread_atfork(None, None, Some(counted)) };
+    });
+}
+
+extern "C" fn counted() {
+    DEPTH.fetch_add(1, Relaxed);
+}
+
+/// The number of forks from the process that called [`count`] first to this one. It costs no system call, as a comparison of process
+/// ids does.
+pub fn depth() -> u32 {
+    DEPTH.load(Relaxed)
 }
 
 /// True in a process that a worker's handler has forked.

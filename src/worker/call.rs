@@ -49,10 +49,16 @@ impl Context<'_> {
 /// Ends a process that a callback has forked and that returns from it: it would serve clients as a second worker.
 pub fn end_copy(callback: &str) {
     if forks::is_copy() {
-        let pid = process::own_pid();
-        log!(
-            "{callback}: process {pid}, which it has forked, returned from it and ends here; a child must call _exit"
-        );
-        process::exit(EXIT_FAILED);
+        end_this_copy(callback);
     }
+}
+
+/// Ends this process, which a callback has forked and which has returned from it.
+#[cold]
+pub fn end_this_copy(callback: &str) -> ! {
+    let pid = process::own_pid();
+    log!(
+        "{callback}: process {pid}, which it has forked, returned from it and ends here; a child must call _exit"
+    );
+    process::exit(EXIT_FAILED)
 }

@@ -2,7 +2,7 @@
 //!
 //! Single-threaded, forked from the master, ends with `_exit`. Learns of the master's death as end of file on its channels.
 
-mod call;
+pub mod call;
 mod channel;
 pub mod conn;
 pub mod datagram;

@@ -1,7 +1,9 @@
 //! A server in Rust whose handlers do what they should not: `faults MODE STYLE`.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
-use prefork::{Conn, Datagram, Handler, Kind, MASTER, Message, Request, Response, Server, Started, Worker};
+use prefork::{
+    Conn, Datagram, Event, Handler, Kind, MASTER, Message, Request, Response, Server, Started, Worker,
+};
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
@@ -20,11 +22,17 @@ fn main() {
         }
         "thread" => Server::http(calls_elsewhere),
         "fail" => fails(&args[2]),
+        "twin" => forks(&args[2]),
         other => panic!("{other}"),
     };
     let address = if args[2] == "datagram" { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
     let server = server.listen(address).set("header-timeout", args.get(3).map_or("60s", |time| time));
-    let stopped = server.workers(2).on_start(tell).run();
+    let here = args[1] == "twin" && args[2] == "on_start";
+    let on_start = move |started: &Started| {
+        tell(started);
+        twin(here);
+    };
+    let stopped = server.workers(2).on_start(on_start).run();
     if let Err(e) = stopped {
         eprintln!("{e}");
         std::process::exit(1);
@@ -37,6 +45,30 @@ fn tell(started: &Started) {
     let mut to = unsafe { File::from_raw_fd(9) };
     writeln!(to, "listening on {}", started.addresses.join(", ").replace("udp:", "udp://")).unwrap();
     std::mem::forget(to);
+}
+
+/// Forks in this callback of the master, once.
+fn forks(callback: &str) -> Server {
+    let (mut at_event, mut at_message) = (callback == "on_event", callback == "on_message");
+    let server = Server::http(|_, res| {
+        Worker::current().unwrap().send(MASTER, 1, b"x").unwrap();
+        res.body("served")
+    });
+    let server = server.on_event(move |event| {
+        if matches!(event, Event::Ready { .. }) {
+            twin(std::mem::take(&mut at_event));
+        }
+    });
+    server.on_message(move |_, _| twin(std::mem::take(&mut at_message)))
+}
+
+fn twin(here: bool) {
+    if here {
+        // SAFETY: this process has one thread.
+        let pid = unsafe { libc::fork() };
+        // SAFETY: NULL is allowed.
+        assert!(pid == 0 || unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } == pid);
+    }
 }
 
 fn prints(_: &Request<'_>, res: &mut Response) {

@@ -99,7 +99,7 @@ fn describe(stamped: &Stamped) -> String {
             let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
             format!("to generation {generation} {state}{why}")
         }
-        Event::Stopped { killed: 0 } => "every worker has finished".into(),
+        Event::Stopped { killed: 0 } => "every worker has ended".into(),
         Event::Stopped { killed } => {
             format!("{killed} of the workers did not finish in time and were killed")
         }
