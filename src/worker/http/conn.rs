@@ -25,6 +25,8 @@ pub(crate) struct HttpConn {
     pub(super) sent: u32,
     /// The client has taken bytes since the loop was last told so.
     pub(super) progress: bool,
+    /// The last response is counted as failed, or as refused.
+    pub(super) counted: bool,
     /// The start of the partial head, or of lingering.
     pub(super) since: Time,
 }

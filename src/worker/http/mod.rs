@@ -159,7 +159,7 @@ impl HttpEngine {
         cx: &mut Context<'_>,
     ) -> Next {
         if conn.output.is_some() {
-            cx.page.add(Word::Errors, 1);
+            cx.page.add(Word::Errors, u64::from(!conn.counted));
             return Next::Close;
         }
         let Some(input) = conn.input.take_if(|_| conn.phase == Phase::Open) else { return Next::Close };
@@ -295,7 +295,8 @@ impl HttpEngine {
             res.close();
         }
         link.conn.used = true;
-        if res.has_failed() {
+        link.conn.counted = res.has_failed();
+        if link.conn.counted {
             cx.page.add(Word::Errors, 1);
         }
         res.finish()
@@ -344,6 +345,7 @@ impl HttpEngine {
 
     fn refuse(&mut self, fault: Fault, input: &Input, link: &mut Link<'_, '_>) {
         link.cx.page.add(Word::Errors, 1);
+        link.conn.counted = true;
         self.response.refuse(fault, input.rest().starts_with(b"HEAD "));
         link.conn.phase = Phase::ClosingSlowly;
     }

@@ -200,3 +200,47 @@ fn a_large_body_arrives_whole() {
     assert_eq!(text.matches('b').count(), body.len());
     assert!(b.conn.is_idle());
 }
+
+#[test]
+fn what_is_refused_is_counted_once() {
+    for request in [
+        &b"nonsense\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+    ] {
+        let mut b = Bench::new();
+        b.send(request);
+        assert!(b.receive().1);
+        assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (0, 1));
+    }
+    let mut b = Bench::new();
+    b.send(b"GET / HT");
+    late(&mut b);
+    assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (0, 1));
+    let mut b = Bench::new();
+    b.client.write_all(b"GET / HT").unwrap();
+    b.client.shutdown(std::net::Shutdown::Write).unwrap();
+    b.readable(true);
+    assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (0, 1));
+}
+
+#[test]
+fn a_response_that_has_failed_and_is_not_read_is_counted_once() {
+    for fails in [false, true] {
+        let mut b = Bench::with(
+            Config::default(),
+            http(move |_: &Request<'_>, res: &mut Response| {
+                let bytes = vec![b'z'; 4 << 20];
+                res.write(&bytes).unwrap();
+                if fails {
+                    res.fail();
+                }
+            }),
+        );
+        b.client.write_all(GET).unwrap();
+        b.readable(false);
+        assert_eq!(b.deadline, Some(Deadline::Write));
+        late(&mut b);
+        assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (1, 1), "{fails}");
+    }
+}
