@@ -6,7 +6,7 @@ mod util;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use util::{Fault, Start, Style, comes_true, proc, wait_until};
+use util::{Fault, Server, Start, Style, comes_true, proc, wait_until};
 
 /// The exit code of a stop that had to kill workers.
 const TIMED_OUT: i32 = 5;
@@ -159,6 +159,37 @@ fn workers_of_a_killed_master_exit_at_the_drain_timeout_at_the_latest() {
         drop(client);
         server.dies_out();
     }
+}
+
+#[test]
+fn workers_of_a_killed_master_have_any_time_if_there_is_no_drain_timeout() {
+    let live = |server: &Server| {
+        assert!(
+            !comes_true(Duration::from_millis(500), || proc::group(server.pid).is_empty()),
+            "they have ended"
+        );
+    };
+    for style in Style::ALL {
+        let server = Start::new(style).set("drain-timeout", "0").start();
+        let mut client = server.client_at_gate();
+        server.signal(libc::SIGKILL);
+        live(&server);
+        server.dir.make("g");
+        assert_eq!(client.answer(), Ok("gate".into()), "{style:?}");
+        drop(client);
+        server.dies_out();
+    }
+    // And in the worker's own loop. With the first answer the worker has read half of the next request too.
+    let server = Start::new(Style::Request).set("drain-timeout", "0").start();
+    let mut client = server.connect();
+    client.send(b"GET /pid HTTP/1.1\r\nHost: t\r\n\r\nGET /pi").unwrap();
+    let pid = client.answer().unwrap();
+    server.signal(libc::SIGKILL);
+    live(&server);
+    client.send(b"d HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    assert_eq!(client.answer(), Ok(pid));
+    drop(client);
+    server.dies_out();
 }
 
 #[test]

@@ -12,24 +12,28 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, compiler_fence};
 use std::time::Duration;
 
+/// No limit.
+const NONE: u64 = u64::MAX;
+
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 static PARENT: AtomicI32 = AtomicI32::new(0);
-static LIMIT_MS: AtomicU64 = AtomicU64::new(0);
+static LIMIT_MS: AtomicU64 = AtomicU64::new(NONE);
 static HAS_DIED: AtomicBool = AtomicBool::new(false);
 /// Until the first [`end_call`], user code that starts the worker may run.
 static IN_CALL: AtomicBool = AtomicBool::new(true);
 
-/// Ends this process by SIGKILL at the latest `limit` after its parent has died. While user code runs ([`begin_call`]) the sockets of
+/// Ends this process by SIGKILL at the latest `limit` after its parent has died, if there is a limit. While user code runs ([`begin_call`]) the sockets of
 /// [`forks::watch`] are released at the same moment; at other times they are left to the caller, who can still serve what waits
 /// there.
 ///
 /// # Errors
 /// As prctl(2). If the parent has died already, that is no error; the limit runs from now.
-pub fn watch(parent: i32, limit: Duration) -> io::Result<()> {
+pub fn watch(parent: i32, limit: Option<Duration>) -> io::Result<()> {
     // SAFETY: takes nothing and cannot fail.
     PROCESS.store(unsafe { libc::getpid() }, Relaxed);
     PARENT.store(parent, Relaxed);
-    LIMIT_MS.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
+    let limit = limit.map_or(NONE, |limit| u64::try_from(limit.as_millis()).unwrap_or(NONE).max(1));
+    LIMIT_MS.store(limit, Relaxed);
     // SAFETY: `signalled` reads and writes memory and makes system calls that signal-safety(7) lists, or are as safe.
     unsafe { signal::interrupt(overdue::SIGNAL, signalled) };
     ask_kernel()
@@ -82,7 +86,10 @@ fn signalled() {
     if HAS_DIED.swap(true, Relaxed) {
         return;
     }
-    kill_after(LIMIT_MS.load(Relaxed));
+    let limit = LIMIT_MS.load(Relaxed);
+    if limit != NONE {
+        kill_after(limit);
+    }
     if IN_CALL.load(Relaxed) {
         forks::release();
     }

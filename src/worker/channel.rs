@@ -186,7 +186,7 @@ impl Channel {
     pub fn lose_master(&mut self) {
         // The other end of the pipe is closed.
         self.restore_stderr();
-        let until = Time::now() + self.drain_timeout;
+        let until = Time::now().deadline(self.drain_timeout);
         let until = self.orders.drain.map_or(until, |earlier| earlier.min(until));
         self.orders = Orders { drain: Some(until), master_is_gone: true, ..Orders::default() };
         self.worker.state.set(WorkerState::Draining);

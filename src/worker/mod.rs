@@ -89,7 +89,9 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     worker.set_current();
     signal::count(signal::SIGTERM, &setup.leave);
     forks::watch(setup.own_sockets.iter().map(|socket| socket.fd.as_fd()), setup.leave.as_fd());
-    if let Err(e) = parent::watch(setup.master, config.drain_timeout + LAST_MOMENT) {
+    // Zero is no limit.
+    let limit = Some(config.drain_timeout).filter(|limit| !limit.is_zero()).map(|limit| limit + LAST_MOMENT);
+    if let Err(e) = parent::watch(setup.master, limit) {
         fail(worker, format!("prctl: {e}"));
     }
     match config.timeout.as_millis() as u64 {
