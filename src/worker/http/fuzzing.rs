@@ -1,11 +1,12 @@
 //! The body of the fuzz target for requests in `fuzz/`.
 
 use super::fault::Fault;
+use super::head::Head;
 use super::input::Input;
 use crate::config::{Config, Limits};
 
-/// One request as it was read: method, target, host, body, and the offset of its end.
-type Read = (String, String, Vec<u8>, Vec<u8>, usize);
+/// One request as it was read: method, target, host, fields, body, and the offset of its end.
+type Read = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>, usize);
 
 /// Reads `bytes` as a client's, in one piece and byte by byte.
 ///
@@ -28,11 +29,14 @@ fn read(bytes: &[u8], step: usize, limits: &Limits) -> (Vec<Read>, Option<Fault>
         taken += piece.len();
         loop {
             let request = input.next_request(&mut empty_lines, limits, |head, body| {
-                (head.method.into(), head.target.into(), head.host.into(), body.to_vec())
+                let field = |i| head.fields.get(i).map(|(name, value)| (name.to_vec(), value.to_vec()));
+                let fields = (0..head.fields.len()).filter_map(field).collect();
+                let Head { line, host, .. } = head;
+                (line.method.to_vec(), line.target.raw.to_vec(), host.to_vec(), fields, body.to_vec())
             });
             match request {
-                Ok(Some((method, target, host, body))) => {
-                    requests.push((method, target, host, body, taken - input.rest().len()));
+                Ok(Some((method, target, host, fields, body))) => {
+                    requests.push((method, target, host, fields, body, taken - input.rest().len()));
                     empty_lines = 0;
                 }
                 Ok(None) => break,

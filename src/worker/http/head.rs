@@ -6,27 +6,18 @@
 use super::fault::Fault;
 use super::target::{self, Target};
 use super::token;
-use crate::config::Limits;
 use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
 
 /// The most header fields a request may have, whatever the settings say.
 const MAX_FIELDS: usize = 1000;
 
-/// The fields for which [`Head::parse_at_once`] has room: few, so that the pages of a large table are not touched.
-const FEW_FIELDS: usize = 64;
-
 /// Room for httparse's table of fields; on the stack, and not initialised.
-pub(super) type Table<'b, const N: usize> = [MaybeUninit<Header<'b>>; N];
+pub(super) type Table<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
 /// A table for every head.
-pub(super) const fn table<'b>() -> Table<'b, MAX_FIELDS> {
+pub(super) const fn table<'b>() -> Table<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
-}
-
-/// A table for [`Head::parse_at_once`].
-pub(super) const fn small_table<'b>() -> Table<'b, FEW_FIELDS> {
-    [const { MaybeUninit::uninit() }; FEW_FIELDS]
 }
 
 /// The length of a body (RFC 9112 section 6.3).
@@ -38,18 +29,72 @@ pub(super) enum Length {
     Chunked,
 }
 
+/// The request line. Its parts are ASCII.
+pub(super) struct RequestLine<'b> {
+    pub method: &'b [u8],
+    pub target: Target<'b>,
+    pub minor: u8,
+}
+
+/// The place of a field in a head of at most 64 KiB.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub name: u16,
+    pub name_end: u16,
+    pub value: u16,
+    pub value_end: u16,
+}
+
+impl Place {
+    /// Name and value of the field.
+    fn of(self, head: &[u8]) -> Option<(&[u8], &[u8])> {
+        let part = |start, end| head.get(usize::from(start)..usize::from(end));
+        part(self.name, self.name_end).zip(part(self.value, self.value_end))
+    }
+}
+
+/// The fields, in the order sent.
+#[derive(Clone, Copy)]
+pub(super) enum Fields<'b> {
+    /// As httparse has found them.
+    Parsed(&'b [Header<'b>]),
+    /// The head, and the places in it that [`super::quick`] has found.
+    Places(&'b [u8], &'b [Place]),
+}
+
+impl<'b> Fields<'b> {
+    pub fn len(self) -> usize {
+        match self {
+            Self::Parsed(fields) => fields.len(),
+            Self::Places(_, places) => places.len(),
+        }
+    }
+
+    /// Name, a token, and value of a field.
+    pub fn get(self, index: usize) -> Option<(&'b [u8], &'b [u8])> {
+        match self {
+            Self::Parsed(fields) => fields.get(index).map(|field| (field.name.as_bytes(), field.value)),
+            Self::Places(head, places) => places.get(index)?.of(head),
+        }
+    }
+
+    /// The values of the fields with this name.
+    pub fn named(self, name: &[u8]) -> impl Iterator<Item = &'b [u8]> {
+        (0..self.len())
+            .filter_map(move |index| self.get(index))
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
 /// A request's head, borrowed from the bytes it was read from.
 pub(super) struct Head<'b> {
     /// Its bytes, with those of the empty line at its end.
     pub len: usize,
-    pub method: &'b str,
-    pub target: &'b str,
-    pub path: &'b str,
-    pub query: Option<&'b str>,
+    pub line: RequestLine<'b>,
     /// The effective host (RFC 9112 section 3.3); ASCII.
     pub host: &'b [u8],
-    pub minor: u8,
-    pub fields: &'b [Header<'b>],
+    pub fields: Fields<'b>,
     pub length: Length,
     /// The client can use the connection for another request.
     pub keep_alive: bool,
@@ -70,35 +115,29 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// Parses the head at the start of `bytes` if it is complete and sound. Otherwise the scan finds out what is missing, or which
-    /// fault comes first.
-    pub fn parse_at_once(
-        bytes: &'b [u8],
-        limits: &Limits,
-        table: &'b mut [MaybeUninit<Header<'b>>],
-    ) -> Option<Self> {
-        let mut request = httparse::Request::new(&mut []);
-        let Ok(Status::Complete(len)) = request.parse_with_uninit_headers(bytes, table) else { return None };
-        let head = &bytes[..len];
-        // httparse takes a bare LF for the end of a line, too, and empty lines before the first one.
-        let offset = |text: &str| text.as_ptr().addr() - bytes.as_ptr().addr();
-        let follows_crlf = |field: &Header<'_>| head[..offset(field.name)].ends_with(b"\r\n");
-        let sound = request.method.is_some_and(|method| offset(method) == 0)
-            && request.headers.iter().all(follows_crlf)
-            && head.ends_with(b"\r\n\r\n");
-        let line = request.headers.first().map_or(len - 2, |field| offset(field.name)) - 2;
-        let within = line <= limits.line && len - 2 <= limits.head && request.headers.len() <= limits.headers;
-        if sound && within { Self::check(request, len).ok() } else { None }
-    }
-
     /// Checks what httparse leaves to us.
     fn check(request: httparse::Request<'b, 'b>, len: usize) -> Result<Self, Fault> {
         let (Some(method), Some(raw), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(Fault::bad("no request line"));
         };
-        let Target { path, query, authority } = target::parse(method, raw)?;
+        let line = RequestLine { method: method.as_bytes(), target: target::parse(method, raw)?, minor };
         let fields: &'b [Header<'b>] = request.headers;
-        let rules = Rules::read(fields)?;
+        let mut rules = Rules::default();
+        for field in fields {
+            rules.add(field.name.as_bytes(), field.value)?;
+        }
+        Self::new(len, line, Fields::Parsed(fields), &rules)
+    }
+
+    /// A head of these parts, if the rules allow it.
+    #[inline(always)]
+    pub fn new(
+        len: usize,
+        line: RequestLine<'b>,
+        fields: Fields<'b>,
+        rules: &Rules<'b>,
+    ) -> Result<Self, Fault> {
+        let minor = line.minor;
         let host = rules.host(minor)?;
         let length = rules.length(minor)?;
         if rules.expects_other && minor > 0 {
@@ -106,12 +145,8 @@ impl<'b> Head<'b> {
         }
         Ok(Self {
             len,
-            method,
-            target: raw,
-            path,
-            query,
-            host: authority.map_or(host, str::as_bytes),
-            minor,
+            host: line.target.authority.unwrap_or(host),
+            line,
             fields,
             length,
             keep_alive: !rules.close && (minor == 1 || rules.keep_alive),
@@ -155,8 +190,10 @@ fn names_http_version(head: &[u8]) -> bool {
 
 /// The fields that frame the message or control the connection, gathered over all lines.
 #[derive(Default)]
-struct Rules<'b> {
+pub(super) struct Rules<'b> {
     host: Option<&'b [u8]>,
+    /// The host is known to be valid.
+    host_is_plain: bool,
     length: Option<&'b [u8]>,
     coding: Option<&'b [u8]>,
     close: bool,
@@ -167,43 +204,50 @@ struct Rules<'b> {
 }
 
 impl<'b> Rules<'b> {
-    fn read(fields: &'b [Header<'b>]) -> Result<Self, Fault> {
-        let mut rules = Self::default();
-        for Header { name, value } in fields {
-            let is = |known| token::is(name.as_bytes(), known);
-            // The length of a name tells most fields apart at once.
-            match name.len() {
-                4 if is(b"Host") => set_once(&mut rules.host, value, "more than one Host field")?,
-                6 if is(b"Expect") => {
-                    for expectation in token::list(value).filter(|e| !e.is_empty()) {
-                        let known = token::is(expectation, b"100-continue");
-                        rules.expects_continue |= known;
-                        rules.expects_other |= !known;
-                    }
+    /// Adds a Host field; `is_plain` if it is known to have letters, digits, `-`, `.` and `_` alone.
+    #[inline]
+    pub fn add_host(&mut self, value: &'b [u8], is_plain: bool) -> Result<(), Fault> {
+        self.host_is_plain = is_plain;
+        set_once(&mut self.host, value, "more than one Host field")
+    }
+
+    /// Adds a field.
+    #[inline]
+    pub fn add(&mut self, name: &[u8], value: &'b [u8]) -> Result<(), Fault> {
+        let is = |known| token::is(name, known);
+        // The length of a name tells most fields apart at once.
+        match name.len() {
+            4 if is(b"Host") => self.add_host(value, false),
+            6 if is(b"Expect") => {
+                for expectation in token::list(value).filter(|e| !e.is_empty()) {
+                    let known = token::is(expectation, b"100-continue");
+                    self.expects_continue |= known;
+                    self.expects_other |= !known;
                 }
-                10 if is(b"Connection") => {
-                    for option in token::list(value) {
-                        rules.close |= token::is(option, b"close");
-                        rules.keep_alive |= token::is(option, b"keep-alive");
-                        rules.upgrade |= token::is(option, b"upgrade");
-                    }
-                }
-                14 if is(b"Content-Length") => {
-                    set_once(&mut rules.length, value, "more than one Content-Length field")?;
-                }
-                17 if is(b"Transfer-Encoding") => {
-                    set_once(&mut rules.coding, value, "more than one Transfer-Encoding field")?;
-                }
-                _ => {}
+                Ok(())
             }
+            10 if is(b"Connection") => {
+                for option in token::list(value) {
+                    self.close |= token::is(option, b"close");
+                    self.keep_alive |= token::is(option, b"keep-alive");
+                    self.upgrade |= token::is(option, b"upgrade");
+                }
+                Ok(())
+            }
+            14 if is(b"Content-Length") => {
+                set_once(&mut self.length, value, "more than one Content-Length field")
+            }
+            17 if is(b"Transfer-Encoding") => {
+                set_once(&mut self.coding, value, "more than one Transfer-Encoding field")
+            }
+            _ => Ok(()),
         }
-        Ok(rules)
     }
 
     /// The Host field, which must be valid even if the target names another host (RFC 9112 section 3.2).
     fn host(&self, minor: u8) -> Result<&'b [u8], Fault> {
         match self.host {
-            Some(value) if value.is_empty() || target::is_authority(value) => Ok(value),
+            Some(value) if self.host_is_plain || value.is_empty() || target::is_authority(value) => Ok(value),
             Some(_) => Err(Fault::bad("the Host field is not a host with an optional port")),
             None if minor == 0 => Ok(b""),
             None => Err(Fault::bad("no Host field")),
@@ -211,6 +255,7 @@ impl<'b> Rules<'b> {
     }
 
     /// RFC 9112 sections 6.1 to 6.3.
+    #[inline]
     fn length(&self, minor: u8) -> Result<Length, Fault> {
         match (self.coding, self.length) {
             (None, None) => Ok(Length::Sized(0)),

@@ -2,8 +2,9 @@
 
 use super::chunked::{Chunked, Piece};
 use super::fault::Fault;
-use super::head::{self, Head, Length};
+use super::head::{self, Head, Length, Place};
 use super::pool::{self, Pooled};
+use super::quick;
 use super::scan::Scan;
 use crate::config::Limits;
 use crate::sys::socket;
@@ -24,6 +25,8 @@ pub(super) struct Input {
     /// The offset of the current request.
     start: usize,
     scan: Scan,
+    /// The places of the fields of the current request, while it is answered.
+    places: Vec<Place>,
     /// The current request, if its head is complete and its body is not.
     pub partial: Option<Partial>,
 }
@@ -105,8 +108,7 @@ impl Input {
         }
         if self.scan.is_new() {
             let rest = &self.buf[self.start..];
-            let mut table = head::small_table();
-            if let Some(head) = Head::parse_at_once(rest, limits, &mut table)
+            if let Some(head) = quick::parse(rest, limits, &mut self.places)
                 && let Some(body) = whole_body(head.length, &rest[head.len..], limits)
             {
                 let (answered, len) = (answer(&head, body), head.len + body.len());
@@ -241,6 +243,6 @@ impl Pooled for Input {
     }
 
     fn weight(&self) -> usize {
-        self.buf.capacity()
+        self.buf.capacity() + self.places.capacity() * size_of::<Place>()
     }
 }

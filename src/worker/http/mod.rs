@@ -15,6 +15,7 @@ mod head;
 mod input;
 mod output;
 mod pool;
+mod quick;
 pub mod request;
 pub mod response;
 mod scan;
@@ -276,11 +277,14 @@ impl HttpEngine {
     /// Calls the handler with a complete request.
     fn answer(&mut self, head: &Head<'_>, body: &[u8], link: &mut Link<'_, '_>) -> After {
         let (res, cx) = (&mut self.response, &mut *link.cx);
-        let is_head = head.method == "HEAD";
-        res.begin(RequestTraits { is_head, minor: head.minor, keep_alive: head.keep_alive }, cx.draining);
+        let is_head = head.line.method == b"HEAD";
+        res.begin(
+            RequestTraits { is_head, minor: head.line.minor, keep_alive: head.keep_alive },
+            cx.draining,
+        );
         if head.upgrade {
-            for field in head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("upgrade")) {
-                res.offered_protocols.extend_from_slice(field.value);
+            for protocols in head.fields.named(b"upgrade") {
+                res.offered_protocols.extend_from_slice(protocols);
                 res.offered_protocols.push(b',');
             }
         }

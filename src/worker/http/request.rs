@@ -28,40 +28,39 @@ impl<'a> Request<'a> {
 
     /// The method, as sent: `GET`. Case matters (RFC 9110 section 9.1).
     pub fn method(&self) -> &'a str {
-        self.head.method
+        text(self.head.line.method)
     }
 
     /// The request target, as sent (RFC 9112 section 3.2).
     pub fn target(&self) -> &'a str {
-        self.head.target
+        text(self.head.line.target.raw)
     }
 
     /// The path of the target, without the query, not decoded; `*` for `OPTIONS *`. CONNECT, whose target has none, is
     /// refused before a handler sees it.
     pub fn path(&self) -> &'a str {
-        self.head.path
+        text(self.head.line.target.path)
     }
 
     /// The query of the target, without the `?`; `None` if there is no `?`.
     pub fn query(&self) -> Option<&'a str> {
-        self.head.query
+        self.head.line.target.query.map(text)
     }
 
     /// The authority the request is for: that of an absolute-form target, else the value of the Host field; empty if an
     /// HTTP/1.0 request has neither (RFC 9112 section 3.3).
     pub fn host(&self) -> &'a str {
-        // ASCII, as it has been checked.
-        str::from_utf8(self.head.host).unwrap_or_default()
+        text(self.head.host)
     }
 
     /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
     pub fn minor_version(&self) -> u8 {
-        self.head.minor
+        self.head.line.minor
     }
 
     /// The value of the first field with this name, compared without case, without the white space around it.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+        self.head.fields.named(name.as_bytes()).next()
     }
 
     /// The number of header fields.
@@ -72,7 +71,7 @@ impl<'a> Request<'a> {
     /// Name and value of a header field, in the order sent; `None` if `index` is not below
     /// [`Request::header_count`].
     pub fn header_at(&self, index: usize) -> Option<(&'a str, &'a [u8])> {
-        self.head.fields.get(index).map(|field| (field.name, field.value))
+        self.head.fields.get(index).map(|(name, value)| (text(name), value))
     }
 
     /// The body, decoded; empty if there is none.
@@ -97,6 +96,11 @@ impl<'a> Request<'a> {
     pub fn listener(&self) -> u16 {
         self.listener
     }
+}
+
+/// A part of the head that has been found to be ASCII. Only the parts that a handler asks for are looked at again.
+fn text(ascii: &[u8]) -> &str {
+    str::from_utf8(ascii).unwrap_or_default()
 }
 
 fn shorten(text: &str, most: usize) -> String {

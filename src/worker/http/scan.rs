@@ -4,7 +4,7 @@
 //! httparse accepts a bare LF and starts from the beginning at every call. This scan remembers its place, so that a client which
 //! sends byte by byte costs no more than one that does not, and a fault is answered when it arrives. However the bytes are split
 //! into reads, the first fault of the stream is the one reported. A head that arrives whole is parsed without it
-//! ([`head::Head::parse_at_once`]).
+//! ([`super::quick`]).
 
 use super::fault::Fault;
 use super::head;
@@ -191,24 +191,6 @@ mod tests {
                 Ok(None)
             };
             prop_assert_eq!(read(cuts), read(vec![]));
-        }
-
-        #[test]
-        fn what_is_parsed_at_once_is_what_the_scan_takes(
-            start in prop::sample::select(vec!["", "", "\n"]),
-            end in prop::sample::select(vec!["\r\n", "\r\n", "\r\nGET", "\n", "\r"]),
-            fields in proptest::collection::vec(
-                prop::sample::select(vec!["X:\t y \r\n", "X:\r\n", "X: y\r\n", "X: a\n", "X: \r\r\n"]), 0..4),
-            (line, head, headers) in (13usize..16, 22usize..48, 0usize..5),
-        ) {
-            let mut limits = Config::default().limits;
-            (limits.line, limits.head, limits.headers) = (line, head, headers);
-            let text = [start, "GET / HTTP/1.1\r\nHost: a\r\n", &fields.concat(), end].concat();
-            let (bytes, mut table) = (text.as_bytes(), head::small_table());
-            let scanned = Scan::default().run(bytes, &limits).ok().flatten();
-            let sound = scanned.filter(|len| head::Head::parse(&bytes[..*len], &mut head::table()).is_ok());
-            let at_once = head::Head::parse_at_once(bytes, &limits, &mut table).map(|h| h.len);
-            prop_assert_eq!(at_once, sound);
         }
     }
 }

@@ -4,13 +4,15 @@ use super::fault::Fault;
 use super::token;
 use std::net::Ipv6Addr;
 
-/// The parts of a request target.
+/// A request target and its parts, which are ASCII.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target<'b> {
-    pub path: &'b str,
-    pub query: Option<&'b str>,
+    /// All of it.
+    pub raw: &'b [u8],
+    pub path: &'b [u8],
+    pub query: Option<&'b [u8]>,
     /// The authority of an absolute-form target.
-    pub authority: Option<&'b str>,
+    pub authority: Option<&'b [u8]>,
 }
 
 /// Parses a target. httparse has made sure that it has no white space and no control byte.
@@ -22,11 +24,11 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
         return Err(Fault::new(501, "CONNECT is not supported"));
     }
     if target.starts_with('/') {
-        return Ok(split_query(target, None));
+        return Ok(split_query(target, target, None));
     }
     if target == "*" {
         return match method {
-            "OPTIONS" => Ok(split_query(target, None)),
+            "OPTIONS" => Ok(split_query(target, target, None)),
             _ => Err(Fault::bad("only OPTIONS can have the target *")),
         };
     }
@@ -44,16 +46,17 @@ pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Fau
     if !is_authority(authority.as_bytes()) {
         return Err(Fault::bad("the target has no valid host"));
     }
-    Ok(split_query(path, Some(authority)))
+    Ok(split_query(target, path, Some(authority)))
 }
 
-fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Target<'b> {
-    let (path, query) = match target.bytes().position(|b| b == b'?') {
-        Some(at) => (&target[..at], Some(&target[at + 1..])),
-        None => (target, None),
+fn split_query<'b>(target: &'b str, rest: &'b str, authority: Option<&'b str>) -> Target<'b> {
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query.as_bytes())),
+        None => (rest, None),
     };
     // RFC 9110 section 4.2.3: an empty path is that of the root.
-    Target { path: if path.is_empty() { "/" } else { path }, query, authority }
+    let path = if path.is_empty() { "/" } else { path };
+    Target { raw: target.as_bytes(), path: path.as_bytes(), query, authority: authority.map(str::as_bytes) }
 }
 
 /// True for a host, optionally with a port. User information is not allowed (RFC 9110 section 4.2.4).
@@ -105,15 +108,18 @@ mod tests {
 
     #[test]
     fn targets_come_in_three_forms() {
-        let parts =
-            |target| parse("GET", target).map(|t| (t.path, t.query, t.authority)).map_err(|f| f.status);
+        let text = |bytes| str::from_utf8(bytes).unwrap();
+        let parts = |target| {
+            let parsed = parse("GET", target).map_err(|f| f.status)?;
+            Ok((text(parsed.path), parsed.query.map(text), parsed.authority.map(text)))
+        };
         assert_eq!(parts("/a?b?c"), Ok(("/a", Some("b?c"), None)));
         assert_eq!(parts("//a"), Ok(("//a", None, None)));
         assert_eq!(parts("/?"), Ok(("/", Some(""), None)));
         assert_eq!(parts("http://h:1/p?q"), Ok(("/p", Some("q"), Some("h:1"))));
         assert_eq!(parts("HTTP://h"), Ok(("/", None, Some("h"))));
         assert_eq!(parts("http://h?q"), Ok(("/", Some("q"), Some("h"))));
-        assert_eq!(parse("OPTIONS", "*").map(|t| t.path), Ok("*"));
+        assert_eq!(parse("OPTIONS", "*").map(|t| t.path), Ok(&b"*"[..]));
         for bad in
             ["*", "a", "../a", "a:80", "http:/a", "http:///a", "http://u@h/", "http://h:x/", "ftp://h/", "/#"]
         {

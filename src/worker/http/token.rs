@@ -49,11 +49,17 @@ pub(super) fn is_protocol_list(value: &[u8]) -> bool {
 }
 
 /// Removes spaces and tabs at both ends.
-pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+pub(super) fn trim(bytes: &[u8]) -> &[u8] {
+    trim_start(trim_end(bytes))
+}
+
+/// Removes spaces and tabs at the end.
+#[inline]
+pub(super) fn trim_end(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
     }
-    trim_start(bytes)
+    bytes
 }
 
 /// Removes spaces and tabs at the start.
