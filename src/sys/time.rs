@@ -74,9 +74,12 @@ fn ns(clock: libc::clockid_t) -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Seconds since 1970-01-01 00:00:00 UTC. Read with `CLOCK_REALTIME_COARSE`: a second is all that `Date` shows.
-pub fn unix_seconds() -> u64 {
-    read(libc::CLOCK_REALTIME_COARSE).tv_sec.unsigned_abs()
+/// Seconds since 1970-01-01 00:00:00 UTC, and the time until the next one, rounded up to milliseconds. Read with
+/// `CLOCK_REALTIME_COARSE`: a second is all that `Date` shows.
+pub fn unix_second() -> (u64, Duration) {
+    let t = read(libc::CLOCK_REALTIME_COARSE);
+    let rest = Duration::from_secs(1).saturating_sub(Duration::from_nanos(t.tv_nsec.unsigned_abs()));
+    (t.tv_sec.unsigned_abs(), Duration::from_millis(rest.as_millis() as u64 + 1))
 }
 
 fn read(clock: libc::clockid_t) -> libc::timespec {

@@ -1,38 +1,50 @@
 //! The Date field, formatted once per second (RFC 9110 section 6.6.1).
 
-use crate::sys::time;
+use crate::sys::time::{self, Time};
 use httpdate::HttpDate;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A Date field line.
 pub(super) struct Date {
-    second: u64,
-    line: String,
+    /// The status line of a 200, which most responses begin with, and the field line.
+    text: String,
+    /// The time at which its second is over by the monotonic clock; the wall clock is read again then.
+    until: Time,
 }
+
+/// The status line of a 200.
+const OK: &str = "HTTP/1.1 200 OK\r\n";
 
 impl Date {
     pub const fn new() -> Self {
-        Self { second: u64::MAX, line: String::new() }
+        Self { text: String::new(), until: Time::from_millis(0) }
     }
 
-    /// The field line of this moment, with its CRLF. The clock is read each time, since a handler may have taken long.
-    pub fn line(&mut self) -> &[u8] {
-        let second = time::unix_seconds();
-        if self.second != second {
-            self.second = second;
-            self.format();
+    /// The field line with its CRLF. `now` is the present time, and not that before a handler ran. If the wall clock is set, the line
+    /// follows within a second: reading it for each response would cost 65 instructions.
+    pub fn line(&mut self, now: Time) -> &[u8] {
+        &self.after_ok(now)[OK.len()..]
+    }
+
+    /// The same after the status line of a 200.
+    #[inline]
+    pub fn after_ok(&mut self, now: Time) -> &[u8] {
+        if now >= self.until {
+            self.format(now);
         }
-        self.line.as_bytes()
+        self.text.as_bytes()
     }
 
-    /// Apart from [`Date::line`], which every response needs.
+    /// Apart from [`Date::after_ok`], which every response needs.
     #[cold]
-    fn format(&mut self) {
-        self.line.clear();
-        let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(self.second));
+    fn format(&mut self, now: Time) {
+        let (second, rest) = time::unix_second();
+        self.until = now + rest;
+        self.text.clear();
+        let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));
         // Writing to a string does not fail.
-        let _ = write!(self.line, "Date: {date}\r\n");
+        let _ = write!(self.text, "{OK}Date: {date}\r\n");
     }
 }
 
@@ -40,14 +52,36 @@ impl Date {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_line_has_the_present_time() {
-        let before = time::unix_seconds();
-        let mut date = Date::new();
-        let line = String::from_utf8(date.line().to_vec()).unwrap();
+    fn shown(line: &[u8]) -> u64 {
+        let line = str::from_utf8(line).unwrap();
         let value = line.strip_prefix("Date: ").unwrap().strip_suffix("\r\n").unwrap();
         assert_eq!(value.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len());
-        let shown = httpdate::parse_http_date(value).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        assert!((before..=time::unix_seconds()).contains(&shown), "{line}");
+        httpdate::parse_http_date(value).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    #[test]
+    fn the_line_has_the_present_time() {
+        let mut date = Date::new();
+        let begun = Time::now();
+        while Time::now() - begun < Duration::from_millis(2100) {
+            let before = time::unix_second().0;
+            let shown = shown(date.line(Time::now()));
+            // The clocks tick every few milliseconds.
+            assert!((before - 1..=time::unix_second().0).contains(&shown));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn the_line_is_of_the_time_given() {
+        let (mut date, now) = (Date::new(), Time::now());
+        let second = shown(date.line(now));
+        let end = date.until;
+        assert!(end > now && end - now <= Duration::from_millis(1001));
+        assert_eq!(shown(date.line(now)), second);
+        assert!(date.after_ok(now).starts_with(b"HTTP/1.1 200 OK\r\nDate: "));
+        // Then the wall clock is read again.
+        date.line(end);
+        assert!(date.until > end);
     }
 }

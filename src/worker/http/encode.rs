@@ -5,6 +5,7 @@ use super::fault::{Fault, reason};
 use super::output::Body;
 use super::output::Output;
 use super::response::{RequestTraits, Response, Stage};
+use crate::sys::time::Time;
 
 /// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
 const COPY: u64 = 4 * 1024;
@@ -70,11 +71,12 @@ impl Framing {
 
 impl Response {
     /// Writes the rest of the response into the output.
-    pub(super) fn finish(&mut self) -> After {
+    /// `now` is the present time.
+    pub(super) fn finish(&mut self, now: Time) -> After {
         match self.stage {
             // Not even the head was written, and a head alone would look complete.
-            Stage::Open if self.incomplete => self.put_fault(Fault::new(500, "the handler failed")),
-            Stage::Open => self.put_whole(),
+            Stage::Open if self.incomplete => self.put_fault(Fault::new(500, "the handler failed"), now),
+            Stage::Open => self.put_whole(now),
             Stage::Stream(_) if self.incomplete => return After::Cut,
             Stage::Stream(framing) => {
                 if framing == Framing::Chunked && !self.request.is_head {
@@ -82,10 +84,10 @@ impl Response {
                 }
             }
             Stage::Failed if self.partly_sent => return After::Cut,
-            Stage::Failed => self.put_fault(Fault::new(500, "the handler failed")),
+            Stage::Failed => self.put_fault(Fault::new(500, "the handler failed"), now),
             Stage::Upgrade => {
                 self.status = 101;
-                self.put_head(Framing::Nothing);
+                self.put_head(Framing::Nothing, now);
                 return After::Upgrade;
             }
         }
@@ -97,12 +99,12 @@ impl Response {
     }
 
     /// Writes the response to a refused request, after which the connection closes.
-    pub(super) fn refuse(&mut self, fault: Fault, is_head: bool) {
+    pub(super) fn refuse(&mut self, fault: Fault, is_head: bool, now: Time) {
         self.begin(RequestTraits { is_head, minor: 1, keep_alive: false }, true);
-        self.put_fault(fault);
+        self.put_fault(fault, now);
     }
 
-    fn put_fault(&mut self, fault: Fault) {
+    fn put_fault(&mut self, fault: Fault, now: Time) {
         self.status = fault.status;
         self.clear_fields();
         put_field(&mut self.fields, b"Content-Type", b"text/plain");
@@ -114,12 +116,12 @@ impl Response {
         }
         self.out.body_len = body.len() as u64;
         self.out.body = Body::Copied;
-        self.put_whole();
+        self.put_whole(now);
     }
 
-    fn put_whole(&mut self) {
+    fn put_whole(&mut self, now: Time) {
         let without_body = Framing::of_status(self.status);
-        self.put_head(without_body.unwrap_or(Framing::Length(self.out.body_len)));
+        self.put_head(without_body.unwrap_or(Framing::Length(self.out.body_len)), now);
         let Output { bytes, body, copied, body_len, .. } = &mut self.out;
         if self.request.is_head || *body_len == 0 || without_body.is_some() {
             self.out.drop_body();
@@ -132,12 +134,19 @@ impl Response {
         }
     }
 
-    pub(super) fn put_head(&mut self, framing: Framing) {
-        let framing = self.length.filter(|_| self.says_length()).map_or(framing, Framing::Length);
+    pub(super) fn put_head(&mut self, framing: Framing, now: Time) {
+        let framing = match self.length {
+            Some(n) if self.says_length() => Framing::Length(n),
+            _ => framing,
+        };
         let out = &mut self.out.bytes;
-        put_status(out, self.status);
-        if !self.has_date {
-            out.extend_from_slice(self.date.line());
+        if self.status == 200 && !self.has_date {
+            out.extend_from_slice(self.date.after_ok(now));
+        } else {
+            put_status(out, self.status);
+            if !self.has_date {
+                out.extend_from_slice(self.date.line(now));
+            }
         }
         match framing {
             Framing::Length(n) => {
@@ -151,20 +160,22 @@ impl Response {
         let upgrades = self.stage == Stage::Upgrade;
         let ends = !upgrades && (self.close || !self.request.keep_alive);
         let is_old = !upgrades && self.request.minor == 0;
-        let connection: &[u8] = match (ends, is_old, upgrades || self.has_upgrade) {
-            (true, _, false) => b"Connection: close\r\n",
-            (true, _, true) => b"Connection: close, upgrade\r\n",
-            (false, true, false) => b"Connection: keep-alive\r\n",
-            (false, true, true) => b"Connection: keep-alive, upgrade\r\n",
-            (false, false, false) => b"",
-            (false, false, true) => b"Connection: upgrade\r\n",
-        };
-        out.extend_from_slice(connection);
+        // Nothing is appended if there is nothing: even that would be a call.
+        match (ends, is_old, upgrades || self.has_upgrade) {
+            (true, _, false) => out.extend_from_slice(b"Connection: close\r\n"),
+            (true, _, true) => out.extend_from_slice(b"Connection: close, upgrade\r\n"),
+            (false, true, false) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+            (false, true, true) => out.extend_from_slice(b"Connection: keep-alive, upgrade\r\n"),
+            (false, false, false) => {}
+            (false, false, true) => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        }
         if upgrades {
             // RFC 9110 section 15.2.2.
             put_field(out, b"Upgrade", &self.protocol);
         }
-        out.extend_from_slice(&self.fields);
+        if !self.fields.is_empty() {
+            out.extend_from_slice(&self.fields);
+        }
         out.extend_from_slice(b"\r\n");
     }
 
@@ -175,9 +186,6 @@ impl Response {
 }
 
 fn put_status(to: &mut Vec<u8>, status: u16) {
-    if status == 200 {
-        return to.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    }
     to.extend_from_slice(b"HTTP/1.1 ");
     put_number(to, status.into());
     // The space is required even before an empty reason phrase (RFC 9112 section 4).
@@ -207,11 +215,17 @@ pub(super) fn put_field(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-fn put_number(to: &mut Vec<u8>, n: u64) {
-    if n > 9 {
-        put_number(to, n / 10);
+fn put_number(to: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return to.extend_from_slice(&digits[at..]);
+        }
     }
-    to.push(b'0' + (n % 10) as u8);
 }
 
 fn put_hex(to: &mut Vec<u8>, n: usize) {

@@ -303,7 +303,7 @@ impl HttpEngine {
         if link.conn.counted {
             cx.page.add(Word::Errors, 1);
         }
-        res.finish()
+        res.finish(*cx.now)
     }
 
     /// Sets the phase after a response, and sends what is large. Returns the reason to stop, if there is one.
@@ -350,7 +350,7 @@ impl HttpEngine {
     fn refuse(&mut self, fault: Fault, input: &Input, link: &mut Link<'_, '_>) {
         link.cx.page.add(Word::Errors, 1);
         link.conn.counted = true;
-        self.response.refuse(fault, input.rest().starts_with(b"HEAD "));
+        self.response.refuse(fault, input.rest().starts_with(b"HEAD "), *link.cx.now);
         link.conn.phase = Phase::ClosingSlowly;
     }
 

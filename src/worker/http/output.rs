@@ -89,7 +89,26 @@ impl Output {
     }
 
     /// Sends as much as the client takes. After an error, nothing more can be sent on this connection.
+    #[inline]
     pub fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {
+        // Nearly always one call sends all, without what the steps below keep for another one.
+        if matches!(self.body, Body::None) && !self.is_empty() {
+            match self.send_bytes(fd, &self.bytes[self.at..]) {
+                Ok(n) if n == self.waiting() => {
+                    self.sent += n as u64;
+                    self.clear();
+                    return Ok(Sent::All);
+                }
+                Ok(n) => self.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(e) => return Err(e),
+            }
+        }
+        self.flush_in_steps(fd)
+    }
+
+    #[inline(never)]
+    fn flush_in_steps(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {
         for _ in 0..STEPS {
             if self.is_empty() {
                 self.clear();
@@ -127,6 +146,7 @@ impl Output {
     }
 
     /// The end of the connection may share a segment with the last bytes.
+    #[inline]
     fn send_bytes(&self, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         if self.last { socket::send_more(fd, bytes) } else { socket::send(fd, bytes) }
     }

@@ -6,6 +6,7 @@ use super::output::{Body, Output};
 use super::token;
 use crate::sys::lend::Lent;
 use crate::sys::socket;
+use crate::sys::time::Time;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
@@ -314,7 +315,8 @@ impl Response {
         self.stage = Stage::Stream(framing);
         self.until_close = framing == Framing::UntilClose;
         self.close |= self.until_close;
-        self.put_head(framing);
+        // The handler may have taken long until now.
+        self.put_head(framing, Time::last_tick());
         framing
     }
 
