@@ -10,7 +10,7 @@ use crate::sys::time::Time;
 impl WorkerMessages {
     /// Ends the requests whose deadline had come at this time.
     pub fn expire(&self, at: Time, cx: &mut Context<'_>) {
-        loop {
+        while self.next_deadline() <= at {
             // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
             let expired = self.requests.borrow_mut().take_expired(at);
             let Some(call) = expired else { return };

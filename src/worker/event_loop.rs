@@ -242,14 +242,19 @@ impl<'a> EventLoop<'a> {
         let own = &self.intake.own;
         // A full table has room when a connection ends or becomes idle, and not by itself.
         let lacks_descriptors = self.intake.is_paused() && !self.is_full() || own.is_paused();
-        let dues = [
-            orders.drain,
-            orders.keep.map(|_| self.hand_back_at),
-            (lacks_descriptors && !orders.is_draining()).then(|| self.now + DESCRIPTOR_CHECK),
-            (!self.again.is_empty()).then_some(self.now),
-        ];
-        let due = self.channel.due().min(first_due).min(own.look_at()).min(self.search_at);
-        let due = dues.into_iter().flatten().fold(due, Time::min);
+        let mut due = self.channel.due().min(first_due).min(own.look_at()).min(self.search_at);
+        if let Some(drain) = orders.drain {
+            due = due.min(drain);
+        }
+        if orders.keep.is_some() {
+            due = due.min(self.hand_back_at);
+        }
+        if lacks_descriptors && !orders.is_draining() {
+            due = due.min(self.now + DESCRIPTOR_CHECK);
+        }
+        if !self.again.is_empty() {
+            due = due.min(self.now);
+        }
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
