@@ -211,6 +211,15 @@ impl<'b> Rules<'b> {
         set_once(&mut self.host, value, "more than one Host field")
     }
 
+    /// Adds the options of a Connection field.
+    fn add_options(&mut self, value: &[u8]) {
+        for option in token::list(value) {
+            self.close |= token::is(option, b"close");
+            self.keep_alive |= token::is(option, b"keep-alive");
+            self.upgrade |= token::is(option, b"upgrade");
+        }
+    }
+
     /// Adds a field.
     #[inline]
     pub fn add(&mut self, name: &[u8], value: &'b [u8]) -> Result<(), Fault> {
@@ -227,10 +236,11 @@ impl<'b> Rules<'b> {
                 Ok(())
             }
             10 if is(b"Connection") => {
-                for option in token::list(value) {
-                    self.close |= token::is(option, b"close");
-                    self.keep_alive |= token::is(option, b"keep-alive");
-                    self.upgrade |= token::is(option, b"upgrade");
+                // Most have one option. To look for commas takes 70 instructions.
+                match value {
+                    b"close" => self.close = true,
+                    b"keep-alive" => self.keep_alive = true,
+                    _ => self.add_options(value),
                 }
                 Ok(())
             }
