@@ -204,7 +204,7 @@ pub(super) struct Rules<'b> {
 }
 
 impl<'b> Rules<'b> {
-    /// Adds a Host field; `is_plain` if it is known to have letters, digits, `-`, `.` and `_` alone.
+    /// Adds a Host field; `is_plain` if it is known to have letters, digits, `-` and `.` alone.
     #[inline]
     pub fn add_host(&mut self, value: &'b [u8], is_plain: bool) -> Result<(), Fault> {
         self.host_is_plain = is_plain;

@@ -32,7 +32,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], limits: &Limits, places: &'b mut Vec<Pl
             value += 1;
         }
         // Nearly every host ends where the line does.
-        let plain_end = if is_host { find(bytes, value, |b| !is_plain(b))? } else { value };
+        let plain_end = if is_host { find(bytes, value, not_plain)? } else { value };
         let end = if bytes.get(plain_end) == Some(&b'\r') { plain_end } else { line_end(bytes, plain_end)? };
         if !starts_with(bytes, end, CRLF) {
             return None;
@@ -62,10 +62,10 @@ fn request_line(bytes: &[u8]) -> Option<RequestLine<'_>> {
     if !starts_with(bytes, method_end, b" /") || method.is_empty() || method == b"CONNECT" {
         return None;
     }
-    let path_end = find(bytes, start, |b| !is_of_target(b) | (b == b'?'))?;
+    let path_end = find(bytes, start, not_path)?;
     let (mut end, mut query) = (path_end, None);
     if bytes[path_end] == b'?' {
-        end = find(bytes, path_end, |b| !is_of_target(b))?;
+        end = find(bytes, path_end + 1, not_query)?;
         query = Some(&bytes[path_end + 1..end]);
     }
     let target = Target { raw: &bytes[start..end], path: &bytes[start..path_end], query, authority: None };
@@ -87,62 +87,89 @@ fn starts_with<const N: usize>(bytes: &[u8], at: usize, wanted: &[u8; N]) -> boo
 /// The index of the first byte, from `at` on, that is in no token.
 #[inline]
 fn token_end(bytes: &[u8], at: usize) -> Option<usize> {
-    let end = find(bytes, at, |b| !is_plain(b))?;
+    let end = find(bytes, at, not_plain)?;
     Some(end + bytes[end..].iter().take_while(|b| is_tchar(**b)).count())
 }
 
 /// The index of the control byte, from `at` on, at which a line ends. HTAB does not end it.
 #[inline]
-fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
-    find(bytes, at, |b| (b < b' ') & (b != b'\t') | (b == 0x7f))
+fn line_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let end = find(bytes, at, controls)?;
+        if bytes[end] != b'\t' {
+            return Some(end);
+        }
+        at = end + 1;
+    }
 }
 
-/// The index of the first byte, from `at` on, that `is_end` is true for. All tests of 16 bytes are made at once, by vector
-/// instructions, if `is_end` has no branch.
-#[inline(always)]
-fn find(bytes: &[u8], mut at: usize, is_end: impl Fn(u8) -> bool) -> Option<usize> {
-    while let Some(block) = bytes.get(at..)?.first_chunk() {
-        match marks(block, &is_end) {
-            (0, 0) => at += BLOCK,
-            (0, high) => return Some(at + 8 + high.trailing_zeros() as usize / 8),
-            (low, _) => return Some(at + low.trailing_zeros() as usize / 8),
+/// The index of the first byte, from `at` on, that `marks` marks.
+#[inline]
+fn find(bytes: &[u8], mut at: usize, marks: impl Fn(u64) -> u64) -> Option<usize> {
+    while let Some(word) = bytes.get(at..)?.first_chunk() {
+        let found = marks(u64::from_le_bytes(*word)) & HIGH;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
         }
+        at += WORD;
     }
-    // The last block begins before `at`.
-    let (low, high) = marks(bytes.last_chunk()?, &is_end);
-    let before = at + BLOCK - bytes.len();
-    let found = (u128::from(high) << 64 | u128::from(low)).checked_shr(before as u32 * 8)?;
+    // The last word begins before `at`.
+    let before = at + WORD - bytes.len();
+    let found = (marks(u64::from_le_bytes(*bytes.last_chunk()?)) & HIGH).checked_shr(before as u32 * 8)?;
     if found == 0 { None } else { Some(at + found.trailing_zeros() as usize / 8) }
 }
 
-/// Eight bits for each byte, all of them set if `is_end` is true for it; the first byte has the lowest ones.
-#[inline(always)]
-fn marks(block: &[u8; BLOCK], is_end: &impl Fn(u8) -> bool) -> (u64, u64) {
-    let marks: [u8; BLOCK] = std::array::from_fn(|i| if is_end(block[i]) { 0xff } else { 0 });
-    let marks = u128::from_le_bytes(marks);
-    (marks as u64, (marks >> 64) as u64)
+// The following test eight bytes at once, in plain arithmetic: vector instructions are faster for long values only, and whether a
+// compiler uses them is not to be relied on. The highest bit of each byte says whether it is marked; the other bits mean nothing.
+
+/// Marks the control bytes; what follows the first of them may be marked wrongly.
+#[inline]
+fn controls(word: u64) -> u64 {
+    // A borrow comes from a byte that is marked itself.
+    let del = word ^ (EACH * 0x7f);
+    (word.wrapping_sub(EACH * 0x20) & !word) | (del.wrapping_sub(EACH) & !del)
 }
 
-const BLOCK: usize = 16;
+/// Marks all but most bytes of the names of fields and hosts: letters, digits, `-` and `.`.
+#[inline]
+fn not_plain(word: u64) -> u64 {
+    let lower = word | (EACH * 0x20);
+    let is_letter = at_least(b'a', lower) & !at_least(b'z' + 1, lower);
+    let is_digit = at_least(b'0', word) & !at_least(b'9' + 1, word);
+    let is_sign = at_least(b'-', word) & !at_least(b'.' + 1, word);
+    !(is_letter | is_digit | is_sign) | word
+}
+
+/// Marks the bytes that no path has: all but visible ASCII, and the start of a query or a fragment.
+#[inline]
+fn not_path(word: u64) -> u64 {
+    !differs(b'?', word) | not_query(word)
+}
+
+/// Marks the bytes that no query has.
+#[inline]
+fn not_query(word: u64) -> u64 {
+    !(at_least(b' ' + 1, word) & differs(0x7f, word) & differs(b'#', word)) | word
+}
+
+/// Marks the bytes of ASCII that are `least` or more; any others may be marked.
+#[inline]
+fn at_least(least: u8, word: u64) -> u64 {
+    (word & !HIGH) + EACH * u64::from(0x80 - least)
+}
+
+/// Marks the bytes of ASCII that are not `byte`; any others may be marked.
+#[inline]
+fn differs(byte: u8, word: u64) -> u64 {
+    ((word & !HIGH) ^ (EACH * u64::from(byte))) + !HIGH
+}
+
+const EACH: u64 = u64::from_ne_bytes([1; WORD]);
+const HIGH: u64 = EACH * 0x80;
+const WORD: usize = 8;
 const SPACE: usize = 1;
 const CRLF: &[u8; 2] = b"\r\n";
 const VERSION: &[u8; 11] = b" HTTP/1.1\r\n";
-
-/// True for most bytes of names of fields and hosts: letters, digits, and three more.
-#[inline(always)]
-fn is_plain(b: u8) -> bool {
-    ((b | 0x20).wrapping_sub(b'a') < 26)
-        | (b.wrapping_sub(b'0') < 10)
-        | (b == b'-')
-        | (b == b'.')
-        | (b == b'_')
-}
-
-/// True for a byte that a target may have: visible ASCII, and no fragment.
-#[inline(always)]
-fn is_of_target(b: u8) -> bool {
-    (b > b' ') & (b < 0x7f) & (b != b'#')
-}
 
 #[cfg(test)]
 mod tests {
@@ -257,13 +284,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_byte_is_found_where_a_plain_loop_finds_it(
-            bytes in proptest::collection::vec(prop_oneof![40 => Just(b'a'), 1 => any::<u8>()], 16..80), from in 0usize..80,
+            bytes in proptest::collection::vec(prop_oneof![40 => Just(b'a'), 1 => any::<u8>()], 8..80), from in 0usize..80,
         ) {
             let from = from % (bytes.len() + 1);
             let naive = |ends: fn(u8) -> bool| bytes[from..].iter().position(|b| ends(*b)).map(|i| from + i);
-            prop_assert_eq!(find(&bytes, from, |b| !is_plain(b)), naive(|b| !is_plain(b)));
-            prop_assert_eq!(find(&bytes, from, |b| !is_of_target(b)), naive(|b| !is_of_target(b)));
             prop_assert_eq!(line_end(&bytes, from), naive(|b| b != b'\t' && b.is_ascii_control()));
+            prop_assert_eq!(find(&bytes, from, not_plain), naive(|b| !b.is_ascii_alphanumeric() && !b"-.".contains(&b)));
+            prop_assert_eq!(find(&bytes, from, not_path), naive(|b| !b.is_ascii_graphic() || b"?#".contains(&b)));
+            prop_assert_eq!(find(&bytes, from, not_query), naive(|b| !b.is_ascii_graphic() || b == b'#'));
         }
 
         #[test]
