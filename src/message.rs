@@ -26,7 +26,7 @@ pub const MASTER: u32 = 0;
 pub const ALL: u32 = u32::MAX;
 
 /// The sender or the receiver of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// The host program.
     Master,

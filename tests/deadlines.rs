@@ -238,6 +238,137 @@ fn the_time_of_a_callback_of_the_master_is_not_counted_against_a_worker() {
     server.stop();
 }
 
+/// A host whose processes ask each other, and do something else for longer than the deadline of what they ask. Compiled with `STEP`,
+/// the host does that between its steps.
+const ASKING_HOST: &str = r#"
+#define _POSIX_C_SOURCE 200809L
+#include <prefork.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+enum { ASK = 1, ASK_ME, NOISE };
+enum { DEADLINE = 300, LONGER = 800 };
+static int to_rest;
+static void rest(void)
+{
+    struct timespec left = {0, LONGER * 1000000};
+    while (nanosleep(&left, &left) != 0)
+        ;
+}
+static void say(const char *who, int status)
+{
+    char line[64];
+    snprintf(line, sizeof line, "%s: %d\n", who, status);
+    fputs(line, stdout);
+    fflush(stdout);
+}
+static void worker_replied(prefork_worker *worker, int status, const void *data, size_t size, void *arg)
+{
+    (void)worker, (void)data, (void)size, (void)arg;
+    say("worker", status);
+}
+static void server_replied(prefork_server *server, int status, const void *data, size_t size, void *arg)
+{
+    (void)server, (void)data, (void)size, (void)arg;
+    say("master", status);
+}
+/* /ask/TO from here; /be-asked by the master */
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    prefork_worker *self = prefork_worker_self();
+    prefork_slice path = prefork_request_path(req);
+    (void)state;
+    if (!strncmp(path.data, "/ask/", 5)) {
+        prefork_worker_request(self, (uint32_t)atoi(path.data + 5), ASK, "", 0, DEADLINE, worker_replied, NULL);
+        rest();
+    } else
+        prefork_worker_send(self, PREFORK_TO_MASTER, ASK_ME, "", 0);
+    prefork_response_body(res, "done", 4);
+}
+static void worker_asked(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+{
+    (void)data, (void)size, (void)state;
+    if (type != ASK)
+        return;
+    /* More than is read in one turn, and in a few. */
+    for (int i = 0; i < 200; i++)
+        prefork_worker_send(worker, from, NOISE, "", 0);
+    prefork_worker_reply(worker, "", 0);
+}
+static void on_message(prefork_server *server, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+{
+    (void)data, (void)size, (void)state;
+    if (type == ASK) {
+        for (int i = 0; i < 200; i++)
+            prefork_server_send(server, from, NOISE, "", 0);
+        prefork_server_reply(server, "", 0);
+    }
+    if (type == ASK_ME) {
+        prefork_server_request(server, from, ASK, "", 0, DEADLINE, server_replied, NULL);
+        /* Its death is seen together with the reply, and comes first. */
+        prefork_server_drain(server, 3 - from, 0);
+#ifdef STEP
+        to_rest = 1;
+#else
+        rest();
+#endif
+    }
+}
+static void on_start(const prefork_started *started, void *state)
+{
+    (void)state;
+    printf("listening on %s\n", started->addresses[0]);
+    fflush(stdout);
+}
+int main(void)
+{
+    prefork_server *server = prefork_server_new();
+    struct prefork_module module = prefork_module_init();
+    int status = 1;
+    module.on_request = on_request;
+    module.on_message = worker_asked;
+    prefork_server_module(server, &module, NULL);
+    prefork_server_on_message(server, on_message, NULL);
+    prefork_server_on_start(server, on_start, NULL);
+    prefork_server_listen(server, "127.0.0.1:0");
+    prefork_server_workers(server, 2);
+#ifdef STEP
+    prefork_server_set(server, "signals", "on");
+    if (prefork_server_start(server) != PREFORK_OK)
+        return 1;
+    while ((status = prefork_server_step(server, -1)) == 1)
+        if (to_rest) {
+            to_rest = 0;
+            rest();
+        }
+#else
+    (void)to_rest;
+    status = prefork_server_run(server);
+#endif
+    return status != PREFORK_OK;
+}
+"#;
+
+#[test]
+fn a_reply_that_came_in_time_counts_though_a_callback_took_longer_than_the_deadline() {
+    for flags in [&[][..], &["-DSTEP"]] {
+        let server = Start::new(Style::Request).program([host_with(ASKING_HOST, flags)]).start();
+        for (path, line) in [
+            ("/ask/0", "worker: 0"),
+            ("/ask/1", "worker: 0"),
+            ("/ask/2", "worker: 0"),
+            ("/be-asked", "master: 0"),
+        ] {
+            let said = server.stdout().len();
+            assert_eq!(server.connect().http_answer_to(path), Ok(4));
+            wait_until("the reply, or the deadline, is told", || server.stdout().len() > said);
+            assert_eq!(server.stdout()[said], line, "{path} {flags:?}");
+        }
+        server.stop();
+    }
+}
+
 #[test]
 fn the_date_of_an_answer_is_that_of_its_writing() {
     let server = start(Style::Request).start();

@@ -8,6 +8,7 @@ use super::{
     decode_notice, encode_head, purpose,
 };
 use crate::sys::socket;
+use crate::sys::time::Time;
 use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -63,6 +64,10 @@ pub struct Inbox {
     /// The length of the part of `bytes` that was returned already.
     taken: usize,
     long: Option<Long>,
+    /// The number of bytes that were read from the socket, with those that this began with.
+    received: u64,
+    /// A time, and the number of bytes that had arrived then ([`Inbox::caught_up`]).
+    goal: Option<(Time, u64)>,
 }
 
 /// A long message that has come in part.
@@ -94,7 +99,7 @@ type Header = (u8, usize);
 impl Inbox {
     /// An inbox for messages of at most `max` bytes, which begins with the [`Inbox::unread`] bytes of another.
     pub fn new(max: usize, unread: Vec<u8>) -> Self {
-        Self { max, bytes: unread, ..Self::default() }
+        Self { max, received: unread.len() as u64, bytes: unread, ..Self::default() }
     }
 
     /// The bytes read from the socket and not yet returned as frames.
@@ -134,6 +139,7 @@ impl Inbox {
             match socket::recv_append_up_to(from, into, room) {
                 Ok(0) => return Ok(Received::Closed),
                 Ok(n) => {
+                    self.received += n as u64;
                     budget.bytes -= n;
                     budget.drained = n < room;
                 }
@@ -143,6 +149,26 @@ impl Inbox {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Returns a time from which no frame is left that had arrived by then: `now` at the latest. `None` if there are such frames;
+    /// once they have been received, the next call returns the time of the first.
+    ///
+    /// Whoever ends a wait at a deadline has to know that: the frame that ends it may lie in the socket, unless the poll was asked, and
+    /// all was read, since the deadline.
+    pub fn caught_up(&mut self, from: BorrowedFd<'_>, now: Time) -> Option<Time> {
+        let arrived = || self.received + socket::unread(from).unwrap_or(0) as u64;
+        let (at, end) = self.goal.unwrap_or_else(|| (now, arrived()));
+        self.goal = Some((at, end));
+        let kept = self.bytes.len() - self.taken + self.long.as_ref().map_or(0, |long| long.bytes.len());
+        let returned = self.received - kept as u64;
+        // The last bytes may be the first part of a frame whose rest does not come.
+        let mut has_part_only = || self.received >= end && !matches!(self.find(), Ok(Some(_)));
+        if returned < end && !has_part_only() {
+            return None;
+        }
+        self.goal = None;
+        Some(at)
     }
 
     /// Uses `spare` as the buffer if this inbox has none, so that many idle inboxes share one.

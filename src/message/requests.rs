@@ -54,10 +54,21 @@ impl<C> Requests<C> {
         self.take(number)
     }
 
-    /// Takes a request whose deadline has come.
-    pub fn take_expired(&mut self, now: Time) -> Option<C> {
-        let (deadline, number) = *self.deadlines.first()?;
-        if deadline > now { None } else { self.take(number) }
+    /// The receivers of requests whose deadline has come.
+    pub fn overdue(&self, now: Time) -> BTreeSet<Address> {
+        self.expired(now).map(|(_, pending)| pending.to).collect()
+    }
+
+    /// Takes the requests to this receiver, or all requests if it is `None`, whose deadline had come at this time; the earliest first.
+    pub fn take_expired(&mut self, at: Time, to: Option<Address>) -> Vec<C> {
+        let those = self.expired(at).filter(|(_, pending)| to.is_none_or(|to| pending.to == to));
+        let numbers: Vec<u64> = those.map(|(number, _)| number).collect();
+        numbers.into_iter().filter_map(|number| self.take(number)).collect()
+    }
+
+    fn expired(&self, at: Time) -> impl Iterator<Item = (u64, &Pending<C>)> {
+        let numbers = self.deadlines.range(..=(at, u64::MAX)).map(|(_, number)| *number);
+        numbers.filter_map(|number| Some((number, self.pending.get(&number)?)))
     }
 
     /// Takes all requests to this receiver, or all requests if it is `None`; oldest first.
@@ -109,10 +120,12 @@ mod tests {
     #[test]
     fn requests_expire_in_the_order_of_their_deadlines() {
         let mut requests = three();
-        assert_eq!(requests.take_expired(at(9)), None);
-        assert_eq!(requests.take_expired(at(100)), Some("second"));
-        assert_eq!(requests.take_expired(at(100)), Some("first"));
-        assert_eq!(requests.take_expired(Time::NEVER), None);
+        assert_eq!(requests.take_expired(at(9), None), [""; 0]);
+        assert!(requests.overdue(at(9)).is_empty());
+        assert_eq!(requests.overdue(at(100)), BTreeSet::from([1.into(), 2.into()]));
+        assert_eq!(requests.take_expired(at(100), Some(3.into())), [""; 0]);
+        assert_eq!(requests.take_expired(at(100), None), ["second", "first"]);
+        assert_eq!(requests.take_expired(Time::NEVER, None), [""; 0]);
         assert_eq!(requests.next_deadline(), Time::NEVER);
     }
 

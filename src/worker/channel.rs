@@ -159,11 +159,17 @@ impl Channel {
         }
     }
 
-    /// Ends requests whose deadline had come when the poll last reported, and has the poll report when there is room to send; at the
-    /// end of each turn.
+    /// Ends requests whose deadline has come and whose reply has not, and has the poll report when there is room to send; at the end of
+    /// each turn.
     pub fn update(&mut self, poll: &mio::Poll, polled_at: Time, cx: &mut Context<'_>) {
         let messages = self.worker.messages();
-        messages.expire(polled_at, cx);
+        if messages.next_deadline() <= polled_at {
+            // A callback may have taken any time, and what has come meanwhile may be more than one turn reads.
+            match self.inbox.caught_up(messages.socket.as_fd(), polled_at) {
+                Some(at) => messages.expire(at, cx),
+                None => self.has_more = true,
+            }
+        }
         let wanted = Interest { read: true, write: messages.has_unsent() };
         if self.interest.is_none_or(|interest| interest == wanted) {
             return;

@@ -10,10 +10,9 @@ use crate::sys::time::Time;
 impl WorkerMessages {
     /// Ends the requests whose deadline had come at this time.
     pub fn expire(&self, at: Time, cx: &mut Context<'_>) {
-        while self.next_deadline() <= at {
-            // Not in the condition of a `while let`, which would keep the borrow: the callback may send requests.
-            let expired = self.requests.borrow_mut().take_expired(at);
-            let Some(call) = expired else { return };
+        // All before the first is called: the callback may send requests.
+        let expired = self.requests.borrow_mut().take_expired(at, None);
+        for call in expired {
             report_panic("on_reply", cx.call("on_reply", |_| call(Err(Undelivered::TimedOut))));
         }
     }

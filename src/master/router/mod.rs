@@ -293,7 +293,11 @@ impl Router {
             if budget.is_spent() {
                 return None;
             }
-            let id = self.busy.pop_front()?;
+            let Some(id) = self.busy.pop_front() else {
+                // What was read now is what had to be read first.
+                self.expire();
+                return self.events.pop_front();
+            };
             if self.serve(id, budget) == Turn::Soon {
                 self.busy.push_back(id);
             } else if let Some(channel) = self.channels.get_mut(&id) {
@@ -339,23 +343,54 @@ impl Router {
         }
     }
 
-    /// Ends requests whose deadline has come, and declares queues overflowing that have been full for too long.
+    /// Ends requests whose deadline has come and whose reply has not, and declares queues overflowing that have been full for too long.
+    /// Callbacks of the host may have taken any time: neither counts before the sockets have been asked.
     fn expire(&mut self) {
-        while let Some(call) = self.requests.take_expired(self.now) {
-            self.events.push_back(RouterEvent::Reply(call, Err(Undelivered::TimedOut)));
+        if self.requests.next_deadline() <= self.now {
+            self.expire_requests();
         }
-        if self.parked.is_empty() {
-            return;
+        if !self.parked.is_empty() {
+            self.expire_patience();
         }
-        let mut any = false;
-        for (id, channel) in self.channels.iter_mut().filter(|(_, c)| !c.overflowing) {
-            channel.overflowing = channel.full_since.is_some_and(|since| self.now >= since + PATIENCE);
-            if channel.overflowing {
-                any = true;
+    }
+
+    fn expire_requests(&mut self) {
+        for to in self.requests.overdue(self.now) {
+            let Address::Worker(id) = to else { continue };
+            let caught_up = match self.channels.get_mut(&id) {
+                Some(channel) if channel.is_read() => {
+                    channel.inbox.caught_up(channel.socket.as_fd(), self.now)
+                }
+                // What it has sent may be read much later.
+                _ => Some(self.now),
+            };
+            let Some(at) = caught_up else {
+                self.mark(id);
+                continue;
+            };
+            for call in self.requests.take_expired(at, Some(to)) {
+                self.events.push_back(RouterEvent::Reply(call, Err(Undelivered::TimedOut)));
+            }
+        }
+    }
+
+    fn expire_patience(&mut self) {
+        let is_late = |c: &WorkerChannel| {
+            !c.overflowing && c.full_since.is_some_and(|since| self.now >= since + PATIENCE)
+        };
+        let late: Vec<WorkerId> =
+            self.channels.iter().filter(|(_, c)| is_late(c)).map(|(id, _)| *id).collect();
+        for id in &late {
+            self.stale_interests.insert(*id);
+            if self.flush(*id, &mut SHARE.clone()) {
+                continue;
+            }
+            if let Some(channel) = self.channels.get_mut(id) {
+                channel.overflowing = true;
                 self.events.push_back(RouterEvent::Overflowing(*id));
             }
         }
-        if any {
+        if !late.is_empty() {
             self.mark_parked();
         }
     }
@@ -454,10 +489,14 @@ impl Router {
 impl WorkerChannel {
     /// The interest that the poll should have in the channel.
     fn wanted_interest(&self) -> Option<Interest> {
-        let read = self.parked.is_none() && !self.is_over_full();
-        let write = !self.outbox.is_empty();
+        let (read, write) = (self.is_read(), !self.outbox.is_empty());
         // With neither it must not be registered at all: epoll would report its end again and again.
         (!self.ended && (read || write)).then_some(Interest { read, write })
+    }
+
+    /// True if what the worker sends is read.
+    fn is_read(&self) -> bool {
+        !self.ended && self.parked.is_none() && !self.is_over_full()
     }
 
     /// True if more waits than fits, which only frames that bypass the limit can cause: the worker does not read, but keeps

@@ -248,6 +248,70 @@ fn the_hosts_requests_are_answered_or_expire() {
     assert_eq!(hub.router.due(), at(300));
 }
 
+/// A turn in which the poll has reported no channel, with a budget that is soon spent.
+fn short_turn(hub: &mut Hub) -> Vec<RouterEvent> {
+    let mut budget = Budget::new(1 << 20, 10);
+    let now = Time::from_millis(hub.now);
+    std::iter::from_fn(|| hub.router.carry(&mut budget, now)).collect()
+}
+
+#[test]
+fn a_reply_that_came_before_the_deadline_counts_however_late_it_is_read() {
+    let mut hub = Hub::new(2);
+    let results = Results::default();
+    hub.router.request(1.into(), 0, b"", at(300), keep(&results)).unwrap();
+    hub.router.request(2.into(), 0, b"", at(300), keep(&results)).unwrap();
+    for kind in 0..100 {
+        hub.send(message(1, MASTER, kind), b"before it").unwrap();
+    }
+    let reply = Envelope { purpose: Purpose::Reply, from: 1.into(), to: MASTER.into(), kind: 0, request: 1 };
+    hub.send(reply, b"in time").unwrap();
+    // A callback of the host takes so long.
+    hub.now = 900;
+    let mut turns = 0;
+    while results.borrow().len() < 2 {
+        assert_eq!(hub.router.due(), if turns == 0 { at(300) } else { Time::default() });
+        call_all(short_turn(&mut hub));
+        turns += 1;
+        hub.now += 1;
+    }
+    assert_eq!(*results.borrow(), [Err(Undelivered::TimedOut), Ok(b"in time".to_vec())]);
+    assert!((10..20).contains(&turns), "{turns} turns, each bounded as ever");
+    assert_eq!(hub.router.due(), Time::NEVER);
+}
+
+#[test]
+fn a_deadline_comes_whatever_the_worker_sends_or_begins_to_send() {
+    let mut hub = Hub::new(2);
+    let results = Results::default();
+    hub.router.request(1.into(), 0, b"", at(300), keep(&results)).unwrap();
+    hub.router.request(2.into(), 0, b"", at(300), keep(&results)).unwrap();
+    // The first part of a frame, whose rest does not come.
+    let part = &encode_message(&message(1, MASTER, 0), &[7; 50_000])[..30_000];
+    assert_eq!(crate::sys::socket::send(hub.workers[&1].socket.as_fd(), part).unwrap(), part.len());
+    hub.now = 300;
+    for _ in 0..20 {
+        // More than a turn reads.
+        for kind in 0..30 {
+            hub.send(message(2, MASTER, kind), b"on and on").unwrap();
+        }
+        hub.router.mark(WorkerId(2));
+        call_all(short_turn(&mut hub));
+        hub.now += 1;
+    }
+    assert_eq!(*results.borrow(), [Err(Undelivered::TimedOut), Err(Undelivered::TimedOut)]);
+}
+
+#[test]
+fn a_queue_is_not_overflowing_if_its_worker_has_taken_all_that_the_socket_held() {
+    let mut hub = Hub::new(2);
+    fill(&mut hub);
+    while hub.read(2).is_some() {}
+    // A callback of the host takes so long.
+    hub.now = (at(1) + PATIENCE).as_millis();
+    assert!(hub.turn().is_empty());
+}
+
 #[test]
 fn a_frame_that_workers_may_not_send_breaks_the_channel() {
     let forged = message(2, 3, 0);
