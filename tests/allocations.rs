@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use util::{Client, Start, Style};
+use util::{Client, Start, Style, proc};
 
 /// Where allocations are counted; null in a process that does not count.
 static COUNTS: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
@@ -225,8 +225,16 @@ fn connections_in_a_warm_worker() {
         };
         // Some at the same time, some alone.
         let drive = |rounds: usize, width: usize| {
-            for _ in 0..rounds {
+            for round in 0..rounds {
+                // They wait for the master, which then gives them several in a message.
+                let together = round % 2 == 1;
+                if together {
+                    proc::freeze(server.pid);
+                }
                 let mut clients: Vec<_> = (0..width).map(|_| server.connect()).collect();
+                if together {
+                    proc::signal(server.pid, libc::SIGCONT);
+                }
                 clients.iter_mut().for_each(one);
             }
         };

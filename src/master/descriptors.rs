@@ -2,7 +2,7 @@
 //! the hard limit does not suffice are refused.
 
 use super::Master;
-use super::fd_reserve::START;
+use super::fd_reserve;
 use super::sockets::Listener;
 use crate::config::{Accept, Config};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ const UNPROVED: usize = 1;
 /// Descriptors for everything else that the master opens later: clients of the control socket, an accepted connection, files.
 const SPARE: usize = 16;
 /// The descriptors of a master before its first worker starts: poll, signals, scoreboard, wake, control socket, reserves, code.
-const OF_THE_MASTER: usize = 20;
+const OF_THE_MASTER: usize = 24;
 
 /// What a number of workers needs.
 struct Need {
@@ -30,7 +30,7 @@ impl Need {
     /// The descriptors with which this many workers can run and be reloaded: all of one generation drain, and all of the next
     /// one have started.
     fn of(&self, workers: usize) -> usize {
-        self.base + SPARE + START + workers * (self.per_slot + 2 * PER_WORKER + UNPROVED)
+        self.base + SPARE + fd_reserve::SIZE + workers * (self.per_slot + 2 * PER_WORKER + UNPROVED)
     }
 
     /// Raises the soft limit for this many workers, and refuses them if the hard limit is too low.

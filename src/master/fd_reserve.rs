@@ -1,10 +1,13 @@
 //! A few descriptors in reserve, for what must still be possible when the process has run out of them.
 
+use crate::handoff;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
 /// The most descriptors that the start of a worker opens: two socket pairs and a pidfd.
-pub const START: usize = 5;
+const START: usize = 5;
+/// The descriptors in reserve for the pool: to replace a worker, and to take a message back from the one that has ended.
+pub const SIZE: usize = START + handoff::MOST;
 
 /// The descriptors in reserve.
 pub struct FdReserve {
@@ -25,9 +28,12 @@ impl FdReserve {
         self.files.clear();
     }
 
-    /// Makes sure that a descriptor can be opened, if necessary by closing one of the reserve. `false` if none is free.
-    pub fn make_room(&mut self) -> bool {
-        self.give_up_one() || File::open("/dev/null").is_ok()
+    /// Makes sure that `count` descriptors can be opened, if necessary by closing some of the reserve. `false` if fewer are free.
+    pub fn make_room(&mut self, count: usize) -> bool {
+        let given_up = (0..count).take_while(|_| self.give_up_one()).count();
+        // Those given up are free, and are opened too: all at the same time.
+        given_up == count
+            || (0..count).map(|_| File::open("/dev/null")).collect::<Result<Vec<_>, _>>().is_ok()
     }
 
     /// Closes one of the reserve, for what is opened at once. `false` if there is none.

@@ -1,10 +1,10 @@
 //! The master's part of the pool's system: handoff channels, pages of the scoreboard, processes. Listeners are in `sockets`.
 
 use super::fd_reserve::FdReserve;
-use super::pool::{Link, Queue, System, dispatch};
+use super::pool::{Link, Queue, System, Unplaced, dispatch};
 use super::sockets::Listener;
 use super::token::Token;
-use crate::handoff::{Given, HandoffEnd, Origin, Taken};
+use crate::handoff::{self, Given, HandoffEnd, Taken};
 use crate::ids::Page;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::process::{self, Process};
@@ -45,7 +45,7 @@ impl System for Kernel {
     type Backlog = Listener;
 
     fn make_room(&mut self) -> bool {
-        self.reserve.make_room()
+        self.reserve.make_room(handoff::MOST)
     }
 
     fn refill_reserve(&mut self) {
@@ -64,14 +64,18 @@ impl System for Kernel {
         socket::peer_ip(connection.as_fd()).map(dispatch::client_of)
     }
 
+    fn close_copies(given: &mut Vec<Unplaced<OwnedFd>>) {
+        process::close_all(given.drain(..).map(|unplaced| unplaced.connection));
+    }
+
     fn log(&self, line: Arguments<'_>) {
         crate::log::line(line);
     }
 }
 
 impl Queue<Kernel> for HandoffQueue {
-    fn give(&self, connection: &OwnedFd, origin: Origin) -> io::Result<Given> {
-        self.master.give(connection.as_fd(), origin)
+    fn give(&self, connections: &[Unplaced<OwnedFd>]) -> io::Result<Given> {
+        self.master.give(connections.iter().map(|unplaced| (unplaced.connection.as_fd(), unplaced.origin)))
     }
 
     fn reclaim(&self) -> io::Result<Taken> {

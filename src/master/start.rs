@@ -107,8 +107,7 @@ impl Master {
         }
         let name = name_of(&config, source.name());
         let control = control::ControlServer::open(&config, &name, &poll);
-        let kernel =
-            Kernel { reserve: fd_reserve::FdReserve::new(fd_reserve::START), common: board.common() };
+        let kernel = Kernel { reserve: fd_reserve::FdReserve::new(fd_reserve::SIZE), common: board.common() };
         role::set(Role::Master);
         forks::count();
         let mut master = Self {

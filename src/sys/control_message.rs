@@ -19,11 +19,11 @@ impl<const N: usize> ControlMessage<N> {
     pub const SIZE: usize = size_of::<Self>();
     pub const EMPTY: Self = Self { len: 0, level: 0, kind: 0, data: [0; N] };
 
-    /// A message with one word.
-    pub fn new(level: c_int, kind: c_int, word: c_int) -> Self {
+    /// A message with these words, of which the first `N` are taken.
+    pub fn new(level: c_int, kind: c_int, words: impl Iterator<Item = c_int>) -> Self {
         let mut data = [0; N];
-        data[0] = word;
-        Self { len: Self::HEADER + size_of::<c_int>(), level, kind, data }
+        let count = data.iter_mut().zip(words).map(|(place, word)| *place = word).count();
+        Self { len: Self::HEADER + count * size_of::<c_int>(), level, kind, data }
     }
 
     /// The data of the message; none if it is of another kind.

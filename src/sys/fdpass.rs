@@ -1,4 +1,4 @@
-//! Passing one descriptor with one message over a Unix socket (unix(7), cmsg(3)).
+//! Passing descriptors with a message over a Unix socket (unix(7), cmsg(3)).
 
 use super::control_message::ControlMessage;
 use super::{check_len, retry};
@@ -8,8 +8,10 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// The control message of one descriptor. Padded to eight bytes, it has room for a second one, which [`recv`] closes.
-type Descriptors = ControlMessage<2>;
+/// The most descriptors of a message.
+pub const MOST: usize = 4;
+
+type Descriptors = ControlMessage<MOST>;
 
 /// Creates a connected pair of `SOCK_SEQPACKET` sockets: reliable, in order, message by message, end of file when the other end
 /// is closed.
@@ -26,12 +28,16 @@ fn pair(kind: Type) -> io::Result<(OwnedFd, OwnedFd)> {
     Socket::pair(Domain::UNIX, kind, None).map(|(a, b)| (a.into(), b.into()))
 }
 
-/// Sends `bytes` with a duplicate of `fd` as one message, without waiting. The caller's own copy stays open.
+/// Sends `bytes` with duplicates of up to [`MOST`] descriptors as one message, without waiting. The caller's own copies stay open.
 ///
 /// # Errors
 /// `EAGAIN`, `ENOBUFS`, `ETOOMANYREFS`: the receiver has too much unread; `EPIPE`, `ECONNRESET`: it has closed its end.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
-    let control = Descriptors::new(SOL_SOCKET, SCM_RIGHTS, fd.as_raw_fd());
+pub fn send<'a>(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: impl Iterator<Item = BorrowedFd<'a>>,
+) -> io::Result<()> {
+    let control = Descriptors::new(SOL_SOCKET, SCM_RIGHTS, fds.map(|fd| fd.as_raw_fd()));
     let bytes = [IoSlice::new(bytes)];
     let msg = MsgHdr::new().with_buffers(&bytes).with_control(control.as_bytes());
     retry(|| SockRef::from(&socket).sendmsg(&msg, MSG_DONTWAIT | MSG_NOSIGNAL)).map(drop)
@@ -41,14 +47,13 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Res
 pub struct Received {
     /// Bytes written to the buffer; 0 at end of file.
     pub len: usize,
-    /// The descriptor that came with it.
-    pub fd: Option<OwnedFd>,
-    /// True if a descriptor was lost because this process has too many open (`MSG_CTRUNC`).
+    /// The descriptors that came with it, in order, the empty places last.
+    pub fds: [Option<OwnedFd>; MOST],
+    /// True if descriptors were lost, the last ones, because this process has too many open (`MSG_CTRUNC`).
     pub lost: bool,
 }
 
-/// Receives one message without waiting; its descriptor is `CLOEXEC`. The first of several descriptors is kept, the others are
-/// closed.
+/// Receives one message without waiting; its descriptors are `CLOEXEC`.
 pub fn recv(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Received> {
     let mut control = Descriptors::EMPTY;
     let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
@@ -61,11 +66,10 @@ pub fn recv(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Received> {
         let ret = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) };
         check_len(ret)
     })?;
-    let mut fd = None;
-    for raw in control.data_of(SOL_SOCKET, SCM_RIGHTS) {
-        // SAFETY: the kernel made this descriptor for us. Each gets an owner, so that those not returned are closed.
-        let owned = unsafe { OwnedFd::from_raw_fd(*raw) };
-        fd.get_or_insert(owned);
+    let mut fds = [const { None }; MOST];
+    for (place, raw) in fds.iter_mut().zip(control.data_of(SOL_SOCKET, SCM_RIGHTS)) {
+        // SAFETY: the kernel made this descriptor for us, and it has no other owner.
+        *place = Some(unsafe { OwnedFd::from_raw_fd(*raw) });
     }
-    Ok(Received { len, lost: fd.is_none() && msg.msg_flags & MSG_CTRUNC != 0, fd })
+    Ok(Received { len, fds, lost: msg.msg_flags & MSG_CTRUNC != 0 })
 }

@@ -4,7 +4,7 @@ use super::{check, retry, signal};
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -325,6 +325,34 @@ pub fn usable_cpus() -> usize {
 pub fn open_descriptors() -> io::Result<usize> {
     // One of them is that of the directory.
     Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
+/// Closes descriptors, those whose numbers are a run by one call (close_range(2)).
+pub fn close_all(mut fds: impl Iterator<Item = OwnedFd>) {
+    let mut numbers = [0; 16];
+    loop {
+        let count = numbers.iter_mut().zip(&mut fds).map(|(number, fd)| *number = fd.into_raw_fd()).count();
+        close_numbers(&numbers[..count]);
+        if count < numbers.len() {
+            return;
+        }
+    }
+}
+
+/// Closes different descriptors, which nobody else owns.
+fn close_numbers(numbers: &[libc::c_int]) {
+    let (first, last) =
+        (numbers.iter().min().copied().unwrap_or(0), numbers.iter().max().copied().unwrap_or(0));
+    let is_run = numbers.len() > 1 && last.abs_diff(first) as usize == numbers.len() - 1;
+    // Kernels before 5.9 do not have the call.
+    // SAFETY: takes no pointers; all numbers of the range are among those that are to be closed.
+    if is_run && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return;
+    }
+    for number in numbers {
+        // SAFETY: takes no pointers; nobody else owns the descriptor.
+        unsafe { libc::close(*number) };
+    }
 }
 
 /// The soft limit on open descriptors (`RLIMIT_NOFILE`, getrlimit(2)): every number is below it.

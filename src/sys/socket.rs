@@ -249,6 +249,20 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The connections that wait at a TCP listener (tcp(7), `TCP_INFO`); `None` if the kernel does not say.
+pub fn waiting(listener: BorrowedFd<'_>) -> Option<usize> {
+    // The beginning of struct tcp_info, up to tcpi_unacked: of a listener the connections that accept(2) would return.
+    let mut info = [0u32; 7];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the call writes at most `len` bytes to `info`, and `len`; both live through it.
+    let ret = unsafe {
+        let info = (&raw mut info).cast();
+        libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut len)
+    };
+    let is_whole = len as usize == size_of_val(&info);
+    check(ret).ok().filter(|_| is_whole).map(|_| info[6] as usize)
+}
+
 /// As [`accept`], with the client's IP address, which the same call returns; `None` for a client of a Unix socket. An IPv4 address
 /// that came through an IPv6 socket is returned as IPv4.
 pub fn accept_with_ip(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<IpAddr>)> {

@@ -213,7 +213,7 @@ impl<'a> EventLoop<'a> {
             if self.channel.orders.is_draining() {
                 self.drain();
             } else if queue {
-                self.take_one();
+                self.take_message();
             } else if self.intake.is_paused() && self.may_have_room() {
                 self.intake.resume(self.poll);
             }
@@ -278,7 +278,7 @@ impl<'a> EventLoop<'a> {
     }
 
     fn may_have_room(&mut self) -> bool {
-        !self.is_full() && self.intake.has_descriptor(self.now) || self.may_make_room()
+        !self.is_full() && self.intake.has_descriptors(self.now) || self.may_make_room()
     }
 
     /// Which connections the worker accepts at its own sockets.
@@ -294,7 +294,7 @@ impl<'a> EventLoop<'a> {
     /// Finds a place for one more connection. If there is none, what comes waits, or goes to other workers; unless nobody else would take
     /// it (`must_take`), then there may be one more than the worker may have.
     fn find_place(&mut self, must_take: bool) -> Option<Place> {
-        while !self.intake.has_descriptor(self.now) {
+        while !self.intake.has_descriptors(self.now) {
             // The new one needs the descriptor of one that is closed.
             let Some(index) = self.longest_idle() else {
                 self.intake.pause(self.poll);
@@ -349,16 +349,22 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Takes a connection from the queue; false if there is none, or no place for one.
-    fn take_one(&mut self) -> bool {
+    /// Takes a message from the queue, and begins its connections; false if there is none, or no place for a connection.
+    fn take_message(&mut self) -> bool {
         if self.intake.is_closed() {
             return false;
         }
         let Some(place) = self.find_place(self.channel.orders.is_draining()) else { return false };
         match self.intake.take(self.poll) {
-            Taken::Connection(fd, origin) => {
-                self.clear(place);
-                self.begin(fd, origin);
+            Taken::Connections(message) => {
+                let mut place = Some(place);
+                for (fd, origin) in message {
+                    self.intake.count_taken(&fd);
+                    // The master gives several only to a worker that has places for them. Nobody else can take them now.
+                    let place = place.take().or_else(|| self.find_place(true)).unwrap_or(Place::Free);
+                    self.clear(place);
+                    self.begin(fd, origin);
+                }
                 return true;
             }
             Taken::End => self.channel.lose_master(),
@@ -619,7 +625,7 @@ impl<'a> EventLoop<'a> {
             // First, since serving the rest may take long.
             report_panic("on_drain", context!(self).call("on_drain", |handler| handler.on_drain(worker)));
         }
-        while self.take_one() {}
+        while self.take_message() {}
         if !std::mem::replace(&mut self.drain_begun, true) {
             self.leave_own_sockets();
             if !is_blocking {

@@ -3,9 +3,9 @@
 
 use super::own_sockets::{Accepts, OwnSockets};
 use super::this_worker::Worker;
-use crate::handoff::{Given, HandoffEnd, Origin, Taken};
+use crate::handoff::{self, Given, HandoffEnd, Origin, Taken};
 use crate::ids::ListenerId;
-use crate::log::log;
+use crate::log::{counted, log};
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::time::Time;
 use crate::sys::{datagram, memory, poll, process};
@@ -95,24 +95,22 @@ impl<'a> Intake<'a> {
         self.is_closed
     }
 
-    /// Takes from the queue: a connection, for which there must be a free descriptor, [`Taken::Nothing`] or [`Taken::End`].
+    /// Takes from the queue: connections, for which there must be free descriptors, [`Taken::Nothing`] or [`Taken::End`].
     pub fn take(&mut self, poll: &mio::Poll) -> Taken {
         loop {
             match self.queue.take() {
-                Ok(Taken::Connection(fd, origin)) => {
-                    self.note_number(&fd);
-                    self.page.add(Word::Taken, 1);
-                    self.made_room();
-                    return Taken::Connection(fd, origin);
+                Ok(Taken::Connections(message)) => {
+                    if message.lost > 0 {
+                        let lost = counted(message.lost as u64, "connection");
+                        log!("worker {}: no free descriptor, {lost} lost", self.worker.id());
+                        self.page.add(Word::Taken, message.lost as u64);
+                        self.page.add(Word::Finished, message.lost as u64);
+                    }
+                    return Taken::Connections(message);
                 }
                 Ok(Taken::Probe) => {
                     self.page.add(Word::Probed, 1);
                     self.made_room();
-                }
-                Ok(Taken::Lost) => {
-                    log!("worker {}: no free descriptor, a connection is lost", self.worker.id());
-                    self.page.add(Word::Taken, 1);
-                    self.finished();
                 }
                 Ok(Taken::Nothing) => return Taken::Nothing,
                 end => {
@@ -124,6 +122,13 @@ impl<'a> Intake<'a> {
                 }
             }
         }
+    }
+
+    /// Counts a connection of a message as taken, before the handler sees it.
+    pub fn count_taken(&mut self, connection: &OwnedFd) {
+        self.note_number(connection);
+        self.page.add(Word::Taken, 1);
+        self.made_room();
     }
 
     /// Accepts a connection at an own socket. `None` if there is none.
@@ -154,15 +159,18 @@ impl<'a> Intake<'a> {
             || self.own.datagrams(index).is_some_and(|socket| datagram::is_retired(socket.fd.as_fd()))
     }
 
-    /// True if a descriptor is free for one more connection.
-    pub fn has_descriptor(&mut self, now: Time) -> bool {
+    /// True if descriptors are free for as many connections as a message has.
+    pub fn has_descriptors(&mut self, now: Time) -> bool {
         if self.limit_read_at.is_none_or(|read_at| now >= read_at + LIMIT_AGE) {
             self.limit_read_at = Some(now);
             self.descriptor_limit = process::descriptor_limit().unwrap_or(u64::MAX);
         }
         let has_enough = |highest: u64| highest + DESCRIPTOR_RESERVE / 2 < self.descriptor_limit;
         // If a number has been near the limit, lower ones may be free again. The kernel gives the lowest.
-        let lowest = || self.queue.as_fd().try_clone_to_owned().is_ok_and(|fd| has_enough(number(&fd)));
+        let lowest = || {
+            let copies = [(); handoff::MOST].map(|()| self.queue.as_fd().try_clone_to_owned());
+            copies.iter().all(|copy| copy.as_ref().is_ok_and(|fd| has_enough(number(fd))))
+        };
         self.is_short = !has_enough(self.highest) && !lowest();
         !self.is_short
     }
@@ -202,7 +210,8 @@ impl<'a> Intake<'a> {
 
     /// Hands an idle connection back to the master. Returns false if the channel is full.
     pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: ListenerId) -> bool {
-        matches!(self.queue.give(connection, Origin { listener, used: true }), Ok(Given::Done))
+        let connections = std::iter::once((connection, Origin { listener, used: true }));
+        matches!(self.queue.give(connections), Ok(Given::Done))
     }
 
     /// Wakes the master if it waits for room.

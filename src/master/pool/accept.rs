@@ -1,7 +1,9 @@
 //! The hot path: accepts a connection, chooses a worker, hands the connection off.
 //!
 //! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
-//! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty.
+//! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty. If connections
+//! come one upon the other, it is asked how many wait, and gives that many: a *batch*. A worker is chosen for each as if it came alone;
+//! those of a worker go to it in one message, and the master's copies are closed together.
 //! A worker has room as long as it has fewer connections than it may have. One that has none can make room if it has idle ones: it
 //! closes one for each that it is given.
 //! While no worker has room the listener is paused and the clients stay in the backlog; the first worker that makes room wakes
@@ -9,7 +11,7 @@
 
 use super::{Backlog, Given, Pool, Queue, System, Unplaced, broken, dispatch};
 use crate::config::Dispatch;
-use crate::handoff::Origin;
+use crate::handoff::{self, Origin};
 use crate::ids::ListenerId;
 use crate::master::lifecycle::Lifecycle;
 use crate::sys::errno;
@@ -18,6 +20,10 @@ use std::time::Duration;
 
 /// The pause in accepting when descriptors or memory have run out.
 pub(super) const REST: Duration = Duration::from_millis(250);
+/// The most connections of a batch: few, so that the first one does not wait for the last.
+pub(super) const BATCH: usize = 16;
+/// The number of times that asking in vain doubles the turns until the next question.
+const MOST_IN_VAIN: u32 = 5;
 /// The time after which a stop looks again for connections that the kernel has held until their first bytes come.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The time without another shortage after which it is over, and the next one is logged again.
@@ -25,8 +31,10 @@ pub(super) const SHORTAGE_OVER: Duration = Duration::from_secs(1);
 
 /// The result of an attempt to accept.
 enum Accepted {
-    /// A connection was accepted; it has a worker, or is parked.
+    /// A connection was accepted, and a worker chosen for it.
     One,
+    /// No worker has room.
+    NoRoom,
     /// The backlog is empty.
     Empty,
     /// The first connection in the backlog was already dead; try the next.
@@ -42,13 +50,49 @@ impl<S: System> Pool<S> {
         if !self.listeners.get(index).is_some_and(S::Backlog::is_watched) {
             return;
         }
-        // The parked connection is older, and there is no place for a second one; so are those that workers have returned.
-        let slot = self.pick().filter(|_| self.parked.is_none() && !self.has_returns());
-        match slot.map(|slot| self.accept_one(index, slot)) {
-            None => self.pause(index, poll),
-            Some(Accepted::Exhausted(e)) => self.rest_from(index, &e, poll),
-            Some(_) => {}
+        // Parked connections are older; so are those that workers have returned.
+        if !self.parked.is_empty() || self.has_returns() {
+            return self.pause(index, poll);
         }
+        let most = self.expected(index);
+        match self.accept_batch(index, most) {
+            Accepted::NoRoom => self.pause(index, poll),
+            Accepted::Exhausted(e) => self.rest_from(index, &e, poll),
+            _ => {}
+        }
+    }
+
+    /// The number of connections to accept in this turn.
+    fn expected(&mut self, index: usize) -> usize {
+        // Alone, a connection is not worth the question: it is asked seldom if the answer is always that one waits.
+        let is_busy = self.accepted_at == self.now && self.now >= self.singly_until;
+        if !is_busy || self.ask_in > 0 {
+            self.ask_in = self.ask_in.saturating_sub(1);
+            return 1;
+        }
+        let waiting = self.listeners[index].waiting().unwrap_or(1).clamp(1, BATCH);
+        self.asked_in_vain = if waiting > 1 { 0 } else { (self.asked_in_vain + 1).min(MOST_IN_VAIN) };
+        self.ask_in = (1 << self.asked_in_vain) - 1;
+        waiting
+    }
+
+    /// Accepts up to `most` connections, and gives each worker those that it is chosen for. Returns why there were no more.
+    fn accept_batch(&mut self, index: usize, most: usize) -> Accepted {
+        let mut result = Accepted::NoRoom;
+        for _ in 0..most.min(BATCH) {
+            // One that has to close idle connections gets new ones singly.
+            let slot = if self.batch.is_empty() { self.pick() } else { self.pick_with_room() };
+            result = match slot {
+                Some(slot) => self.accept_one(index, slot),
+                None if self.batch.is_empty() => Accepted::NoRoom,
+                None => break,
+            };
+            if !matches!(result, Accepted::One) {
+                break;
+            }
+        }
+        self.give_batch();
+        result
     }
 
     /// Gives workers what waits for room: the parked connection, then those taken back from other workers, then the backlogs of
@@ -78,14 +122,14 @@ impl<S: System> Pool<S> {
         if self.is_closed {
             return self.close_returns(poll);
         }
-        for _ in 0..self.batch {
-            if self.parked.is_none() && !self.has_returns() {
+        for _ in 0..self.per_turn {
+            if self.parked.is_empty() && !self.has_returns() {
                 break;
             }
             let turn = self.cursor;
-            let slot = if self.parked.is_some() { self.pick() } else { self.pick_for_return() };
+            let slot = if self.parked.is_empty() { self.pick_for_return() } else { self.pick() };
             let Some(slot) = slot else { break };
-            match self.parked.take().or_else(|| self.next_return(poll)) {
+            match self.parked.pop_front().or_else(|| self.next_return(poll)) {
                 Some(connection) => self.give(connection, slot),
                 None => self.cursor = turn,
             }
@@ -99,9 +143,15 @@ impl<S: System> Pool<S> {
     fn accept_paused(&mut self, index: usize, poll: &S::Poll) {
         // Before the backlog is found empty: what the kernel holds may come into it at any time.
         let more_may_come = self.is_emptying && self.listeners[index].holds_connections(self.now);
-        for _ in 0..self.batch {
-            let Some(slot) = self.pick().filter(|_| self.parked.is_none()) else { return };
-            match self.accept_one(index, slot) {
+        // In a stop each connection is counted.
+        let most =
+            if self.is_emptying || self.now < self.singly_until { 1 } else { BATCH.min(self.per_turn) };
+        for _ in 0..self.per_turn / most {
+            if !self.parked.is_empty() {
+                return;
+            }
+            match self.accept_batch(index, most) {
+                Accepted::NoRoom => return,
                 Accepted::One | Accepted::Failed => {
                     if self.is_emptying && !self.listeners[index].expects_more() {
                         return self.backlog_is_empty(index, poll);
@@ -139,9 +189,20 @@ impl<S: System> Pool<S> {
         let with_client = self.config.dispatch == Dispatch::SourceHash;
         match self.listeners[index].accept(with_client) {
             Ok((connection, client)) => {
-                self.failures = 0;
+                (self.failures, self.accepted_at) = (0, self.now);
                 let origin = Origin::listener(ListenerId::at(index));
-                self.give(Unplaced { connection, origin, client, shed_by: None }, slot);
+                let mut connection = Unplaced { connection, origin, client, shed_by: None, slot };
+                connection.slot = self.pick_for(&connection).unwrap_or(slot);
+                // A worker that has to close an idle connection for it may find none: it must be able to leave this one.
+                let singly = connection.client.is_some() && self.load(connection.slot).is_none();
+                if singly {
+                    self.give_batch();
+                }
+                self.count_given(connection.slot, 1);
+                self.batch.push(connection);
+                if singly {
+                    self.give_batch();
+                }
                 Accepted::One
             }
             Err(e) => {
@@ -163,31 +224,72 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// Gives a connection to its client's worker, else to the one in `slot`, else to the next one that takes it; else parks it.
-    fn give(&mut self, connection: Unplaced<S::Connection>, slot: usize) {
-        let mut choice = self.pick_for(&connection).or(Some(slot));
-        while let Some(slot) = choice {
-            if self.give_to(slot, &connection) {
-                return;
-            }
-            choice = self.pick_for(&connection).or_else(|| self.pick());
-        }
-        if !broken!(self, ParkedForgotten) {
-            self.parked = Some(connection);
+    /// Counts connections for which the worker of a slot is chosen as given to it.
+    fn count_given(&mut self, slot: usize, connections: u64) {
+        if let Some(worker) = self.workers.admitted_mut(slot) {
+            worker.given = worker.given.wrapping_add(connections);
         }
     }
 
-    /// Gives a connection to the worker of a slot. A worker that does not take it counts as stuck, so that `give` ends.
-    fn give_to(&mut self, slot: usize, connection: &Unplaced<S::Connection>) -> bool {
+    /// Gives each worker the connections that it was chosen for. What one does not take goes to others.
+    fn give_batch(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if batch.len() > 1 {
+            // The order of a worker's connections stays.
+            batch.sort_by_key(|connection| connection.slot);
+        }
+        let mut at = 0;
+        while at < batch.len() {
+            let slot = batch[at].slot;
+            let share = batch[at..].iter().take(handoff::MOST).take_while(|c| c.slot == slot).count();
+            if self.give_to(slot, &batch[at..at + share]) {
+                at += share;
+                continue;
+            }
+            let kept = if broken!(self, RestOfMessageForgotten) { 1 } else { share };
+            let refused: Vec<_> = batch.drain(at..at + share).take(kept).collect();
+            refused.into_iter().for_each(|connection| self.give_elsewhere(connection));
+        }
+        S::close_copies(&mut batch);
+        self.batch = batch;
+    }
+
+    /// Gives a connection to its client's worker, else to the one in `slot`, else to the next one that takes it; else parks it.
+    fn give(&mut self, connection: Unplaced<S::Connection>, slot: usize) {
+        let slot = self.pick_for(&connection).unwrap_or(slot);
+        self.count_given(slot, 1);
+        if !self.give_to(slot, std::slice::from_ref(&connection)) {
+            self.give_elsewhere(connection);
+        }
+    }
+
+    /// Gives a connection to the next worker that takes it; else parks it.
+    fn give_elsewhere(&mut self, connection: Unplaced<S::Connection>) {
+        while let Some(slot) = self.pick_for(&connection).or_else(|| self.pick()) {
+            self.count_given(slot, 1);
+            if self.give_to(slot, std::slice::from_ref(&connection)) {
+                return;
+            }
+        }
+        if !broken!(self, ParkedForgotten) {
+            self.parked.push_back(connection);
+        }
+    }
+
+    /// Gives connections to the worker of a slot, for which they count already. One that does not take them counts as stuck, so that
+    /// `give_elsewhere` ends.
+    fn give_to(&mut self, slot: usize, connections: &[Unplaced<S::Connection>]) -> bool {
         let Some(worker) = self.workers.admitted_mut(slot) else { return false };
-        match worker.queue.give(&connection.connection, connection.origin) {
+        match worker.queue.give(connections) {
             Ok(Given::Done) => {
-                worker.given = worker.given.wrapping_add(1);
                 self.check_soon();
                 return true;
             }
             Ok(Given::Full | Given::Gone) => {}
             Err(e) => self.system.log(format_args!("hand a connection to worker {}: {e}", worker.id)),
+        }
+        if !broken!(self, RefusedMessageCounts) {
+            worker.given = worker.given.wrapping_sub(connections.len() as u64);
         }
         // In this order: a worker that takes the probe at once has made progress since.
         worker.mark_stuck();
@@ -198,12 +300,17 @@ impl<S: System> Pool<S> {
 
     /// Chooses the slot whose turn it is, among those with room; if there are none, among those that can make room.
     pub(super) fn pick(&mut self) -> Option<usize> {
+        let slot = if broken!(self, IdleFirst) { None } else { self.pick_with_room() };
+        slot.or_else(|| self.pick_by(Self::load_without_idle))
+    }
+
+    fn pick_with_room(&mut self) -> Option<usize> {
+        self.pick_by(Self::load)
+    }
+
+    fn pick_by(&mut self, load: fn(&Self, usize) -> Option<u32>) -> Option<usize> {
         let (policy, slots, mut cursor) = (self.config.dispatch, self.workers.slots(), self.cursor);
-        let mut pick = |load: fn(&Self, usize) -> Option<u32>| {
-            dispatch::pick(policy, &mut cursor, slots, |slot| load(self, slot))
-        };
-        let slot = if broken!(self, IdleFirst) { None } else { pick(Self::load) };
-        let slot = slot.or_else(|| pick(Self::load_without_idle));
+        let slot = dispatch::pick(policy, &mut cursor, slots, |slot| load(self, slot));
         self.cursor = cursor;
         slot
     }
@@ -243,13 +350,13 @@ impl<S: System> Pool<S> {
 
     /// True if a connection waits that could be placed now.
     pub fn has_room_for_what_waits(&self, lifecycle: &Lifecycle) -> bool {
-        (self.parked.is_some() || self.has_paused(lifecycle)) && self.has_room()
+        (!self.parked.is_empty() || self.has_paused(lifecycle)) && self.has_room()
             || self.has_returns() && self.has_room_for_returns()
     }
 
     /// True if a connection may wait that could be placed if a worker had room.
     pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
-        self.parked.is_some() || self.has_returns() || self.has_paused(lifecycle)
+        !self.parked.is_empty() || self.has_returns() || self.has_paused(lifecycle)
     }
 
     /// True if a listener is paused because no worker has room.

@@ -23,14 +23,17 @@ use health::MemoryLimit;
 pub use returns::Return;
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 pub use system::{Backlog, Link, Queue, System};
 pub use workers::{PAGES, WorkerEntry, Workers};
 
 /// The initial [`Pool::max_queued`]: enough to keep a worker busy; few enough that a stuck one delays few clients, and that all
 /// queues together stay below what the kernel lets an ordinary user have in flight (`ETOOMANYREFS`).
 const MAX_QUEUED: u64 = 64;
-/// The initial [`Pool::batch`].
-const BATCH: usize = 64;
+/// The initial [`Pool::per_turn`].
+const PER_TURN: usize = 64;
+/// The initial [`Pool::caution`].
+const CAUTION: Duration = Duration::from_secs(60);
 
 /// A connection that the master has and no worker yet.
 pub struct Unplaced<C> {
@@ -42,6 +45,8 @@ pub struct Unplaced<C> {
     pub client: Option<u64>,
     /// The worker that has shed it, which is not to get it again.
     pub shed_by: Option<WorkerId>,
+    /// The slot that was chosen for it last.
+    pub slot: usize,
 }
 
 /// A worker that was reaped.
@@ -64,8 +69,10 @@ pub struct Pool<S: System> {
     pub listeners: Vec<S::Backlog>,
     /// The kernel's part.
     pub system: S,
-    /// The one connection that was accepted when no queue would take it.
-    pub parked: Option<Unplaced<S::Connection>>,
+    /// Connections that were accepted or taken back when no queue would take them: at most those of a batch.
+    pub parked: VecDeque<Unplaced<S::Connection>>,
+    /// The connections that are accepted and not given yet: none between two calls.
+    batch: Vec<Unplaced<S::Connection>>,
     /// The queues from which connections are taken back.
     pub returns: VecDeque<Return<S::Queue>>,
     /// True if a turn was cut short: the next one must not sleep.
@@ -73,7 +80,17 @@ pub struct Pool<S: System> {
     /// Connections that a worker may leave in its queue.
     pub max_queued: u64,
     /// Connections taken in one turn from one listener that is not watched, so that signals and deaths get their turn.
-    pub batch: usize,
+    pub per_turn: usize,
+    /// The time without batches after a worker was stuck, or has ended and lost connections.
+    pub caution: Duration,
+    /// The end of that time.
+    singly_until: Time,
+    /// The time at which a connection was accepted last.
+    accepted_at: Time,
+    /// How often a listener said that only one connection waits, since it last said more.
+    asked_in_vain: u32,
+    /// Turns until a listener is asked again.
+    ask_in: u32,
     config: Config,
     /// The monotonic clock, read once a turn.
     now: Time,
@@ -122,6 +139,10 @@ pub enum Fault {
     StuckForever,
     /// The connection that no worker takes is forgotten.
     ParkedForgotten,
+    /// Of a message that a worker does not take, only the first connection goes to others.
+    RestOfMessageForgotten,
+    /// A message that a worker does not take goes to others and still counts as given.
+    RefusedMessageCounts,
     /// Room that was made just before the master publishes that it waits is not noticed.
     NoSecondLook,
     /// The poll does not report any more what a worker hands back, once that was found empty.
@@ -158,11 +179,17 @@ impl<S: System> Pool<S> {
             workers: Workers::new(),
             listeners,
             system,
-            parked: None,
+            parked: VecDeque::with_capacity(accept::BATCH),
+            batch: Vec::with_capacity(accept::BATCH),
             returns: VecDeque::new(),
             has_more: false,
             max_queued: MAX_QUEUED,
-            batch: BATCH,
+            per_turn: PER_TURN,
+            caution: CAUTION,
+            singly_until: Time::default(),
+            accepted_at: Time::default(),
+            asked_in_vain: 0,
+            ask_in: 0,
             config: config.clone(),
             now,
             cursor: 0,
@@ -214,6 +241,9 @@ impl<S: System> Pool<S> {
             self.add_return(Return::OfDeadWorker(entry.queue));
         }
         let lost = in_flight.saturating_sub(queued);
+        if lost > 0 {
+            self.be_cautious();
+        }
         Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
     }
 
@@ -255,7 +285,7 @@ impl<S: System> Pool<S> {
             // A worker that takes something, or accepts it, does not say so.
             self.check_soon();
         }
-        let done = empty && taken && self.parked.is_none() && !self.awaits_returns();
+        let done = empty && taken && self.parked.is_empty() && !self.awaits_returns();
         self.is_emptying &= !done;
         done
     }
@@ -266,14 +296,14 @@ impl<S: System> Pool<S> {
         self.is_closed = true;
         self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
-        u64::from(self.parked.take().is_some()) + self.abandon_returns()
+        self.parked.drain(..).count() as u64 + self.abandon_returns()
     }
 
     /// In a worker: drops everything that is the master's, and returns the listeners.
     pub fn abandon(&mut self) -> Vec<S::Backlog> {
         self.workers.clear();
         self.returns.clear();
-        self.parked = None;
+        self.parked.clear();
         std::mem::take(&mut self.listeners)
     }
 
@@ -291,10 +321,16 @@ impl<S: System> Pool<S> {
         self.shortage_until != Time::NEVER
     }
 
+    /// Gives each worker its connections one by one for a while. Those that came in one message with a connection that ends a worker, or
+    /// keeps it in a call, would be lost, or wait, with that.
+    fn be_cautious(&mut self) {
+        self.singly_until = self.now + self.caution;
+    }
+
     /// Parks a connection that a former program in this process had parked.
     pub fn park(&mut self, connection: S::Connection, origin: Origin) {
         let client = self.client_of(&connection);
-        self.parked = Some(Unplaced { connection, origin, client, shed_by: None });
+        self.parked.push_back(Unplaced { connection, origin, client, shed_by: None, slot: 0 });
     }
 
     /// True if workers take connections or datagrams from sockets of their own.

@@ -1,12 +1,13 @@
 //! Connections taken back from workers: reclaimed from the queue of one that is dead, stuck or draining; or handed back by one
 //! that drains, or has more than its share.
 //!
-//! The pool takes one connection at a time, and only when another worker has room for it: until then the socket's own queue
+//! The pool takes one message at a time, and only when another worker has room for a connection: until then the socket's own queue
 //! keeps it.
 
 use super::{Pool, Queue, System, Unplaced, broken};
-use crate::handoff::Taken;
+use crate::handoff::{Message, Taken};
 use crate::ids::{Page, WorkerId};
+use crate::log::counted;
 use crate::sys::errno;
 use std::io;
 
@@ -60,7 +61,8 @@ impl<S: System> Pool<S> {
         !self.returns.is_empty() && self.now >= self.resting_until
     }
 
-    /// Takes one connection back from the first queue. `None` if none is left there: then the queue is off the list.
+    /// Takes a message back from the first queue; returns its first connection, and parks the others. `None` if none is left there:
+    /// then the queue is off the list.
     pub(super) fn next_return(&mut self, poll: &S::Poll) -> Option<Unplaced<S::Connection>> {
         loop {
             if !self.system.make_room() {
@@ -69,21 +71,12 @@ impl<S: System> Pool<S> {
                 return None;
             }
             match self.take_return() {
-                Ok(Taken::Connection(connection, origin)) => {
-                    let shed_by = self.returns.front().and_then(|source| self.shedder(source));
-                    if let Some(Return::Unclaimed(id)) = self.returns.front()
-                        && let Some(worker) = self.workers.get_mut(*id)
-                        && !broken!(self, ReclaimedStillCounts)
-                    {
-                        worker.given = worker.given.wrapping_sub(1);
+                Ok(Taken::Connections(message)) => {
+                    if let Some(first) = self.take_in(message) {
+                        return Some(first);
                     }
-                    let client = self.client_of(&connection);
-                    return Some(Unplaced { connection, origin, client, shed_by });
                 }
                 Ok(Taken::Probe) => self.forget_probe(),
-                Ok(Taken::Lost) => {
-                    self.system.log(format_args!("reclaim: no free descriptor, a connection is lost"));
-                }
                 // A worker that writes nonsense to its channel loses that, and no more.
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
                 end => {
@@ -95,6 +88,33 @@ impl<S: System> Pool<S> {
                 }
             }
         }
+    }
+
+    /// Returns the first connection of a message that was taken back, and parks the others.
+    fn take_in(&mut self, message: Message<S::Connection>) -> Option<Unplaced<S::Connection>> {
+        let shed_by = self.returns.front().and_then(|source| self.shedder(source));
+        let lost = message.lost;
+        if lost > 0 {
+            self.system.log(format_args!(
+                "reclaim: no free descriptor, {} lost",
+                counted(lost as u64, "connection")
+            ));
+        }
+        let mut connections = message.into_iter().map(|(connection, origin)| {
+            let client = self.client_of(&connection);
+            Unplaced { connection, origin, client, shed_by, slot: 0 }
+        });
+        let first = connections.next();
+        let others: Vec<_> = connections.collect();
+        let count = lost + usize::from(first.is_some()) + others.len();
+        self.parked.extend(others);
+        if let Some(Return::Unclaimed(id)) = self.returns.front()
+            && let Some(worker) = self.workers.get_mut(*id)
+            && !broken!(self, ReclaimedStillCounts)
+        {
+            worker.given = worker.given.wrapping_sub(count as u64);
+        }
+        first
     }
 
     fn take_return(&self) -> io::Result<Taken<S::Connection>> {
@@ -145,11 +165,12 @@ impl<S: System> Pool<S> {
     /// Closes what is taken back after a stop has closed the listeners. A worker could not end as long as its queue of idle
     /// connections is full.
     pub(super) fn close_returns(&mut self, poll: &S::Poll) {
-        for _ in 0..self.batch {
+        for _ in 0..self.per_turn {
             if !self.has_returns() {
                 break;
             }
-            if let Some(unplaced) = self.next_return(poll) {
+            let first = self.next_return(poll);
+            for unplaced in first.into_iter().chain(self.parked.drain(..)) {
                 self.system.close(unplaced.connection);
             }
         }
@@ -165,7 +186,9 @@ impl<S: System> Pool<S> {
         (self.returns, of_live) = std::mem::take(&mut self.returns).into_iter().partition(is_ended);
         while !self.returns.is_empty() {
             match self.take_return() {
-                Ok(Taken::Connection(..) | Taken::Lost) => closed += 1,
+                Ok(Taken::Connections(message)) => {
+                    closed += (message.lost + message.into_iter().count()) as u64
+                }
                 Ok(Taken::Probe) => {}
                 Ok(Taken::Nothing | Taken::End) | Err(_) => drop(self.returns.pop_front()),
             }

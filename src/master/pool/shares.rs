@@ -30,7 +30,7 @@ impl<S: System> Pool<S> {
             return Vec::new();
         }
         self.check_soon();
-        if lifecycle.is_reloading() || self.parked.is_some() || !self.returns.is_empty() {
+        if lifecycle.is_reloading() || !self.parked.is_empty() || !self.returns.is_empty() {
             return Vec::new();
         }
         self.share_checks -= 1;

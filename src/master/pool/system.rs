@@ -1,8 +1,9 @@
 //! What the pool needs of the kernel, as traits: [`crate::master::kernel`] and the listeners implement them for the master. The
 //! simulator has another system.
 
+use super::Unplaced;
 use crate::config::Accept;
-use crate::handoff::{Given, Origin, Taken};
+use crate::handoff::{Given, Taken};
 use crate::ids::Page;
 use crate::scoreboard::Word;
 use crate::sys::time::Time;
@@ -22,7 +23,7 @@ pub trait System: Sized {
     /// A listener.
     type Backlog: Backlog<Poll = Self::Poll, Connection = Self::Connection>;
 
-    /// Makes sure that the next descriptor can be opened; `false` if none is free.
+    /// Makes sure that as many descriptors as a message has can be opened; `false` if fewer are free.
     fn make_room(&mut self) -> bool;
 
     /// Restores the reserve of descriptors.
@@ -37,6 +38,11 @@ pub trait System: Sized {
     /// The number of a connection's client in dispatch; `None` if the client has no IP address.
     fn client_of(connection: &Self::Connection) -> Option<u64>;
 
+    /// Closes the master's copies of connections that were given.
+    fn close_copies(given: &mut Vec<Unplaced<Self::Connection>>) {
+        given.clear();
+    }
+
     /// Closes a connection that is left when a stop has closed the listeners.
     fn close(&self, connection: Self::Connection) {
         drop(connection);
@@ -48,8 +54,9 @@ pub trait System: Sized {
 
 /// The two queues between the master and one worker: connections to it, and those that it hands back. They outlive the worker.
 pub trait Queue<S: System> {
-    /// Queues a connection for the worker; the caller's copy can be closed after [`Given::Done`].
-    fn give(&self, connection: &S::Connection, origin: Origin) -> io::Result<Given>;
+    /// Queues up to [`crate::handoff::MOST`] connections for the worker, all or none; the caller's copies can be closed after
+    /// [`Given::Done`].
+    fn give(&self, connections: &[Unplaced<S::Connection>]) -> io::Result<Given>;
 
     /// Takes the oldest message to the worker out of its queue again.
     fn reclaim(&self) -> io::Result<Taken<S::Connection>>;
@@ -91,6 +98,9 @@ pub trait Backlog {
     /// # Errors
     /// As accept(2); `EAGAIN` if no connection waits.
     fn accept(&mut self, with_client: bool) -> io::Result<(Self::Connection, Option<u64>)>;
+
+    /// The number of connections that wait, if the kernel says it cheaply.
+    fn waiting(&self) -> Option<usize>;
 
     /// True if the poll reports all sockets at which the master accepts, of which there is at least one.
     fn is_watched(&self) -> bool;

@@ -7,6 +7,7 @@
 use super::{Kind, Listener};
 use crate::log::log;
 use crate::master::pool::{Backlog, dispatch};
+use crate::sys::socket::Address;
 use crate::sys::time::Time;
 use crate::sys::{datagram, errno, poll, socket};
 use std::io;
@@ -53,6 +54,13 @@ impl Backlog for Listener {
             }
         }
         Err(errno::error(errno::EAGAIN))
+    }
+
+    fn waiting(&self) -> Option<usize> {
+        match (self.sockets.as_slice(), &self.address) {
+            ([only], Address::Inet(_)) => socket::waiting(only.fd.as_fd()),
+            _ => None,
+        }
     }
 
     fn is_watched(&self) -> bool {

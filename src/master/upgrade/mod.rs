@@ -262,7 +262,7 @@ impl Master {
             board: kept.keep(self.births.board.as_fd()),
             listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
             images: images.into_iter().map(|(generation, fd)| (generation, kept.keep(fd))).collect(),
-            parked: (pool.parked.as_ref()).map(|c| (kept.keep(c.connection.as_fd()), c.origin)),
+            parked: (pool.parked.iter()).map(|c| (kept.keep(c.connection.as_fd()), c.origin)).collect(),
             workers,
             returns,
             stderr: (self.stderr.saved())
@@ -297,7 +297,7 @@ impl Master {
                 self.pool.workers.admit(worker.id);
             }
         }
-        if let Some((fd, origin)) = saved.parked {
+        for (fd, origin) in saved.parked {
             self.pool.park(fd.adopt()?, origin);
         }
         for source in saved.returns {

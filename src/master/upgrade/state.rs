@@ -22,7 +22,7 @@ use std::io;
 /// True if this program can upgrade and be upgraded to.
 pub const IS_SUPPORTED: bool = cfg!(feature = "control");
 /// The name and version of the format. A program of another version refuses in its trial.
-pub const FORMAT: &str = if IS_SUPPORTED { "prefork-state-5" } else { "nothing" };
+pub const FORMAT: &str = if IS_SUPPORTED { "prefork-state-6" } else { "nothing" };
 
 /// Everything that the next program continues with.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub struct SavedState {
     pub listeners: Vec<SavedListener>,
     /// The files of handlers, by generation.
     pub images: Vec<(Generation, KeptFd)>,
-    /// The connection that no queue took, and the listener it came from.
-    pub parked: Option<(KeptFd, Origin)>,
+    /// The connections that no queue took, and the listeners they came from.
+    pub parked: Vec<(KeptFd, Origin)>,
     pub workers: Vec<SavedWorker>,
     /// The queues from which connections are taken back.
     pub returns: Vec<SavedReturn>,
@@ -165,7 +165,7 @@ mod tests {
             board: KeptFd(4),
             listeners: Vec::new(),
             images: vec![(Generation(3), KeptFd(5))],
-            parked: None,
+            parked: Vec::new(),
             workers: Vec::new(),
             returns: vec![SavedReturn::Unclaimed(WorkerId(7))],
             stderr: vec![(WorkerId(7), KeptFd(6), vec![0xff, 0])],
@@ -187,7 +187,7 @@ mod tests {
     fn a_state_of_another_version_and_garbage_are_refused() {
         let other = SavedState { format: "prefork-state-2".into(), ..empty() };
         let why = SavedState::read(other.write().unwrap()).unwrap_err().to_string();
-        assert_eq!(why, "upgrade: expected prefork-state-5, found prefork-state-2");
+        assert_eq!(why, "upgrade: expected prefork-state-6, found prefork-state-2");
         for garbage in ["", "prefork-state-2 3 4 9 2\n", "{}", "[]"] {
             assert!(SavedState::read(garbage.as_bytes()).is_err(), "{garbage}");
         }

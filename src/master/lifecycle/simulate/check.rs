@@ -805,7 +805,7 @@ impl World {
     /// No client waits while a worker has idle connections, and none of these is closed while another worker has room.
     fn check_idle(&mut self) {
         let (pool, life) = (&self.pool, &self.machine.life);
-        let waits = (pool.has_paused(life) || pool.parked.is_some()) && !pool.has_more;
+        let waits = (pool.has_paused(life) || !pool.parked.is_empty()) && !pool.has_more;
         if let Some(id) = self.with_place(MAX_QUEUED).filter(|_| waits) {
             return self
                 .must(false, || format!("clients wait, and worker {id} has room or idle connections"));
@@ -829,7 +829,7 @@ impl World {
     /// When the master sleeps: it waits for room only if there is none. A worker wakes it when it takes what is queued.
     pub fn check_sleep(&mut self) {
         let life = &self.machine.life;
-        let waits = self.shared.waiting.get() && (self.pool.has_paused(life) || self.pool.parked.is_some());
+        let waits = self.shared.waiting.get() && (self.pool.has_paused(life) || !self.pool.parked.is_empty());
         if let Some(id) = self.with_place(1).filter(|_| waits && !self.is_over()) {
             self.must(false, || format!("worker {id} has room, and the master waits for it and is not told"));
         }
@@ -855,8 +855,8 @@ impl World {
         let up = self.pool.returns.iter().any(|r| matches!(r, Return::Unclaimed(other) if *other == id));
         let (now, short) = (self.now, self.shared.is_short());
         let worker = self.pool.workers.get(id);
-        let lies = worker.is_some_and(|w| w.admitted && w.queued() > 0) && !up && !short;
         let p = &mut self.processes[i];
+        let lies = worker.is_some_and(|w| w.admitted && w.queued() > p.waiting()) && !up && !short;
         let progress = p.progress();
         let before = p.seen.lying.filter(|&(_, then)| then == progress);
         p.seen.lying = lies.then(|| before.unwrap_or((now, progress)));
@@ -865,7 +865,7 @@ impl World {
     }
 
     fn check_connections(&mut self) {
-        let mut found: Vec<u32> = self.pool.parked.as_ref().map(|c| c.connection).into_iter().collect();
+        let mut found: Vec<u32> = self.pool.parked.iter().map(|c| c.connection).collect();
         let mut queues: Vec<&Messages> = Vec::new();
         for p in &self.processes {
             found.extend(p.held());
@@ -883,8 +883,7 @@ impl World {
         queues.sort_by_key(|q| Rc::as_ptr(q));
         queues.dedup_by_key(|q| Rc::as_ptr(q));
         for queue in queues {
-            let connection = |item: &Item| if let Item::Connection(c) = item { Some(*c) } else { None };
-            found.extend(queue.borrow().iter().filter_map(connection));
+            found.extend(queue.borrow().iter().filter_map(|item| item.connection()));
         }
         let n = found.len() as u32;
         found.sort_unstable();
@@ -930,7 +929,7 @@ impl World {
         for p in &self.processes {
             let Some(worker) = self.pool.workers.get(p.id).filter(|_| p.ended.is_none()) else { continue };
             let connections =
-                p.queue.borrow().iter().filter(|item| matches!(item, Item::Connection(_))).count() as u64;
+                p.queue.borrow().iter().filter_map(|item| item.connection()).count() as u64 + p.waiting();
             let (given, taken) = (worker.given, p.counters.taken.get());
             if given != taken + connections {
                 let id = p.id;

@@ -1,11 +1,11 @@
 //! A model of the kernel: the queues, backlogs and counters that the master's own pool works on.
 
 use super::mutation::Mutation;
-use super::process::{Item, QUEUE_ROOM};
+use super::process::{Item, QUEUE_ROOM, take_rest};
 use super::random::Random;
-use crate::handoff::{Given, Origin, Taken};
+use crate::handoff::{Given, Message, Origin, Taken};
 use crate::ids::{ListenerId, Page, WorkerId};
-use crate::master::pool::{Backlog, Link, Queue, System};
+use crate::master::pool::{Backlog, Link, Queue, System, Unplaced};
 use crate::scoreboard::Word;
 use crate::sys::errno;
 use std::cell::{Cell, RefCell};
@@ -158,36 +158,42 @@ impl System for Model {
 }
 
 impl Queue<Model> for ModelQueue {
-    fn give(&self, connection: &u32, _: Origin) -> io::Result<Given> {
+    fn give(&self, connections: &[Unplaced<u32>]) -> io::Result<Given> {
         // The kernel may refuse before the master's own count does, as for descriptors in flight.
         if self.shared.chance(3) || self.to_worker.borrow().len() >= QUEUE_ROOM {
             self.shared.count("queue full");
             return Ok(Given::Full);
         }
-        if self.shared.shed_by.borrow_mut().remove(connection) == Some(self.id) {
-            self.shared.shed_to_itself.borrow_mut().push(self.id);
+        if connections.len() > 1 {
+            self.shared.count("message of several connections");
         }
-        self.to_worker.borrow_mut().push_back(Item::Connection(*connection));
+        for (at, Unplaced { connection, .. }) in connections.iter().enumerate() {
+            if self.shared.shed_by.borrow_mut().remove(connection) == Some(self.id) {
+                self.shared.shed_to_itself.borrow_mut().push(self.id);
+            }
+            let item = if at == 0 { Item::Connection(*connection) } else { Item::Another(*connection) };
+            self.to_worker.borrow_mut().push_back(item);
+        }
         self.counters.nudged.set(true);
         Ok(Given::Done)
     }
 
     fn reclaim(&self) -> io::Result<Taken<u32>> {
-        Ok(self.taken(self.to_worker.borrow_mut().pop_front()))
+        Ok(self.taken(&mut self.to_worker.borrow_mut()))
     }
 
     fn waiting(&self) -> io::Result<u64> {
         let queue = self.to_worker.borrow();
-        Ok(queue.iter().filter(|item| matches!(item, Item::Connection(_))).count() as u64)
+        Ok(queue.iter().filter_map(|item| item.connection()).count() as u64)
     }
 
     fn take_returned(&self) -> io::Result<Taken<u32>> {
-        let item = self.back.borrow_mut().pop_front();
-        if let (Some(Item::Connection(connection)), true) = (item, self.counters.admitted.get()) {
+        let mut queue = self.back.borrow_mut();
+        if let (Some(Item::Connection(connection)), true) = (queue.front(), self.counters.admitted.get()) {
             self.shared.count("connection shed");
-            self.shared.shed_by.borrow_mut().insert(connection, self.id);
+            self.shared.shed_by.borrow_mut().insert(*connection, self.id);
         }
-        Ok(self.taken(item))
+        Ok(self.taken(&mut queue))
     }
 
     fn probe(&self) -> bool {
@@ -207,15 +213,20 @@ impl Queue<Model> for ModelQueue {
 }
 
 impl ModelQueue {
-    fn taken(&self, item: Option<Item>) -> Taken<u32> {
-        match item {
-            Some(Item::Connection(connection)) => {
-                self.shared.count("connection taken back");
-                Taken::Connection(connection, Origin { listener: ListenerId(0), used: true })
-            }
-            Some(Item::Probe) => Taken::Probe,
-            None => Taken::Nothing,
-        }
+    fn taken(&self, queue: &mut VecDeque<Item>) -> Taken<u32> {
+        let first = match queue.pop_front() {
+            Some(Item::Connection(first) | Item::Another(first)) => first,
+            Some(Item::Probe) => return Taken::Probe,
+            None => return Taken::Nothing,
+        };
+        let rest = take_rest(queue);
+        self.shared.count(if rest.is_empty() {
+            "connection taken back"
+        } else {
+            "several connections taken back"
+        });
+        let origin = Origin { listener: ListenerId(0), used: true };
+        Taken::Connections(Message::new(std::iter::once(first).chain(rest).map(|c| (c, origin)), 0))
     }
 }
 
@@ -264,6 +275,11 @@ impl Backlog for ModelBacklog {
         self.shared.accepted.set(connection + 1);
         self.shared.count("connection accepted");
         Ok((connection, with_client.then(|| u64::from(connection % 7))))
+    }
+
+    fn waiting(&self) -> Option<usize> {
+        // Another process may have taken some.
+        Some(self.waiting as usize + usize::from(self.shared.chance(5)))
     }
 
     fn is_watched(&self) -> bool {

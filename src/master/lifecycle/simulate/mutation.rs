@@ -80,7 +80,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 44] = [
+pub const MUTATIONS: [Mutation; 46] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -120,6 +120,8 @@ pub const MUTATIONS: [Mutation; 44] = [
     Mutation::Pool(Fault::StuckNotReclaimed),
     Mutation::Pool(Fault::StuckForever),
     Mutation::Pool(Fault::ParkedForgotten),
+    Mutation::Pool(Fault::RestOfMessageForgotten),
+    Mutation::Pool(Fault::RefusedMessageCounts),
     Mutation::Pool(Fault::NoSecondLook),
     Mutation::Pool(Fault::ReturnsNotRewatched),
     Mutation::Pool(Fault::ChecksSeldom),

@@ -11,10 +11,29 @@ use std::rc::Rc;
 /// An entry of a handoff queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// A connection, by its number.
+    /// A connection, by its number, the first of a message.
     Connection(u32),
+    /// Another one of the same message.
+    Another(u32),
     /// A probe of the master.
     Probe,
+}
+
+impl Item {
+    /// The number of the connection, if it is one.
+    pub fn connection(self) -> Option<u32> {
+        match self {
+            Self::Connection(connection) | Self::Another(connection) => Some(connection),
+            Self::Probe => None,
+        }
+    }
+}
+
+/// Takes the rest of a message, of which the first connection was taken, out of a queue.
+pub fn take_rest(queue: &mut VecDeque<Item>) -> Vec<u32> {
+    std::iter::from_fn(|| queue.pop_front_if(|item| matches!(item, Item::Another(_))))
+        .filter_map(Item::connection)
+        .collect()
 }
 
 /// Entries a handoff queue takes.
@@ -170,6 +189,8 @@ pub struct Process {
     hangs: bool,
     endless: Endless,
     holds: Vec<Held>,
+    /// Connections that came in one message with the last one that it has begun, and wait for their turn.
+    rest: VecDeque<u32>,
 }
 
 /// The result of a run of a worker.
@@ -230,6 +251,7 @@ impl Process {
             hangs: false,
             endless,
             holds: Vec::new(),
+            rest: VecDeque::new(),
         };
         p.limit = if p.blocking { 1 } else { r.between(2, 8) as u32 };
         p.take_temper(temper, quick, r);
@@ -270,7 +292,12 @@ impl Process {
     }
 
     pub fn held(&self) -> impl Iterator<Item = u32> + '_ {
-        self.holds.iter().map(|h| h.connection)
+        self.holds.iter().map(|h| h.connection).chain(self.rest.iter().copied())
+    }
+
+    /// Connections that nobody else can take any more, although it has not begun them.
+    pub fn waiting(&self) -> u64 {
+        self.rest.len() as u64
     }
 
     /// For the reader of a violation.
@@ -452,8 +479,9 @@ impl Process {
 
     fn end(&mut self, exit: Exit, ran: &mut Ran) {
         self.ended = Some(exit);
-        ran.lost = self.holds.len() as u32;
+        ran.lost = self.held().count() as u32;
         self.holds.clear();
+        self.rest.clear();
     }
 
     fn act(&mut self, now: u64, r: &mut Random, ran: &mut Ran) {
@@ -478,7 +506,8 @@ impl Process {
         self.hand_back(now, ran);
         self.look(now, r, ran);
         self.publish_idle(now, ran);
-        let empty = self.holds.is_empty() && (self.draining == Some(true) || self.queue.borrow().is_empty());
+        let empty =
+            self.held().next().is_none() && (self.draining == Some(true) || self.queue.borrow().is_empty());
         if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
             self.end(Exit::Code(0), ran);
         }
@@ -528,11 +557,19 @@ impl Process {
         }
         self.looks_at = NEVER;
         for _ in 0..4 {
+            if self.call.is_some() {
+                break;
+            }
+            // Those that came in one message are begun one after the other, whatever else there is to do.
+            if let Some(connection) = self.rest.pop_front() {
+                self.take(connection, now, r, ran);
+                continue;
+            }
             if self.draining == Some(true) {
                 self.looks_at = if self.holds.is_empty() { NEVER } else { now + 10 };
                 return;
             }
-            if self.call.is_some() || self.blocking && !self.holds.is_empty() {
+            if self.blocking && !self.holds.is_empty() {
                 break;
             }
             // One that drains takes what it was given in any case.
@@ -541,7 +578,11 @@ impl Process {
             }
             let item = self.queue.borrow_mut().pop_front();
             match item {
-                Some(Item::Connection(connection)) => self.take(connection, now, r, ran),
+                Some(Item::Connection(connection)) => {
+                    self.take(connection, now, r, ran);
+                    self.rest.extend(take_rest(&mut self.queue.borrow_mut()));
+                }
+                Some(Item::Another(_)) => unreachable!("a message is taken whole"),
                 Some(Item::Probe) => {
                     self.counters.probed.set(self.counters.probed.get() + 1);
                     ran.made_room = true;

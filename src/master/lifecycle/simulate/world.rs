@@ -95,7 +95,10 @@ impl World {
         };
         let model = Model(Rc::clone(&shared));
         let mut pool = Pool::new(model, listeners, &config, Time::from_millis(now));
-        (pool.max_queued, pool.batch) = (MAX_QUEUED, BATCH);
+        (pool.max_queued, pool.per_turn) = (MAX_QUEUED, BATCH);
+        if random.chance(80) {
+            pool.caution = Duration::ZERO;
+        }
         pool.fault = machine.fault();
         Self {
             now,
@@ -144,7 +147,7 @@ impl World {
                 format!("worker {id}: given {given}, admitted {admitted}, stuck {stuck}")
             }));
             let waiting: Vec<_> = self.pool.listeners.iter().map(|l| (l.waiting, l.watched)).collect();
-            let parked = self.pool.parked.as_ref().map(|c| c.connection);
+            let parked: Vec<_> = self.pool.parked.iter().map(|c| c.connection).collect();
             lines.push(format!(
                 "listeners {waiting:?}, parked {parked:?}, {} returns",
                 self.pool.returns.len()
