@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 
-from common import show, table, times
+from common import median, show, table, times
 from servers import HERE, ROOT, tool
 
 PIPE = "bare pipe, 1 at a time"
@@ -12,12 +12,18 @@ ONE = "master asks worker, 1 at a time"
 
 
 def run_prefork():
-    """All measures: {"prefork": {name: figure}, "connections": {name: figures}}"""
+    """All measures: {"prefork": {name: figure}, "connections": {name: figures}, "beside": the same}"""
     text = cargo_bench()
-    connections = re.findall(r"^(connections.*?) +(\d+) a second, median (\d+) us, p99 (\d+) us", text, re.MULTILINE)
-    return {"prefork": rates(text),
-            "connections": {what: {"rate": int(rate), "p50_us": int(p50), "p99_us": int(p99)}
-                            for what, rate, p50, p99 in connections}}
+    return {"prefork": rates(text), "connections": latencies(text), "beside": latencies(cargo_bench("beside"))}
+
+
+def latencies(text):
+    """Each figure is the median of the lines with that name."""
+    lines = re.findall(r"^(connections.*?) +(\d+) a second, median (\d+) us, p99 (\d+) us", text, re.MULTILINE)
+    found = {}
+    for what, *figures in lines:
+        found.setdefault(what, []).append([int(figure) for figure in figures])
+    return {what: dict(zip(("rate", "p50_us", "p99_us"), map(median, zip(*rows)))) for what, rows in found.items()}
 
 
 def run_node():

@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench messages
 //!     cargo bench --bench messages -- one     the first two lines, and fewer rounds
+//!     cargo bench --bench messages -- beside  connections without and with 250 MiB/s of messages in turn, the master on a CPU of its
+//!                                             own: what the messages cost them in the master, whatever the scheduler does
 //!
 //! One line per measure: its name, the figure, its unit. The program is the server. For the first line, which shows what waking two
 //! processes in turn takes on this machine, it starts itself again as the other end of two pipes; for the last five as the client,
@@ -27,6 +29,9 @@ const GIB: u64 = 1 << 30;
 const WINDOW: u64 = 16;
 const CLIENTS: usize = 4;
 const CONNECTIONS: usize = 8_000;
+/// Turns of `beside`, and connections in each.
+const TURNS: usize = 10;
+const FEW_CONNECTIONS: usize = 1_500;
 /// Between two connections of a paced client: 2,000 a second with four of them.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Between two large messages that a worker sends on the request of a client: 250 MiB/s, which leaves CPU time to spare.
@@ -44,22 +49,38 @@ fn main() {
     if words.get(1).is_some_and(|word| word == "echo") {
         return echo();
     }
-    let only_one = words.get(1).is_some_and(|word| word == "one");
-    let rounds = if only_one { ROUNDS / 6 } else { ROUNDS };
-    if let [_, word, address] = &words[..] {
+    if let [_, word, address, connections] = &words[..] {
+        let count = connections.parse().unwrap();
         match word.as_str() {
-            "client" => return client(address, Duration::ZERO, false),
-            "paced" => return client(address, PAUSE, false),
-            "lumps" => return client(address, PAUSE, true),
+            "client" => return client(address, count, Duration::ZERO, false),
+            "paced" => return client(address, count, PAUSE, false),
+            "lumps" => return client(address, count, PAUSE, true),
             _ => {}
         }
     }
-    bare_pipe(rounds);
-    let server = Server::factory(|worker| Bench { worker: worker.clone(), moved: Rc::default() });
+    let mode = words.get(1).map_or("", String::as_str);
+    let (is_apart, rounds) = (mode == "beside", if mode == "one" { ROUNDS / 6 } else { ROUNDS });
+    let steps = match mode {
+        "one" => vec![1],
+        "beside" => [8, 9].repeat(TURNS),
+        _ => (1..=11).collect(),
+    };
+    if is_apart {
+        move_to_cpu(0);
+    } else {
+        bare_pipe(rounds);
+    }
+    let server = Server::factory(move |worker| {
+        if is_apart {
+            move_to_cpu(1);
+        }
+        Bench { worker: worker.clone(), moved: Rc::default() }
+    });
     let host = Rc::new(RefCell::new(Host {
         messages: server.messages(),
+        steps: steps.into_iter(),
         step: 0,
-        only_one,
+        is_apart,
         rounds,
         address: String::new(),
         begun: Instant::now(),
@@ -105,8 +126,11 @@ fn echo() {
 /// The master: runs one measure after the other.
 struct Host {
     messages: Messages,
+    /// Those that follow.
+    steps: std::vec::IntoIter<u32>,
     step: u32,
-    only_one: bool,
+    /// True if the master has a CPU of its own.
+    is_apart: bool,
     rounds: u64,
     address: String,
     begun: Instant,
@@ -118,10 +142,10 @@ type Shared = Rc<RefCell<Host>>;
 
 fn next(host: &Shared) {
     let mut h = host.borrow_mut();
-    h.step += 1;
+    h.step = h.steps.next().unwrap_or(u32::MAX);
     h.begun = Instant::now();
     (h.sent, h.taken) = (0, 0);
-    let (messages, step) = (h.messages.clone(), if h.only_one && h.step > 1 { u32::MAX } else { h.step });
+    let (messages, step) = (h.messages.clone(), h.step);
     drop(h);
     match step {
         1 => ask(host, 1),
@@ -131,14 +155,14 @@ fn next(host: &Shared) {
         4 => messages.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
         5 => (0..WINDOW).for_each(|_| lump(host)),
         6 => messages.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
-        7 => start_client("client", &host.borrow().address),
-        8 => start_client("paced", &host.borrow().address),
-        9 => start_client("lumps", &host.borrow().address),
+        7 => start_client("client", &host.borrow()),
+        8 => start_client("paced", &host.borrow()),
+        9 => start_client("lumps", &host.borrow()),
         10 => {
             messages.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
-            start_client("client", &host.borrow().address);
+            start_client("client", &host.borrow());
         }
-        11 => start_client("paced", &host.borrow().address),
+        11 => start_client("paced", &host.borrow()),
         _ => {
             Command::new("kill").arg(std::process::id().to_string()).status().unwrap();
         }
@@ -221,9 +245,22 @@ fn hear(host: &Shared, messages: &Messages, message: &Message<'_>) {
     }
 }
 
-fn start_client(how: &str, address: &str) {
-    #[expect(clippy::zombie_processes, reason = "the master does not wait; it ends soon after its client")]
-    Command::new(std::env::current_exe().unwrap()).args([how, address]).spawn().unwrap();
+#[expect(clippy::zombie_processes, reason = "the master does not wait; it ends soon after its client")]
+fn start_client(how: &str, host: &Host) {
+    let (prefix, count) = match host.is_apart {
+        true => (&["taskset", "-c", "1"][..], FEW_CONNECTIONS),
+        false => (&["env"][..], CONNECTIONS),
+    };
+    let mut command = Command::new(prefix[0]);
+    command.args(&prefix[1..]).arg(std::env::current_exe().unwrap());
+    command.args([how, &host.address, &count.to_string()]).spawn().unwrap();
+}
+
+/// Moves this process to a CPU.
+fn move_to_cpu(cpu: u32) {
+    let mut command = Command::new("taskset");
+    command.args(["-pc", &cpu.to_string(), &std::process::id().to_string()]).stdout(Stdio::null());
+    assert!(command.status().unwrap().success());
 }
 
 /// The handler of a worker.
@@ -272,7 +309,8 @@ impl Handler for Bench {
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         if req.path() == "/lump" {
-            self.worker.send(3 - self.worker.id(), LUMP, &vec![1; LARGE]).unwrap();
+            // Refused if the machine is too busy for 250 MiB/s.
+            let _ = self.worker.send(3 - self.worker.id(), LUMP, &vec![1; LARGE]);
         }
         if let Some(text) = req.path().strip_prefix("/done/") {
             self.worker.send(MASTER, DONE, text.replace(['/', '-'], " ").as_bytes()).unwrap();
@@ -311,7 +349,7 @@ fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
 
 /// The client: makes connections with one request each, one after the other or at a steady rate. With `lumps`, it also makes
 /// requests that have a worker send a large message, which are not counted.
-fn client(address: &str, pause: Duration, lumps: bool) {
+fn client(address: &str, connections: usize, pause: Duration, lumps: bool) {
     let get = |path: &str| {
         let mut socket = TcpStream::connect(address).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
@@ -326,7 +364,7 @@ fn client(address: &str, pause: Duration, lumps: bool) {
             get("/");
             begun.elapsed()
         };
-        (0..CONNECTIONS / CLIENTS).map(timed).collect::<Vec<_>>()
+        (0..connections / CLIENTS).map(timed).collect::<Vec<_>>()
     };
     let done = AtomicBool::new(!lumps);
     let lump = || {
@@ -343,7 +381,7 @@ fn client(address: &str, pause: Duration, lumps: bool) {
         done.store(true, Relaxed);
         times
     });
-    let rate = CONNECTIONS as f64 / begun.elapsed().as_secs_f64();
+    let rate = connections as f64 / begun.elapsed().as_secs_f64();
     times.sort();
     let at = |percent: usize| times[times.len() * percent / 100 - 1].as_micros();
     get(&format!("/done/{rate:.0}-a-second,/median/{}-us,/p99/{}-us", at(50), at(99)));

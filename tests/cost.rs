@@ -143,3 +143,91 @@ fn only_the_end_of_a_connection_delays_bytes() {
     assert_eq!((sends("MSG_MORE"), sends("200 OK")), (3, 6), "{trace}");
     server.stop();
 }
+
+/// Workers that send 1 MiB to each other without end once "/flood" was asked for.
+const FLOOD: &str = "
+    #include <prefork.h>
+    static char bytes[1 << 20];
+    static void send_to_other(prefork_worker *worker)
+    {
+        prefork_worker_send(worker, 3 - prefork_worker_id(worker), 1, bytes, sizeof bytes);
+    }
+    static void on_message(prefork_worker *worker, uint32_t from, uint32_t type, const void *data, size_t size, void *state)
+    {
+        (void)from, (void)type, (void)data, (void)size, (void)state;
+        send_to_other(worker);
+    }
+    static void on_request(prefork_request *req, prefork_response *res, void *state)
+    {
+        (void)state;
+        for (int i = 0; i < 3 && prefork_request_path(req).len > 1; i++)
+            send_to_other(prefork_worker_self());
+        prefork_response_body(res, \"hello\", 5);
+    }
+    PREFORK_MODULE(.on_request = on_request, .on_message = on_message)
+";
+
+/// A turn of the master: the bytes that it read and sent, and the connections that it accepted.
+#[derive(Debug, Default)]
+struct Turn {
+    bytes: usize,
+    accepted: usize,
+}
+
+/// The turns in a trace, from one wait to the next.
+fn turns(trace: &str) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    let mut turn = None;
+    for line in trace.lines() {
+        // A call whose line is cut ended after the trace did.
+        let Some((call, result)) = line.rsplit_once(" = ") else { continue };
+        let result = result.split(' ').next().and_then(|n| n.parse::<usize>().ok());
+        match call.split('(').next().unwrap() {
+            name if name.starts_with("epoll_") && name.ends_with("wait") => {
+                turns.extend(turn.replace(Turn::default()))
+            }
+            "recvfrom" | "sendmsg" | "sendto" => {
+                if let (Some(turn), Some(bytes)) = (&mut turn, result) {
+                    turn.bytes += bytes;
+                }
+            }
+            "accept4" => {
+                if let (Some(turn), Some(_)) = (&mut turn, result) {
+                    turn.accepted += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    turns
+}
+
+#[test]
+fn a_turn_of_the_master_moves_few_bytes_of_messages_and_fewer_if_it_accepts() {
+    let server = Start::new(Style::Request).module(handler::compile(FLOOD, &[])).workers(2).start();
+    for _ in 0..2 {
+        server.connect().http_answer_to("/flood").unwrap();
+    }
+    let trace = trace_during(&server, server.pid, || {
+        for _ in 0..CONNECTIONS {
+            server.connect().http_answer_to("/").unwrap();
+        }
+        // Turns that accept nothing.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    });
+    let turns = turns(&trace);
+    let most =
+        |accepts: bool| turns.iter().filter(|t| (t.accepted > 0) == accepts).map(|t| t.bytes).max().unwrap();
+    let accepted: usize = turns.iter().map(|t| t.accepted).sum();
+    let bytes: usize = turns.iter().map(|t| t.bytes).sum();
+    assert!(accepted >= CONNECTIONS - 10, "{accepted}");
+    assert!(bytes > 1 << 20, "{bytes} bytes: the messages pass meanwhile");
+    // A connection is given to a worker by a few bytes.
+    assert!(
+        most(true) <= 8 * 1024 + 64 && most(false) <= 32 * 1024 + 64,
+        "{} and {}",
+        most(true),
+        most(false)
+    );
+    server.stop();
+}

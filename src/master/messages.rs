@@ -9,10 +9,12 @@ use crate::log::log;
 use crate::message::{Budget, Notice};
 use crate::sys::signal::SIGKILL;
 
-/// The budget for messages in a turn that accepts nothing.
-const BUDGET: Budget = Budget::new(128 * 1024, 128);
-/// The budget in a turn that accepts: about as much work as a connection.
-const BUDGET_WHILE_ACCEPTING: Budget = Budget::new(16 * 1024, 4);
+/// The budget for messages in a turn that accepts nothing: a connection that comes meanwhile waits for it, about as long as for one or
+/// two others.
+const BUDGET: Budget = Budget::new(32 * 1024, 64);
+/// The budget in a turn that accepts: less work than a connection, so that accepting comes first, and not nothing, so that messages
+/// pass however many clients there are.
+const BUDGET_WHILE_ACCEPTING: Budget = Budget::new(8 * 1024, 4);
 
 impl Master {
     /// Carries messages, and acts on those to the master.

@@ -521,6 +521,36 @@ fn a_turn_is_bounded_and_fair() {
     assert_eq!(hub.router.due(), Time::default());
 }
 
+/// What the router reads, and what it sends of long messages, in one turn.
+#[test]
+fn a_turn_moves_no_more_bytes_than_its_budget() {
+    let mut hub = Hub::new(4);
+    let unread = |fd: BorrowedFd<'_>| crate::sys::socket::unread(fd).unwrap();
+    let mut moved_at_all = 0;
+    for kind in 0..300 {
+        let _ = hub.send(message(1, 2, kind), &[1; 90_000]);
+        let _ = hub.send(message(3, 4, kind), &[3; 90_000]);
+        hub.workers.values_mut().for_each(|w| drop(w.outbox.flush(w.socket.as_fd(), usize::MAX)));
+        let to_read =
+            |hub: &Hub| -> usize { hub.router.channels.values().map(|c| unread(c.socket.as_fd())).sum() };
+        let sent = |hub: &Hub| -> usize { hub.workers.values().map(|w| unread(w.socket.as_fd())).sum() };
+        let before = (to_read(&hub), sent(&hub));
+        (1..=4).for_each(|id| hub.router.mark(WorkerId(id)));
+        let mut budget = Budget::new(8 * 1024, 4);
+        assert!(hub.router.carry(&mut budget, at(1)).is_none());
+        let moved = before.0 - to_read(&hub) + sent(&hub) - before.1;
+        assert!(moved <= 8 * 1024, "{moved} bytes in turn {kind}");
+        moved_at_all += moved;
+        hub.router.update_poll(&hub.poll);
+        if kind % 3 == 0 {
+            for id in [2, 4] {
+                hub.read(id);
+            }
+        }
+    }
+    assert!(moved_at_all > 200 * 8 * 1024, "{moved_at_all}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
