@@ -40,6 +40,7 @@ pub fn role() -> Role {
 
 /// Sets the role: in the master at the start and the end of a run, in a worker right after the fork.
 pub(crate) fn set(role: Role) {
+    process::keep_own_pid();
     let (pid, id) = match role {
         Role::None => (0, MASTER),
         Role::Master => (process::own_pid(), MASTER),

@@ -15,6 +15,8 @@ const PACK: usize = 64 * 1024;
 const MESSAGES: usize = 4;
 /// The most slices that one call sends.
 const SLICES: usize = 16;
+/// A frame of at most this many bytes is sent as one slice: copying them costs less than a second slice.
+const SMALL: usize = 512;
 
 /// The outgoing direction of a channel.
 #[derive(Debug)]
@@ -161,8 +163,17 @@ impl Outbox {
     fn send_or_keep(&mut self, to: BorrowedFd<'_>, head: &[u8], bytes: &[u8]) -> Result<(), Undelivered> {
         let mut sent = 0;
         if self.pieces.is_empty() {
-            let slices = [IoSlice::new(head), IoSlice::new(bytes)];
-            sent = taken(socket::send_slices(to, &slices, false)).map_err(|_| Undelivered::Gone)?;
+            let mut small = [0; SMALL];
+            let result = match small.get_mut(..head.len() + bytes.len()) {
+                Some(frame) => {
+                    let (first, second) = frame.split_at_mut(head.len());
+                    first.copy_from_slice(head);
+                    second.copy_from_slice(bytes);
+                    socket::send(to, frame)
+                }
+                None => socket::send_slices(to, &[IoSlice::new(head), IoSlice::new(bytes)], false),
+            };
+            sent = taken(result).map_err(|_| Undelivered::Gone)?;
         }
         self.keep(&head[sent.min(head.len())..], &bytes[sent.saturating_sub(head.len())..]);
         Ok(())

@@ -45,6 +45,20 @@ pub fn map_over(pages: &'static [SharedPage], file: Option<BorrowedFd<'_>>) -> i
     unsafe { map(at, size_of_val(pages), flags | libc::MAP_FIXED, file) }.map(drop)
 }
 
+/// Maps a page of this process alone, which is all zero in a process that is forked from it (madvise(2), `MADV_WIPEONFORK`). It stays
+/// for the rest of the process's life.
+pub fn map_cleared_on_fork() -> io::Result<*mut c_void> {
+    // SAFETY: at a place of the kernel's choice.
+    let page = unsafe { map(std::ptr::null_mut(), PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None) }?;
+    // SAFETY: exactly the mapping made above.
+    if let Err(e) = check(unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) }) {
+        // SAFETY: exactly the mapping made above, which nothing refers to.
+        unsafe { libc::munmap(page, PAGE) };
+        return Err(e);
+    }
+    Ok(page)
+}
+
 /// # Safety
 /// With `MAP_FIXED`, the program expects other memory from `at` on.
 unsafe fn map(

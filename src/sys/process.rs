@@ -1,12 +1,15 @@
 //! Processes: fork, watch by pidfd, signal, reap, exit, execute; and the settings of this one.
 
-use super::{check, retry, signal};
+use super::{check, memory, retry, signal};
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI32, AtomicPtr};
 use std::time::Duration;
 
 /// A child process, held by a pidfd, which never refers to another process.
@@ -287,8 +290,30 @@ pub fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// Where [`own_pid`] keeps its result; NULL before [`keep_own_pid`].
+static OWN_PID: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
+
 /// This process's id.
 pub fn own_pid() -> i32 {
+    // SAFETY: NULL, or a page that is never unmapped.
+    let Some(kept) = (unsafe { OWN_PID.load(Relaxed).as_ref() }) else { return getpid() };
+    if kept.load(Relaxed) == 0 {
+        kept.store(getpid(), Relaxed);
+    }
+    kept.load(Relaxed)
+}
+
+/// From now on, [`own_pid`] makes no system call, except once in each process that is forked from this one, however that is done:
+/// the kernel clears the page that has the number.
+pub fn keep_own_pid() {
+    if OWN_PID.load(Relaxed).is_null()
+        && let Ok(page) = memory::map_cleared_on_fork()
+    {
+        OWN_PID.store(page.cast(), Relaxed);
+    }
+}
+
+fn getpid() -> i32 {
     std::process::id().cast_signed()
 }
 
