@@ -22,8 +22,8 @@ use std::time::Duration;
 pub(super) const REST: Duration = Duration::from_millis(250);
 /// The most connections of a batch: few, so that the first one does not wait for the last.
 pub(super) const BATCH: usize = 16;
-/// The number of times that asking in vain doubles the turns until the next question.
-const MOST_IN_VAIN: u32 = 5;
+/// The number of times that asking in vain lengthens the wait until the next question; every second one doubles it.
+const MOST_IN_VAIN: u32 = 10;
 /// The time after which a stop looks again for connections that the kernel has held until their first bytes come.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The time without another shortage after which it is over, and the next one is logged again.
@@ -72,7 +72,7 @@ impl<S: System> Pool<S> {
         }
         let waiting = self.listeners[index].waiting().unwrap_or(1).clamp(1, BATCH);
         self.asked_in_vain = if waiting > 1 { 0 } else { (self.asked_in_vain + 1).min(MOST_IN_VAIN) };
-        self.ask_in = (1 << self.asked_in_vain) - 1;
+        self.ask_in = (1 << (self.asked_in_vain / 2)) - 1;
         waiting
     }
 

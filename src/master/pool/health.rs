@@ -84,7 +84,7 @@ impl<S: System> Pool<S> {
             worker.stuck = newly_stuck || worker.stuck && (!moved || broken!(self, StuckForever));
             let (check_again, id) = (queued || worker.stuck, worker.id);
             if newly_stuck {
-                self.be_cautious();
+                self.be_cautious(super::AFTER_A_HALT);
                 if !broken!(self, StuckNotReclaimed) {
                     self.reclaim_queue(id);
                 }

@@ -32,8 +32,10 @@ pub use workers::{PAGES, WorkerEntry, Workers};
 const MAX_QUEUED: u64 = 64;
 /// The initial [`Pool::per_turn`].
 const PER_TURN: usize = 64;
-/// The initial [`Pool::caution`].
-const CAUTION: Duration = Duration::from_secs(60);
+/// The time without batches after a worker has ended and lost connections.
+const AFTER_A_LOSS: Duration = Duration::from_secs(60);
+/// The time without batches after a worker has taken nothing between two checks.
+const AFTER_A_HALT: Duration = Duration::from_secs(1);
 
 /// A connection that the master has and no worker yet.
 pub struct Unplaced<C> {
@@ -81,8 +83,8 @@ pub struct Pool<S: System> {
     pub max_queued: u64,
     /// Connections taken in one turn from one listener that is not watched, so that signals and deaths get their turn.
     pub per_turn: usize,
-    /// The time without batches after a worker was stuck, or has ended and lost connections.
-    pub caution: Duration,
+    /// True if faults of workers end batches for a while.
+    pub is_cautious: bool,
     /// The end of that time.
     singly_until: Time,
     /// The time at which a connection was accepted last.
@@ -185,7 +187,7 @@ impl<S: System> Pool<S> {
             has_more: false,
             max_queued: MAX_QUEUED,
             per_turn: PER_TURN,
-            caution: CAUTION,
+            is_cautious: true,
             singly_until: Time::default(),
             accepted_at: Time::default(),
             asked_in_vain: 0,
@@ -242,7 +244,7 @@ impl<S: System> Pool<S> {
         }
         let lost = in_flight.saturating_sub(queued);
         if lost > 0 {
-            self.be_cautious();
+            self.be_cautious(AFTER_A_LOSS);
         }
         Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
     }
@@ -323,8 +325,10 @@ impl<S: System> Pool<S> {
 
     /// Gives each worker its connections one by one for a while. Those that came in one message with a connection that ends a worker, or
     /// keeps it in a call, would be lost, or wait, with that.
-    fn be_cautious(&mut self) {
-        self.singly_until = self.now + self.caution;
+    fn be_cautious(&mut self, span: Duration) {
+        if self.is_cautious {
+            self.singly_until = self.singly_until.max(self.now + span);
+        }
     }
 
     /// Parks a connection that a former program in this process had parked.

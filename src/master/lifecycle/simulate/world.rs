@@ -97,7 +97,7 @@ impl World {
         let mut pool = Pool::new(model, listeners, &config, Time::from_millis(now));
         (pool.max_queued, pool.per_turn) = (MAX_QUEUED, BATCH);
         if random.chance(80) {
-            pool.caution = Duration::ZERO;
+            pool.is_cautious = false;
         }
         pool.fault = machine.fault();
         Self {
