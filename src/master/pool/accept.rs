@@ -238,6 +238,9 @@ impl<S: System> Pool<S> {
             // The order of a worker's connections stays.
             batch.sort_by_key(|connection| connection.slot);
         }
+        // What one refuses goes to others after their own: those count as given already, and a worker with room for them is to get
+        // them before one for which it has to close an idle connection.
+        let mut refused = Vec::new();
         let mut at = 0;
         while at < batch.len() {
             let slot = batch[at].slot;
@@ -247,11 +250,11 @@ impl<S: System> Pool<S> {
                 continue;
             }
             let kept = if broken!(self, RestOfMessageForgotten) { 1 } else { share };
-            let refused: Vec<_> = batch.drain(at..at + share).take(kept).collect();
-            refused.into_iter().for_each(|connection| self.give_elsewhere(connection));
+            refused.extend(batch.drain(at..at + share).take(kept));
         }
         S::close_copies(&mut batch);
         self.batch = batch;
+        refused.into_iter().for_each(|connection| self.give_elsewhere(connection));
     }
 
     /// Gives a connection to its client's worker, else to the one in `slot`, else to the next one that takes it; else parks it.

@@ -5,7 +5,7 @@ use crate::config::Dispatch;
 use crate::event::Kind;
 use crate::ids::{Generation, ListenerId, Slot};
 use crate::master::lifecycle::simulate::model::{Counters, Model, ModelBacklog, ModelQueue, Shared};
-use crate::master::lifecycle::simulate::process::Item;
+use crate::master::lifecycle::simulate::process::{self, Item};
 use crate::master::lifecycle::{self, Input, Lifecycle};
 use std::rc::Rc;
 use std::time::Duration;
@@ -228,6 +228,23 @@ fn a_connection_that_no_queue_takes_is_parked_and_comes_first() {
     f.turn();
     assert_eq!(f.take(1)[0], queued);
     assert!(f.pool.parked.is_empty());
+}
+
+#[test]
+fn what_a_full_queue_refuses_is_given_to_others_after_their_own() {
+    let mut f = Fixture::new(2);
+    // One has room and a full queue, the other one room for three, and an idle connection that it closes for a fourth.
+    f.pool.workers.get_mut(WorkerId(1)).unwrap().limit = 100;
+    f.workers[0].to_worker.borrow_mut().extend([Item::Probe; process::QUEUE_ROOM]);
+    let other = f.pool.workers.get_mut(WorkerId(2)).unwrap();
+    (other.limit, other.given) = (5, 2);
+    f.workers[1].counters.taken.set(2);
+    f.workers[1].counters.idle.set(1);
+    f.connect(6);
+    // A message of several must not come when it has room for some of them only.
+    let expected = [Item::Connection(1), Item::Another(3), Item::Another(5), Item::Connection(0)];
+    assert_eq!(*f.workers[1].to_worker.borrow(), expected);
+    assert_eq!(f.pool.parked.iter().map(|c| c.connection).collect::<Vec<_>>(), [2, 4]);
 }
 
 #[test]
