@@ -85,6 +85,30 @@ fn connections_that_come_together_cost_two_system_calls_each_and_less() {
 }
 
 #[test]
+fn an_idle_connection_that_moves_at_a_reload_costs_the_master_no_look_for_descriptors() {
+    let mut server = Start::new(Style::Request).start();
+    server.may_say(util::RELOAD);
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| assert!(client.ask("pid").is_ok()));
+    let old = server.workers();
+    let calls = calls_during(&server, || {
+        proc::signal(server.pid, libc::SIGHUP);
+        wait_until("all have moved", || {
+            let new = server.workers().into_iter().filter(|worker| !old.contains(worker));
+            let sockets =
+                |worker| proc::descriptors(worker).iter().filter(|(_, kind)| kind == "socket").count();
+            new.map(sockets).sum::<usize>() >= CONNECTIONS
+        });
+    });
+    // It is received, given and closed; the queues of workers that have ended are two, and both are looked at. The rest is the reload's.
+    for (name, n) in [("recvmsg", 2), ("sendmsg", 1), ("close", 1), ("openat", 0)] {
+        assert!(calls[name] <= n * CONNECTIONS + 120, "{name}: {calls:#?}");
+    }
+    drop(clients);
+    server.stop();
+}
+
+#[test]
 fn an_idle_server_makes_no_system_call() {
     let server = Start::new(Style::Request).start();
     server.ask("pid").unwrap();

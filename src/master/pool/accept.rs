@@ -122,6 +122,7 @@ impl<S: System> Pool<S> {
         if self.is_closed {
             return self.close_returns(poll);
         }
+        let mut has_descriptors = false;
         for _ in 0..self.per_turn {
             if self.parked.is_empty() && !self.has_returns() {
                 break;
@@ -129,7 +130,7 @@ impl<S: System> Pool<S> {
             let turn = self.cursor;
             let slot = if self.parked.is_empty() { self.pick_for_return() } else { self.pick() };
             let Some(slot) = slot else { break };
-            match self.parked.pop_front().or_else(|| self.next_return(poll)) {
+            match self.parked.pop_front().or_else(|| self.next_return(&mut has_descriptors, poll)) {
                 Some(connection) => self.give(connection, slot),
                 None => self.cursor = turn,
             }

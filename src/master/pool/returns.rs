@@ -63,13 +63,21 @@ impl<S: System> Pool<S> {
 
     /// Takes a message back from the first queue; returns its first connection, and parks the others. `None` if none is left there:
     /// then the queue is off the list.
-    pub(super) fn next_return(&mut self, poll: &S::Poll) -> Option<Unplaced<S::Connection>> {
+    ///
+    /// `has_descriptors` says that descriptors are free for a message. They are again when its connections are closed, so that a turn
+    /// in which that happens before each next call makes sure of it once.
+    pub(super) fn next_return(
+        &mut self,
+        has_descriptors: &mut bool,
+        poll: &S::Poll,
+    ) -> Option<Unplaced<S::Connection>> {
+        *has_descriptors = *has_descriptors || self.system.make_room();
+        if !*has_descriptors {
+            // A connection that is received without a free descriptor is lost: it stays in its queue.
+            self.rest(&errno::error(errno::EMFILE));
+            return None;
+        }
         loop {
-            if !self.system.make_room() {
-                // A connection that is received without a free descriptor is lost: it stays in its queue.
-                self.rest(&errno::error(errno::EMFILE));
-                return None;
-            }
             match self.take_return() {
                 Ok(Taken::Connections(message)) => {
                     if let Some(first) = self.take_in(message) {
@@ -165,11 +173,12 @@ impl<S: System> Pool<S> {
     /// Closes what is taken back after a stop has closed the listeners. A worker could not end as long as its queue of idle
     /// connections is full.
     pub(super) fn close_returns(&mut self, poll: &S::Poll) {
+        let mut has_descriptors = false;
         for _ in 0..self.per_turn {
             if !self.has_returns() {
                 break;
             }
-            let first = self.next_return(poll);
+            let first = self.next_return(&mut has_descriptors, poll);
             for unplaced in first.into_iter().chain(self.parked.drain(..)) {
                 self.system.close(unplaced.connection);
             }
