@@ -105,6 +105,7 @@ impl<'a> Intake<'a> {
                         log!("worker {}: no free descriptor, {lost} lost", self.worker.id());
                         self.page.add(Word::Taken, message.lost as u64);
                         self.page.add(Word::Finished, message.lost as u64);
+                        self.made_room();
                     }
                     return Taken::Connections(message);
                 }
