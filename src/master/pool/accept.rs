@@ -131,7 +131,14 @@ impl<S: System> Pool<S> {
             let slot = if self.parked.is_empty() { self.pick_for_return() } else { self.pick() };
             let Some(slot) = slot else { break };
             match self.parked.pop_front().or_else(|| self.next_return(&mut has_descriptors, poll)) {
-                Some(connection) => self.give(connection, slot),
+                Some(connection) => {
+                    let parked = self.parked.len();
+                    self.give(connection, slot);
+                    if self.parked.len() > parked {
+                        self.take_more(poll);
+                        has_descriptors = false;
+                    }
+                }
                 None => self.cursor = turn,
             }
         }

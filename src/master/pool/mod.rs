@@ -32,6 +32,8 @@ pub use workers::{PAGES, WorkerEntry, Workers};
 const MAX_QUEUED: u64 = 64;
 /// The initial [`Pool::per_turn`].
 const PER_TURN: usize = 64;
+/// The most connections that are parked: those of a batch, and as many that were taken back.
+const MOST_PARKED: usize = 2 * accept::BATCH;
 /// The time without batches after a worker has ended and lost connections.
 const AFTER_A_LOSS: Duration = Duration::from_secs(60);
 /// The time without batches after a worker has taken nothing between two checks.
@@ -71,7 +73,7 @@ pub struct Pool<S: System> {
     pub listeners: Vec<S::Backlog>,
     /// The kernel's part.
     pub system: S,
-    /// Connections that were accepted or taken back when no queue would take them: at most those of a batch.
+    /// Connections that were accepted or taken back when no queue would take them.
     pub parked: VecDeque<Unplaced<S::Connection>>,
     /// The connections that are accepted and not given yet: none between two calls.
     batch: Vec<Unplaced<S::Connection>>,
@@ -181,7 +183,7 @@ impl<S: System> Pool<S> {
             workers: Workers::new(),
             listeners,
             system,
-            parked: VecDeque::with_capacity(accept::BATCH),
+            parked: VecDeque::with_capacity(MOST_PARKED),
             batch: Vec::with_capacity(accept::BATCH),
             returns: VecDeque::new(),
             has_more: false,

@@ -4,8 +4,9 @@
 //! The pool takes one message at a time, and only when another worker has room for a connection: until then the socket's own queue
 //! keeps it.
 
-use super::{Pool, Queue, System, Unplaced, broken};
-use crate::handoff::{Message, Taken};
+use super::{MOST_PARKED, Pool, Queue, System, Unplaced, broken};
+
+use crate::handoff::{self, Message, Taken};
 use crate::ids::{Page, WorkerId};
 use crate::log::counted;
 use crate::sys::errno;
@@ -94,6 +95,17 @@ impl<S: System> Pool<S> {
                     self.end_return(poll);
                     return None;
                 }
+            }
+        }
+    }
+
+    /// Takes more back, up to the number that may be parked, after no queue took a connection. The kernel lets a user have only so many
+    /// descriptors in flight (`ETOOMANYREFS`), and those that are to be taken back are among them: it looks before a message and not
+    /// behind it, so that a full one takes more than one back until it lets the next one pass.
+    pub(super) fn take_more(&mut self, poll: &S::Poll) {
+        while self.parked.len() + handoff::MOST <= MOST_PARKED && self.has_returns() {
+            if let Some(connection) = self.next_return(&mut false, poll) {
+                self.parked.push_back(connection);
             }
         }
     }

@@ -230,6 +230,75 @@ fn a_connection_that_no_queue_takes_is_parked_and_comes_first() {
     assert!(f.pool.parked.is_empty());
 }
 
+/// The numbers of connections in the messages to a worker that takes them.
+fn messages(f: &mut Fixture, clients: u32) -> Vec<usize> {
+    f.pool.listeners[0].watched = false;
+    f.connect(clients);
+    let mut messages = Vec::new();
+    for item in f.workers[1].to_worker.borrow().iter() {
+        match item {
+            Item::Connection(_) => messages.push(1),
+            Item::Another(_) => *messages.last_mut().unwrap() += 1,
+            Item::Probe => {}
+        }
+    }
+    let taken = f.take(2).len() as u64;
+    f.finish(2, taken);
+    messages
+}
+
+#[test]
+fn for_a_while_after_a_worker_was_stuck_or_lost_connections_each_goes_alone() {
+    let stuck = |f: &mut Fixture| {
+        f.connect(1);
+        f.check();
+        f.check();
+        assert!(f.pool.workers.get(WorkerId(1)).unwrap().stuck);
+    };
+    let lost = |f: &mut Fixture| {
+        f.connect(1);
+        f.take(1);
+        assert_eq!(f.pool.remove(Page(1)).unwrap().lost, 1);
+    };
+    let ended = |f: &mut Fixture| assert_eq!(f.pool.remove(Page(1)).unwrap().lost, 0);
+    type Fault<'a> = &'a dyn Fn(&mut Fixture);
+    let stuck = (&stuck as Fault, Some(AFTER_A_HALT));
+    for (fault, lasts) in [stuck, (&lost, Some(AFTER_A_LOSS)), (&ended, None)] {
+        let mut f = Fixture::new(2);
+        f.pool.workers.get_mut(WorkerId(2)).unwrap().limit = 100;
+        fault(&mut f);
+        let reclaimed = f.take(2).len() as u64;
+        f.finish(2, reclaimed);
+        // Of a worker that is stuck, so that it stays out.
+        f.pool.workers.withdraw(WorkerId(1));
+        if let Some(lasts) = lasts {
+            let begun = f.now;
+            assert_eq!(messages(&mut f, 4), [1; 4]);
+            f.now = begun + (lasts - Duration::from_millis(1));
+            assert_eq!(messages(&mut f, 4), [1; 4]);
+            f.now = begun + lasts;
+        }
+        assert_eq!(messages(&mut f, 4), [4]);
+    }
+}
+
+#[test]
+fn if_no_queue_takes_a_connection_more_are_taken_back_which_may_be_why() {
+    let mut f = Fixture::new(2);
+    for worker in &f.workers {
+        f.pool.workers.get_mut(worker.id).unwrap().limit = 100;
+    }
+    f.workers[0].to_worker.borrow_mut().extend((0..6).map(Item::Connection));
+    f.pool.remove(Page(1)).unwrap();
+    // As if the kernel counted too many descriptors in flight.
+    f.workers[1].to_worker.borrow_mut().extend([Item::Probe; process::QUEUE_ROOM]);
+    f.turn();
+    assert_eq!(f.pool.parked.len(), 6);
+    f.take(2);
+    f.turn();
+    assert_eq!((f.take(2).len(), f.pool.parked.len()), (6, 0));
+}
+
 #[test]
 fn what_a_full_queue_refuses_is_given_to_others_after_their_own() {
     let mut f = Fixture::new(2);
