@@ -197,6 +197,15 @@ const EATER: &str = r#"
     PREFORK_MODULE(.on_request = on_request)
 "#;
 
+/// The connections in flight of all workers.
+fn in_flight(server: &Server) -> u64 {
+    let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
+    let out =
+        show.args(["show", "--json"]).env("PREFORK_RUNTIME_DIR", server.dir.runtime()).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    status["workers"].as_array().unwrap().iter().map(|w| w["in_flight"].as_u64().unwrap()).sum()
+}
+
 #[test]
 fn connections_for_which_a_worker_has_no_descriptor_are_told() {
     let module = handler::compile(EATER, &[]);
@@ -220,6 +229,7 @@ fn connections_for_which_a_worker_has_no_descriptor_are_told() {
         for _ in 0..10 {
             assert!(server.ask("slot").is_ok());
         }
+        wait_until("none counts as in flight", || in_flight(&server) == 0);
         server.stop();
         lost > 0
     };

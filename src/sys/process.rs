@@ -430,6 +430,20 @@ pub fn adopt_descriptor(number: u32) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::sys::socket;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn of_numbers_that_are_no_run_only_those_are_closed() {
+        // More than one call takes. Between each two of them is the number of one that stays.
+        let pairs = (0..20).map(|_| UnixStream::pair().unwrap());
+        let (mut closed, kept): (Vec<OwnedFd>, Vec<_>) = pairs.map(|(a, b)| (OwnedFd::from(a), b)).unzip();
+        closed.reverse();
+        close_all(closed.into_iter());
+        for mut end in kept {
+            assert_eq!(end.read(&mut [0]).unwrap(), 0, "its other end is closed, and it is not");
+        }
+    }
 
     #[test]
     fn the_end_of_a_process_that_is_no_child_is_reported() {
