@@ -5,6 +5,9 @@ mod util;
 
 use util::{Client, Fault, Load, RELOAD, Server, Start, Style, proc, wait_until};
 
+/// Descriptors of this process: enough for all tests at the same time.
+const OPEN: u32 = 12_000;
+
 /// Clients on connections that have served once, and are idle.
 fn idle(server: &Server, n: usize) -> Vec<Client> {
     let mut clients: Vec<_> = (0..n).map(|_| server.connect()).collect();
@@ -169,7 +172,7 @@ fn pipelined_requests_are_all_answered_once_while_their_connection_moves() {
 #[test]
 fn two_thousand_idle_connections_move() {
     const MANY: usize = 2000;
-    proc::limit(std::process::id() as i32, "nofile", 2 * MANY as u32);
+    proc::limit(std::process::id() as i32, "nofile", OPEN);
     let mut server = Start::new(Style::Request).start();
     let mut clients = idle(&server, MANY);
     let busy = Load::keep(server.address(), server.style, 2, "pid");
@@ -189,8 +192,8 @@ fn two_thousand_idle_connections_move() {
 #[test]
 fn idle_connections_that_no_worker_has_room_for_do_not_keep_a_stop_waiting() {
     // More than the queue to the master holds.
-    const EACH: usize = 400;
-    proc::limit(std::process::id() as i32, "nofile", 4 * EACH as u32);
+    const EACH: usize = 1600;
+    proc::limit(std::process::id() as i32, "nofile", OPEN);
     let server = Start::new(Style::Request).set("max-conns", &EACH.to_string());
     // Half of it passes before the listeners are closed: without room the master does not see whether clients wait there.
     let mut server = server.set("drain-timeout", "8s").start();

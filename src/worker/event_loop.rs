@@ -21,7 +21,7 @@ use super::this_worker::Worker;
 use super::udp::DatagramEngine;
 use crate::config::Config;
 use crate::event::Kind;
-use crate::handoff::{Origin, Taken};
+use crate::handoff::{self, Origin, Taken};
 use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::Address;
@@ -537,7 +537,7 @@ impl<'a> EventLoop<'a> {
     fn apply(&mut self, index: u32, next: Next) {
         match next {
             Next::Wait { deadline: Deadline::Idle, .. }
-                if self.channel.orders.hands_back && self.hand_back(index) => {}
+                if self.channel.orders.hands_back && self.hand_back(&[index]) => {}
             Next::Wait { write, progress, deadline } => {
                 if let Err(e) = self.watch(index, write) {
                     log!("worker {}: watch a connection: {e}", self.worker.id());
@@ -652,33 +652,49 @@ impl<'a> EventLoop<'a> {
     /// Hands idle HTTP connections back to the master as it has ordered, and continues later if the channel is full.
     fn hand_back_idle(&mut self) {
         let Some(keep) = self.channel.orders.keep.filter(|_| self.hand_back_at <= self.now) else { return };
+        let (mut message, mut count) = ([0; handoff::MOST], 0);
         for index in self.table.indexes() {
-            if self.table.len() <= keep {
+            if self.table.len() - count as u32 <= keep {
                 break;
             }
-            if self.is_idle(index) && !self.hand_back(index) {
-                return;
+            if !self.is_idle(index) {
+                continue;
+            }
+            message[count] = index;
+            count += 1;
+            if count == message.len() {
+                if !self.hand_back(&message) {
+                    return;
+                }
+                count = 0;
             }
         }
-        self.channel.orders.keep = None;
+        if count == 0 || self.hand_back(&message[..count]) {
+            self.channel.orders.keep = None;
+        }
     }
 
-    /// Hands a connection back to the master; false if it is no HTTP connection, or if the channel is full.
-    fn hand_back(&mut self, index: u32) -> bool {
-        let row = self.table.row(index);
-        let Protocol::Http(fd, _) = &row.protocol else { return false };
-        if !self.intake.hand_back(fd.as_fd(), row.listener) {
+    /// Hands connections back to the master, all or none; false if they are no HTTP connections, or if the channel is full.
+    fn hand_back(&mut self, indexes: &[u32]) -> bool {
+        let connections = indexes.iter().filter_map(|index| self.table.http(*index));
+        if connections.clone().count() < indexes.len() {
+            return false;
+        }
+        if !self.intake.hand_back(connections) {
             self.channel.orders.keep.get_or_insert(0);
             if self.hand_back_at <= self.now {
                 self.hand_back_at = self.now + HAND_BACK_AGAIN;
             }
             return false;
         }
-        if row.interest.is_some() {
-            // The open file lives on in the master, and so would its registration in this poll.
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+        for &index in indexes {
+            let row = self.table.row(index);
+            if let (Some(_), Some(fd)) = (row.interest, row.protocol.fd()) {
+                // The open file lives on in the master, and so would its registration in this poll.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+            }
+            self.close(index);
         }
-        self.close(index);
         true
     }
 

@@ -209,9 +209,12 @@ impl<'a> Intake<'a> {
         !self.watching
     }
 
-    /// Hands an idle connection back to the master. Returns false if the channel is full.
-    pub fn hand_back(&mut self, connection: BorrowedFd<'_>, listener: ListenerId) -> bool {
-        let connections = std::iter::once((connection, Origin { listener, used: true }));
+    /// Hands up to [`handoff::MOST`] idle connections back to the master. Returns false if the channel is full.
+    pub fn hand_back<'f>(
+        &mut self,
+        connections: impl Iterator<Item = (BorrowedFd<'f>, ListenerId)> + Clone,
+    ) -> bool {
+        let connections = connections.map(|(fd, listener)| (fd, Origin { listener, used: true }));
         matches!(self.queue.give(connections), Ok(Given::Done))
     }
 

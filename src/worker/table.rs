@@ -86,6 +86,12 @@ impl Table {
         &mut self.rows[index as usize]
     }
 
+    /// The HTTP connection of a row, and the listener it came through; `None` if there is none.
+    pub fn http(&self, index: u32) -> Option<(BorrowedFd<'_>, ListenerId)> {
+        let row = &self.rows[index as usize];
+        if let Protocol::Http(fd, _) = &row.protocol { Some((fd.as_fd(), row.listener)) } else { None }
+    }
+
     /// The poll's token for a row in its present use. Never one of the intake's or the channel's.
     pub fn token(&self, index: u32) -> Token {
         Token((self.rows[index as usize].uses as usize) << 32 | index as usize)

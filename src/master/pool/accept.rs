@@ -132,8 +132,11 @@ impl<S: System> Pool<S> {
             let Some(slot) = slot else { break };
             match self.parked.pop_front().or_else(|| self.next_return(&mut has_descriptors, poll)) {
                 Some(connection) => {
+                    self.place(connection, slot);
+                    // The others of its message.
+                    self.place_parked();
                     let parked = self.parked.len();
-                    self.give(connection, slot);
+                    self.give_batch();
                     if self.parked.len() > parked {
                         self.take_more(poll);
                         has_descriptors = false;
@@ -146,6 +149,21 @@ impl<S: System> Pool<S> {
             self.system.refill_reserve();
         }
         self.has_more |= self.has_returns() && self.has_room_for_returns();
+    }
+
+    /// Chooses workers for parked connections that fit into the batch.
+    fn place_parked(&mut self) {
+        while self.now >= self.singly_until
+            && (1..BATCH).contains(&self.batch.len())
+            && !self.parked.is_empty()
+        {
+            let turn = self.cursor;
+            let Some(slot) = self.pick_with_room() else { return };
+            match self.parked.pop_front() {
+                Some(connection) => self.place(connection, slot),
+                None => self.cursor = turn,
+            }
+        }
     }
 
     fn accept_paused(&mut self, index: usize, poll: &S::Poll) {
@@ -199,18 +217,7 @@ impl<S: System> Pool<S> {
             Ok((connection, client)) => {
                 (self.failures, self.accepted_at) = (0, self.now);
                 let origin = Origin::listener(ListenerId::at(index));
-                let mut connection = Unplaced { connection, origin, client, shed_by: None, slot };
-                connection.slot = self.pick_for(&connection).unwrap_or(slot);
-                // A worker that has to close an idle connection for it may find none: it must be able to leave this one.
-                let singly = connection.client.is_some() && self.load(connection.slot).is_none();
-                if singly {
-                    self.give_batch();
-                }
-                self.count_given(connection.slot, 1);
-                self.batch.push(connection);
-                if singly {
-                    self.give_batch();
-                }
+                self.place(Unplaced { connection, origin, client, shed_by: None, slot }, slot);
                 Accepted::One
             }
             Err(e) => {
@@ -229,6 +236,22 @@ impl<S: System> Pool<S> {
                     _ => Accepted::Exhausted(e),
                 }
             }
+        }
+    }
+
+    /// Adds a connection to the batch, for its client's worker or else for the one in `slot`.
+    fn place(&mut self, mut connection: Unplaced<S::Connection>, slot: usize) {
+        let own = self.pick_for(&connection);
+        connection.slot = own.unwrap_or(slot);
+        // A worker that has to close an idle connection for it may find none: it must be able to leave this one.
+        let singly = own.is_some() && self.load(connection.slot).is_none();
+        if singly {
+            self.give_batch();
+        }
+        self.count_given(connection.slot, 1);
+        self.batch.push(connection);
+        if singly {
+            self.give_batch();
         }
     }
 
@@ -263,15 +286,6 @@ impl<S: System> Pool<S> {
         S::close_copies(&mut batch);
         self.batch = batch;
         refused.into_iter().for_each(|connection| self.give_elsewhere(connection));
-    }
-
-    /// Gives a connection to its client's worker, else to the one in `slot`, else to the next one that takes it; else parks it.
-    fn give(&mut self, connection: Unplaced<S::Connection>, slot: usize) {
-        let slot = self.pick_for(&connection).unwrap_or(slot);
-        self.count_given(slot, 1);
-        if !self.give_to(slot, std::slice::from_ref(&connection)) {
-            self.give_elsewhere(connection);
-        }
     }
 
     /// Gives a connection to the next worker that takes it; else parks it.

@@ -300,7 +300,14 @@ impl<S: System> Pool<S> {
         self.is_closed = true;
         self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
-        self.parked.drain(..).count() as u64 + self.abandon_returns()
+        let mut closed = 0;
+        for parked in std::mem::take(&mut self.parked) {
+            closed += u64::from(!parked.origin.used);
+            if parked.origin.used {
+                self.system.close(parked.connection);
+            }
+        }
+        closed + self.abandon_returns()
     }
 
     /// In a worker: drops everything that is the master's, and returns the listeners.

@@ -198,7 +198,7 @@ impl<S: System> Pool<S> {
         self.has_more |= self.has_returns();
     }
 
-    /// Closes the connections of workers that have ended, and returns their number. What is queued for a live worker is left to
+    /// Closes the connections of workers that have ended, and returns the number of those that are not idle. What is queued for a live worker is left to
     /// it, and what it has handed back to [`Pool::close_returns`].
     pub(super) fn abandon_returns(&mut self) -> u64 {
         let mut closed = 0;
@@ -208,7 +208,13 @@ impl<S: System> Pool<S> {
         while !self.returns.is_empty() {
             match self.take_return() {
                 Ok(Taken::Connections(message)) => {
-                    closed += (message.lost + message.into_iter().count()) as u64
+                    closed += message.lost as u64;
+                    for (connection, origin) in message {
+                        closed += u64::from(!origin.used);
+                        if origin.used {
+                            self.system.close(connection);
+                        }
+                    }
                 }
                 Ok(Taken::Probe) => {}
                 Ok(Taken::Nothing | Taken::End) | Err(_) => drop(self.returns.pop_front()),

@@ -179,7 +179,7 @@ impl Queue<Model> for ModelQueue {
     }
 
     fn reclaim(&self) -> io::Result<Taken<u32>> {
-        Ok(self.taken(&mut self.to_worker.borrow_mut()))
+        Ok(self.taken(&mut self.to_worker.borrow_mut(), false))
     }
 
     fn waiting(&self) -> io::Result<u64> {
@@ -193,7 +193,7 @@ impl Queue<Model> for ModelQueue {
             self.shared.count("connection shed");
             self.shared.shed_by.borrow_mut().insert(*connection, self.id);
         }
-        Ok(self.taken(&mut queue))
+        Ok(self.taken(&mut queue, true))
     }
 
     fn probe(&self) -> bool {
@@ -213,7 +213,7 @@ impl Queue<Model> for ModelQueue {
 }
 
 impl ModelQueue {
-    fn taken(&self, queue: &mut VecDeque<Item>) -> Taken<u32> {
+    fn taken(&self, queue: &mut VecDeque<Item>, used: bool) -> Taken<u32> {
         let first = match queue.pop_front() {
             Some(Item::Connection(first) | Item::Another(first)) => first,
             Some(Item::Probe) => return Taken::Probe,
@@ -225,7 +225,7 @@ impl ModelQueue {
         } else {
             "several connections taken back"
         });
-        let origin = Origin { listener: ListenerId(0), used: true };
+        let origin = Origin { listener: ListenerId(0), used };
         Taken::Connections(Message::new(std::iter::once(first).chain(rest).map(|c| (c, origin)), 0))
     }
 }
