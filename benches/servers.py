@@ -164,7 +164,7 @@ COMMANDS = {
     "batch": partial(prefork_command, flags=("--scheduling", "batch")),
     "bare-tuned": partial(bare_command, flags=("-b", "-d")),
 }
-DEFAULT = ["prefork", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]
+DEFAULT = ["prefork", "batch", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]
 
 
 SILENT = {"nginx", "nginx-deferred", "h2o"}  # do not print their address, so they are given a port
