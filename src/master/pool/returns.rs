@@ -198,8 +198,8 @@ impl<S: System> Pool<S> {
         self.has_more |= self.has_returns();
     }
 
-    /// Closes the connections of workers that have ended, and returns the number of those that are not idle. What is queued for a live worker is left to
-    /// it, and what it has handed back to [`Pool::close_returns`].
+    /// Closes the connections of workers that have ended, and returns the number of those that are not idle. What is queued for a
+    /// live worker is left to it, and what it has handed back to [`Pool::close_returns`].
     pub(super) fn abandon_returns(&mut self) -> u64 {
         let mut closed = 0;
         let is_ended = |source: &Return<S::Queue>| matches!(source, Return::OfDeadWorker(_));
