@@ -465,12 +465,7 @@ fn reloads_move_idle_connections_while_new_clients_come() {
         let tally = new.stop();
         assert!(tally.faults.is_empty(), "{mode:?}: {tally:?}");
         drop(clients);
-        if mode == Mode::ReusePort {
-            server.signal(libc::SIGTERM);
-            server.ends();
-        } else {
-            server.stop();
-        }
+        server.stop();
     }
 }
 

@@ -3,6 +3,8 @@
 //! A new connection is served before it is registered with the poll: if its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
+mod room;
+
 use super::WorkerSetup;
 use super::call::Context;
 use super::channel::{CHANNEL, Channel, LEAVE};
@@ -14,7 +16,7 @@ use super::handler::Handler;
 use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
 use super::linger;
-use super::own_sockets::{Accepts, OwnSockets};
+use super::own_sockets::OwnSockets;
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use super::this_worker::Worker;
@@ -31,6 +33,7 @@ use crate::sys::time::Time;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use room::Place;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -51,10 +54,6 @@ const DATAGRAMS: u32 = 16;
 const LAST_DATAGRAMS: u32 = 1 << 16;
 /// The time after which a worker without a free descriptor looks for one again.
 const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
-/// Idle connections that are looked at to find one that can be closed.
-const LOOKS: usize = 1000;
-/// The time after which they are looked at again if there was none: shorter than the master leaves connections in a queue.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The state of the loop.
 pub struct EventLoop<'a> {
@@ -93,14 +92,6 @@ pub struct EventLoop<'a> {
     idle: u32,
     /// The time at which an idle connection that can be closed is looked for again, as there was none; else never.
     search_at: Time,
-}
-
-/// A place for one more connection.
-enum Place {
-    /// One that is free.
-    Free,
-    /// That of an idle connection, which is closed when the new one is there.
-    Of(u32),
 }
 
 /// The reason why an engine runs on a connection.
@@ -264,89 +255,6 @@ impl<'a> EventLoop<'a> {
         self.now = Time::now();
         self.polled_at = self.now;
         Ok(())
-    }
-
-    /// True if the worker has as many connections as it may have. In blocking style the table has only those that the handler is done
-    /// with.
-    fn is_full(&self) -> bool {
-        self.kind != Kind::Blocking && self.table.len() >= self.limit
-    }
-
-    /// True if there are idle connections, of which one may be found that can be closed.
-    fn may_make_room(&self) -> bool {
-        self.deadlines.count(Deadline::Idle) > 0 && self.search_at == Time::NEVER
-    }
-
-    fn may_have_room(&mut self) -> bool {
-        !self.is_full() && self.intake.has_descriptors(self.now) || self.may_make_room()
-    }
-
-    /// Which connections the worker accepts at its own sockets.
-    fn accepts(&self) -> Accepts {
-        let is_short = || self.intake.is_short() && self.deadlines.count(Deadline::Idle) > 0;
-        match self.is_full() || is_short() {
-            false => Accepts::All,
-            true if self.may_make_room() => Accepts::Leftovers,
-            true => Accepts::Nothing,
-        }
-    }
-
-    /// Finds a place for one more connection. If there is none, what comes waits, or goes to other workers; unless nobody else would take
-    /// it (`must_take`), then there may be one more than the worker may have.
-    fn find_place(&mut self, must_take: bool) -> Option<Place> {
-        while !self.intake.has_descriptors(self.now) {
-            // The new one needs the descriptor of one that is closed.
-            let Some(index) = self.longest_idle() else {
-                self.intake.pause(self.poll);
-                return None;
-            };
-            self.clear(Place::Of(index));
-        }
-        let place = match self.is_full() {
-            true => self.longest_idle().map(Place::Of).or_else(|| must_take.then_some(Place::Free)),
-            false => Some(Place::Free),
-        };
-        match place {
-            Some(_) => self.intake.resume(self.poll),
-            None => self.intake.pause(self.poll),
-        }
-        place
-    }
-
-    /// Returns the connection that has been idle longest and can be closed: nothing of a next request has arrived, and the kernel has
-    /// sent the last response.
-    fn longest_idle(&mut self) -> Option<u32> {
-        if !self.may_make_room() {
-            return None;
-        }
-        let (deadlines, table) = (&self.deadlines, &mut self.table);
-        let found = deadlines.of(Deadline::Idle).take(LOOKS).find(|index| {
-            let fd = table.row(*index).protocol.fd();
-            fd.is_some_and(|fd| !socket::has_unread(fd) && socket::unsent(fd) == 0)
-        });
-        if found.is_none() {
-            self.search_at = self.now + LOOK_AGAIN;
-        }
-        found
-    }
-
-    /// Closes the connection whose place it is, as if its idle-timeout had come.
-    fn clear(&mut self, place: Place) {
-        if let Place::Of(index) = place {
-            self.run(index, Cause::Deadline);
-        }
-    }
-
-    /// Publishes how many idle connections could be closed to make room, and wakes a master that waits for one.
-    fn publish_idle(&mut self) {
-        let idle = self.deadlines.count(Deadline::Idle);
-        let known = std::mem::replace(&mut self.idle, idle);
-        if idle != known {
-            self.worker.info.page.set(Word::Idle, idle.into());
-            if idle > known && self.is_full() {
-                self.intake.made_room();
-            }
-        }
     }
 
     /// Takes a message from the queue, and begins its connections; false if there is none, or no place for a connection.

@@ -1,6 +1,6 @@
 //! The hot path: accepts a connection, chooses a worker, hands the connection off.
 //!
-//! Three system calls a connection: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
+//! Three system calls a connection that comes alone: accept4, sendmsg, close. Nothing is allocated, locked, formatted or logged on the way.
 //! A listener is watched level-triggered and gives one connection a turn, so no call is made to find the backlog empty. If connections
 //! come one upon the other, it is asked how many wait, and gives that many: a *batch*. A worker is chosen for each as if it came alone;
 //! those of a worker go to it in one message, and the master's copies are closed together.
@@ -95,7 +95,7 @@ impl<S: System> Pool<S> {
         result
     }
 
-    /// Gives workers what waits for room: the parked connection, then those taken back from other workers, then the backlogs of
+    /// Gives workers what waits for room: parked connections, then those taken back from other workers, then the backlogs of
     /// paused listeners. If something is left and no worker has room, publishes that the master waits.
     pub fn serve_waiting(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
         self.has_more = false;
@@ -248,17 +248,17 @@ impl<S: System> Pool<S> {
         if singly {
             self.give_batch();
         }
-        self.count_given(connection.slot, 1);
+        self.count_given(connection.slot);
         self.batch.push(connection);
         if singly {
             self.give_batch();
         }
     }
 
-    /// Counts connections for which the worker of a slot is chosen as given to it.
-    fn count_given(&mut self, slot: usize, connections: u64) {
+    /// Counts a connection for which the worker of a slot is chosen as given to it.
+    fn count_given(&mut self, slot: usize) {
         if let Some(worker) = self.workers.admitted_mut(slot) {
-            worker.given = worker.given.wrapping_add(connections);
+            worker.given = worker.given.wrapping_add(1);
         }
     }
 
@@ -291,7 +291,7 @@ impl<S: System> Pool<S> {
     /// Gives a connection to the next worker that takes it; else parks it.
     fn give_elsewhere(&mut self, connection: Unplaced<S::Connection>) {
         while let Some(slot) = self.pick_for(&connection).or_else(|| self.pick()) {
-            self.count_given(slot, 1);
+            self.count_given(slot);
             if self.give_to(slot, std::slice::from_ref(&connection)) {
                 return;
             }
