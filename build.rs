@@ -19,12 +19,13 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 10] = [
+    const SECTIONS: [(&str, &str); 11] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
+        ("wakeups", "TIMERS"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),
         ("event", "EVENTS: for programs that embed prefork"),

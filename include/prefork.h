@@ -170,7 +170,7 @@ typedef enum prefork_status {
      * or too much waits for the receiver of a message (four times the setting `max-message`).
      */
     PREFORK_FULL = -12,
-    /** The client, or the receiver of a message, is gone; or there is no such worker. */
+    /** The client, or the receiver of a message, is gone; or there is no such worker, or timer. */
     PREFORK_GONE = -13,
     /** The request did not ask for this upgrade (RFC 9110 section 7.8). */
     PREFORK_UPGRADE = -14,
@@ -867,6 +867,46 @@ int prefork_worker_request(prefork_worker *worker,
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
 
+/* TIMERS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** Called in the worker's first thread, between other callbacks, with the `arg` that was given with it. */
+typedef void (*prefork_on_wakeup)(prefork_worker *worker, void *arg);
+
+/**
+ * Starts a timer: `fire` is called once in `after_ms` milliseconds, and then, unless `every_ms` is 0, every
+ * `every_ms` milliseconds until `prefork_timer_stop()`. Times are of the monotonic clock, and no call comes
+ * early. After 0 ms it is called in the next turn of the worker's loop. A call that comes late does not delay
+ * the next one; times that have passed meanwhile are skipped.
+ *
+ * Timers cost no descriptor, and any number may wait. In blocking style they are called between two
+ * connections. One that is started in `worker_start` is called when the worker serves. A worker that drains
+ * goes on calling them, but does not wait for them: those that are left when it has finished its last
+ * connection are forgotten, before `worker_stop`; then nothing is called.
+ *
+ * Returns the timer's number, which no other timer of this worker gets; 0 if it was refused: `worker` or
+ * `fire` is NULL, in another thread than the first, in another process, or in `worker_stop`.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until the last call of `fire`, or until the
+ * timer is stopped.
+ */
+uint64_t prefork_timer_start(prefork_worker *worker,
+                             uint64_t after_ms,
+                             uint64_t every_ms,
+                             prefork_on_wakeup fire,
+                             void *arg);
+
+/**
+ * Stops a timer, which may be the one that is being called, or one that is due: it is not called again.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE if there is no such timer, any more or at all: it has been called for the
+ * last time, or was stopped; PREFORK_STATE; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_timer_stop(prefork_worker *worker, uint64_t timer);
+
+
 /* DATAGRAMS
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -891,7 +931,7 @@ int prefork_datagram_reply(const prefork_worker *worker, const void *data, size_
 #define PREFORK_ABI_MAJOR 2
 
 /** The minor version of the binary interface, raised by each addition. A module with any minor version loads. */
-#define PREFORK_ABI_MINOR 0
+#define PREFORK_ABI_MINOR 1
 
 /** Called when the worker stops, is drained, or hangs. */
 typedef void (*prefork_on_worker)(prefork_worker *worker, void *state);

@@ -67,6 +67,21 @@
 //! request with a reply and a deadline. A worker calls [`Worker::send`] and [`Worker::request`], and gets messages in
 //! [`Handler::on_message`]; the master uses [`Messages`].
 //!
+//! # Timers
+//!
+//! [`Worker::after`] and [`Worker::every`] call a function at a time, in the worker that starts them:
+//!
+//! ```no_run
+//! # fn main() -> prefork::Result<()> {
+//! prefork::Server::factory(|worker| {
+//!     worker.every(std::time::Duration::from_secs(60), |worker| println!("worker {} lives", worker.id()));
+//!     prefork::http(|_req, res| res.body("hello world\n"))
+//! })
+//! .run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # In an event loop of your own
 //!
 //! [`Server::start`] returns a [`Running`] master: call [`Running::step`] when its descriptor is readable, and its other methods
@@ -156,3 +171,4 @@ pub mod fuzzing {
     pub use crate::worker::http::fuzzing::request;
 }
 pub use worker::http::{Refused, Request, Response};
+pub use worker::wakeups::Timer;

@@ -48,12 +48,15 @@ const MODULE: &str = r#"
 
     static void released(void *) { maybe("release"); }
 
+    static void fired(prefork_worker *, void *) { maybe("timer"); }
+
     static void request(prefork_request *req, prefork_response *res, void *)
     {
         maybe("on_request");
         linger();
         prefork_worker *self = prefork_worker_self();
         prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
+        prefork_timer_start(self, 0, 0, fired, NULL);
         prefork_response_body_owned(res, "x", 1, released, NULL);
         (void)req;
     }
@@ -150,6 +153,7 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Request, "on_request"),
         (Style::Request, "on_message"),
         (Style::Request, "on_reply"),
+        (Style::Request, "timer"),
         (Style::Request, "release"),
         (Style::Connection, "on_connection"),
         (Style::Data, "on_open"),

@@ -90,7 +90,7 @@ fn no_call_crashes_on_null() {
         let expected = match name {
             "prefork_strerror" | "prefork_version" => "text",
             "prefork_server_error" => "",
-            "prefork_abi_version" => "131072",
+            "prefork_abi_version" => "131073",
             "prefork_server_free" | "prefork_server_new" => "done",
             // NULL for a worker's, connection's or request's numbers is none of them.
             _ if said == "0" || said == "nothing" => said,

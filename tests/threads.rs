@@ -34,6 +34,12 @@ const MODULE: &str = r#"
         __builtin_trap();
     }
 
+    static void fired(prefork_worker *w, void *arg)
+    {
+        (void)w, (void)arg;
+        __builtin_trap();
+    }
+
     static void release(void *owner)
     {
         (void)owner;
@@ -51,6 +57,8 @@ const MODULE: &str = r#"
         ADD(worker_request(worker, PREFORK_TO_MASTER, 1, "x", 1, 0, never, NULL));
         ADD(worker_reply(worker, "x", 1));
         ADD(worker_leave(worker));
+        add("timer_start", (long)prefork_timer_start(worker, 0, 0, fired, NULL));
+        ADD(timer_stop(worker, 1));
         ADD(worker_info(worker, &info));
         add("self", prefork_worker_self() != NULL);
         if (res) {
@@ -170,7 +178,7 @@ fn are_refused(text: &str, calls: usize, released: u32) {
     let statuses: Vec<_> = results.iter().filter_map(|word| word.rsplit_once('=')).collect();
     assert_eq!(statuses.iter().filter(|(_, value)| *value == STATE).count(), calls, "{text}");
     assert!(statuses.iter().all(|(_, value)| [STATE, "0"].contains(value)), "{text}");
-    let none = ["self", "body", "peer", "data"];
+    let none = ["timer_start", "self", "body", "peer", "data"];
     assert!(statuses.iter().all(|(name, value)| *value == STATE || none.contains(name)), "{text}");
     assert!(allowed.contains("generation=1 overdue=0 args=1 role=2"), "{text}");
     assert!(!allowed.contains("id=0"), "{text}");
@@ -180,7 +188,7 @@ fn are_refused(text: &str, calls: usize, released: u32) {
 #[test]
 fn calls_from_a_second_thread_are_refused() {
     for (style, calls, released) in
-        [(Style::Request, 15, 1), (Style::Connection, 12, 0), (Style::Data, 12, 0)]
+        [(Style::Request, 16, 1), (Style::Connection, 13, 0), (Style::Data, 13, 0)]
     {
         let mut server = start(style).start();
         server.says(&format!("reply 0 worker_send(worker, PREFORK_TO_MASTER, 1, \"x\", 1)={STATE}"));
@@ -202,7 +210,7 @@ fn a_reply_to_a_datagram_from_a_second_thread_is_refused() {
     client.send_to(b"x", address).unwrap();
     let mut buf = [0; 4000];
     let n = client.recv(&mut buf).unwrap();
-    are_refused(str::from_utf8(&buf[..n]).unwrap(), 6, 0);
+    are_refused(str::from_utf8(&buf[..n]).unwrap(), 7, 0);
     server.stop();
 }
 

@@ -225,6 +225,7 @@ mod tests {
             last_exit: None,
             page: crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             messages: crate::worker::messages::WorkerMessages::new(channel.socket, channel.outbox),
+            timers: std::cell::RefCell::default(),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";
@@ -345,7 +346,7 @@ mod tests {
                     "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"
                 ),
                 concat!(
-                    "(ABI 2.0, prefork ",
+                    "(ABI 2.1, prefork ",
                     env!("CARGO_PKG_VERSION"),
                     "), found ABI 7.0: compile it against"
                 ),

@@ -17,4 +17,5 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod status;
+pub mod wakeups;
 pub mod worker;

@@ -17,7 +17,7 @@ use std::mem::offset_of;
 pub const PREFORK_ABI_MAJOR: u16 = 2;
 
 /// The minor version of the binary interface, raised by each addition. A module with any minor version loads.
-pub const PREFORK_ABI_MINOR: u16 = 0;
+pub const PREFORK_ABI_MINOR: u16 = 1;
 
 /// Called with a complete HTTP request.
 pub type prefork_on_request = Option<

@@ -16,6 +16,7 @@ use crate::worker::own_sockets::OwnSocket;
 use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
 use mio::Interest;
 use mio::unix::SourceFd;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,6 +66,7 @@ impl Master {
                     last_exit: self.last_exit(slot.index()),
                     page: counters,
                     messages: WorkerMessages::new(socket, outbox),
+                    timers: RefCell::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

@@ -18,6 +18,12 @@ impl Time {
         Self(monotonic_ns() / 1_000_000)
     }
 
+    /// The first point that is `wait` or more from now; saturates at [`Time::NEVER`].
+    pub fn after(wait: Duration) -> Self {
+        let ns = u128::from(monotonic_ns()) + wait.as_nanos();
+        Self(u64::try_from(ns.div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+
     /// The time of the kernel's last tick (`CLOCK_MONOTONIC_COARSE`): up to 10 ms old, and a quarter of the price of
     /// [`Time::now`].
     pub fn last_tick() -> Self {

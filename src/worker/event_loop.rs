@@ -21,6 +21,7 @@ use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use super::this_worker::Worker;
 use super::udp::DatagramEngine;
+use super::wakeups;
 use crate::config::Config;
 use crate::event::Kind;
 use crate::handoff::{self, Origin, Taken};
@@ -173,6 +174,7 @@ impl<'a> EventLoop<'a> {
                 self.intake.watch_own_sockets(may_take, self.accepts(), self.poll, self.now);
             }
             let first_due = self.deadlines.next();
+            let last_timer = self.worker.info.timers.borrow().last();
             self.wait(&mut events, first_due)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
@@ -215,11 +217,20 @@ impl<'a> EventLoop<'a> {
                     self.expire(index);
                 }
             }
+            if self.timer_due() <= self.now {
+                wakeups::call_timers(self.worker, last_timer, context!(self));
+            }
             self.channel.update(self.poll, self.polled_at, context!(self));
             self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
+        wakeups::end(self.worker, context!(self));
         Ok(())
+    }
+
+    /// The time at which the next timer of the handler is due.
+    fn timer_due(&self) -> Time {
+        self.worker.info.timers.borrow().next_due()
     }
 
     fn is_done(&self) -> bool {
@@ -245,6 +256,12 @@ impl<'a> EventLoop<'a> {
         }
         if !self.again.is_empty() {
             due = due.min(self.now);
+        }
+        let timer_due = self.timer_due();
+        if timer_due < due {
+            due = timer_due;
+            // What is some milliseconds old would make it so much later.
+            self.now = Time::now();
         }
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {

@@ -21,7 +21,9 @@ pub mod source;
 mod stream;
 mod table;
 mod this_worker;
+mod timers;
 mod udp;
+pub mod wakeups;
 
 use crate::config::Config;
 use crate::event::{Kind, WorkerState};
@@ -42,7 +44,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-pub use this_worker::{EXIT_FAILED, SelfInfo, Worker};
+pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Worker};
 
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.

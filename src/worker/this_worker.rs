@@ -1,6 +1,7 @@
 //! The worker that this process is, as its handler has it.
 
 use super::messages::WorkerMessages;
+use super::timers::Timers;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::message::Undelivered;
@@ -8,7 +9,7 @@ use crate::role::{self, Role};
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::time::Time;
 use crate::sys::{overdue, process};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fmt;
 use std::rc::Rc;
@@ -47,6 +48,16 @@ pub struct SelfInfo {
     pub page: WorkerPage,
     /// Its messages.
     pub messages: WorkerMessages,
+    /// Its handler's timers.
+    pub timers: RefCell<Timers<OnTimer>>,
+}
+
+/// What a timer calls.
+pub enum OnTimer {
+    /// Once.
+    Once(Box<dyn FnOnce(&Worker)>),
+    /// Each time that it is due.
+    Each(Box<dyn FnMut(&Worker)>),
 }
 
 impl fmt::Debug for Worker {
@@ -76,6 +87,11 @@ impl Worker {
     /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.
     pub fn current() -> Option<&'static Self> {
         CURRENT.get().filter(|_| matches!(role::role(), Role::Worker { .. }))
+    }
+
+    /// True in the first thread of the worker's own process.
+    pub(crate) fn is_here(&self) -> bool {
+        Self::current().is_some()
     }
 
     /// True in the first thread of a worker, and of a process that its handler has forked there.

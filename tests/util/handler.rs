@@ -43,6 +43,11 @@ impl Style {
         self.build("answers.c", &[])
     }
 
+    /// `tests/wakeups.c` in this style.
+    pub fn wakeups(self) -> PathBuf {
+        self.build("wakeups.c", &[])
+    }
+
     fn build(self, source: &str, flags: &[&str]) -> PathBuf {
         let define = match self {
             Self::Request => "-DON_REQUEST",

@@ -1,0 +1,101 @@
+//! What a handler has its worker's loop wait for, besides connections and messages: the calls of the user's code.
+
+use super::call::Context;
+use super::failure::report_panic;
+use super::this_worker::{OnTimer, Worker};
+use super::timers::Stopped;
+use crate::sys::time::Time;
+use std::time::Duration;
+
+/// Timers that are called in one turn before connections have theirs.
+const TIMERS: u32 = 64;
+
+/// A timer of [`Worker::after`] or [`Worker::every`]. No other timer of this worker has the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timer(pub(crate) u64);
+
+/// Timers: calls at a time, by the monotonic clock. They cost no descriptor, and any number may wait. In blocking style they are
+/// called between two connections.
+///
+/// A worker that drains goes on calling them, but does not wait for them: when it has finished its last connection, those that are
+/// left are dropped, before [`crate::Handler::stop`]. A panic costs the one call; a repeated timer goes on.
+impl Worker {
+    /// Has a function called once, after this time, rounded up to milliseconds; after zero: in the next turn of the worker's loop.
+    ///
+    /// `None`, and `f` is dropped, in another thread than the first, in another process, and in [`crate::Handler::stop`]. A timer that
+    /// is started in [`crate::Handler::start`] is called when the worker serves.
+    pub fn after(&self, wait: Duration, f: impl FnOnce(&Self) + 'static) -> Option<Timer> {
+        self.start_timer(wait, None, OnTimer::Once(Box::new(f)))
+    }
+
+    /// Has a function called each time this long, rounded up to milliseconds, has passed, first after one such time, until
+    /// [`Worker::stop_timer`]. A call that comes late does not delay the next one; times that have passed meanwhile are skipped.
+    ///
+    /// `None` as for [`Worker::after`].
+    pub fn every(&self, period: Duration, f: impl FnMut(&Self) + 'static) -> Option<Timer> {
+        let ms = period.as_nanos().div_ceil(1_000_000).max(1);
+        let period = Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
+        self.start_timer(period, Some(period), OnTimer::Each(Box::new(f)))
+    }
+
+    pub(crate) fn start_timer(
+        &self,
+        wait: Duration,
+        every: Option<Duration>,
+        call: OnTimer,
+    ) -> Option<Timer> {
+        if !self.is_here() {
+            return None;
+        }
+        let due = if wait.is_zero() { Time::now() } else { Time::after(wait) };
+        self.info.timers.borrow_mut().start(due, every, call).map(Timer)
+    }
+
+    /// Stops a timer and drops its function; false if it has been called for the last time, or was stopped. It may be the timer that is
+    /// being called, or one that is due.
+    pub fn stop_timer(&self, timer: Timer) -> bool {
+        if !self.is_here() {
+            return false;
+        }
+        let stopped = self.info.timers.borrow_mut().stop(timer.0);
+        match stopped {
+            // Dropped here, where it may use the timers.
+            Some(Stopped::Waiting(call)) => drop(call),
+            Some(Stopped::Running) => {}
+            None => return false,
+        }
+        true
+    }
+}
+
+/// Calls the timers that are due, as many as one turn allows, of those with a number up to `last`.
+pub fn call_timers(worker: &Worker, last: u64, cx: &mut Context<'_>) {
+    let begun = Time::now();
+    for _ in 0..TIMERS {
+        let due = worker.info.timers.borrow_mut().take_due(begun, Time::now(), last);
+        let Some((id, call)) = due else { return };
+        match call {
+            OnTimer::Once(call) => report_panic("timer", cx.call("timer", |_| call(worker))),
+            OnTimer::Each(mut call) => {
+                report_panic("timer", cx.call("timer", |_| call(worker)));
+                let stopped = worker.info.timers.borrow_mut().put_back(id, OnTimer::Each(call));
+                if stopped.is_some() {
+                    discard("timer", stopped, cx);
+                }
+            }
+        }
+    }
+}
+
+/// Drops what would have been called; no more can be added.
+pub fn end(worker: &Worker, cx: &mut Context<'_>) {
+    let timers = worker.info.timers.borrow_mut().end();
+    if !timers.is_empty() {
+        discard("timer", timers, cx);
+    }
+}
+
+/// Drops functions of the user's, which may own what runs code when it is dropped.
+fn discard<T>(callback: &str, functions: T, cx: &mut Context<'_>) {
+    report_panic(callback, cx.call(callback, |_| drop(functions)));
+}

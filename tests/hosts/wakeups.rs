@@ -1,0 +1,126 @@
+//! A server in Rust whose timers do as clients tell it to: `wakeups request|connection DIRECTORY`. The commands are those of
+//! `tests/wakeups.c`, and "panic WHAT", "many N".
+#![allow(clippy::unwrap_used)]
+
+use prefork::{Conn, Handler, Kind, Request, Response, Server, Timer, Worker};
+use std::cell::RefCell;
+use std::env;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::Duration;
+
+fn main() {
+    let args: Vec<String> = env::args().collect();
+    let kind = if args[1] == "request" { Kind::Request } else { Kind::Blocking };
+    let dir = PathBuf::from(&args[2]);
+    let server =
+        Server::factory(move |_| Actor { kind, dir: dir.clone(), trace: Rc::default(), timers: Vec::new() });
+    let server = server.listen("127.0.0.1:0").workers(1);
+    if let Err(e) = server.on_start(|started| println!("listening on {}", started.addresses[0])).run() {
+        eprintln!("{e}");
+        std::process::exit(1);
+    }
+}
+
+fn note(dir: &Path, line: &str) {
+    let mut log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    log.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+struct Actor {
+    kind: Kind,
+    dir: PathBuf,
+    trace: Rc<RefCell<String>>,
+    timers: Vec<Timer>,
+}
+
+/// Uses the timers when it is dropped, and panics.
+struct Dropped(PathBuf);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let timer = Worker::current().unwrap().after(Duration::ZERO, |_| ());
+        note(&self.0, &format!("dropped: {timer:?}"));
+        panic!("on purpose");
+    }
+}
+
+impl Actor {
+    fn add(&self, text: &str) -> impl Fn(&Worker) + 'static + use<> {
+        let (trace, text) = (Rc::clone(&self.trace), text.to_owned());
+        move |_| trace.borrow_mut().push_str(&text)
+    }
+
+    fn started(&mut self, timer: Option<Timer>) -> String {
+        self.timers.extend(timer);
+        format!("{timer:?}")
+    }
+
+    fn act(&mut self, command: &str) -> String {
+        let words: Vec<&str> = command.split([' ', '/']).collect();
+        let ms = words.get(1).and_then(|w| w.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
+        let worker = Worker::current().unwrap();
+        match words[..] {
+            ["after", _, "drop"] => {
+                let dropped = Dropped(self.dir.clone());
+                let timer = worker.after(ms, move |_| drop(dropped));
+                self.started(timer)
+            }
+            ["after", _, text] => {
+                let timer = worker.after(ms, self.add(text));
+                self.started(timer)
+            }
+            ["every", _, text] => {
+                let timer = worker.every(ms, self.add(text));
+                self.started(timer)
+            }
+            ["stop", n] => {
+                let n: usize = n.parse().unwrap();
+                worker.stop_timer(self.timers[n - 1]).to_string()
+            }
+            ["many", n] => {
+                for _ in 0..n.parse().unwrap() {
+                    let add = self.add("m");
+                    worker.after(Duration::ZERO, move |worker| {
+                        sleep(Duration::from_millis(1));
+                        add(worker);
+                    });
+                }
+                String::new()
+            }
+            ["panic", "timer"] => {
+                let timer = worker.every(Duration::from_millis(1), |_| panic!("on purpose"));
+                self.started(timer)
+            }
+            ["trace"] => self.trace.borrow().clone(),
+            _ => format!("no such command: {command}"),
+        }
+    }
+}
+
+impl Handler for Actor {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn stop(&mut self, worker: &Worker) {
+        note(&self.dir, &format!("stop: {:?}", worker.after(Duration::ZERO, |_| ())));
+    }
+
+    fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
+        let _ = res.body(self.act(&req.path()[1..]));
+    }
+
+    fn on_connection(&mut self, conn: &mut Conn) {
+        let mut bytes = [0; 256];
+        while let Ok(n @ 1..) = conn.read(&mut bytes) {
+            let answer = self.act(str::from_utf8(&bytes[..n]).unwrap().trim_end());
+            if conn.write(format!("{answer}\n").as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+}

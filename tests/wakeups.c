@@ -1,0 +1,306 @@
+/* A handler whose timers do as clients tell it to, in the style that ON_REQUEST, ON_CONNECTION or ON_DATA says.
+ *
+ * A command is a line, or the path of a request: "after 50 a" is GET /after/50/a. Each answers with one line.
+ *     after MS TEXT           a timer that adds TEXT to the trace; the answer: its number
+ *     every MS TEXT           the same, repeated
+ *     stop ID                 the answer: the status
+ *     trace                   what the timers have added so far
+ *     early                   the number of calls that came before their time, or were the third in half a period
+ *     due                     three timers for the same time, of which the first stops the second
+ *     self                    a repeated timer that stops itself at its third call
+ *     zero                    a timer that starts itself again, after 0 ms, for ever
+ *     churn N                 starts and stops N timers; the answer: the bytes of memory that are not free afterwards and were before
+ *     sleep MS                a long callback
+ *     fork                    what the calls return in a process of its own
+ *     hang                    a timer that does not return
+ * In the file "log" of the test's directory: "first" of a timer that worker_start has started, "drain", "tick" after that of a
+ * repeated timer, "end" of worker_stop with what a start returns there.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <prefork.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static prefork_worker *self;
+static char trace[8000];
+static int early, drains;
+static uint64_t ids[3];
+
+static void note(const char *text)
+{
+    char path[512], line[64];
+    int len = snprintf(line, sizeof line, "%s\n", text), fd;
+
+    snprintf(path, sizeof path, "%s/log", prefork_worker_arg(self, 0));
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0 || write(fd, line, (size_t)len) != len)
+        abort();
+    close(fd);
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static void pause_ms(long ms)
+{
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+
+    while (nanosleep(&left, &left) < 0 && errno == EINTR)
+        ;
+}
+
+/* A timer of "after" or "every". */
+struct timer {
+    int64_t begun, period, calls, last[2];
+    char text[32];
+};
+
+static void fire(prefork_worker *worker, void *arg)
+{
+    struct timer *timer = arg;
+    int64_t now = now_ns();
+
+    if (now < timer->begun + ++timer->calls * timer->period || now < timer->last[0] + timer->period / 2)
+        early++;
+    timer->last[0] = timer->last[1];
+    timer->last[1] = now;
+    if (worker != self || strlen(trace) + 40 > sizeof trace)
+        abort();
+    strcat(trace, timer->text);
+}
+
+static uint64_t start(const char *ms, const char *text, int repeated)
+{
+    struct timer *timer = calloc(1, sizeof *timer);
+
+    timer->begun = now_ns();
+    timer->period = atol(ms) * 1000000;
+    snprintf(timer->text, sizeof timer->text, "%s", text);
+    return prefork_timer_start(self, strtoull(ms, NULL, 10), repeated ? strtoull(ms, NULL, 10) : 0, fire, timer);
+}
+
+static void stops_the_second(prefork_worker *worker, void *arg)
+{
+    int twice[2];
+
+    (void)arg;
+    twice[0] = prefork_timer_stop(worker, ids[1]);
+    twice[1] = prefork_timer_stop(worker, ids[1]);
+    /* It has been called already. */
+    snprintf(trace, sizeof trace, "%d %d %d ", twice[0], twice[1], prefork_timer_stop(worker, ids[0]));
+}
+
+static void never(prefork_worker *worker, void *arg)
+{
+    (void)worker, (void)arg;
+    __builtin_trap();
+}
+
+static void stops_itself(prefork_worker *worker, void *arg)
+{
+    (void)arg;
+    strcat(trace, "s");
+    if (strlen(trace) == 3) {
+        int first = prefork_timer_stop(worker, ids[0]);
+        sprintf(trace, "%d %d", first, prefork_timer_stop(worker, ids[0]));
+    }
+}
+
+static void again(prefork_worker *worker, void *arg)
+{
+    (void)arg;
+    trace[0] = 'z';
+    if (prefork_timer_start(worker, 0, 0, again, NULL) == 0)
+        abort();
+}
+
+static void tick(prefork_worker *worker, void *arg)
+{
+    (void)worker, (void)arg;
+    note("tick");
+}
+
+static void hang(prefork_worker *worker, void *arg)
+{
+    (void)worker, (void)arg;
+    for (;;)
+        pause();
+}
+
+static void first(prefork_worker *worker, void *arg)
+{
+    (void)worker, (void)arg;
+    note("first");
+}
+
+/* Adds and removes timers in an order in which most are removed from the middle. */
+static long churn(long n)
+{
+    static uint64_t waiting[100];
+    size_t before = mallinfo2().uordblks, i;
+    long k;
+
+    for (k = 0; k < n; k++) {
+        uint64_t *id = &waiting[k * 37 % 100];
+
+        if (*id && prefork_timer_stop(self, *id) != PREFORK_OK)
+            abort();
+        *id = prefork_timer_start(self, 1000 + (uint64_t)(k * 7919 % 100000), (uint64_t)k % 2, never, NULL);
+        if (*id == 0)
+            abort();
+    }
+    for (i = 0; i < 100; i++) {
+        if (waiting[i] && prefork_timer_stop(self, waiting[i]) != PREFORK_OK)
+            abort();
+        waiting[i] = 0;
+    }
+    return (long)(mallinfo2().uordblks - before);
+}
+
+static int in_a_child(void)
+{
+    int status = 0;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(prefork_timer_start(self, 1, 0, never, NULL) != 0 ? 1 : -prefork_timer_stop(self, ids[0]));
+    waitpid(pid, &status, 0);
+    return -WEXITSTATUS(status);
+}
+
+/* Does a command, and puts the answer into its place. */
+static void act(char *command, size_t size)
+{
+    char *words[4] = {0}, *rest = NULL, *word;
+    int n = 0;
+    long result = 0;
+
+    for (word = strtok_r(command, " /", &rest); word && n < 4; word = strtok_r(NULL, " /", &rest))
+        words[n++] = word;
+    if (n == 0)
+        return;
+    if (strcmp(words[0], "after") == 0) {
+        result = (long)start(words[1], words[2], 0);
+    } else if (strcmp(words[0], "every") == 0) {
+        result = (long)start(words[1], words[2], 1);
+    } else if (strcmp(words[0], "stop") == 0) {
+        result = prefork_timer_stop(self, strtoull(words[1], NULL, 10));
+    } else if (strcmp(words[0], "trace") == 0) {
+        snprintf(command, size, "%s", trace);
+        return;
+    } else if (strcmp(words[0], "early") == 0) {
+        result = early;
+    } else if (strcmp(words[0], "due") == 0) {
+        trace[0] = 0;
+        ids[0] = prefork_timer_start(self, 20, 0, stops_the_second, NULL);
+        ids[1] = prefork_timer_start(self, 20, 0, never, NULL);
+        start("20", "third", 0);
+        pause_ms(40);
+    } else if (strcmp(words[0], "self") == 0) {
+        trace[0] = 0;
+        ids[0] = prefork_timer_start(self, 1, 1, stops_itself, NULL);
+    } else if (strcmp(words[0], "zero") == 0) {
+        again(self, NULL);
+        trace[0] = 0;
+    } else if (strcmp(words[0], "churn") == 0) {
+        result = churn(atol(words[1]));
+    } else if (strcmp(words[0], "sleep") == 0) {
+        pause_ms(atol(words[1]));
+    } else if (strcmp(words[0], "fork") == 0) {
+        result = in_a_child();
+    } else if (strcmp(words[0], "hang") == 0) {
+        prefork_timer_start(self, 0, 0, hang, NULL);
+    } else {
+        result = -1000;
+    }
+    snprintf(command, size, "%ld", result);
+}
+
+static int worker_start(prefork_worker *worker, void **state)
+{
+    (void)state;
+    self = worker;
+    if (prefork_timer_start(worker, 1, 0, NULL, NULL) != 0 || prefork_timer_start(NULL, 1, 0, never, NULL) != 0)
+        return 1;
+    /* Times that never come. */
+    prefork_timer_start(worker, UINT64_MAX, 1, never, NULL);
+    prefork_timer_start(worker, 1000 * 1000, UINT64_MAX, never, NULL);
+    return prefork_timer_start(worker, 1, 0, first, NULL) == 0;
+}
+
+static void worker_stop(prefork_worker *worker, void *state)
+{
+    char text[32];
+
+    (void)state;
+    snprintf(text, sizeof text, "end %d", (int)prefork_timer_start(worker, 0, 0, never, NULL));
+    note(text);
+}
+
+static void on_drain(prefork_worker *worker, void *state)
+{
+    (void)state;
+    note("drain");
+    if (drains++ == 0)
+        prefork_timer_start(worker, 10, 10, tick, NULL);
+}
+
+#define COMMON .worker_start = worker_start, .worker_stop = worker_stop, .on_drain = on_drain
+
+#if defined ON_REQUEST
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    prefork_slice path = prefork_request_path(req);
+    char command[sizeof trace];
+
+    (void)state;
+    snprintf(command, sizeof command, "%.*s", (int)path.len, (const char *)path.data);
+    act(command, sizeof command);
+    prefork_response_body(res, command, strlen(command));
+}
+PREFORK_MODULE(COMMON, .on_request = on_request)
+#else
+/* Answers the lines that have come; 0 when there will be no more. */
+static int answer_lines(prefork_conn *conn)
+{
+    char line[sizeof trace];
+    ptrdiff_t n = prefork_conn_read(conn, line, sizeof line - 1);
+
+    if (n <= 0)
+        return n == PREFORK_AGAIN;
+    line[n] = 0;
+    line[strcspn(line, "\n")] = 0;
+    act(line, sizeof line - 1);
+    strcat(line, "\n");
+    return prefork_conn_write(conn, line, strlen(line)) >= 0;
+}
+
+static void on_conn(prefork_conn *conn, void *state)
+{
+    (void)state;
+#ifdef ON_CONNECTION
+    while (answer_lines(conn))
+        ;
+#else
+    if (!answer_lines(conn))
+        prefork_conn_close(conn);
+#endif
+}
+#ifdef ON_CONNECTION
+PREFORK_MODULE(COMMON, .on_connection = on_conn)
+#else
+PREFORK_MODULE(COMMON, .on_data = on_conn)
+#endif
+#endif
