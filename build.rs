@@ -19,13 +19,14 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 11] = [
+    const SECTIONS: [(&str, &str); 12] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
         ("wakeups", "TIMERS"),
+        ("conns", "ALL STREAMS OF A WORKER"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),
         ("event", "EVENTS: for programs that embed prefork"),

@@ -479,7 +479,11 @@ int prefork_response_upgrade(prefork_response *res, const char *protocol);
 /**
  * A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), in which
  * reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), in which they never wait. It
- * is valid until `on_connection` or `on_close` returns; then it is closed.
+ * is valid until `on_connection` or `on_close` returns; then it is closed, and its memory may serve the next
+ * connection: keep `prefork_conn_id()`, and find the connection with `prefork_conn_find()`.
+ *
+ * A stream may be read, written and closed in any callback of its worker, not only in its own. What is written
+ * in a turn of the worker's loop leaves at the end of that turn.
  */
 typedef struct prefork_conn prefork_conn;
 
@@ -500,13 +504,11 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
  * `write-timeout` between two steps; a stream keeps what the client does not take yet, up to the setting
  * `max-pending`. While more than half of that waits, nothing more of this client is read.
  *
- * A stream may be written to in any callback of its worker, not only in its own.
- *
  * Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
- * taken. Leave unconsumed what is not answered yet: `on_data` is called again when there is room. A write of
- * more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken nothing for that time; it may have
- * received some of these bytes, and its connection is reset when `on_connection` returns), PREFORK_GONE,
- * PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
+ * taken. `on_writable` is called when there is room; leave unconsumed what is not answered yet, then `on_data`
+ * is called again too. A write of more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken
+ * nothing for that time; it may have received some of these bytes, and its connection is reset when
+ * `on_connection` returns), PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
@@ -529,7 +531,7 @@ prefork_slice prefork_conn_data(const prefork_conn *conn);
 /**
  * In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
  *
- * Returns PREFORK_OK or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
  */
@@ -547,16 +549,28 @@ int prefork_conn_at_end(const prefork_conn *conn);
 
 /**
  * In a stream: closes the connection once all that was written has been sent, in whichever callback of its
- * worker this is called. In blocking style it does nothing; the connection closes when `on_connection` returns.
+ * worker this is called. `on_close` is called at the end of the turn or later, never within this call. To close it
+ * again does nothing. In blocking style the connection closes when `on_connection` returns.
  *
- * Returns PREFORK_OK or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
  * Process: worker.
- * Pointers: Borrows `conn` until return; it stays usable until the callback returns.
+ * Pointers: Borrows `conn` until return; it stays usable until `on_close` returns.
  */
 int prefork_conn_close(prefork_conn *conn);
 
 /**
- * The number of the connection; no other connection of this worker has it.
+ * In a stream: the number of bytes that were written and that the kernel has not taken yet, at most the setting
+ * `max-pending`; 0 in blocking style.
+ *
+ * Returns the number, or 0 if `conn` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+size_t prefork_conn_pending(const prefork_conn *conn);
+
+/**
+ * The number of the connection, from 1; no other connection of this worker has it, now or later. With it
+ * `prefork_conn_find()` finds the connection as long as it is there.
  *
  * Returns the number, or 0 if `conn` is NULL.
  * Process: worker.
@@ -907,6 +921,31 @@ uint64_t prefork_timer_start(prefork_worker *worker,
 int prefork_timer_stop(prefork_worker *worker, uint64_t timer);
 
 
+/* ALL STREAMS OF A WORKER
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * Finds a stream by its id, in any callback. An upgraded HTTP connection is a stream.
+ *
+ * Returns the connection; NULL if it has ended (also in its `on_close`), in blocking style, in another thread than
+ * the worker's first, and in a process that the handler has forked.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. The result is lent until the connection's `on_close` returns.
+ */
+prefork_conn *prefork_conn_find(prefork_worker *worker, uint64_t id);
+
+/**
+ * Calls `each` with every stream of this worker, in no particular order, as long as it returns 0. `each` may write to
+ * them, close them and walk them again.
+ *
+ * Returns 0, or the number that `each` has returned to end the walk; PREFORK_STATE in blocking style, in another
+ * thread than the worker's first, and in a process that the handler has forked; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` and `arg`, which may be NULL, until return. `each` lets no C++ exception and no longjmp out.
+ */
+int prefork_worker_each_conn(prefork_worker *worker, int (*each)(prefork_conn *conn, void *arg), void *arg);
+
+
 /* DATAGRAMS
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -1014,6 +1053,11 @@ struct prefork_module {
      * waits for. If the callback returns in time, its client is answered and the worker keeps serving.
      */
     prefork_on_worker on_hang;
+    /**
+     * A stream that has refused a write with PREFORK_FULL has room for it now. If input is left, `on_data` is
+     * called next.
+     */
+    prefork_on_conn on_writable;
 };
 
 

@@ -87,12 +87,12 @@ impl Server {
     }
 
     /// A server whose closure serves one connection at a time in blocking style.
-    pub fn blocking<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+    pub fn blocking<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&Conn) -> R + 'static) -> Self {
         Self::inherited(handler::blocking(f))
     }
 
     /// A server whose closure is called whenever a connection has bytes.
-    pub fn stream<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&mut Conn) -> R + 'static) -> Self {
+    pub fn stream<R: Outcome<M> + 'static, M: 'static>(f: impl FnMut(&Conn) -> R + 'static) -> Self {
         Self::inherited(handler::stream(f))
     }
 

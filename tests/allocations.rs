@@ -118,7 +118,7 @@ fn answer(file: &File, req: &Request<'_>, res: &mut Response) -> Result<(), pref
     }
 }
 
-fn talk(conn: &mut Conn) -> std::io::Result<()> {
+fn talk(conn: &Conn) -> std::io::Result<()> {
     let mut buf = [0; 4096];
     loop {
         match conn.read(&mut buf)? {
@@ -128,7 +128,7 @@ fn talk(conn: &mut Conn) -> std::io::Result<()> {
     }
 }
 
-fn echo(conn: &mut Conn) -> std::io::Result<()> {
+fn echo(conn: &Conn) -> std::io::Result<()> {
     let mut buf = [0; 4096];
     loop {
         match conn.read(&mut buf) {

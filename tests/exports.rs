@@ -124,7 +124,7 @@ fn null_program() -> String {
             }
             "void" => format!("    {call};\n    puts(\"{name} done\");\n"),
             "prefork_server *" => format!("    prefork_server_free({call});\n    puts(\"{name} done\");\n"),
-            "void *" | "prefork_worker *" => {
+            "void *" | "prefork_worker *" | "prefork_conn *" | "prefork_response *" => {
                 format!("    printf(\"{name} %s\\n\", {call} ? \"some\" : \"nothing\");\n")
             }
             "const char *" if name.contains("error") && name != "prefork_strerror" => {

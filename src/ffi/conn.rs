@@ -1,15 +1,19 @@
 //! Connections in C.
 
-use super::guard::{Opaque, borrow, borrow_mut, bytes, bytes_mut, guard};
+use super::guard::{self, Opaque, borrow, bytes, bytes_mut, guard};
 use super::request::prefork_slice;
 use super::status::{answered, prefork_status};
 use crate::{Conn, Worker};
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 /// A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), in which
 /// reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), in which they never wait. It
-/// is valid until `on_connection` or `on_close` returns; then it is closed.
+/// is valid until `on_connection` or `on_close` returns; then it is closed, and its memory may serve the next
+/// connection: keep `prefork_conn_id()`, and find the connection with `prefork_conn_find()`.
+///
+/// A stream may be read, written and closed in any callback of its worker, not only in its own. What is written
+/// in a turn of the worker's loop leaves at the end of that turn.
 pub struct prefork_conn(());
 
 impl Opaque for prefork_conn {
@@ -18,6 +22,16 @@ impl Opaque for prefork_conn {
     fn is_usable() -> bool {
         Worker::is_first_thread()
     }
+}
+
+/// A connection that must be a stream.
+///
+/// # Safety
+/// As [`borrow`].
+unsafe fn stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a Conn> {
+    // SAFETY: what the caller promises.
+    let conn = unsafe { borrow(conn) }?;
+    if conn.is_blocking() { Err(prefork_status::PREFORK_STATE) } else { Ok(conn) }
 }
 
 /// Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`
@@ -32,8 +46,8 @@ impl Opaque for prefork_conn {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_void, size: usize) -> isize {
     guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let conn = unsafe { borrow_mut(conn) }?;
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { borrow(conn) }?;
         // SAFETY: `buf` is NULL or has `size` bytes that live until return.
         let buf = unsafe { bytes_mut(buf, size) }?;
         if buf.is_empty() {
@@ -48,13 +62,11 @@ pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_
 /// `write-timeout` between two steps; a stream keeps what the client does not take yet, up to the setting
 /// `max-pending`. While more than half of that waits, nothing more of this client is read.
 ///
-/// A stream may be written to in any callback of its worker, not only in its own.
-///
 /// Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
-/// taken. Leave unconsumed what is not answered yet: `on_data` is called again when there is room. A write of
-/// more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken nothing for that time; it may have
-/// received some of these bytes, and its connection is reset when `on_connection` returns), PREFORK_GONE,
-/// PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
+/// taken. `on_writable` is called when there is room; leave unconsumed what is not answered yet, then `on_data`
+/// is called again too. A write of more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken
+/// nothing for that time; it may have received some of these bytes, and its connection is reset when
+/// `on_connection` returns), PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
@@ -65,8 +77,8 @@ pub unsafe extern "C" fn prefork_conn_write(
     size: usize,
 ) -> isize {
     guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-        let conn = unsafe { borrow_mut(conn) }?;
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { borrow(conn) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         conn.write(unsafe { bytes(data, size) }?)?;
         Ok(size.cast_signed())
@@ -87,19 +99,19 @@ pub unsafe extern "C" fn prefork_conn_write(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_data(conn: *const prefork_conn) -> prefork_slice {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| Ok(prefork_slice::of(unsafe { borrow(conn) }?.data())))
+    guard(|| Ok(prefork_slice::of(&unsafe { borrow(conn) }?.data())))
 }
 
 /// In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
 ///
-/// Returns PREFORK_OK or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usize) -> c_int {
-    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-    guard(|| answered(unsafe { borrow_mut(conn) }.map(|conn| conn.consume(size))))
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.consume(size))))
 }
 
 /// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
@@ -116,19 +128,34 @@ pub unsafe extern "C" fn prefork_conn_at_end(conn: *const prefork_conn) -> c_int
 }
 
 /// In a stream: closes the connection once all that was written has been sent, in whichever callback of its
-/// worker this is called. In blocking style it does nothing; the connection closes when `on_connection` returns.
+/// worker this is called. `on_close` is called at the end of the turn or later, never within this call. To close it
+/// again does nothing. In blocking style the connection closes when `on_connection` returns.
 ///
-/// Returns PREFORK_OK or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
-/// Borrows `conn` until return; it stays usable until the callback returns.
+/// Borrows `conn` until return; it stays usable until `on_close` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
-    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-    guard(|| answered(unsafe { borrow_mut(conn) }.map(Conn::close)))
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| answered(unsafe { stream(conn) }.map(Conn::close)))
 }
 
-/// The number of the connection; no other connection of this worker has it.
+/// In a stream: the number of bytes that were written and that the kernel has not taken yet, at most the setting
+/// `max-pending`; 0 in blocking style.
+///
+/// Returns the number, or 0 if `conn` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_pending(conn: *const prefork_conn) -> usize {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(conn) }?.pending()))
+}
+
+/// The number of the connection, from 1; no other connection of this worker has it, now or later. With it
+/// `prefork_conn_find()` finds the connection as long as it is there.
 ///
 /// Returns the number, or 0 if `conn` is NULL.
 /// Process: worker.
@@ -177,7 +204,7 @@ pub unsafe extern "C" fn prefork_conn_peer(conn: *const prefork_conn) -> prefork
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_fd(conn: *const prefork_conn) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(conn) }?.as_fd().as_raw_fd()))
+    guard(|| unsafe { borrow(conn) }?.with_fd(|fd| fd.as_raw_fd()).ok_or(prefork_status::PREFORK_GONE))
 }
 
 /// The handler's own pointer for this connection, set by `prefork_conn_set_user()`.
@@ -188,8 +215,8 @@ pub unsafe extern "C" fn prefork_conn_fd(conn: *const prefork_conn) -> c_int {
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_void {
-    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-    guard(|| Ok(*unsafe { borrow_mut(conn) }?.user_pointer()))
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(conn) }?.user_pointer().get()))
 }
 
 /// Sets the handler's own pointer for this connection. prefork does not free what it points to: do so in
@@ -201,6 +228,6 @@ pub unsafe extern "C" fn prefork_conn_user(conn: *mut prefork_conn) -> *mut c_vo
 /// Borrows `conn` until return, and `user`, which may be NULL, until `on_close` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_user(conn: *mut prefork_conn, user: *mut c_void) -> c_int {
-    // SAFETY: `conn` is NULL or lent to the caller, who uses it in no other call meanwhile.
-    guard(|| answered(unsafe { borrow_mut(conn) }.map(|conn| *conn.user_pointer() = user)))
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| answered(unsafe { borrow(conn) }.map(|conn| conn.user_pointer().set(user))))
 }

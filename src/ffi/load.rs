@@ -226,6 +226,7 @@ mod tests {
             page: crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             messages: crate::worker::messages::WorkerMessages::new(channel.socket, channel.outbox),
             timers: std::cell::RefCell::default(),
+            conns: crate::worker::conns::Conns::default(),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";

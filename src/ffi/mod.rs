@@ -8,6 +8,7 @@
 
 pub mod commands;
 pub mod conn;
+pub mod conns;
 pub mod datagram;
 pub mod event;
 mod guard;

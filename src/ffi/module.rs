@@ -109,6 +109,9 @@ pub struct prefork_module {
     /// before; set a `volatile sig_atomic_t` that a long loop reads; shutdown(2) the socket that the callback
     /// waits for. If the callback returns in time, its client is answered and the worker keeps serving.
     pub on_hang: prefork_on_worker,
+    /// A stream that has refused a write with PREFORK_FULL has room for it now. If input is left, `on_data` is
+    /// called next.
+    pub on_writable: prefork_on_conn,
 }
 
 /// The size of the part before the callbacks, which every version of the descriptor has.
@@ -187,10 +190,10 @@ impl Callbacks {
         }
     }
 
-    fn stream(&self, callback: prefork_on_conn, conn: &mut Conn) {
+    fn stream(&self, callback: prefork_on_conn, conn: &Conn) {
         if let Some(callback) = callback {
             // SAFETY: as in `start`.
-            unsafe { callback(lend_mut(conn), self.state) }
+            unsafe { callback(lend(conn), self.state) }
         }
     }
 }
@@ -249,22 +252,26 @@ impl Handler for Callbacks {
         }
     }
 
-    fn on_connection(&mut self, conn: &mut Conn) {
+    fn on_connection(&mut self, conn: &Conn) {
         self.stream(self.module.on_connection, conn);
     }
 
-    fn on_open(&mut self, conn: &mut Conn) {
+    fn on_open(&mut self, conn: &Conn) {
         self.stream(self.module.on_open, conn);
     }
 
-    fn on_data(&mut self, conn: &mut Conn) {
+    fn on_data(&mut self, conn: &Conn) {
         match self.module.on_data {
             None => conn.close(),
             data => self.stream(data, conn),
         }
     }
 
-    fn on_close(&mut self, conn: &mut Conn) {
+    fn on_writable(&mut self, conn: &Conn) {
+        self.stream(self.module.on_writable, conn);
+    }
+
+    fn on_close(&mut self, conn: &Conn) {
         self.stream(self.module.on_close, conn);
     }
 

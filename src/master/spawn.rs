@@ -11,6 +11,7 @@ use crate::message::{self, Channel, Inbox};
 use crate::sys::process::{self, Exit, Fork};
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::{memory, signal};
+use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
 use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
@@ -67,6 +68,7 @@ impl Master {
                     page: counters,
                     messages: WorkerMessages::new(socket, outbox),
                     timers: RefCell::default(),
+                    conns: Conns::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

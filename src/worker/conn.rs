@@ -8,7 +8,7 @@ use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::socket;
 use mio::Token;
 use std::any::Any;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::ffi::c_void;
 use std::fmt::Write as _;
 use std::io;
@@ -38,42 +38,59 @@ fn mark(unsent: usize) -> usize {
 ///
 /// In blocking style ([`crate::Handler::on_connection`]) `read` and `write` wait, up to their deadlines. As a stream
 /// ([`crate::Handler::on_data`]) they never wait: `read` returns what has arrived, `write` keeps what the client does not take
-/// yet. The descriptor ([`AsFd`]) is a blocking socket unless the handler changes that.
+/// yet. A stream can be read, written and closed in any callback of its worker: keep its [`Conn::id`], and find it with
+/// [`crate::Worker::conn`].
 pub struct Conn {
-    /// `None` while this value has no connection; no handler sees it then.
-    fd: Option<OwnedFd>,
+    /// `None` while this value has no connection: before it begins, and after it has ended.
+    fd: RefCell<Option<OwnedFd>>,
     page: WorkerPage,
     style: Style,
-    id: u64,
-    listener: ListenerId,
-    has_read: bool,
-    input: Vec<u8>,
-    consumed: usize,
-    output: Vec<u8>,
-    sent: usize,
-    at_end: bool,
-    closing: bool,
-    broken: bool,
+    id: Cell<u64>,
+    listener: Cell<ListenerId>,
+    has_read: Cell<bool>,
+    /// Changed by the worker's loop only, and never while a callback runs.
+    input: RefCell<Vec<u8>>,
+    consumed: Cell<usize>,
+    output: RefCell<Output>,
+    at_end: Cell<bool>,
+    closing: Cell<bool>,
+    broken: Cell<bool>,
     /// The last error of a call that is the client's fault.
-    fault: Option<String>,
+    fault: RefCell<Option<String>>,
     /// Nothing is read until there is room for output; the poll does not report again what arrives meanwhile.
-    paused: bool,
+    paused: Cell<bool>,
     /// The handler is to be called again when there is room, because it may have left input for want of it.
-    is_owed: bool,
+    is_owed: Cell<bool>,
     /// The size of a write that was refused for want of room; 0 if none was.
-    refused: usize,
+    refused: Cell<usize>,
+    /// A write was refused, and the handler is to be told when there is room.
+    wants_room: Cell<bool>,
     /// The connection's token, under which writes and the close are reported to `touched`; `None` before it has one.
-    token: Option<Token>,
+    token: Cell<Option<Token>>,
     touched: Touched,
     /// True if it is among `touched`.
-    is_touched: bool,
+    is_touched: Cell<bool>,
     /// The client has taken bytes since the last [`Conn::wait`].
-    progress: bool,
+    progress: Cell<bool>,
     peer: OnceCell<String>,
     /// The buffer of a former connection's address, for the next one.
     peer_buffer: Cell<String>,
-    user: Option<Box<dyn Any>>,
-    user_pointer: *mut c_void,
+    user: RefCell<Option<Box<dyn Any>>>,
+    user_pointer: Cell<*mut c_void>,
+}
+
+/// What was written and the client has not taken.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    /// The number of them that were sent.
+    sent: usize,
+}
+
+impl Output {
+    fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
 }
 
 /// The way a connection reads and writes, with the settings for it.
@@ -101,57 +118,78 @@ impl Conn {
     /// A value without a connection.
     pub(crate) fn new(style: Style, page: WorkerPage, touched: Touched) -> Self {
         Self {
-            fd: None,
+            fd: RefCell::default(),
             page,
             style,
-            id: 0,
-            listener: ListenerId(0),
-            has_read: false,
-            input: Vec::new(),
-            consumed: 0,
-            output: Vec::new(),
-            sent: 0,
-            at_end: false,
-            closing: false,
-            broken: false,
-            fault: None,
-            paused: false,
-            is_owed: false,
-            refused: 0,
-            token: None,
+            id: Cell::new(0),
+            listener: Cell::new(ListenerId(0)),
+            has_read: Cell::new(false),
+            input: RefCell::default(),
+            consumed: Cell::new(0),
+            output: RefCell::default(),
+            at_end: Cell::new(false),
+            closing: Cell::new(false),
+            broken: Cell::new(false),
+            fault: RefCell::default(),
+            paused: Cell::new(false),
+            is_owed: Cell::new(false),
+            refused: Cell::new(0),
+            wants_room: Cell::new(false),
+            token: Cell::new(None),
             touched,
-            is_touched: false,
-            progress: false,
+            is_touched: Cell::new(false),
+            progress: Cell::new(false),
             peer: OnceCell::new(),
             peer_buffer: Cell::default(),
-            user: None,
-            user_pointer: std::ptr::null_mut(),
+            user: RefCell::default(),
+            user_pointer: Cell::new(std::ptr::null_mut()),
         }
     }
 
-    /// Makes this the value of a connection.
-    pub(crate) fn begin(&mut self, fd: OwnedFd, id: u64, listener: ListenerId) {
-        (self.fd, self.id, self.listener) = (Some(fd), id, listener);
+    /// Makes this the value of a connection. What a former one had was given up by [`Conn::end`].
+    pub(crate) fn begin(&self, fd: OwnedFd, id: u64, listener: ListenerId) {
+        self.fd.replace(Some(fd));
+        self.id.set(id);
+        self.listener.set(listener);
     }
 
-    /// Gives up the connection and keeps nothing of it except the buffers.
-    pub(crate) fn end(&mut self) -> Option<OwnedFd> {
+    /// The connection is over for its handler: nothing can be written any more.
+    pub(crate) fn set_over(&self) {
+        self.closing.set(true);
+        self.token.set(None);
+    }
+
+    /// Gives up the connection, and what it has read and not sent.
+    pub(crate) fn end(&self) -> Option<OwnedFd> {
         let fd = self.fd.take();
-        let [input, output] = self.buffers().map(|buffer| {
+        let Output { bytes, sent } = &mut *self.output.borrow_mut();
+        for buffer in [bytes, &mut *self.input.borrow_mut()] {
             buffer.clear();
             buffer.shrink_to(KEEP);
-            std::mem::take(buffer)
-        });
-        let mut address = self.peer.take().unwrap_or_else(|| self.peer_buffer.take());
-        address.clear();
-        let peer_buffer = Cell::new(address);
-        let new = Self::new(self.style, self.page, Rc::clone(&self.touched));
-        *self = Self { input, output, peer_buffer, ..new };
+        }
+        *sent = 0;
+        self.consumed.set(0);
         fd
     }
 
-    fn buffers(&mut self) -> [&mut Vec<u8>; 2] {
-        [&mut self.input, &mut self.output]
+    /// Makes this a value without a connection, for the next one. Only the buffers stay.
+    pub(crate) fn clear(&mut self) {
+        let mut address = self.peer.take().unwrap_or_else(|| self.peer_buffer.take());
+        address.clear();
+        let (input, output, peer_buffer) = (self.input.take(), self.output.take(), Cell::new(address));
+        let new = Self::new(self.style, self.page, Rc::clone(&self.touched));
+        *self = Self { input: RefCell::new(input), output: RefCell::new(output), peer_buffer, ..new };
+    }
+
+    /// Runs `f` with the connection's socket, for socket options and the like; `None` after the connection has ended. In blocking
+    /// style it is a blocking socket unless the handler changes that. A stream's socket must not be read or written.
+    pub fn with_fd<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.fd.borrow().as_ref().map(|fd| f(fd.as_fd()))
+    }
+
+    /// As [`Conn::with_fd`], for a system call.
+    pub(crate) fn call<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.with_fd(f).unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
     /// Reads up to `buf.len()` bytes; 0 at end of file.
@@ -159,71 +197,77 @@ impl Conn {
     /// # Errors
     /// `WouldBlock`: as a stream, nothing more has arrived. `TimedOut`: in blocking style, nothing arrived within
     /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]). Those of recv(2).
-    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.read_some(buf);
         self.noted(read)
     }
 
-    fn read_some(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    fn read_some(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self.style {
             Style::Blocking { first, read, .. } => {
-                let timeout = if self.has_read { read } else { first };
+                let timeout = if self.has_read.get() { read } else { first };
                 let n = self.waiting(false, timeout, |fd| socket::recv(fd, buf))?;
-                self.has_read = true;
-                self.at_end |= n == 0 && !buf.is_empty();
+                self.has_read.set(true);
+                self.at_end.set(self.at_end.get() || n == 0 && !buf.is_empty());
                 self.page.add(Word::BytesIn, n as u64);
                 Ok(n)
             }
             Style::Stream { .. } => {
-                let n = buf.len().min(self.data().len());
-                if n == 0 && !self.at_end && !buf.is_empty() {
+                let data = self.data();
+                let n = buf.len().min(data.len());
+                if n == 0 && !self.at_end() && !buf.is_empty() {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                buf[..n].copy_from_slice(&self.data()[..n]);
+                buf[..n].copy_from_slice(&data[..n]);
                 self.consume(n);
                 Ok(n)
             }
         }
     }
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. As a stream it can be called in any callback of the worker; what the callbacks of a turn of its loop
+    /// write leaves at the end of the turn.
     ///
     /// # Errors
     /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`]; the connection is reset when the
     /// handler returns.
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
-    /// `bytes` was taken. Leave unconsumed what is not answered yet: [`crate::Handler::on_data`] is called again when there is
-    /// room. Those of send(2).
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// `bytes` was taken. [`crate::Handler::on_writable`] is called when there is room; leave unconsumed what is not answered
+    /// yet, then [`crate::Handler::on_data`] is called again too. `BrokenPipe`: closed, or ended. Those of send(2).
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let written = self.write_all(bytes);
         self.noted(written)
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         match self.style {
             Style::Blocking { write, .. } => {
                 let mut rest = bytes;
                 while !rest.is_empty() {
                     let sent = self.waiting(true, write, |fd| socket::send(fd, rest));
-                    let n = sent.inspect_err(|_| self.broken = true)?;
+                    let n = sent.inspect_err(|_| self.broken.set(true))?;
                     self.page.add(Word::BytesOut, n as u64);
                     rest = &rest[n..];
                 }
                 Ok(())
             }
-            Style::Stream { .. } if self.broken || self.closing => Err(io::ErrorKind::BrokenPipe.into()),
+            Style::Stream { .. } if self.broken.get() || self.closing.get() => {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
             Style::Stream { unsent, .. } => {
                 self.touch();
-                if self.waiting_output() + bytes.len() > unsent {
+                if self.pending() + bytes.len() > unsent {
                     self.flush()?;
                 }
-                if self.waiting_output() + bytes.len() > unsent {
+                if self.pending() + bytes.len() > unsent {
                     // More than can ever wait is not worth waiting for.
-                    self.refused = if bytes.len() > unsent { 0 } else { bytes.len() };
+                    let is_possible = bytes.len() <= unsent;
+                    self.refused.set(if is_possible { bytes.len() } else { 0 });
+                    self.wants_room.set(is_possible);
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
-                self.output.extend_from_slice(bytes);
-                if self.waiting_output() >= FLUSH_AT { self.flush() } else { Ok(()) }
+                self.output.borrow_mut().bytes.extend_from_slice(bytes);
+                if self.pending() >= FLUSH_AT { self.flush() } else { Ok(()) }
             }
         }
     }
@@ -236,64 +280,59 @@ impl Conn {
         mut f: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
-            match f(self.as_fd()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_ready(write, timeout)?,
+            match self.call(&mut f) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.call(|fd| wait_ready(fd, write, timeout))?;
+                }
                 done => return done,
             }
         }
     }
 
-    /// Waits until the client has sent bytes, or has taken so many that there is room. The time starts again whenever it has taken any.
-    fn wait_ready(&self, write: bool, timeout: Option<Duration>) -> io::Result<()> {
-        let mut unsent = if write { socket::unsent(self.as_fd()) } else { 0 };
-        while !socket::wait_ready(self.as_fd(), write, timeout)? {
-            let before = unsent;
-            unsent = if write { socket::unsent(self.as_fd()) } else { 0 };
-            if unsent >= before {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
-    }
-
     /// As a stream: the bytes that have arrived and were not consumed yet, at most [`crate::config::Limits::body`]. They stay
-    /// until [`Conn::consume`]. Empty in blocking style.
-    pub fn data(&self) -> &[u8] {
-        &self.input[self.consumed..]
+    /// until [`Conn::consume`]. Empty in blocking style. Do not keep the result beyond the callback.
+    pub fn data(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.input.borrow(), |input| &input[self.consumed.get()..])
     }
 
     /// As a stream: drops the first `n` bytes of [`Conn::data`], or all if there are fewer.
-    pub fn consume(&mut self, n: usize) {
-        self.consumed = self.consumed.saturating_add(n).min(self.input.len());
+    pub fn consume(&self, n: usize) {
+        self.consumed.set(self.consumed.get().saturating_add(n).min(self.input.borrow().len()));
+    }
+
+    /// As a stream: the number of bytes that were written and that the kernel has not taken, up to
+    /// [`crate::config::Limits::pending`]. 0 in blocking style.
+    pub fn pending(&self) -> usize {
+        self.output.borrow().waiting()
     }
 
     /// As a stream: true if the client has ended its side; no bytes follow those of [`Conn::data`].
     pub fn at_end(&self) -> bool {
-        self.at_end
+        self.at_end.get()
     }
 
-    /// Closes the connection: as a stream, when everything written has been sent; in blocking style, when the handler returns,
-    /// as happens in any case.
-    pub fn close(&mut self) {
-        self.closing = true;
+    /// Closes the connection: as a stream, when everything written has been sent, whichever callback this is called in; in blocking
+    /// style, when the handler returns, as happens in any case.
+    pub fn close(&self) {
+        self.closing.set(true);
         self.touch();
     }
 
     /// A number that no other connection of this worker has had, from 1.
     pub fn id(&self) -> u64 {
-        self.id
+        self.id.get()
     }
 
     /// The index of the listener this connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
-        self.listener.0
+        self.listener.get().0
     }
 
     /// The client's address, as [`crate::Request::peer`] gives it. The first call asks the kernel (getpeername(2)).
     pub fn peer(&self) -> &str {
         self.peer.get_or_init(|| {
             let mut text = self.peer_buffer.take();
-            if let Ok(address) = socket::peer_address(self.as_fd()) {
+            if let Ok(address) = self.call(socket::peer_address) {
                 // Writing to a string does not fail.
                 let _ = write!(text, "{address}");
             }
@@ -309,72 +348,79 @@ impl Conn {
     /// True if a reason of the handler's to fail is the client's fault, which a call has told it: the client was silent, took nothing,
     /// or has gone. That is no failure of the handler.
     pub(crate) fn has_told(&self, reason: &str) -> bool {
-        self.fault.as_deref().is_some_and(|fault| reason.ends_with(fault))
+        self.fault.borrow().as_deref().is_some_and(|fault| reason.ends_with(fault))
     }
 
-    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut};
         let is_clients = |e: &io::Error| {
             matches!(e.kind(), TimedOut | BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected)
         };
         result.inspect_err(|e| {
-            if is_clients(e) && !self.closing {
-                self.fault = Some(e.to_string());
+            if is_clients(e) && !self.closing.get() {
+                self.fault.replace(Some(e.to_string()));
             }
         })
     }
 
     /// A value of the handler's own for this connection, dropped after [`crate::Handler::on_close`].
-    pub fn user(&mut self) -> &mut Option<Box<dyn Any>> {
-        &mut self.user
+    ///
+    /// # Panics
+    /// If a former result is still there.
+    pub fn user(&self) -> RefMut<'_, Option<Box<dyn Any>>> {
+        self.user.borrow_mut()
     }
 
     /// A C handler's value for this connection; never dereferenced here.
-    pub(crate) fn user_pointer(&mut self) -> &mut *mut c_void {
-        &mut self.user_pointer
+    pub(crate) fn user_pointer(&self) -> &Cell<*mut c_void> {
+        &self.user_pointer
+    }
+
+    /// True in blocking style, in which the handler has the connection to itself until it returns.
+    pub(crate) fn is_blocking(&self) -> bool {
+        matches!(self.style, Style::Blocking { .. })
     }
 
     /// Stream: the token under which the loop knows it.
-    pub(crate) fn set_token(&mut self, token: Token) {
-        self.token = Some(token);
+    pub(crate) fn set_token(&self, token: Token) {
+        self.token.set(Some(token));
     }
 
     /// Has the loop serve this stream before it sleeps, whichever connection the handler was called for.
-    fn touch(&mut self) {
-        if let Some(token) = self.token.filter(|_| !std::mem::replace(&mut self.is_touched, true)) {
+    fn touch(&self) {
+        if let Some(token) = self.token.get().filter(|_| !self.is_touched.replace(true)) {
             self.touched.borrow_mut().push(token);
         }
     }
 
     /// Stream: true if it was written to or closed and not served since.
     pub(crate) fn is_touched(&self) -> bool {
-        self.is_touched
+        self.is_touched.get()
     }
 
     /// Stream: adds bytes that were read already.
-    pub(crate) fn preload(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
+    pub(crate) fn preload(&self, bytes: &[u8]) {
+        self.input.borrow_mut().extend_from_slice(bytes);
     }
 
-    fn drop_consumed(&mut self) {
-        self.input.drain(..self.consumed);
-        self.consumed = 0;
+    fn drop_consumed(&self) {
+        self.input.borrow_mut().drain(..self.consumed.take());
     }
 
     /// Stream: reads what has arrived. `None` if nothing new has; otherwise true if the socket may hold more.
-    pub(crate) fn fill(&mut self) -> io::Result<Option<bool>> {
+    pub(crate) fn fill(&self) -> io::Result<Option<bool>> {
         self.drop_consumed();
         let Style::Stream { unread, unsent } = self.style else { return Ok(None) };
-        if self.input.len() >= unread {
+        let mut input = self.input.borrow_mut();
+        if input.len() >= unread {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.input.reserve(READ_SIZE);
+        input.reserve(READ_SIZE);
         // What is read at once can be sent back at once.
-        let room = (self.input.capacity() - self.input.len()).min(mark(unsent).max(1));
-        let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        match socket::recv_append_up_to(fd.as_fd(), &mut self.input, room) {
+        let room = (input.capacity() - input.len()).min(mark(unsent).max(1));
+        match self.call(|fd| socket::recv_append_up_to(fd, &mut input, room)) {
             Ok(0) => {
-                self.at_end = true;
+                self.at_end.set(true);
                 Ok(Some(false))
             }
             Ok(n) => {
@@ -387,114 +433,122 @@ impl Conn {
     }
 
     /// Stream: sends as much of what was written as the client takes.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while self.has_output() {
-            match socket::send(self.as_fd(), &self.output[self.sent..]) {
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let mut output = self.output.borrow_mut();
+        let Output { bytes, sent } = &mut *output;
+        while *sent < bytes.len() {
+            match self.call(|fd| socket::send(fd, &bytes[*sent..])) {
                 Ok(n) => {
-                    self.sent += n;
-                    self.progress = true;
+                    *sent += n;
+                    self.progress.set(true);
                     self.page.add(Word::BytesOut, n as u64);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.sent >= FLUSH_AT && self.sent > self.output.len() / 2 {
-                        self.output.drain(..self.sent);
-                        self.sent = 0;
+                    if *sent >= FLUSH_AT && *sent > bytes.len() / 2 {
+                        bytes.drain(..*sent);
+                        *sent = 0;
                     }
                     return Ok(());
                 }
                 Err(e) => {
-                    self.broken = true;
+                    self.broken.set(true);
                     return Err(e);
                 }
             }
         }
-        self.output.clear();
-        self.sent = 0;
+        bytes.clear();
+        *sent = 0;
         Ok(())
     }
 
     /// Stream: true if bytes wait for the client to take them.
     pub(crate) fn has_output(&self) -> bool {
-        self.sent < self.output.len()
-    }
-
-    fn waiting_output(&self) -> usize {
-        self.output.len() - self.sent
+        self.pending() > 0
     }
 
     /// Stream: true if so little output waits that more input may be read, and a write that was refused would be taken.
     pub(crate) fn has_room(&self) -> bool {
         let Style::Stream { unsent, .. } = self.style else { return true };
-        let waiting = self.waiting_output();
-        waiting <= mark(unsent) && waiting.saturating_add(self.refused) <= unsent
+        let waiting = self.pending();
+        waiting <= mark(unsent) && waiting.saturating_add(self.refused.get()) <= unsent
     }
 
     /// Stream: reads nothing more until there is room.
-    pub(crate) fn pause(&mut self) {
-        self.paused = true;
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
     }
 
     /// Stream: true if it has room again and something waits for that.
     pub(crate) fn can_resume(&self) -> bool {
-        !self.closing && (self.paused || self.is_owed()) && self.has_room()
+        !self.closing.get()
+            && (self.paused.get() || self.is_owed() || self.wants_room.get())
+            && self.has_room()
     }
 
     /// Stream: true if the handler is to be called when there is room, whether anything has arrived or not: it has left input. At
     /// the end of the client's side nothing else would have it finish its answer.
     fn is_owed(&self) -> bool {
-        let left_input = self.is_owed && !self.data().is_empty();
-        self.refused > 0 && (self.at_end || !self.data().is_empty()) || left_input
+        let has_data = self.consumed.get() < self.input.borrow().len();
+        self.refused.get() > 0 && (self.at_end() || has_data) || self.is_owed.get() && has_data
+    }
+
+    /// Stream: true once for each refused write that would be taken now.
+    pub(crate) fn takes_room(&self) -> bool {
+        self.wants_room.get() && self.has_room() && self.wants_room.replace(false)
     }
 
     /// Stream: the handler is about to be called. Returns true if it was owed this call.
-    pub(crate) fn begin_call(&mut self) -> bool {
+    pub(crate) fn begin_call(&self) -> bool {
         let was_owed = self.is_owed();
-        (self.paused, self.is_owed, self.refused) = (false, false, 0);
+        self.paused.set(false);
+        self.is_owed.set(false);
+        self.refused.set(0);
         was_owed
     }
 
     /// Stream: the handler has returned.
-    pub(crate) fn end_call(&mut self) {
-        self.is_owed = !self.has_room();
+    pub(crate) fn end_call(&self) {
+        self.is_owed.set(!self.has_room());
     }
 
     /// Stream: true if the handler has closed it.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing
+        self.closing.get()
     }
 
     /// Stream: notes if the client has ended its side.
-    pub(crate) fn set_end(&mut self, at_end: bool) {
-        self.at_end = at_end;
+    pub(crate) fn set_end(&self, at_end: bool) {
+        self.at_end.set(at_end);
     }
 
     /// Stream: true if nothing more is to be read, written or sent.
     pub(crate) fn is_done(&self) -> bool {
-        !self.has_output() && (self.closing || self.at_end && !self.is_owed())
+        !self.has_output() && (self.closing.get() || self.at_end() && !self.is_owed())
     }
 
     /// Closes it now that everything is sent: at once if the client has ended its side, else in stages. If something could not be sent,
     /// the client learns of it by a reset.
     pub(crate) fn close_in_stages(&self) -> Next {
-        if self.broken {
-            let _ = socket::reset_on_close(self.as_fd());
+        if self.broken.get() {
+            let _ = self.call(socket::reset_on_close);
             return Next::Close;
         }
-        if !self.at_end && socket::shutdown_write(self.as_fd()).is_ok() { Next::Linger } else { Next::Close }
+        if !self.at_end() && self.call(socket::shutdown_write).is_ok() { Next::Linger } else { Next::Close }
     }
 
     /// Stream: waits for the client, under the deadline that applies.
-    pub(crate) fn wait(&mut self) -> Next {
-        self.is_touched = false;
+    pub(crate) fn wait(&self) -> Next {
+        self.is_touched.set(false);
         let write = self.has_output();
         let deadline = if write { Deadline::Write } else { Deadline::Quiet };
-        Next::Wait { write, progress: std::mem::take(&mut self.progress), deadline }
+        Next::Wait { write, progress: self.progress.take(), deadline }
     }
 
     /// Stream: returns the buffers that are empty to the pool.
-    pub(crate) fn release_buffers(&mut self, pool: &mut Buffers) {
+    pub(crate) fn release_buffers(&self, pool: &mut Buffers) {
         self.drop_consumed();
-        for (buffer, kept) in self.buffers().into_iter().zip(&mut pool.0) {
+        let (mut input, mut output) = (self.input.borrow_mut(), self.output.borrow_mut());
+        for (buffer, kept) in [&mut *input, &mut output.bytes].into_iter().zip(&mut pool.0) {
             if buffer.is_empty() && (1..=KEEP).contains(&buffer.capacity()) && kept.len() < KEPT {
                 kept.push(std::mem::take(buffer));
             }
@@ -502,8 +556,9 @@ impl Conn {
     }
 
     /// Stream: takes the buffers that it lacks from the pool.
-    pub(crate) fn borrow_buffers(&mut self, pool: &mut Buffers) {
-        for (buffer, kept) in self.buffers().into_iter().zip(&mut pool.0) {
+    pub(crate) fn borrow_buffers(&self, pool: &mut Buffers) {
+        let (mut input, mut output) = (self.input.borrow_mut(), self.output.borrow_mut());
+        for (buffer, kept) in [&mut *input, &mut output.bytes].into_iter().zip(&mut pool.0) {
             if buffer.capacity() == 0 {
                 *buffer = kept.pop().unwrap_or_default();
             }
@@ -511,17 +566,20 @@ impl Conn {
     }
 }
 
+/// Waits until the client has sent bytes, or has taken so many that there is room. The time starts again whenever it has taken any.
+fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io::Result<()> {
+    let mut unsent = if write { socket::unsent(fd) } else { 0 };
+    while !socket::wait_ready(fd, write, timeout)? {
+        let before = unsent;
+        unsent = if write { socket::unsent(fd) } else { 0 };
+        if unsent >= before {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
 /// The pool of buffers for streams; idle streams own none. Inputs and outputs apart, because inputs need more room than most
 /// outputs, and a buffer that changed between the two would grow again.
 #[derive(Default)]
 pub(crate) struct Buffers([Vec<Vec<u8>>; 2]);
-
-impl AsFd for Conn {
-    #[expect(
-        clippy::expect_used,
-        reason = "a Conn without a descriptor lies in a pool, where no handler sees it"
-    )]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_ref().expect("a connection in use has a descriptor").as_fd()
-    }
-}

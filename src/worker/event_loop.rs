@@ -71,8 +71,7 @@ pub struct EventLoop<'a> {
     http: HttpEngine,
     stream: StreamEngine,
     datagrams: DatagramEngine,
-    #[expect(clippy::vec_box, reason = "a C handler holds the address of a connection's value")]
-    kept_conns: Vec<Box<Conn>>,
+    kept_conns: Vec<Rc<Conn>>,
     /// Connections whose engine has more to do than the poll reports.
     again: VecDeque<Token>,
     /// Streams that a callback has written to or closed.
@@ -132,6 +131,7 @@ impl<'a> EventLoop<'a> {
         let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
+        worker.info.conns.set_blocking(kind == Kind::Blocking);
         Self {
             handler,
             kind,
@@ -348,9 +348,8 @@ impl<'a> EventLoop<'a> {
 
     /// Serves a connection in blocking style to its end; everything else waits meanwhile.
     fn serve_blocking(&mut self, fd: OwnedFd, listener: ListenerId) {
-        let mut conn = self.conn(fd, listener);
-        let served =
-            context!(self).call("on_connection", |handler| handler.on_connection(&mut conn)).is_some();
+        let conn = self.conn(fd, listener);
+        let served = context!(self).call("on_connection", |handler| handler.on_connection(&conn)).is_some();
         if !served {
             report("on_connection", &conn.client(), PANICKED);
         }
@@ -365,26 +364,37 @@ impl<'a> EventLoop<'a> {
             let index = self.table.insert(Protocol::Lingering(fd, self.now), listener);
             self.run(index, Cause::Readable { ended: false });
         }
-        self.kept_conns.push(conn);
+        self.keep_conn(conn);
         self.intake.finished();
     }
 
     /// The value of a connection that the handler reads and writes itself.
-    fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Box<Conn> {
+    fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Rc<Conn> {
         let new = || {
             let style = Style::of(self.kind, self.config);
-            Box::new(Conn::new(style, self.worker.info.page, Rc::clone(&self.touched)))
+            Rc::new(Conn::new(style, self.worker.info.page, Rc::clone(&self.touched)))
         };
-        let mut conn = self.kept_conns.pop().unwrap_or_else(new);
+        let conn = self.kept_conns.pop().unwrap_or_else(new);
         self.count += 1;
         conn.begin(fd, self.count, listener);
         conn
+    }
+
+    /// Keeps the memory of a connection's value for the next one, unless the handler has kept the value itself.
+    fn keep_conn(&mut self, mut conn: Rc<Conn>) {
+        if self.kept_conns.len() < KEPT_CONNS
+            && let Some(unused) = Rc::get_mut(&mut conn)
+        {
+            unused.clear();
+            self.kept_conns.push(conn);
+        }
     }
 
     fn open_stream(&mut self, index: u32, read_already: &[u8]) {
         let token = self.table.token(index);
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
         conn.set_token(token);
+        self.worker.info.conns.add(conn);
         match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
             Next::Linger => self.linger(index),
@@ -416,11 +426,9 @@ impl<'a> EventLoop<'a> {
             self.deadlines.set(index, kind, true, self.now);
             return;
         }
-        if kind == Some(Deadline::Write)
-            && let Some(fd) = self.table.row(index).protocol.fd()
-        {
+        if kind == Some(Deadline::Write) {
             // The client cannot always see from what it gets that this is not all.
-            let _ = socket::reset_on_close(fd);
+            self.table.row(index).protocol.with_fd(|fd| drop(socket::reset_on_close(fd)));
         }
         self.run(index, Cause::Deadline);
     }
@@ -429,7 +437,7 @@ impl<'a> EventLoop<'a> {
     /// and not at all when nothing more is to be written.
     fn is_taking(&mut self, index: u32) -> bool {
         let row = self.table.row(index);
-        let unsent = row.protocol.fd().map_or(0, socket::unsent);
+        let unsent = row.protocol.with_fd(socket::unsent).unwrap_or(0);
         let before = std::mem::replace(&mut row.unsent, unsent);
         unsent < before && (unsent > 0 || before < u32::MAX)
     }
@@ -470,8 +478,10 @@ impl<'a> EventLoop<'a> {
                 }
                 if self.deadlines.set(index, deadline, progress, self.now) {
                     let row = self.table.row(index);
-                    let fd = row.protocol.fd().filter(|_| deadline == Deadline::Write);
-                    row.unsent = fd.map_or(u32::MAX, socket::unsent);
+                    row.unsent = match deadline {
+                        Deadline::Write => row.protocol.with_fd(socket::unsent).unwrap_or(u32::MAX),
+                        _ => u32::MAX,
+                    };
                 }
             }
             Next::Again => {
@@ -494,8 +504,8 @@ impl<'a> EventLoop<'a> {
         }
         let token = self.table.token(index);
         let row = self.table.row(index);
-        let Some(fd) = row.protocol.fd() else { return Ok(()) };
-        let (registry, raw) = (self.poll.registry(), fd.as_raw_fd());
+        let Some(raw) = row.protocol.with_fd(|fd| fd.as_raw_fd()) else { return Ok(()) };
+        let registry = self.poll.registry();
         match row.interest {
             Some(_) => registry.reregister(&mut SourceFd(&raw), token, interest)?,
             None => registry.register(&mut SourceFd(&raw), token, interest)?,
@@ -614,9 +624,10 @@ impl<'a> EventLoop<'a> {
         }
         for &index in indexes {
             let row = self.table.row(index);
-            if let (Some(_), Some(fd)) = (row.interest, row.protocol.fd()) {
+            if row.interest.is_some() {
                 // The open file lives on in the master, and so would its registration in this poll.
-                let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+                let registry = self.poll.registry();
+                row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
             }
             self.close(index);
         }
@@ -644,11 +655,10 @@ impl<'a> EventLoop<'a> {
         self.run(index, Cause::Readable { ended: false });
     }
 
-    fn end_stream(&mut self, mut conn: Box<Conn>) -> Option<OwnedFd> {
-        let fd = self.stream.end(&mut conn, context!(self));
-        if self.kept_conns.len() < KEPT_CONNS {
-            self.kept_conns.push(conn);
-        }
+    fn end_stream(&mut self, conn: Rc<Conn>) -> Option<OwnedFd> {
+        self.worker.info.conns.remove(conn.id());
+        let fd = self.stream.end(&conn, context!(self));
+        self.keep_conn(conn);
         fd
     }
 

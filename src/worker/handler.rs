@@ -54,18 +54,22 @@ pub trait Handler {
     fn on_request(&mut self, _req: &Request<'_>, _res: &mut Response) {}
 
     /// Serves one connection in blocking style and returns when done with it ([`Kind::Blocking`]).
-    fn on_connection(&mut self, _conn: &mut Conn) {}
+    fn on_connection(&mut self, _conn: &Conn) {}
 
     /// A stream connection begins: a new one ([`Kind::Stream`]), or an HTTP connection after [`Response::upgrade`]
     /// ([`Handler::takes_streams`]).
-    fn on_open(&mut self, _conn: &mut Conn) {}
+    fn on_open(&mut self, _conn: &Conn) {}
 
     /// A stream connection has bytes to read, or has reached its end of file; or it has input left, and room again for output
     /// ([`Conn::write`]).
-    fn on_data(&mut self, _conn: &mut Conn) {}
+    fn on_data(&mut self, _conn: &Conn) {}
 
-    /// A stream connection has ended; nothing can be read or written any more.
-    fn on_close(&mut self, _conn: &mut Conn) {}
+    /// A stream that has refused a write ([`Conn::write`]) has room for it now. If it has input left, [`Handler::on_data`] is called
+    /// next.
+    fn on_writable(&mut self, _conn: &Conn) {}
+
+    /// A stream connection has ended; nothing can be read or written any more, and [`Worker::conn`] does not find it.
+    fn on_close(&mut self, _conn: &Conn) {}
 
     /// A datagram has arrived. A panic or a crash costs this datagram and no other.
     fn on_datagram(&mut self, _datagram: &Datagram<'_>) {}
@@ -118,12 +122,12 @@ pub fn http<R: Outcome<M>, M>(f: impl FnMut(&Request<'_>, &mut Response) -> R) -
 }
 
 /// Makes a handler of a closure that serves one connection at a time in blocking style.
-pub fn blocking<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
+pub fn blocking<R: Outcome<M>, M>(f: impl FnMut(&Conn) -> R) -> impl Handler {
     ConnClosure(Kind::Blocking, f, PhantomData)
 }
 
 /// Makes a handler of a closure that is called whenever a stream connection has bytes.
-pub fn stream<R: Outcome<M>, M>(f: impl FnMut(&mut Conn) -> R) -> impl Handler {
+pub fn stream<R: Outcome<M>, M>(f: impl FnMut(&Conn) -> R) -> impl Handler {
     ConnClosure(Kind::Stream, f, PhantomData)
 }
 
@@ -151,9 +155,9 @@ impl<F: FnMut(&Request<'_>, &mut Response) -> R, R: Outcome<M>, M> Handler for H
     }
 }
 
-impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> ConnClosure<F, M> {
+impl<F: FnMut(&Conn) -> R, R: Outcome<M>, M> ConnClosure<F, M> {
     /// True if it failed, for whatever reason.
-    fn fails(&mut self, callback: &str, conn: &mut Conn) -> bool {
+    fn fails(&mut self, callback: &str, conn: &Conn) -> bool {
         let Some(reason) = (self.1)(conn).failure() else { return false };
         if !conn.has_told(&reason) {
             report(callback, &conn.client(), &reason);
@@ -163,16 +167,16 @@ impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> ConnClosure<F, M> {
     }
 }
 
-impl<F: FnMut(&mut Conn) -> R, R: Outcome<M>, M> Handler for ConnClosure<F, M> {
+impl<F: FnMut(&Conn) -> R, R: Outcome<M>, M> Handler for ConnClosure<F, M> {
     fn kind(&self) -> Kind {
         self.0
     }
 
-    fn on_connection(&mut self, conn: &mut Conn) {
+    fn on_connection(&mut self, conn: &Conn) {
         self.fails("on_connection", conn);
     }
 
-    fn on_data(&mut self, conn: &mut Conn) {
+    fn on_data(&mut self, conn: &Conn) {
         if self.fails("on_data", conn) {
             conn.close();
         }

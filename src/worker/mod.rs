@@ -5,6 +5,7 @@
 pub mod call;
 mod channel;
 pub mod conn;
+pub mod conns;
 pub mod datagram;
 mod deadlines;
 mod delivery;

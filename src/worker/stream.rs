@@ -6,7 +6,7 @@ use super::engine::Next;
 use super::failure::{PANICKED, report};
 use super::linger;
 use crate::scoreboard::Word;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Reads of one connection in one turn, so that a client that sends without pause does not stop the others.
 const READS: usize = 16;
@@ -19,7 +19,7 @@ pub struct StreamEngine {
 
 impl StreamEngine {
     /// A connection begins, with bytes that were read already.
-    pub fn on_open(&mut self, conn: &mut Conn, read_already: &[u8], cx: &mut Context<'_>) -> Next {
+    pub fn on_open(&mut self, conn: &Conn, read_already: &[u8], cx: &mut Context<'_>) -> Next {
         conn.borrow_buffers(&mut self.buffers);
         conn.preload(read_already);
         let opened = cx.call("on_open", |h| h.on_open(conn)).is_some();
@@ -37,12 +37,14 @@ impl StreamEngine {
     }
 
     /// The socket may have bytes. `ended` is true if the poll has reported that the client ended its side.
-    pub fn on_readable(&mut self, conn: &mut Conn, ended: bool, cx: &mut Context<'_>) -> Next {
+    pub fn on_readable(&mut self, conn: &Conn, ended: bool, cx: &mut Context<'_>) -> Next {
         conn.borrow_buffers(&mut self.buffers);
         for _ in 0..READS {
             if conn.is_closing() {
                 // A client may read the answer only when it has sent everything.
-                let dropped = if conn.at_end() { Next::Close } else { linger::drop_input(conn.as_fd(), cx) };
+                let drop_input = |fd: BorrowedFd<'_>| linger::drop_input(fd, cx);
+                let dropped =
+                    if conn.at_end() { None } else { conn.with_fd(drop_input) }.unwrap_or(Next::Close);
                 conn.set_end(matches!(dropped, Next::Close));
                 return match self.flush(conn) {
                     Next::Wait { .. } if matches!(dropped, Next::Again) => Next::Again,
@@ -57,6 +59,14 @@ impl StreamEngine {
                     conn.pause();
                     return self.flush(conn);
                 }
+            }
+            if conn.takes_room() {
+                let told = cx.call("on_writable", |h| h.on_writable(conn)).is_some();
+                conn.end_call();
+                if !told {
+                    return failed("on_writable", conn, cx);
+                }
+                continue;
             }
             let more = if conn.begin_call() {
                 // Whatever is in the socket was not looked at.
@@ -86,7 +96,7 @@ impl StreamEngine {
     }
 
     /// The client has taken bytes, or there are more to send. What waited for room goes on.
-    pub fn on_writable(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Next {
+    pub fn on_writable(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Next {
         if conn.flush().is_err() {
             return Next::Close;
         }
@@ -99,7 +109,7 @@ impl StreamEngine {
     }
 
     /// Sends what the client takes.
-    fn flush(&mut self, conn: &mut Conn) -> Next {
+    fn flush(&mut self, conn: &Conn) -> Next {
         if conn.flush().is_err() {
             return Next::Close;
         }
@@ -112,8 +122,9 @@ impl StreamEngine {
     }
 
     /// Ends a connection and takes its buffers; returns its descriptor.
-    pub fn end(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Option<OwnedFd> {
+    pub fn end(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Option<OwnedFd> {
         let _ = conn.flush();
+        conn.set_over();
         if cx.call("on_close", |h| h.on_close(conn)).is_none() {
             report("on_close", &conn.client(), PANICKED);
         }
@@ -124,7 +135,7 @@ impl StreamEngine {
 }
 
 /// Calls the handler with what has arrived. False if it panicked.
-fn call(conn: &mut Conn, cx: &mut Context<'_>) -> bool {
+fn call(conn: &Conn, cx: &mut Context<'_>) -> bool {
     let returned = cx.call("on_data", |h| h.on_data(conn)).is_some();
     conn.end_call();
     returned

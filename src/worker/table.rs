@@ -9,6 +9,7 @@ use crate::ids::ListenerId;
 use crate::sys::time::Time;
 use mio::{Interest, Token};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// The protocol of a connection.
 pub enum Protocol {
@@ -16,19 +17,19 @@ pub enum Protocol {
     Free,
     /// HTTP.
     Http(OwnedFd, HttpConn),
-    /// A stream. Boxed, because C handlers hold its address.
-    Stream(Box<Conn>),
+    /// A stream. Shared with the handler, which finds it by its id.
+    Stream(Rc<Conn>),
     /// None any more: it is closed when its client has closed too, for which it has waited since this time.
     Lingering(OwnedFd, Time),
 }
 
 impl Protocol {
-    /// The connection's descriptor.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// Runs `f` with the connection's descriptor; `None` if the row is free.
+    pub fn with_fd<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         match self {
             Self::Free => None,
-            Self::Http(fd, _) | Self::Lingering(fd, _) => Some(fd.as_fd()),
-            Self::Stream(conn) => Some(conn.as_fd()),
+            Self::Http(fd, _) | Self::Lingering(fd, _) => Some(f(fd.as_fd())),
+            Self::Stream(conn) => conn.with_fd(f),
         }
     }
 }

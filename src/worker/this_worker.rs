@@ -1,5 +1,6 @@
 //! The worker that this process is, as its handler has it.
 
+use super::conns::Conns;
 use super::messages::WorkerMessages;
 use super::timers::Timers;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
@@ -48,6 +49,8 @@ pub struct SelfInfo {
     pub page: WorkerPage,
     /// Its messages.
     pub messages: WorkerMessages,
+    /// Its streams.
+    pub conns: Conns,
     /// Its handler's timers.
     pub timers: RefCell<Timers<OnTimer>>,
 }

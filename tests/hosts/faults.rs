@@ -137,7 +137,7 @@ fn fails(style: &str) -> Server {
 }
 
 /// Answers one line; "fail" and "panic" are done as said.
-fn reads(conn: &mut Conn) -> Result<(), Box<dyn Error>> {
+fn reads(conn: &Conn) -> Result<(), Box<dyn Error>> {
     let mut line = [0; 100];
     let n = conn.read(&mut line)?;
     match &line[..n] {

@@ -230,7 +230,7 @@ impl Handler for Messenger {
         let _ = res.body(self.act(&req.path()[1..]));
     }
 
-    fn on_connection(&mut self, conn: &mut Conn) {
+    fn on_connection(&mut self, conn: &Conn) {
         let mut held = Vec::new();
         let mut bytes = [0; 256];
         while let Ok(n @ 1..) = conn.read(&mut bytes) {

@@ -239,6 +239,15 @@ impl Client {
         Ok(std::mem::take(&mut self.read).len())
     }
 
+    /// Reads once; 0 at the server's end of file.
+    pub fn read_some(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
+        assert!(self.read.is_empty());
+        Ok(match &mut self.socket {
+            Socket::Tcp(s) => s.read(into)?,
+            Socket::Unix(s) => s.read(into)?,
+        })
+    }
+
     /// A second owner of the same connection.
     pub fn half(&self) -> Self {
         let socket = match &self.socket {

@@ -78,8 +78,8 @@ impl EventLoop<'_> {
         }
         let (deadlines, table) = (&self.deadlines, &mut self.table);
         let found = deadlines.of(Deadline::Idle).take(LOOKS).find(|index| {
-            let fd = table.row(*index).protocol.fd();
-            fd.is_some_and(|fd| !socket::has_unread(fd) && socket::unsent(fd) == 0)
+            let protocol = &table.row(*index).protocol;
+            protocol.with_fd(|fd| !socket::has_unread(fd) && socket::unsent(fd) == 0).unwrap_or(false)
         });
         if found.is_none() {
             self.search_at = self.now + LOOK_AGAIN;

@@ -1,0 +1,81 @@
+//! The streams of a worker by their ids, for its handler: it keeps an id, which is never reused, and finds the connection in any
+//! callback as long as there is one.
+
+use super::conn::Conn;
+use super::this_worker::Worker;
+use crate::message::Undelivered;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+/// The open streams. The worker's loop alone adds and removes them, never while a callback runs: a callback may walk them and call
+/// what it likes meanwhile.
+#[derive(Default)]
+pub struct Conns {
+    by_id: RefCell<HashMap<u64, Rc<Conn>, BuildHasherDefault<IdHasher>>>,
+    /// A worker in blocking style has one connection at a time, which its handler has anyway.
+    is_blocking: Cell<bool>,
+}
+
+/// Ids count up, so a multiplication spreads them well enough (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Conns {
+    pub(super) fn set_blocking(&self, is_blocking: bool) {
+        self.is_blocking.set(is_blocking);
+    }
+
+    pub(super) fn add(&self, conn: &Rc<Conn>) {
+        self.by_id.borrow_mut().insert(conn.id(), Rc::clone(conn));
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        self.by_id.borrow_mut().remove(&id);
+    }
+}
+
+impl Worker {
+    /// The stream with this id ([`Conn::id`]), in any callback; `None` if it has ended, in blocking style, and outside of the
+    /// worker's first thread. An upgraded HTTP connection is a stream.
+    pub fn conn(&self, id: u64) -> Option<Rc<Conn>> {
+        self.conns_here().ok()?.by_id.borrow().get(&id).map(Rc::clone)
+    }
+
+    /// Calls `f` with each stream of this worker, in no particular order, until it returns false. The connections are those that were
+    /// there when the running callback began; `f` may write to them and close them.
+    ///
+    /// # Errors
+    /// [`Undelivered::Impossible`] in blocking style, and outside of the worker's first thread; then `f` is not called.
+    pub fn each_conn(&self, mut f: impl FnMut(&Rc<Conn>) -> bool) -> Result<(), Undelivered> {
+        let _ = self.conns_here()?.by_id.borrow().values().all(&mut f);
+        Ok(())
+    }
+
+    fn conns_here(&self) -> Result<&Conns, Undelivered> {
+        // None in a process that the handler has forked, too: that must not write to its parent's clients.
+        let is_here = Self::current().is_some();
+        if is_here && !self.info.conns.is_blocking.get() {
+            Ok(&self.info.conns)
+        } else {
+            Err(Undelivered::Impossible)
+        }
+    }
+}

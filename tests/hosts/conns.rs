@@ -1,0 +1,54 @@
+//! Streams that act on each other, in Rust: a line is a command, an answer is a line.
+#![allow(clippy::unwrap_used)]
+
+use prefork::{Conn, Handler, Kind, Server, Worker};
+use std::rc::Rc;
+
+#[derive(Default)]
+struct Rooms {
+    kept: Option<Rc<Conn>>,
+}
+
+impl Handler for Rooms {
+    fn kind(&self) -> Kind {
+        Kind::Stream
+    }
+
+    fn on_data(&mut self, conn: &Conn) {
+        let worker = Worker::current().unwrap();
+        while let Some(end) = conn.data().iter().position(|b| *b == b'\n') {
+            let line = String::from_utf8_lossy(&conn.data()[..end]).into_owned();
+            conn.consume(end + 1);
+            let (name, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            let other = rest.parse().ok().and_then(|id| worker.conn(id));
+            let answer = match name {
+                "id" => conn.id().to_string(),
+                "slot" => worker.slot().to_string(),
+                "find" => if other.is_some() { "there" } else { "none" }.into(),
+                "keep" => {
+                    self.kept = other;
+                    "ok".into()
+                }
+                "kept" => match self.kept.as_ref().unwrap().write(b"kept\n") {
+                    Ok(()) => "written".into(),
+                    Err(e) => e.to_string(),
+                },
+                _ => {
+                    let text = format!("{rest}\n");
+                    worker.each_conn(|conn| conn.write(text.as_bytes()).is_ok()).unwrap();
+                    continue;
+                }
+            };
+            conn.write(format!("{answer}\n").as_bytes()).unwrap();
+        }
+    }
+}
+
+fn main() {
+    let server = Server::factory(|_| Rooms::default()).workers(2).listen("127.0.0.1:0");
+    let server = server.on_start(|started| println!("listening on {}", started.addresses.join(", ")));
+    if let Err(e) = server.run() {
+        eprintln!("{e}");
+        std::process::exit(1);
+    }
+}
