@@ -941,7 +941,8 @@ prefork_conn *prefork_conn_find(prefork_worker *worker, uint64_t id);
  * Returns 0, or the number that `each` has returned to end the walk; PREFORK_STATE in blocking style, in another
  * thread than the worker's first, and in a process that the handler has forked; PREFORK_NULL.
  * Process: worker.
- * Pointers: Borrows `worker` and `arg`, which may be NULL, until return. `each` lets no C++ exception and no longjmp out.
+ * Pointers: Borrows `worker` and `arg`, which may be NULL, until return. `each` lets no C++ exception and no longjmp
+ * out.
  */
 int prefork_worker_each_conn(prefork_worker *worker, int (*each)(prefork_conn *conn, void *arg), void *arg);
 

@@ -32,7 +32,8 @@ pub unsafe extern "C" fn prefork_conn_find(worker: *mut prefork_worker, id: u64)
 /// thread than the worker's first, and in a process that the handler has forked; PREFORK_NULL.
 /// Process: worker.
 /// # Safety
-/// Borrows `worker` and `arg`, which may be NULL, until return. `each` lets no C++ exception and no longjmp out.
+/// Borrows `worker` and `arg`, which may be NULL, until return. `each` lets no C++ exception and no longjmp
+/// out.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_worker_each_conn(
     worker: *mut prefork_worker,
