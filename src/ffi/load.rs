@@ -349,7 +349,7 @@ mod tests {
                 concat!(
                     "(ABI 2.1, prefork ",
                     env!("CARGO_PKG_VERSION"),
-                    "), found ABI 7.0: compile it against"
+                    "), found ABI 7.1: compile it against"
                 ),
             ),
             ("lost", lost.into(), ": undefined symbol: nowhere: check its spelling"),

@@ -2,8 +2,6 @@
 //! callback as long as there is one.
 
 use super::conn::Conn;
-use super::this_worker::Worker;
-use crate::message::Undelivered;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -50,32 +48,17 @@ impl Conns {
     pub(super) fn remove(&self, id: u64) {
         self.by_id.borrow_mut().remove(&id);
     }
-}
 
-impl Worker {
-    /// The stream with this id ([`Conn::id`]), in any callback; `None` if it has ended, in blocking style, and outside of the
-    /// worker's first thread. An upgraded HTTP connection is a stream.
-    pub fn conn(&self, id: u64) -> Option<Rc<Conn>> {
-        self.conns_here().ok()?.by_id.borrow().get(&id).map(Rc::clone)
+    pub(super) fn find(&self, id: u64) -> Option<Rc<Conn>> {
+        self.by_id.borrow().get(&id).map(Rc::clone)
     }
 
-    /// Calls `f` with each stream of this worker, in no particular order, until it returns false. The connections are those that were
-    /// there when the running callback began; `f` may write to them and close them.
-    ///
-    /// # Errors
-    /// [`Undelivered::Impossible`] in blocking style, and outside of the worker's first thread; then `f` is not called.
-    pub fn each_conn(&self, mut f: impl FnMut(&Rc<Conn>) -> bool) -> Result<(), Undelivered> {
-        let _ = self.conns_here()?.by_id.borrow().values().all(&mut f);
-        Ok(())
+    /// Calls `f` with each until it returns false.
+    pub(super) fn each(&self, f: impl FnMut(&Rc<Conn>) -> bool) {
+        let _ = self.by_id.borrow().values().all(f);
     }
 
-    fn conns_here(&self) -> Result<&Conns, Undelivered> {
-        // None in a process that the handler has forked, too: that must not write to its parent's clients.
-        let is_here = Self::current().is_some();
-        if is_here && !self.info.conns.is_blocking.get() {
-            Ok(&self.info.conns)
-        } else {
-            Err(Undelivered::Impossible)
-        }
+    pub(super) fn is_blocking(&self) -> bool {
+        self.is_blocking.get()
     }
 }
