@@ -114,7 +114,7 @@ impl Handler for Actor {
         let _ = res.body(self.act(&req.path()[1..]));
     }
 
-    fn on_connection(&mut self, conn: &mut Conn) {
+    fn on_connection(&mut self, conn: &Conn) {
         let mut bytes = [0; 256];
         while let Ok(n @ 1..) = conn.read(&mut bytes) {
             let answer = self.act(str::from_utf8(&bytes[..n]).unwrap().trim_end());
