@@ -162,6 +162,7 @@ COMMANDS = {
     "reuseport": partial(prefork_command, flags=("--accept", "reuseport")),
     "shared": partial(prefork_command, flags=("--accept", "shared")),
     "batch": partial(prefork_command, flags=("--scheduling", "batch")),
+    "normal": partial(prefork_command, flags=("--scheduling", "normal")),
     "bare-tuned": partial(bare_command, flags=("-b", "-d")),
 }
 DEFAULT = ["prefork", "batch", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]

@@ -79,8 +79,11 @@ pub enum DeferAccept {
 /// The scheduling policy (sched(7)) of the master and the workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheduling {
-    /// The one that the server was started with.
+    /// `SCHED_BATCH` for the master alone, while it accepts thousands of connections a second and does not wait long for a CPU: not
+    /// beside programs that keep the CPUs busy. Otherwise, and if `/proc` does not tell how long it waits, as with [`Self::Normal`].
     #[default]
+    Auto,
+    /// The one that the server was started with.
     Normal,
     /// `SCHED_BATCH`: a process that wakes up does not interrupt the one that runs. If the server was started with another policy than the
     /// normal one (chrt(1)), it keeps that.
@@ -94,7 +97,8 @@ const DISPATCH: &[(&str, Dispatch)] = &[
 ];
 const ACCEPT: &[(&str, Accept)] =
     &[("master", Accept::Master), ("shared", Accept::Shared), ("reuseport", Accept::ReusePort)];
-const SCHEDULING: &[(&str, Scheduling)] = &[("normal", Scheduling::Normal), ("batch", Scheduling::Batch)];
+const SCHEDULING: &[(&str, Scheduling)] =
+    &[("auto", Scheduling::Auto), ("normal", Scheduling::Normal), ("batch", Scheduling::Batch)];
 
 /// Defines a struct of settings and its part of the table. `$place` is the struct in the [`Config`] named `$config`.
 macro_rules! settings {
@@ -211,10 +215,11 @@ settings! {
         "New workers that may start at the same time in a reload",
         "The first one always starts alone";
     /// The scheduling policy of the master's thread and of the workers, which processes that they start have too.
-    scheduling: Scheduling = Scheduling::Normal, OneOf(SCHEDULING), "scheduling", "Workers", "POLICY",
-        "Scheduling policy of master and workers: normal, batch",
+    scheduling: Scheduling = Scheduling::Auto, OneOf(SCHEDULING), "scheduling", "Workers", "POLICY",
+        "Scheduling policy of master and workers: auto, normal, batch",
         "batch (SCHED_BATCH): a wake-up does not interrupt the process that runs, so more is done per wake-up; it helps if short requests \
-         keep all CPUs busy, and makes clients wait longer if other programs want the CPU too. normal: as the server was started";
+         keep all CPUs busy, and makes clients wait longer if other programs want the CPU too. auto: batch for the master alone, while it \
+         accepts thousands of connections a second and no other program makes it wait long for a CPU. normal: as the server was started";
     /// True if idle connections move to workers that a scale-up adds, until each has its share. Not with [`Dispatch::SourceHash`].
     rebalance: bool = false, SWITCH, "rebalance", "Workers", "on|off",
         "Move idle connections to workers that a scale-up adds",

@@ -20,6 +20,7 @@ mod pool;
 mod report;
 mod restart;
 pub mod router;
+mod scheduling;
 mod sockets;
 mod spawn;
 mod start;
@@ -36,7 +37,6 @@ use crate::log::log;
 use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
-use crate::sys::schedule::BatchPolicy;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{poll, process};
@@ -82,8 +82,8 @@ pub struct Master {
     orphans: Option<orphans::Orphans>,
     /// `None` if the host reads signals itself.
     signals: Option<Signals>,
-    /// `None` if the scheduling policy is the one that was found. Workers inherit it at the fork.
-    batch_policy: Option<BatchPolicy>,
+    /// The scheduling policy; that of `--scheduling batch` is inherited by workers.
+    scheduling: scheduling::Policy,
     clock: Clock,
     lifecycle: Lifecycle,
     /// Why the first workers could not start.
@@ -233,6 +233,7 @@ impl Master {
             Ok(()) => {}
         }
         self.read_clock();
+        self.scheduling.note_turn(self.clock.now, self.pool.accepted);
         Ok(())
     }
 

@@ -69,7 +69,6 @@ impl Master {
                     messages: WorkerMessages::new(socket, outbox),
                     timers: RefCell::default(),
                     conns: Conns::default(),
-                    watches: RefCell::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }
@@ -129,6 +128,7 @@ impl Master {
     ) -> ! {
         let slot = Slot(worker.slot());
         let (addresses, own_sockets) = self.intake_of(slot);
+        self.scheduling.end_own();
         self.messages.close();
         self.control.disown();
         self.pool.system.reserve.release();

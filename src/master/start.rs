@@ -7,9 +7,10 @@ use super::pool::{PAGES, Pool};
 use super::router::Messages;
 use super::token::Token;
 use super::{
-    Births, Clock, Master, control, descriptors, fd_reserve, report, sockets, stderr_capture, upgrade,
+    Births, Clock, Master, control, descriptors, fd_reserve, report, scheduling, sockets, stderr_capture,
+    upgrade,
 };
-use crate::config::{Config, Scheduling, name_after};
+use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
 use crate::role::{self, Role};
@@ -74,10 +75,11 @@ impl Master {
         let signals =
             takes_signals.then(|| Signals::take(&SIGNALS)).transpose().map_err(system("signalfd"))?;
         let former = saved.as_ref().is_some_and(|saved| saved.has_batch_policy).then(BatchPolicy::inherited);
-        let batch_policy = batch_policy(&config, former).map_err(system("sched_setscheduler"))?;
         let upgrade = upgrade::Upgrade::new().map_err(|e| proc_error("exe", e))?;
         let token = |i| Token::Listener(ListenerId::at(i)).into();
         let now = Time::now();
+        let scheduling =
+            scheduling::Policy::new(config.scheduling, former, now).map_err(system("sched_setscheduler"))?;
         let rules = lifecycle::Rules {
             boot_timeout: config.boot_timeout,
             drain_timeout: config.drain_timeout,
@@ -127,7 +129,7 @@ impl Master {
             poll,
             orphans: None,
             signals,
-            batch_policy,
+            scheduling,
             stderr,
             messages,
         };
@@ -136,15 +138,6 @@ impl Master {
             master.adopt(saved)?;
         }
         Ok(master)
-    }
-}
-
-/// Sets the scheduling policy, or keeps the one that a former program has set; if it is not wanted, that ends.
-fn batch_policy(config: &Config, former: Option<BatchPolicy>) -> io::Result<Option<BatchPolicy>> {
-    match config.scheduling {
-        Scheduling::Normal => Ok(None),
-        Scheduling::Batch if former.is_some() => Ok(former),
-        Scheduling::Batch => BatchPolicy::set(),
     }
 }
 

@@ -25,7 +25,6 @@ mod this_worker;
 mod timers;
 mod udp;
 pub mod wakeups;
-mod watches;
 
 use crate::config::Config;
 use crate::event::{Kind, WorkerState};

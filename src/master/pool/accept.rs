@@ -216,6 +216,7 @@ impl<S: System> Pool<S> {
         match self.listeners[index].accept(with_client) {
             Ok((connection, client)) => {
                 (self.failures, self.accepted_at) = (0, self.now);
+                self.accepted += 1;
                 let origin = Origin::listener(ListenerId::at(index));
                 self.place(Unplaced { connection, origin, client, shed_by: None, slot }, slot);
                 Accepted::One

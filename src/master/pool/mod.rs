@@ -89,6 +89,8 @@ pub struct Pool<S: System> {
     pub is_cautious: bool,
     /// The end of that time.
     singly_until: Time,
+    /// The connections accepted by this program.
+    pub accepted: u64,
     /// The time at which a connection was accepted last.
     accepted_at: Time,
     /// How often a listener said that only one connection waits, since it last said more.
@@ -191,6 +193,7 @@ impl<S: System> Pool<S> {
             per_turn: PER_TURN,
             is_cautious: true,
             singly_until: Time::default(),
+            accepted: 0,
             accepted_at: Time::default(),
             asked_in_vain: 0,
             ask_in: 0,

@@ -168,8 +168,12 @@ impl Master {
         }
         match self.upgrade.stage {
             Stage::Requested | Stage::Passed if is_stopping => self.upgrade.stage = Stage::None,
-            Stage::Requested => self.start_trial(),
+            Stage::Requested => {
+                self.scheduling.end_own();
+                self.start_trial();
+            }
             Stage::Passed if self.lifecycle.is_at_rest() => {
+                self.scheduling.end_own();
                 // Returns only if it has failed.
                 let e = self.execute_program();
                 self.give_up_upgrade(&format!("execute {}: {e}", self.upgrade.path.display()));
@@ -270,7 +274,7 @@ impl Master {
                 .collect(),
             environments: self.births.environments.clone(),
             last_exits: self.report.last_exits.clone(),
-            has_batch_policy: self.batch_policy.is_some(),
+            has_batch_policy: self.scheduling.is_batch(),
             serving: self.source.serving(),
             clients: self.control.save(kept),
         })
