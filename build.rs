@@ -25,7 +25,7 @@ mod header {
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
-        ("wakeups", "TIMERS"),
+        ("wakeups", "TIMERS AND DESCRIPTORS OF YOUR OWN"),
         ("conns", "ALL STREAMS OF A WORKER"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),

@@ -170,7 +170,7 @@ typedef enum prefork_status {
      * or too much waits for the receiver of a message (four times the setting `max-message`).
      */
     PREFORK_FULL = -12,
-    /** The client, or the receiver of a message, is gone; or there is no such worker, or timer. */
+    /** The client, or the receiver of a message, is gone; or there is no such worker, timer or watch. */
     PREFORK_GONE = -13,
     /** The request did not ask for this upgrade (RFC 9110 section 7.8). */
     PREFORK_UPGRADE = -14,
@@ -881,11 +881,25 @@ int prefork_worker_request(prefork_worker *worker,
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
 
-/* TIMERS
+/* TIMERS AND DESCRIPTORS OF YOUR OWN
  * -------------------------------------------------------------------------------------------------------- */
+
+/** What a descriptor is watched for, and what it is ready for: one of these or both, `PREFORK_READ | PREFORK_WRITE`. */
+typedef enum prefork_watch_event {
+    /** A read will not wait: there is something to read, the end, or an error. */
+    PREFORK_READ = 1,
+    /** A write will not wait: there is room, or an error. */
+    PREFORK_WRITE = 2,
+} prefork_watch_event;
 
 /** Called in the worker's first thread, between other callbacks, with the `arg` that was given with it. */
 typedef void (*prefork_on_wakeup)(prefork_worker *worker, void *arg);
+
+/**
+ * Called when a watched descriptor is ready. `events` has those of the events asked for that have come. A hang-up or an
+ * error of the descriptor is reported as all that was asked for.
+ */
+typedef void (*prefork_on_ready)(prefork_worker *worker, int fd, int events, void *arg);
 
 /**
  * Starts a timer: `fire` is called once in `after_ms` milliseconds, and then, unless `every_ms` is 0, every
@@ -919,6 +933,34 @@ uint64_t prefork_timer_start(prefork_worker *worker,
  * Pointers: Borrows `worker` until return.
  */
 int prefork_timer_stop(prefork_worker *worker, uint64_t timer);
+
+/**
+ * Has `ready` called whenever a descriptor of yours is ready, as long as it is (level-triggered): a socket of a
+ * client library, a pipe, a timerfd. For a descriptor that is watched already, changes `events`, `ready` and
+ * `arg`. In blocking style descriptors are looked at between two connections.
+ *
+ * The descriptor stays yours, and should be non-blocking. It may be closed at any time, best after
+ * `prefork_unwatch()`: `ready` is not called of a closed descriptor, whatever its number stands for
+ * afterwards, and also if a duplicate is left (dup, or in a process that was forked). A worker that drains
+ * goes on with its watches, but does not wait for them; they end before `worker_stop`, and nothing is called.
+ *
+ * Returns PREFORK_OK; PREFORK_INVALID if `fd` is not open, or is a regular file or a directory, which are always
+ * ready (epoll_ctl(2), EPERM), or if `events` is 0 or has other bits; PREFORK_SYSTEM if the kernel lacks memory
+ * or this process a descriptor; PREFORK_STATE, also in `worker_stop`; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until the watch is changed or ends.
+ */
+int prefork_watch(prefork_worker *worker, int fd, int events, prefork_on_ready ready, void *arg);
+
+/**
+ * Stops watching a descriptor, also the one of which `ready` is being called, and also a closed one.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE if it is not watched, or not any more because it was found closed;
+ * PREFORK_STATE; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_unwatch(prefork_worker *worker, int fd);
 
 
 /* ALL STREAMS OF A WORKER

@@ -160,6 +160,7 @@ pub use server::{Running, Server};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use sys::code::give_back as give_back_code;
+pub use sys::poll::Interest;
 pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::datagram::Datagram;
@@ -171,4 +172,4 @@ pub mod fuzzing {
     pub use crate::worker::http::fuzzing::request;
 }
 pub use worker::http::{Refused, Request, Response};
-pub use worker::wakeups::Timer;
+pub use worker::wakeups::{Ready, Timer};

@@ -50,6 +50,12 @@ const MODULE: &str = r#"
 
     static void fired(prefork_worker *, void *) { maybe("timer"); }
 
+    static void ready(prefork_worker *worker, int fd, int, void *)
+    {
+        maybe("watch");
+        prefork_unwatch(worker, fd);
+    }
+
     static void request(prefork_request *req, prefork_response *res, void *)
     {
         maybe("on_request");
@@ -57,6 +63,9 @@ const MODULE: &str = r#"
         prefork_worker *self = prefork_worker_self();
         prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
         prefork_timer_start(self, 0, 0, fired, NULL);
+        int pair[2];
+        if (pipe(pair) == 0)
+            prefork_watch(self, pair[1], PREFORK_WRITE, ready, NULL);
         prefork_response_body_owned(res, "x", 1, released, NULL);
         (void)req;
     }
@@ -154,6 +163,7 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Request, "on_message"),
         (Style::Request, "on_reply"),
         (Style::Request, "timer"),
+        (Style::Request, "watch"),
         (Style::Request, "release"),
         (Style::Connection, "on_connection"),
         (Style::Data, "on_open"),

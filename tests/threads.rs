@@ -40,6 +40,12 @@ const MODULE: &str = r#"
         __builtin_trap();
     }
 
+    static void ready(prefork_worker *w, int fd, int events, void *arg)
+    {
+        (void)fd, (void)events;
+        fired(w, arg);
+    }
+
     static void release(void *owner)
     {
         (void)owner;
@@ -59,6 +65,8 @@ const MODULE: &str = r#"
         ADD(worker_leave(worker));
         add("timer_start", (long)prefork_timer_start(worker, 0, 0, fired, NULL));
         ADD(timer_stop(worker, 1));
+        ADD(watch(worker, 0, PREFORK_READ, ready, NULL));
+        ADD(unwatch(worker, 0));
         ADD(worker_info(worker, &info));
         add("self", prefork_worker_self() != NULL);
         if (res) {
@@ -188,7 +196,7 @@ fn are_refused(text: &str, calls: usize, released: u32) {
 #[test]
 fn calls_from_a_second_thread_are_refused() {
     for (style, calls, released) in
-        [(Style::Request, 16, 1), (Style::Connection, 13, 0), (Style::Data, 13, 0)]
+        [(Style::Request, 18, 1), (Style::Connection, 15, 0), (Style::Data, 15, 0)]
     {
         let mut server = start(style).start();
         server.says(&format!("reply 0 worker_send(worker, PREFORK_TO_MASTER, 1, \"x\", 1)={STATE}"));
@@ -210,7 +218,7 @@ fn a_reply_to_a_datagram_from_a_second_thread_is_refused() {
     client.send_to(b"x", address).unwrap();
     let mut buf = [0; 4000];
     let n = client.recv(&mut buf).unwrap();
-    are_refused(str::from_utf8(&buf[..n]).unwrap(), 7, 0);
+    are_refused(str::from_utf8(&buf[..n]).unwrap(), 9, 0);
     server.stop();
 }
 

@@ -1,4 +1,4 @@
-/* A handler whose timers do as clients tell it to, in the style that ON_REQUEST, ON_CONNECTION or ON_DATA says.
+/* A handler whose timers and descriptors do as clients tell it to, in the style that ON_REQUEST, ON_CONNECTION or ON_DATA says.
  *
  * A command is a line, or the path of a request: "after 50 a" is GET /after/50/a. Each answers with one line.
  *     after MS TEXT           a timer that adds TEXT to the trace; the answer: its number
@@ -13,8 +13,20 @@
  *     sleep MS                a long callback
  *     fork                    what the calls return in a process of its own
  *     hang                    a timer that does not return
+ *     pipe, pair              makes a pipe, a pair of sockets; the answer: its two descriptors
+ *     watch FD EVENTS         has FD watched: each event adds "FD:EVENTS:BYTES " to the trace, with the bytes that were read; at the
+ *                             end of a file FD is unwatched and closed, and after an event to write unwatched
+ *     unwatch FD              the answer: the status
+ *     send FD TEXT            writes to it
+ *     close FD, dup FD, move FD TO
+ *     refused                 the statuses of watches that make no sense
+ *     duel                    two that are ready at once, of which each unwatches the other
+ *     again FD                changes a watch within itself: "old " in the trace, then "new "
+ *     spin                    one that is always ready
+ *     many N                  N pipes that are watched; the answer: the bytes of memory that are not free after they are closed
+ *     child, kill PID         forks a process that has all descriptors; ends it
  * In the file "log" of the test's directory: "first" of a timer that worker_start has started, "drain", "tick" after that of a
- * repeated timer, "end" of worker_stop with what a start returns there.
+ * repeated timer, "end" of worker_stop with what starts of a timer and a watch return there.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,6 +36,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -139,6 +153,8 @@ static void hang(prefork_worker *worker, void *arg)
         pause();
 }
 
+static int watch(int fd, int events);
+
 static void first(prefork_worker *worker, void *arg)
 {
     (void)worker, (void)arg;
@@ -175,9 +191,171 @@ static int in_a_child(void)
     pid_t pid = fork();
 
     if (pid == 0)
-        _exit(prefork_timer_start(self, 1, 0, never, NULL) != 0 ? 1 : -prefork_timer_stop(self, ids[0]));
+        _exit(prefork_timer_start(self, 1, 0, never, NULL) != 0 || watch(0, PREFORK_READ) != PREFORK_STATE ||
+                      prefork_unwatch(self, 0) != PREFORK_STATE
+                  ? 1
+                  : -prefork_timer_stop(self, ids[0]));
     waitpid(pid, &status, 0);
     return -WEXITSTATUS(status);
+}
+
+static void ready(prefork_worker *worker, int fd, int events, void *arg)
+{
+    char bytes[100] = "";
+    ssize_t n = events & PREFORK_READ ? read(fd, bytes, sizeof bytes - 1) : 0;
+
+    if (worker != self || arg != trace || strlen(trace) + 200 > sizeof trace)
+        abort();
+    sprintf(trace + strlen(trace), "%d:%d:%.*s ", fd, events, n > 0 ? (int)n : 0, bytes);
+    if (events & PREFORK_WRITE || n <= 0) {
+        if (prefork_unwatch(worker, fd) != PREFORK_OK || prefork_unwatch(worker, fd) != PREFORK_GONE)
+            abort();
+    }
+    if (events == PREFORK_READ && n <= 0)
+        close(fd);
+}
+
+static int watch(int fd, int events)
+{
+    return prefork_watch(self, fd, events, ready, trace);
+}
+
+static int duelists[2][2];
+
+static void shoots(prefork_worker *worker, int fd, int events, void *arg)
+{
+    int other = duelists[fd == duelists[0][0]][0];
+
+    (void)arg;
+    sprintf(trace, "%d %d", events, prefork_unwatch(worker, other));
+    prefork_unwatch(worker, fd);
+}
+
+static void duel(void)
+{
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        if (pipe2(duelists[i], O_NONBLOCK) < 0 || prefork_watch(self, duelists[i][0], PREFORK_READ, shoots, NULL) != 0 ||
+            write(duelists[i][1], "x", 1) != 1)
+            abort();
+    }
+}
+
+static void newer(prefork_worker *worker, int fd, int events, void *arg)
+{
+    char byte;
+
+    (void)worker, (void)events;
+    strcat(trace, arg);
+    if (read(fd, &byte, 1) != 1)
+        abort();
+}
+
+static void older(prefork_worker *worker, int fd, int events, void *arg)
+{
+    (void)events, (void)arg;
+    strcat(trace, "old ");
+    if (prefork_watch(worker, fd, PREFORK_READ, newer, "new ") != PREFORK_OK)
+        abort();
+}
+
+static void spins(prefork_worker *worker, int fd, int events, void *arg)
+{
+    (void)worker, (void)fd, (void)events, (void)arg;
+    trace[0] = 'w';
+}
+
+static void is_refused(char *answer, size_t size)
+{
+    int fds[2], file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), folder = open("/", O_RDONLY | O_CLOEXEC);
+
+    if (pipe2(fds, O_NONBLOCK) < 0)
+        abort();
+    snprintf(answer, size, "%d %d %d %d %d %d %d %d %d", watch(-1, 1), watch(9999, 1), watch(fds[0], 0), watch(fds[0], 4),
+             watch(fds[0], -1), watch(file, 1), watch(folder, 1), prefork_watch(self, fds[0], 1, NULL, NULL),
+             prefork_unwatch(self, fds[0]));
+    close(fds[0]), close(fds[1]), close(file), close(folder);
+}
+
+static long many(int n)
+{
+    int (*pipes)[2] = calloc((size_t)n, sizeof *pipes), i;
+    size_t before = mallinfo2().uordblks;
+
+    for (i = 0; i < n; i++) {
+        if (pipe2(pipes[i], O_NONBLOCK) < 0 || watch(pipes[i][0], PREFORK_READ) != PREFORK_OK)
+            abort();
+    }
+    for (i = 0; i < n; i++) {
+        /* In this order or the other. */
+        if (i % 2 == 0)
+            close(pipes[i][0]);
+        if (prefork_unwatch(self, pipes[i][0]) != PREFORK_OK)
+            abort();
+        if (i % 2 != 0)
+            close(pipes[i][0]);
+        close(pipes[i][1]);
+    }
+    before = mallinfo2().uordblks - before;
+    free(pipes);
+    return (long)before;
+}
+
+/* A command about descriptors; 0 if it is none. */
+static int act_on_descriptors(char **words, int n, char *answer, size_t size)
+{
+    int fd = n > 1 ? atoi(words[1]) : -1, arg = n > 2 ? atoi(words[2]) : 0, fds[2];
+    long result = 0;
+
+    if (strcmp(words[0], "pipe") == 0 || strcmp(words[0], "pair") == 0) {
+        int made = words[0][2] == 'p' ? pipe2(fds, O_NONBLOCK | O_CLOEXEC)
+                                      : socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds);
+        if (made < 0)
+            abort();
+        snprintf(answer, size, "%d %d", fds[0], fds[1]);
+        return 1;
+    }
+    if (strcmp(words[0], "refused") == 0) {
+        is_refused(answer, size);
+        return 1;
+    }
+    if (strcmp(words[0], "watch") == 0) {
+        result = watch(fd, arg);
+    } else if (strcmp(words[0], "unwatch") == 0) {
+        result = prefork_unwatch(self, fd);
+    } else if (strcmp(words[0], "send") == 0) {
+        result = write(fd, words[2], strlen(words[2]));
+    } else if (strcmp(words[0], "close") == 0) {
+        result = close(fd);
+    } else if (strcmp(words[0], "dup") == 0) {
+        result = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    } else if (strcmp(words[0], "move") == 0) {
+        result = dup3(fd, arg, O_CLOEXEC);
+        close(fd);
+    } else if (strcmp(words[0], "duel") == 0) {
+        duel();
+    } else if (strcmp(words[0], "again") == 0) {
+        result = prefork_watch(self, fd, PREFORK_READ, older, NULL);
+    } else if (strcmp(words[0], "spin") == 0) {
+        if (pipe2(fds, O_NONBLOCK) < 0)
+            abort();
+        result = prefork_watch(self, fds[1], PREFORK_WRITE, spins, NULL);
+    } else if (strcmp(words[0], "many") == 0) {
+        result = many(fd);
+    } else if (strcmp(words[0], "child") == 0) {
+        result = fork();
+        if (result == 0)
+            for (;;)
+                pause();
+    } else if (strcmp(words[0], "kill") == 0) {
+        result = kill(fd, SIGKILL);
+        waitpid(fd, NULL, 0);
+    } else {
+        return 0;
+    }
+    snprintf(answer, size, "%ld", result);
+    return 1;
 }
 
 /* Does a command, and puts the answer into its place. */
@@ -189,7 +367,7 @@ static void act(char *command, size_t size)
 
     for (word = strtok_r(command, " /", &rest); word && n < 4; word = strtok_r(NULL, " /", &rest))
         words[n++] = word;
-    if (n == 0)
+    if (n == 0 || act_on_descriptors(words, n, command, size))
         return;
     if (strcmp(words[0], "after") == 0) {
         result = (long)start(words[1], words[2], 0);
@@ -245,7 +423,7 @@ static void worker_stop(prefork_worker *worker, void *state)
     char text[32];
 
     (void)state;
-    snprintf(text, sizeof text, "end %d", (int)prefork_timer_start(worker, 0, 0, never, NULL));
+    snprintf(text, sizeof text, "end %d %d", (int)prefork_timer_start(worker, 0, 0, never, NULL), watch(0, PREFORK_READ));
     note(text);
 }
 

@@ -227,6 +227,7 @@ mod tests {
             messages: crate::worker::messages::WorkerMessages::new(channel.socket, channel.outbox),
             timers: std::cell::RefCell::default(),
             conns: crate::worker::conns::Conns::default(),
+            watches: std::cell::RefCell::default(),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";

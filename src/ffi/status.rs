@@ -43,7 +43,7 @@ pub enum prefork_status {
     /// Too much waits for a slow client (setting `max-pending`), or the head of the response is over 64 KiB;
     /// or too much waits for the receiver of a message (four times the setting `max-message`).
     PREFORK_FULL = -12,
-    /// The client, or the receiver of a message, is gone; or there is no such worker, or timer.
+    /// The client, or the receiver of a message, is gone; or there is no such worker, timer or watch.
     PREFORK_GONE = -13,
     /// The request did not ask for this upgrade (RFC 9110 section 7.8).
     PREFORK_UPGRADE = -14,

@@ -1,11 +1,14 @@
 //! What a handler in C has its worker wait for, besides connections and messages.
 
-use super::guard::{borrow, guard};
+use super::guard::{Result, borrow, guard};
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
+use crate::Interest;
+use crate::sys::poll;
 use crate::worker::OnTimer;
 use crate::worker::wakeups::Timer;
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::time::Duration;
 
 /// Called in the worker's first thread, between other callbacks, with the `arg` that was given with it.
@@ -69,4 +72,97 @@ pub unsafe extern "C" fn prefork_timer_stop(worker: *mut prefork_worker, timer: 
         }
         answered(worker.stop_timer(Timer(timer)).then_some(()).ok_or(prefork_status::PREFORK_GONE))
     })
+}
+
+/// What a descriptor is watched for, and what it is ready for: one of these or both, `PREFORK_READ | PREFORK_WRITE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_watch_event {
+    /// A read will not wait: there is something to read, the end, or an error.
+    PREFORK_READ = 1,
+    /// A write will not wait: there is room, or an error.
+    PREFORK_WRITE = 2,
+}
+
+use prefork_watch_event::*;
+
+/// Called when a watched descriptor is ready. `events` has those of the events asked for that have come. A hang-up or an
+/// error of the descriptor is reported as all that was asked for.
+pub type prefork_on_ready = Option<
+    unsafe extern "C-unwind" fn(worker: *mut prefork_worker, fd: c_int, events: c_int, arg: *mut c_void),
+>;
+
+/// Has `ready` called whenever a descriptor of yours is ready, as long as it is (level-triggered): a socket of a
+/// client library, a pipe, a timerfd. For a descriptor that is watched already, changes `events`, `ready` and
+/// `arg`. In blocking style descriptors are looked at between two connections.
+///
+/// The descriptor stays yours, and should be non-blocking. It may be closed at any time, best after
+/// `prefork_unwatch()`: `ready` is not called of a closed descriptor, whatever its number stands for
+/// afterwards, and also if a duplicate is left (dup, or in a process that was forked). A worker that drains
+/// goes on with its watches, but does not wait for them; they end before `worker_stop`, and nothing is called.
+///
+/// Returns PREFORK_OK; PREFORK_INVALID if `fd` is not open, or is a regular file or a directory, which are always
+/// ready (epoll_ctl(2), EPERM), or if `events` is 0 or has other bits; PREFORK_SYSTEM if the kernel lacks memory
+/// or this process a descriptor; PREFORK_STATE, also in `worker_stop`; PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return, and `arg`, which may be NULL, until the watch is changed or ends.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_watch(
+    worker: *mut prefork_worker,
+    fd: c_int,
+    events: c_int,
+    ready: prefork_on_ready,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let this = unsafe { borrow(worker) }?;
+        let ready = ready.ok_or(prefork_status::PREFORK_NULL)?;
+        let interest = interest(events)?;
+        let call = move |_: &_, fd, ready_for| {
+            // SAFETY: the caller gave both for this call; the worker lives as long as the process.
+            unsafe { ready(worker, fd, self::events(ready_for), arg) }
+        };
+        answered(this.start_watch(fd, interest, Box::new(call)).map_err(|e| unwatchable(&e)))
+    })
+}
+
+/// Stops watching a descriptor, also the one of which `ready` is being called, and also a closed one.
+///
+/// Returns PREFORK_OK; PREFORK_GONE if it is not watched, or not any more because it was found closed;
+/// PREFORK_STATE; PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_unwatch(worker: *mut prefork_worker, fd: c_int) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        if !worker.is_here() {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        answered(worker.unwatch(&fd).then_some(()).ok_or(prefork_status::PREFORK_GONE))
+    })
+}
+
+fn interest(events: c_int) -> Result<Interest> {
+    let (read, write) = (PREFORK_READ as c_int, PREFORK_WRITE as c_int);
+    if events & (read | write) != events || events == 0 {
+        return Err(prefork_status::PREFORK_INVALID);
+    }
+    Ok(Interest { read: events & read != 0, write: events & write != 0 })
+}
+
+fn events(Interest { read, write }: Interest) -> c_int {
+    (if read { PREFORK_READ as c_int } else { 0 }) | (if write { PREFORK_WRITE as c_int } else { 0 })
+}
+
+fn unwatchable(e: &io::Error) -> prefork_status {
+    match e.raw_os_error() {
+        None => prefork_status::PREFORK_STATE,
+        Some(_) if poll::is_unwatchable(e) => prefork_status::PREFORK_INVALID,
+        Some(_) => prefork_status::PREFORK_SYSTEM,
+    }
 }

@@ -69,6 +69,7 @@ impl Master {
                     messages: WorkerMessages::new(socket, outbox),
                     timers: RefCell::default(),
                     conns: Conns::default(),
+                    watches: RefCell::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

@@ -7,7 +7,7 @@ use super::check;
 use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT};
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// The conditions that a descriptor is watched for. End of file and errors are reported in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +19,14 @@ pub struct Interest {
 }
 
 impl Interest {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { read: false, write: false };
     /// There is something to read.
     pub const READ: Self = Self { read: true, write: false };
+    /// There is room to write.
+    pub const WRITE: Self = Self { read: false, write: true };
+    /// Either of them.
+    pub const BOTH: Self = Self { read: true, write: true };
 
     fn events(self) -> c_int {
         (if self.read { EPOLLIN } else { 0 }) | (if self.write { EPOLLOUT } else { 0 })
@@ -63,6 +69,39 @@ pub fn unwatch(poll: &mio::Poll, fd: BorrowedFd<'_>) -> io::Result<()> {
     control(poll, EPOLL_CTL_DEL, fd, mio::Token(0), 0)
 }
 
+/// A change of what a poll watches.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// A descriptor is added.
+    Add,
+    /// It is watched for something else, with another token.
+    Modify,
+    /// It is removed.
+    Remove,
+}
+
+/// Changes, level-triggered, what is watched of a descriptor that its owner may have closed already. Fails with `EBADF` then; with
+/// `ENOENT` if the number stands for another file than when it was added, and with `EEXIST` if it is added a second time.
+pub fn change(
+    poll: &mio::Poll,
+    change: Change,
+    fd: RawFd,
+    token: mio::Token,
+    interest: Interest,
+) -> io::Result<()> {
+    let operation = match change {
+        Change::Add => EPOLL_CTL_ADD,
+        Change::Modify => EPOLL_CTL_MOD,
+        Change::Remove => EPOLL_CTL_DEL,
+    };
+    control_number(poll, operation, fd, token, interest.events())
+}
+
+/// True if an error of [`change`] says that this descriptor can never be watched: it is not open, or of a kind that has no readiness.
+pub fn is_unwatchable(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EBADF | libc::EPERM | libc::EINVAL | libc::ELOOP))
+}
+
 fn control(
     poll: &mio::Poll,
     operation: c_int,
@@ -70,9 +109,19 @@ fn control(
     token: mio::Token,
     events: c_int,
 ) -> io::Result<()> {
+    control_number(poll, operation, fd.as_raw_fd(), token, events)
+}
+
+fn control_number(
+    poll: &mio::Poll,
+    operation: c_int,
+    fd: RawFd,
+    token: mio::Token,
+    events: c_int,
+) -> io::Result<()> {
     let mut event = libc::epoll_event { events: events as u32, u64: token.0 as u64 };
     // SAFETY: `event` is valid through the call; the kernel copies it.
-    let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
+    let ret = unsafe { libc::epoll_ctl(poll.as_raw_fd(), operation, fd, &raw mut event) };
     check(ret).map(drop)
 }
 

@@ -41,6 +41,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The token of the descriptors that the handler has watched.
+const WATCHES: Token = Token(usize::MAX - 4);
 /// Events read in one turn.
 const EVENTS: usize = 256;
 /// Closed stream connections whose memory is kept.
@@ -188,11 +190,12 @@ impl<'a> EventLoop<'a> {
                 self.search_at = Time::NEVER;
             }
             self.serve_leftovers();
-            let (mut queue, mut channel) = (false, self.channel.has_more);
+            let (mut queue, mut channel, mut watches) = (false, self.channel.has_more, false);
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
                     CHANNEL => channel = true,
+                    WATCHES => watches = true,
                     LEAVE => self.channel.leave_on_signal(self.poll, self.now),
                     token => self.ready(token, event),
                 }
@@ -219,6 +222,9 @@ impl<'a> EventLoop<'a> {
             }
             if self.timer_due() <= self.now {
                 wakeups::call_timers(self.worker, last_timer, context!(self));
+            }
+            if watches {
+                wakeups::call_watches(self.worker, self.poll, WATCHES, context!(self));
             }
             self.channel.update(self.poll, self.polled_at, context!(self));
             self.serve_touched();
@@ -262,6 +268,9 @@ impl<'a> EventLoop<'a> {
             due = timer_due;
             // What is some milliseconds old would make it so much later.
             self.now = Time::now();
+        }
+        if let Err(e) = self.worker.info.watches.borrow_mut().attach(self.poll, WATCHES) {
+            log!("worker {}: watch the handler's descriptors: {e}", self.worker.id());
         }
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         match self.poll.poll(events, sleep) {

@@ -25,6 +25,7 @@ mod this_worker;
 mod timers;
 mod udp;
 pub mod wakeups;
+mod watches;
 
 use crate::config::Config;
 use crate::event::{Kind, WorkerState};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 /// The token of the first socket; each following one's is one less.
-const FIRST: usize = usize::MAX - 4;
+const FIRST: usize = usize::MAX - 6;
 /// The pause when descriptors or memory have run out, or a call is refused.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The time in which other workers may take what comes at a shared socket before one does that has to close a connection for it.

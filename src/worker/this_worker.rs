@@ -4,16 +4,19 @@ use super::conn::Conn;
 use super::conns::Conns;
 use super::messages::WorkerMessages;
 use super::timers::Timers;
+use super::watches::Watches;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::message::Undelivered;
 use crate::role::{self, Role};
 use crate::scoreboard::{Word, WorkerPage};
+use crate::sys::poll::Interest;
 use crate::sys::time::Time;
 use crate::sys::{overdue, process};
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fmt;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -54,7 +57,12 @@ pub struct SelfInfo {
     pub conns: Conns,
     /// Its handler's timers.
     pub timers: RefCell<Timers<OnTimer>>,
+    /// The descriptors that its handler has watched.
+    pub watches: RefCell<Watches<OnReady>>,
 }
+
+/// What is called of a watched descriptor: with its number, and what it is ready for.
+pub type OnReady = Box<dyn FnMut(&Worker, RawFd, Interest)>;
 
 /// What a timer calls.
 pub enum OnTimer {

@@ -2,9 +2,13 @@
 
 use super::call::Context;
 use super::failure::report_panic;
-use super::this_worker::{OnTimer, Worker};
+use super::this_worker::{OnReady, OnTimer, Worker};
 use super::timers::Stopped;
+use super::watches::{Call, Next};
+use crate::sys::poll::Interest;
 use crate::sys::time::Time;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 /// Timers that are called in one turn before connections have theirs.
@@ -68,6 +72,90 @@ impl Worker {
     }
 }
 
+/// What a watched descriptor is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// A read will not wait: there is something to read, the end, or an error.
+    pub read: bool,
+    /// A write will not wait: there is room, or an error.
+    pub write: bool,
+}
+
+/// Descriptors of your own in the worker's loop: sockets of a client library, pipes, timerfd, inotify; not regular files, which are
+/// always ready. In blocking style they are looked at between two connections.
+///
+/// A worker that drains goes on with them, but does not wait for them: when it has finished its last connection, the watches are
+/// dropped, before [`crate::Handler::stop`].
+impl Worker {
+    /// Has a function called whenever a descriptor is ready, as long as it is (level-triggered). If it is watched already, this changes
+    /// what it is watched for and what is called. A hang-up or an error of the descriptor is reported as all that was asked for.
+    ///
+    /// The descriptor stays yours, and should be non-blocking. You may close it at any time: then it is not called any more,
+    /// whatever the number stands for afterwards, and also if a duplicate is left. A panic ends the watch.
+    ///
+    /// # Errors
+    /// `EBADF` if it is not open, `EPERM` if it is a regular file or a directory, `InvalidInput` if nothing is asked for, and others of
+    /// epoll_ctl(2). [`io::ErrorKind::Other`] in another thread than the first, in another process, and in
+    /// [`crate::Handler::stop`].
+    pub fn watch(
+        &self,
+        fd: &impl AsRawFd,
+        interest: Interest,
+        mut f: impl FnMut(&Self, RawFd, Ready) + 'static,
+    ) -> io::Result<()> {
+        let call = move |worker: &Self, fd, Interest { read, write }| f(worker, fd, Ready { read, write });
+        self.start_watch(fd.as_raw_fd(), interest, Box::new(call))
+    }
+
+    pub(crate) fn start_watch(&self, fd: RawFd, interest: Interest, call: OnReady) -> io::Result<()> {
+        if !self.is_here() || self.info.watches.borrow().is_over() {
+            return Err(io::Error::other("not possible here or now"));
+        }
+        if interest == Interest::NONE {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let before = self.info.watches.borrow_mut().add(fd, interest, call)?;
+        // Dropped here, where it may use the watches.
+        drop(before);
+        Ok(())
+    }
+
+    /// Stops watching a descriptor, which may be closed already; it may be the one that is being called. False if it was not watched,
+    /// or has been found closed.
+    pub fn unwatch(&self, fd: &impl AsRawFd) -> bool {
+        if !self.is_here() {
+            return false;
+        }
+        let removed = self.info.watches.borrow_mut().remove(fd.as_raw_fd());
+        removed.is_some()
+    }
+}
+
+/// Calls what is called of watched descriptors that are ready, as many as one turn allows.
+pub fn call_watches(worker: &Worker, poll: &mio::Poll, token: mio::Token, cx: &mut Context<'_>) {
+    let watches = &worker.info.watches;
+    watches.borrow_mut().look(poll, token);
+    loop {
+        let next = watches.borrow_mut().next();
+        let discarded = match next {
+            Some(Next::Call(Call { serial, fd, ready, mut call })) => {
+                let returned = cx.call("watch", |_| call(worker, fd, ready));
+                if returned.is_none() {
+                    // It would be called again at once.
+                    watches.borrow_mut().drop_running(serial);
+                }
+                report_panic("watch", returned);
+                watches.borrow_mut().put_back(serial, call)
+            }
+            Some(Next::Closed(call)) => call,
+            None => return,
+        };
+        if discarded.is_some() {
+            discard("watch", discarded, cx);
+        }
+    }
+}
+
 /// Calls the timers that are due, as many as one turn allows, of those with a number up to `last`.
 pub fn call_timers(worker: &Worker, last: u64, cx: &mut Context<'_>) {
     let begun = Time::now();
@@ -92,6 +180,10 @@ pub fn end(worker: &Worker, cx: &mut Context<'_>) {
     let timers = worker.info.timers.borrow_mut().end();
     if !timers.is_empty() {
         discard("timer", timers, cx);
+    }
+    let watches = worker.info.watches.borrow_mut().end();
+    if !watches.is_empty() {
+        discard("watch", watches, cx);
     }
 }
 

@@ -2,11 +2,12 @@
 //! `tests/wakeups.c`, and "panic WHAT", "many N".
 #![allow(clippy::unwrap_used)]
 
-use prefork::{Conn, Handler, Kind, Request, Response, Server, Timer, Worker};
+use prefork::{Conn, Handler, Interest, Kind, Request, Response, Server, Timer, Worker};
 use std::cell::RefCell;
 use std::env;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread::sleep;
@@ -16,8 +17,13 @@ fn main() {
     let args: Vec<String> = env::args().collect();
     let kind = if args[1] == "request" { Kind::Request } else { Kind::Blocking };
     let dir = PathBuf::from(&args[2]);
-    let server =
-        Server::factory(move |_| Actor { kind, dir: dir.clone(), trace: Rc::default(), timers: Vec::new() });
+    let server = Server::factory(move |_| Actor {
+        kind,
+        dir: dir.clone(),
+        trace: Rc::default(),
+        timers: Vec::new(),
+        pair: UnixStream::pair().unwrap(),
+    });
     let server = server.listen("127.0.0.1:0").workers(1);
     if let Err(e) = server.on_start(|started| println!("listening on {}", started.addresses[0])).run() {
         eprintln!("{e}");
@@ -35,6 +41,7 @@ struct Actor {
     dir: PathBuf,
     trace: Rc<RefCell<String>>,
     timers: Vec<Timer>,
+    pair: (UnixStream, UnixStream),
 }
 
 /// Uses the timers when it is dropped, and panics.
@@ -95,6 +102,35 @@ impl Actor {
                 let timer = worker.every(Duration::from_millis(1), |_| panic!("on purpose"));
                 self.started(timer)
             }
+            ["watch"] => {
+                let (mut from, trace) = (self.pair.0.try_clone().unwrap(), Rc::clone(&self.trace));
+                let read = move |_: &Worker, _, ready| {
+                    let mut bytes = [0; 100];
+                    let n = from.read(&mut bytes).unwrap();
+                    let text = str::from_utf8(&bytes[..n]).unwrap();
+                    trace.borrow_mut().push_str(&format!("{ready:?} {text} "));
+                };
+                format!("{:?}", worker.watch(&self.pair.0, Interest::READ, read))
+            }
+            ["send", text] => {
+                (&self.pair.1).write_all(text.as_bytes()).unwrap();
+                String::new()
+            }
+            ["unwatch"] => format!("{} {}", worker.unwatch(&self.pair.0), worker.unwatch(&self.pair.0)),
+            ["refused"] => {
+                let file = File::open("/proc/self/exe").unwrap();
+                let nothing = Interest { read: false, write: false };
+                let results = [
+                    worker.watch(&9999, Interest::READ, |_, _, _| ()),
+                    worker.watch(&self.pair.0, nothing, |_, _, _| ()),
+                    worker.watch(&file, Interest::BOTH, |_, _, _| ()),
+                ];
+                results.map(|result| result.unwrap_err().to_string()).join("; ")
+            }
+            ["panic", "watch"] => {
+                let watched = worker.watch(&self.pair.1, Interest::WRITE, |_, _, _| panic!("on purpose"));
+                format!("{watched:?}")
+            }
             ["trace"] => self.trace.borrow().clone(),
             _ => format!("no such command: {command}"),
         }
@@ -107,7 +143,9 @@ impl Handler for Actor {
     }
 
     fn stop(&mut self, worker: &Worker) {
-        note(&self.dir, &format!("stop: {:?}", worker.after(Duration::ZERO, |_| ())));
+        let timer = worker.after(Duration::ZERO, |_| ());
+        let watch = worker.watch(&self.pair.0, Interest::READ, |_, _, _| ()).unwrap_err();
+        note(&self.dir, &format!("stop: {timer:?}, {watch}"));
     }
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
