@@ -352,7 +352,8 @@ uint32_t prefork_request_listener(const prefork_request *req);
 
 /**
  * The response to a request, given to `on_request`. If no function is called it is a 200 with an empty body.
- * It is sent when the callback returns, and is valid until then. prefork writes the header fields Date,
+ * It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
+ * `prefork_response_stream()` are for one that is not finished by then. prefork writes the header fields Date,
  * Connection, and Content-Length or Transfer-Encoding; the handler writes the others.
  */
 typedef struct prefork_response prefork_response;
@@ -418,12 +419,15 @@ int prefork_response_body_owned(prefork_response *res,
 /**
  * Adds to a body whose length is not known yet. The head is sent with the first bytes, the end when
  * `on_request` returns: chunked in HTTP/1.1, until the close in HTTP/1.0 (RFC 9112 section 6.3). prefork
- * collects 64 KiB before it sends, never waits, and keeps what the client does not take yet, up to the
- * setting `max-pending`.
+ * collects 64 KiB before it sends, never waits, and keeps what the client does not take yet, up to the setting
+ * `max-pending`. For a body of any size use `prefork_response_stream()`. Of a response that is kept, what
+ * callbacks write is sent together when they have returned.
  *
- * Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL (the response is
- * incomplete: the connection is cut behind the parts before; if there was none, it becomes a 500, unless the handler
- * sets another status or body), PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL (the
+ * response is incomplete: the connection is cut behind the parts before; if there was none, it becomes a 500,
+ * unless the handler sets another status or body. A response that is kept is not harmed: none of these bytes
+ * was taken, and `prefork_response_stream()` calls back when there is room), PREFORK_GONE, PREFORK_INVALID or
+ * PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */
@@ -445,7 +449,7 @@ int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64
  * Closes the connection after this response. If its head has not been sent yet, it says so
  * (`Connection: close`, RFC 9112 section 9.6).
  *
- * Returns PREFORK_OK or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_LATE or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return.
  */
@@ -453,20 +457,116 @@ int prefork_response_close(prefork_response *res);
 
 /**
  * Gives up. The response becomes a 500; if some of it was sent already, the connection is cut, so that the
- * client does not take it for complete.
+ * client does not take it for complete. A response that is kept still has to be ended; it is cut if some of it
+ * was written.
  *
- * Returns PREFORK_OK or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_LATE, PREFORK_GONE or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return.
  */
 int prefork_response_fail(prefork_response *res);
 
 /**
+ * Sends now what has been written by `prefork_response_write()`; the head in any case, after which it is too
+ * late to set a whole body. Does not wait: what the client does not take yet is kept.
+ *
+ * Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_GONE or
+ * PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `res` until return.
+ */
+int prefork_response_flush(prefork_response *res);
+
+/**
+ * Keeps the response, which is finished by `prefork_response_end()` after `on_request` has returned, in any
+ * callback of this worker. What was set so far goes with it. `res` answers every further call with
+ * PREFORK_LATE.
+ *
+ * Until then nothing further of that connection is read or answered: requests that the client has sent
+ * meanwhile wait. The connection counts as busy for `max-conns` and `least-connections`; a worker that drains
+ * waits for it, up to the setting `drain-timeout`; it is no hang for the setting `timeout`.
+ *
+ * All functions for responses take the result. When the client has gone (it was reset, or took nothing for the
+ * setting `write-timeout`), or when nothing has been written for the setting `response-timeout` while the
+ * client had nothing to take (it then gets a 504, or if some of the response was written, the connection is
+ * cut), they return PREFORK_GONE; the result stays valid until it is ended. If `on_request` fails by a panic,
+ * the client gets a 500. A worker that is killed takes its responses with it, and their clients see the end of
+ * the connection.
+ *
+ * Returns the response, which the call creates: end it with `prefork_response_end()`, whatever happens; or
+ * NULL if `res` is NULL, or has been kept before.
+ * Process: worker.
+ * Pointers: Borrows `res` until return.
+ */
+prefork_response *prefork_response_later(prefork_response *res);
+
+/**
+ * Finishes a response that was kept: sends what was set, and the end of a body that was written in parts. The
+ * call itself sends nothing: that happens when the callback has returned.
+ *
+ * Returns PREFORK_OK or PREFORK_GONE (the client has gone, or the time was over), and in both cases `res` is
+ * freed; PREFORK_STATE (`res` was not returned by `prefork_response_later()`, or `prefork_response_stream()`
+ * has taken it) or PREFORK_NULL, and then it is not.
+ * Process: worker.
+ * Pointers: Takes `res`.
+ */
+int prefork_response_end(prefork_response *res);
+
+/**
+ * Sends a body of any size, whose parts a callback writes when there is room for them: `more(res, arg)` is
+ * called whenever little of what it has written waits for the client (64 KiB, or half of the setting
+ * `max-pending`), not within another callback, and in turn with other connections. It writes with
+ * `prefork_response_write()` and returns 1 if more follows, 0 at the end, or a negative number to break off:
+ * then the connection is cut, so that the client does not take the body for complete. A slow client holds no
+ * more than `max-pending` bytes of memory: a part that has no room is refused with PREFORK_FULL and does no
+ * harm; return 1, and `more` is called when there is room. If `more` returns 1 and has tried to write nothing,
+ * it is not called again before something is written to `res`, or `prefork_response_flush()` is called, in
+ * another callback: keep the pointer that `more` was given. The setting `response-timeout` counts meanwhile.
+ *
+ * The head is that of `prefork_response_write()`. If the response has no body (to HEAD; status 204, 205 and
+ * 304), `more` is not called, and `done` is.
+ *
+ * `done(arg)`, which may be NULL, is called once in this worker when the response is over: at its end, when it
+ * was broken off, when the client has gone, when the time was over, or before `worker_stop`; not if this call
+ * is refused. From then on `res` is freed.
+ *
+ * `res` may be the response given to `on_request`, which is then kept as by `prefork_response_later()`: `more`
+ * is given another pointer. It may also be one that was kept, also if some of it was written.
+ *
+ * Returns PREFORK_OK; PREFORK_LATE (a whole body was set, or it has such a callback already, or it was kept),
+ * PREFORK_GONE, PREFORK_NULL (also if `more` is NULL), and then `res` is as before.
+ * Process: worker.
+ * Pointers: Takes `res` if it was returned by `prefork_response_later()`, otherwise borrows it until return; borrows
+ * `arg` until `done(arg)` returns.
+ */
+int prefork_response_stream(prefork_response *res,
+                            int (*more)(prefork_response *res, void *arg),
+                            void (*done)(void *arg),
+                            void *arg);
+
+/**
+ * Has `gone(arg)` called once if the client leaves before the response has ended: when it has closed its side
+ * or was reset, or has taken nothing for the setting `write-timeout`; and when the setting `response-timeout`
+ * is over, or `on_request` has failed by a panic. It is called from the worker's loop, not within another
+ * callback, and never after `prefork_response_end()`. A client that has closed only its sending side still
+ * gets the response: end it as ever. A second call replaces the first. The end of a client that has sent more
+ * than the kernel holds for it is not seen.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE (`res` was not kept: while `on_request` runs, nobody looks), PREFORK_GONE,
+ * PREFORK_LATE or PREFORK_NULL (also if `gone` is NULL), and then it is not called.
+ * Process: worker.
+ * Pointers: Borrows `res` until return, and `arg` until `gone(arg)` returns or the response is over.
+ */
+int prefork_response_on_gone(prefork_response *res, void (*gone)(void *arg), void *arg);
+
+/**
  * Answers 101 and makes the connection a stream, for which `on_open`, `on_data` and `on_close` are called.
  * Header fields added before or after go into the 101 (RFC 9110 section 7.8).
  *
+ * A response that is kept can do so too: the 101 is sent when it ends.
+ *
  * Returns PREFORK_OK, PREFORK_UPGRADE (the request's Upgrade field does not name `protocol`), PREFORK_STATE
- * (the handler has no `on_data`), PREFORK_LATE, PREFORK_INVALID or PREFORK_NULL.
+ * (the handler has no `on_data`), PREFORK_LATE, PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return. Copies `protocol`, which is NUL-terminated.
  */

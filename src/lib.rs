@@ -165,6 +165,7 @@ pub use worker::Worker;
 pub use worker::conn::Conn;
 pub use worker::datagram::Datagram;
 pub use worker::handler::{Handler, Outcome, blocking, datagram, http, stream};
+pub use worker::http::{Later, Resume};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

@@ -301,6 +301,11 @@ settings! {
     /// since the end of the connection may be the end of the message.
     write: Duration = Duration::from_secs(30), Time, "write-timeout", "Timeouts", "TIME",
         "Until a slow client takes more of a response", "Over it: the connection is reset; 0: no limit";
+    /// Without a byte from the handler of a response that it keeps ([`crate::Response::later`]), while nothing waits for the client to take
+    /// it (504, or if a part was written already, the connection is cut).
+    response: Duration = Duration::from_secs(60), Time, "response-timeout", "Timeouts", "TIME",
+        "Until a handler continues a response that it keeps",
+        "Over it: 504, or if a part was written already, the connection is cut; 0: no limit";
 }
 
 impl Config {

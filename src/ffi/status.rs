@@ -119,7 +119,7 @@ impl From<Refused> for prefork_status {
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,
             Refused::Upgrade => PREFORK_UPGRADE,
-            Refused::NoStreams => PREFORK_STATE,
+            Refused::NoStreams | Refused::State => PREFORK_STATE,
         }
     }
 }

@@ -387,6 +387,11 @@ pub fn takes_a_line(fd: BorrowedFd<'_>) -> bool {
     retry(|| poll(fd, libc::POLLOUT, 0)).is_ok_and(|found| found == libc::POLLOUT)
 }
 
+/// True if a connection is over in both directions: it was reset, or, on a Unix socket, its peer has closed it (poll(2)).
+pub fn is_broken(fd: BorrowedFd<'_>) -> bool {
+    retry(|| poll(fd, 0, 0)).map_or(true, |found| found != 0)
+}
+
 /// Waits until a descriptor is readable (or writable), its peer has closed, or `timeout` is over (poll(2)); `None` waits forever.
 /// Returns false if the time is over.
 pub fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io::Result<bool> {

@@ -8,7 +8,7 @@ use crate::config::Timeouts;
 use crate::sys::time::Time;
 use std::time::Duration;
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 const NONE: u32 = u32::MAX;
 /// The longest pause of a client during a lingering close.
 const LINGER: Duration = Duration::from_secs(5);
@@ -51,14 +51,14 @@ impl Deadlines {
     pub fn new(t: &Timeouts, capacity: u32) -> Self {
         let queue = |length| Queue { first: NONE, last: NONE, count: 0, length };
         Self {
-            queues: [t.header, t.body, t.idle, t.idle, t.write, LINGER].map(queue),
+            queues: [t.header, t.body, t.idle, t.idle, t.write, LINGER, t.response].map(queue),
             used: 0,
             links: Vec::with_capacity(capacity as usize),
         }
     }
 
     /// Replaces the deadline of a connection. The same deadline starts again, except as [`Deadline`] says; `progress` is true if
-    /// the client has taken bytes since the last time. Returns false if the deadline continues.
+    /// the client has taken bytes since the last time, or the handler has written some. Returns false if the deadline continues.
     pub fn set(&mut self, index: u32, kind: Deadline, progress: bool, now: Time) -> bool {
         let at = index as usize;
         if self.links.len() <= at {
@@ -66,7 +66,7 @@ impl Deadlines {
         }
         let continues = match kind {
             Deadline::Header => true,
-            Deadline::Write => !progress,
+            Deadline::Write | Deadline::Response => !progress,
             Deadline::Body | Deadline::Idle | Deadline::Quiet | Deadline::Linger => false,
         };
         if continues && self.links[at].kind == Some(kind) {
@@ -171,11 +171,12 @@ mod tests {
         Deadline::Quiet,
         Deadline::Write,
         Deadline::Linger,
+        Deadline::Response,
     ];
 
     fn times() -> Timeouts {
         let ms = Duration::from_millis;
-        Timeouts { header: ms(30), body: ms(20), idle: ms(0), write: ms(10) }
+        Timeouts { header: ms(30), body: ms(20), idle: ms(0), write: ms(10), response: ms(40) }
     }
 
     fn at(ms: u64) -> Time {
@@ -186,7 +187,7 @@ mod tests {
         /// Against a table of expiry times that is searched from end to end.
         #[test]
         fn expires_what_a_naive_table_expires(
-            steps in proptest::collection::vec((0u32..6, 0usize..8, any::<bool>(), 0u64..9), 1..200)
+            steps in proptest::collection::vec((0u32..6, 0usize..9, any::<bool>(), 0u64..9), 1..200)
         ) {
             let mut d = Deadlines::new(&times(), 6);
             let mut naive: [Option<(Deadline, Time)>; 6] = [None; 6];
@@ -195,8 +196,8 @@ mod tests {
                 now = now + Duration::from_millis(wait);
                 match ALL.get(kind) {
                     Some(&kind) => {
-                        let continues = matches!(kind, Deadline::Header | Deadline::Write)
-                            && !(progress && kind == Deadline::Write)
+                        let may_restart = matches!(kind, Deadline::Write | Deadline::Response);
+                        let continues = (may_restart && !progress || kind == Deadline::Header)
                             && naive[index as usize].is_some_and(|(k, _)| k == kind);
                         if !continues {
                             naive[index as usize] = Some((kind, now.deadline(d.queues[kind as usize].length)));

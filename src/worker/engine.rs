@@ -1,5 +1,9 @@
 //! The border between the worker's loop, which owns descriptors, deadlines and the poll, and the protocol of a connection.
 
+use super::http::exchange::Exchange;
+use super::http::response::Response;
+use std::rc::Rc;
+
 /// The loop's next step with a connection after an engine has run on it.
 pub enum Next {
     /// Wait for bytes (and for room to write if `write` is set), until the deadline.
@@ -17,12 +21,16 @@ pub enum Next {
     Close,
     /// The handler is done with the stream, and the sending side is shut down: close it when the client has closed too.
     Linger,
+    /// The handler keeps the response to the last request: the connection waits for that.
+    Later(Rc<Exchange<Response>>),
+    /// A response that was kept is finished: the connection goes on as any other of HTTP.
+    Answered,
     /// The connection becomes a stream; these bytes have been read already.
     Upgrade(Vec<u8>),
 }
 
 /// The deadline of a connection. Setting the same one again starts it anew, except `Header`, which continues from its first
-/// setting, and `Write`, which continues until the client takes bytes.
+/// setting, `Write`, which continues until the client takes bytes, and `Response`, which continues until the handler writes some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
     /// `header-timeout`: the rest of a request's head is due, or the first bytes of a new connection.
@@ -38,4 +46,6 @@ pub enum Deadline {
     /// Five seconds between two reads. Everything is sent; what the client still sends is read and dropped, so that no reset
     /// destroys the last response on its way (RFC 9112 section 9.6).
     Linger,
+    /// `response-timeout`: the handler has to continue a response that it keeps.
+    Response,
 }

@@ -3,6 +3,7 @@
 //! A new connection is served before it is registered with the poll: if its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
+mod later;
 mod room;
 
 use super::WorkerSetup;
@@ -120,6 +121,8 @@ macro_rules! context {
     };
 }
 
+use context;
+
 impl<'a> EventLoop<'a> {
     /// A loop for at most `limit` connections.
     pub fn new(
@@ -230,6 +233,7 @@ impl<'a> EventLoop<'a> {
             self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
+        self.end_later();
         wakeups::end(self.worker, context!(self));
         Ok(())
     }
@@ -470,6 +474,7 @@ impl<'a> EventLoop<'a> {
             (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
             (Protocol::Stream(conn), Cause::Writable) => self.stream.on_writable(conn, cx),
             (Protocol::Stream(_) | Protocol::Lingering(..), Cause::Deadline) => Next::Close,
+            (Protocol::Later(_), _) => return self.run_later(index, cause),
             (Protocol::Lingering(fd, since), _) => linger::linger(fd.as_fd(), *since, cx),
             (Protocol::Free, _) => return,
         };
@@ -501,6 +506,8 @@ impl<'a> EventLoop<'a> {
             }
             Next::Close => self.close(index),
             Next::Linger => self.linger(index),
+            Next::Later(exchange) => self.keep(index, exchange),
+            Next::Answered => self.continue_http(index),
             Next::Upgrade(bytes) => self.upgrade(index, &bytes),
         }
     }
@@ -540,8 +547,14 @@ impl<'a> EventLoop<'a> {
     fn run_again(&mut self) {
         for _ in 0..self.again.len() {
             if let Some(index) = self.again.pop_front().and_then(|token| self.table.find(token)) {
-                self.table.row(index).again = false;
-                self.run(index, Cause::Readable { ended: true });
+                let row = self.table.row(index);
+                row.again = false;
+                let cause = match row.protocol {
+                    // What the poll has reported of it was looked at.
+                    Protocol::Later(_) => Cause::Writable,
+                    _ => Cause::Readable { ended: true },
+                };
+                self.run(index, cause);
             }
         }
     }
@@ -553,10 +566,10 @@ impl<'a> EventLoop<'a> {
             let token = self.touched.borrow_mut().pop();
             let Some(token) = token else { return };
             let Some(index) = self.table.find(token) else { continue };
-            if let Protocol::Stream(conn) = &self.table.row(index).protocol
-                && conn.is_touched()
-            {
-                self.run(index, Cause::Writable);
+            match &self.table.row(index).protocol {
+                Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
+                Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
+                _ => {}
             }
         }
     }
@@ -677,6 +690,7 @@ impl<'a> EventLoop<'a> {
         self.publish_idle();
         match self.table.remove(index) {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
+            Protocol::Later(answering) => self.http.on_gone_later(*answering, context!(self)),
             Protocol::Stream(conn) => drop(self.end_stream(conn)),
             // In blocking style it was finished when the handler was.
             Protocol::Lingering(..) if self.kind == Kind::Blocking => return,

@@ -104,7 +104,7 @@ impl Outcome<BoxedSendSync> for Result<(), BoxedSendSync> {
 type BoxedSendSync = Box<dyn Error + Send + Sync>;
 
 /// The text of an error, followed by those of its causes that it does not end in already.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
     while let Some(cause) = next {
         let reason = cause.to_string();

@@ -5,6 +5,7 @@
 
 use super::conn::Conn;
 use super::http::HttpConn;
+use super::http::later::Answering;
 use crate::ids::ListenerId;
 use crate::sys::time::Time;
 use mio::{Interest, Token};
@@ -17,6 +18,8 @@ pub enum Protocol {
     Free,
     /// HTTP.
     Http(OwnedFd, HttpConn),
+    /// HTTP, with a response that its handler keeps.
+    Later(Box<Answering>),
     /// A stream. Shared with the handler, which finds it by its id.
     Stream(Rc<Conn>),
     /// None any more: it is closed when its client has closed too, for which it has waited since this time.
@@ -29,6 +32,7 @@ impl Protocol {
         match self {
             Self::Free => None,
             Self::Http(fd, _) | Self::Lingering(fd, _) => Some(f(fd.as_fd())),
+            Self::Later(answering) => Some(f(answering.as_fd())),
             Self::Stream(conn) => conn.with_fd(f),
         }
     }

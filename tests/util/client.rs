@@ -211,10 +211,21 @@ impl Client {
 
     /// Waits until something of the server has arrived, and leaves it there.
     pub fn wait_for_bytes(&self) -> Result<(), Fault> {
-        assert!(self.read.is_empty());
         let mut byte = [std::mem::MaybeUninit::uninit()];
         SockRef::from(&self.socket).peek(&mut byte)?;
         Ok(())
+    }
+
+    /// True if something of the server has arrived and was not read.
+    pub fn has_bytes(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        !self.read.is_empty() || SockRef::from(&self.socket).recv_with_flags(&mut byte, flags).is_ok()
+    }
+
+    /// Reads what has arrived, and keeps it.
+    pub fn gather(&mut self) {
+        self.receive().unwrap();
     }
 
     /// Everything up to the server's end of file.

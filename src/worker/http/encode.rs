@@ -1,10 +1,11 @@
 //! Responses as bytes: status line, fields, framing (RFC 9112 sections 4, 6 and 7). The hot path: numbers are written without
 //! `std::fmt`.
 
+use super::exchange::RequestTraits;
 use super::fault::{Fault, reason};
 use super::output::Body;
 use super::output::Output;
-use super::response::{RequestTraits, Response, Stage};
+use super::response::{Response, Stage};
 use crate::sys::time::Time;
 
 /// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
@@ -33,6 +34,8 @@ pub(super) enum After {
     Cut,
     /// It changes its protocol.
     Upgrade,
+    /// It waits for the handler, which keeps the response.
+    Later,
 }
 
 impl Framing {
@@ -90,12 +93,23 @@ impl Response {
                 self.put_head(Framing::Nothing, now);
                 return After::Upgrade;
             }
+            Stage::Kept => return After::Later,
         }
+        self.after()
+    }
+
+    fn after(&self) -> After {
         match (self.request.keep_alive, self.close) {
             (false, _) => After::Close,
             (true, true) => After::CloseFirst,
             (true, false) => After::Stay,
         }
+    }
+
+    /// As [`Response::finish`], with a response of prefork's own in place of the handler's, of which nothing has been written.
+    pub(super) fn finish_with(&mut self, fault: Fault, now: Time) -> After {
+        self.put_fault(fault, now);
+        self.after()
     }
 
     /// Writes the response to a refused request, after which the connection closes.

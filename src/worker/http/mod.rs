@@ -8,11 +8,14 @@ pub(super) mod closing;
 mod conn;
 mod date;
 mod encode;
+pub(super) mod exchange;
 mod fault;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod handle;
 mod head;
 mod input;
+pub(super) mod later;
 mod output;
 mod pool;
 mod quick;
@@ -26,6 +29,8 @@ mod token;
 mod tests;
 
 pub(crate) use conn::HttpConn;
+pub(crate) use exchange::Producer;
+pub use handle::{Later, Resume};
 pub use request::Request;
 pub use response::{Refused, Response};
 
@@ -37,12 +42,12 @@ use crate::scoreboard::Word;
 use crate::sys::socket;
 use conn::Phase;
 use encode::After;
+use exchange::RequestTraits;
 use fault::Fault;
 use head::Head;
 use input::Input;
 use output::{Body, Output, Sent};
 use pool::Pool;
-use response::RequestTraits;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -81,6 +86,8 @@ enum Stop {
     Blocked,
     /// The client is gone.
     Gone,
+    /// The handler keeps the response.
+    Later,
 }
 
 impl Link<'_, '_> {
@@ -292,13 +299,16 @@ impl HttpEngine {
         let lent = Rc::clone(&res.lent);
         let called =
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));
-        cx.page.add(Word::Requests, 1);
         if called.is_none() {
             report("on_request", &request.brief(), PANICKED);
             res.fail();
             res.close();
         }
         link.conn.used = true;
+        if res.is_kept() {
+            return later::kept(res, called.is_some());
+        }
+        cx.page.add(Word::Requests, 1);
         link.conn.counted = res.has_failed();
         if link.conn.counted {
             cx.page.add(Word::Errors, 1);
@@ -308,22 +318,13 @@ impl HttpEngine {
 
     /// Sets the phase after a response, and sends what is large. Returns the reason to stop, if there is one.
     fn after(&mut self, after: After, input: &Input, link: &mut Link<'_, '_>) -> Option<Stop> {
-        link.conn.phase = match after {
-            After::Stay => Phase::Open,
-            After::Cut if self.response.until_close => {
-                // A plain end of the connection would make the response look complete.
-                let _ = socket::reset_on_close(link.fd);
-                Phase::Cut
-            }
-            After::Close if input.is_empty() && !link.conn.has_more => Phase::Closing,
-            After::Close | After::CloseFirst | After::Cut => Phase::ClosingSlowly,
-            After::Upgrade => Phase::Upgrading,
-        };
+        let is_last = input.is_empty() && !link.conn.has_more;
+        link.conn.phase = phase_after(after, self.response.until_close, is_last, link.fd);
         if self.response.client_gone {
             return Some(Stop::Gone);
         }
         if after != After::Stay {
-            return Some(Stop::Done);
+            return Some(if after == After::Later { Stop::Later } else { Stop::Done });
         }
         let out = &self.response.out;
         if out.waiting() < BATCH && matches!(out.body, Body::None) {
@@ -368,7 +369,11 @@ impl HttpEngine {
         } else if link.conn.phase != Phase::Open {
             return self.finish(link);
         }
-        if stop == Stop::Yield { Next::Again } else { link.conn.wait() }
+        match stop {
+            Stop::Yield => Next::Again,
+            Stop::Later => later::next(&mut self.response),
+            _ => link.conn.wait(),
+        }
     }
 
     /// Sends the gathered responses. Returns the reason to stop unless everything was sent.
@@ -405,5 +410,20 @@ impl HttpEngine {
                 Some(Stop::Gone)
             }
         }
+    }
+}
+
+/// The phase of a connection after a response. `is_last`: nothing of the client has come behind the request.
+fn phase_after(after: After, until_close: bool, is_last: bool, fd: BorrowedFd<'_>) -> Phase {
+    match after {
+        After::Stay | After::Later => Phase::Open,
+        After::Cut if until_close => {
+            // A plain end of the connection would make the response look complete.
+            let _ = socket::reset_on_close(fd);
+            Phase::Cut
+        }
+        After::Close if is_last => Phase::Closing,
+        After::Close | After::CloseFirst | After::Cut => Phase::ClosingSlowly,
+        After::Upgrade => Phase::Upgrading,
     }
 }

@@ -81,6 +81,30 @@ impl Output {
         self.drop_body();
     }
 
+    /// The bytes that wait, without the body.
+    pub fn unsent(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// Takes out the body, as an output of its own.
+    pub fn take_body(&mut self) -> Self {
+        let taken = Self {
+            body: std::mem::take(&mut self.body),
+            copied: std::mem::take(&mut self.copied),
+            body_len: self.body_len,
+            body_at: self.body_at,
+            ..Self::default()
+        };
+        self.drop_body();
+        taken
+    }
+
+    /// Puts in a body that was taken out.
+    pub fn put_body(&mut self, from: Self) {
+        (self.body, self.copied) = (from.body, from.copied);
+        (self.body_len, self.body_at) = (from.body_len, from.body_at);
+    }
+
     pub fn drop_body(&mut self) {
         self.body = Body::None;
         self.copied.clear();

@@ -2,6 +2,7 @@
 
 use super::date::Date;
 use super::encode::{self, Framing};
+use super::exchange::{Exchange, RequestTraits, Unreachable};
 use super::output::{Body, Output};
 use super::token;
 use crate::sys::lend::Lent;
@@ -41,6 +42,8 @@ pub enum Refused {
     NoStreams,
     /// Not a regular file, or one that ends before the range does, or a descriptor that cannot be read.
     File,
+    /// Not possible in this process: a copy that the handler has forked.
+    State,
 }
 
 impl fmt::Display for Refused {
@@ -55,11 +58,21 @@ impl fmt::Display for Refused {
             Self::Upgrade => "the request did not ask for this upgrade",
             Self::NoStreams => "the handler serves no streams",
             Self::File => "not a regular file that can be read and holds the range",
+            Self::State => "not possible in this process",
         })
     }
 }
 
 impl std::error::Error for Refused {}
+
+impl From<Unreachable> for Refused {
+    fn from(reason: Unreachable) -> Self {
+        match reason {
+            Unreachable::Gone => Self::Gone,
+            Unreachable::Copy => Self::State,
+        }
+    }
+}
 
 /// The response to one request. Without any call it is an empty 200.
 ///
@@ -95,6 +108,10 @@ pub struct Response {
     pub(super) client_gone: bool,
     pub(super) date: Date,
     pub(super) lent: Rc<Lent>,
+    /// Shared with the connection, if the response is kept.
+    pub(super) exchange: Option<Rc<Exchange<Self>>>,
+    /// A producer owns it.
+    is_given: bool,
     pending: usize,
     takes_streams: bool,
 }
@@ -110,15 +127,8 @@ pub(super) enum Stage {
     Upgrade,
     /// The handler failed.
     Failed,
-}
-
-/// The traits of a request that its response depends on.
-#[derive(Clone, Copy, Default)]
-pub(super) struct RequestTraits {
-    /// The response to HEAD has no body.
-    pub is_head: bool,
-    pub minor: u8,
-    pub keep_alive: bool,
+    /// The handler keeps the response: it has another value.
+    Kept,
 }
 
 impl Response {
@@ -142,6 +152,8 @@ impl Response {
             client_gone: false,
             date: Date::new(),
             lent: Rc::new(Lent::new()),
+            exchange: None,
+            is_given: false,
             pending,
             takes_streams,
         }
@@ -193,6 +205,7 @@ impl Response {
         if !matches!(self.stage, Stage::Open | Stage::Upgrade) {
             return Err(Refused::Late);
         }
+        self.check()?;
         if !token::is_token(name.as_bytes()) || !token::is_field_value(value) {
             return Err(Refused::Field);
         }
@@ -280,7 +293,23 @@ impl Response {
     }
 
     fn open(&self) -> Result<(), Refused> {
-        if self.stage == Stage::Open { Ok(()) } else { Err(Refused::Late) }
+        if self.stage == Stage::Open { self.check() } else { Err(Refused::Late) }
+    }
+
+    /// Refuses calls that come when a response that was kept is over.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Refused> {
+        if self.exchange.is_some() { self.check_kept() } else { Ok(()) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn check_kept(&self) -> Result<(), Refused> {
+        match &self.exchange {
+            None => Ok(()),
+            Some(_) if self.stage == Stage::Kept => Err(Refused::Late),
+            Some(exchange) => Ok(exchange.check()?),
+        }
     }
 
     /// Streams a part of the body: chunked for HTTP/1.1, ended by the close of the connection for HTTP/1.0. Parts are gathered,
@@ -290,11 +319,91 @@ impl Response {
     /// [`Refused::Late`] after a body was set; [`Refused::Gone`]; [`Refused::Full`], after which the response is incomplete: the
     /// connection is cut behind the parts before. If there was none, it becomes a 500, unless the handler sets another status or body.
     pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
-        if !matches!(self.stage, Stage::Stream(_)) {
-            self.open()?;
-            if !matches!(self.out.body, Body::None) {
-                return Err(Refused::Late);
+        if self.exchange.is_some() {
+            return self.write_later(part);
+        }
+        self.write_part(part)
+    }
+
+    /// As [`Response::write`], of a response that is kept. Refused parts do no harm here.
+    #[cold]
+    #[inline(never)]
+    fn write_later(&mut self, part: &[u8]) -> Result<(), Refused> {
+        let incomplete = self.incomplete;
+        let written = self.shared(|res| res.write_part(part));
+        if let Some(exchange) = &self.exchange {
+            match written {
+                Ok(()) => exchange.note_written(part.len()),
+                Err(Refused::Full) => {
+                    self.incomplete = incomplete;
+                    exchange.note_refused(part.len());
+                }
+                Err(_) => {}
             }
+        }
+        written
+    }
+
+    /// Sends now what has been written: in any case the head, after which it is too late to set a whole body. Does not wait; what the
+    /// client does not take is kept.
+    ///
+    /// # Errors
+    /// [`Refused::Late`] after a body was set; [`Refused::Gone`].
+    pub fn flush(&mut self) -> Result<(), Refused> {
+        self.shared(|res| {
+            res.begin_stream()?;
+            if res.client_gone {
+                return Err(Refused::Gone);
+            }
+            res.send_gathered()
+        })
+    }
+
+    /// Writes the head of a body in parts, if it has not been written.
+    pub(crate) fn begin_parts(&mut self) -> Result<(), Refused> {
+        self.shared(|res| res.begin_stream().map(drop))
+    }
+
+    fn begin_stream(&mut self) -> Result<Framing, Refused> {
+        self.may_write()?;
+        match self.stage {
+            Stage::Stream(framing) => Ok(framing),
+            _ => Ok(self.start_stream()),
+        }
+    }
+
+    /// Runs `f`, which writes parts, with the output that this has, or shares with its connection.
+    fn shared<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, Refused>) -> Result<T, Refused> {
+        self.check()?;
+        let Some(exchange) = self.exchange.clone() else { return f(self) };
+        // A whole body would not be seen in the other output.
+        self.may_write()?;
+        exchange.swap(&mut self.out);
+        let result = f(self);
+        exchange.swap(&mut self.out);
+        if self.client_gone {
+            exchange.note_broken();
+        }
+        exchange.touch();
+        result
+    }
+
+    /// Refuses parts of a body if it is too late for them.
+    #[inline]
+    pub(super) fn may_write(&self) -> Result<(), Refused> {
+        let is_open = self.stage == Stage::Open && matches!(self.out.body, Body::None);
+        if is_open || matches!(self.stage, Stage::Stream(_)) { self.check() } else { Err(Refused::Late) }
+    }
+
+    /// True if parts of a body are sent.
+    pub(super) fn takes_parts(&self) -> bool {
+        !self.request.is_head && matches!(self.stage, Stage::Stream(Framing::Chunked | Framing::UntilClose))
+    }
+
+    #[inline]
+    fn write_part(&mut self, part: &[u8]) -> Result<(), Refused> {
+        if !matches!(self.stage, Stage::Stream(_)) {
+            self.may_write()?;
         }
         self.make_room(part.len())?;
         let framing = match self.stage {
@@ -315,6 +424,11 @@ impl Response {
         self.stage = Stage::Stream(framing);
         self.until_close = framing == Framing::UntilClose;
         self.close |= self.until_close;
+        if let Some(exchange) = &self.exchange {
+            exchange.note_begun(self.until_close);
+            // The loop may send it at any time.
+            self.partly_sent = true;
+        }
         // The handler may have taken long until now.
         self.put_head(framing, Time::last_tick());
         framing
@@ -338,8 +452,11 @@ impl Response {
     }
 
     fn send_gathered(&mut self) -> Result<(), Refused> {
-        let Self { out, lent, .. } = self;
-        let sent = lent.with(|fd| out.flush(fd));
+        let Self { out, lent, exchange, .. } = self;
+        let sent = match exchange {
+            None => lent.with(|fd| out.flush(fd)),
+            Some(exchange) => exchange.with_fd(|fd| out.flush(fd)),
+        };
         match self.stage {
             // Only earlier responses were sent.
             Stage::Open => self.start = self.out.bytes.len(),
@@ -385,6 +502,44 @@ impl Response {
         Ok(())
     }
 
+    /// True if this was kept, and its owner is the handler and no producer.
+    pub(crate) fn is_own(&self) -> bool {
+        self.exchange.is_some() && self.stage != Stage::Kept && !self.is_given
+    }
+
+    /// Its owner is a producer from now on.
+    pub(crate) fn give_away(&mut self) {
+        self.is_given = true;
+    }
+
+    /// True if the handler keeps the response: what it does with this value has no effect.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.stage == Stage::Kept
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.pending
+    }
+
+    pub(super) fn takes_streams(&self) -> bool {
+        self.takes_streams
+    }
+
+    /// Moves what was set so far to a new response. The buffers for the next one stay.
+    pub(super) fn move_to(&mut self, kept: &mut Self) {
+        let Self { status, has_date, has_upgrade, length, stage, close, request, .. } = *self;
+        (kept.status, kept.has_date, kept.has_upgrade, kept.length) = (status, has_date, has_upgrade, length);
+        (kept.stage, kept.close, kept.request) = (stage, close, request);
+        (kept.partly_sent, kept.incomplete) = (self.partly_sent, self.incomplete);
+        (kept.until_close, kept.client_gone) = (self.until_close, std::mem::take(&mut self.client_gone));
+        kept.fields.clone_from(&self.fields);
+        kept.offered_protocols.clone_from(&self.offered_protocols);
+        kept.protocol.clone_from(&self.protocol);
+        kept.out.bytes.extend_from_slice(self.out.unsent());
+        kept.out.put_body(self.out.take_body());
+        self.out.clear();
+    }
+
     /// True if a reason of the handler's to fail is that the client has gone, as a call has told it: no failure of the handler.
     pub(crate) fn has_told(&self, reason: &str) -> bool {
         self.client_gone && reason.ends_with(&Refused::Gone.to_string())
@@ -397,6 +552,12 @@ impl Response {
 
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.
     pub(crate) fn fail(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            if self.stage == Stage::Kept {
+                return exchange.fail(false);
+            }
+            exchange.touch();
+        }
         if !self.partly_sent {
             self.out.bytes.truncate(self.start);
         }

@@ -3,14 +3,17 @@
 use super::*;
 use crate::scoreboard::Scoreboard;
 use crate::sys::time::Time;
+use crate::worker::conn::Touched;
 use crate::worker::engine::Deadline;
 use crate::worker::handler::{Handler, http};
+use crate::worker::http::later::Answering;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 mod cases;
 mod connections;
+mod later;
 mod responses;
 mod splits;
 
@@ -63,6 +66,9 @@ struct Bench {
     engine: HttpEngine,
     conn: HttpConn,
     server: Option<UnixStream>,
+    /// The connection, while the handler keeps a response.
+    answering: Option<Answering>,
+    touched: Touched,
     client: UnixStream,
     now: u64,
     draining: bool,
@@ -85,6 +91,8 @@ impl Bench {
             handler: Box::new(handler),
             conn: HttpConn::default(),
             server: Some(server),
+            answering: None,
+            touched: Touched::default(),
             client,
             now: Time::now().as_millis(),
             draining: false,
@@ -113,14 +121,59 @@ impl Bench {
         match next {
             Next::Wait { deadline, .. } => self.deadline = Some(deadline),
             Next::Upgrade(early) => self.upgraded = Some(early),
-            Next::Close | Next::Linger | Next::Again => {
+            Next::Later(exchange) => {
+                let (fd, conn) = (self.server.take().unwrap().into(), std::mem::take(&mut self.conn));
+                self.answering = Some(Answering::new(fd, conn, exchange, mio::Token(0), &self.touched));
+                self.serve_later();
+            }
+            Next::Close | Next::Linger | Next::Again | Next::Answered => {
                 self.engine.on_gone(&mut self.conn);
                 self.server = None;
             }
         }
     }
 
+    /// Calls the engine for a connection whose handler keeps a response, as the loop would, and goes on with it afterwards.
+    fn call_later(&mut self, mut f: impl FnMut(&mut HttpEngine, &mut Answering, &mut Context<'_>) -> Next) {
+        let Some(mut answering) = self.answering.take() else { return };
+        let mut cx = Context {
+            handler: &mut *self.handler,
+            config: &self.config,
+            page: self.page,
+            now: &mut Time::from_millis(self.now),
+            draining: self.draining,
+        };
+        let mut next = f(&mut self.engine, &mut answering, &mut cx);
+        while matches!(next, Next::Again) {
+            next = self.engine.serve_later(&mut answering, &mut cx);
+        }
+        match next {
+            Next::Wait { deadline, .. } => {
+                self.deadline = Some(deadline);
+                self.answering = Some(answering);
+            }
+            Next::Answered => {
+                let (fd, conn) = answering.into_http().unwrap();
+                (self.server, self.conn) = (Some(fd.into()), conn);
+                self.call(|engine, fd, conn, cx| engine.on_writable(fd, 3, conn, cx));
+            }
+            _ => self.engine.on_gone_later(answering, &mut cx),
+        }
+    }
+
+    fn serve_later(&mut self) {
+        self.call_later(HttpEngine::serve_later);
+    }
+
+    /// What the loop does at the end of a turn.
+    fn serve_touched(&mut self) {
+        while self.touched.borrow_mut().pop().is_some() {
+            self.serve_later();
+        }
+    }
+
     fn readable(&mut self, at_end: bool) {
+        self.call_later(|engine, answering, cx| engine.on_readable_later(answering, at_end, cx));
         self.call(|engine, fd, conn, cx| engine.on_readable(fd, 3, conn, at_end, cx));
     }
 
@@ -143,6 +196,9 @@ impl Bench {
             match self.client.read(&mut part) {
                 Ok(0) => return (all, true),
                 Ok(n) => all.extend_from_slice(&part[..n]),
+                Err(_) if self.deadline == Some(Deadline::Write) && self.answering.is_some() => {
+                    self.serve_later()
+                }
                 Err(_) if self.conn.output.is_some() => {
                     self.call(|engine, fd, conn, cx| engine.on_writable(fd, 3, conn, cx));
                 }
