@@ -65,7 +65,7 @@ pub struct Failure {
 }
 
 /// The reason why a call has no effect.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreachable {
     /// Nothing reaches the client any more.
     Gone,
