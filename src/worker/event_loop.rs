@@ -481,6 +481,8 @@ impl<'a> EventLoop<'a> {
         self.apply(index, next);
     }
 
+    /// Inlined where each request passes; others call [`EventLoop::apply_apart`].
+    #[inline(always)]
     fn apply(&mut self, index: u32, next: Next) {
         match next {
             Next::Wait { deadline: Deadline::Idle, .. }

@@ -9,6 +9,12 @@ use crate::worker::table::Protocol;
 use std::rc::Rc;
 
 impl EventLoop<'_> {
+    /// As [`EventLoop::apply`].
+    #[cold]
+    fn apply_apart(&mut self, index: u32, next: Next) {
+        self.apply(index, next);
+    }
+
     /// The handler has kept the response to the last request.
     pub(super) fn keep(&mut self, index: u32, exchange: Rc<Exchange<Response>>) {
         let token = self.table.token(index);
@@ -21,9 +27,9 @@ impl EventLoop<'_> {
             // In the next turn: a client that sends thousands of requests at once would have each begin within the one before.
             Next::Answered => {
                 self.turn_back(index);
-                self.apply(index, Next::Again);
+                self.apply_apart(index, Next::Again);
             }
-            next => self.apply(index, next),
+            next => self.apply_apart(index, next),
         }
     }
 
@@ -35,7 +41,7 @@ impl EventLoop<'_> {
             Cause::Writable => self.http.serve_later(answering, cx),
             Cause::Deadline => self.http.on_deadline_later(answering, cx),
         };
-        self.apply(index, next);
+        self.apply_apart(index, next);
     }
 
     /// A callback has done something with the response. A producer is not called before the next turn: two that write to each other's
@@ -44,7 +50,7 @@ impl EventLoop<'_> {
         let Protocol::Later(answering) = &mut self.table.row(index).protocol else { return };
         if answering.wants_more() {
             answering.forget_touch();
-            return self.apply(index, Next::Again);
+            return self.apply_apart(index, Next::Again);
         }
         self.run(index, Cause::Writable);
     }
