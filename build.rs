@@ -26,7 +26,7 @@ mod header {
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
         ("wakeups", "TIMERS AND DESCRIPTORS OF YOUR OWN"),
-        ("conns", "ALL STREAMS OF A WORKER"),
+        ("conns", "ALL STREAMS OF A WORKER, AND TOPICS"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),
         ("event", "EVENTS: for programs that embed prefork"),

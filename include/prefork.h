@@ -824,6 +824,8 @@ typedef struct prefork_worker_status {
      * are closed if there is no other room for new clients.
      */
     uint64_t idle;
+    /** Publications that one of its streams did not get, as its client was too slow (`prefork_conn_set_slow()`). */
+    uint64_t skipped;
 } prefork_worker_status;
 
 /**
@@ -1063,8 +1065,16 @@ int prefork_watch(prefork_worker *worker, int fd, int events, prefork_on_ready r
 int prefork_unwatch(prefork_worker *worker, int fd);
 
 
-/* ALL STREAMS OF A WORKER
+/* ALL STREAMS OF A WORKER, AND TOPICS
  * -------------------------------------------------------------------------------------------------------- */
+
+/** What becomes of a stream whose client reads too slowly for what is published to its topics. */
+typedef enum prefork_slow {
+    /** It does not get what it has no room for. */
+    PREFORK_SLOW_SKIP = 0,
+    /** It is reset. */
+    PREFORK_SLOW_CLOSE = 1,
+} prefork_slow;
 
 /**
  * Finds a stream by its id, in any callback. An upgraded HTTP connection is a stream.
@@ -1087,6 +1097,66 @@ prefork_conn *prefork_conn_find(prefork_worker *worker, uint64_t id);
  * out.
  */
 int prefork_worker_each_conn(prefork_worker *worker, int (*each)(prefork_conn *conn, void *arg), void *arg);
+
+/**
+ * Subscribes a stream to a topic: from now on it gets what any worker publishes to that name. Subscribing again does
+ * nothing; the end of the connection ends its subscriptions.
+ *
+ * Returns PREFORK_OK; PREFORK_INVALID if the name has no byte, more than 255, or is not UTF-8; PREFORK_GONE if the
+ * stream has ended; PREFORK_STATE in blocking style, in another thread than the worker's first, and in a process
+ * that the handler has forked; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return. Copies `topic`, which is NUL-terminated.
+ */
+int prefork_subscribe(prefork_conn *conn, const char *topic);
+
+/**
+ * Ends a stream's subscription to a topic.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE if it has none; otherwise as `prefork_subscribe()`.
+ * Process: worker.
+ * Pointers: Borrows `conn`, and `topic`, which is NUL-terminated, until return.
+ */
+int prefork_unsubscribe(prefork_conn *conn, const char *topic);
+
+/**
+ * Says what becomes of a stream if what is published to its topics comes faster than its client reads, that is if more
+ * bytes than the setting `max-pending` would wait. PREFORK_SLOW_SKIP is the default. What was not written is counted:
+ * `skipped` of `prefork_worker_status`.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_slow(prefork_conn *conn, int slow);
+
+/**
+ * Writes bytes to all streams of all workers that have subscribed to a topic, this worker's included; those of others
+ * get them by way of the master. Each stream gets all of the bytes or none (`prefork_conn_set_slow()`), and what one
+ * worker publishes in the order it was published. The bytes are written as they are: publish whole frames to
+ * WebSocket connections.
+ *
+ * Never waits. A worker that is too busy to read its messages for 3 seconds does not get what is published until it
+ * has room again.
+ *
+ * Returns PREFORK_OK, or a status, with which no stream gets it: PREFORK_TOO_LARGE (name and bytes are longer than
+ * the setting `max-message`), PREFORK_FULL (four messages of that size wait to be sent already), PREFORK_GONE (the
+ * master is gone), PREFORK_INVALID (the topic, as for `prefork_subscribe()`), PREFORK_STATE, PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. Copies `topic`, which is NUL-terminated, and `size` bytes at `data`, which
+ * may be NULL if `size` is 0.
+ */
+int prefork_publish(prefork_worker *worker, const char *topic, const void *data, size_t size);
+
+/**
+ * As `prefork_publish()`, to the streams of all other workers.
+ *
+ * Returns as `prefork_publish()`.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. Copies `topic`, which is NUL-terminated, and `size` bytes at `data`, which
+ * may be NULL if `size` is 0.
+ */
+int prefork_publish_elsewhere(prefork_worker *worker, const char *topic, const void *data, size_t size);
 
 
 /* DATAGRAMS

@@ -543,6 +543,8 @@ pub struct WorkerStatus {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Publications that one of its streams did not get, as its client was too slow ([`crate::Conn::set_slow`]).
+    pub skipped: u64,
     /// The memory that it holds in RAM (bytes); `None` unless measured.
     #[cfg_attr(feature = "control", serde(default))]
     pub rss: Option<u64>,

@@ -114,6 +114,8 @@ pub enum Purpose {
     Reply = b'A',
     /// The reason why there is no answer: one byte, the number of an [`Undelivered`].
     Failure = b'X',
+    /// For the subscribers of a topic: its name, of as many bytes as [`Envelope::kind`] says, and what was published.
+    Publication = b'B',
 }
 
 /// The head of a message.
@@ -125,7 +127,7 @@ pub struct Envelope {
     pub from: Address,
     /// The receiver.
     pub to: Address,
-    /// The user's type of a message or request.
+    /// The user's type of a message or request; the length of a topic's name.
     pub kind: u32,
     /// The number of a request, unique for its sender; a reply has that of its request. 0 for a message.
     pub request: u64,
@@ -272,7 +274,7 @@ fn decode_envelope(tag: u8, body: &[u8; ENVELOPE]) -> Option<Envelope> {
 
 /// The purpose of messages with this tag; `None` for a notice's.
 fn purpose(tag: u8) -> Option<Purpose> {
-    let all = [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure];
+    let all = [Purpose::Message, Purpose::Request, Purpose::Reply, Purpose::Failure, Purpose::Publication];
     all.into_iter().find(|p| *p as u8 == tag)
 }
 

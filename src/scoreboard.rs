@@ -56,6 +56,8 @@ pub enum Word {
     Accepted,
     /// The connections, of those it has taken and not finished, that it would close to make room: HTTP, between two requests.
     Idle,
+    /// Publications that a subscriber did not get, as it was too slow.
+    Skipped,
 }
 
 /// The pages of [`Common`] come before those of workers.

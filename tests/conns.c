@@ -11,6 +11,14 @@
  *     stuff ID COUNT     COUNT times 10,000 bytes, as many as are taken; on_writable goes on: "ok"
  *     huge ID            one write that can never be taken: its status
  *     post ID TEXT       the same as `say`, but a message to this worker's own handler by way of another worker's
+ *     join NAME          subscribes it to a topic: the status; also `leave NAME`
+ *     tell NAME TEXT     publishes TEXT: the status; also `else NAME TEXT`, to other workers' streams only
+ *     flood NAME COUNT   publishes COUNT times 10,000 bytes: the first status that is not 0, or 0
+ *     large NAME SIZE    publishes SIZE bytes: the status
+ *     slow NUMBER        what becomes of it if it is too slow: the status
+ *     name SIZE          subscribes it to a topic with a name of SIZE bytes: the status
+ *     at-close NAME      publishes "closed" to it in on_close: "ok"
+ *     slot               the worker's slot
  *     log TEXT           what follows is written to all at the drain
  *     state              the statuses of calls that make no sense in blocking style
  *     last               the number of the last connection that closed, and of those it could find in on_close
@@ -22,7 +30,7 @@
 
 struct worker {
     prefork_worker *self;
-    char at_drain[100];
+    char at_drain[100], at_close[20];
     uint64_t closed;
     int found;
 };
@@ -91,6 +99,42 @@ static void answer(prefork_conn *conn, const char *format, long value)
     prefork_conn_write(conn, line, (size_t)snprintf(line, sizeof line, format, value));
 }
 
+/* True if it was one. */
+static int topic_command(struct worker *w, prefork_conn *conn, const char *line, const char *name)
+{
+    static char large[1 << 20];
+    char topic[50] = "", text[200] = "";
+    size_t size = 0;
+    long status = 0;
+
+    if (sscanf(line, "%*s %49s %199[^\n]", topic, text) < 1)
+        return 0;
+    size = strtoul(text, NULL, 10);
+    if (strcmp(name, "join") == 0) {
+        status = prefork_subscribe(conn, topic);
+    } else if (strcmp(name, "leave") == 0) {
+        status = prefork_unsubscribe(conn, topic);
+    } else if (strcmp(name, "at-close") == 0) {
+        strcpy(w->at_close, topic);
+    } else if (strcmp(name, "tell") == 0) {
+        strcat(text, "\n");
+        status = prefork_publish(w->self, topic, text, strlen(text));
+    } else if (strcmp(name, "else") == 0) {
+        strcat(text, "\n");
+        status = prefork_publish_elsewhere(w->self, topic, text, strlen(text));
+    } else if (strcmp(name, "flood") == 0) {
+        memset(filler, 'f', sizeof filler);
+        for (; size > 0 && status == 0; size--)
+            status = prefork_publish(w->self, topic, filler, sizeof filler);
+    } else if (strcmp(name, "large") == 0) {
+        status = prefork_publish(w->self, topic, large, size);
+    } else {
+        return 0;
+    }
+    answer(conn, "%ld\n", status);
+    return 1;
+}
+
 static void command(struct worker *w, prefork_conn *conn, char *line)
 {
     char name[20] = "", text[200] = "";
@@ -120,6 +164,18 @@ static void command(struct worker *w, prefork_conn *conn, char *line)
     } else if (strcmp(name, "log") == 0) {
         strcpy(w->at_drain, text);
         answer(conn, "ok\n", 0);
+    } else if (strcmp(name, "slot") == 0) {
+        answer(conn, "%ld\n", (long)prefork_worker_slot(w->self));
+    } else if (strcmp(name, "slow") == 0) {
+        answer(conn, "%ld\n", prefork_conn_set_slow(conn, (int)id));
+    } else if (strcmp(name, "name") == 0) {
+        char topic[1000];
+
+        memset(topic, 'n', sizeof topic);
+        topic[id] = '\0';
+        answer(conn, "%ld\n", prefork_subscribe(conn, topic));
+    } else if (topic_command(w, conn, line, name)) {
+        return;
     } else if (strcmp(name, "last") == 0) {
         answer(conn, "%ld", (long)w->closed);
         answer(conn, " %ld\n", w->found);
@@ -196,6 +252,10 @@ static void on_close(prefork_conn *conn, void *state)
     if (prefork_conn_write(conn, "x", 1) != PREFORK_GONE || prefork_conn_close(conn) != PREFORK_OK)
         abort();
     free(prefork_conn_user(conn));
+    if (prefork_subscribe(conn, "lost") != PREFORK_GONE)
+        abort();
+    if (w->at_close[0])
+        prefork_publish(w->self, w->at_close, "closed\n", 7);
 }
 
 /* From another worker: back to the sender's. Its own comes back: for the connection it names. */
@@ -254,7 +314,10 @@ static void on_connection(prefork_conn *conn, void *state)
     answer(conn, " %ld", prefork_conn_consume(conn, 1));
     answer(conn, " %ld", (long)prefork_conn_pending(conn));
     answer(conn, " %ld", prefork_worker_each_conn(w->self, count, NULL));
-    answer(conn, " %ld\n", prefork_conn_find(w->self, prefork_conn_id(conn)) != NULL);
+    answer(conn, " %ld", prefork_conn_find(w->self, prefork_conn_id(conn)) != NULL);
+    answer(conn, " %ld", prefork_subscribe(conn, "topic"));
+    answer(conn, " %ld", prefork_conn_set_slow(conn, PREFORK_SLOW_CLOSE));
+    answer(conn, " %ld\n", prefork_publish(w->self, "topic", "x", 1));
 }
 
 PREFORK_MODULE(.worker_start = start, .on_connection = on_connection)

@@ -215,7 +215,7 @@ fn several_writes_of_a_turn_are_one_system_call() {
 fn blocking_style_says_what_makes_no_sense_in_it() {
     let server = Start::new(Style::Connection).workers(1).module(module(&["-DON_CONNECTION"])).start();
     let mut client = server.connect();
-    assert_eq!(ask(&mut client, "state"), "-4 -4 0 -4 0");
+    assert_eq!(ask(&mut client, "state"), "-4 -4 0 -4 0 -4 -4 0");
     drop(client);
     server.stop();
 }

@@ -171,9 +171,17 @@ fn show_prints_a_server_and_its_workers() {
             assert_eq!((&worker["state"], &worker["generation"]), (&"ready".into(), &1.into()));
             assert_eq!(worker["pid"].as_i64(), Some(server.worker_in(slot as u32).into()));
             assert!(worker["rss"].as_u64().unwrap() > 100_000, "{worker}");
-            for figure in
-                ["age_ms", "in_flight", "idle", "queued", "requests", "errors", "bytes_in", "bytes_out"]
-            {
+            for figure in [
+                "age_ms",
+                "in_flight",
+                "idle",
+                "queued",
+                "requests",
+                "errors",
+                "bytes_in",
+                "bytes_out",
+                "skipped",
+            ] {
                 assert!(worker[figure].is_u64(), "{figure}: {worker}");
             }
         }

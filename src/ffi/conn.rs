@@ -28,7 +28,7 @@ impl Opaque for prefork_conn {
 ///
 /// # Safety
 /// As [`borrow`].
-unsafe fn stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a Conn> {
+pub(super) unsafe fn stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a Conn> {
     // SAFETY: what the caller promises.
     let conn = unsafe { borrow(conn) }?;
     if conn.is_blocking() { Err(prefork_status::PREFORK_STATE) } else { Ok(conn) }

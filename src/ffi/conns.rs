@@ -1,11 +1,13 @@
-//! All streams of a worker in C.
+//! All streams of a worker, and topics, in C.
 
-use super::conn::prefork_conn;
-use super::guard::{borrow, guard, lend};
-use super::status::prefork_status;
+use super::conn::{prefork_conn, stream};
+use super::guard::{Result, borrow, bytes, guard, lend, text};
+use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::unwind::named;
-use std::ffi::{c_int, c_void};
+use crate::worker::topics::is_name;
+use crate::{Slow, Undelivered, Worker};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 /// Finds a stream by its id, in any callback. An upgraded HTTP connection is a stream.
@@ -52,4 +54,145 @@ pub unsafe extern "C" fn prefork_worker_each_conn(
         })?;
         Ok(answer)
     })
+}
+
+/// What becomes of a stream whose client reads too slowly for what is published to its topics.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_slow {
+    /// It does not get what it has no room for.
+    PREFORK_SLOW_SKIP = 0,
+    /// It is reset.
+    PREFORK_SLOW_CLOSE = 1,
+}
+
+/// Subscribes a stream to a topic: from now on it gets what any worker publishes to that name. Subscribing again does
+/// nothing; the end of the connection ends its subscriptions.
+///
+/// Returns PREFORK_OK; PREFORK_INVALID if the name has no byte, more than 255, or is not UTF-8; PREFORK_GONE if the
+/// stream has ended; PREFORK_STATE in blocking style, in another thread than the worker's first, and in a process
+/// that the handler has forked; PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return. Copies `topic`, which is NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_subscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { borrow(conn) }?;
+        // SAFETY: `topic` is NULL or a C string that lives until return.
+        let topic = unsafe { text(topic) }?;
+        topic_status(here()?.subscribe(conn, topic))
+    })
+}
+
+/// Ends a stream's subscription to a topic.
+///
+/// Returns PREFORK_OK; PREFORK_GONE if it has none; otherwise as `prefork_subscribe()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn`, and `topic`, which is NUL-terminated, until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_unsubscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { borrow(conn) }?;
+        // SAFETY: `topic` is NULL or a C string that lives until return.
+        let topic = unsafe { text(topic) }?;
+        topic_status(here()?.unsubscribe(conn, topic))
+    })
+}
+
+/// Says what becomes of a stream if what is published to its topics comes faster than its client reads, that is if more
+/// bytes than the setting `max-pending` would wait. PREFORK_SLOW_SKIP is the default. What was not written is counted:
+/// `skipped` of `prefork_worker_status`.
+///
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID or PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_slow(conn: *mut prefork_conn, slow: c_int) -> c_int {
+    guard(|| {
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { stream(conn) }?;
+        conn.set_slow(match slow {
+            0 => Slow::Skip,
+            1 => Slow::Close,
+            _ => return Err(prefork_status::PREFORK_INVALID),
+        });
+        Ok(prefork_status::PREFORK_OK as c_int)
+    })
+}
+
+/// Writes bytes to all streams of all workers that have subscribed to a topic, this worker's included; those of others
+/// get them by way of the master. Each stream gets all of the bytes or none (`prefork_conn_set_slow()`), and what one
+/// worker publishes in the order it was published. The bytes are written as they are: publish whole frames to
+/// WebSocket connections.
+///
+/// Never waits. A worker that is too busy to read its messages for 3 seconds does not get what is published until it
+/// has room again.
+///
+/// Returns PREFORK_OK, or a status, with which no stream gets it: PREFORK_TOO_LARGE (name and bytes are longer than
+/// the setting `max-message`), PREFORK_FULL (four messages of that size wait to be sent already), PREFORK_GONE (the
+/// master is gone), PREFORK_INVALID (the topic, as for `prefork_subscribe()`), PREFORK_STATE, PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return. Copies `topic`, which is NUL-terminated, and `size` bytes at `data`, which
+/// may be NULL if `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_publish(
+    worker: *mut prefork_worker,
+    topic: *const c_char,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: `topic` is NULL or a C string that lives until return.
+        let topic = unsafe { text(topic) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        publication(worker.publish(topic, unsafe { bytes(data, size) }?), topic)
+    })
+}
+
+/// As `prefork_publish()`, to the streams of all other workers.
+///
+/// Returns as `prefork_publish()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return. Copies `topic`, which is NUL-terminated, and `size` bytes at `data`, which
+/// may be NULL if `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_publish_elsewhere(
+    worker: *mut prefork_worker,
+    topic: *const c_char,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: `topic` is NULL or a C string that lives until return.
+        let topic = unsafe { text(topic) }?;
+        // SAFETY: `data` is NULL or has `size` bytes that live until return.
+        publication(worker.publish_elsewhere(topic, unsafe { bytes(data, size) }?), topic)
+    })
+}
+
+fn here() -> Result<&'static Worker> {
+    Worker::current().ok_or(prefork_status::PREFORK_STATE)
+}
+
+/// The name of a topic is the only thing that can be too long.
+fn topic_status(result: std::result::Result<(), Undelivered>) -> Result<c_int> {
+    match result {
+        Err(Undelivered::TooLarge) => Err(prefork_status::PREFORK_INVALID),
+        other => answered(other),
+    }
+}
+
+fn publication(result: std::result::Result<(), Undelivered>, topic: &str) -> Result<c_int> {
+    if is_name(topic) { answered(result) } else { topic_status(result) }
 }

@@ -106,6 +106,8 @@ pub struct prefork_worker_status {
     /// Connections of those in flight that were between two requests when the worker last waited for events: they
     /// are closed if there is no other room for new clients.
     pub idle: u64,
+    /// Publications that one of its streams did not get, as its client was too slow (`prefork_conn_set_slow()`).
+    pub skipped: u64,
 }
 
 /// The role of this process. A worker has its numbers also in the environment: `PREFORK_WORKER_ID`,
@@ -371,6 +373,7 @@ pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
         connected: w.state.is_connected().into(),
         in_flight: w.in_flight,
         idle: w.idle.into(),
+        skipped: w.skipped,
         queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
         age_ms: w.age.as_millis() as u64,
         requests: w.requests,

@@ -244,6 +244,7 @@ impl Master {
             errors: count(Word::Errors),
             bytes_in: count(Word::BytesIn),
             bytes_out: count(Word::BytesOut),
+            skipped: count(Word::Skipped),
             rss: None,
             last_exit: self.last_exit(w.slot.index()),
         })

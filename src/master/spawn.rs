@@ -14,6 +14,7 @@ use crate::sys::{memory, signal};
 use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
+use crate::worker::topics::Topics;
 use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -70,6 +71,7 @@ impl Master {
                     timers: RefCell::default(),
                     conns: Conns::default(),
                     watches: RefCell::default(),
+                    topics: Topics::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

@@ -65,6 +65,8 @@ pub struct Conn {
     refused: Cell<usize>,
     /// A write was refused, and the handler is to be told when there is room.
     wants_room: Cell<bool>,
+    /// What becomes of it if it has no room for what is published.
+    slow: Cell<Slow>,
     /// The connection's token, under which writes and the close are reported to `touched`; `None` before it has one.
     token: Cell<Option<Token>>,
     touched: Touched,
@@ -77,6 +79,16 @@ pub struct Conn {
     peer_buffer: Cell<String>,
     user: RefCell<Option<Box<dyn Any>>>,
     user_pointer: Cell<*mut c_void>,
+}
+
+/// What becomes of a stream whose client reads too slowly for what is published to its topics ([`Conn::set_slow`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slow {
+    /// It does not get what it has no room for.
+    #[default]
+    Skip,
+    /// It is reset.
+    Close,
 }
 
 /// What was written and the client has not taken.
@@ -135,6 +147,7 @@ impl Conn {
             is_owed: Cell::new(false),
             refused: Cell::new(0),
             wants_room: Cell::new(false),
+            slow: Cell::new(Slow::Skip),
             token: Cell::new(None),
             touched,
             is_touched: Cell::new(false),
@@ -272,6 +285,31 @@ impl Conn {
         }
     }
 
+    /// Stream: writes what was published, if there is room for it. False if there is none; then it is done what [`Conn::set_slow`] says.
+    pub(crate) fn offer(&self, bytes: &[u8]) -> bool {
+        let Style::Stream { unsent, .. } = self.style else { return false };
+        if self.broken.get() || self.closing.get() {
+            // It is about to end, not slow.
+            return true;
+        }
+        self.touch();
+        if self.pending() + bytes.len() > unsent {
+            // An error is one of the next flush as well.
+            let _ = self.flush();
+        }
+        if self.pending() + bytes.len() <= unsent {
+            self.output.borrow_mut().bytes.extend_from_slice(bytes);
+            return true;
+        }
+        if self.slow.get() == Slow::Close {
+            // Reset, as it cannot be told otherwise that this is not all.
+            self.broken.set(true);
+            self.closing.set(true);
+            *self.output.borrow_mut() = Output::default();
+        }
+        false
+    }
+
     /// Calls `f` until it does not return `WouldBlock`, and waits in between.
     fn waiting(
         &self,
@@ -316,6 +354,12 @@ impl Conn {
     pub fn close(&self) {
         self.closing.set(true);
         self.touch();
+    }
+
+    /// As a stream: what becomes of it if what is published to its topics ([`crate::Worker::publish`]) comes faster than its client reads,
+    /// that is if more than [`crate::config::Limits::pending`] bytes would wait.
+    pub fn set_slow(&self, slow: Slow) {
+        self.slow.set(slow);
     }
 
     /// A number that no other connection of this worker has had, from 1.

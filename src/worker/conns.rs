@@ -7,18 +7,21 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+/// A table by the ids of streams.
+pub type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
+
 /// The open streams. The worker's loop alone adds and removes them, never while a callback runs: a callback may walk them and call
 /// what it likes meanwhile.
 #[derive(Default)]
 pub struct Conns {
-    by_id: RefCell<HashMap<u64, Rc<Conn>, BuildHasherDefault<IdHasher>>>,
+    by_id: RefCell<ById<Rc<Conn>>>,
     /// A worker in blocking style has one connection at a time, which its handler has anyway.
     is_blocking: Cell<bool>,
 }
 
 /// Ids count up, so a multiplication spreads them well enough (Knuth, The Art of Computer Programming, volume 3, section 6.4).
 #[derive(Default)]
-struct IdHasher(u64);
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

@@ -681,6 +681,7 @@ impl<'a> EventLoop<'a> {
 
     fn end_stream(&mut self, conn: Rc<Conn>) -> Option<OwnedFd> {
         self.worker.info.conns.remove(conn.id());
+        self.worker.info.topics.forget(conn.id());
         let fd = self.stream.end(&conn, context!(self));
         self.keep_conn(conn);
         fd

@@ -2,6 +2,7 @@
 //!
 //! Single-threaded, forked from the master, ends with `_exit`. Learns of the master's death as end of file on its channels.
 
+mod all_streams;
 pub mod call;
 mod channel;
 pub mod conn;
@@ -23,6 +24,7 @@ mod stream;
 mod table;
 mod this_worker;
 mod timers;
+pub mod topics;
 mod udp;
 pub mod wakeups;
 mod watches;

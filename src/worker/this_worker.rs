@@ -1,9 +1,9 @@
 //! The worker that this process is, as its handler has it.
 
-use super::conn::Conn;
 use super::conns::Conns;
 use super::messages::WorkerMessages;
 use super::timers::Timers;
+use super::topics::Topics;
 use super::watches::Watches;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Generation, Slot, WorkerId};
@@ -55,6 +55,8 @@ pub struct SelfInfo {
     pub messages: WorkerMessages,
     /// Its streams.
     pub conns: Conns,
+    /// What its streams have subscribed to.
+    pub topics: Topics,
     /// Its handler's timers.
     pub timers: RefCell<Timers<OnTimer>>,
     /// The descriptors that its handler has watched.
@@ -163,6 +165,7 @@ impl Worker {
             errors: page.get(Word::Errors),
             bytes_in: page.get(Word::BytesIn),
             bytes_out: page.get(Word::BytesOut),
+            skipped: page.get(Word::Skipped),
             rss: None,
             last_exit,
         }
@@ -171,32 +174,6 @@ impl Worker {
     /// The arguments for the handler: those that follow it on the command line.
     pub fn args(&self) -> &[CString] {
         &self.info.args
-    }
-
-    /// The stream with this id ([`Conn::id`]), in any callback; `None` if it has ended, in blocking style, and outside of the
-    /// worker's first thread. An upgraded HTTP connection is a stream.
-    pub fn conn(&self, id: u64) -> Option<Rc<Conn>> {
-        self.conns_here().ok()?.find(id)
-    }
-
-    /// Calls `f` with each stream of this worker, in no particular order, until it returns false. The connections are those that were
-    /// there when the running callback began; `f` may write to them and close them.
-    ///
-    /// # Errors
-    /// [`Undelivered::Impossible`] in blocking style, and outside of the worker's first thread; then `f` is not called.
-    pub fn each_conn(&self, f: impl FnMut(&Rc<Conn>) -> bool) -> Result<(), Undelivered> {
-        self.conns_here()?.each(f);
-        Ok(())
-    }
-
-    fn conns_here(&self) -> Result<&Conns, Undelivered> {
-        // None in a process that the handler has forked, too: that must not write to its parent's clients.
-        let is_here = Self::current().is_some();
-        if is_here && !self.info.conns.is_blocking() {
-            Ok(&self.info.conns)
-        } else {
-            Err(Undelivered::Impossible)
-        }
     }
 
     pub(super) fn messages(&self) -> &WorkerMessages {

@@ -23,6 +23,8 @@ impl Router {
             (Address::Master, Purpose::Message | Purpose::Request) => {
                 self.events.push_back(RouterEvent::Message(envelope, bytes.into_owned()));
             }
+            // The host has no subscribers.
+            (Address::Master, Purpose::Publication) => {}
             (Address::Master, purpose) => {
                 if let Some(call) = self.requests.take_answered(envelope.request, envelope.from) {
                     let failed = purpose == Purpose::Failure;
@@ -31,7 +33,9 @@ impl Router {
                     self.events.push_back(RouterEvent::Reply(call, result));
                 }
             }
-            (Address::All, Purpose::Message) => return self.deliver_to_all(envelope, bytes, room),
+            (Address::All, Purpose::Message | Purpose::Publication) => {
+                return self.deliver_to_all(envelope, bytes, room);
+            }
             (Address::All, Purpose::Request) => self.fail(&envelope, Undelivered::Impossible),
             (Address::All, _) => {}
             (Address::Worker(to), _) => return self.deliver_to_worker(envelope, to, bytes, room),
