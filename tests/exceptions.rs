@@ -50,6 +50,10 @@ const MODULE: &str = r#"
 
     static void fired(prefork_worker *, void *) { maybe("timer"); }
 
+    static int more(prefork_response *, void *) { maybe("more"); return 0; }
+    static void done(void *) { maybe("done"); }
+    static void gone(void *) { maybe("on_gone"); }
+
     static void ready(prefork_worker *worker, int fd, int, void *)
     {
         maybe("watch");
@@ -66,7 +70,12 @@ const MODULE: &str = r#"
         int pair[2];
         if (pipe(pair) == 0)
             prefork_watch(self, pair[1], PREFORK_WRITE, ready, NULL);
-        prefork_response_body_owned(res, "x", 1, released, NULL);
+        if (where == "more" || where == "done")
+            prefork_response_stream(res, more, done, NULL);
+        else if (where == "on_gone")
+            prefork_response_on_gone(prefork_response_later(res), gone, NULL);
+        else
+            prefork_response_body_owned(res, "x", 1, released, NULL);
         (void)req;
     }
 
@@ -165,6 +174,9 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Request, "timer"),
         (Style::Request, "watch"),
         (Style::Request, "release"),
+        (Style::Request, "more"),
+        (Style::Request, "done"),
+        (Style::Request, "on_gone"),
         (Style::Connection, "on_connection"),
         (Style::Data, "on_open"),
         (Style::Data, "on_data"),
@@ -172,7 +184,7 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Datagram, "on_datagram"),
     ] {
         let listen = if style == Style::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
-        let mut server = start(style, callback).listen(listen).start();
+        let mut server = start(style, callback).set("response-timeout", "100ms").listen(listen).start();
         server.says(&message(callback));
         server.says("died: SIGABRT");
         let before = server.workers();

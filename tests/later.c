@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -131,8 +132,10 @@ static int do_it(struct kept *k, const char *what, const char *text)
     if (!strcmp(what, "upgrade"))
         return prefork_response_upgrade(res, "echo");
     if (!strcmp(what, "end")) {
-        k->name[0] = '\0';
-        return prefork_response_end(res);
+        said = prefork_response_end(res);
+        if (said != PREFORK_STATE)
+            k->name[0] = '\0';
+        return said;
     }
     if (!strcmp(what, "finish")) {
         k->name[0] = '\0';
@@ -207,6 +210,26 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
         said = prefork_response_stream(res, more, on_done, k);
         if (said == PREFORK_OK)
             return;
+    } else if (!strcmp(words[0], "fork")) {
+        /* A copy of this process can do nothing with what is kept here. */
+        int status = 1, pid;
+
+        k = new_one("fork");
+        k->res = prefork_response_later(res);
+        fflush(NULL);
+        pid = fork();
+        if (pid == 0) {
+            res = k->res;
+            _exit(prefork_response_body(res, "x", 1) == PREFORK_STATE && prefork_response_write(res, "x", 1) == PREFORK_STATE &&
+                          prefork_response_flush(res) == PREFORK_STATE && prefork_response_fail(res) == PREFORK_STATE &&
+                          prefork_response_stream(res, more, NULL, k) == PREFORK_STATE &&
+                          prefork_response_on_gone(res, on_gone, k) == PREFORK_STATE && prefork_response_end(res) == PREFORK_STATE
+                      ? 7
+                      : 8);
+        }
+        waitpid(pid, &status, 0);
+        do_it(k, "finish", WIFEXITED(status) && WEXITSTATUS(status) == 7 ? "refused" : "not refused");
+        return;
     } else if (!strcmp(words[0], "slow")) {
         struct timespec pause = {0, 100000000};
 

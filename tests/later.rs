@@ -320,6 +320,62 @@ fn a_client_that_leaves_is_told_once() {
 }
 
 #[test]
+fn a_client_that_sends_much_at_once_has_not_left() {
+    let server = start(1).start();
+    let mut by = server.connect();
+    let mut client = server.connect();
+    // More than one turn answers.
+    let requests = "GET /refused HTTP/1.1\r\nHost: t\r\n\r\n".repeat(100);
+    client.send(format!("{requests}GET /keep/a HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    (0..100).for_each(|_| assert_eq!(client.http_answer().unwrap().body, "1"));
+    is_kept(&mut by, "a");
+    assert_eq!(events(&mut by), "");
+    assert_eq!(tell(&mut by, "a", "finish/x"), 0);
+    assert_eq!(client.http_answer().unwrap().body, "x");
+    client
+        .send(b"GET /same/body/x HTTP/1.1\r\nHost: t\r\n\r\nGET /keep/b HTTP/1.1\r\nHost: t\r\n\r\n")
+        .unwrap();
+    assert_eq!(client.http_answer().unwrap().body, "x");
+    is_kept(&mut by, "b");
+    assert_eq!(events(&mut by), "");
+    assert_eq!(tell(&mut by, "b", "finish/x"), 0);
+    // One that has ended its side before its request is answered is told to have left.
+    let mut client = server.connect();
+    client.send(format!("{requests}GET /keep/c HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    client.end().unwrap();
+    is_kept(&mut by, "c");
+    wait_until("the handler is told", || events(&mut by) == "gone c\n");
+    assert_eq!(tell(&mut by, "c", "finish/x"), 0);
+    let mut server = server;
+    server.says("gone c");
+    server.stop();
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_reset_and_told() {
+    let mut server = start(1).set("write-timeout", "500ms").set("response-timeout", "100ms").start();
+    server.says("gone a");
+    let mut by = server.connect();
+    let mut client = keep(&server, &mut by, "a");
+    assert_eq!(tell(&mut by, "a", "much/10000000"), 0);
+    wait_until("the handler is told", || events(&mut by) == "gone a\n");
+    assert_eq!(tell(&mut by, "a", "write/x"), GONE);
+    assert_eq!(tell(&mut by, "a", "end"), GONE);
+    assert_eq!(client.rest(), Err(Fault::Reset));
+    server.stop();
+}
+
+#[test]
+fn a_copy_of_the_worker_can_do_nothing_with_what_is_kept() {
+    let server = start(1).start();
+    let mut client = server.connect();
+    get(&mut client, "/fork");
+    assert_eq!(client.http_answer().unwrap().body, "refused");
+    assert_eq!(client.ask("refused"), Ok("1".into()));
+    server.stop();
+}
+
+#[test]
 fn many_responses_are_kept_at_once() {
     let server = start(1).start();
     let mut by = server.connect();

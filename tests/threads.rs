@@ -46,6 +46,13 @@ const MODULE: &str = r#"
         fired(w, arg);
     }
 
+    static int more(prefork_response *r, void *arg)
+    {
+        (void)r;
+        fired(NULL, arg);
+        return 0;
+    }
+
     static void release(void *owner)
     {
         (void)owner;
@@ -79,6 +86,11 @@ const MODULE: &str = r#"
             ADD(response_file(res, dup(0), 0, 0));
             ADD(response_upgrade(res, "x"));
             ADD(response_close(res));
+            ADD(response_flush(res));
+            ADD(response_end(res));
+            ADD(response_stream(res, more, release, NULL));
+            ADD(response_on_gone(res, release, NULL));
+            add("later", prefork_response_later(res) != NULL);
             ADD(response_fail(res));
             add("body", prefork_request_body(req).data != NULL);
             add("peer", prefork_request_peer(req).data != NULL);
@@ -196,7 +208,7 @@ fn are_refused(text: &str, calls: usize, released: u32) {
 #[test]
 fn calls_from_a_second_thread_are_refused() {
     for (style, calls, released) in
-        [(Style::Request, 18, 1), (Style::Connection, 15, 0), (Style::Data, 15, 0)]
+        [(Style::Request, 22, 1), (Style::Connection, 15, 0), (Style::Data, 15, 0)]
     {
         let mut server = start(style).start();
         server.says(&format!("reply 0 worker_send(worker, PREFORK_TO_MASTER, 1, \"x\", 1)={STATE}"));

@@ -279,7 +279,7 @@ pub unsafe extern "C" fn prefork_response_flush(res: *mut prefork_response) -> c
 /// the connection.
 ///
 /// Returns the response, which the call creates: end it with `prefork_response_end()`, whatever happens; or
-/// NULL if `res` is NULL, or has been kept before.
+/// NULL if `res` is NULL or has been kept before, or in another process.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return.
@@ -290,6 +290,9 @@ pub unsafe extern "C" fn prefork_response_later(res: *mut prefork_response) -> *
         let res = unsafe { borrow_mut(res) }?;
         if res.is_kept() || res.exchange().is_some() {
             return Err(prefork_status::PREFORK_LATE);
+        }
+        if Worker::current().is_none() {
+            return Err(prefork_status::PREFORK_STATE);
         }
         Ok(Box::into_raw(res.keep()).cast())
     })

@@ -387,6 +387,11 @@ pub fn takes_a_line(fd: BorrowedFd<'_>) -> bool {
     retry(|| poll(fd, libc::POLLOUT, 0)).is_ok_and(|found| found == libc::POLLOUT)
 }
 
+/// True if the peer of a connection has ended its side (poll(2), `POLLRDHUP`), also if bytes that came before are unread.
+pub fn has_ended(fd: BorrowedFd<'_>) -> bool {
+    retry(|| poll(fd, libc::POLLRDHUP, 0)).map_or(true, |found| found != 0)
+}
+
 /// True if a connection is over in both directions: it was reset, or, on a Unix socket, its peer has closed it (poll(2)).
 pub fn is_broken(fd: BorrowedFd<'_>) -> bool {
     retry(|| poll(fd, 0, 0)).map_or(true, |found| found != 0)

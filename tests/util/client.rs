@@ -220,7 +220,7 @@ impl Client {
     pub fn has_bytes(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        !self.read.is_empty() || SockRef::from(&self.socket).recv_with_flags(&mut byte, flags).is_ok()
+        SockRef::from(&self.socket).recv_with_flags(&mut byte, flags).is_ok()
     }
 
     /// Reads what has arrived, and keeps it.

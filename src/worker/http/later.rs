@@ -71,12 +71,14 @@ impl Answering {
     /// A connection whose handler has kept the response. `token` is the loop's for it.
     pub(crate) fn new(
         fd: OwnedFd,
-        conn: HttpConn,
+        mut conn: HttpConn,
         exchange: Rc<Exchange<Response>>,
         token: Token,
         touched: &Rc<RefCell<Vec<Token>>>,
     ) -> Self {
         let fd = Rc::new(fd);
+        // It is also set to have the engine read up to the end, whether that has come or not.
+        conn.client_ended = conn.client_ended && socket::has_ended(fd.as_fd());
         exchange.attach(Rc::clone(&fd), token, touched);
         Self { fd, conn, exchange }
     }
