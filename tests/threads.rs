@@ -198,7 +198,7 @@ fn are_refused(text: &str, calls: usize, released: u32) {
     let statuses: Vec<_> = results.iter().filter_map(|word| word.rsplit_once('=')).collect();
     assert_eq!(statuses.iter().filter(|(_, value)| *value == STATE).count(), calls, "{text}");
     assert!(statuses.iter().all(|(_, value)| [STATE, "0"].contains(value)), "{text}");
-    let none = ["timer_start", "self", "body", "peer", "data"];
+    let none = ["timer_start", "self", "body", "peer", "data", "later"];
     assert!(statuses.iter().all(|(name, value)| *value == STATE || none.contains(name)), "{text}");
     assert!(allowed.contains("generation=1 overdue=0 args=1 role=2"), "{text}");
     assert!(!allowed.contains("id=0"), "{text}");
