@@ -494,7 +494,7 @@ int prefork_response_flush(prefork_response *res);
  * the connection.
  *
  * Returns the response, which the call creates: end it with `prefork_response_end()`, whatever happens; or
- * NULL if `res` is NULL, or has been kept before.
+ * NULL if `res` is NULL or has been kept before, or in another process.
  * Process: worker.
  * Pointers: Borrows `res` until return.
  */
