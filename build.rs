@@ -25,7 +25,7 @@ mod header {
         ("response", "RESPONSES"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
-        ("wakeups", "TIMERS AND DESCRIPTORS OF YOUR OWN"),
+        ("wakeups", "TIMERS, DESCRIPTORS OF YOUR OWN, THREADS"),
         ("conns", "ALL STREAMS OF A WORKER, AND TOPICS"),
         ("datagram", "DATAGRAMS"),
         ("module", "HANDLERS"),

@@ -983,7 +983,7 @@ int prefork_worker_request(prefork_worker *worker,
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
 
-/* TIMERS AND DESCRIPTORS OF YOUR OWN
+/* TIMERS, DESCRIPTORS OF YOUR OWN, THREADS
  * -------------------------------------------------------------------------------------------------------- */
 
 /** What a descriptor is watched for, and what it is ready for: one of these or both, `PREFORK_READ | PREFORK_WRITE`. */
@@ -1063,6 +1063,22 @@ int prefork_watch(prefork_worker *worker, int fd, int events, prefork_on_ready r
  * Pointers: Borrows `worker` until return.
  */
 int prefork_unwatch(prefork_worker *worker, int fd);
+
+/**
+ * Has `run` called in the worker's first thread, between other callbacks; in blocking style between two
+ * connections. It is how a thread that the handler has started gives a result to the first, which alone may call
+ * the other functions of this header. Never waits.
+ *
+ * Functions are called in the order in which they were given; one that is given while another runs is called in
+ * a later turn of the worker's loop. Those given until the worker has finished its last connection are all
+ * called, before `worker_stop`; the worker does not wait for later ones, which are refused.
+ *
+ * Returns PREFORK_OK, and then `run` is called exactly once, unless the worker is killed; PREFORK_GONE if the
+ * worker has finished its last connection; PREFORK_STATE in another process; PREFORK_NULL.
+ * Process: worker, in any thread, but not in signal handlers.
+ * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `run` returns.
+ */
+int prefork_worker_wake(prefork_worker *worker, prefork_on_wakeup run, void *arg);
 
 
 /* ALL STREAMS OF A WORKER, AND TOPICS

@@ -67,7 +67,7 @@
 //! request with a reply and a deadline. A worker calls [`Worker::send`] and [`Worker::request`], and gets messages in
 //! [`Handler::on_message`]; the master uses [`Messages`].
 //!
-//! # Timers
+//! # Timers, descriptors of your own, threads
 //!
 //! [`Worker::after`] and [`Worker::every`] call a function at a time, in the worker that starts them:
 //!
@@ -79,6 +79,25 @@
 //! })
 //! .run()?;
 //! # Ok(())
+//! # }
+//! ```
+//!
+//! A thread that a handler has started has a function run in the worker's first thread by [`Waker::wake`], and descriptors of a client
+//! library, a pipe, a timerfd are watched by [`Worker::watch`]:
+//!
+//! ```no_run
+//! # use std::{io::Read, os::unix::net::UnixStream};
+//! # fn watch(worker: &prefork::Worker, mut stream: UnixStream) -> std::io::Result<()> {
+//! stream.set_nonblocking(true)?;
+//! let fd = stream.try_clone()?;
+//! worker.watch(&fd, prefork::Interest::READ, move |worker, fd, _ready| {
+//!     let mut bytes = [0; 1024];
+//!     match stream.read(&mut bytes) {
+//!         Ok(0) => drop(worker.unwatch(&fd)),
+//!         Ok(n) => println!("{n} bytes"),
+//!         Err(e) => println!("{e}"),
+//!     }
+//! })
 //! # }
 //! ```
 //!
@@ -173,4 +192,4 @@ pub mod fuzzing {
     pub use crate::worker::http::fuzzing::request;
 }
 pub use worker::http::{Refused, Request, Response};
-pub use worker::wakeups::{Ready, Timer};
+pub use worker::wakeups::{Ready, Timer, Waker};

@@ -49,6 +49,7 @@ const MODULE: &str = r#"
     static void released(void *) { maybe("release"); }
 
     static void fired(prefork_worker *, void *) { maybe("timer"); }
+    static void woken(prefork_worker *, void *) { maybe("wake"); }
 
     static int more(prefork_response *, void *) { maybe("more"); return 0; }
     static void done(void *) { maybe("done"); }
@@ -67,6 +68,7 @@ const MODULE: &str = r#"
         prefork_worker *self = prefork_worker_self();
         prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
         prefork_timer_start(self, 0, 0, fired, NULL);
+        prefork_worker_wake(self, woken, NULL);
         int pair[2];
         if (pipe(pair) == 0)
             prefork_watch(self, pair[1], PREFORK_WRITE, ready, NULL);
@@ -172,6 +174,7 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Request, "on_message"),
         (Style::Request, "on_reply"),
         (Style::Request, "timer"),
+        (Style::Request, "wake"),
         (Style::Request, "watch"),
         (Style::Request, "release"),
         (Style::Request, "more"),

@@ -140,7 +140,7 @@ fn timers_go_on_while_the_worker_drains_and_end_before_it_stops() {
     let dir = std::sync::Arc::clone(&server.dir);
     server.ends();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(log.ends_with("tick\nend 0 -4\n"), "{log}");
+    assert!(log.ends_with("tick\nend 0 -4 -13\n"), "{log}");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_worker_does_not_wait_for_its_timers() {
         }
         server.reload();
         server.rests();
-        wait_until("the end of the first worker", || log(&server).iter().any(|line| line == "end 0 -4"));
+        wait_until("the end of the first worker", || log(&server).iter().any(|line| line == "end 0 -4 -13"));
         server.stop();
     }
 }
@@ -205,7 +205,10 @@ fn timers_in_rust() {
         let dir = std::sync::Arc::clone(&server.dir);
         server.stop();
         let log = fs::read_to_string(dir.path().join("log")).unwrap();
-        assert_eq!(log, "dropped: None\nstop: None, not possible here or now\n");
+        assert_eq!(
+            log,
+            "dropped: None\nstop: None, not possible here or now, the receiver does not exist or has ended\n"
+        );
     }
 }
 

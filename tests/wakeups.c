@@ -24,6 +24,9 @@
  *     again FD                changes a watch within itself: "old " in the trace, then "new "
  *     spin                    one that is always ready
  *     many N                  N pipes that are watched; the answer: the bytes of memory that are not free after they are closed
+ *     threads N M             N threads, each of which has M functions run; "woken": how many were, and how many not in order
+ *     endless                 a function that has itself run again, for ever
+ *     wakes                   a thread that has a function run, again and again, for as long as that is not refused
  *     child, kill PID         forks a process that has all descriptors; ends it
  * In the file "log" of the test's directory: "first" of a timer that worker_start has started, "drain", "tick" after that of a
  * repeated timer, "end" of worker_stop with what starts of a timer and a watch return there.
@@ -32,6 +35,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <prefork.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -192,7 +196,7 @@ static int in_a_child(void)
 
     if (pid == 0)
         _exit(prefork_timer_start(self, 1, 0, never, NULL) != 0 || watch(0, PREFORK_READ) != PREFORK_STATE ||
-                      prefork_unwatch(self, 0) != PREFORK_STATE
+                      prefork_unwatch(self, 0) != PREFORK_STATE || prefork_worker_wake(self, hang, NULL) != PREFORK_STATE
                   ? 1
                   : -prefork_timer_stop(self, ids[0]));
     waitpid(pid, &status, 0);
@@ -302,6 +306,109 @@ static long many(int n)
     return (long)before;
 }
 
+/* A thread of "threads": the number it has queued last, and the one that was run last. */
+struct waking {
+    long queued, run, most;
+};
+static long woken, disordered;
+
+struct call {
+    struct waking *by;
+    long number;
+};
+
+static void run(prefork_worker *worker, void *arg)
+{
+    struct call *call = arg;
+
+    if (worker != self || prefork_worker_self() != self)
+        abort();
+    disordered += call->number != ++call->by->run;
+    woken++;
+    free(call);
+}
+
+static void *wake_often(void *arg)
+{
+    struct waking *waking = arg;
+
+    while (waking->queued < waking->most) {
+        struct call *call = malloc(sizeof *call);
+
+        call->by = waking;
+        call->number = ++waking->queued;
+        if (prefork_worker_wake(self, run, call) != PREFORK_OK)
+            abort();
+    }
+    return NULL;
+}
+
+static void endless(prefork_worker *worker, void *arg)
+{
+    trace[0] = 'e';
+    if (prefork_worker_wake(worker, endless, arg) != PREFORK_OK && drains == 0)
+        abort();
+}
+
+static pthread_t waker;
+static int last_status = 1;
+static long begun, ended;
+
+static void counts(prefork_worker *worker, void *arg)
+{
+    (void)worker, (void)arg;
+    ended++;
+}
+
+static void *wake_until_refused(void *arg)
+{
+    (void)arg;
+    while ((last_status = prefork_worker_wake(self, counts, NULL)) == PREFORK_OK) {
+        begun++;
+        usleep(20);
+    }
+    return NULL;
+}
+
+static void *wake_for_ever(void *arg)
+{
+    (void)arg;
+    for (;;) {
+        prefork_worker_wake(self, counts, NULL);
+        usleep(20);
+    }
+    return NULL;
+}
+
+/* A command about threads; 0 if it is none. */
+static int act_on_threads(char **words, int n, char *answer, size_t size)
+{
+    long i;
+
+    if (strcmp(words[0], "threads") == 0 && n == 3) {
+        for (i = 0; i < atol(words[1]); i++) {
+            struct waking *waking = calloc(1, sizeof *waking);
+            pthread_t thread;
+
+            waking->most = atol(words[2]);
+            if (pthread_create(&thread, NULL, wake_often, waking) != 0 || pthread_detach(thread) != 0)
+                abort();
+        }
+    } else if (strcmp(words[0], "endless") == 0) {
+        endless(self, NULL);
+        trace[0] = 0;
+    } else if (strcmp(words[0], "wakes") == 0) {
+        pthread_t other;
+
+        if (pthread_create(&waker, NULL, wake_until_refused, NULL) != 0 || pthread_create(&other, NULL, wake_for_ever, NULL) != 0)
+            abort();
+    } else if (strcmp(words[0], "woken") != 0) {
+        return 0;
+    }
+    snprintf(answer, size, "%ld %ld", woken, disordered);
+    return 1;
+}
+
 /* A command about descriptors; 0 if it is none. */
 static int act_on_descriptors(char **words, int n, char *answer, size_t size)
 {
@@ -367,7 +474,7 @@ static void act(char *command, size_t size)
 
     for (word = strtok_r(command, " /", &rest); word && n < 4; word = strtok_r(NULL, " /", &rest))
         words[n++] = word;
-    if (n == 0 || act_on_descriptors(words, n, command, size))
+    if (n == 0 || act_on_descriptors(words, n, command, size) || act_on_threads(words, n, command, size))
         return;
     if (strcmp(words[0], "after") == 0) {
         result = (long)start(words[1], words[2], 0);
@@ -408,9 +515,17 @@ static void act(char *command, size_t size)
 
 static int worker_start(prefork_worker *worker, void **state)
 {
+    static struct waking at_start = {0, 0, 100};
+    pthread_t starter;
+
     (void)state;
     self = worker;
     if (prefork_timer_start(worker, 1, 0, NULL, NULL) != 0 || prefork_timer_start(NULL, 1, 0, never, NULL) != 0)
+        return 1;
+    if (prefork_worker_wake(NULL, never, NULL) != PREFORK_NULL || prefork_worker_wake(worker, NULL, NULL) != PREFORK_NULL)
+        return 1;
+    /* Before there is a loop. */
+    if (pthread_create(&starter, NULL, wake_often, &at_start) != 0 || pthread_join(starter, NULL) != 0)
         return 1;
     /* Times that never come. */
     prefork_timer_start(worker, UINT64_MAX, 1, never, NULL);
@@ -420,10 +535,17 @@ static int worker_start(prefork_worker *worker, void **state)
 
 static void worker_stop(prefork_worker *worker, void *state)
 {
-    char text[32];
+    char text[60];
 
     (void)state;
-    snprintf(text, sizeof text, "end %d %d", (int)prefork_timer_start(worker, 0, 0, never, NULL), watch(0, PREFORK_READ));
+    if (last_status != 1) {
+        pthread_join(waker, NULL);
+        /* Those of the other thread are among them. */
+        snprintf(text, sizeof text, "%d %s", last_status, ended >= begun ? "all" : "some are lost");
+        note(text);
+    }
+    snprintf(text, sizeof text, "end %d %d %d", (int)prefork_timer_start(worker, 0, 0, never, NULL), watch(0, PREFORK_READ),
+             prefork_worker_wake(worker, never, NULL));
     note(text);
 }
 

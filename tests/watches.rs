@@ -227,7 +227,7 @@ fn watches_go_on_while_the_worker_drains_and_end_before_it_stops() {
         client.ask(&format!("send {to_write} late")).unwrap();
         wait_until("the event", || client.ask("trace").unwrap().contains(":1:late"));
         client.end().unwrap();
-        wait_until("its end", || fs::read_to_string(&log).unwrap().contains("end 0 -4"));
+        wait_until("its end", || fs::read_to_string(&log).unwrap().contains("end 0 -4 -13"));
         if how == libc::SIGHUP {
             server.rests();
             server.stop();
@@ -264,5 +264,5 @@ fn descriptors_in_rust() {
     let dir = std::sync::Arc::clone(&server.dir);
     server.stop();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    assert_eq!(log, "stop: None, not possible here or now\n");
+    assert_eq!(log, "stop: None, not possible here or now, the receiver does not exist or has ended\n");
 }

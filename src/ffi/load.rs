@@ -229,6 +229,7 @@ mod tests {
             conns: crate::worker::conns::Conns::default(),
             watches: std::cell::RefCell::default(),
             topics: crate::worker::topics::Topics::default(),
+            woken: std::sync::Arc::default(),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";

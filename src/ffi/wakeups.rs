@@ -1,6 +1,6 @@
 //! What a handler in C has its worker wait for, besides connections and messages.
 
-use super::guard::{Result, borrow, guard};
+use super::guard::{Result, borrow, borrow_anywhere, guard};
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::Interest;
@@ -145,6 +145,51 @@ pub unsafe extern "C" fn prefork_unwatch(worker: *mut prefork_worker, fd: c_int)
         }
         answered(worker.unwatch(&fd).then_some(()).ok_or(prefork_status::PREFORK_GONE))
     })
+}
+
+/// Has `run` called in the worker's first thread, between other callbacks; in blocking style between two
+/// connections. It is how a thread that the handler has started gives a result to the first, which alone may call
+/// the other functions of this header. Never waits.
+///
+/// Functions are called in the order in which they were given; one that is given while another runs is called in
+/// a later turn of the worker's loop. Those given until the worker has finished its last connection are all
+/// called, before `worker_stop`; the worker does not wait for later ones, which are refused.
+///
+/// Returns PREFORK_OK, and then `run` is called exactly once, unless the worker is killed; PREFORK_GONE if the
+/// worker has finished its last connection; PREFORK_STATE in another process; PREFORK_NULL.
+/// Process: worker, in any thread, but not in signal handlers.
+/// # Safety
+/// Borrows `worker` until return, and `arg`, which may be NULL, until `run` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_wake(
+    worker: *mut prefork_worker,
+    run: prefork_on_wakeup,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller; its queue is atomic behind a lock.
+        let this = unsafe { borrow_anywhere(worker) }?;
+        let run = run.ok_or(prefork_status::PREFORK_NULL)?;
+        let call = Woken { run, worker, arg };
+        answered(this.waker().wake(move |_| call.run()))
+    })
+}
+
+/// A call in the first thread, given by any.
+struct Woken {
+    run: unsafe extern "C-unwind" fn(*mut prefork_worker, *mut c_void),
+    worker: *mut prefork_worker,
+    arg: *mut c_void,
+}
+
+// SAFETY: the worker is used in its first thread only; the caller hands `arg` over to that thread.
+unsafe impl Send for Woken {}
+
+impl Woken {
+    fn run(self) {
+        // SAFETY: the caller gave both for this call; the worker lives as long as the process.
+        unsafe { (self.run)(self.worker, self.arg) }
+    }
 }
 
 fn interest(events: c_int) -> Result<Interest> {

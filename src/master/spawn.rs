@@ -22,6 +22,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Master {
@@ -72,6 +73,7 @@ impl Master {
                     conns: Conns::default(),
                     watches: RefCell::default(),
                     topics: Topics::default(),
+                    woken: Arc::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

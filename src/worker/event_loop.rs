@@ -20,7 +20,7 @@ use super::linger;
 use super::own_sockets::OwnSockets;
 use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
-use super::this_worker::Worker;
+use super::this_worker::{EXIT_FAILED, OnWake, Worker};
 use super::udp::DatagramEngine;
 use super::wakeups;
 use crate::config::Config;
@@ -30,8 +30,8 @@ use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::Address;
 use crate::scoreboard::Word;
-use crate::sys::socket;
 use crate::sys::time::Time;
+use crate::sys::{process, socket};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -44,6 +44,8 @@ use std::time::Duration;
 
 /// The token of the descriptors that the handler has watched.
 const WATCHES: Token = Token(usize::MAX - 4);
+/// The token of what other threads of the handler have queued.
+const WOKEN: Token = Token(usize::MAX - 5);
 /// Events read in one turn.
 const EVENTS: usize = 256;
 /// Closed stream connections whose memory is kept.
@@ -77,6 +79,8 @@ pub struct EventLoop<'a> {
     kept_conns: Vec<Rc<Conn>>,
     /// Connections whose engine has more to do than the poll reports.
     again: VecDeque<Token>,
+    /// What other threads of the handler have queued, and the last turn had no time for.
+    woken: VecDeque<OnWake>,
     /// Streams that a callback has written to or closed.
     touched: Touched,
     now: Time,
@@ -123,6 +127,17 @@ macro_rules! context {
 
 use context;
 
+/// Has the poll report what other threads of the handler queue. Returns what they have queued already.
+fn open_queue(worker: &Worker, poll: &Poll) -> VecDeque<OnWake> {
+    if let Err(e) = worker.info.woken.open(poll, WOKEN) {
+        log!("worker {}: eventfd: {e}", worker.id());
+        process::exit(EXIT_FAILED);
+    }
+    let mut queued = VecDeque::new();
+    worker.info.woken.take(&mut queued);
+    queued
+}
+
 impl<'a> EventLoop<'a> {
     /// A loop for at most `limit` connections.
     pub fn new(
@@ -137,6 +152,7 @@ impl<'a> EventLoop<'a> {
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         worker.info.conns.set_blocking(kind == Kind::Blocking);
+        let woken = open_queue(worker, poll);
         Self {
             handler,
             kind,
@@ -153,6 +169,7 @@ impl<'a> EventLoop<'a> {
             datagrams: DatagramEngine::new(),
             kept_conns: Vec::with_capacity(KEPT_CONNS),
             again: VecDeque::new(),
+            woken,
             touched: Touched::default(),
             now: Time::now(),
             polled_at: Time::default(),
@@ -194,11 +211,13 @@ impl<'a> EventLoop<'a> {
             }
             self.serve_leftovers();
             let (mut queue, mut channel, mut watches) = (false, self.channel.has_more, false);
+            let mut woken = !self.woken.is_empty();
             for event in &events {
                 match event.token() {
                     QUEUE => queue = true,
                     CHANNEL => channel = true,
                     WATCHES => watches = true,
+                    WOKEN => woken = true,
                     LEAVE => self.channel.leave_on_signal(self.poll, self.now),
                     token => self.ready(token, event),
                 }
@@ -229,12 +248,15 @@ impl<'a> EventLoop<'a> {
             if watches {
                 wakeups::call_watches(self.worker, self.poll, WATCHES, context!(self));
             }
+            if woken {
+                wakeups::run_woken(self.worker, &mut self.woken, context!(self));
+            }
             self.channel.update(self.poll, self.polled_at, context!(self));
             self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
         self.end_later();
-        wakeups::end(self.worker, context!(self));
+        wakeups::end(self.worker, std::mem::take(&mut self.woken), context!(self));
         Ok(())
     }
 
@@ -264,7 +286,7 @@ impl<'a> EventLoop<'a> {
         if lacks_descriptors && !orders.is_draining() {
             due = due.min(self.now + DESCRIPTOR_CHECK);
         }
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || !self.woken.is_empty() {
             due = due.min(self.now);
         }
         let timer_due = self.timer_due();

@@ -4,6 +4,7 @@ use super::conns::Conns;
 use super::messages::WorkerMessages;
 use super::timers::Timers;
 use super::topics::Topics;
+use super::waker::Queue;
 use super::watches::Watches;
 use crate::event::{LastExit, WorkerInfo, WorkerState, WorkerStatus};
 use crate::ids::{Generation, Slot, WorkerId};
@@ -18,6 +19,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Exit code of a worker that could not serve, and has told the master why.
@@ -61,10 +63,15 @@ pub struct SelfInfo {
     pub timers: RefCell<Timers<OnTimer>>,
     /// The descriptors that its handler has watched.
     pub watches: RefCell<Watches<OnReady>>,
+    /// What its threads have queued for the first.
+    pub woken: Arc<Queue<OnWake>>,
 }
 
 /// What is called of a watched descriptor: with its number, and what it is ready for.
 pub type OnReady = Box<dyn FnMut(&Worker, RawFd, Interest)>;
+
+/// What a thread has run in the first.
+pub type OnWake = Box<dyn FnOnce(&Worker) + Send>;
 
 /// What a timer calls.
 pub enum OnTimer {

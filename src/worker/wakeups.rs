@@ -2,17 +2,25 @@
 
 use super::call::Context;
 use super::failure::report_panic;
-use super::this_worker::{OnReady, OnTimer, Worker};
+use super::this_worker::{OnReady, OnTimer, OnWake, Worker};
 use super::timers::Stopped;
+use super::waker::Queue;
 use super::watches::{Call, Next};
+use crate::message::Undelivered;
+use crate::role::{Role, role};
 use crate::sys::poll::Interest;
 use crate::sys::time::Time;
+use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Timers that are called in one turn before connections have theirs.
 const TIMERS: u32 = 64;
+/// Functions of other threads that are run in one turn before connections have theirs.
+const FUNCTIONS: u32 = 64;
 
 /// A timer of [`Worker::after`] or [`Worker::every`]. No other timer of this worker has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +139,50 @@ impl Worker {
     }
 }
 
+/// Wakes a worker from any thread of it ([`Worker::waker`]). A clone wakes the same worker.
+#[derive(Clone)]
+pub struct Waker(Arc<Queue<OnWake>>);
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker").finish_non_exhaustive()
+    }
+}
+
+impl Waker {
+    /// Has a function run in the worker's first thread, between other callbacks; in blocking style between two connections. Never waits.
+    /// Functions run in the order in which they came; one that is queued while another runs comes in a later turn of the worker's
+    /// loop. What is queued when the worker has finished its last connection is run before [`crate::Handler::stop`]. A panic costs that
+    /// function. May be called in any thread, and in a callback, but not in a signal handler.
+    ///
+    /// # Errors
+    /// [`Undelivered::Gone`] after the worker has finished its last connection; [`Undelivered::Impossible`] in another process. `f`
+    /// is dropped then.
+    pub fn wake(&self, f: impl FnOnce(&Worker) + Send + 'static) -> Result<(), Undelivered> {
+        // First: in a process that the handler has forked a thread that it lacks may hold the lock.
+        if !matches!(role(), Role::Worker { .. }) {
+            return Err(Undelivered::Impossible);
+        }
+        self.0.push(Box::new(f)).map_err(|_| Undelivered::Gone)
+    }
+}
+
+impl Worker {
+    /// The handle with which threads of this worker have functions run in its first thread.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.info.woken))
+    }
+}
+
+/// Runs what other threads have queued, as much as one turn allows; the rest stays in `waiting`.
+pub fn run_woken(worker: &Worker, waiting: &mut VecDeque<OnWake>, cx: &mut Context<'_>) {
+    worker.info.woken.take(waiting);
+    for _ in 0..FUNCTIONS {
+        let Some(function) = waiting.pop_front() else { return };
+        report_panic("wake", cx.call("wake", |_| function(worker)));
+    }
+}
+
 /// Calls what is called of watched descriptors that are ready, as many as one turn allows.
 pub fn call_watches(worker: &Worker, poll: &mio::Poll, token: mio::Token, cx: &mut Context<'_>) {
     let watches = &worker.info.watches;
@@ -175,8 +227,15 @@ pub fn call_timers(worker: &Worker, last: u64, cx: &mut Context<'_>) {
     }
 }
 
-/// Drops what would have been called; no more can be added.
-pub fn end(worker: &Worker, cx: &mut Context<'_>) {
+/// Runs what other threads have queued so far, and drops the rest of what would have been called; no more can be added.
+pub fn end(worker: &Worker, mut waiting: VecDeque<OnWake>, cx: &mut Context<'_>) {
+    worker.info.woken.close();
+    loop {
+        run_woken(worker, &mut waiting, cx);
+        if waiting.is_empty() {
+            break;
+        }
+    }
     let timers = worker.info.timers.borrow_mut().end();
     if !timers.is_empty() {
         discard("timer", timers, cx);

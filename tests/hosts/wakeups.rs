@@ -23,6 +23,7 @@ fn main() {
         trace: Rc::default(),
         timers: Vec::new(),
         pair: UnixStream::pair().unwrap(),
+        told: None,
     });
     let server = server.listen("127.0.0.1:0").workers(1);
     if let Err(e) = server.on_start(|started| println!("listening on {}", started.addresses[0])).run() {
@@ -42,6 +43,7 @@ struct Actor {
     trace: Rc<RefCell<String>>,
     timers: Vec<Timer>,
     pair: (UnixStream, UnixStream),
+    told: Option<std::sync::mpsc::Receiver<String>>,
 }
 
 /// Uses the timers when it is dropped, and panics.
@@ -127,6 +129,19 @@ impl Actor {
                 ];
                 results.map(|result| result.unwrap_err().to_string()).join("; ")
             }
+            ["wake", text] => {
+                let (waker, text) = (worker.waker(), text.to_owned());
+                let (told, tells) = std::sync::mpsc::channel();
+                let thread = move || {
+                    let (first, second) = (text.clone(), text);
+                    let one = waker.clone().wake(move |_| told.send(first).unwrap());
+                    (one, waker.wake(move |_| assert_eq!(second, "good")))
+                };
+                let results = std::thread::spawn(thread).join().unwrap();
+                self.told = Some(tells);
+                format!("{results:?}")
+            }
+            ["told"] => format!("{:?}", self.told.as_ref().unwrap().recv()),
             ["panic", "watch"] => {
                 let watched = worker.watch(&self.pair.1, Interest::WRITE, |_, _, _| panic!("on purpose"));
                 format!("{watched:?}")
@@ -145,7 +160,8 @@ impl Handler for Actor {
     fn stop(&mut self, worker: &Worker) {
         let timer = worker.after(Duration::ZERO, |_| ());
         let watch = worker.watch(&self.pair.0, Interest::READ, |_, _, _| ()).unwrap_err();
-        note(&self.dir, &format!("stop: {timer:?}, {watch}"));
+        let wake = worker.waker().wake(|_| ()).unwrap_err();
+        note(&self.dir, &format!("stop: {timer:?}, {watch}, {wake}"));
     }
 
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {

@@ -45,7 +45,7 @@ impl Style {
 
     /// `tests/wakeups.c` in this style.
     pub fn wakeups(self) -> PathBuf {
-        self.build("wakeups.c", &[])
+        self.build("wakeups.c", &["-pthread"])
     }
 
     fn build(self, source: &str, flags: &[&str]) -> PathBuf {
