@@ -8,9 +8,11 @@ BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 # nginx and ip are where an ordinary user does not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# What the tests run, as command:Debian-package.
+# What the tests run, or compile with, as command:Debian-package or file:Debian-package.
 NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
-        chrt:util-linux curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime
+        chrt:util-linux curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime \
+        pg_config:libpq-dev pg_lsclusters:postgresql curl-config:libcurl4-openssl-dev redis-server:redis-server \
+        /usr/include/hiredis/hiredis.h:libhiredis-dev
 
 # What `make bench` compares with, if it can be installed.
 PEERS = wrk:wrk nginx:nginx node:nodejs h2o:h2o
@@ -89,7 +91,7 @@ deps: ## install what the tests need
 	    { echo "make: run: rustup component add rustfmt clippy" >&2; exit 1; }
 	@missing=; \
 	for need in $(NEEDS); do \
-	    command -v $${need%%:*} >/dev/null || missing="$$missing $${need#*:}"; \
+	    command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need#*:}"; \
 	done; \
 	test -z "$$missing" && exit 0; \
 	echo "make: missing:$$missing"; \
