@@ -4,6 +4,7 @@ from common import median
 from footprint import MANY, MANY_WORKERS, MB
 from loads import ONE, figures, ratios
 from messages import pipe_ratios
+from waiting import waiting_ratios
 from scale import OPEN, WORKERS, growth, names_of
 
 
@@ -43,6 +44,8 @@ def goals(results):
         many("time of a reload that moves all", "moved_ms", "{:.0f} ms", "<", 1000),
         many("lost by the reload", "lost", "{:.0f}", "≤", 0),
         ("messages, one at a time, to a bare pipe between two processes", median(pipe_ratios(results)), "{:.2f}×", "≥", 0.8),
+        *[(f"CPU per {what} in a worker with 10,000 timers and 1,000 watched descriptors, to none",
+           median(waiting_ratios(results, kind)), "{:.3f}×", "≤", 1.03) for kind, what in [("close", "new connection"), ("kept", "request")]],
         ("master, resident memory", median([one["master_rss"] / MB for one in rounds]), "{:.2f} MB", "≤", 3.0),
         ("worker with hello.so, private memory", median([one["worker_private"] / MB for one in rounds]), "{:.2f} MB", "≤", 1.0),
         ("from the start until 8 workers are ready", median([one["ready_ms"] for one in start]), "{:.1f} ms", "≤", 30.0),

@@ -24,6 +24,7 @@ import footprint
 import messages
 import model
 import scale
+import waiting
 from common import CLIENTS, QUIET, WORKERS, goal_table, machine, missed, progress, rotated
 from goals import goals
 from loads import ONE, figures, load_table, measure_round, rate_table, wrk
@@ -36,6 +37,7 @@ PARTS = {
     "idle": "idle connections, and a reload that moves 50,000",
     "scale": "the cost of a connection with more workers and open connections",
     "messages": "one message at a time, and a bare pipe",
+    "waiting": "a worker with 10,000 timers and 1,000 watched descriptors",
     "calls": "system calls per connection",
 }
 
@@ -47,7 +49,7 @@ def run(bench, names, options):
     """All measurements of the wanted parts, interleaved: each round measures every server and begins with another one."""
     parts = options.parts
     results = {"machine": machine(), "servers": names, "parts": parts, "rounds": [], "start": {}, "idle": {}, "many": [],
-               "scale": [], "messages": [], "calls": {}}
+               "scale": [], "messages": [], "waiting": [], "calls": {}}
     kinds = [kind for kind in ("close", "kept") if kind in parts]
     for i in range(options.rounds if kinds else 0):
         results["rounds"].append({})
@@ -63,7 +65,8 @@ def run(bench, names, options):
         results["idle"][name] = footprint.measure_idle(bench, name)
     own = {"idle": ("many", lambda i: footprint.measure_many(bench)),
            "scale": ("scale", lambda i: scale.measure_scale(bench, names, options, i)),
-           "messages": ("messages", lambda i: messages.run_pipe())}
+           "messages": ("messages", lambda i: messages.run_pipe()),
+           "waiting": ("waiting", lambda i: waiting.measure_waiting(bench, options, i))}
     for part, (key, measure) in own.items():
         for i in range(options.few if part in parts and "prefork" in names else 0):
             progress(f"{part}, round {i + 1} of {options.few}")
@@ -90,6 +93,7 @@ def report(results):
     if "memory" in parts or "idle" in parts:
         lines += footprint.memory_table(results)
     for key, write in [("many", footprint.many_table), ("scale", scale.scale_table), ("messages", messages.pipe_table),
+                       ("waiting", waiting.waiting_table),
                        ("calls", counts.calls_table)]:
         lines += write(results) if results[key] else []
     cost = model.costs(results)

@@ -163,6 +163,7 @@ COMMANDS = {
     "shared": partial(prefork_command, flags=("--accept", "shared")),
     "batch": partial(prefork_command, flags=("--scheduling", "batch")),
     "normal": partial(prefork_command, flags=("--scheduling", "normal")),
+    "waiting": partial(prefork_command, source=HERE / "waiting.c"),
     "bare-tuned": partial(bare_command, flags=("-b", "-d")),
 }
 DEFAULT = ["prefork", "batch", "bare", "bare-batches", "nginx", "nginx-deferred", "h2o", "node", "reuseport"]
