@@ -123,7 +123,7 @@ fn wakers_in_rust() {
     server.stop();
 }
 
-/// A line "hash WORD" is answered with the hash of crypt(3), which a pool of threads makes; other lines with the number of hashes that
+/// "hash WORD" is answered with the hash of crypt(3), which a pool of threads makes; other commands with the number of hashes that
 /// have been answered.
 const POOL: &str = r#"
     #define _GNU_SOURCE
@@ -139,6 +139,7 @@ const POOL: &str = r#"
     struct job {
         struct job *next;
         uint64_t client;
+        prefork_response *res;
         char word[32], hash[200];
     };
 
@@ -156,8 +157,12 @@ const POOL: &str = r#"
         prefork_conn *conn = prefork_conn_find(worker, job->client);
 
         answered++;
-        if (conn)
+        if (job->res) {
+            prefork_response_body(job->res, job->hash, strcspn(job->hash, "\n"));
+            prefork_response_end(job->res);
+        } else if (conn) {
             prefork_conn_write(conn, job->hash, strlen(job->hash));
+        }
         free(job);
     }
 
@@ -209,6 +214,32 @@ const POOL: &str = r#"
             pthread_join(threads[i], NULL);
     }
 
+    static void give(uint64_t client, prefork_response *res, const char *word, size_t len)
+    {
+        struct job *job = calloc(1, sizeof *job);
+
+        job->client = client;
+        job->res = res;
+        snprintf(job->word, sizeof job->word, "%.*s", (int)len, word);
+        pthread_mutex_lock(&lock);
+        *last = job;
+        last = &job->next;
+        pthread_cond_signal(&more);
+        pthread_mutex_unlock(&lock);
+    }
+
+    static void on_request(prefork_request *req, prefork_response *res, void *state)
+    {
+        prefork_slice path = prefork_request_path(req);
+        char text[32];
+
+        (void)state;
+        if (path.len > 6 && memcmp(path.data, "/hash/", 6) == 0)
+            give(0, prefork_response_later(res), (const char *)path.data + 6, path.len - 6);
+        else
+            prefork_response_body(res, text, (size_t)snprintf(text, sizeof text, "%d", answered));
+    }
+
     static void on_data(prefork_conn *conn, void *state)
     {
         char line[64];
@@ -223,30 +254,28 @@ const POOL: &str = r#"
         }
         line[n] = 0;
         if (strncmp(line, "hash ", 5) == 0) {
-            struct job *job = calloc(1, sizeof *job);
-
-            job->client = prefork_conn_id(conn);
-            snprintf(job->word, sizeof job->word, "%.*s", (int)strcspn(line + 5, "\n"), line + 5);
-            pthread_mutex_lock(&lock);
-            *last = job;
-            last = &job->next;
-            pthread_cond_signal(&more);
-            pthread_mutex_unlock(&lock);
+            give(prefork_conn_id(conn), NULL, line + 5, strcspn(line + 5, "\n"));
         } else {
             int len = snprintf(line, sizeof line, "%d\n", answered);
             prefork_conn_write(conn, line, (size_t)len);
         }
     }
 
-    PREFORK_MODULE(.worker_start = worker_start, .worker_stop = worker_stop, .on_data = on_data)
+    PREFORK_MODULE(.worker_start = worker_start, .worker_stop = worker_stop, CALLBACK)
 "#;
 
+/// Over streams; then as responses that are finished later.
 #[test]
 fn a_pool_of_threads_hashes_a_thousand_passwords_while_others_are_served() {
+    hash_passwords(Style::Data, "-DCALLBACK=.on_data=on_data");
+    hash_passwords(Style::Request, "-DCALLBACK=.on_request=on_request");
+}
+
+fn hash_passwords(style: Style, callback: &str) {
     const CLIENTS: usize = 20;
     const EACH: usize = 50;
-    let module = compile(POOL, &["-pthread", "-Wl,--no-as-needed,-lcrypt"]);
-    let server = Start::new(Style::Data).workers(1).module(module).start();
+    let flags = ["-pthread", "-Wl,--no-as-needed,-lcrypt", "-Wno-unused-function", callback];
+    let server = Start::new(style).workers(1).module(compile(POOL, &flags)).start();
     let expected = ask(&server, "hash word0");
     assert!(expected.starts_with("$6$rounds=1000$salt$"), "{expected}");
     let address = server.address().clone();
@@ -254,7 +283,7 @@ fn a_pool_of_threads_hashes_a_thousand_passwords_while_others_are_served() {
         .map(|n| {
             let address = address.clone();
             std::thread::spawn(move || {
-                let mut client = util::Client::connect(&address, Style::Data).unwrap();
+                let mut client = util::Client::connect(&address, style).unwrap();
                 client.patience(util::PATIENCE);
                 let hashes: Vec<_> =
                     (0..EACH).map(|_| client.ask(&format!("hash word{n}")).unwrap()).collect();
