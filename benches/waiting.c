@@ -1,4 +1,4 @@
-/* ffi-examples/hello.c in a worker whose loop waits for much else: 10,000 repeated timers, of which 100 come in a second, and 1,000
+/* ffi-examples/hello.c in a worker whose loop waits for much else: 10,000 repeated timers, of which the first comes in 50 s, and 1,000
  * descriptors, of which none becomes readable.
  */
 #include <prefork.h>
@@ -24,7 +24,7 @@ static int start(prefork_worker *worker, void **state)
 
     (void)state;
     for (i = 0; i < TIMERS; i++) {
-        if (prefork_timer_start(worker, (uint64_t)i * 7919 % TIMERS * 10, TIMERS * 10, fire, NULL) == 0)
+        if (prefork_timer_start(worker, 50000 + (uint64_t)i * 7919 % TIMERS * 10, TIMERS * 10, fire, NULL) == 0)
             return 1;
     }
     for (i = 0; i < DESCRIPTORS; i++) {

@@ -207,7 +207,10 @@ fn thousands_leave_nothing() {
         let left: i64 = ask(&server, "many 300").parse().unwrap();
         assert!(left.abs() < 1000, "{left}");
     }
-    assert_eq!(proc::descriptors(server.worker_in(0)).len(), descriptors);
+    // The last client's connection is one for a moment yet.
+    wait_until("no more descriptors than before", || {
+        proc::descriptors(server.worker_in(0)).len() <= descriptors
+    });
     server.stop();
 }
 
