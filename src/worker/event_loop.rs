@@ -58,6 +58,8 @@ const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 const DATAGRAMS: u32 = 16;
 /// Datagrams served at the end, when what a socket still holds would be lost.
 const LAST_DATAGRAMS: u32 = 1 << 16;
+/// The time before a timer in which the loop waits for it exactly.
+const SOON: Duration = Duration::from_millis(100);
 /// The time after which a worker without a free descriptor looks for one again.
 const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
 
@@ -291,9 +293,14 @@ impl<'a> EventLoop<'a> {
         }
         let timer_due = self.timer_due();
         if timer_due < due {
-            due = timer_due;
-            // What is some milliseconds old would make it so much later.
-            self.now = Time::now();
+            // `now` may be some milliseconds old, and the timer would come so much later. The clock is read if it comes soon, not in
+            // each turn: else the loop wakes before it is due, and looks again.
+            due = if timer_due - self.now < SOON {
+                self.now = Time::now();
+                timer_due
+            } else {
+                timer_due.earlier_by(SOON / 2)
+            };
         }
         if let Err(e) = self.worker.info.watches.borrow_mut().attach(self.poll, WATCHES) {
             log!("worker {}: watch the handler's descriptors: {e}", self.worker.id());
