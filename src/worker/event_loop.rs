@@ -544,11 +544,14 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Has the poll report a connection, if `write` is set also when it can be written to.
+    #[inline(always)]
     fn watch(&mut self, index: u32, write: bool) -> io::Result<()> {
         let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        if self.table.row(index).interest == Some(interest) {
-            return Ok(());
-        }
+        let known = self.table.row(index).interest;
+        if known == Some(interest) { Ok(()) } else { self.watch_anew(index, interest) }
+    }
+
+    fn watch_anew(&mut self, index: u32, interest: Interest) -> io::Result<()> {
         let token = self.table.token(index);
         let row = self.table.row(index);
         let Some(raw) = row.protocol.with_fd(|fd| fd.as_raw_fd()) else { return Ok(()) };

@@ -316,7 +316,7 @@ impl HttpEngine {
         cx.page.add(Word::Requests, 1);
         cx.page.add(Word::Errors, u64::from(failed));
         // Whether more has come is seen before the close.
-        let is_last = conn.input.is_none();
+        let is_last = || conn.input.is_none();
         conn.phase = phase_after(after, exchange.is_until_close(), is_last, fd.as_fd());
         (conn.counted, conn.has_more) = (failed, true);
         let mut output = self.outputs.take();

@@ -318,7 +318,7 @@ impl HttpEngine {
 
     /// Sets the phase after a response, and sends what is large. Returns the reason to stop, if there is one.
     fn after(&mut self, after: After, input: &Input, link: &mut Link<'_, '_>) -> Option<Stop> {
-        let is_last = input.is_empty() && !link.conn.has_more;
+        let is_last = || input.is_empty() && !link.conn.has_more;
         link.conn.phase = phase_after(after, self.response.until_close, is_last, link.fd);
         if self.response.client_gone {
             return Some(Stop::Gone);
@@ -369,11 +369,10 @@ impl HttpEngine {
         } else if link.conn.phase != Phase::Open {
             return self.finish(link);
         }
-        match stop {
-            Stop::Yield => Next::Again,
-            Stop::Later => later::next(&mut self.response),
-            _ => link.conn.wait(),
+        if stop == Stop::Later {
+            return later::next(&mut self.response);
         }
+        if stop == Stop::Yield { Next::Again } else { link.conn.wait() }
     }
 
     /// Sends the gathered responses. Returns the reason to stop unless everything was sent.
@@ -414,7 +413,8 @@ impl HttpEngine {
 }
 
 /// The phase of a connection after a response. `is_last`: nothing of the client has come behind the request.
-fn phase_after(after: After, until_close: bool, is_last: bool, fd: BorrowedFd<'_>) -> Phase {
+#[inline]
+fn phase_after(after: After, until_close: bool, is_last: impl FnOnce() -> bool, fd: BorrowedFd<'_>) -> Phase {
     match after {
         After::Stay | After::Later => Phase::Open,
         After::Cut if until_close => {
@@ -422,7 +422,7 @@ fn phase_after(after: After, until_close: bool, is_last: bool, fd: BorrowedFd<'_
             let _ = socket::reset_on_close(fd);
             Phase::Cut
         }
-        After::Close if is_last => Phase::Closing,
+        After::Close if is_last() => Phase::Closing,
         After::Close | After::CloseFirst | After::Cut => Phase::ClosingSlowly,
         After::Upgrade => Phase::Upgrading,
     }

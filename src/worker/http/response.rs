@@ -34,7 +34,7 @@ pub enum Refused {
     Late,
     /// Too much waits for a slow client ([`crate::config::Limits::pending`]), or the head would be over 64 KiB.
     Full,
-    /// The client is gone.
+    /// The client is gone, or the time of a response that was kept is over.
     Gone,
     /// The request did not ask for an upgrade to that protocol (RFC 9110 section 7.8).
     Upgrade,
@@ -318,6 +318,7 @@ impl Response {
     /// # Errors
     /// [`Refused::Late`] after a body was set; [`Refused::Gone`]; [`Refused::Full`], after which the response is incomplete: the
     /// connection is cut behind the parts before. If there was none, it becomes a 500, unless the handler sets another status or body.
+    /// A response that is kept is not harmed ([`Later`](crate::Later)). For a body of any size there is [`Response::stream`].
     pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
         if self.exchange.is_some() {
             return self.write_later(part);
