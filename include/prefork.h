@@ -572,6 +572,19 @@ int prefork_response_on_gone(prefork_response *res, void (*gone)(void *arg), voi
  */
 int prefork_response_upgrade(prefork_response *res, const char *protocol);
 
+/**
+ * Gives the stream that this connection becomes its first `prefork_conn_user()`, for instance what the request was
+ * about; call it after `prefork_response_upgrade()`. `release`, which may be NULL, is called with it once: after the
+ * stream's `on_close`, or when it is certain that there will be no stream (the response has failed, the client has
+ * gone). A second call replaces what the first one gave, which is released.
+ *
+ * Returns PREFORK_OK, or a status, and nothing is taken: PREFORK_UPGRADE (the response is none to an upgrade),
+ * PREFORK_STATE or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `res` until return. Takes `user`, which may be NULL, until `release` is called.
+ */
+int prefork_response_set_user(prefork_response *res, void *user, void (*release)(void *user));
+
 
 /* CONNECTIONS: blocking style and streams
  * -------------------------------------------------------------------------------------------------------- */
@@ -1246,7 +1259,11 @@ struct prefork_module {
     prefork_on_request on_request;
     /** Serves one connection in blocking style. It is the worker's only one, and closes when this returns. */
     prefork_on_conn on_connection;
-    /** A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream. */
+    /**
+     * A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream, when its 101
+     * has been sent, in front of all that is written here. What the client has sent behind its handshake can be
+     * read already; `on_data` is called for it next.
+     */
     prefork_on_conn on_open;
     /**
      * A stream has bytes to read, has reached its end, or has room again for a write that was refused and input

@@ -73,7 +73,9 @@ pub struct prefork_module {
     pub on_request: prefork_on_request,
     /// Serves one connection in blocking style. It is the worker's only one, and closes when this returns.
     pub on_connection: prefork_on_conn,
-    /// A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream.
+    /// A stream begins: a new connection, or one that `prefork_response_upgrade()` has made a stream, when its 101
+    /// has been sent, in front of all that is written here. What the client has sent behind its handshake can be
+    /// read already; `on_data` is called for it next.
     pub on_open: prefork_on_conn,
     /// A stream has bytes to read, has reached its end, or has room again for a write that was refused and input
     /// left. Together with `on_request` it serves upgraded

@@ -5,6 +5,7 @@ use super::status::{answered, prefork_status};
 use crate::unwind::named;
 use crate::worker::http::{Producer, Refused};
 use crate::{Response, Worker};
+use std::any::Any;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -464,5 +465,31 @@ pub unsafe extern "C" fn prefork_response_upgrade(
         let res = unsafe { borrow_mut(res) }?;
         // SAFETY: `protocol` is NULL or a C string that lives until return.
         answered(res.upgrade(unsafe { text(protocol) }?))
+    })
+}
+
+/// Gives the stream that this connection becomes its first `prefork_conn_user()`, for instance what the request was
+/// about; call it after `prefork_response_upgrade()`. `release`, which may be NULL, is called with it once: after the
+/// stream's `on_close`, or when it is certain that there will be no stream (the response has failed, the client has
+/// gone). A second call replaces what the first one gave, which is released.
+///
+/// Returns PREFORK_OK, or a status, and nothing is taken: PREFORK_UPGRADE (the response is none to an upgrade),
+/// PREFORK_STATE or PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `res` until return. Takes `user`, which may be NULL, until `release` is called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_response_set_user(
+    res: *mut prefork_response,
+    user: *mut c_void,
+    release: Option<unsafe extern "C-unwind" fn(user: *mut c_void)>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `res` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let of = unsafe { borrow_mut(res) }?.user_of_stream()?;
+        let owned =
+            release.map(|release| Box::new(Owned { bytes: &[], owner: user, release }) as Box<dyn Any>);
+        (of.value, of.pointer) = (owned, user);
+        Ok(prefork_status::PREFORK_OK as c_int)
     })
 }

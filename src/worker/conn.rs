@@ -1,6 +1,7 @@
 //! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
 use super::engine::{Deadline, Next};
+use super::user::User;
 use crate::config::Config;
 use crate::event::Kind;
 use crate::ids::ListenerId;
@@ -413,6 +414,12 @@ impl Conn {
     /// If a former result is still there.
     pub fn user(&self) -> RefMut<'_, Option<Box<dyn Any>>> {
         self.user.borrow_mut()
+    }
+
+    /// Stream: takes the values that the handler has given to the request before it.
+    pub(crate) fn inherit(&self, User { value, pointer }: User) {
+        self.user.replace(value);
+        self.user_pointer.set(pointer);
     }
 
     /// A C handler's value for this connection; never dereferenced here.

@@ -2,6 +2,7 @@
 
 use super::http::exchange::Exchange;
 use super::http::response::Response;
+use super::user::User;
 use std::rc::Rc;
 
 /// The loop's next step with a connection after an engine has run on it.
@@ -25,8 +26,13 @@ pub enum Next {
     Later(Rc<Exchange<Response>>),
     /// A response that was kept is finished: the connection goes on as any other of HTTP.
     Answered,
-    /// The connection becomes a stream; these bytes have been read already.
-    Upgrade(Vec<u8>),
+    /// The connection becomes a stream.
+    Upgrade {
+        /// Bytes that have been read already.
+        read: Vec<u8>,
+        /// What the handler of its last request has left for it.
+        user: Option<Box<User>>,
+    },
 }
 
 /// The deadline of a connection. Setting the same one again starts it anew, except `Header`, which continues from its first

@@ -22,6 +22,7 @@ use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use super::this_worker::{EXIT_FAILED, OnWake, Worker};
 use super::udp::DatagramEngine;
+use super::user::User;
 use super::wakeups;
 use crate::config::Config;
 use crate::event::Kind;
@@ -539,7 +540,7 @@ impl<'a> EventLoop<'a> {
             Next::Linger => self.linger(index),
             Next::Later(exchange) => self.keep(index, exchange),
             Next::Answered => self.continue_http(index),
-            Next::Upgrade(bytes) => self.upgrade(index, &bytes),
+            Next::Upgrade { read, user } => self.upgrade(index, &read, user),
         }
     }
 
@@ -565,7 +566,7 @@ impl<'a> EventLoop<'a> {
     }
 
     /// An HTTP connection becomes a stream: same descriptor, same row, same registration.
-    fn upgrade(&mut self, index: u32, read_already: &[u8]) {
+    fn upgrade(&mut self, index: u32, read_already: &[u8], user: Option<Box<User>>) {
         let row = self.table.row(index);
         let listener = row.listener;
         let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, Protocol::Free) else {
@@ -573,6 +574,9 @@ impl<'a> EventLoop<'a> {
         };
         self.http.on_gone(&mut conn);
         let conn = self.conn(fd, listener);
+        if let Some(user) = user {
+            conn.inherit(*user);
+        }
         self.table.row(index).protocol = Protocol::Stream(conn);
         self.open_stream(index, read_already);
     }

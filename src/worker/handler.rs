@@ -57,7 +57,8 @@ pub trait Handler {
     fn on_connection(&mut self, _conn: &Conn) {}
 
     /// A stream connection begins: a new one ([`Kind::Stream`]), or an HTTP connection after [`Response::upgrade`]
-    /// ([`Handler::takes_streams`]).
+    /// ([`Handler::takes_streams`]) when its 101 has been sent, in front of all that is written here. What the client has sent
+    /// behind its handshake can be read already; [`Handler::on_data`] is called for it next.
     fn on_open(&mut self, _conn: &Conn) {}
 
     /// A stream connection has bytes to read, or has reached its end of file; or it has input left, and room again for output

@@ -26,6 +26,7 @@ mod this_worker;
 mod timers;
 pub mod topics;
 mod udp;
+mod user;
 mod waker;
 pub mod wakeups;
 mod watches;

@@ -38,7 +38,9 @@ impl HttpEngine {
             }
             Phase::Lingering => self.linger(link),
             Phase::Upgrading => {
-                Next::Upgrade(link.conn.input.as_ref().map_or_else(Vec::new, |input| input.rest().to_vec()))
+                let (read, user) =
+                    link.conn.input.as_mut().map(|i| (i.rest().to_vec(), i.user.take())).unwrap_or_default();
+                Next::Upgrade { read, user }
             }
         }
     }

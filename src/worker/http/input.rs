@@ -8,6 +8,7 @@ use super::quick;
 use super::scan::Scan;
 use crate::config::Limits;
 use crate::sys::socket;
+use crate::worker::user::User;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -29,6 +30,8 @@ pub(super) struct Input {
     places: Vec<Place>,
     /// The current request, if its head is complete and its body is not.
     pub partial: Option<Partial>,
+    /// What the handler has left for the stream that the connection becomes.
+    pub user: Option<Box<User>>,
 }
 
 /// A request whose head is complete.
@@ -239,6 +242,7 @@ impl Input {
 impl Pooled for Input {
     fn reset(&mut self) {
         self.clear();
+        self.user = None;
         pool::reset(&mut self.buf);
     }
 

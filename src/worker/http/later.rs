@@ -276,6 +276,10 @@ impl HttpEngine {
         let after = response.finish(*cx.now);
         exchange.swap(&mut response.out);
         let failed = response.has_failed();
+        if let Some(user) = response.user.take() {
+            let input = answering.conn.input.get_or_insert_with(|| self.inputs.take());
+            input.user = Some(user);
+        }
         self.conclude_later(answering, after, failed, cx)
     }
 

@@ -238,6 +238,7 @@ impl HttpEngine {
         if link.conn.phase == Phase::Upgrading || link.conn.phase == Phase::Open && !input.is_empty() {
             let mut own = if is_own { input } else { self.adopt(input) };
             own.compact();
+            own.user = self.response.user.take();
             link.conn.input = Some(own);
         } else if is_own {
             self.inputs.put(input);

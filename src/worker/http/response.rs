@@ -8,6 +8,8 @@ use super::token;
 use crate::sys::lend::Lent;
 use crate::sys::socket;
 use crate::sys::time::Time;
+use crate::worker::user::User;
+use std::any::Any;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
@@ -96,6 +98,8 @@ pub struct Response {
     pub(super) offered_protocols: Vec<u8>,
     /// The protocol the connection changes to.
     pub(super) protocol: Vec<u8>,
+    /// What the handler leaves for the stream that the connection becomes.
+    pub(super) user: Option<Box<User>>,
     pub(super) out: Output,
     /// The offset in `out` where this response starts.
     start: usize,
@@ -144,6 +148,7 @@ impl Response {
             request: RequestTraits::default(),
             offered_protocols: Vec::new(),
             protocol: Vec::new(),
+            user: None,
             out: Output::default(),
             start: 0,
             partly_sent: false,
@@ -503,6 +508,24 @@ impl Response {
         Ok(())
     }
 
+    /// Gives the stream that this connection becomes its first [`crate::Conn::user`], for instance what the request was about; call it after
+    /// [`Response::upgrade`]. It is dropped if the response fails, or if the client goes before the stream begins.
+    ///
+    /// # Errors
+    /// [`Refused::Upgrade`] if the response is none to an upgrade.
+    pub fn set_user(&mut self, user: impl Any) -> Result<(), Refused> {
+        self.user_of_stream()?.value = Some(Box::new(user));
+        Ok(())
+    }
+
+    /// The values of that stream.
+    pub(crate) fn user_of_stream(&mut self) -> Result<&mut User, Refused> {
+        if self.stage != Stage::Upgrade {
+            return Err(Refused::Upgrade);
+        }
+        Ok(self.user.get_or_insert_default())
+    }
+
     /// True if this was kept, and its owner is the handler and no producer.
     pub(crate) fn is_own(&self) -> bool {
         self.exchange.is_some() && self.stage != Stage::Kept && !self.is_given
@@ -536,6 +559,7 @@ impl Response {
         kept.fields.clone_from(&self.fields);
         kept.offered_protocols.clone_from(&self.offered_protocols);
         kept.protocol.clone_from(&self.protocol);
+        kept.user = self.user.take();
         kept.out.bytes.extend_from_slice(self.out.unsent());
         kept.out.put_body(self.out.take_body());
         self.out.clear();
@@ -563,6 +587,7 @@ impl Response {
             self.out.bytes.truncate(self.start);
         }
         self.out.drop_body();
+        self.user = None;
         self.stage = Stage::Failed;
     }
 }

@@ -120,7 +120,7 @@ impl Bench {
         }
         match next {
             Next::Wait { deadline, .. } => self.deadline = Some(deadline),
-            Next::Upgrade(early) => self.upgraded = Some(early),
+            Next::Upgrade { read: early, .. } => self.upgraded = Some(early),
             Next::Later(exchange) => {
                 let (fd, conn) = (self.server.take().unwrap().into(), std::mem::take(&mut self.conn));
                 self.answering = Some(Answering::new(fd, conn, exchange, mio::Token(0), &self.touched));
