@@ -111,13 +111,13 @@ fn wakers_in_rust() {
     let words = [example("wakeups").into_os_string(), "request".into(), start.dir().path().into()];
     let mut server = start.program(words).start();
     assert_eq!(ask(&server, "wake good"), "(Ok(()), Ok(()))");
-    assert_eq!(ask(&server, "told"), "Ok(\"good\")");
+    wait_until("the function", || ask(&server, "told") == "Ok(\"good\")");
     for text in ["panicked at tests/hosts/wakeups.rs", "assertion", "left:", "right:", "note: run with"] {
         server.may_say(text);
     }
     server.says("worker 1: wake: panicked");
     ask(&server, "wake bad");
-    assert_eq!(ask(&server, "told"), "Ok(\"bad\")");
+    wait_until("the function", || ask(&server, "told") == "Ok(\"bad\")");
     server.wait_for_line("worker 1: wake: panicked");
     assert_eq!(ask(&server, "trace"), "");
     server.stop();

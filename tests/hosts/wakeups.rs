@@ -141,7 +141,7 @@ impl Actor {
                 self.told = Some(tells);
                 format!("{results:?}")
             }
-            ["told"] => format!("{:?}", self.told.as_ref().unwrap().recv()),
+            ["told"] => format!("{:?}", self.told.as_ref().unwrap().try_recv()),
             ["panic", "watch"] => {
                 let watched = worker.watch(&self.pair.1, Interest::WRITE, |_, _, _| panic!("on purpose"));
                 format!("{watched:?}")
