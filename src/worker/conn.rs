@@ -247,7 +247,8 @@ impl Conn {
     /// handler returns.
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
     /// `bytes` was taken. [`crate::Handler::on_writable`] is called when there is room; leave unconsumed what is not answered
-    /// yet, then [`crate::Handler::on_data`] is called again too. `BrokenPipe`: closed, or ended. Those of send(2).
+    /// yet, then [`crate::Handler::on_data`] is called again too. `FileTooLarge`: as a stream, `bytes` are more than ever may wait, so
+    /// that they are never taken. `BrokenPipe`: closed, or ended. Those of send(2).
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let written = self.write_all(bytes);
         self.noted(written)
@@ -273,11 +274,13 @@ impl Conn {
                 if self.pending() + bytes.len() > unsent {
                     self.flush()?;
                 }
+                if bytes.len() > unsent {
+                    // There is nothing to wait for.
+                    return Err(io::ErrorKind::FileTooLarge.into());
+                }
                 if self.pending() + bytes.len() > unsent {
-                    // More than can ever wait is not worth waiting for.
-                    let is_possible = bytes.len() <= unsent;
-                    self.refused.set(if is_possible { bytes.len() } else { 0 });
-                    self.wants_room.set(is_possible);
+                    self.refused.set(bytes.len());
+                    self.wants_room.set(true);
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
                 self.output.borrow_mut().bytes.extend_from_slice(bytes);
