@@ -1,8 +1,7 @@
 /* Chat rooms over WebSocket: who says something is heard by all in the room, whichever worker they are at.
  *
  *     cc -shared -fPIC -O2 chat.c -o chat.so && prefork --workers 4 ./chat.so
- *     python3 -m websockets ws://127.0.0.1:8080
- *     /join ROOM    leaves the room that one was in; /name NAME; anything else is said in the room
+ *     python3 -m websockets ws://127.0.0.1:8080/ROOM      then lines: "/name NAME", or what is to be said
  *
  * A room is a topic of prefork: a message is made one WebSocket frame, once, and written to every connection that has
  * subscribed, in all workers. Who reads too slowly misses messages, whole ones.
@@ -14,29 +13,7 @@ struct guest {
     char room[64], name[32];
 };
 
-static void say(prefork_conn *conn, const char *text)
-{
-    websocket_send(conn, WEBSOCKET_TEXT, text, strlen(text));
-}
-
-static void say_all(const char *room, const char *name, const char *verb, const char *text, size_t size)
-{
-    char line[1200];
-    int n = snprintf(line, sizeof line, "%s%s%.*s", name, verb, (int)size, text);
-
-    websocket_publish(prefork_worker_self(), room, WEBSOCKET_TEXT, line, (size_t)n);
-}
-
-static void leave(prefork_conn *conn, struct guest *guest)
-{
-    if (!guest->room[0])
-        return;
-    prefork_unsubscribe(conn, guest->room);
-    say_all(guest->room, guest->name, " leaves", "", 0);
-    guest->room[0] = '\0';
-}
-
-/* Copies a name; false if it is empty or too long. Not cut, as the cut could be within a character. */
+/* Copies a name. Returns 0 if it is empty or too long; it is not cut, as the cut could be within a character. */
 static int take(char *to, size_t room, const char *from, size_t size)
 {
     if (size == 0 || size >= room || memchr(from, '\0', size))
@@ -46,61 +23,70 @@ static int take(char *to, size_t room, const char *from, size_t size)
     return 1;
 }
 
-static void on_message(prefork_conn *conn, int type, const void *data, size_t size, void *state)
+static void say_all(const struct guest *guest, const char *verb, const char *text, size_t size)
 {
-    struct guest *guest = websocket_of(conn)->user;
-    const char *text = data;
-    char room[sizeof guest->room];
+    char line[1200];
+    size_t head = (size_t)snprintf(line, 100, "%s%s", guest->name, verb);
+
+    if (size)
+        memcpy(line + head, text, size);
+    websocket_publish(prefork_worker_self(), guest->room, WEBSOCKET_TEXT, line, head + size);
+}
+
+/* The path is the room. */
+static void handshake(prefork_request *req, prefork_response *res, void *state)
+{
+    static unsigned count;
+    prefork_slice path = prefork_request_path(req);
+    struct guest *guest;
 
     (void)state;
-    if (type != WEBSOCKET_TEXT) {
-        websocket_close(conn, 1003, "text, please");
-    } else if (size > 6 && memcmp(text, "/name ", 6) == 0) {
-        say(conn, take(guest->name, sizeof guest->name, text + 6, size - 6) ? "ok" : "no such name");
-    } else if (size > 6 && memcmp(text, "/join ", 6) == 0) {
-        if (!take(room, sizeof room, text + 6, size - 6)) {
-            say(conn, "no such room");
-            return;
-        }
-        leave(conn, guest);
-        memcpy(guest->room, room, sizeof room);
-        prefork_subscribe(conn, room);
-        say_all(room, guest->name, " joins", "", 0);
-    } else if (!guest->room[0]) {
-        say(conn, "/join ROOM first");
-    } else {
-        say_all(guest->room, guest->name, ": ", text, size);
+    if (path.len >= sizeof guest->room) {
+        prefork_response_status(res, 404);
+        return;
     }
+    if (!websocket_accept(req, res))
+        return;
+    guest = calloc(1, sizeof *guest);
+    if (!guest || prefork_response_set_user(res, guest, free) != PREFORK_OK) {
+        free(guest);
+        prefork_response_fail(res);
+        return;
+    }
+    memcpy(guest->room, path.data, path.len);
+    snprintf(guest->name, sizeof guest->name, "guest %u.%u", prefork_worker_id(prefork_worker_self()), ++count);
 }
 
 static void on_open(prefork_conn *conn, void *state)
 {
-    struct guest *guest = calloc(1, sizeof *guest);
+    struct guest *guest = websocket_of(conn)->user;
 
     (void)state;
-    if (!guest) {
-        websocket_close(conn, WEBSOCKET_FAILURE, "");
-        return;
+    prefork_subscribe(conn, guest->room);
+    say_all(guest, " joins", "", 0);
+}
+
+static void on_message(prefork_conn *conn, int type, const void *data, size_t size, void *state)
+{
+    struct guest *guest = websocket_of(conn)->user;
+    const char *text = data, *answer = "ok";
+
+    (void)state;
+    if (type != WEBSOCKET_TEXT) {
+        websocket_close(conn, 1003, "text, please");
+    } else if (size >= 6 && memcmp(text, "/name ", 6) == 0) {
+        if (!take(guest->name, sizeof guest->name, text + 6, size - 6))
+            answer = "no such name";
+        websocket_send(conn, WEBSOCKET_TEXT, answer, strlen(answer));
+    } else {
+        say_all(guest, ": ", text, size);
     }
-    websocket_of(conn)->user = guest;
-    snprintf(guest->name, sizeof guest->name, "guest %u.%llu", prefork_worker_id(prefork_worker_self()),
-             (unsigned long long)prefork_conn_id(conn));
 }
 
 static void on_close(prefork_conn *conn, void *state)
 {
-    struct guest *guest = websocket_of(conn)->user;
-
     (void)state;
-    if (guest)
-        leave(conn, guest);
-    free(guest);
-}
-
-static void handshake(prefork_request *req, prefork_response *res, void *state)
-{
-    (void)state;
-    websocket_accept(req, res);
+    say_all(websocket_of(conn)->user, " leaves", "", 0);
 }
 
 static int start(prefork_worker *worker, void **state)

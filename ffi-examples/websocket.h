@@ -71,7 +71,7 @@ struct websocket {
     int is_over;
     /* A ping was sent, and nothing has come since. */
     int is_silent;
-    /* Your own. */
+    /* Your own: at first what prefork_response_set_user() was given in the handshake. */
     void *user;
 };
 
@@ -365,6 +365,7 @@ static inline void websocket_on_open(prefork_conn *conn, void *state)
         prefork_conn_close(conn);
         return;
     }
+    ws->user = prefork_conn_user(conn);
     prefork_conn_set_user(conn, ws);
     if (websocket_handler->on_open)
         websocket_handler->on_open(conn, state);
@@ -526,8 +527,8 @@ static inline int websocket_is_key(prefork_slice key)
 }
 
 /* Answers the handshake (RFC 6455 section 4.2) in on_request, or says why not: 400, or 426 with what is offered. Returns 1
- * if it is accepted. Before, check what is yours: the path, Origin, a cookie. You may add Sec-WebSocket-Protocol, one that
- * the request lists. */
+ * if it is accepted. Before, check what is yours: the path, Origin, a cookie. Afterwards you may add
+ * Sec-WebSocket-Protocol, one that the request lists, and prefork_response_set_user(), see websocket_of(). */
 static inline int websocket_accept(const prefork_request *req, prefork_response *res)
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

@@ -11,6 +11,7 @@
 //! What is sent is always whole frames in one write, so frames sent here and frames published to topics do not mix.
 
 use prefork::{Conn, Handler, Kind, Request, Response, Worker};
+use std::any::Any;
 use std::io::{self, ErrorKind::WouldBlock, Read, Write};
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,13 +26,14 @@ pub trait WebSocketHandler {
     /// A message, [`Message::Text`] or [`Message::Binary`]. The first [`send`] in it is taken.
     fn on_message(&mut self, conn: &Conn, message: Message);
 
-    /// The handshake, or another request. Check here what is yours: the path, Origin, a cookie. A `Sec-WebSocket-Protocol` may be added,
-    /// one that the request lists.
+    /// The handshake, or another request. Check here what is yours: the path, Origin, a cookie. After [`accept`] you may add
+    /// `Sec-WebSocket-Protocol`, one that the request lists, and [`Response::set_user`].
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         accept(req, res);
     }
 
-    fn on_open(&mut self, _conn: &Conn) {}
+    /// A connection begins. `user` is what [`Response::set_user`] was given in the handshake.
+    fn on_open(&mut self, _conn: &Conn, _user: Option<Box<dyn Any>>) {}
 
     /// There is room again after [`send`] has returned [`Unsent::Full`].
     fn on_writable(&mut self, _conn: &Conn) {}
@@ -216,8 +218,8 @@ impl<H: WebSocketHandler> Handler for WebSockets<H> {
         let ws = WebSocket::from_raw_socket(Bytes(shared), Role::Server, Some(config));
         let max_message = self.max_message;
         let socket = Socket { ws, max_message, is_held: false, was_refused: false, is_silent: false };
-        *conn.user() = Some(Box::new(socket));
-        self.handler.on_open(conn);
+        let user = conn.user().replace(Box::new(socket));
+        self.handler.on_open(conn, user);
         if self.is_draining {
             close(conn, 1001, "");
         }

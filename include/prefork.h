@@ -619,9 +619,9 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
  *
  * Returns `size`, or a negative status: PREFORK_FULL (in a stream: too much is kept; none of these bytes was
  * taken. `on_writable` is called when there is room; leave unconsumed what is not answered yet, then `on_data`
- * is called again too. A write of more than `max-pending` never succeeds), PREFORK_TIMEOUT (the client has taken
- * nothing for that time; it may have received some of these bytes, and its connection is reset when
- * `on_connection` returns), PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
+ * is called again too), PREFORK_TOO_LARGE (in a stream: these are more than `max-pending`, and are never taken),
+ * PREFORK_TIMEOUT (the client has taken nothing for that time; it may have received some of these bytes, and its
+ * connection is reset when `on_connection` returns), PREFORK_GONE, PREFORK_SYSTEM, PREFORK_INVALID, PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
  */

@@ -73,11 +73,15 @@ fn it_compiles_alone_and_twice_in_every_standard() {
 
 #[test]
 fn the_examples_and_the_fixture_compile_strictly() {
-    for file in ["hello", "echo", "blocking", "embed", "loop"] {
+    let examples = [("hello", 80), ("echo", 80), ("blocking", 80), ("embed", 80), ("loop", 80)];
+    for (file, lines) in [&examples[..], &[("websocket", 120), ("chat", 120)]].concat() {
         let path = Path::new(ROOT).join(format!("ffi-examples/{file}.c"));
         compiles("cc", "-std=c99", &path);
-        assert!(fs::read_to_string(path).unwrap().lines().count() < 80, "{file}.c");
+        assert!(fs::read_to_string(path).unwrap().lines().count() < lines, "{file}.c");
     }
+    let module = "PREFORK_MODULE(.on_request = NULL, WEBSOCKET_CALLBACKS)";
+    let module = format!("#include \"{ROOT}/ffi-examples/websocket.h\"\n{module}\n");
+    compiles("c++", "-std=c++11", &source("websocket.cpp", &module));
     compiles("cc", "-std=c99", &Path::new(ROOT).join("tests/fixture.c"));
 }
 

@@ -151,9 +151,9 @@ impl Peer {
         }
     }
 
-    fn open_at(address: SocketAddr) -> io::Result<Self> {
+    fn open_at(address: SocketAddr, path: &str) -> io::Result<Self> {
         let mut peer = Self::connect(address)?;
-        peer.stream.write_all(HANDSHAKE.as_bytes())?;
+        peer.stream.write_all(HANDSHAKE.replacen("/chat", path, 1).as_bytes())?;
         let head = peer.head()?;
         assert!(head[0].starts_with("HTTP/1.1 101 "), "{head:?}");
         assert!(has(&head, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head:?}");
@@ -163,7 +163,7 @@ impl Peer {
 
     #[track_caller]
     fn open(server: &Server) -> Self {
-        Self::open_at(server.tcp()).unwrap()
+        Self::open_at(server.tcp(), "/").unwrap()
     }
 
     fn fill(&mut self) -> io::Result<usize> {
@@ -816,18 +816,10 @@ struct Guest {
 
 impl Guest {
     fn join(address: SocketAddr, room: &str) -> io::Result<Option<Self>> {
-        let mut peer = Peer::open_at(address)?;
-        peer.stream.write_all(&frame(FIN | TEXT, format!("/join {room}")))?;
-        // What others say comes first, or a close if the worker leaves.
-        let mut own = String::new();
-        while own.is_empty() {
-            let Some(text) = heard(&mut peer)? else { return Ok(None) };
-            // The first that joins after its request is itself, or came before it.
-            if let Some(name) = text.strip_suffix(" joins") {
-                own = name.into();
-            }
-        }
-        Ok(Some(Self { peer, name: own }))
+        let mut peer = Peer::open_at(address, room)?;
+        // The first thing that it hears is itself, or a close if the worker leaves.
+        let Some(text) = heard(&mut peer)? else { return Ok(None) };
+        Ok(Some(Self { peer, name: text.strip_suffix(" joins").unwrap().into() }))
     }
 }
 
@@ -857,11 +849,14 @@ fn what_is_said_in_a_room_is_heard_by_two_hundred_in_four_workers() {
     for language in [C, Rust] {
         let server = start(language, "chat", &[("workers", "4")], &[]);
         let mut guests: Vec<Guest> =
-            (0..GUESTS).map(|_| Guest::join(server.tcp(), "room").unwrap().unwrap()).collect();
+            (0..GUESTS).map(|_| Guest::join(server.tcp(), "/room").unwrap().unwrap()).collect();
         let workers: BTreeSet<_> =
             guests.iter().map(|g| g.name.split('.').next().unwrap().to_owned()).collect();
         assert_eq!(workers.len(), 4, "{workers:?}");
-        let mut stranger = Guest::join(server.tcp(), "another room").unwrap().unwrap();
+        let mut refused = Peer::connect(server.tcp()).unwrap();
+        refused.send(HANDSHAKE.replacen("/chat", &format!("/{}", "x".repeat(63)), 1));
+        assert!(refused.head().unwrap()[0].contains(" 404 "));
+        let mut stranger = Guest::join(server.tcp(), "/another").unwrap().unwrap();
         thread::scope(|scope| {
             for (i, guest) in guests.iter().take(SPEAKERS).enumerate() {
                 let mut writer = guest.peer.stream.try_clone().unwrap();
@@ -894,15 +889,18 @@ fn what_is_said_in_a_room_is_heard_by_two_hundred_in_four_workers() {
             }
         });
         // In another room nothing was heard; and who leaves is told.
-        stranger.peer.send(frame(FIN | TEXT, "/name Éva"));
-        stranger.peer.send(frame(FIN | TEXT, "/join room"));
-        stranger.peer.send(frame(FIN | TEXT, "hello"));
-        for expected in ["ok", "Éva joins", "Éva: hello"] {
+        stranger.peer.send([frame(FIN | TEXT, "/name Éva"), frame(FIN | TEXT, "hello")].concat());
+        for expected in ["ok", "Éva: hello"] {
             assert_eq!(heard(&mut stranger.peer).unwrap().as_deref(), Some(expected), "{language:?}");
         }
-        drop(stranger);
+        let mut last = guests.pop().unwrap();
+        last.peer.send(frame(FIN | TEXT, "/name Éva"));
+        assert_eq!(heard(&mut last.peer).unwrap().as_deref(), Some("ok"), "{language:?}");
+        last.peer.send(frame(FIN | TEXT, "goodbye"));
+        assert_eq!(heard(&mut last.peer).unwrap().as_deref(), Some("Éva: goodbye"), "{language:?}");
+        drop(last);
         for guest in &mut guests {
-            for expected in ["Éva joins", "Éva: hello", "Éva leaves"] {
+            for expected in ["Éva: goodbye", "Éva leaves"] {
                 assert_eq!(heard(&mut guest.peer).unwrap().as_deref(), Some(expected), "{language:?}");
             }
         }
@@ -927,7 +925,7 @@ fn guests_come_back_after_each_reload_and_no_frame_is_broken() {
                 let (lines, returns, is_over) = (&lines, &returns, &is_over);
                 scope.spawn(move || {
                     while !is_over.load(Ordering::Relaxed) {
-                        let Some(mut guest) = Guest::join(address, "room").unwrap() else { continue };
+                        let Some(mut guest) = Guest::join(address, "/room").unwrap() else { continue };
                         returns.lock().unwrap()[i] += 1;
                         guest.peer.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
                         loop {
