@@ -995,6 +995,17 @@ int prefork_worker_request(prefork_worker *worker,
  */
 int prefork_worker_reply(prefork_worker *worker, const void *data, size_t size);
 
+/**
+ * The name of a listener, by its index from 0 in the order of the settings, as `prefork_conn_listener()` and
+ * `prefork_request_listener()` give it.
+ *
+ * Returns the name, which lives as long as the process; empty if it has none; NULL if there is no such listener, or
+ * `worker` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+const char *prefork_worker_listener_name(const prefork_worker *worker, uint32_t index);
+
 
 /* TIMERS, DESCRIPTORS OF YOUR OWN, THREADS
  * -------------------------------------------------------------------------------------------------------- */
@@ -1305,6 +1316,20 @@ struct prefork_module {
      */
     prefork_on_conn on_writable;
 };
+
+/**
+ * Has another handler serve the listeners of a name (`--listen NAME=ADDRESS`), in its own style, for instance a line
+ * protocol beside requests; only in `worker_start`. Of its callbacks those about connections, requests and datagrams
+ * are called, with `state`; all others are the module's own. The last handler for a name serves it.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE if no listener has this name; PREFORK_INVALID if `handler` is of another binary
+ * interface, has no handler, or has `on_connection` (with which a worker serves all listeners or none);
+ * PREFORK_STATE outside of `worker_start`; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. Copies `name`, which is NUL-terminated, and `handler`, which begins with the
+ * members that `prefork_module_init()` fills in. Takes `state`, which may be NULL, as long as the worker lives.
+ */
+int prefork_worker_serve(prefork_worker *worker, const char *name, const struct prefork_module *handler, void *state);
 
 
 /* EVENTS: for programs that embed prefork

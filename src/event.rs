@@ -420,6 +420,8 @@ pub struct Started {
     pub workers: usize,
     /// The style of the handler.
     pub kind: Kind,
+    /// Its style at each of the addresses, which may differ ([`crate::Worker::serve`]).
+    pub kinds: Vec<Kind>,
 }
 
 /// The end of a run: every worker was reaped.

@@ -61,6 +61,11 @@ impl From<Address> for u32 {
 pub enum Notice {
     /// Worker: it has begun to run.
     Online,
+    /// Worker: its handler does not take connections in the same way at all listeners. Followed by [`Notice::Ready`].
+    Serves {
+        /// A bit for each listener at which it takes requests.
+        takes_requests: u64,
+    },
     /// Worker: it can serve.
     Ready {
         /// The number of its handler's style ([`crate::Kind`]).
@@ -98,7 +103,10 @@ pub enum Notice {
 impl Notice {
     /// True if workers may send it.
     pub fn is_from_worker(&self) -> bool {
-        matches!(self, Self::Online | Self::Ready { .. } | Self::Failed(_) | Self::Leaving)
+        matches!(
+            self,
+            Self::Online | Self::Serves { .. } | Self::Ready { .. } | Self::Failed(_) | Self::Leaving
+        )
     }
 }
 
@@ -287,6 +295,7 @@ fn encode_notice(notice: &Notice) -> Vec<u8> {
             return [header.as_flattened(), text].concat();
         }
         Notice::Online => (b'U', 0, 0),
+        Notice::Serves { takes_requests } => (b'V', *takes_requests as u32, (*takes_requests >> 32) as u32),
         Notice::Ready { kind, limit } => (b'R', (*kind).into(), *limit),
         Notice::Leaving => (b'L', 0, 0),
         Notice::TakeIn => (b'T', 0, 0),
@@ -308,6 +317,7 @@ fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
     let [a, b] = decode(body)?;
     Some(match (tag, a, b) {
         (b'U', 0, 0) => Notice::Online,
+        (b'V', low, high) => Notice::Serves { takes_requests: u64::from(high) << 32 | u64::from(low) },
         (b'R', kind, limit) => Notice::Ready { kind: kind.try_into().ok()?, limit },
         (b'L', 0, 0) => Notice::Leaving,
         (b'T', 0, 0) => Notice::TakeIn,

@@ -29,7 +29,8 @@ pub fn distribution(config: &Config) -> String {
 
 fn text(started: &Started, about: &About) -> String {
     let About { handler, distribution, no_options } = about;
-    let urls: Vec<_> = started.addresses.iter().map(|a| url(a, started.kind)).collect();
+    let kinds = started.kinds.iter().copied().chain(std::iter::repeat(started.kind));
+    let urls: Vec<_> = started.addresses.iter().zip(kinds).map(|(a, kind)| url(a, kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
     let mut lines = vec![
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
@@ -58,9 +59,9 @@ fn url(address: &str, kind: Kind) -> String {
 /// Returns commands for the first TCP address, or else for the first address.
 fn examples(started: &Started) -> String {
     let is_tcp = |a: &&String| !a.starts_with("unix:") && !a.starts_with("udp:");
-    let address = started.addresses.iter().find(is_tcp).or(started.addresses.first());
-    let Some(address) = address else { return "nothing: there is no address".into() };
-    let is_http = started.kind == Kind::Request;
+    let index = started.addresses.iter().position(|address| is_tcp(&address)).unwrap_or(0);
+    let Some(address) = started.addresses.get(index) else { return "nothing: there is no address".into() };
+    let is_http = *started.kinds.get(index).unwrap_or(&started.kind) == Kind::Request;
     if let Some(name) = address.strip_prefix("unix:@").map(quote) {
         return if is_http {
             format!("curl --abstract-unix-socket {name} http://localhost/")
@@ -99,7 +100,7 @@ mod tests {
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
         let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind }, &about(&[]))
+        text(&Started { addresses, workers, kind, kinds: Vec::new() }, &about(&[]))
     }
 
     fn about(no_options: &[&str]) -> About {
@@ -112,7 +113,8 @@ mod tests {
 
     #[test]
     fn an_option_behind_the_handler_is_told_before_the_last_line() {
-        let started = Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Stream };
+        let started =
+            Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Stream, kinds: Vec::new() };
         let text = text(&started, &about(&["-w", "--listen=:80"]));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[2].starts_with("-w --listen=:80: for hello.so, behind"), "{text}");
@@ -168,7 +170,12 @@ mod tests {
 
     #[test]
     fn no_name_adds_a_line() {
-        let started = Started { addresses: vec!["unix:/a\nb".into()], workers: 1, kind: Kind::Stream };
+        let started = Started {
+            addresses: vec!["unix:/a\nb".into()],
+            workers: 1,
+            kind: Kind::Stream,
+            kinds: Vec::new(),
+        };
         let about = About { handler: "x\ny.so".into(), ..About::default() };
         assert_eq!(text(&started, &about).lines().count(), 3);
     }

@@ -24,6 +24,56 @@ pub enum ListenAddr {
     Fd(u32),
 }
 
+/// An address to listen on, and the name by which a handler knows it ([`crate::Worker::serve`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The name; empty if it has none. Several addresses may have the same.
+    pub name: String,
+    /// The address.
+    pub address: ListenAddr,
+}
+
+impl From<ListenAddr> for Listen {
+    fn from(address: ListenAddr) -> Self {
+        Self { name: String::new(), address }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        Self::parse(OsStr::new(s))
+    }
+}
+
+impl Listen {
+    /// Parses `ADDRESS` or `NAME=ADDRESS`, with a path that may be any bytes.
+    pub(crate) fn parse(text: &OsStr) -> std::result::Result<Self, String> {
+        let bytes = text.as_bytes();
+        let is_name =
+            |at: &usize| bytes[..*at].iter().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(b));
+        // A path may have the sign too, behind the colon of `unix:`.
+        match bytes.iter().position(|b| *b == b'=').filter(is_name) {
+            Some(0) => Err("a name in front of =, such as api=127.0.0.1:8080".into()),
+            Some(at) => {
+                let name = String::from_utf8_lossy(&bytes[..at]).into_owned();
+                Ok(Self { name, address: ListenAddr::parse(OsStr::from_bytes(&bytes[at + 1..]))? })
+            }
+            None => ListenAddr::parse(text).map(Self::from),
+        }
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.name.is_empty() {
+            write!(f, "{}=", self.name)?;
+        }
+        self.address.fmt(f)
+    }
+}
+
 impl FromStr for ListenAddr {
     type Err = String;
 
@@ -123,6 +173,25 @@ impl std::fmt::Display for ListenAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_have_a_name() {
+        let named =
+            |name: &str, address: &str| Ok(Listen { name: name.into(), address: address.parse().unwrap() });
+        for (text, name, address) in [
+            ("api=127.0.0.1:80", "api", "127.0.0.1:80"),
+            ("a.b_c-9=unix:/x=y", "a.b_c-9", "unix:/x=y"),
+            ("unix:/x=y", "", "unix:/x=y"),
+            ("u=udp:[::1]:53", "u", "udp:[::1]:53"),
+        ] {
+            let parsed = text.parse::<Listen>();
+            assert_eq!(parsed, named(name, address));
+            assert_eq!(parsed.unwrap().to_string(), text);
+        }
+        for bad in ["=127.0.0.1:80", "api=", "a b=127.0.0.1:80", "api=x"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn listen_addresses_are_numeric_or_paths_or_descriptors() {

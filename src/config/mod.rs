@@ -8,7 +8,7 @@ mod settings;
 mod value;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use address::{ListenAddr, MAX_LISTENERS};
+pub use address::{Listen, ListenAddr, MAX_LISTENERS};
 pub use settings::{Accept, Config, DeferAccept, Dispatch, Limits, Scheduling, Setting, Timeouts};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -66,18 +66,19 @@ impl Config {
         // Port 0 is another free port each time.
         let is_fixed =
             |a: &&ListenAddr| !matches!(a, ListenAddr::Tcp(a) | ListenAddr::Udp(a) if a.port() == 0);
-        let mut fixed: Vec<_> = self.listen.iter().filter(is_fixed).collect();
+        let addresses = || self.listen.iter().map(|listen| &listen.address);
+        let mut fixed: Vec<_> = addresses().filter(is_fixed).collect();
         while let Some(address) = fixed.pop() {
             if fixed.contains(&address) {
                 return Err(refuse(format!("listen {address}: given twice")));
             }
-            if let Some(wide) = self.listen.iter().find(|other| other.includes(address)) {
+            if let Some(wide) = addresses().find(|other| other.includes(address)) {
                 return Err(refuse(format!(
                     "listen {address}: {wide} includes it; leave out one of the two"
                 )));
             }
         }
-        let mut paths = self.listen.iter().filter(|a| matches!(a, ListenAddr::Unix(_))).peekable();
+        let mut paths = addresses().filter(|a| matches!(a, ListenAddr::Unix(_))).peekable();
         let default = Self::default().unix_mode;
         if let Some(first) = paths.peek().copied()
             && self.unix_mode != default

@@ -4,7 +4,7 @@
 //! An entry is: the documentation of the field; the field, its type and default; the kind of its value, with the range; its name;
 //! for the command line the short option, the group, the placeholder, the help, and what `--help` adds.
 
-use super::address::ListenAddr;
+use super::address::Listen;
 use super::value::{
     Addresses, Bytes, Count, Deferral, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
 };
@@ -153,11 +153,12 @@ settings! {
         "Worker processes; auto or 0: one per CPU",
         "Counted are the CPUs that this process may use";
     /// The addresses to listen on; none means `127.0.0.1:8080`.
-    listen: Vec<ListenAddr> = Vec::new(), Addresses, "listen" -'l', "Serving" common, "ADDR",
+    listen: Vec<Listen> = Vec::new(), Addresses, "listen" -'l', "Serving" common, "ADDR",
         "Address: 127.0.0.1:8080, [::]:8080, :8080, udp:HOST:PORT, unix:/path, fd:3",
         "Repeatable. The host is an IP address or localhost (127.0.0.1); :8080 is every address of this machine; port 0 takes a free \
          one; udp: is for handlers that take datagrams; unix:/path creates a socket there; unix:@name is an abstract one, which has \
-         no file and no permissions; fd:3 is an inherited socket that listens, or receives datagrams";
+         no file and no permissions; fd:3 is an inherited socket that listens, or receives datagrams. NAME= in front of an address \
+         names it for handlers that serve it in another way than the rest";
     /// The name that `prefork ls` shows and `prefork -n` takes; empty means that of the handler's file without `.so`, or if the
     /// program is its own handler, that of the program's file.
     name: String = String::new(), Name, "name" -'n', "Serving" common, "NAME",

@@ -1,6 +1,6 @@
 //! The kinds of values that settings have: how each is read from text and shown as text, and its range.
 
-use super::address::ListenAddr;
+use super::address::Listen;
 use super::settings::DeferAccept;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -216,22 +216,22 @@ pub fn fits_name(c: char) -> bool {
 /// A list of addresses; each value adds one.
 pub struct Addresses;
 
-impl Value<Vec<ListenAddr>> for Addresses {
-    fn read(&self, text: &str) -> Result<Vec<ListenAddr>, String> {
+impl Value<Vec<Listen>> for Addresses {
+    fn read(&self, text: &str) -> Result<Vec<Listen>, String> {
         text.parse().map(|address| vec![address])
     }
 
-    fn show(&self, value: &Vec<ListenAddr>) -> String {
+    fn show(&self, value: &Vec<Listen>) -> String {
         let addresses: Vec<_> = value.iter().map(ToString::to_string).collect();
         if addresses.is_empty() { "127.0.0.1:8080".into() } else { addresses.join(" ") }
     }
 
-    fn set(&self, field: &mut Vec<ListenAddr>, text: &OsStr) -> Result<(), String> {
-        field.push(ListenAddr::parse(text)?);
+    fn set(&self, field: &mut Vec<Listen>, text: &OsStr) -> Result<(), String> {
+        field.push(Listen::parse(text)?);
         Ok(())
     }
 
-    fn check(&self, _: &Vec<ListenAddr>) -> Result<(), String> {
+    fn check(&self, _: &Vec<Listen>) -> Result<(), String> {
         Ok(())
     }
 }

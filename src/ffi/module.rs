@@ -2,15 +2,17 @@
 //! made from it, whose callbacks are called in workers only.
 
 use super::conn::prefork_conn;
-use super::guard::{lend, lend_mut};
+use super::guard::{borrow, guard, lend, lend_mut, text};
 use super::request::prefork_request;
 use super::response::prefork_response;
+use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::sys::datagram::sockaddr;
 use crate::sys::overdue;
 use crate::unwind::named;
+use crate::worker::routes::Unserved;
 use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
 /// The major version of the binary interface. A module loads only if its version is equal.
@@ -285,6 +287,45 @@ impl Handler for Callbacks {
             super::datagram::during(datagram, || unsafe { callback(worker, peer, data, size, self.state) });
         }
     }
+}
+
+/// Has another handler serve the listeners of a name (`--listen NAME=ADDRESS`), in its own style, for instance a line
+/// protocol beside requests; only in `worker_start`. Of its callbacks those about connections, requests and datagrams
+/// are called, with `state`; all others are the module's own. The last handler for a name serves it.
+///
+/// Returns PREFORK_OK; PREFORK_GONE if no listener has this name; PREFORK_INVALID if `handler` is of another binary
+/// interface, has no handler, or has `on_connection` (with which a worker serves all listeners or none);
+/// PREFORK_STATE outside of `worker_start`; PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return. Copies `name`, which is NUL-terminated, and `handler`, which begins with the
+/// members that `prefork_module_init()` fills in. Takes `state`, which may be NULL, as long as the worker lives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_serve(
+    worker: *mut prefork_worker,
+    name: *const c_char,
+    handler: *const prefork_module,
+    state: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: `name` is NULL or a C string that lives until return.
+        let name = unsafe { text(name) }?;
+        if handler.is_null() {
+            return Err(prefork_status::PREFORK_NULL);
+        }
+        // SAFETY: not NULL; the rest is what the caller promises.
+        let module = unsafe { prefork_module::read(handler) }.map_err(|_| prefork_status::PREFORK_INVALID)?;
+        // SAFETY: the caller promises that the callbacks are what the header says.
+        let callbacks =
+            unsafe { Callbacks::new(module, state) }.map_err(|_| prefork_status::PREFORK_INVALID)?;
+        answered(worker.serve_boxed(name, Box::new(callbacks)).map_err(|refused| match refused {
+            Unserved::Late => prefork_status::PREFORK_STATE,
+            Unserved::Blocking => prefork_status::PREFORK_INVALID,
+            Unserved::NoListener => prefork_status::PREFORK_GONE,
+        }))
+    })
 }
 
 #[cfg(test)]

@@ -396,3 +396,23 @@ pub(super) fn reply_parts(result: Result<&[u8], Undelivered>) -> (c_int, *const 
         Err(reason) => (prefork_status::from(reason) as c_int, ptr::null(), 0),
     }
 }
+
+/// The name of a listener, by its index from 0 in the order of the settings, as `prefork_conn_listener()` and
+/// `prefork_request_listener()` give it.
+///
+/// Returns the name, which lives as long as the process; empty if it has none; NULL if there is no such listener, or
+/// `worker` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_listener_name(
+    worker: *const prefork_worker,
+    index: u32,
+) -> *const c_char {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let served = unsafe { borrow(worker) }?.served(index as usize);
+        Ok(served.map_or(ptr::null(), |served| served.name.as_ptr()))
+    })
+}

@@ -57,10 +57,13 @@ impl Master {
                 let kind = Kind::from_number(kind).unwrap_or(Kind::Request);
                 worker.kind = Some(kind);
                 worker.limit = if kind == Kind::Blocking { 1 } else { limit.clamp(1, self.config.max_conns) };
+                self.report.kinds =
+                    (0..self.pool.listeners.len()).filter_map(|i| worker.kind_at(i)).collect();
                 self.report.kind = kind;
                 self.defer_accept();
                 self.feed(Input::Ready(id));
             }
+            Notice::Serves { takes_requests } => worker.takes_requests = Some(takes_requests),
             Notice::Online => self.report_online(id),
             Notice::Failed(text) => worker.failure = Some(text),
             Notice::Leaving => self.feed(Input::Leaving(id)),

@@ -22,6 +22,8 @@ pub struct Report {
     pub last_exits: BTreeMap<Slot, LastExit>,
     /// How the handler takes connections, as the last worker that became ready has said.
     pub kind: Kind,
+    /// Its styles, by listener.
+    pub kinds: Vec<Kind>,
     /// True once [`Event::Setup`] was published.
     pub is_set_up: bool,
     /// True once the host was told that all workers are ready.
@@ -125,8 +127,12 @@ impl Master {
         }
         // The last one that became ready is not admitted yet, and follows.
         self.pool.workers.iter().filter(|w| w.admitted).for_each(|w| self.allow_intake(w.id));
-        let started =
-            Started { addresses: self.addresses(), workers: self.lifecycle.slots(), kind: self.report.kind };
+        let started = Started {
+            addresses: self.addresses(),
+            workers: self.lifecycle.slots(),
+            kind: self.report.kind,
+            kinds: self.report.kinds.clone(),
+        };
         self.report.news.push_back(News::Started(started));
     }
 }

@@ -3,6 +3,7 @@
 use super::kernel::{HandoffQueue, WorkerLink};
 use super::lifecycle::{Ended, Input};
 use super::pool::{Backlog, WorkerEntry};
+use super::sockets::Listener;
 use super::{Master, Token};
 use crate::handoff::{self, HandoffEnd};
 use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
@@ -15,10 +16,11 @@ use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
 use crate::worker::topics::Topics;
-use crate::worker::{self, Addresses, SelfInfo, Worker, WorkerSetup};
+use crate::worker::{self, SelfInfo, Served, Worker, WorkerSetup};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::cell::RefCell;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,6 +75,7 @@ impl Master {
                     conns: Conns::default(),
                     watches: RefCell::default(),
                     topics: Topics::default(),
+                    listeners: self.served(),
                     woken: Arc::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
@@ -105,8 +108,8 @@ impl Master {
 
     /// Has the kernel hold connections until their first bytes come, if the handlers of all workers allow it.
     pub(super) fn defer_accept(&mut self) {
-        for listener in &mut self.pool.listeners {
-            let kinds = self.pool.workers.iter().filter_map(|worker| worker.kind);
+        for (index, listener) in self.pool.listeners.iter_mut().enumerate() {
+            let kinds = self.pool.workers.iter().filter_map(|worker| worker.kind_at(index));
             listener.defer_accept(kinds, &self.config);
         }
     }
@@ -132,7 +135,7 @@ impl Master {
         stderr: Option<OwnedFd>,
     ) -> ! {
         let slot = Slot(worker.slot());
-        let (addresses, own_sockets) = self.intake_of(slot);
+        let own_sockets = self.own_sockets_of(slot);
         self.scheduling.end_own();
         self.messages.close();
         self.control.disown();
@@ -164,18 +167,8 @@ impl Master {
         let common = self.births.board.common();
         let wake = self.births.wake.as_fd();
         let worker = Box::leak(Box::new(worker));
-        let setup = WorkerSetup {
-            worker,
-            master: self.home,
-            queue,
-            own_sockets,
-            addresses,
-            inbox,
-            common,
-            wake,
-            leave,
-            stderr,
-        };
+        let setup =
+            WorkerSetup { worker, master: self.home, queue, own_sockets, inbox, common, wake, leave, stderr };
         // A panic must not unwind into the caller of the master: this process is a worker.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             worker::run(&mut *self.source, &self.config, setup, &mut self.poll)
@@ -183,19 +176,23 @@ impl Master {
         process::exit(worker::EXIT_FAILED)
     }
 
-    /// In a worker: returns the addresses that its handler must be able to serve, and its own sockets; closes the rest of the pool.
-    fn intake_of(&mut self, slot: Slot) -> (Addresses, Vec<OwnSocket>) {
-        let accept = self.config.accept;
-        let listeners = self.pool.abandon();
-        let first = |datagrams| listeners.iter().find(|l| l.takes_datagrams() == datagrams);
-        let addresses = Addresses {
-            connections: first(false).map(ToString::to_string),
-            datagrams: first(true).map(ToString::to_string),
+    /// The listeners as a worker knows them.
+    fn served(&self) -> Vec<Served> {
+        let served = |listener: &Listener| Served {
+            name: CString::new(listener.name.as_str()).unwrap_or_default(),
+            address: listener.to_string(),
+            takes_datagrams: listener.takes_datagrams(),
         };
-        let own = |(index, listener): (usize, super::sockets::Listener)| {
+        self.pool.listeners.iter().map(served).collect()
+    }
+
+    /// In a worker: returns its own sockets; closes the rest of the pool.
+    fn own_sockets_of(&mut self, slot: Slot) -> Vec<OwnSocket> {
+        let accept = self.config.accept;
+        let own = |(index, listener): (usize, Listener)| {
             listener.into_socket_of(slot, ListenerId::at(index), accept)
         };
-        (addresses, listeners.into_iter().enumerate().filter_map(own).collect())
+        self.pool.abandon().into_iter().enumerate().filter_map(own).collect()
     }
 
     /// Reaps the worker of a page if it has ended; the connections it had not taken go to others.

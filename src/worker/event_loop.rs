@@ -68,6 +68,8 @@ const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
 pub struct EventLoop<'a> {
     handler: &'a mut dyn Handler,
     kind: Kind,
+    /// It is the kind at all listeners.
+    is_same_everywhere: bool,
     config: &'a Config,
     worker: &'static Worker,
     intake: Intake<'a>,
@@ -157,6 +159,7 @@ impl<'a> EventLoop<'a> {
         worker.info.conns.set_blocking(kind == Kind::Blocking);
         let woken = open_queue(worker, poll);
         Self {
+            is_same_everywhere: handler.is_same_everywhere(),
             handler,
             kind,
             config,
@@ -373,7 +376,8 @@ impl<'a> EventLoop<'a> {
     }
 
     fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
-        match self.kind {
+        let kind = if self.is_same_everywhere { self.kind } else { self.handler.kind_at(listener.0) };
+        match kind {
             Kind::Stream => {
                 let conn = self.conn(fd, listener);
                 let index = self.table.insert(Protocol::Stream(conn), listener);

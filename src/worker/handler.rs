@@ -20,6 +20,24 @@ pub trait Handler {
     /// The style for new connections. Called once, after [`Handler::start`].
     fn kind(&self) -> Kind;
 
+    /// The style for new connections of a listener, by its index.
+    #[doc(hidden)]
+    fn kind_at(&self, _listener: u16) -> Kind {
+        self.kind()
+    }
+
+    /// True if the style is the same at all listeners.
+    #[doc(hidden)]
+    fn is_same_everywhere(&self) -> bool {
+        true
+    }
+
+    /// True if it serves datagrams of a listener, by its index.
+    #[doc(hidden)]
+    fn takes_datagrams_at(&self, _listener: u16) -> bool {
+        self.takes_datagrams()
+    }
+
     /// True if it serves datagrams, as any kind may in addition to connections. Called once, after [`Handler::start`]; if
     /// false, an address `udp:HOST:PORT` is refused.
     fn takes_datagrams(&self) -> bool {

@@ -19,6 +19,7 @@ mod intake;
 mod linger;
 pub mod messages;
 pub mod own_sockets;
+pub mod routes;
 pub mod source;
 mod stream;
 mod table;
@@ -50,7 +51,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Worker};
+pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Served, Worker};
 
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.
@@ -69,8 +70,6 @@ pub struct WorkerSetup<'a> {
     pub queue: HandoffEnd,
     /// The sockets at which it accepts or reads datagrams itself.
     pub own_sockets: Vec<OwnSocket>,
-    /// The addresses that its handler must be able to serve.
-    pub addresses: Addresses,
     /// The incoming direction of its message channel.
     pub inbox: Inbox,
     /// The pages about all workers.
@@ -81,14 +80,6 @@ pub struct WorkerSetup<'a> {
     pub leave: OwnedFd,
     /// Its own standard error, which passes through the master until this worker has proved itself.
     pub stderr: Option<RestoreStderr>,
-}
-
-/// The first listener's address of each type.
-pub struct Addresses {
-    /// For connections.
-    pub connections: Option<String>,
-    /// For datagrams.
-    pub datagrams: Option<String>,
 }
 
 /// Runs the worker, right after the fork. Never returns.
@@ -135,6 +126,11 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         Kind::Request | Kind::Stream => connection_limit(config),
     };
     worker.state.set(WorkerState::Ready);
+    if !handler.is_same_everywhere() {
+        let takes_requests = |at: &u16| handler.kind_at(*at) == Kind::Request;
+        let bits = (0..worker.info.listeners.len() as u16).filter(takes_requests).map(|at| 1 << at).sum();
+        tell(worker, &Notice::Serves { takes_requests: bits });
+    }
     tell(worker, &Notice::Ready { kind: kind as u8, limit });
     parent::end_call();
     if let Err(e) = event_loop::EventLoop::new(&mut *handler, config, limit, setup, poll).serve() {
@@ -164,16 +160,7 @@ fn introduce(worker: &Worker) {
 fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Handler>, String> {
     let mut handler = named("load", || source.open(setup.worker))?;
     named("worker_start", || handler.start(setup.worker))?;
-    let Addresses { connections, datagrams } = &setup.addresses;
-    match (datagrams, connections) {
-        (Some(address), _) if !handler.takes_datagrams() => {
-            Err(format!("listen {address}: the handler has no on_datagram"))
-        }
-        (_, Some(address)) if handler.kind() == Kind::Datagram => {
-            Err(format!("listen {address}: the handler has on_datagram only: listen on udp:HOST:PORT"))
-        }
-        _ => Ok(handler),
-    }
+    routes::join(handler, setup.worker)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

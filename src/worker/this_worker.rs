@@ -59,6 +59,9 @@ pub struct SelfInfo {
     pub conns: Conns,
     /// What its streams have subscribed to.
     pub topics: Topics,
+    /// The listeners, in the order of the settings.
+    pub listeners: Vec<Served>,
+
     /// Its handler's timers.
     pub timers: RefCell<Timers<OnTimer>>,
     /// The descriptors that its handler has watched.
@@ -72,6 +75,16 @@ pub type OnReady = Box<dyn FnMut(&Worker, RawFd, Interest)>;
 
 /// What a thread has run in the first.
 pub type OnWake = Box<dyn FnOnce(&Worker) + Send>;
+
+/// A listener as a worker knows it.
+pub struct Served {
+    /// The name; empty if it has none.
+    pub name: CString,
+    /// The address.
+    pub address: String,
+    /// It is for datagrams.
+    pub takes_datagrams: bool,
+}
 
 /// What a timer calls.
 pub enum OnTimer {

@@ -44,8 +44,32 @@ impl Handler for Rooms {
     }
 }
 
+/// Requests, and at the listener `line` an echo.
+fn routes() -> Server {
+    Server::factory(|worker| {
+        worker.serve("line", prefork::stream(echo)).unwrap();
+        assert!(worker.serve("nowhere", prefork::stream(echo)).unwrap_err().contains("no listener"));
+        prefork::http(|req, res| {
+            let worker = Worker::current().unwrap();
+            res.body(worker.listener_name(req.listener()))
+        })
+    })
+    .listen("api=127.0.0.1:0")
+    .listen("line=127.0.0.1:0")
+}
+
+fn echo(conn: &Conn) -> std::io::Result<()> {
+    conn.write(&conn.data())?;
+    conn.consume(usize::MAX);
+    Ok(())
+}
+
 fn main() {
-    let server = Server::factory(|_| Rooms::default()).workers(2).listen("127.0.0.1:0");
+    let server = match std::env::args().nth(1) {
+        None => Server::factory(|_| Rooms::default()).listen("127.0.0.1:0"),
+        Some(_) => routes(),
+    };
+    let server = server.workers(2);
     let server = server.on_start(|started| println!("listening on {}", started.addresses.join(", ")));
     if let Err(e) = server.run() {
         eprintln!("{e}");

@@ -31,6 +31,8 @@ pub struct WorkerEntry<S: System> {
     pub failure: Option<String>,
     /// How its handler takes connections; `None` until it is ready.
     pub kind: Option<Kind>,
+    /// A bit for each listener at which it takes requests; set before `kind`, if these are not all or none.
+    pub takes_requests: Option<u64>,
     /// Connections given to it and not reclaimed.
     pub given: u64,
     /// Connections it may have in flight.
@@ -56,6 +58,17 @@ pub struct WorkerEntry<S: System> {
 }
 
 impl<S: System> WorkerEntry<S> {
+    /// How its handler takes connections of a listener; `None` until it is ready.
+    pub fn kind_at(&self, listener: usize) -> Option<Kind> {
+        let kind = self.kind?;
+        Some(match self.takes_requests.map(|bits| bits >> listener & 1) {
+            None => kind,
+            Some(1) => Kind::Request,
+            // Those of blocking style serve all listeners.
+            Some(_) => Kind::Stream,
+        })
+    }
+
     /// A worker that was just forked.
     pub fn new(
         id: WorkerId,
@@ -74,6 +87,7 @@ impl<S: System> WorkerEntry<S> {
             queue,
             failure: None,
             kind: None,
+            takes_requests: None,
             given: 0,
             limit: 0,
             admitted: false,

@@ -43,7 +43,7 @@ impl Listener {
         }
     }
 
-    /// Has the kernel hold connections as the handlers of all workers allow.
+    /// Has the kernel hold connections as the handlers of all workers allow; `kinds` are their styles at this listener.
     pub fn defer_accept(&mut self, kinds: impl Iterator<Item = event::Kind>, config: &Config) {
         let mut kinds = kinds.peekable();
         self.deferral.wanted = kinds.peek().is_some() && kinds.all(|kind| kind == event::Kind::Request);

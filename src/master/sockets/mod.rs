@@ -6,7 +6,7 @@ mod port_owner;
 mod unix_file;
 
 use super::pool::Backlog;
-use crate::config::{Accept, Config, ListenAddr, MAX_LISTENERS};
+use crate::config::{Accept, Config, Listen, ListenAddr, MAX_LISTENERS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Bound, Family};
 use crate::ids::{ListenerId, Slot};
@@ -34,6 +34,8 @@ pub struct Listener {
     /// The address, with the port really bound.
     address: Address,
     kind: Kind,
+    /// The name by which handlers know it; empty if it has none.
+    pub name: String,
     /// Connections that are still to be accepted in a stop; `None` if there are no more than the backlog has.
     left: Option<u32>,
     deferral: Deferral,
@@ -60,20 +62,30 @@ pub fn open_all(
     workers: usize,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    let passed: Vec<_> = (3..3 + passed_by_systemd()?).map(ListenAddr::Fd).collect();
-    let addresses = match (config.listen.as_slice(), passed.as_slice()) {
-        ([], []) => vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into())],
+    let passed = passed_by_systemd()?;
+    let all = match (config.listen.as_slice(), passed.as_slice()) {
+        ([], []) => vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into()).into()],
         ([], passed) => passed.to_vec(),
         (given, passed) => {
-            warn_of_unused(&passed.iter().filter(|fd| !given.contains(fd)).collect::<Vec<_>>());
+            let is_given = |fd: &&ListenAddr| given.iter().any(|listen| listen.address == **fd);
+            let addresses = passed.iter().map(|listen| &listen.address);
+            warn_of_unused(&addresses.filter(|fd| !is_given(fd)).collect::<Vec<_>>());
             given.to_vec()
         }
     };
-    addresses.iter().enumerate().map(|(i, addr)| Listener::open(addr, config, workers, token(i))).collect()
+    all.iter().enumerate().map(|(i, listen)| Listener::open(listen, config, workers, token(i))).collect()
 }
 
-/// The number of sockets that systemd has passed, from descriptor 3 on (sd_listen_fds(3)).
-fn passed_by_systemd() -> Result<u32> {
+/// The sockets that systemd has passed, from descriptor 3 on, with their names (sd_listen_fds(3)).
+fn passed_by_systemd() -> Result<Vec<Listen>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    // What systemd calls a socket that its unit has not named.
+    let mut names = names.split(':').map(|name| if name == "unknown" { "" } else { name });
+    let listen = |fd| Listen { name: names.next().unwrap_or_default().into(), address: ListenAddr::Fd(fd) };
+    Ok((3..3 + count_of_passed()?).map(listen).collect())
+}
+
+fn count_of_passed() -> Result<u32> {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
     match (number("LISTEN_PID"), number("LISTEN_FDS")) {
         (Some(pid), Some(n)) if i64::from(pid) == i64::from(process::own_pid()) => {
@@ -111,6 +123,8 @@ pub struct SavedListener {
     /// The path of a Unix socket that was bound here, under another name first.
     #[cfg_attr(feature = "control", serde(default))]
     path: Option<OsString>,
+    #[cfg_attr(feature = "control", serde(default))]
+    name: String,
 }
 
 /// Continues with the listeners of a former program in this process.
@@ -122,7 +136,14 @@ pub fn resume_all(
     saved: Vec<SavedListener>,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    saved.into_iter().enumerate().map(|(i, saved)| Listener::resume(saved, config, token(i))).collect()
+    let same = config.listen.len() == saved.len();
+    let resume = |(i, saved)| Listener::resume(saved, config, token(i));
+    let mut listeners = saved.into_iter().enumerate().map(resume).collect::<Result<Vec<_>>>()?;
+    // The addresses stay, whatever the new program's options are; their names may be others.
+    for (listener, listen) in listeners.iter_mut().zip(&config.listen).filter(|_| same) {
+        listener.name.clone_from(&listen.name);
+    }
+    Ok(listeners)
 }
 
 impl Listener {
@@ -145,6 +166,7 @@ impl Listener {
             token,
             address,
             kind: saved.kind,
+            name: saved.name,
             left: Some(config.backlog),
             deferral: Deferral::default(),
         })
@@ -157,10 +179,11 @@ impl Listener {
             (Kind::Unix(_), Address::Unix(path)) => Some(path.clone().into()),
             _ => None,
         };
-        SavedListener { sockets, per_slot: self.per_slot, kind: self.kind, path }
+        SavedListener { sockets, per_slot: self.per_slot, kind: self.kind, path, name: self.name.clone() }
     }
 
-    fn open(addr: &ListenAddr, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
+    fn open(listen: &Listen, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
+        let Listen { name, address: addr } = listen;
         let (fd, kind) = match addr {
             ListenAddr::Tcp(inet) => (bind_inet(addr, *inet, false)?, Kind::Tcp),
             ListenAddr::Udp(inet) => (bind_inet(addr, *inet, true)?, Kind::Udp),
@@ -183,7 +206,9 @@ impl Listener {
                 .map_err(|e| Error::io(ErrorKind::Listen, format!("listen {addr}: getsockname"), e))?,
         };
         let (sockets, left, deferral) = (Vec::new(), Some(config.backlog), Deferral::default());
-        let mut listener = Self { sockets, per_slot: false, turn: 0, token, address, kind, left, deferral };
+        let name = name.clone();
+        let mut listener =
+            Self { sockets, per_slot: false, turn: 0, token, address, kind, name, left, deferral };
         listener.per_slot = config.accept == Accept::ReusePort && listener.inet().is_some();
         if listener.per_slot {
             // Bound without SO_REUSEPORT, it has shown that the address is free. The next ones could not: they could be bound

@@ -240,6 +240,7 @@ impl Master {
                 given: worker.given,
                 limit: worker.limit,
                 kind: worker.kind.map_or(0, |kind| kind as u8),
+                takes_requests: worker.takes_requests,
                 max_requests: worker.max_requests,
                 stuck: worker.stuck,
             });
@@ -337,6 +338,7 @@ impl Master {
         let entry = WorkerEntry {
             started: now.checked_sub(self.clock.now - known.since).unwrap_or(now),
             kind: Kind::from_number(saved.kind),
+            takes_requests: saved.takes_requests,
             given: saved.given,
             limit: saved.limit,
             stuck: saved.stuck,

@@ -89,6 +89,9 @@ pub struct SavedWorker {
     pub limit: u32,
     /// The number of its [`crate::Kind`]; 0 if it is not ready.
     pub kind: u8,
+    /// A bit for each listener at which it takes requests, if these are not all or none.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub takes_requests: Option<u64>,
     /// Requests after which it is replaced.
     pub max_requests: u64,
     /// True if it took nothing of what was queued for it.

@@ -545,6 +545,10 @@ impl Response {
         self.pending
     }
 
+    pub(crate) fn set_takes_streams(&mut self, takes_streams: bool) {
+        self.takes_streams = takes_streams;
+    }
+
     pub(super) fn takes_streams(&self) -> bool {
         self.takes_streams
     }
