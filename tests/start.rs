@@ -85,6 +85,7 @@ fn a_worker_and_its_successor_have_only_their_own_descriptors_open() {
         "/dev/null",              // stdin
         "anon_inode:[eventfd]",   // to wake the master
         "anon_inode:[eventfd]",   // to be asked to leave
+        "anon_inode:[eventfd]",   // to be woken by threads of its handler
         "anon_inode:[eventpoll]", // its poll
         "pipe",                   // stdout
         "pipe",                   // stderr
