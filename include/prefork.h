@@ -652,13 +652,35 @@ int prefork_conn_consume(prefork_conn *conn, size_t size);
 
 /**
  * In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
- * still write; the connection closes once that is sent.
+ * still write; the connection closes once that is sent, unless `prefork_conn_set_half_open()` was called.
  *
  * Returns 1 or 0, or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
 int prefork_conn_at_end(const prefork_conn *conn);
+
+/**
+ * In a stream: says whether prefork reads what the client sends (1, the default) or not (0). Until it reads again, the
+ * client's bytes wait with the client, and its end is not seen; for handlers that cannot take more yet, such as a
+ * proxy's. What was read before stays in `prefork_conn_data()`, and `on_data` is called when there is more.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_reading(prefork_conn *conn, int reading);
+
+/**
+ * In a stream: says whether the connection stays open (1) when the client has ended its side and all that was written
+ * is sent, until `prefork_conn_close()` or a deadline; for handlers whose answer comes later, such as a proxy's. By
+ * default (0) it closes then.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_half_open(prefork_conn *conn, int half_open);
 
 /**
  * In a stream: closes the connection once all that was written has been sent, in whichever callback of its

@@ -115,7 +115,7 @@ pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usi
 }
 
 /// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
-/// still write; the connection closes once that is sent.
+/// still write; the connection closes once that is sent, unless `prefork_conn_set_half_open()` was called.
 ///
 /// Returns 1 or 0, or PREFORK_NULL.
 /// Process: worker.
@@ -125,6 +125,34 @@ pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usi
 pub unsafe extern "C" fn prefork_conn_at_end(conn: *const prefork_conn) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
     guard(|| Ok(unsafe { borrow(conn) }?.at_end().into()))
+}
+
+/// In a stream: says whether prefork reads what the client sends (1, the default) or not (0). Until it reads again, the
+/// client's bytes wait with the client, and its end is not seen; for handlers that cannot take more yet, such as a
+/// proxy's. What was read before stays in `prefork_conn_data()`, and `on_data` is called when there is more.
+///
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_reading(conn: *mut prefork_conn, reading: c_int) -> c_int {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.set_reading(reading != 0))))
+}
+
+/// In a stream: says whether the connection stays open (1) when the client has ended its side and all that was written
+/// is sent, until `prefork_conn_close()` or a deadline; for handlers whose answer comes later, such as a proxy's. By
+/// default (0) it closes then.
+///
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_half_open(conn: *mut prefork_conn, half_open: c_int) -> c_int {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.set_half_open(half_open != 0))))
 }
 
 /// In a stream: closes the connection once all that was written has been sent, in whichever callback of its

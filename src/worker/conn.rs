@@ -54,6 +54,10 @@ pub struct Conn {
     consumed: Cell<usize>,
     output: RefCell<Output>,
     at_end: Cell<bool>,
+    /// The end of the client's side does not close it.
+    is_half_open: Cell<bool>,
+    /// The handler wants nothing more to be read.
+    is_held: Cell<bool>,
     closing: Cell<bool>,
     broken: Cell<bool>,
     /// The last error of a call that is the client's fault.
@@ -141,6 +145,8 @@ impl Conn {
             consumed: Cell::new(0),
             output: RefCell::default(),
             at_end: Cell::new(false),
+            is_half_open: Cell::new(false),
+            is_held: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
             fault: RefCell::default(),
@@ -348,7 +354,32 @@ impl Conn {
         self.output.borrow().waiting()
     }
 
-    /// As a stream: true if the client has ended its side; no bytes follow those of [`Conn::data`].
+    /// As a stream: says whether prefork reads what the client sends. Until it reads again, the client's bytes wait with the client, and its
+    /// end is not seen; for handlers that cannot take more yet, such as a proxy's. What was read before stays in [`Conn::data`], and
+    /// [`crate::Handler::on_data`] is called when there is more.
+    pub fn set_reading(&self, is_reading: bool) {
+        self.is_held.set(!is_reading);
+        if is_reading {
+            // The poll does not report again what has arrived meanwhile.
+            self.paused.set(true);
+            self.touch();
+        }
+    }
+
+    /// Stream: true if the handler wants nothing more to be read.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.get()
+    }
+
+    /// As a stream: says whether it stays open when the client has ended its side ([`Conn::at_end`]) and all that was written is sent,
+    /// until [`Conn::close`] or a deadline; for handlers whose answer comes later, such as a proxy's. By default it closes then.
+    pub fn set_half_open(&self, is_half_open: bool) {
+        self.is_half_open.set(is_half_open);
+        self.touch();
+    }
+
+    /// As a stream: true if the client has ended its side; no bytes follow those of [`Conn::data`]. Unless [`Conn::set_half_open`] was
+    /// called, it closes when all that was written is sent.
     pub fn at_end(&self) -> bool {
         self.at_end.get()
     }
@@ -535,7 +566,7 @@ impl Conn {
     /// Stream: true if it has room again and something waits for that.
     pub(crate) fn can_resume(&self) -> bool {
         !self.closing.get()
-            && (self.paused.get() || self.is_owed() || self.wants_room.get())
+            && (self.paused.get() && !self.is_held.get() || self.is_owed() || self.wants_room.get())
             && self.has_room()
     }
 
@@ -565,6 +596,11 @@ impl Conn {
         self.is_owed.set(!self.has_room());
     }
 
+    /// Stream: fails if the client of a stream that stays half open has reset it since.
+    pub(crate) fn check_end(&self) -> io::Result<()> {
+        if self.is_half_open.get() { self.call(|fd| socket::recv(fd, &mut [0])).map(drop) } else { Ok(()) }
+    }
+
     /// Stream: true if the handler has closed it.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()
@@ -577,7 +613,8 @@ impl Conn {
 
     /// Stream: true if nothing more is to be read, written or sent.
     pub(crate) fn is_done(&self) -> bool {
-        !self.has_output() && (self.closing.get() || self.at_end() && !self.is_owed())
+        let ends = || self.at_end() && !self.is_half_open.get() && !self.is_owed();
+        !self.has_output() && (self.closing.get() || ends())
     }
 
     /// Closes it now that everything is sent: at once if the client has ended its side, else in stages. If something could not be sent,

@@ -71,8 +71,10 @@ impl StreamEngine {
             let more = if conn.begin_call() {
                 // Whatever is in the socket was not looked at.
                 true
-            } else if conn.at_end() {
+            } else if conn.is_held() {
                 return self.flush(conn);
+            } else if conn.at_end() {
+                return if ended && conn.check_end().is_err() { Next::Close } else { self.flush(conn) };
             } else {
                 match conn.fill() {
                     Ok(Some(more)) => more,
