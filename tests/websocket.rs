@@ -624,7 +624,8 @@ fn whatever_is_divided_and_mixed_returns_whole_and_in_order() {
 
 #[test]
 fn a_client_that_does_not_read_is_not_read_and_gets_everything_when_it_does() {
-    const COUNT: usize = 46 * 40;
+    // More than the kernel holds for it: tcp_rmem and tcp_wmem (tcp(7)) together.
+    const COUNT: usize = 46 * 60;
     // Small ones fill half of what may wait, bit by bit; then the answer to a large one has no room.
     let is_large = |i: usize| i % 46 == 45;
     let data = |i: usize| vec![i as u8; if is_large(i) { 999_000 } else { 10_000 }];
@@ -651,9 +652,9 @@ fn a_client_that_does_not_read_is_not_read_and_gets_everything_when_it_does() {
                 }
                 last.1.elapsed() > Duration::from_millis(500)
             });
-            assert!(last.0 < COUNT * 2 / 3, "{language:?}: all was read: {}", last.0);
+            assert!(last.0 < COUNT, "{language:?}: all was read");
             for worker in server.workers() {
-                assert!(resident(worker) < 64 << 20, "{language:?}: {}", resident(worker));
+                assert!(resident(worker) < 40 << 20, "{language:?}: {}", resident(worker));
             }
             // Others do not wait for it, though a worker has both.
             let mut others: Vec<_> = (0..4).map(|_| Peer::open(&server)).collect();
