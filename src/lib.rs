@@ -136,6 +136,10 @@
 //! # From C
 //!
 //! `include/prefork.h` declares the C API of the same library, `libprefork`; see [`ffi`].
+//!
+//! # Guide
+//!
+//! [`guide`]: the life of a worker, a request and a stream; what may be kept how long; who may call what from where; limits.
 #![cfg_attr(
     not(feature = "control"),
     allow(dead_code, reason = "upgrades and the control socket use more of it")
@@ -152,6 +156,8 @@ pub mod control;
 pub mod error;
 pub mod event;
 pub mod ffi;
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 mod handoff;
 mod ids;
 #[doc(hidden)]
