@@ -381,3 +381,48 @@ fn a_rust_handler_does_the_same() {
     assert_eq!(ask(&mut by, "/kept"), "1 1");
     server.stop();
 }
+
+/// Every turn of the loop takes 10 ms for a body without end; other responses are the number of its parts so far.
+const SLOW_TURNS: &str = "
+#define _POSIX_C_SOURCE 200809L
+#include <prefork.h>
+#include <stdio.h>
+#include <time.h>
+static unsigned long turns;
+static int more(prefork_response *res, void *arg)
+{
+    struct timespec ten = {0, 10000000};
+    (void)arg;
+    turns++;
+    nanosleep(&ten, NULL);
+    return prefork_response_write(res, \"x\", 1) == PREFORK_OK;
+}
+static void on_request(prefork_request *req, prefork_response *res, void *state)
+{
+    char text[20];
+    (void)state;
+    if (prefork_request_path(req).len > 1) {
+        prefork_response_stream(res, more, NULL, NULL);
+        return;
+    }
+    prefork_response_body(res, text, (size_t)sprintf(text, \"%lu\", turns));
+}
+PREFORK_MODULE(.on_request = on_request)
+";
+
+#[test]
+fn many_clients_that_come_in_long_turns_of_the_loop_are_taken_together() {
+    let server = Start::new(Style::Request).workers(1).module(compile(SLOW_TURNS, &[])).start();
+    let mut endless = server.connect();
+    get(&mut endless, "/stream");
+    endless.wait_for_bytes().unwrap();
+    let mut clients: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| get(client, "/"));
+    let turns = clients.iter_mut().map(|client| client.http_answer().unwrap().body.parse::<u64>().unwrap());
+    let turns: Vec<u64> = turns.collect();
+    let (first, last) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
+    // Four a turn would take fifteen.
+    assert!(last - first <= 10, "{turns:?}");
+    drop((endless, clients));
+    server.stop();
+}

@@ -49,6 +49,9 @@ const WATCHES: Token = Token(usize::MAX - 4);
 const WOKEN: Token = Token(usize::MAX - 5);
 /// Events read in one turn.
 const EVENTS: usize = 256;
+/// Messages with connections that are taken in one turn, if it is longer than this.
+const MESSAGES: u32 = 16;
+const LONG_TURN: Duration = Duration::from_millis(2);
 /// Closed stream connections whose memory is kept.
 const KEPT_CONNS: usize = 256;
 /// Connections that a worker in blocking style keeps until their clients have closed too.
@@ -237,7 +240,7 @@ impl<'a> EventLoop<'a> {
             if self.channel.orders.is_draining() {
                 self.drain();
             } else if queue {
-                self.take_message();
+                self.take_messages();
             } else if self.intake.is_paused() && self.may_have_room() {
                 self.intake.resume(self.poll);
             }
@@ -318,6 +321,15 @@ impl<'a> EventLoop<'a> {
         self.now = Time::now();
         self.polled_at = self.now;
         Ok(())
+    }
+
+    /// Takes a message from the queue; several if this turn has been a long one, since the next may be as long and more clients wait.
+    fn take_messages(&mut self) {
+        for _ in 0..MESSAGES {
+            if !self.take_message() || self.now - self.polled_at < LONG_TURN {
+                return;
+            }
+        }
     }
 
     /// Takes a message from the queue, and begins its connections; false if there is none, or no place for a connection.
