@@ -1202,8 +1202,9 @@ int prefork_conn_set_slow(prefork_conn *conn, int slow);
  * has room again.
  *
  * Returns PREFORK_OK, or a status, with which no stream gets it: PREFORK_TOO_LARGE (name and bytes are longer than
- * the setting `max-message`), PREFORK_FULL (four messages of that size wait to be sent already), PREFORK_GONE (the
- * master is gone), PREFORK_INVALID (the topic, as for `prefork_subscribe()`), PREFORK_STATE, PREFORK_NULL.
+ * the setting `max-message`, or the bytes than `max-pending`), PREFORK_FULL (four messages of that size wait to be
+ * sent already), PREFORK_GONE (the master is gone), PREFORK_INVALID (the topic, as for `prefork_subscribe()`),
+ * PREFORK_STATE, PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `worker` until return. Copies `topic`, which is NUL-terminated, and `size` bytes at `data`, which
  * may be NULL if `size` is 0.

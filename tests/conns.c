@@ -20,6 +20,10 @@
  *     at-close NAME      publishes "closed" to it in on_close: "ok"
  *     slot               the worker's slot
  *     log TEXT           what follows is written to all at the drain
+ *     half               it stays open when its client has ended its side: the status
+ *     cross              from now on bytes without a line's end have all others read: "ok"
+ *     longest            the most calls of on_data in one turn, and all calls since `cross`
+ *     copy               the statuses of calls in a process that it forks
  *     state              the statuses of calls that make no sense in blocking style
  *     last               the number of the last connection that closed, and of those it could find in on_close
  */
@@ -27,12 +31,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct worker {
     prefork_worker *self;
     char at_drain[100], at_close[20];
     uint64_t closed;
     int found;
+    int cross;
+    long calls, before, longest;
 };
 
 /* What a connection is still to get. */
@@ -135,6 +143,53 @@ static int topic_command(struct worker *w, prefork_conn *conn, const char *line,
     return 1;
 }
 
+/* In a process that is not the worker: nothing of this reaches a client. */
+static void in_a_copy(prefork_conn *conn)
+{
+    static char large[500000];
+    char line[200] = "";
+    int ends[2];
+    pid_t pid;
+
+    memset(large, 'C', sizeof large);
+    if (pipe(ends) != 0 || (pid = fork()) < 0)
+        abort();
+    if (pid == 0) {
+        long statuses[] = {prefork_conn_write(conn, large, sizeof large), prefork_conn_set_half_open(conn, 1),
+                           prefork_conn_set_reading(conn, 0), prefork_conn_set_slow(conn, 1),
+                           prefork_conn_consume(conn, 1), prefork_conn_close(conn)};
+        size_t i, n = 0;
+
+        for (i = 0; i < sizeof statuses / sizeof *statuses; i++)
+            n += (size_t)snprintf(line + n, sizeof line - n, "%s%ld", i ? " " : "", statuses[i]);
+        _exit(write(ends[1], line, n) != (ssize_t)n);
+    }
+    close(ends[1]);
+    if (read(ends[0], line, sizeof line - 2) <= 0)
+        abort();
+    close(ends[0]);
+    waitpid(pid, NULL, 0);
+    strcat(line, "\n");
+    say(conn, line);
+}
+
+/* In each turn. */
+static void turn(prefork_worker *worker, void *arg)
+{
+    struct worker *w = arg;
+
+    if (w->calls - w->before > w->longest)
+        w->longest = w->calls - w->before;
+    w->before = w->calls;
+    prefork_timer_start(worker, 0, 0, turn, w);
+}
+
+static int read_on(prefork_conn *conn, void *arg)
+{
+    (void)arg;
+    return prefork_conn_set_reading(conn, 1);
+}
+
 static void command(struct worker *w, prefork_conn *conn, char *line)
 {
     char name[20] = "", text[200] = "";
@@ -174,6 +229,17 @@ static void command(struct worker *w, prefork_conn *conn, char *line)
         memset(topic, 'n', sizeof topic);
         topic[id] = '\0';
         answer(conn, "%ld\n", prefork_subscribe(conn, topic));
+    } else if (strcmp(name, "half") == 0) {
+        answer(conn, "%ld\n", prefork_conn_set_half_open(conn, 1));
+    } else if (strcmp(name, "cross") == 0) {
+        w->cross = 1;
+        turn(w->self, w);
+        answer(conn, "ok\n", 0);
+    } else if (strcmp(name, "longest") == 0) {
+        answer(conn, "%ld", w->longest);
+        answer(conn, " %ld\n", w->calls);
+    } else if (strcmp(name, "copy") == 0) {
+        in_a_copy(conn);
     } else if (topic_command(w, conn, line, name)) {
         return;
     } else if (strcmp(name, "last") == 0) {
@@ -218,9 +284,16 @@ static void command(struct worker *w, prefork_conn *conn, char *line)
 static void on_data(prefork_conn *conn, void *state)
 {
     prefork_slice in = prefork_conn_data(conn);
+    struct worker *w = state;
     size_t start = 0, i;
     char line[300];
 
+    w->calls++;
+    if (w->cross && in.len > 0 && !memchr(in.data, '\n', in.len)) {
+        prefork_conn_consume(conn, in.len);
+        prefork_worker_each_conn(w->self, read_on, NULL);
+        return;
+    }
     for (i = 0; i < in.len; i++) {
         if (in.data[i] != '\n' || i - start >= sizeof line)
             continue;

@@ -7,6 +7,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use util::handler::compile;
 use util::{Client, Fault, RELOAD, Server, Start, Style, proc, wait_until};
 
@@ -208,6 +211,92 @@ fn several_writes_of_a_turn_are_one_system_call() {
     assert_eq!(log.matches("hello\\nhello\\nhello\\n").count(), 50, "{log}");
     assert_eq!(log.matches("hello").count(), 150, "{log}");
     drop((client, other));
+    server.stop();
+}
+
+#[test]
+fn a_client_that_resets_a_stream_that_is_half_open_has_gone() {
+    let server = start(1).start();
+    let mut client = server.connect();
+    for _ in 0..10 {
+        let mut other = server.connect();
+        let its = id(&mut other);
+        assert_eq!(ask(&mut other, "half"), "0");
+        other.end().unwrap();
+        assert_eq!(ask(&mut client, &format!("say {its} hello")), "ok 6");
+        assert_eq!(other.answer().unwrap(), "hello");
+        other.reset();
+        // Nothing is written to it that would find out.
+        wait_until("it is closed", || ask(&mut client, "count") == "1");
+    }
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn streams_that_have_each_other_read_do_not_keep_a_turn_for_themselves() {
+    let server = start(1).start();
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "cross"), "ok");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..3)
+        .map(|_| {
+            let mut sender = server.connect();
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                while !is_over.load(Relaxed) {
+                    sender.send(&[b'x'; 1 << 20]).unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut longest = || {
+        let answer = ask(&mut client, "longest");
+        let (longest, calls) = answer.split_once(' ').unwrap();
+        (longest.parse::<u32>().unwrap(), calls.parse::<u32>().unwrap())
+    };
+    wait_until("much has been read", || longest().1 > 100_000);
+    let (longest, calls) = longest();
+    is_over.store(true, Relaxed);
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    assert!(longest < 5000, "{longest} of {calls}");
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn a_process_that_a_handler_has_forked_writes_to_no_stream() {
+    let server = start(1).start();
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "copy"), "-4 -4 -4 -4 -4 -4");
+    assert_eq!(ask(&mut client, "count"), "1");
+    drop(client);
+    server.stop();
+}
+
+/// The values are those of `tests/hosts/conns.rs`.
+#[test]
+fn the_value_of_a_stream_is_dropped_at_its_end_and_may_panic() {
+    let mut server = Start::new(Style::Data)
+        .workers(1)
+        .program([util::host::example("conns").into_os_string()])
+        .env("WORKERS", Some("1".as_ref()))
+        .start();
+    let (mut client, mut other) = (server.connect(), server.connect());
+    assert_eq!(ask(&mut other, "value"), "ok");
+    let its = id(&mut other);
+    // The value of the connection lives as long as the handler keeps it.
+    assert_eq!(ask(&mut client, &format!("keep {its}")), "ok");
+    drop(other);
+    wait_until("its value is dropped", || ask(&mut client, "dropped") == "1");
+    let mut other = server.connect();
+    assert_eq!(ask(&mut other, "bomb"), "ok");
+    for line in ["panicked", "on purpose", "note: run with"] {
+        server.may_say(line);
+    }
+    drop(other);
+    wait_until("its value is dropped", || ask(&mut client, "dropped") == "2");
+    drop(client);
     server.stop();
 }
 

@@ -109,6 +109,16 @@ fn names_and_sizes_have_limits_and_nothing_is_lost_by_asking() {
 }
 
 #[test]
+fn what_no_stream_ever_has_room_for_is_refused() {
+    let server = start(2).set("max-pending", "65536").start();
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "large news 65536"), "0");
+    assert_eq!(ask(&mut client, "large news 65537"), "-17");
+    drop(client);
+    server.stop();
+}
+
+#[test]
 fn a_subscriber_that_has_gone_is_forgotten_and_its_end_may_be_published() {
     let server = start(2).start();
     let mut clients = clients(&server, 2, 2);

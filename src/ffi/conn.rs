@@ -3,6 +3,7 @@
 use super::guard::{self, Opaque, borrow, bytes, bytes_mut, guard};
 use super::request::prefork_slice;
 use super::status::{answered, prefork_status};
+use crate::sys::forks;
 use crate::{Conn, Worker};
 use std::ffi::{c_int, c_void};
 use std::os::fd::AsRawFd;
@@ -24,14 +25,14 @@ impl Opaque for prefork_conn {
     }
 }
 
-/// A connection that must be a stream.
+/// A connection that must be a stream, and this process its worker.
 ///
 /// # Safety
 /// As [`borrow`].
 pub(super) unsafe fn stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a Conn> {
     // SAFETY: what the caller promises.
     let conn = unsafe { borrow(conn) }?;
-    if conn.is_blocking() { Err(prefork_status::PREFORK_STATE) } else { Ok(conn) }
+    if conn.is_blocking() || forks::is_copy() { Err(prefork_status::PREFORK_STATE) } else { Ok(conn) }
 }
 
 /// Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`

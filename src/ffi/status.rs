@@ -159,6 +159,7 @@ impl From<io::Error> for prefork_status {
             K::TimedOut => PREFORK_TIMEOUT,
             K::OutOfMemory => PREFORK_FULL,
             K::FileTooLarge => PREFORK_TOO_LARGE,
+            K::Unsupported => PREFORK_STATE,
             K::BrokenPipe | K::ConnectionReset | K::ConnectionAborted | K::NotConnected => PREFORK_GONE,
             _ => PREFORK_SYSTEM,
         }

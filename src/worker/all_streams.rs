@@ -62,10 +62,14 @@ impl Worker {
     /// As [`Worker::publish`], to the streams of all other workers.
     ///
     /// # Errors
-    /// Those of [`Worker::send`], the name of the topic counted as part of the message; [`Undelivered::TooLarge`] also if the name has no
-    /// byte or more than 255.
+    /// Those of [`Worker::send`], the name of the topic counted as part of the message; [`Undelivered::TooLarge`] also if the bytes are
+    /// more than [`crate::config::Limits::pending`], or if the name has no byte or more than 255.
     pub fn publish_elsewhere(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
         check_topic(topic)?;
+        if bytes.len() > self.info.conns.most_unsent() {
+            // No stream would ever have room for it.
+            return Err(Undelivered::TooLarge);
+        }
         let from = Address::Worker(self.info.id);
         let kind = topic.len() as u32;
         let envelope = Envelope { purpose: Purpose::Publication, from, to: Address::All, kind, request: 0 };

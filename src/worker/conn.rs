@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::event::Kind;
 use crate::ids::ListenerId;
 use crate::scoreboard::{Word, WorkerPage};
-use crate::sys::socket;
+use crate::sys::{forks, socket};
 use mio::Token;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
@@ -254,7 +254,8 @@ impl Conn {
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
     /// `bytes` was taken. [`crate::Handler::on_writable`] is called when there is room; leave unconsumed what is not answered
     /// yet, then [`crate::Handler::on_data`] is called again too. `FileTooLarge`: as a stream, `bytes` are more than ever may wait, so
-    /// that they are never taken. `BrokenPipe`: closed, or ended. Those of send(2).
+    /// that they are never taken. `BrokenPipe`: closed, or ended. `Unsupported`: as a stream, in a process that the handler has forked.
+    /// Those of send(2).
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let written = self.write_all(bytes);
         self.noted(written)
@@ -272,6 +273,8 @@ impl Conn {
                 }
                 Ok(())
             }
+            // It has the client's descriptor, and must not write between what the worker writes.
+            Style::Stream { .. } if forks::is_copy() => Err(io::ErrorKind::Unsupported.into()),
             Style::Stream { .. } if self.broken.get() || self.closing.get() => {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
@@ -450,10 +453,15 @@ impl Conn {
         self.user.borrow_mut()
     }
 
+    /// Takes the handler's own value.
+    pub(crate) fn take_user(&self) -> Option<Box<dyn Any>> {
+        self.user.take()
+    }
+
     /// Stream: takes the values that the handler has given to the request before it.
-    pub(crate) fn inherit(&self, User { value, pointer }: User) {
-        self.user.replace(value);
-        self.user_pointer.set(pointer);
+    pub(crate) fn inherit(&self, mut user: User) {
+        self.user.replace(user.value.take());
+        self.user_pointer.set(user.pointer);
     }
 
     /// A C handler's value for this connection; never dereferenced here.
@@ -596,9 +604,9 @@ impl Conn {
         self.is_owed.set(!self.has_room());
     }
 
-    /// Stream: fails if the client of a stream that stays half open has reset it since.
-    pub(crate) fn check_end(&self) -> io::Result<()> {
-        if self.is_half_open.get() { self.call(|fd| socket::recv(fd, &mut [0])).map(drop) } else { Ok(()) }
+    /// Stream: true if the client of a stream that stays half open has gone since. A read does not tell: after the end it returns 0.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_half_open.get() && self.with_fd(socket::is_broken).unwrap_or(true)
     }
 
     /// Stream: true if the handler has closed it.

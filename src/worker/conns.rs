@@ -17,6 +17,8 @@ pub struct Conns {
     by_id: RefCell<ById<Rc<Conn>>>,
     /// A worker in blocking style has one connection at a time, which its handler has anyway.
     is_blocking: Cell<bool>,
+    /// The bytes that may wait to be sent by one at most; `None` before the worker serves.
+    most_unsent: Cell<Option<usize>>,
 }
 
 /// Ids count up, so a multiplication spreads them well enough (Knuth, The Art of Computer Programming, volume 3, section 6.4).
@@ -59,6 +61,14 @@ impl Conns {
     /// Calls `f` with each until it returns false.
     pub(super) fn each(&self, f: impl FnMut(&Rc<Conn>) -> bool) {
         let _ = self.by_id.borrow().values().all(f);
+    }
+
+    pub(super) fn set_most_unsent(&self, most: usize) {
+        self.most_unsent.set(Some(most));
+    }
+
+    pub(super) fn most_unsent(&self) -> usize {
+        self.most_unsent.get().unwrap_or(usize::MAX)
     }
 
     pub(super) fn is_blocking(&self) -> bool {

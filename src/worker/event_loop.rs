@@ -18,7 +18,7 @@ use super::http::{HttpConn, HttpEngine};
 use super::intake::{Intake, QUEUE};
 use super::linger;
 use super::own_sockets::OwnSockets;
-use super::stream::StreamEngine;
+use super::stream::{StreamEngine, drop_user};
 use super::table::{Protocol, Table};
 use super::this_worker::{EXIT_FAILED, OnWake, Worker};
 use super::udp::DatagramEngine;
@@ -62,6 +62,8 @@ const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 const DATAGRAMS: u32 = 16;
 /// Datagrams served at the end, when what a socket still holds would be lost.
 const LAST_DATAGRAMS: u32 = 1 << 16;
+/// Times in one turn that streams are served to which callbacks have written since the last time.
+const ROUNDS: u32 = 8;
 /// The time before a timer in which the loop waits for it exactly.
 const SOON: Duration = Duration::from_millis(100);
 /// The time after which a worker without a free descriptor looks for one again.
@@ -91,6 +93,8 @@ pub struct EventLoop<'a> {
     woken: VecDeque<OnWake>,
     /// Streams that a callback has written to or closed.
     touched: Touched,
+    /// The room for those that are being served.
+    serving: Vec<Token>,
     now: Time,
     /// The time of the last poll. A deadline that came later does not count yet: while a callback ran, what it waits for may have
     /// arrived.
@@ -160,6 +164,7 @@ impl<'a> EventLoop<'a> {
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         worker.info.conns.set_blocking(kind == Kind::Blocking);
+        worker.info.conns.set_most_unsent(config.limits.pending);
         let woken = open_queue(worker, poll);
         Self {
             is_same_everywhere: handler.is_same_everywhere(),
@@ -180,6 +185,7 @@ impl<'a> EventLoop<'a> {
             again: VecDeque::new(),
             woken,
             touched: Touched::default(),
+            serving: Vec::new(),
             now: Time::now(),
             polled_at: Time::default(),
             count: 0,
@@ -423,6 +429,7 @@ impl<'a> EventLoop<'a> {
             let index = self.table.insert(Protocol::Lingering(fd, self.now), listener);
             self.run(index, Cause::Readable { ended: false });
         }
+        drop_user(&conn, context!(self));
         self.keep_conn(conn);
         self.intake.finished();
     }
@@ -614,16 +621,31 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Sends what callbacks have written to other streams than the one they were called for, and carries out their closes. A close
-    /// has `on_close` called, which may write to others.
+    /// has `on_close` called, which may write to others; what those have callbacks do may go on for ever, so the last round leaves it
+    /// to the next turn.
     fn serve_touched(&mut self) {
-        loop {
-            let token = self.touched.borrow_mut().pop();
-            let Some(token) = token else { return };
-            let Some(index) = self.table.find(token) else { continue };
-            match &self.table.row(index).protocol {
-                Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
-                Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
-                _ => {}
+        for _ in 0..ROUNDS {
+            if self.touched.borrow().is_empty() {
+                return;
+            }
+            let mut tokens = std::mem::take(&mut self.serving);
+            std::mem::swap(&mut tokens, &mut self.touched.borrow_mut());
+            for token in tokens.drain(..) {
+                let Some(index) = self.table.find(token) else { continue };
+                match &self.table.row(index).protocol {
+                    Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
+                    Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
+                    _ => {}
+                }
+            }
+            self.serving = tokens;
+        }
+        let left = std::mem::take(&mut *self.touched.borrow_mut());
+        for token in left {
+            if let Some(index) = self.table.find(token)
+                && !std::mem::replace(&mut self.table.row(index).again, true)
+            {
+                self.again.push_back(token);
             }
         }
     }

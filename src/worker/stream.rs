@@ -3,7 +3,7 @@
 use super::call::Context;
 use super::conn::{Buffers, Conn};
 use super::engine::Next;
-use super::failure::{PANICKED, report};
+use super::failure::{PANICKED, report, report_panic};
 use super::linger;
 use crate::scoreboard::Word;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -71,10 +71,10 @@ impl StreamEngine {
             let more = if conn.begin_call() {
                 // Whatever is in the socket was not looked at.
                 true
+            } else if conn.at_end() {
+                return if ended && conn.is_gone() { Next::Close } else { self.flush(conn) };
             } else if conn.is_held() {
                 return self.flush(conn);
-            } else if conn.at_end() {
-                return if ended && conn.check_end().is_err() { Next::Close } else { self.flush(conn) };
             } else {
                 match conn.fill() {
                     Ok(Some(more)) => more,
@@ -130,9 +130,17 @@ impl StreamEngine {
         if cx.call("on_close", |h| h.on_close(conn)).is_none() {
             report("on_close", &conn.client(), PANICKED);
         }
+        drop_user(conn, cx);
         let fd = conn.end();
         conn.release_buffers(&mut self.buffers);
         fd
+    }
+}
+
+/// Drops the handler's own value, which may run code of it. Not with the connection's value, which the handler may keep for long.
+pub fn drop_user(conn: &Conn, cx: &mut Context<'_>) {
+    if let Some(user) = conn.take_user() {
+        report_panic("release", cx.call("release", |_| drop(user)));
     }
 }
 

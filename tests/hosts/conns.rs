@@ -2,11 +2,27 @@
 #![allow(clippy::unwrap_used)]
 
 use prefork::{Conn, Handler, Kind, Server, Worker};
+use std::cell::Cell;
 use std::rc::Rc;
 
 #[derive(Default)]
 struct Rooms {
     kept: Option<Rc<Conn>>,
+    /// The values of connections that were dropped.
+    dropped: Rc<Cell<u32>>,
+}
+
+/// A value of a connection.
+struct Value {
+    dropped: Rc<Cell<u32>>,
+    panics: bool,
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        self.dropped.set(self.dropped.get() + 1);
+        assert!(!self.panics, "on purpose");
+    }
 }
 
 impl Handler for Rooms {
@@ -25,6 +41,12 @@ impl Handler for Rooms {
                 "id" => conn.id().to_string(),
                 "slot" => worker.slot().to_string(),
                 "find" => if other.is_some() { "there" } else { "none" }.into(),
+                "value" | "bomb" => {
+                    let value = Value { dropped: Rc::clone(&self.dropped), panics: name == "bomb" };
+                    *conn.user() = Some(Box::new(value));
+                    "ok".into()
+                }
+                "dropped" => self.dropped.get().to_string(),
                 "keep" => {
                     self.kept = other;
                     "ok".into()
@@ -69,7 +91,8 @@ fn main() {
         None => Server::factory(|_| Rooms::default()).listen("127.0.0.1:0"),
         Some(_) => routes(),
     };
-    let server = server.workers(2);
+    let workers = std::env::var("WORKERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let server = server.workers(workers);
     let server = server.on_start(|started| println!("listening on {}", started.addresses.join(", ")));
     if let Err(e) = server.run() {
         eprintln!("{e}");
