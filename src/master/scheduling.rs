@@ -109,15 +109,20 @@ impl Auto {
         accepted: u64,
         read: impl FnOnce() -> Option<Duration>,
     ) -> Option<Span> {
-        let gap = now - self.last_turn;
-        self.last_turn = now;
-        if gap > SHORT {
-            self.gaps += gap;
+        // Times are compared, which costs each turn less than differences do.
+        if now > self.last_turn + SHORT {
+            self.gaps += now - self.last_turn;
         }
-        let length = now - self.begin;
-        if length < SPAN {
+        self.last_turn = now;
+        if now < self.begin + SPAN {
             return None;
         }
+        Some(self.end_span(now, accepted, read))
+    }
+
+    #[cold]
+    fn end_span(&mut self, now: Time, accepted: u64, read: impl FnOnce() -> Option<Duration>) -> Span {
+        let length = now - self.begin;
         let new = accepted.saturating_sub(self.accepted);
         let is_busy = u128::from(new) * 1000 >= u128::from(BUSY) * length.as_millis();
         // Read only if it matters: an idle master makes no calls for this.
@@ -133,7 +138,7 @@ impl Auto {
             waited,
             judge: std::mem::take(&mut self.judge),
         };
-        Some(Span { length, is_busy, long_waits })
+        Span { length, is_busy, long_waits }
     }
 }
 

@@ -211,8 +211,8 @@ impl<'a> EventLoop<'a> {
                 self.intake.watch_own_sockets(may_take, self.accepts(), self.poll, self.now);
             }
             let first_due = self.deadlines.next();
-            let last_timer = self.worker.info.timers.borrow().last();
-            self.wait(&mut events, first_due)?;
+            let (timer_due, last_timer) = self.timers();
+            self.wait(&mut events, first_due, timer_due)?;
             for event in &events {
                 // Before anything else: no other worker was woken for these.
                 if let Some(index) = self.intake.own.find(event.token())
@@ -257,7 +257,8 @@ impl<'a> EventLoop<'a> {
                     self.expire(index);
                 }
             }
-            if self.timer_due() <= self.now {
+            // One that was started since then comes later; if this one was stopped, nothing is called.
+            if timer_due <= self.now {
                 wakeups::call_timers(self.worker, last_timer, context!(self));
             }
             if watches {
@@ -275,9 +276,11 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// The time at which the next timer of the handler is due.
-    fn timer_due(&self) -> Time {
-        self.worker.info.timers.borrow().next_due()
+    /// The time at which the next timer of the handler is due, and the number of the one that was started last.
+    #[inline(always)]
+    fn timers(&self) -> (Time, u64) {
+        let timers = self.worker.info.timers.borrow();
+        (timers.next_due(), timers.last())
     }
 
     fn is_done(&self) -> bool {
@@ -286,7 +289,7 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
-    fn wait(&mut self, events: &mut Events, first_due: Time) -> io::Result<()> {
+    fn wait(&mut self, events: &mut Events, first_due: Time, timer_due: Time) -> io::Result<()> {
         let orders = &self.channel.orders;
         let own = &self.intake.own;
         // A full table has room when a connection ends or becomes idle, and not by itself.
@@ -304,7 +307,6 @@ impl<'a> EventLoop<'a> {
         if !self.again.is_empty() || !self.woken.is_empty() {
             due = due.min(self.now);
         }
-        let timer_due = self.timer_due();
         if timer_due < due {
             // `now` may be some milliseconds old, and the timer would come so much later. The clock is read if it comes soon, not in
             // each turn: else the loop wakes before it is due, and looks again.

@@ -251,13 +251,15 @@ impl HttpEngine {
         }
     }
 
+    #[inline(always)]
     fn take_scratch(&mut self) -> Box<Input> {
         self.scratch.take().unwrap_or_else(|| Box::new(Input::new(input::READ)))
     }
 
     fn return_scratch(&mut self, mut scratch: Box<Input>) {
         scratch.clear();
-        self.scratch = Some(scratch);
+        // There is none: an assignment would look for one to drop.
+        self.scratch.get_or_insert(scratch);
     }
 
     /// Copies a partial request from the worker's buffer to one for the connection.
