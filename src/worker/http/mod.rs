@@ -256,6 +256,7 @@ impl HttpEngine {
         self.scratch.take().unwrap_or_else(|| Box::new(Input::new(input::READ)))
     }
 
+    #[inline(always)]
     fn return_scratch(&mut self, mut scratch: Box<Input>) {
         scratch.clear();
         // There is none: an assignment would look for one to drop.
