@@ -36,7 +36,7 @@ fn every_call_reports_what_it_refuses() {
         "on_data: -1 handler: a pointer is NULL",
         "module: -8 module: found no handler",
         "module: -8 module: found on_connection together",
-        "module: -8 module: found ABI 3.0",
+        "module: -8 module: found ABI 3.1",
         "module: 0 ",
         "module_file: 0 ",
         "run: -8 load /nowhere.so: No such file or directory",
