@@ -205,8 +205,8 @@ const char *prefork_strerror(int status);
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * A complete HTTP request, given to `on_request` and borrowed until that callback returns, as is all that the
- * functions below return.
+ * An HTTP request, given to `on_request`, `on_head` and `on_body` and borrowed until that callback returns, as is
+ * all that the functions below return. The body is there in `on_request` only.
  */
 typedef struct prefork_request prefork_request;
 
@@ -317,8 +317,8 @@ prefork_slice prefork_request_header_name(const prefork_request *req, size_t ind
 prefork_slice prefork_request_header_value(const prefork_request *req, size_t index);
 
 /**
- * The body, complete and without its transfer coding; empty if the request has no body. The setting
- * `max-body` limits its size.
+ * The body, complete and without its transfer coding; empty if the request has no body, or if `on_body` had it.
+ * The setting `max-body` limits its size.
  *
  * Returns a slice, borrowed until `on_request` returns.
  * Process: worker.
@@ -346,13 +346,90 @@ prefork_slice prefork_request_peer(const prefork_request *req);
  */
 uint32_t prefork_request_listener(const prefork_request *req);
 
+/**
+ * The length of the body as the client has declared it (Content-Length), or 0 if there is none. What does not
+ * fit is INT64_MAX.
+ *
+ * Returns the length, or -1 if the body is chunked, so that only its end tells, or if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+int64_t prefork_request_length(const prefork_request *req);
+
+/**
+ * The number of a request, for `prefork_request_resume()`. No other request of this worker has it; it is over when
+ * `on_request` has returned.
+ *
+ * Returns the number, or 0 if the handler has no `on_head`, or if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+uint64_t prefork_request_id(const prefork_request *req);
+
+/**
+ * In `on_body`: has nothing more of the body read after this piece, until `prefork_request_resume()`. The client
+ * can send as much as the kernel and a buffer of 64 KiB hold, and then waits. No timeout runs meanwhile, except
+ * `drain-timeout` in a worker that drains. In `on_head`, if that returns 1, also the first piece waits, and so
+ * does a client that expects a 100.
+ *
+ * Returns PREFORK_OK; PREFORK_LATE (this is the last piece, or `on_request`); PREFORK_STATE (the handler has no
+ * `on_head`); PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+int prefork_request_pause(prefork_request *req);
+
+/**
+ * Continues with the body of a request that was paused, from any callback of its worker. The next call of
+ * `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
+ * gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_request_resume(prefork_worker *worker, uint64_t id);
+
+/**
+ * In `on_body`: no further piece is wanted, for instance as the body is too large. When `on_body` has returned,
+ * `on_request` is called to answer, and after the response the connection is closed, in stages, as more of the
+ * body may follow.
+ *
+ * Returns PREFORK_OK; PREFORK_LATE (this is the last piece, or `on_request`); PREFORK_STATE (in `on_head`, which
+ * can refuse; or the handler has none); PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+int prefork_request_stop(prefork_request *req);
+
+/**
+ * Gives a request the handler's own pointer, in `on_head` or `on_body`, for the callbacks that follow. `release`,
+ * which may be NULL, is called with it once, when the request is over: after `on_request` has returned, after a
+ * refusal, and also if the client goes, the body is malformed or takes too long, or the worker ends first. A second
+ * call replaces what the first one gave, which is released.
+ *
+ * Returns PREFORK_OK, or a status, and nothing is taken: PREFORK_STATE (the handler has no `on_head`), PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return. Takes `user`, which may be NULL, until `release` is called.
+ */
+int prefork_request_set_user(prefork_request *req, void *user, void (*release)(void *user));
+
+/**
+ * The handler's own pointer for this request, set by `prefork_request_set_user()`.
+ *
+ * Returns the pointer, or NULL if there is none.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+void *prefork_request_user(const prefork_request *req);
+
 
 /* RESPONSES
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * The response to a request, given to `on_request`. If no function is called it is a 200 with an empty body.
- * It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
+ * The response to a request, given to `on_request`, and to `on_head`. If no function is called it is a 200 with an
+ * empty body. It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
  * `prefork_response_stream()` are for one that is not finished by then. prefork writes the header fields Date,
  * Connection, and Content-Length or Transfer-Encoding; the handler writes the others.
  */
@@ -1261,6 +1338,12 @@ typedef void (*prefork_on_conn)(prefork_conn *conn, void *state);
 typedef void (*prefork_on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data,
                                     size_t len, void *state);
 
+/** Called with the head of an HTTP request. Returns 0, 1, or another number. */
+typedef int (*prefork_on_head)(prefork_request *req, prefork_response *res, void *state);
+
+/** Called with a piece of the body of an HTTP request. */
+typedef void (*prefork_on_body)(prefork_request *req, const void *data, size_t size, int last, void *state);
+
 /**
  * A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
  * new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
@@ -1338,6 +1421,28 @@ struct prefork_module {
      * called next.
      */
     prefork_on_conn on_writable;
+    /**
+     * Together with `on_request`: the head of a request has come. Returns 0 to have the whole body given to
+     * `on_request`, as without this callback; 1 to have it given to `on_body` as it comes; or another number, for
+     * instance -1, to refuse it: then what was set of the response is the answer (401, 413, 417, or any other),
+     * no body is read, a client that expects a 100 gets none, and neither `on_body` nor `on_request` is called.
+     * If a refused request has a body, its connection is closed after the answer, in stages; else it is kept.
+     *
+     * Called once for every request, in order, also for one without a body, or whose body has come already. With
+     * 0 and 1, what was set of the response is forgotten; but a response of which a part was written, or that was
+     * kept, is the answer whatever is returned. The setting `max-body` holds with 0 only: see
+     * `prefork_request_length()` and `prefork_request_stop()`.
+     */
+    prefork_on_head on_head;
+    /**
+     * A piece of a body for which `on_head` has returned 1: in order, decoded, up to 64 KiB or as much as came
+     * with the head. The last one, which may be empty, has `last` = 1, all others 0. After it `on_request` is
+     * called, with an empty body, to answer; keep what you need with `prefork_request_set_user()`. Between two
+     * pieces the setting `body-timeout` runs. If the client goes, or the rest of the body is malformed, neither
+     * is called any more. While this runs nothing is read; `prefork_request_pause()` lets the client wait longer.
+     * If it is NULL, such a body is read and dropped.
+     */
+    prefork_on_body on_body;
 };
 
 /**

@@ -190,7 +190,7 @@ pub use worker::Worker;
 pub use worker::conn::{Conn, Slow};
 pub use worker::datagram::Datagram;
 pub use worker::handler::{Handler, Outcome, blocking, datagram, http, stream};
-pub use worker::http::{Later, Resume};
+pub use worker::http::{Later, Resume, Take};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

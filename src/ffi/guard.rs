@@ -25,7 +25,7 @@ macro_rules! integers {
         }
     )*};
 }
-integers!(c_int isize u32 u64 usize);
+integers!(c_int i64 isize u32 u64 usize);
 
 impl<T> Answer for *const T {
     fn refused(_: prefork_status) -> Self {

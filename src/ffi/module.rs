@@ -11,7 +11,7 @@ use crate::sys::datagram::sockaddr;
 use crate::sys::overdue;
 use crate::unwind::named;
 use crate::worker::routes::Unserved;
-use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Worker};
+use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Take, Worker};
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
@@ -24,6 +24,26 @@ pub const PREFORK_ABI_MINOR: u16 = 1;
 /// Called with a complete HTTP request.
 pub type prefork_on_request = Option<
     unsafe extern "C-unwind" fn(req: *mut prefork_request, res: *mut prefork_response, state: *mut c_void),
+>;
+
+/// Called with the head of an HTTP request. Returns 0, 1, or another number.
+pub type prefork_on_head = Option<
+    unsafe extern "C-unwind" fn(
+        req: *mut prefork_request,
+        res: *mut prefork_response,
+        state: *mut c_void,
+    ) -> c_int,
+>;
+
+/// Called with a piece of the body of an HTTP request.
+pub type prefork_on_body = Option<
+    unsafe extern "C-unwind" fn(
+        req: *mut prefork_request,
+        data: *const c_void,
+        size: usize,
+        last: c_int,
+        state: *mut c_void,
+    ),
 >;
 
 /// Called for a connection.
@@ -116,6 +136,24 @@ pub struct prefork_module {
     /// A stream that has refused a write with PREFORK_FULL has room for it now. If input is left, `on_data` is
     /// called next.
     pub on_writable: prefork_on_conn,
+    /// Together with `on_request`: the head of a request has come. Returns 0 to have the whole body given to
+    /// `on_request`, as without this callback; 1 to have it given to `on_body` as it comes; or another number, for
+    /// instance -1, to refuse it: then what was set of the response is the answer (401, 413, 417, or any other),
+    /// no body is read, a client that expects a 100 gets none, and neither `on_body` nor `on_request` is called.
+    /// If a refused request has a body, its connection is closed after the answer, in stages; else it is kept.
+    ///
+    /// Called once for every request, in order, also for one without a body, or whose body has come already. With
+    /// 0 and 1, what was set of the response is forgotten; but a response of which a part was written, or that was
+    /// kept, is the answer whatever is returned. The setting `max-body` holds with 0 only: see
+    /// `prefork_request_length()` and `prefork_request_stop()`.
+    pub on_head: prefork_on_head,
+    /// A piece of a body for which `on_head` has returned 1: in order, decoded, up to 64 KiB or as much as came
+    /// with the head. The last one, which may be empty, has `last` = 1, all others 0. After it `on_request` is
+    /// called, with an empty body, to answer; keep what you need with `prefork_request_set_user()`. Between two
+    /// pieces the setting `body-timeout` runs. If the client goes, or the rest of the body is malformed, neither
+    /// is called any more. While this runs nothing is read; `prefork_request_pause()` lets the client wait longer.
+    /// If it is NULL, such a body is read and dropped.
+    pub on_body: prefork_on_body,
 }
 
 /// The size of the part before the callbacks, which every version of the descriptor has.
@@ -253,6 +291,28 @@ impl Handler for Callbacks {
         if let Some(request) = self.module.on_request {
             // SAFETY: as in `start`.
             unsafe { request(lend(req), lend_mut(res), self.state) }
+        }
+    }
+
+    fn takes_heads(&self) -> bool {
+        self.module.on_head.is_some()
+    }
+
+    fn on_head(&mut self, req: &Request<'_>, res: &mut Response) -> Take {
+        let Some(on_head) = self.module.on_head else { return Take::Whole };
+        // SAFETY: as in `start`.
+        match unsafe { on_head(lend(req), lend_mut(res), self.state) } {
+            0 => Take::Whole,
+            1 => Take::Pieces,
+            _ => Take::Refuse,
+        }
+    }
+
+    fn on_body(&mut self, req: &Request<'_>, piece: &[u8], last: bool) {
+        if let Some(on_body) = self.module.on_body {
+            let (data, last) = (piece.as_ptr().cast(), c_int::from(last));
+            // SAFETY: as in `start`.
+            unsafe { on_body(lend(req), data, piece.len(), last, self.state) }
         }
     }
 

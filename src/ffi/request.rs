@@ -1,9 +1,12 @@
 //! Requests in C.
 
 use super::guard::{Answer, Opaque, borrow, guard, text};
-use super::status::prefork_status;
+use super::response::Owned;
+use super::status::{answered, prefork_status};
+use super::worker::prefork_worker;
+use crate::worker::User;
 use crate::{Request, Worker};
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int, c_void};
 
 /// Borrowed bytes, not NUL-terminated; the call that returns them says how long they stay.
 ///
@@ -40,8 +43,8 @@ impl Answer for prefork_slice {
     }
 }
 
-/// A complete HTTP request, given to `on_request` and borrowed until that callback returns, as is all that the
-/// functions below return.
+/// An HTTP request, given to `on_request`, `on_head` and `on_body` and borrowed until that callback returns, as is
+/// all that the functions below return. The body is there in `on_request` only.
 pub struct prefork_request(());
 
 impl Opaque for prefork_request {
@@ -194,8 +197,8 @@ pub unsafe extern "C" fn prefork_request_header_value(
     })
 }
 
-/// The body, complete and without its transfer coding; empty if the request has no body. The setting
-/// `max-body` limits its size.
+/// The body, complete and without its transfer coding; empty if the request has no body, or if `on_body` had it.
+/// The setting `max-body` limits its size.
 ///
 /// Returns a slice, borrowed until `on_request` returns.
 /// Process: worker.
@@ -231,4 +234,122 @@ pub unsafe extern "C" fn prefork_request_peer(req: *const prefork_request) -> pr
 pub unsafe extern "C" fn prefork_request_listener(req: *const prefork_request) -> u32 {
     // SAFETY: `req` is NULL or lent to the caller.
     guard(|| Ok(unsafe { borrow(req) }?.listener().into()))
+}
+
+/// The length of the body as the client has declared it (Content-Length), or 0 if there is none. What does not
+/// fit is INT64_MAX.
+///
+/// Returns the length, or -1 if the body is chunked, so that only its end tells, or if `req` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_length(req: *const prefork_request) -> i64 {
+    guard(|| {
+        // SAFETY: `req` is NULL or lent to the caller.
+        let length = unsafe { borrow(req) }?.length();
+        Ok(length.map_or(-1, |length| i64::try_from(length).unwrap_or(i64::MAX)))
+    })
+}
+
+/// The number of a request, for `prefork_request_resume()`. No other request of this worker has it; it is over when
+/// `on_request` has returned.
+///
+/// Returns the number, or 0 if the handler has no `on_head`, or if `req` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_id(req: *const prefork_request) -> u64 {
+    // SAFETY: `req` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(req) }?.id()))
+}
+
+/// In `on_body`: has nothing more of the body read after this piece, until `prefork_request_resume()`. The client
+/// can send as much as the kernel and a buffer of 64 KiB hold, and then waits. No timeout runs meanwhile, except
+/// `drain-timeout` in a worker that drains. In `on_head`, if that returns 1, also the first piece waits, and so
+/// does a client that expects a 100.
+///
+/// Returns PREFORK_OK; PREFORK_LATE (this is the last piece, or `on_request`); PREFORK_STATE (the handler has no
+/// `on_head`); PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_pause(req: *mut prefork_request) -> c_int {
+    // SAFETY: `req` is NULL or lent to the caller.
+    guard(|| answered(unsafe { borrow(req) }?.pause()))
+}
+
+/// Continues with the body of a request that was paused, from any callback of its worker. The next call of
+/// `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
+///
+/// Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
+/// gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_resume(worker: *mut prefork_worker, id: u64) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        if !worker.is_here() {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        answered(worker.resume(id).then_some(()).ok_or(prefork_status::PREFORK_GONE))
+    })
+}
+
+/// In `on_body`: no further piece is wanted, for instance as the body is too large. When `on_body` has returned,
+/// `on_request` is called to answer, and after the response the connection is closed, in stages, as more of the
+/// body may follow.
+///
+/// Returns PREFORK_OK; PREFORK_LATE (this is the last piece, or `on_request`); PREFORK_STATE (in `on_head`, which
+/// can refuse; or the handler has none); PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_stop(req: *mut prefork_request) -> c_int {
+    // SAFETY: `req` is NULL or lent to the caller.
+    guard(|| answered(unsafe { borrow(req) }?.stop()))
+}
+
+/// Gives a request the handler's own pointer, in `on_head` or `on_body`, for the callbacks that follow. `release`,
+/// which may be NULL, is called with it once, when the request is over: after `on_request` has returned, after a
+/// refusal, and also if the client goes, the body is malformed or takes too long, or the worker ends first. A second
+/// call replaces what the first one gave, which is released.
+///
+/// Returns PREFORK_OK, or a status, and nothing is taken: PREFORK_STATE (the handler has no `on_head`), PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return. Takes `user`, which may be NULL, until `release` is called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_set_user(
+    req: *mut prefork_request,
+    user: *mut c_void,
+    release: Option<unsafe extern "C-unwind" fn(user: *mut c_void)>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `req` is NULL or lent to the caller.
+        let req = unsafe { borrow(req) }?;
+        if !req.takes_user() {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        let value = release.map(|release| Owned::value(user, release));
+        answered(req.give_user(User { value, pointer: user }))
+    })
+}
+
+/// The handler's own pointer for this request, set by `prefork_request_set_user()`.
+///
+/// Returns the pointer, or NULL if there is none.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_user(req: *const prefork_request) -> *mut c_void {
+    // SAFETY: `req` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(req) }?.user_pointer()))
 }

@@ -9,8 +9,8 @@ use std::any::Any;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// The response to a request, given to `on_request`. If no function is called it is a 200 with an empty body.
-/// It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
+/// The response to a request, given to `on_request`, and to `on_head`. If no function is called it is a 200 with an
+/// empty body. It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
 /// `prefork_response_stream()` are for one that is not finished by then. prefork writes the header fields Date,
 /// Connection, and Content-Length or Transfer-Encoding; the handler writes the others.
 pub struct prefork_response(());
@@ -137,10 +137,20 @@ pub unsafe extern "C" fn prefork_response_body_owned(
 }
 
 /// Bytes that C gave away; `'static` stands for "until this is dropped".
-struct Owned {
+pub(super) struct Owned {
     bytes: &'static [u8],
     owner: *mut c_void,
     release: unsafe extern "C-unwind" fn(*mut c_void),
+}
+
+impl Owned {
+    /// A value whose drop calls `release(owner)`.
+    pub(super) fn value(
+        owner: *mut c_void,
+        release: unsafe extern "C-unwind" fn(*mut c_void),
+    ) -> Box<dyn Any> {
+        Box::new(Self { bytes: &[], owner, release })
+    }
 }
 
 impl Drop for Owned {
@@ -487,9 +497,7 @@ pub unsafe extern "C" fn prefork_response_set_user(
     guard(|| {
         // SAFETY: `res` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let of = unsafe { borrow_mut(res) }?.user_of_stream()?;
-        let owned =
-            release.map(|release| Box::new(Owned { bytes: &[], owner: user, release }) as Box<dyn Any>);
-        (of.value, of.pointer) = (owned, user);
+        (of.value, of.pointer) = (release.map(|release| Owned::value(user, release)), user);
         Ok(prefork_status::PREFORK_OK as c_int)
     })
 }

@@ -1,5 +1,6 @@
 //! The border between the worker's loop, which owns descriptors, deadlines and the poll, and the protocol of a connection.
 
+use super::http::Upload;
 use super::http::exchange::Exchange;
 use super::http::response::Response;
 use super::user::User;
@@ -24,6 +25,8 @@ pub enum Next {
     Linger,
     /// The handler keeps the response to the last request: the connection waits for that.
     Later(Rc<Exchange<Response>>),
+    /// The handler has paused the body of a request: the connection waits for that, without a deadline.
+    Pause(Rc<Upload>),
     /// A response that was kept is finished: the connection goes on as any other of HTTP.
     Answered,
     /// The connection becomes a stream.

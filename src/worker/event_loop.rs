@@ -161,6 +161,7 @@ impl<'a> EventLoop<'a> {
     ) -> Self {
         let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
         let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
+        let takes_heads = kind == Kind::Request && handler.takes_heads();
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         worker.info.conns.set_blocking(kind == Kind::Blocking);
@@ -178,7 +179,7 @@ impl<'a> EventLoop<'a> {
             limit,
             table: Table::new(rows),
             deadlines: Deadlines::new(&config.timeouts, rows),
-            http: HttpEngine::new(config, takes_streams),
+            http: HttpEngine::new(config, takes_streams, takes_heads),
             stream: StreamEngine::default(),
             datagrams: DatagramEngine::new(),
             kept_conns: Vec::with_capacity(KEPT_CONNS),
@@ -564,6 +565,7 @@ impl<'a> EventLoop<'a> {
             Next::Close => self.close(index),
             Next::Linger => self.linger(index),
             Next::Later(exchange) => self.keep(index, exchange),
+            Next::Pause(upload) => self.pause(index, &upload),
             Next::Answered => self.continue_http(index),
             Next::Upgrade { read, user } => self.upgrade(index, &read, user),
         }
@@ -597,7 +599,7 @@ impl<'a> EventLoop<'a> {
         let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, Protocol::Free) else {
             return;
         };
-        self.http.on_gone(&mut conn);
+        self.http.on_gone(&mut conn, context!(self));
         let conn = self.conn(fd, listener);
         if let Some(user) = user {
             conn.inherit(*user);
@@ -637,6 +639,7 @@ impl<'a> EventLoop<'a> {
                 match &self.table.row(index).protocol {
                     Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
                     Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
+                    Protocol::Http(_, conn) if conn.take_resumed() => self.resume(index),
                     _ => {}
                 }
             }
@@ -644,9 +647,13 @@ impl<'a> EventLoop<'a> {
         }
         let left = std::mem::take(&mut *self.touched.borrow_mut());
         for token in left {
-            if let Some(index) = self.table.find(token)
-                && !std::mem::replace(&mut self.table.row(index).again, true)
-            {
+            let Some(index) = self.table.find(token) else { continue };
+            let row = self.table.row(index);
+            if let Protocol::Http(_, conn) = &row.protocol {
+                // Its engine goes on with the body.
+                conn.take_resumed();
+            }
+            if !std::mem::replace(&mut row.again, true) {
                 self.again.push_back(token);
             }
         }
@@ -768,7 +775,7 @@ impl<'a> EventLoop<'a> {
         // Before it counts as finished: the master must not count its place twice.
         self.publish_idle();
         match self.table.remove(index) {
-            Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn),
+            Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn, context!(self)),
             Protocol::Later(answering) => self.http.on_gone_later(*answering, context!(self)),
             Protocol::Stream(conn) => drop(self.end_stream(conn)),
             // In blocking style it was finished when the handler was.

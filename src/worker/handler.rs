@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::failure::{count, report};
+use super::http::Take;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::this_worker::Worker;
@@ -50,6 +51,12 @@ pub trait Handler {
         self.kind() == Kind::Stream
     }
 
+    /// True if it decides about each HTTP request when its head has come ([`Handler::on_head`]). Called once, after
+    /// [`Handler::start`]; if false, neither that nor [`Handler::on_body`] is called.
+    fn takes_heads(&self) -> bool {
+        false
+    }
+
     /// Called after the fork, before the worker is ready.
     ///
     /// # Errors
@@ -67,6 +74,24 @@ pub trait Handler {
     /// A message has arrived, from another worker or from the master. Answer a request with [`Worker::reply`] before this
     /// returns.
     fn on_message(&mut self, _worker: &Worker, _message: &Message<'_>) {}
+
+    /// The head of an HTTP request has come: decides about its body ([`Handler::takes_heads`]). Called once for every request, also
+    /// for one without a body or whose body has come already, in order.
+    ///
+    /// With [`Take::Refuse`], what was set of `res` is the answer: 401, 413, 417, or any other; a client that expects a 100 gets none.
+    /// If the request has a body, the connection is closed after that, in stages, so that the client can read the answer while it
+    /// still sends; else it is kept. With the other two, what was set is forgotten. A response of which a part was written, or that
+    /// was kept ([`Response::later`]), is the answer in any case. [`crate::config::Limits::body`] holds for bodies taken whole only.
+    fn on_head(&mut self, _req: &Request<'_>, _res: &mut Response) -> Take {
+        Take::Whole
+    }
+
+    /// A piece of a body has come that is taken in pieces ([`Take::Pieces`]): in order, decoded, up to 64 KiB or as much as came with
+    /// the head. The last one, which may be empty, has `last` set; no other is. After it, [`Handler::on_request`] is called with an
+    /// empty body, to answer. Between two pieces [`crate::config::Timeouts::body`] runs. If the client goes or the rest of the body is
+    /// malformed, neither is called any more, and what [`Request::set_user`] was given is dropped. While this runs, nothing is read;
+    /// [`Request::pause`] lets the client wait longer.
+    fn on_body(&mut self, _req: &Request<'_>, _piece: &[u8], _last: bool) {}
 
     /// Answers one complete HTTP request ([`Kind::Request`]).
     fn on_request(&mut self, _req: &Request<'_>, _res: &mut Response) {}

@@ -52,6 +52,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Served, Worker};
+pub use user::User;
 
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.

@@ -1,10 +1,12 @@
-//! Connections whose handler keeps the response: from the return of `on_request` to the end of the response.
+//! Connections whose handler keeps the response, from the return of `on_request` to the end of the response, or has paused the body
+//! of a request.
 
 use super::{Cause, Context, EventLoop, context};
+use crate::log::log;
 use crate::worker::engine::Next;
-use crate::worker::http::Response;
 use crate::worker::http::exchange::Exchange;
 use crate::worker::http::later::Answering;
+use crate::worker::http::{Response, Upload};
 use crate::worker::table::Protocol;
 use std::rc::Rc;
 
@@ -71,10 +73,34 @@ impl EventLoop<'_> {
         }
     }
 
-    /// The worker ends, and responses that are kept have not ended in time.
+    /// The handler wants no more of a body for now.
+    #[cold]
+    pub(super) fn pause(&mut self, index: u32, upload: &Upload) {
+        self.deadlines.clear(index);
+        upload.attach(self.table.token(index), &self.touched);
+        // For the reset of its client.
+        if let Err(e) = self.watch(index, false) {
+            log!("worker {}: watch a connection: {e}", self.worker.id());
+            self.close(index);
+        }
+    }
+
+    /// The handler wants more of it. In the next turn: two requests that resume each other would go on for ever.
+    #[cold]
+    pub(super) fn resume(&mut self, index: u32) {
+        self.apply_apart(index, Next::Again);
+    }
+
+    /// The worker ends, and responses that are kept have not ended in time, or requests have not come in time that the handler has
+    /// values for.
     pub(super) fn end_later(&mut self) {
         for index in self.table.indexes() {
-            if matches!(self.table.row(index).protocol, Protocol::Later(_)) {
+            let ends = match &self.table.row(index).protocol {
+                Protocol::Later(_) => true,
+                Protocol::Http(_, conn) => conn.is_asked(),
+                _ => false,
+            };
+            if ends {
                 self.close(index);
             }
         }

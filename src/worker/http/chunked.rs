@@ -48,6 +48,11 @@ impl Chunked {
         Self { part: Part::Size, decoded: 0, searched: 0, budget }
     }
 
+    /// The number of decoded bytes, which the caller takes from the front of what the last call has kept.
+    pub fn take_decoded(&mut self) -> usize {
+        std::mem::take(&mut self.decoded)
+    }
+
     /// Decodes `bytes`: those that the last call kept, followed by new ones. `limit` is the length of the longest body allowed.
     pub fn decode(&mut self, bytes: &mut [u8], limit: u64) -> Result<Piece, Fault> {
         let mut at = self.decoded;

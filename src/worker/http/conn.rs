@@ -60,6 +60,19 @@ impl HttpConn {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
     }
 
+    /// True, once, if the handler has ended the pause of a body.
+    pub(crate) fn take_resumed(&self) -> bool {
+        self.input
+            .as_ref()
+            .and_then(|input| input.upload.as_ref())
+            .is_some_and(|upload| upload.take_resumed())
+    }
+
+    /// True if the handler has been called with the head of a request that is not answered.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| input.upload.is_some())
+    }
+
     /// Waits for the client, under the deadline of what it is to do.
     pub(super) fn wait(&mut self) -> Next {
         let deadline = match (self.phase, &self.output, &self.input) {

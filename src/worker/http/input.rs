@@ -6,11 +6,13 @@ use super::head::{self, Head, Length, Place};
 use super::pool::{self, Pooled};
 use super::quick;
 use super::scan::Scan;
+use super::upload::Upload;
 use crate::config::Limits;
 use crate::sys::socket;
 use crate::worker::user::User;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 
 /// The size of the worker's own buffer, and the most that the buffer of a partial body grows by in one read.
 pub(super) const READ: usize = 64 * 1024;
@@ -32,6 +34,8 @@ pub(super) struct Input {
     pub partial: Option<Partial>,
     /// What the handler has left for the stream that the connection becomes.
     pub user: Option<Box<User>>,
+    /// The current request, if the handler has been called with its head.
+    pub upload: Option<Rc<Upload>>,
 }
 
 /// A request whose head is complete.
@@ -47,6 +51,50 @@ pub(super) struct Partial {
 enum Body {
     Sized(usize),
     Chunked(Chunked),
+    /// What is left of a body that is given to the handler in pieces, and the room for the next read.
+    Pieces(Left, usize),
+}
+
+#[derive(Clone, Copy)]
+enum Left {
+    Sized(u64),
+    Chunked(Chunked),
+}
+
+impl Left {
+    /// Decodes `bytes` in place: the length of the piece at their front, the number of bytes that are kept, piece included, or used up
+    /// if it is the last piece, and whether it is.
+    fn advance(&mut self, bytes: &mut [u8]) -> Result<(usize, usize, bool), Fault> {
+        match self {
+            Self::Sized(left) => {
+                let n = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= n as u64;
+                Ok((n, n, *left == 0))
+            }
+            Self::Chunked(chunked) => match chunked.decode(bytes, u64::MAX)? {
+                Piece::More(kept) => Ok((chunked.take_decoded(), kept, false)),
+                Piece::End { len, used } => Ok((len, used, true)),
+            },
+        }
+    }
+}
+
+impl Partial {
+    /// A body that is taken whole.
+    pub fn whole(head: &Head<'_>, limits: &Limits) -> Result<Self, Fault> {
+        let body = Body::new(head.length, limits)?;
+        Ok(Self { head_len: head.len, body, expects_continue: head.expects_continue })
+    }
+
+    /// A body that is given to the handler in pieces, whatever its size.
+    pub fn in_pieces(head: &Head<'_>, limits: &Limits) -> Self {
+        let left = match head.length {
+            Length::Sized(n) => Left::Sized(n),
+            Length::Chunked => Left::Chunked(Chunked::new(limits.head)),
+        };
+        let body = Body::Pieces(left, SMALL_READ);
+        Self { head_len: head.len, body, expects_continue: head.expects_continue }
+    }
 }
 
 impl Body {
@@ -66,6 +114,8 @@ impl Body {
             Self::Sized(n) if *n <= bytes.len() => Ok(Piece::End { len: *n, used: *n }),
             Self::Sized(_) => Ok(Piece::More(bytes.len())),
             Self::Chunked(chunked) => chunked.decode(bytes, limits.body),
+            // Not reached: see `Input::next_piece`.
+            Self::Pieces(..) => Ok(Piece::More(bytes.len())),
         }
     }
 }
@@ -124,7 +174,7 @@ impl Input {
 
     /// As [`Input::next_request`], for a request that is not complete, is chunked, or is to be refused.
     #[inline(never)]
-    fn next_scanned<T>(
+    pub fn next_scanned<T>(
         &mut self,
         limits: &Limits,
         answer: impl FnOnce(&Head<'_>, &[u8]) -> T,
@@ -170,6 +220,54 @@ impl Input {
         }
     }
 
+    /// The length of the head of the next request, if it is complete.
+    pub fn find_head(&mut self, empty_lines: &mut u8, limits: &Limits) -> Result<Option<usize>, Fault> {
+        self.skip_empty_lines(empty_lines)?;
+        self.scan.run(&self.buf[self.start..], limits)
+    }
+
+    /// True if the body of the current request is given to the handler in pieces.
+    pub fn is_in_pieces(&self) -> bool {
+        matches!(self.partial, Some(Partial { body: Body::Pieces(..), .. }))
+    }
+
+    /// True if the handler does not want a piece now.
+    pub fn is_paused(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_paused())
+    }
+
+    /// Decodes what has arrived of a body in pieces. `give` gets the head, a piece, and whether it is the last; it returns the answer,
+    /// if that was made. `None` if more bytes are needed.
+    pub fn next_piece<T>(
+        &mut self,
+        give: impl FnOnce(&Head<'_>, &[u8], bool) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(Partial { head_len, body: Body::Pieces(left, _), expects_continue }) = &mut self.partial
+        else {
+            return Ok(None);
+        };
+        let head_len = *head_len;
+        let (head, rest) = self.buf[self.start..].split_at_mut(head_len);
+        *expects_continue &= rest.is_empty();
+        let (len, kept, is_last) = left.advance(rest)?;
+        if len == 0 && !is_last {
+            self.buf.truncate(self.start + head_len + kept);
+            return Ok(None);
+        }
+        // Parsed for each piece, which costs less than to keep its fields.
+        let mut table = head::table();
+        let head = Head::parse(head, &mut table)?;
+        let given = give(&head, &rest[..len], is_last);
+        if is_last {
+            self.consume(head_len + kept);
+        } else {
+            let body = self.start + head_len;
+            self.buf.truncate(body + kept);
+            self.buf.drain(body..body + len);
+        }
+        Ok(given)
+    }
+
     fn skip_empty_lines(&mut self, count: &mut u8) -> Result<(), Fault> {
         while let [b'\r', b'\n', ..] = self.rest() {
             self.start += 2;
@@ -182,7 +280,7 @@ impl Input {
     }
 
     /// Goes to the next request, after the `len` bytes of the current one.
-    fn consume(&mut self, len: usize) {
+    pub fn consume(&mut self, len: usize) {
         self.start += len;
         (self.scan, self.partial) = (Scan::default(), None);
     }
@@ -200,10 +298,11 @@ impl Input {
         self.start = 0;
     }
 
-    /// Copies what `other` holds from its current request on; this input must be empty.
-    pub fn copy_rest(&mut self, other: &Self) {
+    /// Takes over what `other` holds from its current request on; this input must be empty.
+    pub fn copy_rest(&mut self, other: &mut Self) {
         self.buf.extend_from_slice(other.rest());
         (self.scan, self.partial) = (other.scan, other.partial);
+        self.upload = other.upload.take();
     }
 
     /// Moves the current request to the front.
@@ -221,6 +320,7 @@ impl Input {
         let len = self.buf.len();
         let step = if self.partial.is_some() { len.clamp(SMALL_READ, READ) } else { SMALL_READ };
         match self.partial {
+            Some(Partial { body: Body::Pieces(_, room), .. }) => return self.fill_piece(room, fd),
             // The body nearly fits: doubling the buffer would add room that is never used.
             Some(Partial { head_len, body: Body::Sized(n), .. })
                 if head_len + n <= (2 * self.buf.capacity()).max(len + step) =>
@@ -230,6 +330,24 @@ impl Input {
             _ => self.buf.reserve(step),
         }
         socket::recv_append(fd, &mut self.buf)
+    }
+
+    /// As [`Input::fill`], for a body in pieces. There is more room if the client has filled what there was.
+    fn fill_piece(&mut self, room: usize, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let len = self.buf.len();
+        if self.buf.capacity() - len < room {
+            self.buf.reserve_exact(room);
+        } else if self.buf.capacity() > len + READ + SMALL_READ {
+            // It is an earlier request's.
+            self.buf.shrink_to(len + READ);
+        }
+        let read = socket::recv_append(fd, &mut self.buf)?;
+        if self.is_full()
+            && let Some(Partial { body: Body::Pieces(_, room), .. }) = &mut self.partial
+        {
+            *room = (*room * 2).min(READ);
+        }
+        Ok(read)
     }
 
     /// Appends bytes as a read would.
@@ -242,7 +360,7 @@ impl Input {
 impl Pooled for Input {
     fn reset(&mut self) {
         self.clear();
-        self.user = None;
+        (self.user, self.upload) = (None, None);
         pool::reset(&mut self.buf);
     }
 

@@ -258,7 +258,7 @@ impl HttpEngine {
             call_on_gone(exchange, cx);
         }
         drop_callbacks(exchange, cx);
-        self.on_gone(&mut answering.conn);
+        self.on_gone(&mut answering.conn, cx);
     }
 
     /// Finishes a response that has ended.

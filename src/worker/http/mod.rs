@@ -14,6 +14,7 @@ mod fault;
 pub mod fuzzing;
 mod handle;
 mod head;
+mod heads;
 mod input;
 pub(super) mod later;
 mod output;
@@ -24,6 +25,7 @@ pub mod response;
 mod scan;
 mod target;
 mod token;
+mod upload;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ pub(crate) use exchange::Producer;
 pub use handle::{Later, Resume};
 pub use request::Request;
 pub use response::{Refused, Response};
+pub use upload::Take;
+pub(crate) use upload::Upload;
 
 use super::call::Context;
 use super::engine::Next;
@@ -65,6 +69,10 @@ pub(crate) struct HttpEngine {
     response: Response,
     inputs: Pool<Input>,
     outputs: Pool<Output>,
+    /// The handler decides after the head.
+    takes_heads: bool,
+    /// For the next request of such a handler.
+    spare: Option<Rc<Upload>>,
 }
 
 /// One connection during a call.
@@ -88,6 +96,8 @@ enum Stop {
     Gone,
     /// The handler keeps the response.
     Later,
+    /// The handler has paused the body.
+    Paused,
 }
 
 impl Link<'_, '_> {
@@ -114,13 +124,15 @@ impl Link<'_, '_> {
 }
 
 impl HttpEngine {
-    /// `takes_streams`: the handler serves upgraded connections.
-    pub(crate) fn new(config: &Config, takes_streams: bool) -> Self {
+    /// `takes_streams`: the handler serves upgraded connections; `takes_heads`: it decides after the head.
+    pub(crate) fn new(config: &Config, takes_streams: bool, takes_heads: bool) -> Self {
         Self {
             scratch: None,
             response: Response::new(config.limits.pending, takes_streams),
             inputs: Pool::default(),
             outputs: Pool::default(),
+            takes_heads,
+            spare: None,
         }
     }
 
@@ -153,7 +165,8 @@ impl HttpEngine {
             self.flush(link)
         });
         let stop = match unsent {
-            None if link.conn.phase == Phase::Open => self.serve(link),
+            None if link.conn.phase == Phase::Open && self.takes_heads => self.serve::<true>(link),
+            None if link.conn.phase == Phase::Open => self.serve::<false>(link),
             stop => stop.unwrap_or(Stop::Done),
         };
         self.conclude(stop, link)
@@ -167,10 +180,10 @@ impl HttpEngine {
         cx: &mut Context<'_>,
     ) -> Next {
         if conn.output.is_some() {
-            cx.page.add(Word::Errors, u64::from(!conn.counted));
+            cx.page.add(Word::Errors, u64::from(!std::mem::replace(&mut conn.counted, true)));
             return Next::Close;
         }
-        let Some(input) = conn.input.take_if(|_| conn.phase == Phase::Open) else { return Next::Close };
+        let Some(mut input) = conn.input.take_if(|_| conn.phase == Phase::Open) else { return Next::Close };
         if input.partial.is_none() && conn.used && *cx.now < conn.since + cx.config.timeouts.header {
             // The deadline was that of an earlier head, which has been answered since.
             conn.input = Some(input);
@@ -178,14 +191,20 @@ impl HttpEngine {
         }
         let link = &mut Link { fd, listener: 0, conn, cx };
         self.refuse(Fault::new(408, "the request took too long to arrive"), &input, link);
+        if input.upload.is_some() {
+            self.release(&mut input, link.cx);
+        }
         self.inputs.put(input);
         let stop = self.flush(link).unwrap_or(Stop::Done);
         self.conclude(stop, link)
     }
 
     /// Takes back the buffers of a connection that is dropped.
-    pub(crate) fn on_gone(&mut self, conn: &mut HttpConn) {
-        if let Some(input) = conn.input.take() {
+    pub(crate) fn on_gone(&mut self, conn: &mut HttpConn, cx: &mut Context<'_>) {
+        if let Some(mut input) = conn.input.take() {
+            if input.upload.is_some() {
+                self.release_unfinished(&mut input, conn.counted, cx);
+            }
             self.inputs.put(input);
         }
         if let Some(output) = conn.output.take() {
@@ -193,8 +212,8 @@ impl HttpEngine {
         }
     }
 
-    /// Reads and answers requests until there is a reason to stop, then sends the responses.
-    fn serve(&mut self, link: &mut Link<'_, '_>) -> Stop {
+    /// Reads and answers requests until there is a reason to stop, then sends the responses. `HEADS`: the handler decides after the head.
+    fn serve<const HEADS: bool>(&mut self, link: &mut Link<'_, '_>) -> Stop {
         let own = link.conn.input.take();
         let mut is_own = own.is_some();
         let mut input = own.unwrap_or_else(|| self.take_scratch());
@@ -203,12 +222,19 @@ impl HttpEngine {
             if requests == REQUESTS || reads == READS {
                 break Stop::Yield;
             }
-            match self.next_request(&mut input, link) {
+            let next =
+                if HEADS { self.next_asked(&mut input, link) } else { self.next_request(&mut input, link) };
+            match next {
                 Ok(Some(after)) => {
                     requests += 1;
                     if let Some(stop) = self.after(after, &input, link) {
                         break stop;
                     }
+                }
+                Ok(None) if HEADS && input.is_paused() => {
+                    // The end of a client that has sent everything is seen when the rest is read.
+                    let is_gone = link.conn.client_ended && socket::is_broken(link.fd);
+                    break if is_gone { Stop::Gone } else { Stop::Paused };
                 }
                 Ok(None) if link.conn.has_more => {
                     reads += 1;
@@ -232,6 +258,9 @@ impl HttpEngine {
                 }
             }
         };
+        if HEADS && link.conn.phase != Phase::Open {
+            self.release(&mut input, link.cx);
+        }
         if !is_own || requests > 0 {
             link.conn.since = *link.cx.now;
         }
@@ -264,9 +293,9 @@ impl HttpEngine {
     }
 
     /// Copies a partial request from the worker's buffer to one for the connection.
-    fn adopt(&mut self, scratch: Box<Input>) -> Box<Input> {
+    fn adopt(&mut self, mut scratch: Box<Input>) -> Box<Input> {
         let mut own = self.inputs.take();
-        own.copy_rest(&scratch);
+        own.copy_rest(&mut scratch);
         self.return_scratch(scratch);
         own
     }
@@ -294,10 +323,7 @@ impl HttpEngine {
             cx.draining,
         );
         if head.upgrade {
-            for protocols in head.fields.named(b"upgrade") {
-                res.offered_protocols.extend_from_slice(protocols);
-                res.offered_protocols.push(b',');
-            }
+            res.offer(head);
         }
         let request = Request::new(head, body, link.fd, link.listener);
         let lent = Rc::clone(&res.lent);
@@ -375,6 +401,9 @@ impl HttpEngine {
         }
         if stop == Stop::Later {
             return later::next(&mut self.response);
+        }
+        if stop == Stop::Paused && link.conn.output.is_none() {
+            return Self::pause(link);
         }
         if stop == Stop::Yield { Next::Again } else { link.conn.wait() }
     }

@@ -1,10 +1,12 @@
-//! A complete request, as a handler sees it.
+//! A request, as a handler sees it.
 
-use super::head::Head;
+use super::head::{Head, Length};
+use super::upload::Upload;
 use crate::sys::socket;
 use std::cell::OnceCell;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 
 /// The most characters of a method and of a target in the log.
 const LOGGED_METHOD: usize = 20;
@@ -12,18 +14,44 @@ const LOGGED_TARGET: usize = 200;
 /// The room for a client's address; the longest is `unix:` and a path of 108 bytes, each as `\xNN`.
 const PEER_TEXT: usize = 440;
 
-/// A complete HTTP request. Everything in it is borrowed from the worker's buffers until the handler returns.
+/// An HTTP request: complete in [`crate::Handler::on_request`], its head in [`crate::Handler::on_head`] and
+/// [`crate::Handler::on_body`]. Everything in it is borrowed from the worker's buffers until the handler returns.
 pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     fd: BorrowedFd<'a>,
     listener: u16,
+    /// Only if the handler decides after the head.
+    upload: Option<&'a Rc<Upload>>,
     peer: OnceCell<([u8; PEER_TEXT], usize)>,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(head: &'a Head<'a>, body: &'a [u8], fd: BorrowedFd<'a>, listener: u16) -> Self {
-        Self { head, body, fd, listener, peer: OnceCell::new() }
+        Self { head, body, fd, listener, upload: None, peer: OnceCell::new() }
+    }
+
+    /// A request of a handler that decides after the head.
+    pub(super) fn asked(
+        head: &'a Head<'a>,
+        body: &'a [u8],
+        fd: BorrowedFd<'a>,
+        listener: u16,
+        upload: &'a Rc<Upload>,
+    ) -> Self {
+        Self { upload: Some(upload), ..Self::new(head, body, fd, listener) }
+    }
+
+    pub(super) fn upload(&self) -> Option<&Rc<Upload>> {
+        self.upload
+    }
+
+    /// The length of the body; `None` if it is chunked.
+    pub(super) fn declared(&self) -> Option<u64> {
+        match self.head.length {
+            Length::Sized(n) => Some(n),
+            Length::Chunked => None,
+        }
     }
 
     /// The method, as sent: `GET`. Case matters (RFC 9110 section 9.1).
@@ -74,7 +102,7 @@ impl<'a> Request<'a> {
         self.head.fields.get(index).map(|(name, value)| (text(name), value))
     }
 
-    /// The body, decoded; empty if there is none.
+    /// The body, decoded; empty if there is none, or if it was taken in pieces.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }

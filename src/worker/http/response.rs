@@ -3,6 +3,7 @@
 use super::date::Date;
 use super::encode::{self, Framing};
 use super::exchange::{Exchange, RequestTraits, Unreachable};
+use super::head::Head;
 use super::output::{Body, Output};
 use super::token;
 use crate::sys::lend::Lent;
@@ -524,6 +525,25 @@ impl Response {
             return Err(Refused::Upgrade);
         }
         Ok(self.user.get_or_insert_default())
+    }
+
+    /// The protocols that the request has named.
+    pub(super) fn offer(&mut self, head: &Head<'_>) {
+        for protocols in head.fields.named(b"upgrade") {
+            self.offered_protocols.extend_from_slice(protocols);
+            self.offered_protocols.push(b',');
+        }
+    }
+
+    /// True if something of it may have been sent, or it is kept.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.stage, Stage::Stream(_) | Stage::Kept)
+    }
+
+    /// Drops what was set of a response that is not to be sent.
+    pub(super) fn forget(&mut self) {
+        self.out.drop_body();
+        self.user = None;
     }
 
     /// True if this was kept, and its owner is the handler and no producer.

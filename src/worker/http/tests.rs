@@ -16,6 +16,7 @@ mod connections;
 mod later;
 mod responses;
 mod splits;
+mod uploads;
 
 /// The handler that the table of cases expects.
 fn fixture(req: &Request<'_>, res: &mut Response) -> Result<(), Refused> {
@@ -85,7 +86,7 @@ impl Bench {
         let (server, client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         Self {
-            engine: HttpEngine::new(&config, true),
+            engine: HttpEngine::new(&config, true, handler.takes_heads()),
             config,
             page: Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             handler: Box::new(handler),
@@ -126,8 +127,12 @@ impl Bench {
                 self.answering = Some(Answering::new(fd, conn, exchange, mio::Token(0), &self.touched));
                 self.serve_later();
             }
+            Next::Pause(upload) => {
+                upload.attach(mio::Token(0), &self.touched);
+                self.deadline = None;
+            }
             Next::Close | Next::Linger | Next::Again | Next::Answered => {
-                self.engine.on_gone(&mut self.conn);
+                self.engine.on_gone(&mut self.conn, &mut cx);
                 self.server = None;
             }
         }
@@ -159,6 +164,12 @@ impl Bench {
             }
             _ => self.engine.on_gone_later(answering, &mut cx),
         }
+    }
+
+    /// Continues with a body that the handler has paused.
+    fn resume_paused(&mut self) {
+        self.conn.input.as_ref().unwrap().upload.as_ref().unwrap().resume();
+        self.readable(false);
     }
 
     fn serve_later(&mut self) {

@@ -491,7 +491,7 @@ fn a_producer_that_writes_nothing_waits_until_it_is_resumed() {
 #[test]
 fn a_write_over_the_limit_is_refused_and_does_no_harm() {
     let (mut b, kept) = keeps();
-    b.engine = HttpEngine::new(&Config::default(), true);
+    b.engine = HttpEngine::new(&Config::default(), true, false);
     b.send(GET.as_bytes());
     let mut later = take(&kept);
     // More than the socket takes and may wait.

@@ -366,7 +366,7 @@ fn an_upgrade_hands_over_what_was_read_already() {
 #[test]
 fn an_upgrade_by_a_handler_without_streams_is_refused() {
     let mut b = Bench::new();
-    b.engine = HttpEngine::new(&b.config, http(fixture).takes_streams());
+    b.engine = HttpEngine::new(&b.config, http(fixture).takes_streams(), false);
     b.send(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
     assert_eq!(statuses(&b.text()), ["500"]);
     assert_eq!(b.upgraded, None);

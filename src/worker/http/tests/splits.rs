@@ -22,7 +22,7 @@ fn talk<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (String, bool, u64) {
     (without_date(&text), closed, b.page.get(Word::Requests))
 }
 
-fn pieces<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn pieces<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let starts = std::iter::once(0).chain(cuts.iter().copied());
     starts.zip(cuts.iter().copied().chain([bytes.len()])).map(|(from, to)| &bytes[from..to])
 }
@@ -71,7 +71,7 @@ fn body() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-fn request() -> impl Strategy<Value = String> {
+pub(super) fn request() -> impl Strategy<Value = String> {
     (request_line(), proptest::collection::vec(line(), 0..4), body())
         .prop_map(|(first, lines, body)| format!("{first}Host: a\r\n{}{body}", lines.concat()))
 }
