@@ -380,17 +380,6 @@ uint64_t prefork_request_id(const prefork_request *req);
 int prefork_request_pause(prefork_request *req);
 
 /**
- * Continues with the body of a request that was paused, from any callback of its worker. The next call of
- * `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
- *
- * Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
- * gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
- * Process: worker.
- * Pointers: Borrows `worker` until return.
- */
-int prefork_request_resume(prefork_worker *worker, uint64_t id);
-
-/**
  * In `on_body`: no further piece is wanted, for instance as the body is too large. When `on_body` has returned,
  * `on_request` is called to answer, and after the response the connection is closed, in stages, as more of the
  * body may follow.
@@ -1202,6 +1191,17 @@ int prefork_unwatch(prefork_worker *worker, int fd);
  * Pointers: Borrows `worker` until return, and `arg`, which may be NULL, until `run` returns.
  */
 int prefork_worker_wake(prefork_worker *worker, prefork_on_wakeup run, void *arg);
+
+/**
+ * Continues with the body of a request that was paused, from any callback of its worker. The next call of
+ * `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
+ *
+ * Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
+ * gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_request_resume(prefork_worker *worker, uint64_t id);
 
 
 /* ALL STREAMS OF A WORKER, AND TOPICS

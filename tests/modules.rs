@@ -68,6 +68,47 @@ fn blocking_answers_line_by_line() {
     server.stop();
 }
 
+/// FNV-1a.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| (sum ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[test]
+fn upload_writes_files_as_they_come() {
+    let dir = Dir::new();
+    let to = dir.file("uploads");
+    fs::create_dir(&to).unwrap();
+    let server = serve(&compiled("ffi-examples/upload.c"), &[to.to_str().unwrap()]).start();
+    let body: Vec<u8> = (0..5_000_000u32).map(|i| (i % 241) as u8).collect();
+    let head = |path: &str, fields: &str| format!("PUT {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
+    let mut client = server.connect();
+    client.send(head("/film.mp4", &format!("Content-Length: {}\r\n", body.len())).as_bytes()).unwrap();
+    client.send(&body).unwrap();
+    let answer = client.http_answer().unwrap();
+    assert_eq!((answer.status, answer.body), (200, format!("{} {:016x}\n", body.len(), checksum(&body))));
+    client.send((head("/b", "Transfer-Encoding: chunked\r\n") + "2\r\nhi\r\n0\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(client.http_answer().unwrap().body, format!("2 {:016x}\n", checksum(b"hi")));
+    client.send(head("/empty", "").as_bytes()).unwrap();
+    assert_eq!(client.http_answer().unwrap().body, format!("0 {:016x}\n", checksum(b"")));
+    // What is broken off leaves nothing.
+    client.send((head("/half", "Content-Length: 10\r\n") + "hello").as_bytes()).unwrap();
+    client.reset();
+    for (path, status) in [("/../x", 400), ("/.x", 400), ("/", 400), ("/a/b", 400)] {
+        let mut client = server.connect();
+        client.send(head(path, "").as_bytes()).unwrap();
+        assert_eq!(client.http_answer().unwrap().status, status, "{path}");
+    }
+    let mut large = server.connect();
+    large.send(head("/x", "Content-Length: 99999999999999\r\nExpect: 100-continue\r\n").as_bytes()).unwrap();
+    assert_eq!(large.http_answer().unwrap().status, 413);
+    assert_eq!(get(&server, "/film.mp4").0, 405);
+    server.stop();
+    let mut names: Vec<_> = fs::read_dir(&to).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["b", "empty", "film.mp4"]);
+    assert_eq!(fs::read(to.join("film.mp4")).unwrap(), body);
+}
+
 #[test]
 fn a_module_in_rust_answers_and_its_panic_is_a_500() {
     let module = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module-rs.so");

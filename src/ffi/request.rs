@@ -3,7 +3,6 @@
 use super::guard::{Answer, Opaque, borrow, guard, text};
 use super::response::Owned;
 use super::status::{answered, prefork_status};
-use super::worker::prefork_worker;
 use crate::worker::User;
 use crate::{Request, Worker};
 use std::ffi::{c_char, c_int, c_void};
@@ -279,26 +278,6 @@ pub unsafe extern "C" fn prefork_request_id(req: *const prefork_request) -> u64 
 pub unsafe extern "C" fn prefork_request_pause(req: *mut prefork_request) -> c_int {
     // SAFETY: `req` is NULL or lent to the caller.
     guard(|| answered(unsafe { borrow(req) }?.pause()))
-}
-
-/// Continues with the body of a request that was paused, from any callback of its worker. The next call of
-/// `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
-///
-/// Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
-/// gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
-/// Process: worker.
-/// # Safety
-/// Borrows `worker` until return.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefork_request_resume(worker: *mut prefork_worker, id: u64) -> c_int {
-    guard(|| {
-        // SAFETY: `worker` is NULL or lent to the caller.
-        let worker = unsafe { borrow(worker) }?;
-        if !worker.is_here() {
-            return Err(prefork_status::PREFORK_STATE);
-        }
-        answered(worker.resume(id).then_some(()).ok_or(prefork_status::PREFORK_GONE))
-    })
 }
 
 /// In `on_body`: no further piece is wanted, for instance as the body is too large. When `on_body` has returned,

@@ -211,3 +211,23 @@ fn unwatchable(e: &io::Error) -> prefork_status {
         Some(_) => prefork_status::PREFORK_SYSTEM,
     }
 }
+
+/// Continues with the body of a request that was paused, from any callback of its worker. The next call of
+/// `on_body` comes in the next turn of the worker's loop. Does nothing if the body is not paused.
+///
+/// Returns PREFORK_OK; PREFORK_GONE (the request with the number `id` is over: answered, refused, or its client has
+/// gone; or there never was one); PREFORK_STATE (in another process or thread); PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_resume(worker: *mut prefork_worker, id: u64) -> c_int {
+    guard(|| {
+        // SAFETY: `worker` is NULL or lent to the caller.
+        let worker = unsafe { borrow(worker) }?;
+        if !worker.is_here() {
+            return Err(prefork_status::PREFORK_STATE);
+        }
+        answered(worker.resume(id).then_some(()).ok_or(prefork_status::PREFORK_GONE))
+    })
+}

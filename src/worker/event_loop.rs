@@ -161,7 +161,7 @@ impl<'a> EventLoop<'a> {
     ) -> Self {
         let WorkerSetup { worker, queue, own_sockets, inbox, common, wake, leave, stderr, .. } = setup;
         let (kind, takes_streams) = (handler.kind(), handler.takes_streams());
-        let takes_heads = kind == Kind::Request && handler.takes_heads();
+        let takes_heads = handler.takes_heads();
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         worker.info.conns.set_blocking(kind == Kind::Blocking);

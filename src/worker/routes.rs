@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::handler::Handler;
+use super::http::Take;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::this_worker::{Served, Worker};
@@ -172,6 +173,23 @@ impl Handler for Routes {
         let handler = self.at(req.listener());
         res.set_takes_streams(handler.takes_streams());
         handler.on_request(req, res);
+    }
+
+    fn takes_heads(&self) -> bool {
+        self.handlers.iter().any(|handler| handler.takes_heads())
+    }
+
+    fn on_head(&mut self, req: &Request<'_>, res: &mut Response) -> Take {
+        let handler = self.at(req.listener());
+        if !handler.takes_heads() {
+            return Take::Whole;
+        }
+        res.set_takes_streams(handler.takes_streams());
+        handler.on_head(req, res)
+    }
+
+    fn on_body(&mut self, req: &Request<'_>, piece: &[u8], last: bool) {
+        self.at(req.listener()).on_body(req, piece, last);
     }
 
     fn on_connection(&mut self, conn: &Conn) {

@@ -61,6 +61,8 @@ impl HttpConn {
     }
 
     /// True, once, if the handler has ended the pause of a body.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn take_resumed(&self) -> bool {
         self.input
             .as_ref()

@@ -333,6 +333,8 @@ impl Input {
     }
 
     /// As [`Input::fill`], for a body in pieces. There is more room if the client has filled what there was.
+    #[cold]
+    #[inline(never)]
     fn fill_piece(&mut self, room: usize, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let len = self.buf.len();
         if self.buf.capacity() - len < room {

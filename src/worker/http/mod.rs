@@ -165,7 +165,7 @@ impl HttpEngine {
             self.flush(link)
         });
         let stop = match unsent {
-            None if link.conn.phase == Phase::Open && self.takes_heads => self.serve::<true>(link),
+            None if link.conn.phase == Phase::Open && self.takes_heads => self.serve_heads(link),
             None if link.conn.phase == Phase::Open => self.serve::<false>(link),
             stop => stop.unwrap_or(Stop::Done),
         };
@@ -213,6 +213,7 @@ impl HttpEngine {
     }
 
     /// Reads and answers requests until there is a reason to stop, then sends the responses. `HEADS`: the handler decides after the head.
+    #[inline(always)]
     fn serve<const HEADS: bool>(&mut self, link: &mut Link<'_, '_>) -> Stop {
         let own = link.conn.input.take();
         let mut is_own = own.is_some();
@@ -346,7 +347,14 @@ impl HttpEngine {
         res.finish(*cx.now)
     }
 
+    /// As [`HttpEngine::serve`], for a handler that decides after the head. Apart, so that others do not pay for it.
+    #[inline(never)]
+    fn serve_heads(&mut self, link: &mut Link<'_, '_>) -> Stop {
+        self.serve::<true>(link)
+    }
+
     /// Sets the phase after a response, and sends what is large. Returns the reason to stop, if there is one.
+    #[inline(always)]
     fn after(&mut self, after: After, input: &Input, link: &mut Link<'_, '_>) -> Option<Stop> {
         let is_last = || input.is_empty() && !link.conn.has_more;
         link.conn.phase = phase_after(after, self.response.until_close, is_last, link.fd);

@@ -542,7 +542,7 @@ impl Response {
 
     /// Drops what was set of a response that is not to be sent.
     pub(super) fn forget(&mut self) {
-        self.out.drop_body();
+        drop(self.out.take_body());
         self.user = None;
     }
 
