@@ -116,7 +116,7 @@ fn null_program() -> String {
         let parameters = header[at + name.len() + 1..].split_once(");").unwrap().0;
         let call = format!("{name}({})", nulls(parameters));
         body += &match returned {
-            "int" | "ptrdiff_t" | "uint32_t" | "uint64_t" | "size_t" => {
+            "int" | "int64_t" | "ptrdiff_t" | "uint32_t" | "uint64_t" | "size_t" => {
                 format!("    printf(\"{name} %ld\\n\", (long){call});\n")
             }
             "prefork_slice" => {
