@@ -1,8 +1,8 @@
 //! The border between the worker's loop, which owns descriptors, deadlines and the poll, and the protocol of a connection.
 
-use super::http::Upload;
 use super::http::exchange::Exchange;
 use super::http::response::Response;
+use super::http::upload::Upload;
 use super::user::User;
 use std::rc::Rc;
 

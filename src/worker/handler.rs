@@ -3,9 +3,9 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::failure::{count, report};
-use super::http::Take;
 use super::http::request::Request;
 use super::http::response::Response;
+use super::http::upload::Take;
 use super::this_worker::Worker;
 use crate::event::Kind;
 use crate::message::Message;

@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::event::{Kind, WorkerState};
 use crate::handoff::HandoffEnd;
 use crate::log::log;
-use crate::message::{Inbox, Notice};
+use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word};
 use crate::sys::stderr::{self, RestoreStderr};
@@ -177,9 +177,16 @@ pub fn fail(worker: &Worker, reason: String) -> ! {
 
 /// Sends a notice that must reach the master before anything else happens.
 fn tell(worker: &Worker, notice: &Notice) {
-    let sent = worker.messages().notify(notice).map_err(io::Error::other);
-    if let Err(e) = sent.and_then(|()| worker.messages().flush_all(PATIENCE)) {
-        log!("worker {}: tell the master: {e}", worker.id());
+    let told = match worker.messages().notify(notice) {
+        Ok(()) => worker.messages().flush_all(PATIENCE),
+        // Nobody is there to be told, nor to read why: the server has ended meanwhile.
+        Err(Undelivered::Gone) => process::exit(EXIT_FAILED),
+        Err(other) => Err(io::Error::other(other)),
+    };
+    if let Err(e) = told {
+        if e.kind() != io::ErrorKind::BrokenPipe {
+            log!("worker {}: tell the master: {e}", worker.id());
+        }
         process::exit(EXIT_FAILED);
     }
 }

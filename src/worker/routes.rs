@@ -3,9 +3,9 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::handler::Handler;
-use super::http::Take;
 use super::http::request::Request;
 use super::http::response::Response;
+use super::http::upload::Take;
 use super::this_worker::{Served, Worker};
 use crate::event::{Kind, WorkerState};
 use crate::message::Message;

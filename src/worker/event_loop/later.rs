@@ -4,9 +4,10 @@
 use super::{Cause, Context, EventLoop, context};
 use crate::log::log;
 use crate::worker::engine::Next;
+use crate::worker::http::Response;
 use crate::worker::http::exchange::Exchange;
 use crate::worker::http::later::Answering;
-use crate::worker::http::{Response, Upload};
+use crate::worker::http::upload::Upload;
 use crate::worker::table::Protocol;
 use std::rc::Rc;
 

@@ -18,6 +18,7 @@ mod heads;
 mod input;
 pub(super) mod later;
 mod output;
+pub mod pieces;
 mod pool;
 mod quick;
 pub mod request;
@@ -25,7 +26,7 @@ pub mod response;
 mod scan;
 mod target;
 mod token;
-mod upload;
+pub mod upload;
 
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,6 @@ pub use handle::{Later, Resume};
 pub use request::Request;
 pub use response::{Refused, Response};
 pub use upload::Take;
-pub(crate) use upload::Upload;
 
 use super::call::Context;
 use super::engine::Next;
@@ -55,6 +55,7 @@ use pool::Pool;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use upload::Upload;
 
 /// Requests answered, and reads made, before other connections have their turn.
 const REQUESTS: usize = 64;

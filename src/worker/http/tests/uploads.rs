@@ -5,7 +5,7 @@ use super::splits::{pieces, request};
 use super::*;
 use crate::event::Kind;
 use crate::worker::http::Take;
-use crate::worker::http::upload::resume;
+use crate::worker::http::pieces::resume;
 use proptest::prelude::*;
 use std::cell::RefCell;
 
