@@ -33,7 +33,7 @@ impl Request<'_> {
 
     /// Has nothing more of the body read after this piece, until [`Worker::resume`]: the client can send as much as the kernel and a
     /// buffer of 64 KiB hold. No timeout runs meanwhile, except that of a drain. In [`crate::Handler::on_head`], if that returns
-    /// [`Take::Pieces`], also the first piece waits, and the client that expects a 100.
+    /// [`crate::Take::Pieces`], also the first piece waits, and the client that expects a 100.
     ///
     /// # Errors
     /// [`Refused::Late`] with the last piece, and in [`crate::Handler::on_request`]; [`Refused::State`] if the handler has no
