@@ -22,8 +22,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// The calls of a producer before other connections have their turn, and the bytes sent after which they have it too.
-const CALLS: u32 = 4;
-const TURN: u64 = 256 * 1024;
+const CALLS: u32 = 1;
+const TURN: u64 = 64 * 1024;
 /// An HTTP connection whose last response the handler keeps.
 pub(crate) struct Answering {
     fd: Rc<OwnedFd>,
