@@ -4,58 +4,17 @@
 
 mod util;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use util::handler::{Mode, compile};
+use util::handler::Mode;
+use util::later::{FULL, GONE, LATE, UNKNOWN, ask, get, is_kept, keep, start, tell};
 use util::random::Random;
-use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
+use util::{Client, Fault, comes_true, proc, wait_until};
 
-/// The statuses of `prefork.h`.
-const LATE: i32 = -11;
-const FULL: i32 = -12;
-const GONE: i32 = -13;
-/// `tests/later.c` knows no response of that name, in this worker.
-const UNKNOWN: i32 = 2;
 /// The exit code of a stop that had to kill workers.
 const TIMED_OUT: i32 = 5;
 
-fn module() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/later.c");
-    compile(&std::fs::read_to_string(path).unwrap(), &["-Wextra", "-Werror"])
-}
-
-fn start(workers: usize) -> Start {
-    Start::new(Style::Request).workers(workers).module(module())
-}
-
-fn get(client: &mut Client, path: &str) {
-    client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
-}
-
-/// A client whose request is answered when another one, of the same worker, tells the handler to.
-#[track_caller]
-fn keep(server: &Server, by: &mut Client, name: &str) -> Client {
-    let mut client = server.connect();
-    get(&mut client, &format!("/keep/{name}"));
-    is_kept(by, name);
-    client
-}
-
-#[track_caller]
-fn is_kept(by: &mut Client, name: &str) {
-    wait_until("the response is kept", || tell(by, name, "known") == 0);
-}
-
-/// What a call returned.
-#[track_caller]
-fn tell(by: &mut Client, name: &str, what: &str) -> i32 {
-    get(by, &format!("/tell/{name}/{what}"));
-    by.http_answer().unwrap().body.parse().unwrap()
-}
-
 fn events(by: &mut Client) -> String {
-    get(by, "/gone");
-    by.http_answer().unwrap().body
+    ask(by, "/gone")
 }
 
 #[test]

@@ -3,54 +3,18 @@
 
 mod util;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use util::handler::{Mode, compile};
 use util::host::example;
+use util::later::{GONE, LATE, STATE, UNKNOWN, ask, get, keep, start, tell};
 use util::reader::Reader;
 use util::{Client, Fault, Server, Start, Style, comes_true, proc, wait_until};
-
-/// The status of `prefork.h`.
-const LATE: i32 = -11;
-const STATE: i32 = -4;
-const GONE: i32 = -13;
-const UNKNOWN: i32 = 2;
-
-fn module() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/later.c");
-    compile(&std::fs::read_to_string(path).unwrap(), &["-Wextra", "-Werror"])
-}
-
-fn start(workers: usize) -> Start {
-    Start::new(Style::Request).workers(workers).module(module())
-}
 
 fn rust() -> Server {
     static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| example("later"));
     Start::new(Style::Request).workers(1).program([PROGRAM.to_str().unwrap()]).start()
-}
-
-fn get(client: &mut Client, path: &str) {
-    client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
-}
-
-fn ask(client: &mut Client, path: &str) -> String {
-    get(client, path);
-    client.http_answer().unwrap().body
-}
-
-#[track_caller]
-fn tell(by: &mut Client, name: &str, what: &str) -> i32 {
-    ask(by, &format!("/tell/{name}/{what}")).parse().unwrap()
-}
-
-#[track_caller]
-fn keep(server: &Server, by: &mut Client, name: &str) -> Client {
-    let mut client = server.connect();
-    get(&mut client, &format!("/keep/{name}"));
-    wait_until("the response is kept", || tell(by, name, "known") == 0);
-    client
 }
 
 /// The memory of a process in RAM, in MiB.

@@ -4,45 +4,18 @@
 mod util;
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use util::host::example;
+use util::wakeups::{ask, delays_no_connection, log, sleeps, start, wait_for_trace};
 use util::{Server, Start, Style, comes_true, proc, wait_until};
 
 const STATE: &str = "-4";
 const GONE: &str = "-13";
 
-/// One worker with `tests/wakeups.c`.
-fn start(style: Style) -> Start {
-    let start = Start::new(style).workers(1).module(style.wakeups());
-    start.dir().file("log");
-    start
-}
-
-/// The file that the handler writes.
-fn log(server: &Server) -> Vec<String> {
-    let text = fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
-}
-
-#[track_caller]
-fn ask(server: &Server, command: &str) -> String {
-    server.ask(command).unwrap()
-}
-
-#[track_caller]
-fn wait_for_trace(server: &Server, trace: &str) {
-    let mut now = String::new();
-    let came = comes_true(util::PATIENCE, || {
-        now = ask(server, "trace");
-        now == trace
-    });
-    assert!(came, "expected {trace:?}, found {now:?}: {:?}", server.style);
-}
-
 #[test]
 fn timers_fire_in_the_order_of_their_times_and_never_early() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         wait_until("the timer of worker_start", || log(&server) == ["first"]);
         let before: u64 = ask(&server, "after 150 c").parse().unwrap();
         for (n, command) in ["after 50 a", "after 100 b", "after 0 -"].into_iter().enumerate() {
@@ -59,7 +32,7 @@ fn timers_fire_in_the_order_of_their_times_and_never_early() {
 #[test]
 fn a_repeated_timer_skips_what_it_missed() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         let id = ask(&server, "every 30 t");
         // A call in a period that has had one already counts as early.
         for _ in 0..5 {
@@ -81,7 +54,7 @@ fn a_repeated_timer_skips_what_it_missed() {
 #[test]
 fn a_timer_may_stop_itself_and_others_that_are_due() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         ask(&server, "due");
         wait_for_trace(&server, &format!("0 {GONE} {GONE} third"));
         ask(&server, "self");
@@ -93,19 +66,14 @@ fn a_timer_may_stop_itself_and_others_that_are_due() {
 #[test]
 fn a_timer_that_starts_itself_again_at_once_delays_no_connection() {
     for style in Style::ALL {
-        let server = start(style).start();
-        ask(&server, "zero");
-        wait_for_trace(&server, "z");
-        let tally = server.ask_at_once(50, "early");
-        assert_eq!(tally.answers["0"], 50, "{tally:?}");
-        server.stop();
+        delays_no_connection(style, "zero", "z");
     }
 }
 
 #[test]
 fn a_hundred_thousand_starts_and_stops_leave_nothing() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         wait_until("the timer of worker_start", || log(&server) == ["first"]);
         ask(&server, "churn 1000");
         let rss = proc::status(server.worker_in(0), "VmRSS");
@@ -118,18 +86,15 @@ fn a_hundred_thousand_starts_and_stops_leave_nothing() {
 
 #[test]
 fn a_time_that_never_comes_costs_nothing() {
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     wait_until("the timer of worker_start", || log(&server) == ["first"]);
-    let worker = server.worker_in(0);
-    let (before, since) = (proc::cpu(worker), Instant::now());
-    wait_until("half a second is over", || since.elapsed() > Duration::from_millis(500));
-    assert!(proc::cpu(worker) - before < Duration::from_millis(100));
+    sleeps(&server);
     server.stop();
 }
 
 #[test]
 fn timers_go_on_while_the_worker_drains_and_end_before_it_stops() {
-    let server = start(Style::Data).start();
+    let server = start(Style::Data, 1).start();
     ask(&server, "after 3600000 never");
     let mut client = server.connect();
     client.ask("early").unwrap();
@@ -146,7 +111,7 @@ fn timers_go_on_while_the_worker_drains_and_end_before_it_stops() {
 #[test]
 fn a_worker_does_not_wait_for_its_timers() {
     for style in Style::ALL {
-        let mut server = start(style).start();
+        let mut server = start(style, 1).start();
         for command in ["after 3600000 never", "every 3600000 never", "zero"] {
             ask(&server, command);
         }
@@ -159,7 +124,7 @@ fn a_worker_does_not_wait_for_its_timers() {
 
 #[test]
 fn a_timer_that_does_not_return_is_a_hang() {
-    let mut server = start(Style::Request).set("timeout", "200ms").start();
+    let mut server = start(Style::Request, 1).set("timeout", "200ms").start();
     server.says("hangs in its handler");
     server.says("died: SIGABRT");
     let worker = server.worker_in(0);
@@ -170,7 +135,7 @@ fn a_timer_that_does_not_return_is_a_hang() {
 
 #[test]
 fn a_process_that_a_handler_has_forked_has_no_timers() {
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     assert_eq!(ask(&server, "fork"), STATE);
     server.stop();
 }

@@ -4,21 +4,9 @@
 mod util;
 
 use std::fs;
-use std::time::{Duration, Instant};
 use util::host::example;
-use util::{Server, Start, Style, comes_true, proc, wait_until};
-
-/// One worker with `tests/wakeups.c`.
-fn start(style: Style) -> Start {
-    let start = Start::new(style).workers(1).module(style.wakeups());
-    start.dir().file("log");
-    start
-}
-
-#[track_caller]
-fn ask(server: &Server, command: &str) -> String {
-    server.ask(command).unwrap()
-}
+use util::wakeups::{ask, delays_no_connection, sleeps, start, wait_for_trace};
+use util::{Server, Start, Style, proc, wait_until};
 
 /// Makes a pipe or a pair.
 #[track_caller]
@@ -28,30 +16,10 @@ fn make(server: &Server, what: &str) -> [u32; 2] {
     [one, other].map(|fd| fd.parse().unwrap())
 }
 
-#[track_caller]
-fn wait_for_trace(server: &Server, trace: &str) {
-    let mut now = String::new();
-    let came = comes_true(util::PATIENCE, || {
-        now = ask(server, "trace");
-        now == trace
-    });
-    assert!(came, "expected {trace:?}, found {now:?}: {:?}", server.style);
-}
-
-/// Checks that the worker sleeps while nothing happens.
-#[track_caller]
-fn sleeps(server: &Server) {
-    let worker = server.worker_in(0);
-    let (before, since) = (proc::cpu(worker), Instant::now());
-    wait_until("half a second is over", || since.elapsed() > Duration::from_millis(500));
-    let used = proc::cpu(worker) - before;
-    assert!(used < Duration::from_millis(100), "{used:?}");
-}
-
 #[test]
 fn events_are_reported_as_they_come() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         let [to_read, to_write] = make(&server, "pipe");
         assert_eq!(ask(&server, &format!("watch {to_read} 1")), "0");
         ask(&server, &format!("send {to_write} first"));
@@ -71,7 +39,7 @@ fn events_are_reported_as_they_come() {
 
 #[test]
 fn a_hang_up_is_reported_as_all_that_was_asked_for() {
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     let [here, there] = make(&server, "pair");
     ask(&server, &format!("close {there}"));
     assert_eq!(ask(&server, &format!("watch {here} 3")), "0");
@@ -86,7 +54,7 @@ fn a_hang_up_is_reported_as_all_that_was_asked_for() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         assert_eq!(ask(&server, "refused"), "-2 -2 -2 -2 -2 -2 -2 -1 -13");
         assert_eq!(ask(&server, "fork"), "-4");
         server.stop();
@@ -96,7 +64,7 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn a_number_that_is_used_again_is_another_descriptor() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         let [to_read, to_write] = make(&server, "pipe");
         ask(&server, &format!("watch {to_read} 1"));
         ask(&server, &format!("close {to_read}"));
@@ -123,7 +91,7 @@ fn a_number_that_is_used_again_is_another_descriptor() {
 #[test]
 fn a_descriptor_that_was_closed_is_not_called_though_a_duplicate_is_left() {
     for (duplicate, is_unwatched) in [("dup", false), ("dup", true), ("child", false), ("child", true)] {
-        let server = start(Style::Request).start();
+        let server = start(Style::Request, 1).start();
         let [to_read, to_write] = make(&server, "pipe");
         let [other_read, other_write] = make(&server, "pipe");
         ask(&server, &format!("watch {to_read} 1"));
@@ -152,7 +120,7 @@ fn a_descriptor_that_was_closed_is_not_called_though_a_duplicate_is_left() {
 
 #[test]
 fn a_duplicate_under_the_old_number_is_watched_anew() {
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     let [to_read, to_write] = make(&server, "pipe");
     ask(&server, &format!("watch {to_read} 1"));
     let duplicate = ask(&server, &format!("dup {to_read}"));
@@ -169,14 +137,14 @@ fn a_duplicate_under_the_old_number_is_watched_anew() {
 #[test]
 fn one_that_is_unwatched_or_changed_in_the_same_turn_is_not_called() {
     for style in Style::ALL {
-        let server = start(style).start();
+        let server = start(style, 1).start();
         ask(&server, "duel");
         wait_for_trace(&server, "1 0");
         sleeps(&server);
         assert_eq!(ask(&server, "trace"), "1 0");
         server.stop();
     }
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     let [to_read, to_write] = make(&server, "pipe");
     ask(&server, &format!("again {to_read}"));
     ask(&server, &format!("send {to_write} xx"));
@@ -187,18 +155,13 @@ fn one_that_is_unwatched_or_changed_in_the_same_turn_is_not_called() {
 #[test]
 fn one_that_is_always_ready_delays_no_connection() {
     for style in Style::ALL {
-        let server = start(style).start();
-        ask(&server, "spin");
-        wait_for_trace(&server, "w");
-        let tally = server.ask_at_once(50, "early");
-        assert_eq!(tally.answers["0"], 50, "{tally:?}");
-        server.stop();
+        delays_no_connection(style, "spin", "w");
     }
 }
 
 #[test]
 fn thousands_leave_nothing() {
-    let server = start(Style::Request).start();
+    let server = start(Style::Request, 1).start();
     ask(&server, "many 100");
     let descriptors = proc::descriptors(server.worker_in(0)).len();
     // What is free but kept for the next of its size counts, once.
@@ -217,7 +180,7 @@ fn thousands_leave_nothing() {
 #[test]
 fn watches_go_on_while_the_worker_drains_and_end_before_it_stops() {
     for how in [libc::SIGTERM, libc::SIGHUP] {
-        let mut server = start(Style::Data).start();
+        let mut server = start(Style::Data, 1).start();
         let [to_read, to_write] = make(&server, "pipe");
         ask(&server, &format!("watch {to_read} 1"));
         ask(&server, "spin");

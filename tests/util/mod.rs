@@ -9,11 +9,13 @@ pub mod client;
 pub mod dir;
 pub mod handler;
 pub mod host;
+pub mod later;
 pub mod load;
 pub mod proc;
 pub mod random;
 pub mod reader;
 pub mod server;
+pub mod wakeups;
 pub mod wrk;
 
 pub use client::{Client, Fault};

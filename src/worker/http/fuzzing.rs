@@ -37,24 +37,8 @@ fn parts(head: &Head<'_>, body: Vec<u8>, end: usize) -> Read {
 
 /// As [`read`], with bodies that are taken in pieces.
 fn read_in_pieces(bytes: &[u8], step: usize, limits: &Limits) -> (Vec<Read>, Option<Fault>) {
-    let (mut input, mut empty_lines) = (Input::default(), 0);
-    let (mut requests, mut taken, mut body) = (Vec::<Read>::new(), 0, Vec::new());
-    for piece in bytes.chunks(step) {
-        input.append(piece);
-        taken += piece.len();
-        loop {
-            match next_in_pieces(&mut input, &mut empty_lines, &mut body, limits) {
-                Ok(Some(mut request)) => {
-                    request.5 = taken - input.rest().len();
-                    requests.push(request);
-                    empty_lines = 0;
-                }
-                Ok(None) => break,
-                Err(fault) => return (requests, Some(fault)),
-            }
-        }
-    }
-    (requests, None)
+    let mut body = Vec::new();
+    read_by(bytes, step, |input, empty_lines| next_in_pieces(input, empty_lines, &mut body, limits))
 }
 
 fn next_in_pieces(
@@ -77,15 +61,24 @@ fn next_in_pieces(
 
 /// The requests in `bytes`, which arrive in pieces of `step`, and the fault that ended them.
 fn read(bytes: &[u8], step: usize, limits: &Limits) -> (Vec<Read>, Option<Fault>) {
+    read_by(bytes, step, |input, empty_lines| {
+        input.next_request(empty_lines, limits, |head, body| parts(head, body.to_vec(), 0))
+    })
+}
+
+/// As [`read`]; `next` reads a request, with the number of empty lines before it.
+fn read_by(
+    bytes: &[u8],
+    step: usize,
+    mut next: impl FnMut(&mut Input, &mut u8) -> Result<Option<Read>, Fault>,
+) -> (Vec<Read>, Option<Fault>) {
     let (mut input, mut empty_lines) = (Input::default(), 0);
     let (mut requests, mut taken) = (Vec::<Read>::new(), 0);
     for piece in bytes.chunks(step) {
         input.append(piece);
         taken += piece.len();
         loop {
-            let request =
-                input.next_request(&mut empty_lines, limits, |head, body| parts(head, body.to_vec(), 0));
-            match request {
+            match next(&mut input, &mut empty_lines) {
                 Ok(Some(mut request)) => {
                     request.5 = taken - input.rest().len();
                     requests.push(request);

@@ -71,6 +71,13 @@ fn body() -> impl Strategy<Value = &'static str> {
     ])
 }
 
+/// The places of cuts in so many bytes, in order, given as shares of them.
+pub(super) fn places(cuts: &[f64], len: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| (cut * len as f64) as usize).collect();
+    places.sort_unstable();
+    places
+}
+
 pub(super) fn request() -> impl Strategy<Value = String> {
     (request_line(), proptest::collection::vec(line(), 0..4), body())
         .prop_map(|(first, lines, body)| format!("{first}Host: a\r\n{}{body}", lines.concat()))
@@ -85,8 +92,7 @@ proptest! {
         cuts in proptest::collection::vec(0.0..1.0f64, 0..12),
     ) {
         let bytes = requests.concat().into_bytes();
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|c| (c * bytes.len() as f64) as usize).collect();
-        cuts.sort_unstable();
+        let cuts = places(&cuts, bytes.len());
         let whole = talk(std::iter::once(&bytes[..]));
         prop_assert_eq!(&talk(pieces(&bytes, &cuts)), &whole);
         prop_assert_eq!(&talk(bytes.chunks(1)), &whole);

@@ -1,7 +1,7 @@
 //! Handlers that decide after the head: whole bodies, bodies in pieces, refusals.
 
 use super::responses::without_date;
-use super::splits::{pieces, request};
+use super::splits::{pieces, places, request};
 use super::*;
 use crate::event::Kind;
 use crate::worker::http::Take;
@@ -137,8 +137,7 @@ proptest! {
         cuts in proptest::collection::vec(0.0..1.0f64, 0..12),
     ) {
         let bytes = requests.concat().into_bytes();
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|c| (c * bytes.len() as f64) as usize).collect();
-        cuts.sort_unstable();
+        let cuts = places(&cuts, bytes.len());
         let plain = talk(Bench::new(), std::iter::once(&bytes[..]));
         for take in [Take::Whole, Take::Pieces] {
             let handler = Uploads { take: Some(take), ..Uploads::default() };
