@@ -6,7 +6,7 @@ use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::unwind::named;
 use crate::worker::topics::is_name;
-use crate::{Slow, Undelivered, Worker};
+use crate::{Conn, Slow, Undelivered, Worker};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
@@ -77,13 +77,8 @@ pub enum prefork_slow {
 /// Borrows `conn` until return. Copies `topic`, which is NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_subscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller.
-        let conn = unsafe { borrow(conn) }?;
-        // SAFETY: `topic` is NULL or a C string that lives until return.
-        let topic = unsafe { text(topic) }?;
-        topic_status(here()?.subscribe(conn, topic))
-    })
+    // SAFETY: what the caller promises.
+    unsafe { with_topic(conn, topic, Worker::subscribe) }
 }
 
 /// Ends a stream's subscription to a topic.
@@ -94,13 +89,8 @@ pub unsafe extern "C" fn prefork_subscribe(conn: *mut prefork_conn, topic: *cons
 /// Borrows `conn`, and `topic`, which is NUL-terminated, until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_unsubscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
-    guard(|| {
-        // SAFETY: `conn` is NULL or lent to the caller.
-        let conn = unsafe { borrow(conn) }?;
-        // SAFETY: `topic` is NULL or a C string that lives until return.
-        let topic = unsafe { text(topic) }?;
-        topic_status(here()?.unsubscribe(conn, topic))
-    })
+    // SAFETY: what the caller promises.
+    unsafe { with_topic(conn, topic, Worker::unsubscribe) }
 }
 
 /// Says what becomes of a stream if what is published to its topics comes faster than its client reads, that is if more
@@ -148,14 +138,8 @@ pub unsafe extern "C" fn prefork_publish(
     data: *const c_void,
     size: usize,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: `worker` is NULL or lent to the caller.
-        let worker = unsafe { borrow(worker) }?;
-        // SAFETY: `topic` is NULL or a C string that lives until return.
-        let topic = unsafe { text(topic) }?;
-        // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        publication(worker.publish(topic, unsafe { bytes(data, size) }?), topic)
-    })
+    // SAFETY: what the caller promises.
+    unsafe { publish(worker, topic, data, size, Worker::publish) }
 }
 
 /// As `prefork_publish()`, to the streams of all other workers.
@@ -172,28 +156,55 @@ pub unsafe extern "C" fn prefork_publish_elsewhere(
     data: *const c_void,
     size: usize,
 ) -> c_int {
+    // SAFETY: what the caller promises.
+    unsafe { publish(worker, topic, data, size, Worker::publish_elsewhere) }
+}
+
+/// Calls a function with a stream and the name of a topic.
+///
+/// # Safety
+/// As for `prefork_subscribe`.
+unsafe fn with_topic(
+    conn: *mut prefork_conn,
+    topic: *const c_char,
+    f: impl FnOnce(&Worker, &Conn, &str) -> std::result::Result<(), Undelivered>,
+) -> c_int {
     guard(|| {
-        // SAFETY: `worker` is NULL or lent to the caller.
-        let worker = unsafe { borrow(worker) }?;
-        // SAFETY: `topic` is NULL or a C string that lives until return.
-        let topic = unsafe { text(topic) }?;
-        // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        publication(worker.publish_elsewhere(topic, unsafe { bytes(data, size) }?), topic)
+        // SAFETY: what the caller promises.
+        let conn = unsafe { borrow(conn) }?;
+        // SAFETY: what the caller promises.
+        let topic = unsafe { name(topic) }?;
+        answered(f(Worker::current().ok_or(prefork_status::PREFORK_STATE)?, conn, topic))
     })
 }
 
-fn here() -> Result<&'static Worker> {
-    Worker::current().ok_or(prefork_status::PREFORK_STATE)
+/// Calls a function with the name of a topic and bytes.
+///
+/// # Safety
+/// As for `prefork_publish`.
+unsafe fn publish(
+    worker: *mut prefork_worker,
+    topic: *const c_char,
+    data: *const c_void,
+    size: usize,
+    f: impl FnOnce(&Worker, &str, &[u8]) -> std::result::Result<(), Undelivered>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: what the caller promises.
+        let worker = unsafe { borrow(worker) }?;
+        // SAFETY: what the caller promises.
+        let topic = unsafe { name(topic) }?;
+        // SAFETY: what the caller promises.
+        answered(f(worker, topic, unsafe { bytes(data, size) }?))
+    })
 }
 
-/// The name of a topic is the only thing that can be too long.
-fn topic_status(result: std::result::Result<(), Undelivered>) -> Result<c_int> {
-    match result {
-        Err(Undelivered::TooLarge) => Err(prefork_status::PREFORK_INVALID),
-        other => answered(other),
-    }
-}
-
-fn publication(result: std::result::Result<(), Undelivered>, topic: &str) -> Result<c_int> {
-    if is_name(topic) { answered(result) } else { topic_status(result) }
+/// The name of a topic.
+///
+/// # Safety
+/// As for [`text`].
+unsafe fn name<'a>(topic: *const c_char) -> Result<&'a str> {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text(topic) }?;
+    if is_name(topic) { Ok(topic) } else { Err(prefork_status::PREFORK_INVALID) }
 }

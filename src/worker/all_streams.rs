@@ -29,8 +29,8 @@ impl Worker {
     /// of the connection ends it.
     ///
     /// # Errors
-    /// [`Undelivered::Impossible`] in blocking style, in another thread than the first, and in another process;
-    /// [`Undelivered::Gone`] if the stream has ended; [`Undelivered::TooLarge`] if the name has no byte or more than 255.
+    /// [`Undelivered::Impossible`] if the name has no byte or more than 255, in blocking style, in another thread than the first, and in
+    /// another process; [`Undelivered::Gone`] if the stream has ended.
     pub fn subscribe(&self, conn: &Conn, topic: &str) -> Result<(), Undelivered> {
         let conns = self.conns_here()?;
         check_topic(topic)?;
@@ -63,7 +63,7 @@ impl Worker {
     ///
     /// # Errors
     /// Those of [`Worker::send`], the name of the topic counted as part of the message; [`Undelivered::TooLarge`] also if the bytes are
-    /// more than [`crate::config::Limits::pending`], or if the name has no byte or more than 255.
+    /// more than [`crate::config::Limits::pending`], [`Undelivered::Impossible`] also if the name has no byte or more than 255.
     pub fn publish_elsewhere(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
         check_topic(topic)?;
         if bytes.len() > self.info.conns.most_unsent() {
@@ -104,5 +104,5 @@ impl Worker {
 }
 
 fn check_topic(name: &str) -> Result<(), Undelivered> {
-    if is_name(name) { Ok(()) } else { Err(Undelivered::TooLarge) }
+    if is_name(name) { Ok(()) } else { Err(Undelivered::Impossible) }
 }
