@@ -1,6 +1,10 @@
 //! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
-use super::engine::{Deadline, Next};
+mod served;
+
+pub(crate) use served::Buffers;
+
+use super::touched::Touched;
 use super::user::User;
 use crate::config::Config;
 use crate::event::Kind;
@@ -21,13 +25,6 @@ use std::time::Duration;
 const FLUSH_AT: usize = 64 * 1024;
 /// Buffers that grew beyond this are not kept for the next connection.
 const KEEP: usize = 256 * 1024;
-/// The most free buffers of streams that are kept, inputs and outputs each.
-const KEPT: usize = 128;
-/// The least room for one read of a stream.
-const READ_SIZE: usize = 16 * 1024;
-
-/// The streams of a worker that were written to or closed and not served since, in whatever callback that was.
-pub(crate) type Touched = Rc<RefCell<Vec<Token>>>;
 
 /// Returns how much output may wait at most while a stream is read: half of what may wait in all. The rest is for the answer to
 /// what was read last.
@@ -278,40 +275,41 @@ impl Conn {
             Style::Stream { .. } if self.broken.get() || self.closing.get() => {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
+            // There is nothing to wait for.
+            Style::Stream { unsent, .. } if bytes.len() > unsent => Err(io::ErrorKind::FileTooLarge.into()),
             Style::Stream { unsent, .. } => {
-                self.touch();
-                if self.pending() + bytes.len() > unsent {
-                    self.flush()?;
-                }
-                if bytes.len() > unsent {
-                    // There is nothing to wait for.
-                    return Err(io::ErrorKind::FileTooLarge.into());
-                }
-                if self.pending() + bytes.len() > unsent {
+                if !self.put(bytes, unsent)? {
                     self.refused.set(bytes.len());
                     self.wants_room.set(true);
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
-                self.output.borrow_mut().bytes.extend_from_slice(bytes);
                 if self.pending() >= FLUSH_AT { self.flush() } else { Ok(()) }
             }
         }
     }
 
-    /// Stream: writes what was published, if there is room for it. False if there is none; then it is done what [`Conn::set_slow`] says.
+    /// Puts bytes behind those that wait, of which there may be `unsent`; false, and takes none, if there is no room for all.
+    fn put(&self, bytes: &[u8], unsent: usize) -> io::Result<bool> {
+        self.touch();
+        if self.pending() + bytes.len() > unsent {
+            self.flush()?;
+        }
+        let has_room = self.pending() + bytes.len() <= unsent;
+        if has_room {
+            self.output.borrow_mut().bytes.extend_from_slice(bytes);
+        }
+        Ok(has_room)
+    }
+
+    /// Stream: writes what was published, if there is room for it. False if there is none; then it does what [`Conn::set_slow`] says.
     pub(crate) fn offer(&self, bytes: &[u8]) -> bool {
         let Style::Stream { unsent, .. } = self.style else { return false };
         if self.broken.get() || self.closing.get() {
             // It is about to end, not slow.
             return true;
         }
-        self.touch();
-        if self.pending() + bytes.len() > unsent {
-            // An error is one of the next flush as well.
-            let _ = self.flush();
-        }
-        if self.pending() + bytes.len() <= unsent {
-            self.output.borrow_mut().bytes.extend_from_slice(bytes);
+        // After an error it is about to end.
+        if self.put(bytes, unsent).unwrap_or(true) {
             return true;
         }
         if self.slow.get() == Slow::Close {
@@ -474,193 +472,10 @@ impl Conn {
         matches!(self.style, Style::Blocking { .. })
     }
 
-    /// Stream: the token under which the loop knows it.
-    pub(crate) fn set_token(&self, token: Token) {
-        self.token.set(Some(token));
-    }
-
     /// Has the loop serve this stream before it sleeps, whichever connection the handler was called for.
     fn touch(&self) {
         if let Some(token) = self.token.get().filter(|_| !self.is_touched.replace(true)) {
             self.touched.borrow_mut().push(token);
-        }
-    }
-
-    /// Stream: true if it was written to or closed and not served since.
-    pub(crate) fn is_touched(&self) -> bool {
-        self.is_touched.get()
-    }
-
-    /// Stream: adds bytes that were read already.
-    pub(crate) fn preload(&self, bytes: &[u8]) {
-        self.input.borrow_mut().extend_from_slice(bytes);
-    }
-
-    fn drop_consumed(&self) {
-        self.input.borrow_mut().drain(..self.consumed.take());
-    }
-
-    /// Stream: reads what has arrived. `None` if nothing new has; otherwise true if the socket may hold more.
-    pub(crate) fn fill(&self) -> io::Result<Option<bool>> {
-        self.drop_consumed();
-        let Style::Stream { unread, unsent } = self.style else { return Ok(None) };
-        let mut input = self.input.borrow_mut();
-        if input.len() >= unread {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        input.reserve(READ_SIZE);
-        // What is read at once can be sent back at once.
-        let room = (input.capacity() - input.len()).min(mark(unsent).max(1));
-        match self.call(|fd| socket::recv_append_up_to(fd, &mut input, room)) {
-            Ok(0) => {
-                self.at_end.set(true);
-                Ok(Some(false))
-            }
-            Ok(n) => {
-                self.page.add(Word::BytesIn, n as u64);
-                Ok(Some(n == room))
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Stream: sends as much of what was written as the client takes.
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        let mut output = self.output.borrow_mut();
-        let Output { bytes, sent } = &mut *output;
-        while *sent < bytes.len() {
-            match self.call(|fd| socket::send(fd, &bytes[*sent..])) {
-                Ok(n) => {
-                    *sent += n;
-                    self.progress.set(true);
-                    self.page.add(Word::BytesOut, n as u64);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if *sent >= FLUSH_AT && *sent > bytes.len() / 2 {
-                        bytes.drain(..*sent);
-                        *sent = 0;
-                    }
-                    return Ok(());
-                }
-                Err(e) => {
-                    self.broken.set(true);
-                    return Err(e);
-                }
-            }
-        }
-        bytes.clear();
-        *sent = 0;
-        Ok(())
-    }
-
-    /// Stream: true if bytes wait for the client to take them.
-    pub(crate) fn has_output(&self) -> bool {
-        self.pending() > 0
-    }
-
-    /// Stream: true if so little output waits that more input may be read, and a write that was refused would be taken.
-    pub(crate) fn has_room(&self) -> bool {
-        let Style::Stream { unsent, .. } = self.style else { return true };
-        let waiting = self.pending();
-        waiting <= mark(unsent) && waiting.saturating_add(self.refused.get()) <= unsent
-    }
-
-    /// Stream: reads nothing more until there is room.
-    pub(crate) fn pause(&self) {
-        self.paused.set(true);
-    }
-
-    /// Stream: true if it has room again and something waits for that.
-    pub(crate) fn can_resume(&self) -> bool {
-        !self.closing.get()
-            && (self.paused.get() && !self.is_held.get() || self.is_owed() || self.wants_room.get())
-            && self.has_room()
-    }
-
-    /// Stream: true if the handler is to be called when there is room, whether anything has arrived or not: it has left input. At
-    /// the end of the client's side nothing else would have it finish its answer.
-    fn is_owed(&self) -> bool {
-        let has_data = self.consumed.get() < self.input.borrow().len();
-        self.refused.get() > 0 && (self.at_end() || has_data) || self.is_owed.get() && has_data
-    }
-
-    /// Stream: true once for each refused write that would be taken now.
-    pub(crate) fn takes_room(&self) -> bool {
-        self.wants_room.get() && self.has_room() && self.wants_room.replace(false)
-    }
-
-    /// Stream: the handler is about to be called. Returns true if it was owed this call.
-    pub(crate) fn begin_call(&self) -> bool {
-        let was_owed = self.is_owed();
-        self.paused.set(false);
-        self.is_owed.set(false);
-        self.refused.set(0);
-        was_owed
-    }
-
-    /// Stream: the handler has returned.
-    pub(crate) fn end_call(&self) {
-        self.is_owed.set(!self.has_room());
-    }
-
-    /// Stream: true if the client of a stream that stays half open has gone since. A read does not tell: after the end it returns 0.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.is_half_open.get() && self.with_fd(socket::is_broken).unwrap_or(true)
-    }
-
-    /// Stream: true if the handler has closed it.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.get()
-    }
-
-    /// Stream: notes if the client has ended its side.
-    pub(crate) fn set_end(&self, at_end: bool) {
-        self.at_end.set(at_end);
-    }
-
-    /// Stream: true if nothing more is to be read, written or sent.
-    pub(crate) fn is_done(&self) -> bool {
-        let ends = || self.at_end() && !self.is_half_open.get() && !self.is_owed();
-        !self.has_output() && (self.closing.get() || ends())
-    }
-
-    /// Closes it now that everything is sent: at once if the client has ended its side, else in stages. If something could not be sent,
-    /// the client learns of it by a reset.
-    pub(crate) fn close_in_stages(&self) -> Next {
-        if self.broken.get() {
-            let _ = self.call(socket::reset_on_close);
-            return Next::Close;
-        }
-        if !self.at_end() && self.call(socket::shutdown_write).is_ok() { Next::Linger } else { Next::Close }
-    }
-
-    /// Stream: waits for the client, under the deadline that applies.
-    pub(crate) fn wait(&self) -> Next {
-        self.is_touched.set(false);
-        let write = self.has_output();
-        let deadline = if write { Deadline::Write } else { Deadline::Quiet };
-        Next::Wait { write, progress: self.progress.take(), deadline }
-    }
-
-    /// Stream: returns the buffers that are empty to the pool.
-    pub(crate) fn release_buffers(&self, pool: &mut Buffers) {
-        self.drop_consumed();
-        let (mut input, mut output) = (self.input.borrow_mut(), self.output.borrow_mut());
-        for (buffer, kept) in [&mut *input, &mut output.bytes].into_iter().zip(&mut pool.0) {
-            if buffer.is_empty() && (1..=KEEP).contains(&buffer.capacity()) && kept.len() < KEPT {
-                kept.push(std::mem::take(buffer));
-            }
-        }
-    }
-
-    /// Stream: takes the buffers that it lacks from the pool.
-    pub(crate) fn borrow_buffers(&self, pool: &mut Buffers) {
-        let (mut input, mut output) = (self.input.borrow_mut(), self.output.borrow_mut());
-        for (buffer, kept) in [&mut *input, &mut output.bytes].into_iter().zip(&mut pool.0) {
-            if buffer.capacity() == 0 {
-                *buffer = kept.pop().unwrap_or_default();
-            }
         }
     }
 }
@@ -677,8 +492,3 @@ fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io:
     }
     Ok(())
 }
-
-/// The pool of buffers for streams; idle streams own none. Inputs and outputs apart, because inputs need more room than most
-/// outputs, and a buffer that changed between the two would grow again.
-#[derive(Default)]
-pub(crate) struct Buffers([Vec<Vec<u8>>; 2]);

@@ -75,3 +75,19 @@ impl Conns {
         self.is_blocking.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_beyond_32_bits_are_others() {
+        let mut ids: ById<u64> = ById::default();
+        let all = || (0..1000).flat_map(|n| [n, n + (1 << 32), n << 32, u64::MAX - n]).filter(|id| *id != 0);
+        for id in all() {
+            ids.insert(id, id);
+        }
+        assert!(all().all(|id| ids.get(&id) == Some(&id)));
+        assert_eq!(ids.len(), all().collect::<std::collections::BTreeSet<_>>().len());
+    }
+}

@@ -3,43 +3,41 @@
 //! A new connection is served before it is registered with the poll: if its first request is already there and asks for the
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
+mod drain;
 mod later;
 mod room;
+mod streams;
+mod take;
 
 use super::WorkerSetup;
 use super::call::Context;
 use super::channel::{CHANNEL, Channel, LEAVE};
-use super::conn::{Conn, Style, Touched};
+use super::conn::Conn;
 use super::deadlines::Deadlines;
 use super::engine::{Deadline, Next};
-use super::failure::{PANICKED, report, report_panic};
 use super::handler::Handler;
-use super::http::{HttpConn, HttpEngine};
+use super::http::HttpEngine;
 use super::intake::{Intake, QUEUE};
 use super::linger;
 use super::own_sockets::OwnSockets;
-use super::stream::{StreamEngine, drop_user};
+use super::stream::StreamEngine;
 use super::table::{Protocol, Table};
 use super::this_worker::{EXIT_FAILED, OnWake, Worker};
+use super::touched::Touched;
 use super::udp::DatagramEngine;
-use super::user::User;
 use super::wakeups;
 use crate::config::Config;
 use crate::event::Kind;
-use crate::handoff::{self, Origin, Taken};
-use crate::ids::ListenerId;
 use crate::log::log;
 use crate::message::Address;
-use crate::scoreboard::Word;
 use crate::sys::time::Time;
 use crate::sys::{process, socket};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use room::Place;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -49,21 +47,12 @@ const WATCHES: Token = Token(usize::MAX - 4);
 const WOKEN: Token = Token(usize::MAX - 5);
 /// Events read in one turn.
 const EVENTS: usize = 256;
-/// Messages with connections that are taken in one turn, if it is longer than this.
-const MESSAGES: u32 = 16;
-const LONG_TURN: Duration = Duration::from_millis(2);
 /// Closed stream connections whose memory is kept.
 const KEPT_CONNS: usize = 256;
 /// Connections that a worker in blocking style keeps until their clients have closed too.
 const LINGERING: u32 = 64;
-/// The time after which handing back is tried again if the channel to the master was full.
-const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 /// Datagrams served in one turn before connections have theirs.
 const DATAGRAMS: u32 = 16;
-/// Datagrams served at the end, when what a socket still holds would be lost.
-const LAST_DATAGRAMS: u32 = 1 << 16;
-/// Times in one turn that streams are served to which callbacks have written since the last time.
-const ROUNDS: u32 = 8;
 /// The time before a timer in which the loop waits for it exactly.
 const SOON: Duration = Duration::from_millis(100);
 /// The time after which a worker without a free descriptor looks for one again.
@@ -332,145 +321,6 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Takes a message from the queue; several if this turn has been a long one, since the next may be as long and more clients wait.
-    fn take_messages(&mut self) {
-        for _ in 0..MESSAGES {
-            if !self.take_message() || self.now - self.polled_at < LONG_TURN {
-                return;
-            }
-        }
-    }
-
-    /// Takes a message from the queue, and begins its connections; false if there is none, or no place for a connection.
-    fn take_message(&mut self) -> bool {
-        if self.intake.is_closed() {
-            return false;
-        }
-        let Some(place) = self.find_place(self.channel.orders.is_draining()) else { return false };
-        match self.intake.take(self.poll) {
-            Taken::Connections(message) => {
-                let mut place = Some(place);
-                for (fd, origin) in message {
-                    self.intake.count_taken(&fd);
-                    // The master gives several only to a worker that has places for them. Nobody else can take them now.
-                    let place = place.take().or_else(|| self.find_place(true)).unwrap_or(Place::Free);
-                    self.clear(place);
-                    self.begin(fd, origin);
-                }
-                return true;
-            }
-            Taken::End => self.channel.lose_master(),
-            _ => {}
-        }
-        false
-    }
-
-    /// Serves up to `most` datagrams of an own socket, or a connection; true if there may be another connection.
-    fn serve_own_socket(&mut self, index: usize, most: u32) -> bool {
-        if let Some(socket) = self.intake.own.datagrams(index) {
-            let read = self.datagrams.serve(socket, self.worker, most, context!(self));
-            self.intake.own.note_read(read, self.now);
-            self.intake.own.requeue(index, self.poll);
-            return false;
-        }
-        let must_take = self.channel.orders.is_draining() || self.intake.own.is_woken_alone(index);
-        let Some(place) = self.find_place(must_take) else { return false };
-        let Some((fd, listener)) = self.intake.accept(index, self.poll, self.now) else { return false };
-        self.clear(place);
-        self.begin(fd, Origin::listener(listener));
-        true
-    }
-
-    /// Accepts what other workers have left at shared sockets although they had time to take it.
-    fn serve_leftovers(&mut self) {
-        if self.intake.own.look_at() > self.now {
-            return;
-        }
-        let mut look_at = Time::NEVER;
-        for index in self.intake.own.indexes() {
-            if self.intake.own.is_shared(index) && self.serve_own_socket(index, DATAGRAMS) {
-                look_at = self.now;
-            }
-        }
-        // What was left there has waited already.
-        self.intake.own.look_again(look_at.min(self.search_at));
-    }
-
-    fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
-        let kind = if self.is_same_everywhere { self.kind } else { self.handler.kind_at(listener.0) };
-        match kind {
-            Kind::Stream => {
-                let conn = self.conn(fd, listener);
-                let index = self.table.insert(Protocol::Stream(conn), listener);
-                self.open_stream(index, &[]);
-            }
-            Kind::Blocking => self.serve_blocking(fd, listener),
-            // Not reached: such a worker has no address for connections.
-            Kind::Datagram => self.intake.finished(),
-            Kind::Request => {
-                let index = self.table.insert(Protocol::Http(fd, HttpConn::new(used)), listener);
-                self.run(index, Cause::Readable { ended: false });
-            }
-        }
-    }
-
-    /// Serves a connection in blocking style to its end; everything else waits meanwhile.
-    fn serve_blocking(&mut self, fd: OwnedFd, listener: ListenerId) {
-        let conn = self.conn(fd, listener);
-        let served = context!(self).call("on_connection", |handler| handler.on_connection(&conn)).is_some();
-        if !served {
-            report("on_connection", &conn.client(), PANICKED);
-        }
-        self.worker.info.page.add(if served { Word::Requests } else { Word::Errors }, 1);
-        let next = conn.close_in_stages();
-        if let Some(fd) = conn.end().filter(|_| matches!(next, Next::Linger)) {
-            if self.table.len() >= LINGERING
-                && let Some(oldest) = self.deadlines.first(Deadline::Linger)
-            {
-                self.close(oldest);
-            }
-            let index = self.table.insert(Protocol::Lingering(fd, self.now), listener);
-            self.run(index, Cause::Readable { ended: false });
-        }
-        drop_user(&conn, context!(self));
-        self.keep_conn(conn);
-        self.intake.finished();
-    }
-
-    /// The value of a connection that the handler reads and writes itself.
-    fn conn(&mut self, fd: OwnedFd, listener: ListenerId) -> Rc<Conn> {
-        let new = || {
-            let style = Style::of(self.kind, self.config);
-            Rc::new(Conn::new(style, self.worker.info.page, Rc::clone(&self.touched)))
-        };
-        let conn = self.kept_conns.pop().unwrap_or_else(new);
-        self.count += 1;
-        conn.begin(fd, self.count, listener);
-        conn
-    }
-
-    /// Keeps the memory of a connection's value for the next one, unless the handler has kept the value itself.
-    fn keep_conn(&mut self, mut conn: Rc<Conn>) {
-        if self.kept_conns.len() < KEPT_CONNS
-            && let Some(unused) = Rc::get_mut(&mut conn)
-        {
-            unused.clear();
-            self.kept_conns.push(conn);
-        }
-    }
-
-    fn open_stream(&mut self, index: u32, read_already: &[u8]) {
-        let token = self.table.token(index);
-        let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
-        conn.set_token(token);
-        self.worker.info.conns.add(conn);
-        match self.stream.on_open(conn, read_already, context!(self)) {
-            Next::Close => self.close(index),
-            Next::Linger => self.linger(index),
-            _ => self.run(index, Cause::Readable { ended: false }),
-        }
-    }
-
     /// The poll reports a connection.
     fn ready(&mut self, token: Token, event: &Event) {
         let Some(index) = self.table.find(token) else { return };
@@ -592,22 +442,6 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// An HTTP connection becomes a stream: same descriptor, same row, same registration.
-    fn upgrade(&mut self, index: u32, read_already: &[u8], user: Option<Box<User>>) {
-        let row = self.table.row(index);
-        let listener = row.listener;
-        let Protocol::Http(fd, mut conn) = std::mem::replace(&mut row.protocol, Protocol::Free) else {
-            return;
-        };
-        self.http.on_gone(&mut conn, context!(self));
-        let conn = self.conn(fd, listener);
-        if let Some(user) = user {
-            conn.inherit(*user);
-        }
-        self.table.row(index).protocol = Protocol::Stream(conn);
-        self.open_stream(index, read_already);
-    }
-
     /// Runs the connections that had more to do than one turn.
     fn run_again(&mut self) {
         for _ in 0..self.again.len() {
@@ -622,152 +456,6 @@ impl<'a> EventLoop<'a> {
                 self.run(index, cause);
             }
         }
-    }
-
-    /// Sends what callbacks have written to other streams than the one they were called for, and carries out their closes. A close
-    /// has `on_close` called, which may write to others; what those have callbacks do may go on for ever, so the last round leaves it
-    /// to the next turn.
-    fn serve_touched(&mut self) {
-        for _ in 0..ROUNDS {
-            if self.touched.borrow().is_empty() {
-                return;
-            }
-            let mut tokens = std::mem::take(&mut self.serving);
-            std::mem::swap(&mut tokens, &mut self.touched.borrow_mut());
-            for token in tokens.drain(..) {
-                let Some(index) = self.table.find(token) else { continue };
-                match &self.table.row(index).protocol {
-                    Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
-                    Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
-                    Protocol::Http(_, conn) if conn.take_resumed() => self.resume(index),
-                    _ => {}
-                }
-            }
-            self.serving = tokens;
-        }
-        let left = std::mem::take(&mut *self.touched.borrow_mut());
-        for token in left {
-            let Some(index) = self.table.find(token) else { continue };
-            let row = self.table.row(index);
-            if let Protocol::Http(_, conn) = &row.protocol {
-                // Its engine goes on with the body.
-                conn.take_resumed();
-            }
-            if !std::mem::replace(&mut row.again, true) {
-                self.again.push_back(token);
-            }
-        }
-    }
-
-    /// The worker is to exit: connections in its queue are accepted already and are served, idle ones are closed soon unless
-    /// they are handed back ([`EventLoop::hand_back_idle`]).
-    fn drain(&mut self) {
-        let (worker, is_blocking) = (self.worker, self.kind == Kind::Blocking);
-        if is_blocking && !self.drain_begun {
-            // First, since serving the rest may take long.
-            report_panic("on_drain", context!(self).call("on_drain", |handler| handler.on_drain(worker)));
-        }
-        while self.take_message() {}
-        if !std::mem::replace(&mut self.drain_begun, true) {
-            self.leave_own_sockets();
-            if !is_blocking {
-                report_panic("on_drain", context!(self).call("on_drain", |handler| handler.on_drain(worker)));
-            }
-        }
-        // Also if the master, which was to take them, has died since.
-        if !self.channel.orders.hands_back && !std::mem::replace(&mut self.is_closing_idle, true) {
-            self.deadlines.shorten_idle(self.now);
-            for index in self.table.indexes() {
-                // New connections without a request so far are under another deadline.
-                if self.is_idle(index) {
-                    self.deadlines.set(index, Deadline::Idle, false, self.now);
-                }
-            }
-        }
-    }
-
-    /// True if this is an HTTP connection without a request in progress.
-    fn is_idle(&mut self, index: u32) -> bool {
-        matches!(&self.table.row(index).protocol, Protocol::Http(_, conn) if conn.is_idle())
-    }
-
-    /// Hands idle HTTP connections back to the master as it has ordered, and continues later if the channel is full.
-    fn hand_back_idle(&mut self) {
-        let Some(keep) = self.channel.orders.keep.filter(|_| self.hand_back_at <= self.now) else { return };
-        let (mut message, mut count) = ([0; handoff::MOST], 0);
-        for index in self.table.indexes() {
-            if self.table.len() - count as u32 <= keep {
-                break;
-            }
-            if !self.is_idle(index) {
-                continue;
-            }
-            message[count] = index;
-            count += 1;
-            if count == message.len() {
-                if !self.hand_back(&message) {
-                    return;
-                }
-                count = 0;
-            }
-        }
-        if count == 0 || self.hand_back(&message[..count]) {
-            self.channel.orders.keep = None;
-        }
-    }
-
-    /// Hands connections back to the master, all or none; false if they are no HTTP connections, or if the channel is full.
-    fn hand_back(&mut self, indexes: &[u32]) -> bool {
-        let connections = indexes.iter().filter_map(|index| self.table.http(*index));
-        if connections.clone().count() < indexes.len() {
-            return false;
-        }
-        if !self.intake.hand_back(connections) {
-            self.channel.orders.keep.get_or_insert(0);
-            if self.hand_back_at <= self.now {
-                self.hand_back_at = self.now + HAND_BACK_AGAIN;
-            }
-            return false;
-        }
-        for &index in indexes {
-            let row = self.table.row(index);
-            if row.interest.is_some() {
-                // The open file lives on in the master, and so would its registration in this poll.
-                let registry = self.poll.registry();
-                row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
-            }
-            self.close(index);
-        }
-        true
-    }
-
-    /// Leaves what waits at the own sockets to the next worker; if none follows, serves it.
-    fn leave_own_sockets(&mut self) {
-        for index in self.intake.own.indexes() {
-            let is_last = self.channel.orders.master_is_gone || self.intake.is_last_at(index);
-            // A backlog holds at most so many connections; clients that connect meanwhile must not keep this worker.
-            let most = if is_last { self.config.backlog } else { 0 };
-            (0..most).take_while(|_| self.serve_own_socket(index, LAST_DATAGRAMS)).for_each(drop);
-        }
-        self.intake.own.close(self.poll, self.now);
-    }
-
-    /// Ends a stream for its handler, and drops what its client still sends.
-    fn linger(&mut self, index: u32) {
-        let protocol = std::mem::replace(&mut self.table.row(index).protocol, Protocol::Free);
-        let Protocol::Stream(conn) = protocol else { return };
-        // The row is taken all the while: the callback cannot reach it, and no other connection gets it.
-        let Some(fd) = self.end_stream(conn) else { return };
-        self.table.row(index).protocol = Protocol::Lingering(fd, self.now);
-        self.run(index, Cause::Readable { ended: false });
-    }
-
-    fn end_stream(&mut self, conn: Rc<Conn>) -> Option<OwnedFd> {
-        self.worker.info.conns.remove(conn.id());
-        self.worker.info.topics.forget(conn.id());
-        let fd = self.stream.end(&conn, context!(self));
-        self.keep_conn(conn);
-        fd
     }
 
     fn close(&mut self, index: u32) {

@@ -26,6 +26,7 @@ mod table;
 mod this_worker;
 mod timers;
 pub mod topics;
+mod touched;
 mod udp;
 mod user;
 mod waker;

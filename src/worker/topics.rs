@@ -88,7 +88,8 @@ mod tests {
     use crate::event::Kind;
     use crate::ids::{ListenerId, Page};
     use crate::scoreboard::Scoreboard;
-    use crate::worker::conn::{Style, Touched};
+    use crate::worker::conn::Style;
+    use crate::worker::touched::Touched;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 

@@ -7,6 +7,7 @@
 use super::output::Output;
 use crate::sys::forks;
 use crate::sys::lend::Lent;
+use crate::worker::touched::Touched;
 use mio::Token;
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,9 +18,6 @@ const LOW: usize = 64 * 1024;
 
 /// A callback for the end of a client.
 pub type OnGone = Box<dyn FnOnce()>;
-
-/// The connections that the loop is to serve before it sleeps.
-type Touched = Rc<RefCell<Vec<Token>>>;
 
 /// What a connection and the response that its handler keeps share.
 pub struct Exchange<R> {

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::head::{self, Head, Length};
 use super::input::{Input, Partial};
 use super::upload::{Part, Take, Upload};
-use super::{HttpEngine, Link, Request, later};
+use super::{HttpEngine, Link, Request};
 use crate::scoreboard::Word;
 use crate::worker::call::Context;
 use crate::worker::engine::Next;
@@ -99,12 +99,12 @@ impl HttpEngine {
             Some(take) => take,
             None => {
                 report("on_head", &request.brief(), PANICKED);
-                return Asked::Answered(self.fail_asked(link));
+                return Asked::Answered(self.end_asked(false, link));
             }
         };
         // A response of which the client may have a part is the only one that it can get.
         if take == Take::Refuse || res.has_begun() {
-            return Asked::Answered(self.finish_asked(link));
+            return Asked::Answered(self.end_asked(true, link));
         }
         res.forget();
         link.conn.counted = false;
@@ -141,7 +141,7 @@ impl HttpEngine {
         if called.is_none() {
             report("on_body", &request.brief(), PANICKED);
             self.begin(head, false, link);
-            return Some(self.fail_asked(link));
+            return Some(self.end_asked(false, link));
         }
         if is_last || upload.is_stopped() {
             upload.set_part(Part::End);
@@ -167,33 +167,13 @@ impl HttpEngine {
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));
         if called.is_none() {
             report("on_request", &request.brief(), PANICKED);
-            return self.fail_asked(link);
         }
-        self.finish_asked(link)
+        self.end_asked(called.is_some(), link)
     }
 
-    /// The handler has panicked.
-    #[cold]
-    fn fail_asked(&mut self, link: &mut Link<'_, '_>) -> After {
-        self.response.fail();
-        self.response.close();
-        if self.response.is_kept() {
-            link.conn.used = true;
-            return later::kept(&self.response, false);
-        }
-        self.finish_asked(link)
-    }
-
-    fn finish_asked(&mut self, link: &mut Link<'_, '_>) -> After {
-        let res = &mut self.response;
-        link.conn.used = true;
-        if res.is_kept() {
-            return After::Later;
-        }
-        link.cx.page.add(Word::Requests, 1);
-        link.conn.counted = res.has_failed();
-        link.cx.page.add(Word::Errors, u64::from(link.conn.counted));
-        res.finish(*link.cx.now)
+    /// As [`HttpEngine::end_answer`], not inlined.
+    fn end_asked(&mut self, returned: bool, link: &mut Link<'_, '_>) -> After {
+        self.end_answer(returned, link)
     }
 
     /// The request is over: the handler's value for it is dropped.

@@ -15,8 +15,8 @@ use crate::worker::call::Context;
 use crate::worker::engine::{Deadline, Next};
 use crate::worker::failure::report_panic;
 use crate::worker::this_worker::Worker;
+use crate::worker::touched::Touched;
 use mio::Token;
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -74,7 +74,7 @@ impl Answering {
         mut conn: HttpConn,
         exchange: Rc<Exchange<Response>>,
         token: Token,
-        touched: &Rc<RefCell<Vec<Token>>>,
+        touched: &Touched,
     ) -> Self {
         let fd = Rc::new(fd);
         // It is also set to have the engine read up to the end, whether that has come or not.

@@ -333,12 +333,21 @@ impl HttpEngine {
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));
         if called.is_none() {
             report("on_request", &request.brief(), PANICKED);
+        }
+        self.end_answer(called.is_some(), link)
+    }
+
+    /// Counts a request that the handler has answered, and finishes the response; `returned` is false if it panicked.
+    #[inline(always)]
+    fn end_answer(&mut self, returned: bool, link: &mut Link<'_, '_>) -> After {
+        let (res, cx) = (&mut self.response, &mut *link.cx);
+        if !returned {
             res.fail();
             res.close();
         }
         link.conn.used = true;
         if res.is_kept() {
-            return later::kept(res, called.is_some());
+            return later::kept(res, returned);
         }
         cx.page.add(Word::Requests, 1);
         link.conn.counted = res.has_failed();

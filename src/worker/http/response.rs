@@ -45,7 +45,7 @@ pub enum Refused {
     NoStreams,
     /// Not a regular file, or one that ends before the range does, or a descriptor that cannot be read.
     File,
-    /// Not possible in this process: a copy that the handler has forked.
+    /// Not possible here: in a copy of the worker that the handler has forked, or for a handler or a callback that the call is not for.
     State,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Refused {
             Self::Upgrade => "the request did not ask for this upgrade",
             Self::NoStreams => "the handler serves no streams",
             Self::File => "not a regular file that can be read and holds the range",
-            Self::State => "not possible in this process",
+            Self::State => "not possible here",
         })
     }
 }

@@ -3,10 +3,10 @@
 use super::*;
 use crate::scoreboard::Scoreboard;
 use crate::sys::time::Time;
-use crate::worker::conn::Touched;
 use crate::worker::engine::Deadline;
 use crate::worker::handler::{Handler, http};
 use crate::worker::http::later::Answering;
+use crate::worker::touched::Touched;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

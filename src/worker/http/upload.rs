@@ -1,6 +1,7 @@
 //! What a handler that decides after the head has of a request, from `on_head` to the answer: a value of its own, and the pause of
 //! the body that comes in pieces.
 
+use crate::worker::touched::Touched;
 use crate::worker::user::User;
 use mio::Token;
 use std::cell::{Cell, RefCell};
@@ -28,9 +29,6 @@ pub(super) enum Part {
     /// The last piece, or the answer.
     End,
 }
-
-/// The connections that the loop is to serve before it sleeps.
-type Touched = Rc<RefCell<Vec<Token>>>;
 
 /// A request from `on_head` to the answer.
 #[derive(Default)]
