@@ -3,6 +3,7 @@
 
 mod util;
 
+use std::collections::BTreeMap;
 use util::{Client, Fault, Load, RELOAD, Server, Start, Style, proc, wait_until};
 
 /// Descriptors of this process: enough for all tests at the same time.
@@ -34,6 +35,32 @@ fn idle_connections_survive_a_reload() {
     assert!(clients.iter_mut().all(|c| !old.contains(&pid_of(c))));
     drop(clients);
     server.stop();
+}
+
+/// The number of clients that each slot serves, by slot. Each must be answered on the connection it has.
+fn shares(clients: &mut [Client]) -> Vec<usize> {
+    let mut shares = BTreeMap::<String, usize>::new();
+    for client in clients {
+        *shares.entry(client.ask("slot").unwrap()).or_default() += 1;
+    }
+    shares.into_values().collect()
+}
+
+#[test]
+fn shares_stay_even_over_reloads() {
+    for dispatch in ["round-robin", "least-connections"] {
+        let mut server = Start::new(Style::Request).workers(4).set("dispatch", dispatch).start();
+        let mut clients = idle(&server, 64);
+        assert_eq!(shares(&mut clients), [16; 4]);
+        for _ in 0..4 {
+            server.reload();
+            server.rests();
+            let now = shares(&mut clients);
+            assert!(now.len() == 4 && now.iter().all(|n| n.abs_diff(16) <= 1), "{dispatch}: {now:?}");
+        }
+        drop(clients);
+        server.stop();
+    }
 }
 
 #[test]

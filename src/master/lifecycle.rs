@@ -315,6 +315,14 @@ impl Lifecycle {
         self.generation
     }
 
+    /// The generation whose workers get what comes back from others: the new one as soon as it has shown that it serves.
+    pub fn destination(&self) -> Generation {
+        match &self.reload {
+            Some(r) if r.stage == ReloadStage::Rolling && r.failure.is_none() => r.generation,
+            _ => self.generation,
+        }
+    }
+
     /// All workers that have not been reaped.
     pub fn workers(&self) -> &[Worker] {
         &self.workers
@@ -643,11 +651,7 @@ impl Lifecycle {
     }
 
     fn fill_slots(&mut self, out: &mut Vec<Action>) {
-        let generation = match &self.reload {
-            // The canary has shown that the new generation starts.
-            Some(r) if r.stage == ReloadStage::Rolling && r.failure.is_none() => r.generation,
-            _ => self.generation,
-        };
+        let generation = self.destination();
         for i in 0..self.places.len() {
             if self.places[i].is_empty() && self.places[i].start_at <= self.now {
                 let id = self.spawn(Slot::at(i), generation, out);

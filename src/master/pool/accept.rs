@@ -99,6 +99,7 @@ impl<S: System> Pool<S> {
     /// paused listeners. If something is left and no worker has room, publishes that the master waits.
     pub fn serve_waiting(&mut self, lifecycle: &Lifecycle, poll: &S::Poll) {
         self.has_more = false;
+        self.destination = lifecycle.destination();
         loop {
             self.place_returns(poll);
             for index in 0..self.listeners.len() {
@@ -128,7 +129,11 @@ impl<S: System> Pool<S> {
                 break;
             }
             let turn = self.cursor;
-            let slot = if self.parked.is_empty() { self.pick_for_return() } else { self.pick() };
+            let slot = match self.parked.front().map(|connection| connection.came_back) {
+                None => self.pick_for_return(),
+                Some(true) => self.pick_for_returned(None),
+                Some(false) => self.pick(),
+            };
             let Some(slot) = slot else { break };
             match self.parked.pop_front().or_else(|| self.next_return(&mut has_descriptors, poll)) {
                 Some(connection) => {
@@ -155,10 +160,11 @@ impl<S: System> Pool<S> {
     fn place_parked(&mut self) {
         while self.now >= self.singly_until
             && (1..BATCH).contains(&self.batch.len())
-            && !self.parked.is_empty()
+            && let Some(came_back) = self.parked.front().map(|connection| connection.came_back)
         {
             let turn = self.cursor;
-            let Some(slot) = self.pick_with_room() else { return };
+            let slot = if came_back { self.least_with_room(None) } else { self.pick_with_room() };
+            let Some(slot) = slot else { return };
             match self.parked.pop_front() {
                 Some(connection) => self.place(connection, slot),
                 None => self.cursor = turn,
@@ -218,7 +224,9 @@ impl<S: System> Pool<S> {
                 (self.failures, self.accepted_at) = (0, self.now);
                 self.accepted += 1;
                 let origin = Origin::listener(ListenerId::at(index));
-                self.place(Unplaced { connection, origin, client, shed_by: None, slot }, slot);
+                let connection =
+                    Unplaced { connection, origin, client, came_back: false, shed_by: None, slot };
+                self.place(connection, slot);
                 Accepted::One
             }
             Err(e) => {
@@ -291,7 +299,11 @@ impl<S: System> Pool<S> {
 
     /// Gives a connection to the next worker that takes it; else parks it.
     fn give_elsewhere(&mut self, connection: Unplaced<S::Connection>) {
-        while let Some(slot) = self.pick_for(&connection).or_else(|| self.pick()) {
+        let pick = |pool: &mut Self| match connection.came_back {
+            true => pool.pick_for_returned(None),
+            false => pool.pick(),
+        };
+        while let Some(slot) = self.pick_for(&connection).or_else(|| pick(self)) {
             self.count_given(slot);
             if self.give_to(slot, std::slice::from_ref(&connection)) {
                 return;

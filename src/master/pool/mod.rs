@@ -16,7 +16,7 @@ mod workers;
 
 use crate::config::{Accept, Config};
 use crate::handoff::{Given, Origin};
-use crate::ids::{Page, WorkerId};
+use crate::ids::{Generation, Page, WorkerId};
 use crate::sys::time::Time;
 pub use health::Findings;
 use health::MemoryLimit;
@@ -47,6 +47,8 @@ pub struct Unplaced<C> {
     pub origin: Origin,
     /// The client's number, if dispatch uses it and the client has an IP address.
     pub client: Option<u64>,
+    /// True if a worker had it before, taken or not.
+    pub came_back: bool,
     /// The worker that has shed it, which is not to get it again.
     pub shed_by: Option<WorkerId>,
     /// The slot that was chosen for it last.
@@ -102,6 +104,8 @@ pub struct Pool<S: System> {
     now: Time,
     /// The slot whose turn it is under round robin.
     cursor: usize,
+    /// The generation whose workers get what comes back first: the lifecycle's destination, as of the last look.
+    destination: Generation,
     /// Checks of the workers' shares that are left after a scale-up.
     share_checks: u32,
     /// Attempts to accept that have failed since the last connection.
@@ -159,6 +163,10 @@ pub enum Fault {
     IdleKept,
     /// Idle connections are closed although another worker has room.
     IdleFirst,
+    /// What comes back is given in turn, not to the worker with the fewest connections.
+    ReturnedInTurn,
+    /// What comes back may go to a worker that is about to be replaced.
+    ReturnedToAnyGeneration,
 }
 
 /// True if the simulator has broken this rule; never in the product.
@@ -200,6 +208,7 @@ impl<S: System> Pool<S> {
             config: config.clone(),
             now,
             cursor: 0,
+            destination: Generation::FIRST,
             share_checks: 0,
             failures: 0,
             resting_until: Time::default(),
@@ -346,7 +355,14 @@ impl<S: System> Pool<S> {
     /// Parks a connection that a former program in this process had parked.
     pub fn park(&mut self, connection: S::Connection, origin: Origin) {
         let client = self.client_of(&connection);
-        self.parked.push_back(Unplaced { connection, origin, client, shed_by: None, slot: 0 });
+        self.parked.push_back(Unplaced {
+            connection,
+            origin,
+            client,
+            came_back: true,
+            shed_by: None,
+            slot: 0,
+        });
     }
 
     /// True if workers take connections or datagrams from sockets of their own.

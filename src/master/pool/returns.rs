@@ -122,7 +122,7 @@ impl<S: System> Pool<S> {
         }
         let mut connections = message.into_iter().map(|(connection, origin)| {
             let client = self.client_of(&connection);
-            Unplaced { connection, origin, client, shed_by, slot: 0 }
+            Unplaced { connection, origin, client, came_back: true, shed_by, slot: 0 }
         });
         let first = connections.next();
         let others: Vec<_> = connections.collect();

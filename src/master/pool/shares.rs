@@ -6,7 +6,7 @@
 use super::returns::Return;
 use super::{Pool, System, WorkerEntry, broken, dispatch};
 use crate::event::Kind;
-use crate::ids::WorkerId;
+use crate::ids::{Generation, WorkerId};
 use crate::master::lifecycle::Lifecycle;
 
 /// Checks after the last new worker has become ready: connections that are not idle at the first may be at a later one.
@@ -56,8 +56,9 @@ impl<S: System> Pool<S> {
     /// room soon. If no other will, the worker gets its connection back, or one that can make room gets it, so that no client waits.
     pub(super) fn pick_other(&self, id: WorkerId) -> Option<usize> {
         let slots = self.workers.slots();
-        let other = |slot| self.workers.admitted(slot).filter(|w| w.id != id || broken!(self, ShedToItself));
-        dispatch::least(slots, |slot| other(slot)?.load(self.max_queued)).or_else(|| {
+        let except = if broken!(self, ShedToItself) { None } else { Some(id) };
+        self.least_with_room(except).or_else(|| {
+            let other = |slot| self.workers.admitted(slot).filter(|w| Some(w.id) != except);
             let any_will = (0..slots).filter_map(other).any(WorkerEntry::will_have_room);
             let least =
                 |load: fn(&Self, usize) -> Option<u32>| dispatch::least(slots, |slot| load(self, slot));
@@ -65,13 +66,33 @@ impl<S: System> Pool<S> {
         })
     }
 
+    /// Chooses the slot with the fewest connections among those with room, other than that of one worker: first of the generation
+    /// that is to stay, so that nothing moves twice in a reload.
+    pub(super) fn least_with_room(&self, except: Option<WorkerId>) -> Option<usize> {
+        let least = |generation: Option<Generation>| {
+            dispatch::least(self.workers.slots(), |slot| {
+                let worker = self.workers.admitted(slot)?;
+                let is_one = Some(worker.id) != except && generation.is_none_or(|g| g == worker.generation);
+                if is_one { worker.load(self.max_queued) } else { None }
+            })
+        };
+        let staying = Some(self.destination).filter(|_| !broken!(self, ReturnedToAnyGeneration));
+        least(staying).or_else(|| least(None))
+    }
+
+    /// Chooses the slot for a connection that was taken back, of the worker that has shed it, if one has; `None` if it has to wait.
+    pub(super) fn pick_for_returned(&mut self, shed_by: Option<WorkerId>) -> Option<usize> {
+        match shed_by {
+            Some(id) => self.pick_other(id),
+            None if broken!(self, ReturnedInTurn) => self.pick(),
+            None => self.least_with_room(None).or_else(|| self.pick()),
+        }
+    }
+
     /// Chooses the slot for the next connection that is taken back, and moves the queue that has it to the front.
     pub(super) fn pick_for_return(&mut self) -> Option<usize> {
         (0..self.returns.len()).find_map(|index| {
-            let slot = match self.shedder(&self.returns[index]) {
-                Some(id) => self.pick_other(id),
-                None => self.pick(),
-            }?;
+            let slot = self.pick_for_returned(self.shedder(&self.returns[index]))?;
             self.returns.swap(0, index);
             Some(slot)
         })

@@ -37,22 +37,41 @@ impl Fixture {
         let listeners = vec![ModelBacklog::new(&shared)];
         let pool = Pool::new(Model(shared.clone()), listeners, &Config::default(), now);
         let mut f = Self { pool, life, shared, workers: Vec::new(), now };
-        for id in 1..=workers {
-            let queue = ModelQueue {
-                id: WorkerId(id),
-                to_worker: Rc::default(),
-                back: Rc::default(),
-                counters: Rc::new(Counters::default()),
-                shared: f.shared.clone(),
-            };
-            f.workers.push(queue.clone());
-            let entry =
-                WorkerEntry::new(WorkerId(id), Slot(id - 1), Generation::FIRST, queue.clone(), queue, 0);
-            let entry = WorkerEntry { limit: 2, kind: Some(Kind::Request), ..entry };
-            f.pool.workers.add(Page(id), entry);
-            f.pool.workers.admit(WorkerId(id));
-        }
+        (1..=workers).for_each(|id| f.admit(id, Slot(id - 1), Generation::FIRST));
         f
+    }
+
+    /// Another worker is ready.
+    fn admit(&mut self, id: u32, slot: Slot, generation: Generation) {
+        let queue = ModelQueue {
+            id: WorkerId(id),
+            to_worker: Rc::default(),
+            back: Rc::default(),
+            counters: Rc::new(Counters::default()),
+            shared: self.shared.clone(),
+        };
+        self.workers.push(queue.clone());
+        let entry = WorkerEntry::new(WorkerId(id), slot, generation, queue.clone(), queue, 0);
+        let entry = WorkerEntry { limit: 2, kind: Some(Kind::Request), ..entry };
+        self.pool.workers.add(Page(id), entry);
+        self.pool.workers.admit(WorkerId(id));
+    }
+
+    /// A worker has so many connections, of those that it may have.
+    fn has(&mut self, id: u32, connections: u64, limit: u32) {
+        let worker = self.pool.workers.get_mut(WorkerId(id)).unwrap();
+        (worker.given, worker.limit) = (connections, limit);
+        self.workers[id as usize - 1].counters.taken.set(connections);
+    }
+
+    /// A worker drains, and hands these back.
+    fn hand_back(&mut self, id: u32, connections: std::ops::Range<u32>) {
+        self.pool.withdraw(WorkerId(id));
+        self.pool.watch_returns(WorkerId(id), &());
+        let finished = connections.len() as u64;
+        self.workers[id as usize - 1].back.borrow_mut().extend(connections.map(Item::Connection));
+        self.finish(id, finished);
+        self.turn();
     }
 
     /// Clients connect, and the master runs a turn.
@@ -314,6 +333,60 @@ fn what_a_full_queue_refuses_is_given_to_others_after_their_own() {
     let expected = [Item::Connection(1), Item::Another(3), Item::Another(5), Item::Connection(0)];
     assert_eq!(*f.workers[1].to_worker.borrow(), expected);
     assert_eq!(f.pool.parked.iter().map(|c| c.connection).collect::<Vec<_>>(), [2, 4]);
+}
+
+#[test]
+fn what_comes_back_goes_to_the_worker_with_the_fewest_connections() {
+    let mut f = Fixture::new(4);
+    for (id, has) in [(1, 9), (2, 2), (3, 0), (4, 3)] {
+        f.has(id, has, 100);
+    }
+    f.hand_back(1, 0..9);
+    assert_eq!([2, 3, 4].map(|id| f.take(id).len()), [3, 5, 1]);
+    // It was nobody's turn.
+    (0..3).for_each(|_| f.connect(1));
+    assert_eq!([2, 3, 4].map(|id| f.take(id).len()), [1, 1, 1]);
+}
+
+#[test]
+fn what_comes_back_goes_to_the_generation_that_stays_if_that_has_room() {
+    let mut f = Fixture::new(3);
+    let step = |f: &mut Fixture, input| f.life.step(f.now, input, &mut Vec::new());
+    step(&mut f, Input::Reload);
+    step(&mut f, Input::Prepared(Ok(())));
+    for (id, has) in [(1, 5), (2, 0), (3, 4)] {
+        f.has(id, has, 100);
+    }
+    let next = Generation::FIRST.next();
+    assert_eq!(f.life.destination(), Generation::FIRST, "before the first new worker is ready");
+    step(&mut f, Input::Ready(WorkerId(4)));
+    assert_eq!(f.life.destination(), next);
+    f.admit(4, Slot(0), next);
+    f.has(4, 1, 3);
+    f.hand_back(1, 0..5);
+    assert_eq!([2, 3, 4].map(|id| f.take(id).len()), [3, 0, 2], "the rest to others, as nobody may wait");
+    // Rolled back, it is the other way round.
+    step(&mut f, Input::Leaving(WorkerId(4)));
+    assert_eq!(f.life.destination(), Generation::FIRST);
+}
+
+#[test]
+fn a_client_that_has_a_worker_of_its_own_comes_back_to_that() {
+    let mut f = Fixture::new(3);
+    f.pool.config.dispatch = Dispatch::SourceHash;
+    for (id, has) in [(1, 9), (2, 50), (3, 60)] {
+        f.has(id, has, 100);
+    }
+    let own = |connection| dispatch::pick_for(Model::client_of(&connection).unwrap(), 3, |_| true).unwrap();
+    f.hand_back(1, 0..6);
+    for (slot, id) in [(1, 2), (2, 3)] {
+        let others = f.take(id);
+        assert!(others.iter().all(|&connection| matches!(own(connection), 0) || own(connection) == slot));
+    }
+    f.pool.workers.admit(WorkerId(1));
+    f.hand_back(2, 6..12);
+    assert!(f.take(1).iter().all(|&connection| own(connection) != 2));
+    assert!(f.take(3).iter().all(|&connection| own(connection) != 0));
 }
 
 #[test]

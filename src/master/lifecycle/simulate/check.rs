@@ -3,7 +3,7 @@
 
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
 use super::super::{hang, reload};
-use super::model::{Messages, Model};
+use super::model::{Messages, Model, Returned};
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, MAX_QUEUED, TICK, World};
 use crate::config::Dispatch;
@@ -784,10 +784,45 @@ impl World {
             let others = (0..self.pool.workers.slots()).filter(other).any(load);
             self.must(!others, || format!("worker {id} gets back what it has shed, and another has room"));
         }
+        self.check_returned();
         self.check_idle();
         for i in 0..self.processes.len() {
             self.check_eligible(i);
             self.check_left_lying(i);
+        }
+    }
+
+    /// A connection that came back goes to a worker of the generation that is to stay, if one has room, and of those with room to
+    /// one with the fewest connections.
+    fn check_returned(&mut self) {
+        let returned = self.shared.returned.take();
+        let reclaimed = self.shared.reclaimed.take();
+        if self.dispatch == Dispatch::SourceHash {
+            return;
+        }
+        let staying = self.machine.life.destination();
+        // Those that had room all the time, and whose number of connections has not gone down meanwhile.
+        let pool = &self.pool;
+        let with_room = (0..pool.workers.slots())
+            .filter(|slot| pool.load(*slot).is_some())
+            .filter_map(|slot| pool.workers.admitted(slot))
+            .filter(|w| self.watch.with_room.contains(&w.id) && !reclaimed.contains(&w.id));
+        let loads: Vec<_> =
+            with_room.map(|w| (w.id, w.generation == staying, u64::from(w.in_flight()))).collect();
+        for Returned { to, load, shed_by } in returned {
+            let stays = self.get(to).is_some_and(|p| p.generation == staying);
+            self.count(if stays { "came back to the generation that stays" } else { "came back to another" });
+            let others = loads.iter().filter(|(id, ..)| *id != to && Some(*id) != shed_by);
+            let better = others.clone().find(
+                |(_, is_staying, other)| {
+                    if *is_staying == stays { *other < load } else { *is_staying }
+                },
+            );
+            if let Some(&(id, ..)) = better {
+                self.must(false, || {
+                    format!("worker {to} with {load} connections gets what came back, and worker {id} should")
+                });
+            }
         }
     }
 

@@ -39,11 +39,25 @@ pub struct Shared {
     pub shed_by: RefCell<BTreeMap<u32, WorkerId>>,
     /// Connections that went back to the worker that had shed them.
     pub shed_to_itself: RefCell<Vec<WorkerId>>,
+    /// Connections that came back and were given to a worker in this turn.
+    pub returned: RefCell<Vec<Returned>>,
+    /// Workers of which connections were reclaimed in this turn.
+    pub reclaimed: RefCell<Vec<WorkerId>>,
+}
+
+/// A connection that came back was given to a worker.
+pub struct Returned {
+    pub to: WorkerId,
+    /// The connections that this worker had before.
+    pub load: u64,
+    pub shed_by: Option<WorkerId>,
 }
 
 /// The counters of a worker's page, and what the master's side of its link knows of it.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Connections given to it and not reclaimed.
+    pub given: Cell<u64>,
     pub taken: Cell<u64>,
     pub probed: Cell<u64>,
     pub finished: Cell<u64>,
@@ -96,6 +110,8 @@ impl Shared {
             unseen: RefCell::default(),
             shed_by: RefCell::default(),
             shed_to_itself: RefCell::default(),
+            returned: RefCell::default(),
+            reclaimed: RefCell::default(),
         })
     }
 
@@ -167,7 +183,14 @@ impl Queue<Model> for ModelQueue {
         if connections.len() > 1 {
             self.shared.count("message of several connections");
         }
-        for (at, Unplaced { connection, .. }) in connections.iter().enumerate() {
+        for (at, Unplaced { connection, came_back, shed_by, .. }) in connections.iter().enumerate() {
+            let given = self.counters.given.get();
+            self.counters.given.set(given + 1);
+            if *came_back {
+                let load = given.saturating_sub(self.counters.finished.get());
+                let returned = Returned { to: self.id, load, shed_by: *shed_by };
+                self.shared.returned.borrow_mut().push(returned);
+            }
             if self.shared.shed_by.borrow_mut().remove(connection) == Some(self.id) {
                 self.shared.shed_to_itself.borrow_mut().push(self.id);
             }
@@ -179,7 +202,14 @@ impl Queue<Model> for ModelQueue {
     }
 
     fn reclaim(&self) -> io::Result<Taken<u32>> {
-        Ok(self.taken(&mut self.to_worker.borrow_mut(), false))
+        let before = self.waiting()?;
+        let taken = self.taken(&mut self.to_worker.borrow_mut(), false);
+        let reclaimed = before - self.waiting()?;
+        if reclaimed > 0 {
+            self.counters.given.set(self.counters.given.get().saturating_sub(reclaimed));
+            self.shared.reclaimed.borrow_mut().push(self.id);
+        }
+        Ok(taken)
     }
 
     fn waiting(&self) -> io::Result<u64> {

@@ -80,7 +80,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 46] = [
+pub const MUTATIONS: [Mutation; 48] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -127,6 +127,8 @@ pub const MUTATIONS: [Mutation; 46] = [
     Mutation::Pool(Fault::ChecksSeldom),
     Mutation::Pool(Fault::IdleKept),
     Mutation::Pool(Fault::IdleFirst),
+    Mutation::Pool(Fault::ReturnedInTurn),
+    Mutation::Pool(Fault::ReturnedToAnyGeneration),
 ];
 
 /// The machine, with a fault or none.
