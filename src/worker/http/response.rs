@@ -537,7 +537,8 @@ impl Response {
 
     /// True if something of it may have been sent, or it is kept.
     pub(super) fn has_begun(&self) -> bool {
-        matches!(self.stage, Stage::Stream(_) | Stage::Kept)
+        // Also of one that has failed since.
+        self.partly_sent || matches!(self.stage, Stage::Stream(_) | Stage::Kept)
     }
 
     /// Drops what was set of a response that is not to be sent.

@@ -65,14 +65,21 @@ impl Handler for Uploads {
                 res.write(b"at once").unwrap();
                 return Take::Pieces;
             }
+            "/sent-and-failed" => {
+                res.write(b"at once").unwrap();
+                res.flush().unwrap();
+                res.fail();
+            }
             "/pause-head" => req.pause().unwrap(),
             "/panic-head" => panic!("as asked"),
             _ => {}
         }
         // Nobody gets this.
-        res.status(500).unwrap();
-        res.header("X-Lost", "1").unwrap();
-        res.body("lost").unwrap();
+        if req.path() != "/sent-and-failed" {
+            res.status(500).unwrap();
+            res.header("X-Lost", "1").unwrap();
+            res.body("lost").unwrap();
+        }
         self.take.unwrap_or(Take::Pieces)
     }
 
@@ -253,6 +260,20 @@ fn a_response_that_was_begun_with_the_head_is_the_answer() {
     assert!(b.text().contains("at once"));
     assert_eq!(handler.take_events(), "head:/written:Some(5) released");
     assert_eq!(b.deadline, Some(Deadline::Linger));
+}
+
+#[test]
+fn a_response_that_has_failed_with_the_head_is_cut_and_followed_by_none() {
+    for (take, rest) in [(Take::Pieces, "Content-Length: 5\r\n\r\nhello"), (Take::Whole, "\r\n")] {
+        let handler = Uploads { take: Some(take), ..Uploads::default() };
+        let mut b = handler.bench();
+        b.send(post("/sent-and-failed", rest).as_bytes());
+        assert_eq!(statuses(&b.text()), ["200"]);
+        assert!(handler.take_events().ends_with(" released"));
+        assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (1, 1));
+        b.send(post("/hello", "\r\n").as_bytes());
+        assert_eq!(b.text(), "");
+    }
 }
 
 #[test]
