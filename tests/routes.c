@@ -62,6 +62,17 @@ static void late(prefork_worker *worker, void *arg)
         abort();
 }
 
+/* A handler of the other style for `line`; without its listener the worker does not start. */
+static int start_other(prefork_worker *worker, void **state)
+{
+    struct prefork_module line = prefork_module_init();
+
+    self = worker;
+    *state = "own";
+    line.on_request = on_request;
+    return prefork_worker_serve(worker, "line", &line, "line handler");
+}
+
 static int start(prefork_worker *worker, void **state)
 {
     struct prefork_module line, admin, datagrams, blocking, nothing;
@@ -96,7 +107,9 @@ static int start(prefork_worker *worker, void **state)
     return 0;
 }
 
-#ifdef OWN_BLOCKING
+#ifdef OTHER_STYLE
+PREFORK_MODULE(.worker_start = start_other, .on_request = on_request)
+#elif defined OWN_BLOCKING
 PREFORK_MODULE(.worker_start = start, .on_connection = on_connection)
 #else
 PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_open = on_open, .on_data = on_data)

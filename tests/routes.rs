@@ -23,9 +23,11 @@ fn start() -> Start {
     ADDRESSES.into_iter().fold(Start::new(Style::Request).module(module(&[])), Start::listen)
 }
 
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n";
+
 fn get(address: &Address) -> String {
     let mut client = Client::connect(address, Style::Request).unwrap();
-    client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    client.send(GET).unwrap();
     client.http_answer().unwrap().body
 }
 
@@ -90,6 +92,44 @@ fn names_outlive_reloads_and_upgrades() {
 }
 
 #[test]
+fn a_reload_that_changes_the_style_gives_no_client_another_protocol() {
+    let other = module(&["-DOTHER_STYLE", "-Wno-unused-function"]);
+    let mut server = ["api=127.0.0.1:0", "line=127.0.0.1:0"]
+        .into_iter()
+        .fold(Start::new(Style::Request), Start::listen)
+        .module(other.clone())
+        .own_module()
+        .start();
+    let mut api = Client::connect(&server.addresses[0], Style::Request).unwrap();
+    let mut line = Client::connect(&server.addresses[1], Style::Request).unwrap();
+    for client in [&mut api, &mut line] {
+        client.send(GET).unwrap();
+        assert_eq!(client.http_answer().unwrap().status, 200);
+    }
+    server.install(&module(&[]));
+    server.reload();
+    // An idle HTTP connection, which the new handler of its listener cannot continue.
+    assert_eq!(line.rest().unwrap(), b"");
+    api.send(GET).unwrap();
+    assert_eq!(api.http_answer().unwrap().body, "api by own");
+    let mut stream = Client::connect(&server.addresses[1], Style::Data).unwrap();
+    assert_eq!(stream.answer().unwrap(), "line handler");
+    server.install(&other);
+    server.signal(libc::SIGHUP);
+    wait_until("new connections get the new style", || {
+        let mut client = Client::connect(&server.addresses[1], Style::Request).unwrap();
+        client.send(GET).unwrap();
+        client.http_answer().is_ok_and(|answer| answer.body == "line by line handler")
+    });
+    // The old worker serves it to its end.
+    stream.send(b"hello\n").unwrap();
+    assert_eq!(stream.answer().unwrap(), "hello");
+    drop(stream);
+    server.wait_for_line("reload to generation 3 is complete");
+    server.stop();
+}
+
+#[test]
 fn a_handler_without_a_listener_is_left_out() {
     let server = Start::new(Style::Request).module(module(&[])).start();
     assert_eq!(get(server.address()), " by own");
@@ -121,6 +161,12 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     // A handler of datagrams alone at an address for connections.
     let text = Start::new(Style::Request).module(module(&[])).listen("time=127.0.0.1:0").refused().stderr;
     assert!(text.contains("on_datagram only"), "{text}");
+    // A name that no address has.
+    let other = Start::new(Style::Request).module(module(&["-DOTHER_STYLE", "-Wno-unused-function"]));
+    let text = other.listen("lin=127.0.0.1:0").refused().stderr;
+    let reason =
+        "worker_start returned -13: serve \"line\": no listener has this name: add --listen NAME=ADDRESS";
+    assert!(text.contains(reason), "{text}");
     let text = Start::new(Style::Request).module(module(&[])).listen("=127.0.0.1:0").refused().stderr;
     assert!(text.contains("a name in front of ="), "{text}");
 }

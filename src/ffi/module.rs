@@ -12,6 +12,7 @@ use crate::sys::overdue;
 use crate::unwind::named;
 use crate::worker::routes::Unserved;
 use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Take, Worker};
+use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
@@ -190,6 +191,12 @@ impl prefork_module {
     /// # Errors
     /// What was found instead, and what to do.
     pub(super) fn kind(&self) -> Result<Kind, &'static str> {
+        if self.on_request.is_none() && (self.on_head.is_some() || self.on_body.is_some()) {
+            return Err("found on_head or on_body without on_request: set that too");
+        }
+        if self.on_head.is_none() && self.on_body.is_some() {
+            return Err("found on_body without on_head: set that too, to return 1");
+        }
         match (self.on_request, self.on_connection, self.on_data) {
             (Some(_), None, _) => Ok(Kind::Request),
             (None, Some(_), None) => Ok(Kind::Blocking),
@@ -203,6 +210,11 @@ impl prefork_module {
             }
         }
     }
+}
+
+thread_local! {
+    /// The last refusal of `prefork_worker_serve()`, for the message about a worker that does not start because of it.
+    static UNSERVED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 const RECOMPILE: &str = "compile it against the prefork.h of this prefork";
@@ -258,7 +270,10 @@ impl Handler for Callbacks {
             // SAFETY: a callback, as promised to `new`; both pointers are good until it returns.
             match unsafe { start(lend(worker), &raw mut self.state) } {
                 0 => {}
-                n => return Err(format!("worker_start returned {n}")),
+                n => {
+                    let reason = UNSERVED.take().map(|unserved| format!(": {unserved}")).unwrap_or_default();
+                    return Err(format!("worker_start returned {n}{reason}"));
+                }
             }
         }
         if let Some(on_hang) = self.module.on_hang {
@@ -380,10 +395,13 @@ pub unsafe extern "C" fn prefork_worker_serve(
         // SAFETY: the caller promises that the callbacks are what the header says.
         let callbacks =
             unsafe { Callbacks::new(module, state) }.map_err(|_| prefork_status::PREFORK_INVALID)?;
-        answered(worker.serve_boxed(name, Box::new(callbacks)).map_err(|refused| match refused {
-            Unserved::Late => prefork_status::PREFORK_STATE,
-            Unserved::Blocking => prefork_status::PREFORK_INVALID,
-            Unserved::NoListener => prefork_status::PREFORK_GONE,
+        answered(worker.serve_boxed(name, Box::new(callbacks)).map_err(|refused| {
+            UNSERVED.set(Some(format!("serve {name:?}: {}", refused.text())));
+            match refused {
+                Unserved::Late => prefork_status::PREFORK_STATE,
+                Unserved::Blocking => prefork_status::PREFORK_INVALID,
+                Unserved::NoListener => prefork_status::PREFORK_GONE,
+            }
         }))
     })
 }
@@ -405,6 +423,23 @@ mod tests {
         _: *const sockaddr,
         _: *const c_void,
         _: usize,
+        _: *mut c_void,
+    ) {
+    }
+
+    unsafe extern "C-unwind" fn on_head(
+        _: *mut prefork_request,
+        _: *mut prefork_response,
+        _: *mut c_void,
+    ) -> c_int {
+        0
+    }
+
+    unsafe extern "C-unwind" fn on_body(
+        _: *mut prefork_request,
+        _: *const c_void,
+        _: usize,
+        _: c_int,
         _: *mut c_void,
     ) {
     }
@@ -432,6 +467,11 @@ mod tests {
         assert_eq!(datagram.kind(), Ok(Kind::Datagram));
         assert_eq!(prefork_module { on_request: Some(on_request), ..datagram }.kind(), Ok(Kind::Request));
         assert!(none.kind().unwrap_err().contains("no handler"));
+        let unasked = prefork_module { on_body: Some(on_body), ..request };
+        assert!(unasked.kind().unwrap_err().contains("without on_head"));
+        let unanswered = prefork_module { on_head: Some(on_head), on_data: Some(on_conn), ..none };
+        assert!(unanswered.kind().unwrap_err().contains("without on_request"));
+        assert_eq!(prefork_module { on_head: Some(on_head), ..unasked }.kind(), Ok(Kind::Request));
         for other in [both, request, prefork_module { on_data: Some(on_conn), ..none }] {
             let ambiguous = prefork_module { on_connection: Some(on_conn), ..other };
             assert!(ambiguous.kind().unwrap_err().contains("together"));

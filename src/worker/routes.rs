@@ -71,7 +71,7 @@ pub(crate) enum Unserved {
 }
 
 impl Unserved {
-    fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Late => "possible in the start of a worker only",
             Self::Blocking => "a handler in blocking style serves all listeners or none",

@@ -86,6 +86,11 @@ impl EventLoop<'_> {
     pub(super) fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
         let kind = if self.is_same_everywhere { self.kind } else { self.handler.kind_at(listener.0) };
         match kind {
+            // Another worker, of another style, has answered requests on it: its client expects no other protocol.
+            Kind::Stream | Kind::Blocking if used => {
+                drop(fd);
+                self.intake.finished();
+            }
             Kind::Stream => {
                 let conn = self.conn(fd, listener);
                 let index = self.table.insert(Protocol::Stream(conn), listener);
