@@ -3,6 +3,8 @@
 
 mod util;
 
+use std::io;
+use std::net::{TcpStream, UdpSocket};
 use util::client::Address;
 use util::handler::{compile, host_with};
 use util::{Start, Style, wait_until};
@@ -46,7 +48,11 @@ const MODULE: &str = r#"
         prefork_worker_reply(worker, "", 0);
     }
 
-    static void released(void *) { maybe("release"); }
+    static void released(void *)
+    {
+        if (where.find("release") == 0)
+            maybe(where.c_str());
+    }
 
     static void fired(prefork_worker *, void *) { maybe("timer"); }
     static void woken(prefork_worker *, void *) { maybe("wake"); }
@@ -81,8 +87,37 @@ const MODULE: &str = r#"
         (void)req;
     }
 
-    static void open(prefork_conn *, void *) { maybe("on_open"); }
-    static void data(prefork_conn *conn, void *) { maybe("on_data"); maybe("on_connection"); prefork_conn_close(conn); }
+    static int head(prefork_request *req, prefork_response *, void *)
+    {
+        maybe("on_head");
+        if (where == "release of a request's value" || where == "release of a value that is replaced")
+            prefork_request_set_user(req, &where, released);
+        if (where == "release of a value that is replaced")
+            prefork_request_set_user(req, NULL, NULL);
+        return 1;
+    }
+
+    static void body(prefork_request *, const void *, size_t, int, void *) { maybe("on_body"); }
+
+    /* Until a write is refused. */
+    static void fill(prefork_conn *conn)
+    {
+        static char bytes[1 << 20];
+        while (where == "on_writable" && prefork_conn_write(conn, bytes, sizeof bytes) > 0)
+            continue;
+    }
+
+    static void writable(prefork_conn *, void *) { maybe("on_writable"); }
+
+    static void open(prefork_conn *conn, void *) { maybe("on_open"); fill(conn); }
+    static void data(prefork_conn *conn, void *)
+    {
+        maybe("on_data");
+        maybe("on_connection");
+        if (where != "on_writable")
+            prefork_conn_close(conn);
+    }
+
     static void close(prefork_conn *, void *) { maybe("on_close"); }
     /* In a signal handler, where nobody should throw either. */
     static void hang(prefork_worker *, void *) { maybe("on_hang"); }
@@ -153,9 +188,9 @@ const HOST: &str = r#"
 
 fn start(style: Style, throw: &str) -> Start {
     let callbacks = match style {
-        Style::Request => "-DCALLBACKS=.on_request=request",
+        Style::Request => "-DCALLBACKS=.on_head=head, .on_body=body, .on_request=request",
         Style::Connection => "-DCALLBACKS=.on_connection=data",
-        Style::Data => "-DCALLBACKS=.on_open=open, .on_data=data, .on_close=close",
+        Style::Data => "-DCALLBACKS=.on_open=open, .on_data=data, .on_writable=writable, .on_close=close",
         Style::Datagram => "-DCALLBACKS=.on_datagram=datagram",
     };
     let throw = format!("-DTHROW=\"{throw}\"");
@@ -164,25 +199,31 @@ fn start(style: Style, throw: &str) -> Start {
 }
 
 fn message(callback: &str) -> String {
-    format!("{callback}: a C++ exception left the callback")
+    let name = callback.split(' ').next().unwrap();
+    format!("{name}: a C++ exception left the callback")
 }
 
 #[test]
 fn an_exception_is_logged_with_the_callback_that_it_left() {
     for (style, callback) in [
         (Style::Request, "on_request"),
+        (Style::Request, "on_head"),
+        (Style::Request, "on_body"),
         (Style::Request, "on_message"),
         (Style::Request, "on_reply"),
         (Style::Request, "timer"),
         (Style::Request, "wake"),
         (Style::Request, "watch"),
         (Style::Request, "release"),
+        (Style::Request, "release of a request's value"),
+        (Style::Request, "release of a value that is replaced"),
         (Style::Request, "more"),
         (Style::Request, "done"),
         (Style::Request, "on_gone"),
         (Style::Connection, "on_connection"),
         (Style::Data, "on_open"),
         (Style::Data, "on_data"),
+        (Style::Data, "on_writable"),
         (Style::Data, "on_close"),
         (Style::Datagram, "on_datagram"),
     ] {
@@ -193,7 +234,11 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         let before = server.workers();
         match *server.address() {
             Address::Udp(address) => {
-                std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", address).unwrap();
+                UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", address).unwrap();
+            }
+            // Megabytes, in which a client of commands would look for an answer.
+            _ if callback == "on_writable" => {
+                let _ = io::copy(&mut TcpStream::connect(server.tcp()).unwrap(), &mut io::sink());
             }
             _ => {
                 let _ = server.ask("x");

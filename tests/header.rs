@@ -107,7 +107,10 @@ fn a_module_is_written_the_same_way_in_both_languages() {
         static void request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }\n\
         static void conn(prefork_conn *c, void *s) { (void)c; (void)s; }\n\
         static void datagram(prefork_worker *w, const struct sockaddr *p, const void *d, size_t n, void *s)\n\
-        { (void)p; (void)s; prefork_datagram_reply(w, d, n); }\n";
+        { (void)p; (void)s; prefork_datagram_reply(w, d, n); }\n\
+        static int head(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; return 1; }\n\
+        static void body(prefork_request *q, const void *d, size_t n, int last, void *s)\n\
+        { (void)q; (void)d; (void)n; (void)last; (void)s; }\n";
     for (name, callbacks) in [
         ("one", ".on_request = request"),
         ("two", ".on_open = conn, .on_data = conn"),
@@ -115,7 +118,8 @@ fn a_module_is_written_the_same_way_in_both_languages() {
             "all",
             ".worker_start = start, .worker_stop = worker, .on_request = request, .on_connection = conn,\n\
              .on_open = conn, .on_data = conn, .on_close = conn, .on_drain = worker,\n\
-             .on_message = message, .on_datagram = datagram",
+             .on_message = message, .on_datagram = datagram, .on_hang = worker, .on_writable = conn,\n\
+             .on_head = head, .on_body = body",
         ),
     ] {
         let text = format!("{module}PREFORK_MODULE({callbacks})\n");

@@ -50,9 +50,10 @@ static inline struct prefork_module prefork_module_init(void)
     }                                                                                                      \
     const struct prefork_module prefork_module = prefork_module_make();
 #define PREFORK_SET_(...)                                                                                  \
-    PREFORK_PICK_(__VA_ARGS__, PREFORK_11_, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_,   \
-                  PREFORK_5_, PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
-#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, macro, ...) macro
+    PREFORK_PICK_(__VA_ARGS__, PREFORK_14_, PREFORK_13_, PREFORK_12_, PREFORK_11_, PREFORK_10_,            \
+                  PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_, PREFORK_5_, PREFORK_4_, PREFORK_3_,      \
+                  PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
+#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, macro, ...) macro
 #define PREFORK_1_(a) m a;
 #define PREFORK_2_(a, ...) m a; PREFORK_1_(__VA_ARGS__)
 #define PREFORK_3_(a, ...) m a; PREFORK_2_(__VA_ARGS__)
@@ -64,6 +65,9 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_9_(a, ...) m a; PREFORK_8_(__VA_ARGS__)
 #define PREFORK_10_(a, ...) m a; PREFORK_9_(__VA_ARGS__)
 #define PREFORK_11_(a, ...) m a; PREFORK_10_(__VA_ARGS__)
+#define PREFORK_12_(a, ...) m a; PREFORK_11_(__VA_ARGS__)
+#define PREFORK_13_(a, ...) m a; PREFORK_12_(__VA_ARGS__)
+#define PREFORK_14_(a, ...) m a; PREFORK_13_(__VA_ARGS__)
 #endif
 
 #ifdef __cplusplus
