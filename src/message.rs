@@ -79,11 +79,14 @@ pub enum Notice {
     Leaving,
     /// Master: you are known to be ready; take from your own sockets from now on.
     TakeIn,
-    /// Master: finish what you have, take nothing new, exit. A second one changes what becomes of idle connections.
+    /// Master: finish what you have, take nothing new, exit. A second one changes what becomes of idle connections, and may leave
+    /// less time.
     Drain {
         /// True if idle connections, and those still in the handoff queue, go back to the master for workers that stay;
         /// false if this worker serves them all first.
         hand_back: bool,
+        /// The time (milliseconds from now) after which the worker ends what it still has; 0 is no limit.
+        patience: u32,
     },
     /// Master: hand back idle connections until at most this many are left.
     Shed {
@@ -299,7 +302,7 @@ fn encode_notice(notice: &Notice) -> Vec<u8> {
         Notice::Ready { kind, limit } => (b'R', (*kind).into(), *limit),
         Notice::Leaving => (b'L', 0, 0),
         Notice::TakeIn => (b'T', 0, 0),
-        Notice::Drain { hand_back } => (b'D', (*hand_back).into(), 0),
+        Notice::Drain { hand_back, patience } => (b'D', (*hand_back).into(), *patience),
         Notice::Shed { keep } => (b'K', *keep, 0),
         Notice::RestoreStderr => (b'P', 0, 0),
         Notice::Gone(id) => (b'G', id.0, 0),
@@ -321,7 +324,7 @@ fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
         (b'R', kind, limit) => Notice::Ready { kind: kind.try_into().ok()?, limit },
         (b'L', 0, 0) => Notice::Leaving,
         (b'T', 0, 0) => Notice::TakeIn,
-        (b'D', 0 | 1, 0) => Notice::Drain { hand_back: a == 1 },
+        (b'D', 0 | 1, patience) => Notice::Drain { hand_back: a == 1, patience },
         (b'K', keep, 0) => Notice::Shed { keep },
         (b'P', 0, 0) => Notice::RestoreStderr,
         (b'G', id, 0) => Notice::Gone(WorkerId(id)),

@@ -215,6 +215,12 @@ settings! {
     surge: usize = 1, Number(1..=MAX_WORKERS as u64), "surge", "Workers", "N",
         "New workers that may start at the same time in a reload",
         "The first one always starts alone";
+    /// The number of former generations that may drain beside the one that serves, 1 to 1024. When a reload makes it more, the workers of
+    /// the oldest end what they still have.
+    max_draining: usize = 4, Number(1..=1024), "max-draining", "Workers", "N",
+        "Generations before the present one whose workers may still finish what they have",
+        "A reload does not wait for them. When it makes them more, the workers of the oldest end what they still have, as at the \
+         --drain-timeout";
     /// The scheduling policy of the master's thread and of the workers, which processes that they start have too.
     scheduling: Scheduling = Scheduling::Auto, OneOf(SCHEDULING), "scheduling", "Workers", "POLICY",
         "Scheduling policy of master and workers: auto, normal, batch",

@@ -3,6 +3,7 @@
 
 use super::Master;
 use super::fd_reserve;
+use super::pool::PAGES;
 use super::sockets::Listener;
 use crate::config::{Accept, Config};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,8 @@ struct Need {
     base: usize,
     /// Descriptors of each slot: its own sockets.
     per_slot: usize,
+    /// Former generations that may drain.
+    max_draining: usize,
 }
 
 impl Need {
@@ -33,14 +36,16 @@ impl Need {
         self.base + SPARE + fd_reserve::SIZE + workers * (self.per_slot + 2 * PER_WORKER + UNPROVED)
     }
 
-    /// Raises the soft limit for this many workers, and refuses them if the hard limit is too low.
-    fn provide(&self, what: &str, workers: usize) -> Result<()> {
+    /// Raises the soft limit for this many workers, and for those that may drain beside them as far as the hard limit allows. Returns
+    /// how many workers there may be at one time. Refuses them if the hard limit is too low.
+    fn provide(&self, what: &str, workers: usize) -> Result<usize> {
         let need = self.of(workers);
+        let wanted = need + self.max_draining.saturating_mul(workers * PER_WORKER);
         // If the limit cannot be read or set, the calls that fail for it will say so.
-        let Ok(limit) = process::raise_descriptor_limit(need as u64) else { return Ok(()) };
+        let Ok(limit) = process::raise_descriptor_limit(wanted as u64) else { return Ok(PAGES) };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if need <= limit {
-            return Ok(());
+            return Ok((2 * workers + (limit - need) / PER_WORKER).min(PAGES));
         }
         let fit = limit.saturating_sub(self.of(0)) / (self.of(1) - self.of(0));
         let instead = if fit == 0 { String::new() } else { format!(", or run at most {fit} workers") };
@@ -54,15 +59,16 @@ impl Need {
     }
 }
 
-/// Before anything is bound: raises the soft limit for the first workers.
+/// Before anything is bound: raises the soft limit for the first workers; returns how many there may be at one time.
 ///
 /// # Errors
 /// [`ErrorKind::System`]: the hard limit is too low.
-pub fn provide_for_start(config: &Config, workers: usize) -> Result<()> {
-    let Ok(open) = process::open_descriptors() else { return Ok(()) };
+pub fn provide_for_start(config: &Config, workers: usize) -> Result<usize> {
+    let Ok(open) = process::open_descriptors() else { return Ok(PAGES) };
     let listeners = config.listen.len().max(1);
     let per_slot = if config.accept == Accept::ReusePort { listeners } else { 0 };
-    Need { base: open + OF_THE_MASTER + listeners, per_slot }.provide("", workers)
+    let (base, max_draining) = (open + OF_THE_MASTER + listeners, config.max_draining);
+    Need { base, per_slot, max_draining }.provide("", workers)
 }
 
 /// The cause of a failed start of a worker, for a human.
@@ -74,7 +80,7 @@ pub fn explain(cause: &io::Error) -> String {
 }
 
 impl Master {
-    /// Raises the soft limit for this number of workers.
+    /// Raises the soft limit for this number of workers, and tells the lifecycle how many there may be at one time.
     ///
     /// # Errors
     /// [`ErrorKind::System`]: the hard limit is too low.
@@ -89,6 +95,9 @@ impl Master {
         let of_slots: Vec<_> = self.pool.listeners.iter().filter_map(Listener::sockets_of_slots).collect();
         let of_workers = self.pool.workers.iter().count() * PER_WORKER + self.stderr.open_pipes();
         let base = open.saturating_sub(of_workers + of_slots.iter().sum::<usize>());
-        Need { base, per_slot: of_slots.len() }.provide("scale: ", workers)
+        let (per_slot, max_draining) = (of_slots.len(), self.config.max_draining);
+        let room = Need { base, per_slot, max_draining }.provide("scale: ", workers)?;
+        self.lifecycle.set_room(room);
+        Ok(())
     }
 }

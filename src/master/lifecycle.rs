@@ -1,11 +1,13 @@
 //! The lifecycle of all workers: a pure state machine. Events and the time go in, actions come out.
 //!
 //! It makes no system call and reads no clock: the master's loop feeds it and executes its actions, and so does a simulator with
-//! virtual time. It must hold that a slot has at most one current worker and one successor, that at most two generations live,
-//! that each reload ends, committed or rolled back, and that each stop ends.
+//! virtual time. It must hold that a slot has at most one current worker and one successor, that besides the generation that serves
+//! and the one on trial a bounded number of older ones finish what they have, that there is room for each worker that is forked, that
+//! each reload ends, committed or rolled back, and that each stop ends.
 //!
-//! Births and deaths are here; `reload`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
+//! Births and deaths are here; `reload`, `draining`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
 
+mod draining;
 mod hang;
 mod reload;
 mod shortage;
@@ -65,6 +67,10 @@ pub struct Worker {
     worn: bool,
     /// Why it is to end.
     leaving: Option<Reason>,
+    /// When it began to drain.
+    drains_since: Time,
+    /// True if it was ordered to end at once what it still has.
+    is_ending: bool,
     /// The signals sent to it through the master, a bit each.
     sent: u64,
 }
@@ -83,6 +89,8 @@ impl Worker {
             hang: Hang::No,
             worn: false,
             leaving: None,
+            drains_since: Time::NEVER,
+            is_ending: false,
             sent: 0,
         }
     }
@@ -185,8 +193,10 @@ pub struct Lifecycle {
     booting: bool,
     reload: Option<Reload>,
     reload_wanted: bool,
-    /// The worker that is being recycled, until it is reaped.
+    /// The worker that is being recycled, until its successor is ready.
     recycling: Option<WorkerId>,
+    /// The worker that was recycled last, until it is reaped.
+    recycled: Option<WorkerId>,
     recycle_at: Time,
     stopping: Option<Stopping>,
     /// The time at which the stop began.
@@ -212,6 +222,7 @@ impl Lifecycle {
             reload: None,
             reload_wanted: false,
             recycling: None,
+            recycled: None,
             recycle_at: Time::default(),
             stopping: None,
             stop_began: Time::NEVER,
@@ -250,6 +261,7 @@ impl Lifecycle {
         if self.stopping.is_none() {
             self.begin_reload(out);
             self.roll(out);
+            self.bound_generations(out);
             self.recycle(out);
             self.fill_slots(out);
         }
@@ -397,7 +409,7 @@ impl Lifecycle {
 
     /// Takes a worker out of dispatch and has it finish; one that has not started to serve is killed.
     fn retire(&mut self, id: WorkerId, reason: Reason, patience: Duration, out: &mut Vec<Action>) {
-        let deadline = self.now.deadline(patience);
+        let (now, deadline) = (self.now, self.now.deadline(patience));
         let Some(w) = self.find_mut(id) else { return };
         match w.phase {
             Phase::Starting => self.kill(id, reason, out),
@@ -405,6 +417,7 @@ impl Lifecycle {
                 w.phase = Phase::Draining;
                 w.deadline = deadline;
                 w.leaving = Some(reason);
+                w.drains_since = now;
                 let worker = w.info();
                 out.push(Action::Withdraw(id));
                 out.push(Action::Drain(id));
@@ -429,8 +442,9 @@ impl Lifecycle {
         if place.successor == Some(id) {
             place.successor = None;
             if let Some(before) = place.current.replace(id) {
-                let recycled = self.recycling == Some(before);
-                let reason = if recycled { Reason::Recycle } else { Reason::Reload };
+                let recycled = self.recycling.take_if(|id| *id == before);
+                let reason = if recycled.is_some() { Reason::Recycle } else { Reason::Reload };
+                self.recycled = recycled.or(self.recycled);
                 self.retire(before, reason, self.rules.drain_timeout, out);
             }
         }
@@ -479,9 +493,8 @@ impl Lifecycle {
         if let Some(failure) = self.failure_mut().filter(|f| f.worker == Some(id.0)) {
             (failure.exit, failure.stderr) = (Some(exit), ended.stderr.clone());
         }
-        if self.recycling == Some(id) {
-            self.recycling = None;
-        }
+        self.recycling.take_if(|recycling| *recycling == id);
+        self.recycled.take_if(|recycled| *recycled == id);
         let worker = WorkerInfo { pid: ended.pid, ..w.info() };
         out.push(Action::TellExit { worker, ended, reason, restart });
     }
@@ -589,9 +602,7 @@ impl Lifecycle {
         for place in self.places.split_off(n.min(self.places.len())) {
             for id in [place.successor, place.current].into_iter().flatten() {
                 self.retire(id, Reason::Scale, self.rules.drain_timeout, out);
-                if self.recycling == Some(id) {
-                    self.recycling = None;
-                }
+                self.recycling.take_if(|recycling| *recycling == id);
             }
         }
         if n > self.places.len() {
@@ -639,11 +650,14 @@ impl Lifecycle {
 
     /// Replaces a worn worker, the new one first, one at a time.
     fn recycle(&mut self, out: &mut Vec<Action>) {
-        if self.booting || self.reload.is_some() || self.recycling.is_some() || self.recycle_at > self.now {
+        let busy = self.booting || self.reload.is_some() || self.recycling.or(self.recycled).is_some();
+        if busy || self.recycle_at > self.now {
             return;
         }
         let worn = self.workers.iter().find(|w| w.worn && w.phase == Phase::Ready && self.is_current(w));
-        if let Some((id, slot)) = worn.map(|w| (w.id, w.slot)) {
+        if let Some((id, slot)) = worn.map(|w| (w.id, w.slot))
+            && self.has_room(1, out)
+        {
             self.recycling = Some(id);
             let new = self.spawn(slot, self.generation, out);
             self.places[slot.index()].successor = Some(new);
@@ -654,6 +668,9 @@ impl Lifecycle {
         let generation = self.destination();
         for i in 0..self.places.len() {
             if self.places[i].is_empty() && self.places[i].start_at <= self.now {
+                if !self.has_room(self.rules.surge, out) {
+                    return;
+                }
                 let id = self.spawn(Slot::at(i), generation, out);
                 self.places[i].current = Some(id);
             }
@@ -669,6 +686,8 @@ impl Lifecycle {
         let stop = match self.stopping {
             None => {
                 let starts = self.places.iter().filter(|p| p.is_empty()).map(|p| p.start_at);
+                // Without room the next death is waited for.
+                let starts = starts.filter(|at| *at > self.now || self.workers.len() < self.rules.room);
                 let worn = self.recycling.is_none()
                     && self.workers.iter().any(|w| w.worn && w.phase == Phase::Ready);
                 let recycling = worn.then_some(self.recycle_at);

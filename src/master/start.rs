@@ -67,9 +67,7 @@ impl Master {
             }
         }
         let workers = if config.workers == 0 { process::usable_cpus() } else { config.workers };
-        if saved.is_none() {
-            descriptors::provide_for_start(&config, workers)?;
-        }
+        let room = if saved.is_none() { descriptors::provide_for_start(&config, workers)? } else { PAGES };
         let poll = Poll::new().map_err(system("epoll_create"))?;
         let takes_signals = config.signals == Some(true);
         let signals =
@@ -86,6 +84,8 @@ impl Master {
             hang_timeout: config.timeout,
             max_age: config.max_age,
             surge: config.surge,
+            max_draining: config.max_draining,
+            room,
         };
         let (wake, board, listeners, lifecycle) = match &mut saved {
             None => (
@@ -136,6 +136,8 @@ impl Master {
         master.messages.open();
         if let Some(saved) = saved {
             master.adopt(saved)?;
+            // If the limit has become too low for them, a fork that fails will say so.
+            let _ = master.provide_descriptors(master.lifecycle.slots());
         }
         Ok(master)
     }

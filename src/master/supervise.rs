@@ -9,6 +9,10 @@ use crate::log::{counted, log};
 use crate::message::{Notice, Undelivered};
 use crate::sys::signal::SIGKILL;
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The time to finish of a worker that is to end at once.
+const END_AT_ONCE: Duration = Duration::from_millis(1);
 
 impl Master {
     /// Feeds the lifecycle with an input, executes its actions, and continues with the inputs that follow from them.
@@ -42,9 +46,10 @@ impl Master {
             }
             Action::Withdraw(id) => self.pool.withdraw(id),
             Action::Drain(id) => self.drain(id),
+            Action::End(id) => self.order_drain(id, true, END_AT_ONCE),
             Action::KeepIdle(id) => {
                 // One that has ended is about to be reaped.
-                let _ = self.messages.router().notify(id, &Notice::Drain { hand_back: false });
+                let _ = self.notify_drain(id, false, Duration::ZERO);
             }
             Action::Rebalance(_) => self.pool.rebalance(),
             Action::Signal(id, signal) => self.signal(id, signal),
@@ -102,8 +107,12 @@ impl Master {
         }
         // Before the worker reads the notice: if its slot was scaled away, it takes all that waits at its own socket.
         self.divide_sockets();
-        let sent = self.messages.router().notify(id, &Notice::Drain { hand_back });
-        match sent {
+        self.order_drain(id, hand_back, Duration::ZERO);
+    }
+
+    /// Orders a worker to drain, and kills one that cannot be told.
+    fn order_drain(&self, id: WorkerId, hand_back: bool, patience: Duration) {
+        match self.notify_drain(id, hand_back, patience) {
             // One that has ended already is about to be reaped.
             Ok(()) | Err(Undelivered::Gone) => {}
             Err(e) => {
@@ -111,6 +120,17 @@ impl Master {
                 self.signal(id, SIGKILL);
             }
         }
+    }
+
+    fn notify_drain(
+        &self,
+        id: WorkerId,
+        hand_back: bool,
+        patience: Duration,
+    ) -> std::result::Result<(), Undelivered> {
+        // In whole milliseconds, rounded up: a time is not no limit.
+        let patience = u32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
+        self.messages.router().notify(id, &Notice::Drain { hand_back, patience })
     }
 
     /// Divides the listeners' sockets between the master and the admitted workers, if workers accept.

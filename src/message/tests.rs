@@ -35,7 +35,7 @@ fn notice() -> impl Strategy<Value = Notice> {
         Just(Notice::Leaving),
         Just(Notice::TakeIn),
         Just(Notice::RestoreStderr),
-        any::<bool>().prop_map(|hand_back| Notice::Drain { hand_back }),
+        any::<(bool, u32)>().prop_map(|(hand_back, patience)| Notice::Drain { hand_back, patience }),
         any::<u32>().prop_map(|id| Notice::Gone(WorkerId(id))),
         any::<u32>().prop_map(|keep| Notice::Shed { keep }),
         any::<u32>().prop_map(|id| Notice::Overflowing(WorkerId(id))),

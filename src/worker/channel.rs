@@ -28,8 +28,7 @@ const MESSAGES: Budget = Budget::new(128 * 1024, 64);
 pub struct Orders {
     /// True if the worker may take connections and datagrams from its own sockets.
     pub takes_in: bool,
-    /// Set if the worker is to finish and exit: the time by which it must have, if the master is gone; else never, because the
-    /// master enforces the limit.
+    /// Set if the worker is to finish and exit: the time at which it ends what it still has.
     pub drain: Option<Time>,
     /// While draining: the rest of the queue is left to the master, and idle connections are handed back to it.
     pub hands_back: bool,
@@ -142,10 +141,12 @@ impl Channel {
         let messages = self.worker.messages();
         match notice {
             Notice::TakeIn => self.orders.takes_in = true,
-            Notice::Drain { hand_back } => {
+            Notice::Drain { hand_back, patience } => {
                 self.orders.hands_back = hand_back;
                 self.orders.keep = hand_back.then_some(0);
-                self.orders.drain.get_or_insert(Time::NEVER);
+                let until = cx.now.deadline(Duration::from_millis(patience.into()));
+                // A second order never leaves more time than the first.
+                self.orders.drain = Some(self.orders.drain.map_or(until, |earlier| earlier.min(until)));
                 self.worker.state.set(WorkerState::Draining);
             }
             // An order to drain includes it.

@@ -48,6 +48,8 @@ impl Fixture {
             hang_timeout: never,
             max_age: never,
             surge: 1,
+            max_draining: 4,
+            room: 100,
         };
         let mut f = Self { control, life: Lifecycle::new(rules, 2), poll, peers, directory };
         [Input::Tick, Input::Ready(WorkerId(1)), Input::Ready(WorkerId(2))]

@@ -21,7 +21,8 @@ impl Lifecycle {
         self.reload.as_mut()?.failure.as_mut()
     }
 
-    /// Begins a reload that is wanted, if no other is under way and no generation before this one has workers left.
+    /// Begins a reload that is wanted, if no other is under way. Workers of former generations may still drain: a bad deployment can be
+    /// put back however long they take.
     pub(super) fn begin_reload(&mut self, out: &mut Vec<Action>) {
         if !self.reload_wanted || self.must_reload_wait() {
             return;
@@ -37,8 +38,7 @@ impl Lifecycle {
 
     /// True if a reload cannot begin now.
     pub fn must_reload_wait(&self) -> bool {
-        let busy = self.booting || self.reload.is_some() || self.recycling.is_some();
-        busy || self.workers.iter().any(|w| w.generation != self.generation)
+        self.booting || self.reload.is_some() || self.recycling.is_some()
     }
 
     /// The handler's file was read, or could not be.
@@ -120,6 +120,9 @@ impl Lifecycle {
             };
             is_over &= done && place.successor.is_none();
             if !done && (is_old || current.is_none()) && place.successor.is_none() && starting < at_once {
+                if !self.has_room(at_once - starting, out) {
+                    return;
+                }
                 starting += 1;
                 let id = Some(self.spawn(Slot::at(i), to, out));
                 let place = &mut self.places[i];

@@ -37,7 +37,7 @@ impl Lifecycle {
     /// True if nothing is under way that another program could not continue.
     pub fn is_at_rest(&self) -> bool {
         let busy = self.booting || self.is_stopping() || self.reload.is_some() || self.recycling.is_some();
-        !busy && self.workers.iter().all(Worker::can_serve)
+        !busy && self.workers.iter().all(|w| w.can_serve() && !w.is_ending)
     }
 
     /// Returns what the next program continues with.
@@ -72,6 +72,7 @@ impl Lifecycle {
                 worker.phase = Phase::Draining;
                 worker.deadline = now.deadline(rules.drain_timeout);
                 worker.leaving = Some(Reason::Drain);
+                worker.drains_since = now;
             } else if let Some(place) = life.places.get_mut(w.slot.index()) {
                 place.current = Some(w.id);
             }

@@ -18,6 +18,10 @@ pub struct Rules {
     pub max_age: Duration,
     /// New workers that may start at one time in a reload, at least 1.
     pub surge: usize,
+    /// Former generations that may drain beside the one that serves, at least 1.
+    pub max_draining: usize,
+    /// Workers that there may be at one time, those that drain and those that start included: at least two for each slot.
+    pub room: usize,
 }
 
 /// An event or a command.
@@ -66,6 +70,8 @@ pub enum Action {
     Withdraw(WorkerId),
     /// Order the worker to finish and to hand back idle connections.
     Drain(WorkerId),
+    /// Order a worker that drains already to end at once what it still has, and to exit.
+    End(WorkerId),
     /// Order a worker that drains already to keep its idle connections: no worker is left to get them.
     KeepIdle(WorkerId),
     /// Have other workers hand back connections for this one, the first to be ready in a slot that a scale-up has made.

@@ -29,6 +29,8 @@ impl Fixture {
             hang_timeout: never,
             max_age: never,
             surge: 1,
+            max_draining: 4,
+            room: 100,
         };
         let mut life = Lifecycle::new(rules, workers as usize);
         life.step(now, Input::Tick, &mut Vec::new());

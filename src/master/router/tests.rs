@@ -317,7 +317,7 @@ fn a_frame_that_workers_may_not_send_breaks_the_channel() {
     let forged = message(2, 3, 0);
     for say in [
         &|w: &mut Channel| {
-            w.outbox.notify(w.socket.as_fd(), &Notice::Drain { hand_back: true }).unwrap() as _
+            w.outbox.notify(w.socket.as_fd(), &Notice::Drain { hand_back: true, patience: 1 }).unwrap() as _
         },
         &|w: &mut Channel| w.outbox.send(w.socket.as_fd(), &forged, b"", Room::Needed).unwrap(),
         &|w: &mut Channel| assert_eq!(crate::sys::socket::send(w.socket.as_fd(), b"no frame").unwrap(), 8),

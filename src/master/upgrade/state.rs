@@ -22,7 +22,7 @@ use std::io;
 /// True if this program can upgrade and be upgraded to.
 pub const IS_SUPPORTED: bool = cfg!(feature = "control");
 /// The name and version of the format. A program of another version refuses in its trial.
-pub const FORMAT: &str = if IS_SUPPORTED { "prefork-state-7" } else { "nothing" };
+pub const FORMAT: &str = if IS_SUPPORTED { "prefork-state-8" } else { "nothing" };
 
 /// Everything that the next program continues with.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ mod tests {
     fn a_state_of_another_version_and_garbage_are_refused() {
         let other = SavedState { format: "prefork-state-2".into(), ..empty() };
         let why = SavedState::read(other.write().unwrap()).unwrap_err().to_string();
-        assert_eq!(why, "upgrade: expected prefork-state-7, found prefork-state-2");
+        assert_eq!(why, "upgrade: expected prefork-state-8, found prefork-state-2");
         for garbage in ["", "prefork-state-2 3 4 9 2\n", "{}", "[]"] {
             assert!(SavedState::read(garbage.as_bytes()).is_err(), "{garbage}");
         }

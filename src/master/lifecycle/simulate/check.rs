@@ -2,7 +2,7 @@
 //! actions and the public tables of the lifecycle, and the real state of the workers.
 
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
-use super::super::{hang, reload};
+use super::super::{draining, hang, reload};
 use super::model::{Messages, Model, Returned};
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
 use super::world::{LATE, MAX_QUEUED, TICK, World};
@@ -19,6 +19,7 @@ use std::rc::Rc;
 /// As in `hang.rs` and `reload.rs`, in milliseconds.
 const HANG_GRACE: u64 = hang::HANG_GRACE.as_millis() as u64;
 const NEWS: u64 = hang::NEWS.as_millis() as u64;
+const END_GRACE: u64 = draining::END_GRACE.as_millis() as u64;
 const VERDICT_WAITS: u64 = reload::VERDICT_WAITS.as_millis() as u64;
 /// The most that a deadline may be missed by: lateness that is not forgiven, and a check of the workers.
 const SLACK: u64 = LATE + 120;
@@ -152,6 +153,10 @@ impl World {
         }
     }
 
+    fn is_successor(&self, p: &Process) -> bool {
+        self.machine.life.places().get(p.slot).is_some_and(|s| s.successor == Some(p.id))
+    }
+
     fn is_placed(&self, p: &Process) -> bool {
         let slot = self.machine.life.places().get(p.slot);
         slot.is_some_and(|s| s.current == Some(p.id) || s.successor == Some(p.id))
@@ -254,6 +259,7 @@ impl World {
             Action::Admit(id) => self.check_admit(*id),
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
             Action::Drain(id) => self.check_drain(*id),
+            Action::End(id) => self.check_end_of(*id),
             Action::KeepIdle(id) => {
                 let drains = self.get(*id).is_some_and(|p| p.seen.drain.is_some());
                 self.must(drains && self.watch.stop.is_some(), || {
@@ -291,6 +297,11 @@ impl World {
         self.must(self.watch.stop.is_none(), || format!("worker {id} is started while stopping"));
         let slots = self.machine.life.slots();
         self.must(slot < slots, || format!("worker {id} for slot {slot} of {slots}"));
+        let there = self.living();
+        let room = self.rules.room;
+        self.must(there < room, || {
+            format!("worker {id} is started beside {there}, and there is room for {room}")
+        });
         self.watch.fit(slots);
         let recycles = self.check_room(id, slot);
         self.check_canary(id, generation);
@@ -403,12 +414,50 @@ impl World {
         self.must(recycled <= 1 || stops, || format!("{recycled} workers are recycled at once"));
     }
 
+    /// The workers that are there; those whose fork has just failed count until that is known.
+    fn living(&self) -> usize {
+        let unborn = |id: &&WorkerId| self.machine.life.find(**id).is_some();
+        self.processes.len() + self.watch.stillborn.iter().filter(unborn).count()
+    }
+
+    /// A worker is ordered to end what it has only if a bound is passed, and the oldest first.
+    fn check_end_of(&mut self, id: WorkerId) {
+        self.check_known(id, "end");
+        let Some(p) = self.get(id) else { return };
+        let Some((since, _)) = p.seen.drain else {
+            return self.must(false, || format!("worker {id} is to end, and does not drain"));
+        };
+        let (generation, mark) = (p.generation, self.mark(p.still));
+        let serving = self.machine.life.generation();
+        let drains = |p: &&Process| p.seen.drain.is_some();
+        let is_former = |p: &&Process| p.generation != serving;
+        let drain = || self.processes.iter().filter(drains);
+        let former: BTreeSet<Generation> = drain().filter(is_former).map(|p| p.generation).collect();
+        let over = former.len().saturating_sub(self.rules.max_draining);
+        let is_oldest_generation = former.iter().take(over).any(|g| *g == generation);
+        let is_full = self.living() >= self.rules.room;
+        let still = |p: &&Process| p.seen.ended.is_none() && p.seen.killed.is_none();
+        let first = drain().filter(still).filter_map(|p| p.seen.drain).map(|(mark, _)| mark.at).min();
+        let by_room = is_full && first == Some(since.at);
+        let by_generation = is_oldest_generation && self.watch.reload.is_none();
+        let again = self.get(id).is_some_and(|p| p.seen.ended.is_some());
+        self.must(by_room || by_generation, || format!("worker {id} is to end, for no reason"));
+        self.must(!again, || format!("worker {id} is to end twice"));
+        self.count(if by_generation { "ended: a generation too many" } else { "ended: for room" });
+        if let Some(p) = self.find(id) {
+            p.seen.ended = Some(mark);
+        }
+    }
+
     fn check_kill(&mut self, id: WorkerId) {
         self.check_known(id, "kill");
         let Some(p) = self.get(id) else { return };
         let own = |mark: Mark| self.now - mark.at - (p.still - mark.still);
         let late = match (p.seen.drain, p.seen.ready) {
-            (Some((mark, patience)), _) => patience > 0 && own(mark) >= patience,
+            (Some((mark, patience)), _) => {
+                patience > 0 && own(mark) >= patience
+                    || p.seen.ended.is_some_and(|mark| own(mark) >= END_GRACE)
+            }
             (None, true) => false,
             (None, false) => {
                 let timeout = self.rules.boot_timeout;
@@ -482,8 +531,13 @@ impl World {
     fn check_event(&mut self, event: &Event) {
         match event {
             Event::Reload { state: ReloadState::Started, generation, .. } => {
-                let old = self.processes.iter().any(|p| p.generation != self.machine.life.generation());
-                self.must(!old, || "a reload begins while an older generation is there".into());
+                let serving = self.machine.life.generation();
+                if self.processes.iter().any(|p| p.generation != serving) {
+                    self.count("reload beside a generation that drains");
+                }
+                let starts = |p: &&Process| !p.seen.ready && p.seen.killed.is_none() && self.is_successor(p);
+                let starting = self.processes.iter().find(starts).map(|p| p.id);
+                self.must(starting.is_none(), || format!("a reload begins while worker {starting:?} starts"));
                 self.must(self.watch.reload.is_none(), || "two reloads at a time".into());
                 self.watch.wanted = None;
                 let (since, generation) = (self.mark(0), Generation(*generation));
@@ -642,8 +696,23 @@ impl World {
     }
 
     fn check_generations(&mut self) {
-        let alive: BTreeSet<Generation> = self.processes.iter().map(|p| p.generation).collect();
-        self.must(alive.len() <= 2, || format!("generations {alive:?} are alive"));
+        let (serving, reloads) = (self.machine.life.generation(), self.watch.reload.is_some());
+        let drains = |p: &&Process| {
+            let seen = &p.seen;
+            seen.drain.is_some() && seen.ended.is_none() && seen.killed.is_none() && p.generation != serving
+        };
+        let former: BTreeSet<Generation> =
+            self.processes.iter().filter(drains).map(|p| p.generation).collect();
+        // A reload may add the one before it and, if it fails, its own.
+        let most = self.rules.max_draining + if reloads || self.watch.stop.is_some() { 2 } else { 0 };
+        self.must(former.len() <= most, || format!("generations {former:?} drain, at most {most} may"));
+        let new = self.watch.reload.as_ref().map(|r| r.generation);
+        let serves = |p: &&Process| p.seen.ready && p.seen.drain.is_none() && p.seen.killed.is_none();
+        let strange = |p: &&Process| p.generation != serving && Some(p.generation) != new;
+        let strange = self.processes.iter().filter(serves).find(strange).map(|p| p.id);
+        self.must(strange.is_none() || self.watch.stop.is_some(), || {
+            format!("worker {strange:?} of another generation serves")
+        });
         let known = self.machine.life.workers().len();
         let real = self.processes.len() + self.watch.stillborn.len();
         self.must(known == real, || format!("{known} workers are known, {real} are there"));
@@ -720,9 +789,10 @@ impl World {
             .drain
             // A stop in which the master stood still while it emptied the backlogs has more of its timeout left.
             .is_some_and(|(mark, patience)| {
+                let ended = p.seen.ended.is_some_and(|mark| self.elapsed(mark) > END_GRACE + SLACK);
                 let more =
                     self.watch.stop.map_or(0, |_| rules.drain_timeout - patience.min(rules.drain_timeout));
-                patience > 0 && self.elapsed(mark) > patience + more + SLACK
+                ended || patience > 0 && self.elapsed(mark) > patience + more + SLACK
             });
         let aborted = p.seen.aborted.is_some_and(|mark| self.elapsed(mark) > HANG_GRACE + SLACK);
         let hangs = p.seen.busy.is_some_and(|told| {
@@ -743,7 +813,8 @@ impl World {
         let drain = self.drain_bound(self.rules.drain_timeout).max(self.drain_bound(self.watch.patience));
         let boot = self.boot_bound();
         if let Some(reload) = &self.watch.reload {
-            let bound = (2 * slots + 2) * (boot + SLACK);
+            // Each that starts may have to wait for the room of another.
+            let bound = (2 * slots + 2) * (boot + END_GRACE + KILL_TAKES + SLACK);
             let (took, generation) = (self.elapsed(reload.since), reload.generation);
             self.must(took <= bound, || format!("the reload to generation {generation} takes {took} ms"));
         }
@@ -751,7 +822,7 @@ impl World {
             self.watch.wanted.filter(|_| self.watch.reload.is_none() && self.watch.stop.is_none())
         {
             let took = self.elapsed(wanted);
-            self.must(took <= 3 * (boot + drain) + SLACK, || format!("a reload is put off for {took} ms"));
+            self.must(took <= 3 * boot + SLACK, || format!("a reload is put off for {took} ms"));
         }
         if let Some(stop) = self.watch.stop {
             let took = self.elapsed(stop);

@@ -41,6 +41,8 @@ pub struct Times {
     hang_timeout: u64,
     max_age: u64,
     surge: usize,
+    max_draining: usize,
+    room: usize,
 }
 
 impl Times {
@@ -48,7 +50,8 @@ impl Times {
         let [boot_timeout, drain_timeout, hang_timeout, max_age] =
             [self.boot_timeout, self.drain_timeout, self.hang_timeout, self.max_age]
                 .map(Duration::from_millis);
-        Rules { boot_timeout, drain_timeout, hang_timeout, max_age, surge: self.surge }
+        let Self { surge, max_draining, room, .. } = self;
+        Rules { boot_timeout, drain_timeout, hang_timeout, max_age, surge, max_draining, room }
     }
 }
 
@@ -87,6 +90,9 @@ fn some_rules(r: &mut Random) -> Times {
         hang_timeout: if r.chance(50) { 0 } else { hang },
         max_age: if r.chance(80) { 0 } else { r.between(2000, 10_000) },
         surge: r.between(1, 3) as usize,
+        max_draining: r.between(1, 4) as usize,
+        // Two for each slot at the least, of which there are up to six.
+        room: if r.chance(40) { r.between(12, 16) as usize } else { 1000 },
     }
 }
 

@@ -8,6 +8,7 @@ use crate::master::pool::Fault;
 use crate::sys::overdue;
 use crate::sys::signal::{SIGABRT, SIGKILL};
 use crate::sys::time::Time;
+use std::time::Duration;
 
 /// A fault: the rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,24 @@ pub enum Mutation {
     WarningForgotten,
     /// It is warned, and has no time.
     AbortedAtOnce,
-    /// A reload does not wait for the generation before the last.
-    ThreeGenerations,
+    /// A reload waits until the last one's old workers have ended.
+    ReloadWaitsForOld,
+    /// A reload does not wait for the successor of a worker that is recycled.
+    ReloadWhileRecycling,
+    /// Any number of generations may drain.
+    DrainingUnbounded,
+    /// One generation more than may drain does.
+    DrainingOffByOne,
+    /// Of those that drain the newest ends.
+    NewestEnds,
+    /// Generations are counted while a reload may still fail.
+    EndedOnTrial,
+    /// Workers are started for which there is no room.
+    RoomIgnored,
+    /// A worker that does not end when it is told to is left alone.
+    EndIsAll,
+    /// One that is told to end has no time for it.
+    KilledAtOnce,
     /// Worn workers are replaced all at once.
     RecycledTogether,
     /// The number of a dead worker is used again.
@@ -80,7 +97,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 48] = [
+pub const MUTATIONS: [Mutation; 56] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -94,7 +111,15 @@ pub const MUTATIONS: [Mutation; 48] = [
     Mutation::AbortIsAll,
     Mutation::WarningForgotten,
     Mutation::AbortedAtOnce,
-    Mutation::ThreeGenerations,
+    Mutation::ReloadWaitsForOld,
+    Mutation::ReloadWhileRecycling,
+    Mutation::DrainingUnbounded,
+    Mutation::DrainingOffByOne,
+    Mutation::NewestEnds,
+    Mutation::EndedOnTrial,
+    Mutation::RoomIgnored,
+    Mutation::EndIsAll,
+    Mutation::KilledAtOnce,
     Mutation::RecycledTogether,
     Mutation::IdReused,
     Mutation::StopForgetsStarting,
@@ -137,6 +162,8 @@ pub struct Machine {
     mutation: Option<Mutation>,
     now: u64,
     aborted: Vec<WorkerId>,
+    /// A reload that is wanted and kept back.
+    kept_back: bool,
 }
 
 impl Machine {
@@ -146,9 +173,18 @@ impl Machine {
             Some(Mutation::BootDeadlineIgnored) => rules.boot_timeout = 0,
             Some(Mutation::DrainDeadlineIgnored) => rules.drain_timeout = 0,
             Some(Mutation::HangIgnored) => rules.hang_timeout = 0,
+            Some(Mutation::DrainingUnbounded) => rules.max_draining = usize::MAX,
+            Some(Mutation::DrainingOffByOne) => rules.max_draining += 1,
+            Some(Mutation::RoomIgnored) => rules.room = usize::MAX,
             _ => {}
         }
-        Self { life: Lifecycle::new(rules.rules(), slots), mutation, now: 0, aborted: Vec::new() }
+        Self {
+            life: Lifecycle::new(rules.rules(), slots),
+            mutation,
+            now: 0,
+            aborted: Vec::new(),
+            kept_back: false,
+        }
     }
 
     /// The fault, if there is one.
@@ -177,10 +213,22 @@ impl Machine {
         self.now = ms;
         let now = Time::from_millis(ms);
         let Some(mutation) = self.mutation else { return self.life.step(now, input, out) };
+        let input = if mutation == Mutation::ReloadWaitsForOld { self.keep_back(input) } else { input };
         self.life.tamper_before(mutation, now, &input, out);
         self.life.step(now, input, out);
         self.life.tamper_after(mutation, now, out);
         self.falsify(mutation, out);
+    }
+
+    /// Keeps a reload back while workers of another generation are there.
+    fn keep_back(&mut self, input: Input) -> Input {
+        let generation = self.life.generation;
+        if self.life.reload.is_some() || self.life.workers.iter().all(|w| w.generation == generation) {
+            self.life.reload_wanted |= std::mem::take(&mut self.kept_back);
+            return input;
+        }
+        self.kept_back |= std::mem::take(&mut self.life.reload_wanted) || matches!(input, Input::Reload);
+        if matches!(input, Input::Reload) { Input::Tick } else { input }
     }
 
     /// As [`Lifecycle::is_proved`].
@@ -263,7 +311,7 @@ impl Lifecycle {
     fn tamper_before(&mut self, mutation: Mutation, now: Time, input: &Input, out: &mut Vec<Action>) {
         match mutation {
             Mutation::InterruptedTwice => self.stop_began = Time::default(),
-            Mutation::RecycledTogether => self.recycling = None,
+            Mutation::RecycledTogether => (self.recycling, self.recycled) = (None, None),
             Mutation::AllSignalsKill => {
                 if let Input::Signalled(id, _) = input
                     && let Some(w) = self.find_mut(*id)
@@ -278,9 +326,26 @@ impl Lifecycle {
                     w.deadline = Time::NEVER;
                 });
             }
-            Mutation::ThreeGenerations if self.reload.is_none() => {
-                let generation = self.generation;
-                self.workers.iter_mut().for_each(|w| w.generation = generation);
+            Mutation::ReloadWhileRecycling if self.reload_wanted => self.recycling = None,
+            Mutation::EndedOnTrial => {
+                let reload = self.reload.take();
+                self.bound_generations(out);
+                self.reload = reload;
+            }
+            Mutation::NewestEnds => {
+                // As if the youngest had drained longest.
+                let turned =
+                    |id: WorkerId| Time::from_millis(1 << 40).earlier_by(Duration::from_millis(id.0.into()));
+                let drains = |w: &&mut super::super::Worker| w.drains_since != Time::NEVER;
+                self.workers.iter_mut().filter(drains).for_each(|w| w.drains_since = turned(w.id));
+            }
+            Mutation::EndIsAll => {
+                let ending = |w: &&mut super::super::Worker| w.is_ending && w.phase == Phase::Draining;
+                self.workers.iter_mut().filter(ending).for_each(|w| w.deadline = Time::NEVER);
+            }
+            Mutation::KilledAtOnce => {
+                let ending = |w: &&mut super::super::Worker| w.is_ending && w.phase == Phase::Draining;
+                self.workers.iter_mut().filter(ending).for_each(|w| w.deadline = now);
             }
             Mutation::VerdictTooEarly => {
                 self.reload.iter_mut().for_each(|r| r.failed_at = Time::default());

@@ -128,6 +128,8 @@ pub struct Seen {
     pub warned: Option<Mark>,
     pub aborted: Option<Mark>,
     pub killed: Option<Mark>,
+    /// When it was ordered to end what it has.
+    pub ended: Option<Mark>,
     /// True if the stop had begun by then.
     pub killed_in_stop: bool,
     /// A command asked for its end, or it left by itself.
@@ -184,6 +186,7 @@ pub struct Process {
     looks_at: u64,
     lingers: u64,
     gone_at: u64,
+    ends_at: u64,
     dies_of_abort: bool,
     blocking: bool,
     hangs: bool,
@@ -206,6 +209,8 @@ pub struct Ran {
     pub became_idle: bool,
     /// Connections closed to make room for others.
     pub displaced: u32,
+    /// Connections that it has ended at its deadline.
+    pub cut: u32,
 }
 
 impl Process {
@@ -246,6 +251,7 @@ impl Process {
             looks_at: NEVER,
             lingers: r.between(0, 40),
             gone_at: NEVER,
+            ends_at: NEVER,
             dies_of_abort: r.chance(50),
             blocking: r.chance(30),
             hangs: false,
@@ -278,7 +284,9 @@ impl Process {
                 self.dies = (quick + life, exit);
             }
             Temper::Hangs => self.hangs = true,
-            Temper::Stays => self.lingers = if self.endless.drain { NEVER } else { LONGEST },
+            // Without a drain-timeout any time is right, and a schedule has an end.
+            Temper::Stays if self.endless.drain => self.lingers = NEVER,
+            Temper::Stays => self.lingers = r.between(LONGEST, 8 * LONGEST),
         }
     }
 
@@ -363,6 +371,11 @@ impl Process {
         self.looks_at = self.looks_at.min(now);
     }
 
+    /// It is to end what it has at this time.
+    pub fn end_at(&mut self, at: u64) {
+        self.ends_at = self.ends_at.min(at);
+    }
+
     pub fn kill(&mut self, now: u64, r: &mut Random) {
         let takes = if r.chance(80) { r.between(0, 5) } else { r.between(0, KILL_TAKES) };
         self.killed_at = self.killed_at.min(now + takes);
@@ -416,6 +429,7 @@ impl Process {
             &mut self.looks_at,
             &mut self.gone_at,
             &mut self.worn_at,
+            &mut self.ends_at,
         ];
         for t in times {
             *t = t.saturating_add(by);
@@ -450,7 +464,7 @@ impl Process {
                 let ready_at = if self.said_ready { NEVER } else { self.ready_at };
                 let gone_at = if self.gone_at > now { self.gone_at } else { NEVER };
                 let looks_at = if self.said_ready { self.looks_at } else { NEVER };
-                [ready_at, self.leaves_at, self.dies.0, looks_at, held, gone_at]
+                [ready_at, self.leaves_at, self.dies.0, looks_at, held, gone_at, self.ends_at]
                     .into_iter()
                     .min()
                     .unwrap_or(NEVER)
@@ -510,6 +524,9 @@ impl Process {
             self.held().next().is_none() && (self.draining == Some(true) || self.queue.borrow().is_empty());
         if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
             self.end(Exit::Code(0), ran);
+        } else if self.ends_at <= now && self.call.is_none() {
+            self.end(Exit::Code(0), ran);
+            ran.cut = std::mem::take(&mut ran.lost);
         }
     }
 

@@ -241,7 +241,10 @@ impl World {
         for i in 0..self.processes.len() {
             let ran = self.processes[i].run(self.now, &mut self.random);
             self.finished += ran.finished;
-            self.lost += ran.lost;
+            self.lost += ran.lost + ran.cut;
+            for _ in 0..ran.cut {
+                self.count("connection cut at its worker's end");
+            }
             for _ in 0..ran.displaced {
                 self.count("idle connection closed for a new one");
             }
@@ -478,6 +481,7 @@ impl World {
                     p.drain(now, hands_back);
                 }
             }
+            Action::End(id) => self.find(id).into_iter().for_each(|p| p.end_at(now + 1)),
             Action::KeepIdle(id) => self.find(id).into_iter().for_each(|p| p.draining = Some(false)),
             Action::Signal(id, signal) => {
                 if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
@@ -596,6 +600,7 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Admit(_) => "action Admit",
         Action::Withdraw(_) => "action Withdraw",
         Action::Drain(_) => "action Drain",
+        Action::End(_) => "action End",
         Action::KeepIdle(_) => "action KeepIdle",
         Action::Rebalance(_) => "action Rebalance",
         Action::Signal(_, SIGKILL) => "action Signal(KILL)",
