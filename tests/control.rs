@@ -552,11 +552,9 @@ fn a_module_that_is_never_ready_is_rolled_back_within_the_boot_timeout() {
 #[test]
 fn a_second_reload_waits_for_the_first() {
     let server = started(web());
-    let mut client = server.connect();
-    client.send_command("gate g").unwrap();
-    wait_until("a request is in progress", || server.dir.at_gate("g") == 1);
-    verb(&server.dir, &["reload"]).done();
-    // The worker in the gate is of generation 1: generation 3 has to wait for it.
+    server.dir.make("wait");
+    let first = start_verb(&server.dir, &["reload", "--json"]);
+    wait_until("its first worker starts", || server.workers().len() == 3);
     let json = verb(&server.dir, &["reload", "--no-wait", "--json"]).json();
     assert_eq!((&json["accepted"], &json["queued"]), (&true.into(), &true.into()));
     verb(&server.dir, &["reload", "--timeout", "100ms"]).failed(5);
@@ -566,12 +564,11 @@ fn a_second_reload_waits_for_the_first() {
         server.stderr().iter().filter(|l| l.contains("control: reload")).count() == 5
     });
     assert_eq!(verb(&server.dir, &["show", "--json"]).json()["state"], "reloading");
-    server.dir.make("g");
-    assert_eq!(client.answer(), Ok("gate".into()));
+    server.dir.remove("wait");
+    assert_eq!(end_of(first).json()["generation"], 2);
     for one in waiting {
         assert_eq!(end_of(one).json()["generation"], 3, "one reload serves all that waited for it");
     }
-    drop(client);
     server.stop();
 }
 
