@@ -760,6 +760,18 @@ int prefork_conn_set_half_open(prefork_conn *conn, int half_open);
 int prefork_conn_close(prefork_conn *conn);
 
 /**
+ * In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room. At the
+ * end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it stays; if
+ * there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is 0 or this worker) or
+ * PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_transfer(prefork_conn *conn, uint32_t worker);
+
+/**
  * In a stream: the number of bytes that were written and that the kernel has not taken yet, at most the setting
  * `max-pending`; 0 in blocking style.
  *
@@ -1344,6 +1356,13 @@ typedef int (*prefork_on_head)(prefork_request *req, prefork_response *res, void
 /** Called with a piece of the body of an HTTP request. */
 typedef void (*prefork_on_body)(prefork_request *req, const void *data, size_t size, int last, void *state);
 
+/** Called when a stream may go to another worker. Returns the bytes used, or a negative number. */
+typedef ptrdiff_t (*prefork_on_handover)(prefork_conn *conn, void *buffer, size_t room, void *state);
+
+/** Called when a stream has come from another worker. Returns 0 if it is taken over. */
+typedef int (*prefork_on_takeover)(prefork_conn *conn, uint32_t version, const void *data, size_t size,
+                                   void *state);
+
 /**
  * A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
  * new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
@@ -1443,6 +1462,33 @@ struct prefork_module {
      * If it is NULL, such a body is read and dropped.
      */
     prefork_on_body on_body;
+    /** The version of the bytes that `on_handover` writes; 0 if streams stay in their worker. */
+    uint32_t state_version;
+    /**
+     * This worker drains, or `prefork_conn_transfer()` was called for this stream: writes what another worker
+     * needs to go on with it into `buffer`, which has `room` bytes (the setting `max-state`). Returns the bytes
+     * used, maybe 0; or a negative number if the stream stays, until this worker's deadline. More than `room`
+     * is logged, and it stays.
+     *
+     * If it does not stay, it is over for this worker: nothing can be read or written, `on_close` is not called, and
+     * what the pointer of `prefork_conn_set_user()` points to is to be freed here. What was read and not
+     * consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
+     * watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
+     * clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to
+     * this one by `on_takeover`.
+     */
+    prefork_on_handover on_handover;
+    /**
+     * A stream has come from another worker: `data` is what its `on_handover` wrote, `version` its
+     * `state_version`, since another version of the module may run there. It has a new `prefork_conn_id()`. What is
+     * written here is sent when this has returned; `on_data` is called next if there is something to read.
+     * `on_open` is not called.
+     *
+     * Returns 0 if it is taken over. Else what was written here is forgotten, and the stream goes back to the
+     * worker from which it came; if that refuses it too, or has ended, its client gets a reset. If it is NULL,
+     * none is taken over.
+     */
+    prefork_on_takeover on_takeover;
 };
 
 /**

@@ -1,18 +1,36 @@
-//! The handoff channel: connections from the master to a worker, up to [`MOST`] per message, and idle ones back, one per message.
+//! The handoff channel: connections from the master to a worker, and back those that are idle or are to go to another worker.
+//!
+//! A message has up to [`MOST`] descriptors. A stream that goes from one worker to another has two: the connection, and a memory file
+//! in which its worker has written down what the next one needs (`worker/handover.rs`). The master does not look into it.
 //!
 //! A `SOCK_SEQPACKET` pair per worker. Connections that a worker has not taken yet lie in the receive queue of its end, which
 //! lives as long as any copy of that end: the master keeps one, and *reclaims* with it the connections that a dead or stuck
 //! worker does not take. Each message has exactly one reader, so no connection is served twice. What a worker has taken with a
 //! message nobody else can have any more, so a message has few.
 
-use crate::ids::ListenerId;
+use crate::ids::{ListenerId, WorkerId};
 use crate::sys::{errno, fdpass, socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The most connections of a message. Two descriptors in a message save most of what any number saves; a crash, or a call that takes
+/// The most descriptors of a message. Two descriptors in a message save most of what any number saves; a crash, or a call that takes
 /// long, harms those that came with its own connection.
 pub const MOST: usize = fdpass::MOST;
+
+/// A connection on its way from one process to another.
+#[derive(Debug)]
+pub struct Passed {
+    /// The connection.
+    pub fd: OwnedFd,
+    /// The memory file with the state of a stream ([`Origin::stream`]).
+    pub state: Option<OwnedFd>,
+}
+
+impl From<OwnedFd> for Passed {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd, state: None }
+    }
+}
 
 /// The origin of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +38,54 @@ pub const MOST: usize = fdpass::MOST;
 pub struct Origin {
     /// The listener it came through.
     pub listener: ListenerId,
-    /// True if another worker has served it before, and handed it back idle.
+    /// True if another worker has served it before, and handed it back.
     pub used: bool,
+    /// Set if it is a stream that goes with its state from one worker to another.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub stream: Option<Handover>,
+}
+
+/// The two workers of a stream that is handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
+pub struct Handover {
+    /// The one that has given it away; `None` until the master has it, and if that worker has ended.
+    pub giver: Option<WorkerId>,
+    /// The one that is to get it; `None` if any may.
+    pub taker: Option<WorkerId>,
+    /// True if the worker that got it has refused it: it goes back to the giver.
+    pub is_refused: bool,
 }
 
 impl Origin {
     /// The origin of a new connection.
     pub fn listener(listener: ListenerId) -> Self {
-        Self { listener, used: false }
+        Self { listener, used: false, stream: None }
     }
+
+    /// The origin of an idle connection that a worker hands back.
+    pub fn idle(listener: ListenerId) -> Self {
+        Self { listener, used: true, stream: None }
+    }
+
+    /// The origin of a stream that a worker gives away.
+    pub fn stream(listener: ListenerId, stream: Handover) -> Self {
+        Self { listener, used: true, stream: Some(stream) }
+    }
+
+    /// The descriptors of the connection in a message.
+    pub fn descriptors(&self) -> usize {
+        if self.stream.is_some() { 2 } else { 1 }
+    }
+}
+
+/// Returns how many of these connections fit into a message, from the first one on.
+pub fn fitting(origins: impl Iterator<Item = Origin>) -> usize {
+    let used = origins.scan(0, |used, origin| {
+        *used += origin.descriptors();
+        Some(*used)
+    });
+    used.take_while(|used| *used <= MOST).count()
 }
 
 /// One end of a channel. The master has its own end, and a copy of the worker's to reclaim with.
@@ -48,7 +105,7 @@ pub enum Given {
 
 /// The result of taking the oldest message.
 #[derive(Debug)]
-pub enum Taken<C = OwnedFd> {
+pub enum Taken<C = Passed> {
     /// Connections.
     Connections(Message<C>),
     /// A probe: the master asks for a sign of life.
@@ -61,7 +118,7 @@ pub enum Taken<C = OwnedFd> {
 
 /// The connections of a message.
 #[derive(Debug)]
-pub struct Message<C = OwnedFd> {
+pub struct Message<C = Passed> {
     connections: [Option<(C, Origin)>; MOST],
     /// The number of those that are lost, because this process had no free descriptor for them.
     pub lost: usize,
@@ -85,11 +142,15 @@ impl<C> IntoIterator for Message<C> {
     }
 }
 
-/// The first byte of a probe, which has no other, and of the bytes of each connection.
-const CONNECTION: u8 = b'C';
+/// The first byte of a probe, which has no other; of the bytes of each connection; of those of each stream with its state.
 const PROBE: u8 = b'P';
+const CONNECTION: u8 = b'C';
+const STREAM: u8 = b'S';
+/// Bits of the second byte of a connection.
+const USED: u8 = 1;
+const REFUSED: u8 = 2;
 /// Bytes of each connection of a message.
-const HEADER: usize = 4;
+const HEADER: usize = 12;
 
 /// Creates a channel: the master's end and the worker's.
 pub fn channel() -> io::Result<(HandoffEnd, HandoffEnd)> {
@@ -98,19 +159,20 @@ pub fn channel() -> io::Result<(HandoffEnd, HandoffEnd)> {
 }
 
 impl HandoffEnd {
-    /// Puts duplicates of up to [`MOST`] connections into the other end's queue as one message, without waiting.
+    /// Puts duplicates of connections, and of the files with the states of streams, into the other end's queue as one message, without
+    /// waiting. They must be [`fitting`].
     ///
     /// # Errors
     /// Those of sendmsg(2) that are neither [`Given::Full`] nor [`Given::Gone`].
     pub fn give<'a>(
         &self,
-        connections: impl Iterator<Item = (BorrowedFd<'a>, Origin)> + Clone,
+        connections: impl Iterator<Item = (BorrowedFd<'a>, Option<BorrowedFd<'a>>, Origin)> + Clone,
     ) -> io::Result<Given> {
         let mut headers = [[0; HEADER]; MOST];
         let count = (headers.iter_mut().zip(connections.clone()))
-            .map(|(header, (_, origin))| *header = header_of(origin))
+            .map(|(header, (_, _, origin))| *header = header_of(origin))
             .count();
-        let fds = connections.map(|(fd, _)| fd);
+        let fds = connections.flat_map(|(fd, state, _)| std::iter::once(fd).chain(state));
         let Err(e) = fdpass::send(self.as_fd(), headers[..count].as_flattened(), fds) else {
             return Ok(Given::Done);
         };
@@ -134,17 +196,35 @@ impl HandoffEnd {
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Taken::End),
             Err(e) => return Err(e),
         };
-        let (sent, came) = (got.len / HEADER, got.fds.iter().flatten().count());
-        let is_whole = got.len % HEADER == 0 && (sent == came || got.lost && sent > came);
-        match headers.as_flattened()[0] {
-            _ if got.len == 0 => Ok(Taken::End),
-            CONNECTION if is_whole => {
-                let origins = headers.into_iter().map(origin_of);
-                Ok(Taken::Connections(Message::new(got.fds.into_iter().flatten().zip(origins), sent - came)))
-            }
-            PROBE if came == 0 => Ok(Taken::Probe),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let came = got.fds.iter().flatten().count();
+        if got.len == 0 {
+            return Ok(Taken::End);
         }
+        if headers.as_flattened()[0] == PROBE && came == 0 {
+            return Ok(Taken::Probe);
+        }
+        let count = got.len / HEADER;
+        let mut origins = [const { None }; MOST];
+        for (place, header) in origins.iter_mut().zip(&headers[..count]) {
+            *place = origin_of(*header);
+        }
+        let sent: usize = origins.iter().flatten().map(Origin::descriptors).sum();
+        let is_whole = got.len % HEADER == 0
+            && origins.iter().flatten().count() == count
+            && (sent == came || got.lost && sent > came);
+        if !is_whole {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut fds = got.fds.into_iter().flatten();
+        let connections = origins.into_iter().flatten().filter_map(|origin| {
+            let fd = fds.next()?;
+            let state = if origin.stream.is_some() { Some(fds.next()?) } else { None };
+            Some((Passed { fd, state }, origin))
+        });
+        let mut message = Message::new(connections, 0);
+        // The last ones: a process that lacks descriptors gets as many as it has.
+        message.lost = count - message.connections.iter().flatten().count();
+        Ok(Taken::Connections(message))
     }
 
     /// Asks the worker for a sign of life. Returns true if the probe is in its queue; a full queue is no error, because its
@@ -153,7 +233,7 @@ impl HandoffEnd {
         socket::send(self.as_fd(), &[PROBE]).is_ok()
     }
 
-    /// The connections that lie in the queue of this end. There must be fewer than four probes.
+    /// The connections that lie in the queue of this end. There must be fewer probes than a connection has bytes here.
     ///
     /// # Errors
     /// Those of ioctl(2).
@@ -164,12 +244,33 @@ impl HandoffEnd {
 }
 
 fn header_of(origin: Origin) -> [u8; HEADER] {
-    let [low, high] = origin.listener.0.to_le_bytes();
-    [CONNECTION, origin.used.into(), low, high]
+    let Origin { listener, used, stream } = origin;
+    let mut header = [0; HEADER];
+    header[0] = if stream.is_some() { STREAM } else { CONNECTION };
+    header[1] = if used { USED } else { 0 };
+    header[2..4].copy_from_slice(&listener.0.to_le_bytes());
+    if let Some(Handover { giver, taker, is_refused }) = stream {
+        header[1] |= if is_refused { REFUSED } else { 0 };
+        // No worker has the number 0.
+        let number = |id: Option<WorkerId>| id.map_or(0, |id| id.0).to_le_bytes();
+        header[4..8].copy_from_slice(&number(giver));
+        header[8..].copy_from_slice(&number(taker));
+    }
+    header
 }
 
-fn origin_of([_, used, low, high]: [u8; HEADER]) -> Origin {
-    Origin { listener: ListenerId(u16::from_le_bytes([low, high])), used: used != 0 }
+/// `None` if it is no header of a connection.
+fn origin_of(header: [u8; HEADER]) -> Option<Origin> {
+    let [kind, bits, low, high, numbers @ ..] = header;
+    let number =
+        |at: usize| u32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
+    let worker = |at| Some(number(at)).filter(|id| *id > 0).map(WorkerId);
+    let stream = match kind {
+        CONNECTION => None,
+        STREAM => Some(Handover { giver: worker(0), taker: worker(4), is_refused: bits & REFUSED != 0 }),
+        _ => return None,
+    };
+    Some(Origin { listener: ListenerId(u16::from_le_bytes([low, high])), used: bits & USED != 0, stream })
 }
 
 impl AsFd for HandoffEnd {
@@ -189,13 +290,13 @@ mod tests {
     }
 
     fn give(end: &HandoffEnd, connections: &[(&UnixStream, Origin)]) -> Given {
-        end.give(connections.iter().map(|(c, origin)| (c.as_fd(), *origin))).unwrap()
+        end.give(connections.iter().map(|(c, origin)| (c.as_fd(), None, *origin))).unwrap()
     }
 
     fn take(end: &HandoffEnd) -> Vec<(UnixStream, Origin)> {
         let Taken::Connections(message) = end.take().unwrap() else { panic!("no connections") };
         assert_eq!(message.lost, 0);
-        message.into_iter().map(|(fd, origin)| (fd.into(), origin)).collect()
+        message.into_iter().map(|(passed, origin)| (passed.fd.into(), origin)).collect()
     }
 
     #[test]
@@ -277,7 +378,7 @@ mod tests {
     fn an_idle_connection_is_handed_back_and_outlives_its_worker() {
         let (master, worker) = channel().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
-        let handed_back = Origin { listener: ListenerId(3), used: true };
+        let handed_back = Origin::idle(ListenerId(3));
         assert_eq!(give(&worker, &[(&near, handed_back)]), Given::Done);
         drop((worker, near));
         assert_eq!(take(&master)[0].1, handed_back);
@@ -292,11 +393,70 @@ mod tests {
             fdpass::send(worker.as_fd(), bytes, std::iter::repeat_n(near.as_fd(), fds)).unwrap();
             master.take()
         };
-        for (bytes, fds) in
-            [(&b"C"[..], 1), (b"C000", 2), (b"C000C000", 1), (b"C0000", 1), (b"P", 1), (b"x", 0)]
-        {
+        let connection = *b"C00000000000";
+        for (bytes, fds) in [
+            (&b"C"[..], 1),
+            (&connection[..], 2),
+            ([connection, connection].as_flattened(), 1),
+            (&b"C000000000000"[..], 1),
+            (&b"S00000000000"[..], 1),
+            (&b"S00000000000"[..], 3),
+            ([*b"S00000000000"; 3].as_flattened(), 4),
+            (b"P", 1),
+            (b"x", 0),
+            (b"x00000000000", 1),
+        ] {
             let taken = send(bytes, fds);
             assert!(taken.is_err(), "{bytes:?} with {fds}: {taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_goes_with_its_state_and_its_two_workers() {
+        let (master, worker) = channel().unwrap();
+        let workers = [None, Some(WorkerId(7)), Some(WorkerId(u32::MAX))];
+        for (giver, taker, is_refused) in
+            [(workers[0], workers[0], false), (workers[1], workers[0], true), (workers[1], workers[2], false)]
+        {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let (state, mut written) = UnixStream::pair().unwrap();
+            let origin = Origin::stream(ListenerId(9), Handover { giver, taker, is_refused });
+            let idle = Origin::idle(ListenerId(1));
+            let all = [
+                (near.as_fd(), None, idle),
+                (near.as_fd(), Some(state.as_fd()), origin),
+                (near.as_fd(), None, idle),
+            ];
+            assert_eq!(worker.give(all.into_iter()).unwrap(), Given::Done);
+            assert_eq!(master.waiting().unwrap(), 3);
+            let Taken::Connections(message) = master.take().unwrap() else { panic!("no connections") };
+            let mut taken = message.into_iter();
+            assert_eq!(taken.next().unwrap().1, idle);
+            let (passed, found) = taken.next().unwrap();
+            assert_eq!(found, origin);
+            UnixStream::from(passed.fd).write_all(b"c").unwrap();
+            UnixStream::from(passed.state.unwrap()).write_all(b"s").unwrap();
+            assert!(taken.next().unwrap().0.state.is_none() && taken.next().is_none());
+            for (end, expected) in [(&mut far, b"c"), (&mut written, b"s")] {
+                let mut byte = [0];
+                end.read_exact(&mut byte).unwrap();
+                assert_eq!(&byte, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_connections_fit_as_there_are_descriptors() {
+        let (one, two) = (origin(0), Origin::stream(ListenerId(0), Handover::default()));
+        for (origins, expected) in [
+            (vec![one; 7], 4),
+            (vec![two; 7], 2),
+            (vec![one, two, two], 2),
+            (vec![two, one, one, one], 3),
+            (vec![two], 1),
+            (vec![], 0),
+        ] {
+            assert_eq!(fitting(origins.into_iter()), expected);
         }
     }
 }

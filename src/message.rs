@@ -77,6 +77,15 @@ pub enum Notice {
     Failed(String),
     /// Worker: it wants to exit of its own accord and waits to be drained.
     Leaving,
+    /// Worker: it serves streams that another one has given away.
+    TookOver {
+        /// The worker that has given them away.
+        giver: WorkerId,
+        /// How many, since it last said so.
+        count: u32,
+    },
+    /// Master: this many streams that you have given away are with another worker, or lost with it, and will not come back.
+    Settled(u32),
     /// Master: you are known to be ready; take from your own sockets from now on.
     TakeIn,
     /// Master: finish what you have, take nothing new, exit. A second one changes what becomes of idle connections, and may leave
@@ -108,7 +117,12 @@ impl Notice {
     pub fn is_from_worker(&self) -> bool {
         matches!(
             self,
-            Self::Online | Self::Serves { .. } | Self::Ready { .. } | Self::Failed(_) | Self::Leaving
+            Self::Online
+                | Self::Serves { .. }
+                | Self::Ready { .. }
+                | Self::Failed(_)
+                | Self::Leaving
+                | Self::TookOver { .. }
         )
     }
 }
@@ -301,6 +315,8 @@ fn encode_notice(notice: &Notice) -> Vec<u8> {
         Notice::Serves { takes_requests } => (b'V', *takes_requests as u32, (*takes_requests >> 32) as u32),
         Notice::Ready { kind, limit } => (b'R', (*kind).into(), *limit),
         Notice::Leaving => (b'L', 0, 0),
+        Notice::TookOver { giver, count } => (b'H', giver.0, *count),
+        Notice::Settled(count) => (b'E', *count, 0),
         Notice::TakeIn => (b'T', 0, 0),
         Notice::Drain { hand_back, patience } => (b'D', (*hand_back).into(), *patience),
         Notice::Shed { keep } => (b'K', *keep, 0),
@@ -323,6 +339,8 @@ fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
         (b'V', low, high) => Notice::Serves { takes_requests: u64::from(high) << 32 | u64::from(low) },
         (b'R', kind, limit) => Notice::Ready { kind: kind.try_into().ok()?, limit },
         (b'L', 0, 0) => Notice::Leaving,
+        (b'H', giver, count) => Notice::TookOver { giver: WorkerId(giver), count },
+        (b'E', count, 0) => Notice::Settled(count),
         (b'T', 0, 0) => Notice::TakeIn,
         (b'D', 0 | 1, patience) => Notice::Drain { hand_back: a == 1, patience },
         (b'K', keep, 0) => Notice::Shed { keep },

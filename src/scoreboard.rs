@@ -58,6 +58,8 @@ pub enum Word {
     Idle,
     /// Publications that a subscriber did not get, as it was too slow.
     Skipped,
+    /// Streams that were given away with their state, whatever has become of them.
+    HandedOver,
 }
 
 /// The pages of [`Common`] come before those of workers.

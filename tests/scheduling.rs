@@ -102,7 +102,10 @@ fn a_master_with_many_new_connections_has_batch_alone_and_only_while_it_has_the_
         assert!(workers_are_normal(&server));
         server.signal(libc::SIGTTIN);
         server.scaled_to(3);
-        assert!(workers_are_normal(&server));
+        // The child has its master's policy until it has become a worker.
+        wait_until("a third worker with the normal policy", || {
+            server.workers().len() == 3 && workers_are_normal(&server)
+        });
         for _ in 0..2 {
             let hogs = Hogs::start();
             wait_until("the normal policy beside other programs", || !is_batch(&server));

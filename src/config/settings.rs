@@ -248,6 +248,11 @@ settings! {
     max_message: usize = 16 << 20, Bytes(1 << 10..=1 << 30), "max-message", "Limits", "SIZE",
         "Bytes of one message between master and workers",
         "Over it: the message is refused. Up to four of that size wait for each process";
+    /// The bytes of the state with which a handler hands a stream over to another worker, up to 16 MiB
+    /// ([`crate::Handler::on_handover`]). A stream with more stays.
+    max_state: usize = 64 << 10, Bytes(0..=16 << 20), "max-state", "Limits", "SIZE",
+        "Bytes of state with which a handler hands a stream over to another worker",
+        "Over it: the stream stays with its worker until --drain-timeout";
     /// The longest time from a worker's start until it is ready; zero is forever.
     boot_timeout: Duration = Duration::from_secs(30), Time, "boot-timeout", "Timeouts", "TIME",
         "Until a new worker is ready",

@@ -170,6 +170,28 @@ pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
     guard(|| answered(unsafe { stream(conn) }.map(Conn::close)))
 }
 
+/// In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room. At the
+/// end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it stays; if
+/// there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
+///
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is 0 or this worker) or
+/// PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_transfer(conn: *mut prefork_conn, worker: u32) -> c_int {
+    guard(|| {
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { stream(conn) }?;
+        if worker == 0 || Worker::current().is_some_and(|own| own.id() == worker) {
+            return Err(prefork_status::PREFORK_INVALID);
+        }
+        conn.transfer(worker);
+        Ok(prefork_status::PREFORK_OK as c_int)
+    })
+}
+
 /// In a stream: the number of bytes that were written and that the kernel has not taken yet, at most the setting
 /// `max-pending`; 0 in blocking style.
 ///

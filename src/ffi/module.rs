@@ -7,6 +7,7 @@ use super::request::prefork_request;
 use super::response::prefork_response;
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
+use crate::log::log;
 use crate::sys::datagram::sockaddr;
 use crate::sys::overdue;
 use crate::unwind::named;
@@ -59,6 +60,27 @@ pub type prefork_on_datagram = Option<
         len: usize,
         state: *mut c_void,
     ),
+>;
+
+/// Called when a stream may go to another worker. Returns the bytes used, or a negative number.
+pub type prefork_on_handover = Option<
+    unsafe extern "C-unwind" fn(
+        conn: *mut prefork_conn,
+        buffer: *mut c_void,
+        room: usize,
+        state: *mut c_void,
+    ) -> isize,
+>;
+
+/// Called when a stream has come from another worker. Returns 0 if it is taken over.
+pub type prefork_on_takeover = Option<
+    unsafe extern "C-unwind" fn(
+        conn: *mut prefork_conn,
+        version: u32,
+        data: *const c_void,
+        size: usize,
+        state: *mut c_void,
+    ) -> c_int,
 >;
 
 /// Called when the worker stops, is drained, or hangs.
@@ -155,6 +177,29 @@ pub struct prefork_module {
     /// is called any more. While this runs nothing is read; `prefork_request_pause()` lets the client wait longer.
     /// If it is NULL, such a body is read and dropped.
     pub on_body: prefork_on_body,
+    /// The version of the bytes that `on_handover` writes; 0 if streams stay in their worker.
+    pub state_version: u32,
+    /// This worker drains, or `prefork_conn_transfer()` was called for this stream: writes what another worker
+    /// needs to go on with it into `buffer`, which has `room` bytes (the setting `max-state`). Returns the bytes
+    /// used, maybe 0; or a negative number if the stream stays, until this worker's deadline. More than `room`
+    /// is logged, and it stays.
+    ///
+    /// If it does not stay, it is over for this worker: nothing can be read or written, `on_close` is not called, and
+    /// what the pointer of `prefork_conn_set_user()` points to is to be freed here. What was read and not
+    /// consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
+    /// watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
+    /// clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to
+    /// this one by `on_takeover`.
+    pub on_handover: prefork_on_handover,
+    /// A stream has come from another worker: `data` is what its `on_handover` wrote, `version` its
+    /// `state_version`, since another version of the module may run there. It has a new `prefork_conn_id()`. What is
+    /// written here is sent when this has returned; `on_data` is called next if there is something to read.
+    /// `on_open` is not called.
+    ///
+    /// Returns 0 if it is taken over. Else what was written here is forgotten, and the stream goes back to the
+    /// worker from which it came; if that refuses it too, or has ended, its client gets a reset. If it is NULL,
+    /// none is taken over.
+    pub on_takeover: prefork_on_takeover,
 }
 
 /// The size of the part before the callbacks, which every version of the descriptor has.
@@ -225,6 +270,8 @@ pub(super) struct Callbacks {
     kind: Kind,
     module: prefork_module,
     state: *mut c_void,
+    /// The room for `on_handover`.
+    buffer: Vec<u8>,
 }
 
 impl Callbacks {
@@ -234,7 +281,7 @@ impl Callbacks {
     /// # Safety
     /// The callbacks are what the header says, and may be called with `state` as long as this process lives.
     pub(super) unsafe fn new(module: prefork_module, state: *mut c_void) -> Result<Self, &'static str> {
-        Ok(Self { kind: module.kind()?, module, state })
+        Ok(Self { kind: module.kind()?, module, state, buffer: Vec::new() })
     }
 
     fn tell(&self, callback: prefork_on_worker, worker: &Worker) {
@@ -352,6 +399,36 @@ impl Handler for Callbacks {
 
     fn on_close(&mut self, conn: &Conn) {
         self.stream(self.module.on_close, conn);
+    }
+
+    fn state_version(&self) -> u32 {
+        self.module.state_version
+    }
+
+    fn write_state(&mut self, conn: &Conn, room: usize) -> Option<Vec<u8>> {
+        let on_handover = self.module.on_handover?;
+        self.buffer.resize(room, 0);
+        // SAFETY: as in `start`; the buffer has `room` bytes.
+        let used = unsafe { on_handover(lend(conn), self.buffer.as_mut_ptr().cast(), room, self.state) };
+        let used = usize::try_from(used).ok()?;
+        let written = self.buffer.get(..used).map(<[u8]>::to_vec);
+        if written.is_none() {
+            log!(
+                "on_handover: {}: returned {used}, and max-state is {room}: the stream stays",
+                conn.client()
+            );
+        }
+        written
+    }
+
+    fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
+        let on_takeover = self.module.on_takeover.ok_or("there is no on_takeover")?;
+        let (data, size) = (state.as_ptr().cast(), state.len());
+        // SAFETY: as in `start`.
+        match unsafe { on_takeover(lend(conn), version, data, size, self.state) } {
+            0 => Ok(()),
+            other => Err(format!("returned {other}")),
+        }
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>) {

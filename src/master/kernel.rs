@@ -4,14 +4,14 @@ use super::fd_reserve::FdReserve;
 use super::pool::{Link, Queue, System, Unplaced, dispatch};
 use super::sockets::Listener;
 use super::token::Token;
-use crate::handoff::{self, Given, HandoffEnd, Taken};
+use crate::handoff::{self, Given, HandoffEnd, Passed, Taken};
 use crate::ids::Page;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::process::{self, Process};
 use crate::sys::{poll, socket};
 use std::fmt::Arguments;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 /// The master's system.
 pub struct Kernel {
@@ -39,7 +39,7 @@ pub struct HandoffQueue {
 
 impl System for Kernel {
     type Poll = mio::Poll;
-    type Connection = OwnedFd;
+    type Connection = Passed;
     type Queue = HandoffQueue;
     type Link = WorkerLink;
     type Backlog = Listener;
@@ -60,12 +60,17 @@ impl System for Kernel {
         self.common.start_final_intake();
     }
 
-    fn client_of(connection: &OwnedFd) -> Option<u64> {
-        socket::peer_ip(connection.as_fd()).map(dispatch::client_of)
+    fn client_of(connection: &Passed) -> Option<u64> {
+        socket::peer_ip(connection.fd.as_fd()).map(dispatch::client_of)
     }
 
-    fn close_copies(given: &mut Vec<Unplaced<OwnedFd>>) {
-        process::close_all(given.drain(..).map(|unplaced| unplaced.connection));
+    fn close_copies(given: &mut Vec<Unplaced<Passed>>) {
+        let descriptors = |Passed { fd, state }| std::iter::once(fd).chain(state);
+        process::close_all(given.drain(..).flat_map(|unplaced| descriptors(unplaced.connection)));
+    }
+
+    fn reset(&self, connection: Passed) {
+        let _ = socket::reset_on_close(connection.fd.as_fd());
     }
 
     fn log(&self, line: Arguments<'_>) {
@@ -74,8 +79,12 @@ impl System for Kernel {
 }
 
 impl Queue<Kernel> for HandoffQueue {
-    fn give(&self, connections: &[Unplaced<OwnedFd>]) -> io::Result<Given> {
-        self.master.give(connections.iter().map(|unplaced| (unplaced.connection.as_fd(), unplaced.origin)))
+    fn give(&self, connections: &[Unplaced<Passed>]) -> io::Result<Given> {
+        self.master.give(connections.iter().map(
+            |Unplaced { connection: Passed { fd, state }, origin, .. }| {
+                (fd.as_fd(), state.as_ref().map(AsFd::as_fd), *origin)
+            },
+        ))
     }
 
     fn reclaim(&self) -> io::Result<Taken> {

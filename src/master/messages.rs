@@ -67,6 +67,7 @@ impl Master {
             Notice::Online => self.report_online(id),
             Notice::Failed(text) => worker.failure = Some(text),
             Notice::Leaving => self.feed(Input::Leaving(id)),
+            Notice::TookOver { giver, count } => self.pool.streams.took_over(giver, id, count),
             other => log!("worker {id}: unexpected notice {other:?}; ignored"),
         }
     }
@@ -75,6 +76,14 @@ impl Master {
     pub(super) fn mark_channel(&mut self, page: Page) {
         if let Some(worker) = self.pool.workers.at(page) {
             self.messages.router().mark(worker.id);
+        }
+    }
+
+    /// Tells workers of the streams that they have given away, and that will not come back.
+    pub(super) fn tell_settled(&mut self) {
+        for (giver, count) in self.pool.streams.settled.drain(..) {
+            // It may have ended.
+            let _ = self.messages.router().notify(giver, &Notice::Settled(count));
         }
     }
 

@@ -209,6 +209,7 @@ impl Master {
             }
         }
         self.pool.serve_waiting(&self.lifecycle, &self.poll);
+        self.tell_settled();
         if self.pool.has_emptied_backlogs() {
             self.feed(Input::Emptied);
         }

@@ -38,6 +38,8 @@ fn notice() -> impl Strategy<Value = Notice> {
         any::<(bool, u32)>().prop_map(|(hand_back, patience)| Notice::Drain { hand_back, patience }),
         any::<u32>().prop_map(|id| Notice::Gone(WorkerId(id))),
         any::<u32>().prop_map(|keep| Notice::Shed { keep }),
+        any::<u32>().prop_map(Notice::Settled),
+        any::<(u32, u32)>().prop_map(|(id, count)| Notice::TookOver { giver: WorkerId(id), count }),
         any::<u32>().prop_map(|id| Notice::Overflowing(WorkerId(id))),
         any::<u32>().prop_map(|id| Notice::HasRoom(WorkerId(id))),
     ]

@@ -34,6 +34,8 @@ pub struct Orders {
     pub hands_back: bool,
     /// Set if idle connections are to be handed back until at most this number is left.
     pub keep: Option<u32>,
+    /// Streams that were handed over and will not come back, since the loop last looked.
+    pub settled: u32,
     /// The master is gone.
     pub master_is_gone: bool,
 }
@@ -153,6 +155,7 @@ impl Channel {
             Notice::Shed { .. } if self.orders.is_draining() => {}
             Notice::Shed { keep } => self.orders.keep = Some(keep),
             Notice::RestoreStderr => self.restore_stderr(),
+            Notice::Settled(count) => self.orders.settled = self.orders.settled.saturating_add(count),
             Notice::Gone(id) => messages.end_requests_to(Address::Worker(id), cx),
             Notice::Overflowing(id) => messages.set_overflowing(id, true),
             Notice::HasRoom(id) => messages.set_overflowing(id, false),

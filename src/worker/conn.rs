@@ -8,7 +8,7 @@ use super::touched::Touched;
 use super::user::User;
 use crate::config::Config;
 use crate::event::Kind;
-use crate::ids::ListenerId;
+use crate::ids::{ListenerId, WorkerId};
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::{forks, socket};
 use mio::Token;
@@ -55,6 +55,12 @@ pub struct Conn {
     is_half_open: Cell<bool>,
     /// The handler wants nothing more to be read.
     is_held: Cell<bool>,
+    /// Another worker has written to it and this one's handler has not taken it over yet: nothing is sent.
+    is_arriving: Cell<bool>,
+    /// It is not asked again whether it goes to another worker.
+    stays: Cell<bool>,
+    /// The worker to which the handler transfers it.
+    goes_to: Cell<Option<WorkerId>>,
     closing: Cell<bool>,
     broken: Cell<bool>,
     /// The last error of a call that is the client's fault.
@@ -144,6 +150,9 @@ impl Conn {
             at_end: Cell::new(false),
             is_half_open: Cell::new(false),
             is_held: Cell::new(false),
+            is_arriving: Cell::new(false),
+            stays: Cell::new(false),
+            goes_to: Cell::new(None),
             closing: Cell::new(false),
             broken: Cell::new(false),
             fault: RefCell::default(),
@@ -377,6 +386,16 @@ impl Conn {
     pub fn set_half_open(&self, is_half_open: bool) {
         self.is_half_open.set(is_half_open);
         self.touch();
+    }
+
+    /// As a stream: has another worker go on with it, for instance one that has all others of a room. At the end of the turn
+    /// [`crate::Handler::on_handover`] is called for it; if that returns `None` it stays, and if there is no such worker, or it refuses
+    /// the stream or has no room, it comes back by [`crate::Handler::on_takeover`].
+    pub fn transfer(&self, worker: u32) {
+        if worker > 0 && !self.is_blocking() {
+            self.goes_to.set(Some(WorkerId(worker)));
+            self.touch();
+        }
     }
 
     /// As a stream: true if the client has ended its side; no bytes follow those of [`Conn::data`]. Unless [`Conn::set_half_open`] was

@@ -4,6 +4,7 @@
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
 mod drain;
+mod handover;
 mod later;
 mod room;
 mod streams;
@@ -98,6 +99,8 @@ pub struct EventLoop<'a> {
     hand_back_at: Time,
     /// The number of idle connections that the master knows of.
     idle: u32,
+    /// Streams between this worker and others.
+    moves: handover::Moves,
     /// The time at which an idle connection that can be closed is looked for again, as there was none; else never.
     search_at: Time,
 }
@@ -183,6 +186,7 @@ impl<'a> EventLoop<'a> {
             is_closing_idle: false,
             hand_back_at: Time::default(),
             idle: 0,
+            moves: handover::Moves::default(),
             search_at: Time::NEVER,
         }
     }
@@ -229,8 +233,8 @@ impl<'a> EventLoop<'a> {
             }
             if channel {
                 self.channel.read(self.poll, context!(self));
-                self.intake.set_closed(self.channel.orders.hands_back, self.poll);
             }
+            self.close_queue();
             self.run_again();
             self.channel.leave_if_due(self.now);
             if self.channel.orders.is_draining() {
@@ -241,6 +245,7 @@ impl<'a> EventLoop<'a> {
                 self.intake.resume(self.poll);
             }
             self.hand_back_idle();
+            self.move_streams();
             // Those set since then come later.
             if first_due <= self.polled_at {
                 while let Some(index) = self.deadlines.expired(self.polled_at) {
@@ -275,7 +280,7 @@ impl<'a> EventLoop<'a> {
 
     fn is_done(&self) -> bool {
         let Some(until) = self.channel.orders.drain else { return false };
-        (self.drain_begun && self.table.len() == 0) || self.now >= until
+        (self.drain_begun && self.table.len() == 0 && self.moves.are_settled()) || self.now >= until
     }
 
     /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
@@ -288,13 +293,13 @@ impl<'a> EventLoop<'a> {
         if let Some(drain) = orders.drain {
             due = due.min(drain);
         }
-        if orders.keep.is_some() {
+        if orders.keep.is_some() || self.moves.wait_for_channel() {
             due = due.min(self.hand_back_at);
         }
         if lacks_descriptors && !orders.is_draining() {
             due = due.min(self.now + DESCRIPTOR_CHECK);
         }
-        if !self.again.is_empty() || !self.woken.is_empty() {
+        if !self.again.is_empty() || !self.woken.is_empty() || self.moves.have_more() {
             due = due.min(self.now);
         }
         if timer_due < due {

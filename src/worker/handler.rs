@@ -112,6 +112,47 @@ pub trait Handler {
     /// next.
     fn on_writable(&mut self, _conn: &Conn) {}
 
+    /// The version of what [`Handler::on_handover`] returns; 0 if this handler gives no stream away. Called before that.
+    fn state_version(&self) -> u32 {
+        0
+    }
+
+    /// The version at a listener, by its index.
+    #[doc(hidden)]
+    fn state_version_at(&self, _listener: u16) -> u32 {
+        self.state_version()
+    }
+
+    /// This worker drains, or the handler transfers this stream ([`Conn::transfer`]): returns what another worker needs to go on with it,
+    /// at most [`crate::Config::max_state`] bytes; or `None` if it stays, until this worker's deadline.
+    ///
+    /// With `Some` the stream is over for this worker: nothing can be read or written, [`Handler::on_close`] is not called, and its
+    /// user value is dropped. What was read and not consumed, what was written and not sent, its subscriptions and
+    /// settings go with it; timers do not ([`Handler::on_takeover`] may start new ones, and the clock of [`std::time::Instant`] is the same
+    /// in all workers). If nobody takes it over, it comes back to this worker by [`Handler::on_takeover`].
+    ///
+    /// It is asked once in each stream's time in a worker that drains; not in blocking style.
+    fn on_handover(&mut self, _conn: &Conn) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// As [`Handler::on_handover`], with the most bytes.
+    #[doc(hidden)]
+    fn write_state(&mut self, conn: &Conn, _room: usize) -> Option<Vec<u8>> {
+        self.on_handover(conn)
+    }
+
+    /// A stream has come from another worker, whose handler has returned `state` and had this `version`; another program or another
+    /// version of the module may run there. It has a new [`Conn::id`] here. What is written in this call is sent when it has returned.
+    /// [`Handler::on_data`] is called next if there is something to read.
+    ///
+    /// # Errors
+    /// It is not taken: this text is logged, what was written is forgotten, and the stream goes back to the worker from which it came;
+    /// if that has refused it too, or is gone, it is reset.
+    fn on_takeover(&mut self, _conn: &Conn, _version: u32, _state: &[u8]) -> Result<(), String> {
+        Err("this handler takes no streams over".to_owned())
+    }
+
     /// A stream connection has ended; nothing can be read or written any more, and [`Worker::conn`] does not find it.
     fn on_close(&mut self, _conn: &Conn) {}
 

@@ -214,7 +214,14 @@ impl<'a> Intake<'a> {
         &mut self,
         connections: impl Iterator<Item = (BorrowedFd<'f>, ListenerId)> + Clone,
     ) -> bool {
-        let connections = connections.map(|(fd, listener)| (fd, Origin { listener, used: true }));
+        self.give_back(connections.map(|(fd, listener)| (fd, None, Origin::idle(listener))))
+    }
+
+    /// Gives the master connections, as many as are [`handoff::fitting`]. Returns false if the channel is full.
+    pub fn give_back<'f>(
+        &mut self,
+        connections: impl Iterator<Item = (BorrowedFd<'f>, Option<BorrowedFd<'f>>, Origin)> + Clone,
+    ) -> bool {
         matches!(self.queue.give(connections), Ok(Given::Done))
     }
 

@@ -14,6 +14,7 @@ mod engine;
 mod event_loop;
 mod failure;
 pub mod handler;
+pub mod handover;
 pub mod http;
 mod intake;
 mod linger;

@@ -208,6 +208,26 @@ impl Handler for Routes {
         self.at(conn.listener()).on_writable(conn);
     }
 
+    fn state_version(&self) -> u32 {
+        self.handlers[0].state_version()
+    }
+
+    fn state_version_at(&self, listener: u16) -> u32 {
+        self.seen_at(listener).state_version()
+    }
+
+    fn on_handover(&mut self, conn: &Conn) -> Option<Vec<u8>> {
+        self.at(conn.listener()).on_handover(conn)
+    }
+
+    fn write_state(&mut self, conn: &Conn, room: usize) -> Option<Vec<u8>> {
+        self.at(conn.listener()).write_state(conn, room)
+    }
+
+    fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
+        self.at(conn.listener()).on_takeover(conn, version, state)
+    }
+
     fn on_close(&mut self, conn: &Conn) {
         self.at(conn.listener()).on_close(conn);
     }

@@ -64,6 +64,12 @@ impl Topics {
         }
     }
 
+    /// The topics of a stream.
+    pub fn names_of(&self, id: u64) -> Vec<String> {
+        let of = self.of.borrow();
+        of.get(&id).into_iter().flatten().map(|topic| topic.name.to_string()).collect()
+    }
+
     fn leave(&self, id: u64, topic: &Topic) {
         let mut subscribers = topic.subscribers.borrow_mut();
         subscribers.remove(&id);

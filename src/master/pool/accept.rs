@@ -101,6 +101,7 @@ impl<S: System> Pool<S> {
         self.has_more = false;
         self.destination = lifecycle.destination();
         loop {
+            self.place_directed();
             self.place_returns(poll);
             for index in 0..self.listeners.len() {
                 if self.is_paused(index, lifecycle) {
@@ -284,7 +285,8 @@ impl<S: System> Pool<S> {
         let mut at = 0;
         while at < batch.len() {
             let slot = batch[at].slot;
-            let share = batch[at..].iter().take(handoff::MOST).take_while(|c| c.slot == slot).count();
+            let share = batch[at..].iter().take_while(|c| c.slot == slot).map(|c| c.origin);
+            let share = handoff::fitting(share);
             if self.give_to(slot, &batch[at..at + share]) {
                 at += share;
                 continue;
@@ -320,6 +322,10 @@ impl<S: System> Pool<S> {
         let Some(worker) = self.workers.admitted_mut(slot) else { return false };
         match worker.queue.give(connections) {
             Ok(Given::Done) => {
+                let taker = worker.id;
+                for giver in connections.iter().filter_map(|c| c.origin.stream?.giver) {
+                    self.streams.note_given(giver, taker);
+                }
                 self.check_soon();
                 return true;
             }
@@ -394,7 +400,10 @@ impl<S: System> Pool<S> {
 
     /// True if a connection may wait that could be placed if a worker had room.
     pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
-        !self.parked.is_empty() || self.has_returns() || self.has_paused(lifecycle)
+        !self.parked.is_empty()
+            || !self.streams.directed.is_empty()
+            || self.has_returns()
+            || self.has_paused(lifecycle)
     }
 
     /// True if a listener is paused because no worker has room.

@@ -11,6 +11,7 @@ pub mod dispatch;
 mod health;
 mod returns;
 mod shares;
+mod streams;
 mod system;
 mod workers;
 
@@ -24,6 +25,8 @@ pub use returns::Return;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
+use streams::Streams;
+pub use streams::Transit;
 pub use system::{Backlog, Link, Queue, System};
 pub use workers::{PAGES, WorkerEntry, Workers};
 
@@ -79,6 +82,8 @@ pub struct Pool<S: System> {
     pub parked: VecDeque<Unplaced<S::Connection>>,
     /// The connections that are accepted and not given yet: none between two calls.
     batch: Vec<Unplaced<S::Connection>>,
+    /// Streams that go from one worker to another.
+    pub streams: Streams<S::Connection>,
     /// The queues from which connections are taken back.
     pub returns: VecDeque<Return<S::Queue>>,
     /// True if a turn was cut short: the next one must not sleep.
@@ -195,6 +200,7 @@ impl<S: System> Pool<S> {
             system,
             parked: VecDeque::with_capacity(MOST_PARKED),
             batch: Vec::with_capacity(accept::BATCH),
+            streams: Streams::default(),
             returns: VecDeque::new(),
             has_more: false,
             max_queued: MAX_QUEUED,
@@ -254,7 +260,7 @@ impl<S: System> Pool<S> {
         let queued = entry.queue.waiting().unwrap_or_else(|_| entry.queued());
         let in_flight = u64::from(entry.in_flight());
         if !broken!(self, QueueOfTheDeadForgotten) {
-            self.add_return(Return::OfDeadWorker(entry.queue));
+            self.add_return(Return::OfDeadWorker(entry.id, entry.queue));
         }
         let lost = in_flight.saturating_sub(queued);
         if lost > 0 {
@@ -315,7 +321,9 @@ impl<S: System> Pool<S> {
         let mut closed = 0;
         for parked in std::mem::take(&mut self.parked) {
             closed += u64::from(!parked.origin.used);
-            if parked.origin.used {
+            if parked.origin.stream.is_some() {
+                self.send_home(parked);
+            } else if parked.origin.used {
                 self.system.close(parked.connection);
             }
         }
@@ -327,6 +335,7 @@ impl<S: System> Pool<S> {
         self.workers.clear();
         self.returns.clear();
         self.parked.clear();
+        self.streams = Streams::default();
         std::mem::take(&mut self.listeners)
     }
 
@@ -355,14 +364,12 @@ impl<S: System> Pool<S> {
     /// Parks a connection that a former program in this process had parked.
     pub fn park(&mut self, connection: S::Connection, origin: Origin) {
         let client = self.client_of(&connection);
-        self.parked.push_back(Unplaced {
-            connection,
-            origin,
-            client,
-            came_back: true,
-            shed_by: None,
-            slot: 0,
-        });
+        let unplaced = Unplaced { connection, origin, client, came_back: true, shed_by: None, slot: 0 };
+        if streams::is_directed(&origin) {
+            self.streams.directed.push_back(unplaced);
+        } else {
+            self.parked.push_back(unplaced);
+        }
     }
 
     /// True if workers take connections or datagrams from sockets of their own.

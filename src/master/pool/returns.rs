@@ -4,6 +4,7 @@
 //! The pool takes one message at a time, and only when another worker has room for a connection: until then the socket's own queue
 //! keeps it.
 
+use super::streams::is_directed;
 use super::{MOST_PARKED, Pool, Queue, System, Unplaced, broken};
 
 use crate::handoff::{self, Message, Taken};
@@ -19,7 +20,16 @@ pub enum Return<Q> {
     /// Connections that a worker has handed back.
     HandedBack(WorkerId),
     /// Both queues of a worker that has ended.
-    OfDeadWorker(Q),
+    OfDeadWorker(WorkerId, Q),
+}
+
+impl<Q> Return<Q> {
+    /// The worker whose queue it is.
+    fn owner(&self) -> WorkerId {
+        match self {
+            Self::Unclaimed(id) | Self::HandedBack(id) | Self::OfDeadWorker(id, _) => *id,
+        }
+    }
 }
 
 impl<S: System> Pool<S> {
@@ -110,7 +120,7 @@ impl<S: System> Pool<S> {
         }
     }
 
-    /// Returns the first connection of a message that was taken back, and parks the others.
+    /// Returns the first connection of a message that was taken back, and parks the others. What is for a certain worker is put aside.
     fn take_in(&mut self, message: Message<S::Connection>) -> Option<Unplaced<S::Connection>> {
         let shed_by = self.returns.front().and_then(|source| self.shedder(source));
         let lost = message.lost;
@@ -120,14 +130,23 @@ impl<S: System> Pool<S> {
                 counted(lost as u64, "connection")
             ));
         }
-        let mut connections = message.into_iter().map(|(connection, origin)| {
+        let owner = self.returns.front().map(Return::owner);
+        let (mut first, mut count) = (None, lost);
+        for (connection, mut origin) in message {
+            count += 1;
+            if let Some(owner) = owner {
+                self.streams.comes_from(owner, &mut origin);
+            }
             let client = self.client_of(&connection);
-            Unplaced { connection, origin, client, came_back: true, shed_by, slot: 0 }
-        });
-        let first = connections.next();
-        let others: Vec<_> = connections.collect();
-        let count = lost + usize::from(first.is_some()) + others.len();
-        self.parked.extend(others);
+            let unplaced = Unplaced { connection, origin, client, came_back: true, shed_by, slot: 0 };
+            if is_directed(&origin) {
+                self.streams.directed.push_back(unplaced);
+            } else if first.is_none() {
+                first = Some(unplaced);
+            } else {
+                self.parked.push_back(unplaced);
+            }
+        }
         if let Some(Return::Unclaimed(id)) = self.returns.front()
             && let Some(worker) = self.workers.get_mut(*id)
             && !broken!(self, ReclaimedStillCounts)
@@ -142,7 +161,7 @@ impl<S: System> Pool<S> {
         match self.returns.front() {
             Some(Return::Unclaimed(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::reclaim),
             Some(Return::HandedBack(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::take_returned),
-            Some(Return::OfDeadWorker(queue)) => match queue.reclaim() {
+            Some(Return::OfDeadWorker(_, queue)) => match queue.reclaim() {
                 // Each of the two has its own end.
                 Ok(Taken::Nothing | Taken::End) => queue.take_returned(),
                 taken => taken,
@@ -172,6 +191,7 @@ impl<S: System> Pool<S> {
             Some(Return::HandedBack(id)) if !broken!(self, ReturnsNotRewatched) => {
                 self.watch_returns(id, poll);
             }
+            Some(Return::OfDeadWorker(id, _)) => self.streams.end_taker(id),
             _ => {}
         }
     }
@@ -191,10 +211,16 @@ impl<S: System> Pool<S> {
                 break;
             }
             let first = self.next_return(&mut has_descriptors, poll);
-            for unplaced in first.into_iter().chain(self.parked.drain(..)) {
-                self.system.close(unplaced.connection);
+            let parked = std::mem::take(&mut self.parked);
+            for unplaced in first.into_iter().chain(parked) {
+                if unplaced.origin.stream.is_some() {
+                    self.send_home(unplaced);
+                } else {
+                    self.system.close(unplaced.connection);
+                }
             }
         }
+        self.place_directed();
         self.has_more |= self.has_returns();
     }
 
@@ -202,22 +228,38 @@ impl<S: System> Pool<S> {
     /// live worker is left to it, and what it has handed back to [`Pool::close_returns`].
     pub(super) fn abandon_returns(&mut self) -> u64 {
         let mut closed = 0;
-        let is_ended = |source: &Return<S::Queue>| matches!(source, Return::OfDeadWorker(_));
+        let is_ended = |source: &Return<S::Queue>| matches!(source, Return::OfDeadWorker(..));
         let mut of_live;
         (self.returns, of_live) = std::mem::take(&mut self.returns).into_iter().partition(is_ended);
         while !self.returns.is_empty() {
             match self.take_return() {
                 Ok(Taken::Connections(message)) => {
                     closed += message.lost as u64;
-                    for (connection, origin) in message {
+                    for (connection, mut origin) in message {
                         closed += u64::from(!origin.used);
-                        if origin.used {
+                        if let Some(owner) = self.returns.front().map(Return::owner)
+                            && origin.stream.is_some()
+                        {
+                            self.streams.comes_from(owner, &mut origin);
+                            self.send_home(Unplaced {
+                                connection,
+                                origin,
+                                client: None,
+                                came_back: true,
+                                shed_by: None,
+                                slot: 0,
+                            });
+                        } else if origin.used {
                             self.system.close(connection);
                         }
                     }
                 }
                 Ok(Taken::Probe) => {}
-                Ok(Taken::Nothing | Taken::End) | Err(_) => drop(self.returns.pop_front()),
+                Ok(Taken::Nothing | Taken::End) | Err(_) => {
+                    if let Some(ended) = self.returns.pop_front() {
+                        self.streams.end_taker(ended.owner());
+                    }
+                }
             }
         }
         of_live.retain(|source| matches!(source, Return::HandedBack(_)));

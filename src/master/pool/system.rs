@@ -48,13 +48,18 @@ pub trait System: Sized {
         drop(connection);
     }
 
+    /// Resets a connection, since its client would take its end for the end of what it gets.
+    fn reset(&self, connection: Self::Connection) {
+        drop(connection);
+    }
+
     /// Writes a line to the log.
     fn log(&self, line: Arguments<'_>);
 }
 
 /// The two queues between the master and one worker: connections to it, and those that it hands back. They outlive the worker.
 pub trait Queue<S: System> {
-    /// Queues up to [`crate::handoff::MOST`] connections for the worker, all or none; the caller's copies can be closed after
+    /// Queues connections, as many as are [`crate::handoff::fitting`], for the worker, all or none; the caller's copies can be closed after
     /// [`Given::Done`].
     fn give(&self, connections: &[Unplaced<S::Connection>]) -> io::Result<Given>;
 

@@ -5,6 +5,7 @@
 //! waits for a worker that is gone.
 
 use super::{Kind, Listener};
+use crate::handoff::Passed;
 use crate::log::log;
 use crate::master::pool::{Backlog, dispatch};
 use crate::sys::socket::Address;
@@ -37,16 +38,16 @@ impl Socket {
 
 impl Backlog for Listener {
     type Poll = mio::Poll;
-    type Connection = OwnedFd;
+    type Connection = Passed;
 
-    fn accept(&mut self, with_client: bool) -> io::Result<(OwnedFd, Option<u64>)> {
+    fn accept(&mut self, with_client: bool) -> io::Result<(Passed, Option<u64>)> {
         for _ in 0..self.sockets.len() {
             self.turn = if self.turn + 1 < self.sockets.len() { self.turn + 1 } else { 0 };
             let Socket { fd, ours: true, .. } = &self.sockets[self.turn] else { continue };
             let accepted = if with_client {
-                socket::accept_with_ip(fd.as_fd()).map(|(fd, ip)| (fd, ip.map(dispatch::client_of)))
+                socket::accept_with_ip(fd.as_fd()).map(|(fd, ip)| (fd.into(), ip.map(dispatch::client_of)))
             } else {
-                socket::accept(fd.as_fd()).map(|fd| (fd, None))
+                socket::accept(fd.as_fd()).map(|fd| (fd.into(), None))
             };
             match accepted {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -17,7 +17,7 @@ use super::{Master, Token};
 use crate::code;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CodeFile, Event, Kind};
-use crate::handoff::HandoffEnd;
+use crate::handoff::{HandoffEnd, Passed};
 use crate::log::log;
 use crate::sys::process::{self, Process};
 use crate::sys::time::Time;
@@ -249,10 +249,10 @@ impl Master {
         for source in &pool.returns {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
-                Return::OfDeadWorker(ends) => {
+                Return::OfDeadWorker(id, ends) => {
                     let (master_end, queue) =
                         (kept.keep(ends.master.as_fd()), kept.keep(ends.worker.as_fd()));
-                    returns.push(SavedReturn::OfDeadWorker(master_end, queue));
+                    returns.push(SavedReturn::OfDeadWorker(*id, master_end, queue));
                 }
                 Return::HandedBack(_) => {}
             }
@@ -267,7 +267,17 @@ impl Master {
             board: kept.keep(self.births.board.as_fd()),
             listeners: pool.listeners.iter().map(|l| l.save(|fd| kept.keep(fd))).collect(),
             images: images.into_iter().map(|(generation, fd)| (generation, kept.keep(fd))).collect(),
-            parked: (pool.parked.iter()).map(|c| (kept.keep(c.connection.as_fd()), c.origin)).collect(),
+            parked: (pool.parked.iter().chain(&pool.streams.directed))
+                .map(|unplaced| {
+                    let Passed { fd, state } = &unplaced.connection;
+                    (
+                        kept.keep(fd.as_fd()),
+                        state.as_ref().map(|state| kept.keep(state.as_fd())),
+                        unplaced.origin,
+                    )
+                })
+                .collect(),
+            transits: pool.streams.transits.clone(),
             workers,
             returns,
             stderr: (self.stderr.saved())
@@ -302,14 +312,16 @@ impl Master {
                 self.pool.workers.admit(worker.id);
             }
         }
-        for (fd, origin) in saved.parked {
-            self.pool.park(fd.adopt()?, origin);
+        for (fd, state, origin) in saved.parked {
+            let passed = Passed { fd: fd.adopt()?, state: state.map(KeptFd::adopt).transpose()? };
+            self.pool.park(passed, origin);
         }
+        self.pool.streams.transits = saved.transits;
         for source in saved.returns {
             self.pool.add_return(match source {
                 SavedReturn::Unclaimed(id) => Return::Unclaimed(id),
-                SavedReturn::OfDeadWorker(master_end, queue) => {
-                    Return::OfDeadWorker(handoff_queue(master_end, queue)?)
+                SavedReturn::OfDeadWorker(id, master_end, queue) => {
+                    Return::OfDeadWorker(id, handoff_queue(master_end, queue)?)
                 }
             });
         }

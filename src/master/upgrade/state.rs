@@ -10,6 +10,7 @@ use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::master::control::SavedClient;
 use crate::master::kept::KeptFd;
 use crate::master::lifecycle::Snapshot;
+use crate::master::pool::Transit;
 use crate::master::router::ChannelState;
 use crate::master::sockets::SavedListener;
 use crate::sys::time::Time;
@@ -43,8 +44,10 @@ pub struct SavedState {
     pub listeners: Vec<SavedListener>,
     /// The files of handlers, by generation.
     pub images: Vec<(Generation, KeptFd)>,
-    /// The connections that no queue took, and the listeners they came from.
-    pub parked: Vec<(KeptFd, Origin)>,
+    /// The connections that no queue took, with the states of those that are streams, and where they came from.
+    pub parked: Vec<(KeptFd, Option<KeptFd>, Origin)>,
+    /// Streams that have gone from one worker to another and are not settled.
+    pub transits: Vec<Transit>,
     pub workers: Vec<SavedWorker>,
     /// The queues from which connections are taken back.
     pub returns: Vec<SavedReturn>,
@@ -105,7 +108,7 @@ pub enum SavedReturn {
     /// The queue of this worker.
     Unclaimed(WorkerId),
     /// Both ends of the channel of a worker that has ended.
-    OfDeadWorker(KeptFd, KeptFd),
+    OfDeadWorker(WorkerId, KeptFd, KeptFd),
 }
 
 #[cfg(feature = "control")]
@@ -169,6 +172,7 @@ mod tests {
             listeners: Vec::new(),
             images: vec![(Generation(3), KeptFd(5))],
             parked: Vec::new(),
+            transits: vec![Transit { giver: WorkerId(6), taker: WorkerId(7), count: 2 }],
             workers: Vec::new(),
             returns: vec![SavedReturn::Unclaimed(WorkerId(7))],
             stderr: vec![(WorkerId(7), KeptFd(6), vec![0xff, 0])],

@@ -1,9 +1,11 @@
 //! A stream as the worker's loop and its engine have it: reading, sending, waiting, closing, and the buffers that streams share.
 
-use super::{Conn, FLUSH_AT, KEEP, Output, Style, mark};
+use super::{Conn, FLUSH_AT, KEEP, Output, Slow, Style, mark};
+use crate::ids::WorkerId;
 use crate::scoreboard::Word;
 use crate::sys::socket;
 use crate::worker::engine::{Deadline, Next};
+use crate::worker::handover::StreamState;
 use mio::Token;
 use std::io;
 
@@ -59,6 +61,9 @@ impl Conn {
 
     /// Stream: sends as much of what was written as the client takes.
     pub(crate) fn flush(&self) -> io::Result<()> {
+        if self.is_arriving.get() {
+            return Ok(());
+        }
         let mut output = self.output.borrow_mut();
         let Output { bytes, sent } = &mut *output;
         while *sent < bytes.len() {
@@ -173,6 +178,57 @@ impl Conn {
         let write = self.has_output();
         let deadline = if write { Deadline::Write } else { Deadline::Quiet };
         Next::Wait { write, progress: self.progress.take(), deadline }
+    }
+
+    /// Stream: true if the handler may be asked whether it goes to another worker.
+    pub(crate) fn may_go(&self) -> bool {
+        !self.stays.get() && !self.closing.get() && !self.broken.get()
+    }
+
+    /// Stream: the handler was asked; or it has come back, and stays.
+    pub(crate) fn set_stays(&self) {
+        self.stays.set(true);
+    }
+
+    /// Stream: the worker to which the handler transfers it, once.
+    pub(crate) fn take_goal(&self) -> Option<WorkerId> {
+        self.goes_to.take()
+    }
+
+    /// Stream: sets whether the handler is about to take it over, and nothing is sent.
+    pub(crate) fn set_arriving(&self, is_arriving: bool) {
+        self.is_arriving.set(is_arriving);
+    }
+
+    /// Stream: what the worker to which it goes needs to know beside what `state` has.
+    pub(crate) fn write_down(&self, state: StreamState) -> StreamState {
+        self.drop_consumed();
+        let Output { bytes, sent } = &*self.output.borrow();
+        StreamState {
+            is_owed: self.is_owed(),
+            unread: self.input.borrow().clone(),
+            unsent: bytes[*sent..].to_vec(),
+            refused: self.refused.get() as u64,
+            at_end: self.at_end(),
+            is_half_open: self.is_half_open.get(),
+            is_held: self.is_held.get(),
+            wants_room: self.wants_room.get(),
+            is_reset_if_slow: self.slow.get() == Slow::Close,
+            ..state
+        }
+    }
+
+    /// Stream: goes on with what another worker has written down.
+    pub(crate) fn restore(&self, state: &StreamState) {
+        self.input.borrow_mut().extend_from_slice(&state.unread);
+        self.output.borrow_mut().bytes.extend_from_slice(&state.unsent);
+        self.is_owed.set(state.is_owed);
+        self.refused.set(usize::try_from(state.refused).unwrap_or(usize::MAX));
+        self.at_end.set(state.at_end);
+        self.is_half_open.set(state.is_half_open);
+        self.is_held.set(state.is_held);
+        self.wants_room.set(state.wants_room);
+        self.slow.set(if state.is_reset_if_slow { Slow::Close } else { Slow::Skip });
     }
 
     /// Stream: returns the buffers that are empty to the pool.

@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 /// The time after which handing back is tried again if the channel to the master was full.
-const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
 /// Datagrams served at the end, when what a socket still holds would be lost.
 const LAST_DATAGRAMS: u32 = 1 << 16;
 

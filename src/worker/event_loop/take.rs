@@ -37,12 +37,16 @@ impl EventLoop<'_> {
         match self.intake.take(self.poll) {
             Taken::Connections(message) => {
                 let mut place = Some(place);
-                for (fd, origin) in message {
-                    self.intake.count_taken(&fd);
+                for (passed, origin) in message {
+                    self.intake.count_taken(&passed.fd);
                     // The master gives several only to a worker that has places for them. Nobody else can take them now.
                     let place = place.take().or_else(|| self.find_place(true)).unwrap_or(Place::Free);
                     self.clear(place);
-                    self.begin(fd, origin);
+                    if origin.stream.is_some() {
+                        self.take_over(passed, origin);
+                    } else {
+                        self.begin(passed.fd, origin);
+                    }
                 }
                 return true;
             }
@@ -83,7 +87,7 @@ impl EventLoop<'_> {
         self.intake.own.look_again(look_at.min(self.search_at));
     }
 
-    pub(super) fn begin(&mut self, fd: OwnedFd, Origin { listener, used }: Origin) {
+    pub(super) fn begin(&mut self, fd: OwnedFd, Origin { listener, used, .. }: Origin) {
         let kind = if self.is_same_everywhere { self.kind } else { self.handler.kind_at(listener.0) };
         match kind {
             // Another worker, of another style, has answered requests on it: its client expects no other protocol.

@@ -982,7 +982,7 @@ impl World {
         for source in self.pool.returns.iter() {
             match source {
                 Return::Unclaimed(id) => twice = twice.or((!unclaimed.insert(*id)).then_some(*id)),
-                Return::OfDeadWorker(queue) => queues.extend([&queue.to_worker, &queue.back]),
+                Return::OfDeadWorker(_, queue) => queues.extend([&queue.to_worker, &queue.back]),
                 Return::HandedBack(_) => {}
             }
         }

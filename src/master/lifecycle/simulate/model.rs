@@ -255,7 +255,7 @@ impl ModelQueue {
         } else {
             "several connections taken back"
         });
-        let origin = Origin { listener: ListenerId(0), used };
+        let origin = Origin { listener: ListenerId(0), used, stream: None };
         Taken::Connections(Message::new(std::iter::once(first).chain(rest).map(|c| (c, origin)), 0))
     }
 }

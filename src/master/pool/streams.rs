@@ -1,0 +1,221 @@
+//! Streams that go from one worker to another with their state.
+//!
+//! The worker that gives one away, the *giver*, waits until it is *settled*: another worker serves it, or is gone with it. One that
+//! is refused goes back to its giver. So the pool counts, for each pair of workers, the streams that are with the second and not
+//! settled. It decides by its own counts alone: what a worker says of them can only settle its own.
+
+use super::{Given, Pool, Queue, System, Unplaced, WorkerEntry};
+use crate::handoff::{Handover, Origin};
+use crate::ids::WorkerId;
+use std::collections::VecDeque;
+
+/// Streams that were given away by one worker, and given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
+pub struct Transit {
+    /// The worker that has given them away.
+    pub giver: WorkerId,
+    /// The one that has them, or has them in its queue.
+    pub taker: WorkerId,
+    /// How many.
+    pub count: u32,
+}
+
+/// What the pool knows of such streams.
+pub struct Streams<C> {
+    /// Those that are with another worker and not settled.
+    pub transits: Vec<Transit>,
+    /// Those that are for a certain worker, and that its queue has not taken.
+    pub directed: VecDeque<Unplaced<C>>,
+    /// By giver: those that have been settled since the master last told it.
+    pub settled: Vec<(WorkerId, u32)>,
+    /// Those that were lost, because neither another worker would take them nor their giver is left.
+    pub lost: u64,
+}
+
+impl<C> Default for Streams<C> {
+    fn default() -> Self {
+        Self { transits: Vec::new(), directed: VecDeque::new(), settled: Vec::new(), lost: 0 }
+    }
+}
+
+impl<C> Streams<C> {
+    /// A stream of `giver` is in the queue of `taker`.
+    pub(super) fn note_given(&mut self, giver: WorkerId, taker: WorkerId) {
+        match self.transits.iter_mut().find(|t| (t.giver, t.taker) == (giver, taker)) {
+            Some(transit) => transit.count += 1,
+            None => self.transits.push(Transit { giver, taker, count: 1 }),
+        }
+    }
+
+    /// Takes up to `count` streams of `giver` out of the count of `taker`; returns how many there were.
+    fn take(&mut self, giver: WorkerId, taker: WorkerId, count: u32) -> u32 {
+        let Some(at) = self.transits.iter().position(|t| (t.giver, t.taker) == (giver, taker)) else {
+            return 0;
+        };
+        let transit = &mut self.transits[at];
+        let taken = transit.count.min(count);
+        transit.count -= taken;
+        if transit.count == 0 {
+            self.transits.swap_remove(at);
+        }
+        taken
+    }
+
+    fn settle(&mut self, giver: WorkerId, count: u32) {
+        match self.settled.iter_mut().find(|(id, _)| *id == giver) {
+            Some((_, settled)) => *settled += count,
+            None if count > 0 => self.settled.push((giver, count)),
+            None => {}
+        }
+    }
+
+    /// `taker` says that it serves `count` streams of `giver`.
+    pub fn took_over(&mut self, giver: WorkerId, taker: WorkerId, count: u32) {
+        let taken = self.take(giver, taker, count);
+        self.settle(giver, taken);
+    }
+
+    /// Both queues of a worker that has ended are empty: what it had taken is lost.
+    pub(super) fn end_taker(&mut self, taker: WorkerId) {
+        let lost: Vec<_> = self.transits.extract_if(.., |t| t.taker == taker).collect();
+        for Transit { giver, count, .. } in lost {
+            self.settle(giver, count);
+        }
+    }
+
+    /// A stream has come out of a queue of this worker.
+    pub(super) fn comes_from(&mut self, owner: WorkerId, origin: &mut Origin) {
+        let Some(stream) = &mut origin.stream else { return };
+        match stream.giver {
+            Some(giver) => drop(self.take(giver, owner, 1)),
+            None => stream.giver = Some(owner),
+        }
+    }
+}
+
+/// True for a stream that is for a certain worker.
+pub(super) fn is_directed(origin: &Origin) -> bool {
+    origin.stream.is_some_and(|stream| stream.is_refused || stream.taker.is_some())
+}
+
+impl<S: System> Pool<S> {
+    /// Gives streams to the workers that they are for.
+    pub(super) fn place_directed(&mut self) {
+        for _ in 0..self.streams.directed.len() {
+            let Some(unplaced) = self.streams.directed.pop_front() else { break };
+            self.direct(unplaced);
+        }
+        if !self.streams.directed.is_empty() {
+            self.check_soon();
+        }
+    }
+
+    fn direct(&mut self, mut unplaced: Unplaced<S::Connection>) {
+        let Some(stream) = &mut unplaced.origin.stream else { return self.parked.push_back(unplaced) };
+        if let Some(taker) = stream.taker.take()
+            && !stream.is_refused
+        {
+            let max_queued = self.max_queued;
+            let giver = stream.giver;
+            let fits = |w: &WorkerEntry<S>| w.load(max_queued).is_some() && Some(taker) != giver;
+            if self.workers.get(taker).is_some_and(fits)
+                && matches!(self.give_directly(taker, &unplaced), Some(Given::Done))
+            {
+                return;
+            }
+            unplaced.origin.stream = Some(Handover { giver, taker: None, is_refused: true });
+        }
+        let Some(Handover { giver, .. }) = unplaced.origin.stream else { return };
+        match giver.and_then(|giver| self.give_directly(giver, &unplaced)) {
+            Some(Given::Done) => {}
+            Some(Given::Full) => self.streams.directed.push_back(unplaced),
+            Some(Given::Gone) | None => self.offer(unplaced),
+        }
+    }
+
+    /// Offers a stream whose giver is gone to any worker, once.
+    fn offer(&mut self, mut unplaced: Unplaced<S::Connection>) {
+        let had_giver = unplaced.origin.stream.is_some_and(|stream| stream.giver.is_some());
+        if had_giver && !self.is_closed {
+            unplaced.origin.stream = Some(Handover::default());
+            self.parked.push_back(unplaced);
+        } else {
+            self.streams.lost += 1;
+            self.system.log(format_args!("a stream that is handed over has no worker any more: reset"));
+            self.system.reset(unplaced.connection);
+        }
+    }
+
+    /// Gives a stream to this worker, whether dispatch may choose it or not; `None` if there is no such worker.
+    fn give_directly(&mut self, id: WorkerId, unplaced: &Unplaced<S::Connection>) -> Option<Given> {
+        let worker = self.workers.get_mut(id)?;
+        // Before the call, as the worker may take it at once.
+        worker.given = worker.given.wrapping_add(1);
+        let given = worker.queue.give(std::slice::from_ref(unplaced)).unwrap_or(Given::Full);
+        match (given, unplaced.origin.stream) {
+            (Given::Done, Some(Handover { giver: Some(giver), is_refused: false, .. })) => {
+                self.streams.note_given(giver, id);
+            }
+            (Given::Done, _) => {}
+            _ => worker.given = worker.given.wrapping_sub(1),
+        }
+        Some(given)
+    }
+
+    /// A stop has closed the listeners: what is under way goes back to its giver, or is reset.
+    pub(super) fn send_home(&mut self, mut unplaced: Unplaced<S::Connection>) {
+        if let Some(stream) = &mut unplaced.origin.stream {
+            stream.is_refused = true;
+        }
+        self.direct(unplaced);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: WorkerId = WorkerId(1);
+    const B: WorkerId = WorkerId(2);
+    const C: WorkerId = WorkerId(3);
+
+    fn streams(given: &[(WorkerId, WorkerId)]) -> Streams<()> {
+        let mut streams = Streams::default();
+        given.iter().for_each(|(giver, taker)| streams.note_given(*giver, *taker));
+        streams
+    }
+
+    #[test]
+    fn a_stream_is_settled_once_whatever_its_taker_says() {
+        let mut streams = streams(&[(A, B), (A, B), (A, C)]);
+        streams.took_over(A, B, 1);
+        streams.took_over(A, B, 100);
+        streams.took_over(A, B, 1);
+        streams.took_over(C, B, 1);
+        assert_eq!(streams.settled, [(A, 2)]);
+        assert_eq!(streams.transits, [Transit { giver: A, taker: C, count: 1 }]);
+    }
+
+    #[test]
+    fn what_a_taker_that_ends_has_taken_is_settled_and_what_is_left_in_its_queue_is_not() {
+        let mut streams = streams(&[(A, B), (A, B), (C, B), (A, C)]);
+        let mut origin =
+            Origin::stream(Default::default(), Handover { giver: Some(A), ..Handover::default() });
+        streams.comes_from(B, &mut origin);
+        streams.end_taker(B);
+        assert_eq!(streams.settled, [(A, 1), (C, 1)]);
+        assert_eq!(streams.transits, [Transit { giver: A, taker: C, count: 1 }]);
+    }
+
+    #[test]
+    fn the_giver_of_a_stream_is_the_worker_whose_queue_it_comes_from() {
+        let mut streams = streams(&[]);
+        let mut origin = Origin::stream(Default::default(), Handover::default());
+        streams.comes_from(B, &mut origin);
+        assert_eq!(origin.stream, Some(Handover { giver: Some(B), taker: None, is_refused: false }));
+        let mut idle = Origin::idle(Default::default());
+        streams.comes_from(B, &mut idle);
+        assert_eq!(idle.stream, None);
+    }
+}

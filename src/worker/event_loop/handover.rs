@@ -1,0 +1,333 @@
+//! Streams that go to other workers with what their handler has written down of them, and those that come from others.
+//!
+//! A stream is given away at once for its handler: from then on this worker has only its connection and its file, until the channel
+//! to the master takes both. One that the other worker refuses comes back, and is taken over here like one of another worker.
+
+use super::drain::HAND_BACK_AGAIN;
+use super::{Cause, Context, EventLoop, context};
+use crate::handoff::{self, Handover, Origin, Passed};
+use crate::ids::{ListenerId, WorkerId};
+use crate::log::{counted, log};
+use crate::message::Notice;
+use crate::scoreboard::Word;
+use crate::sys::socket;
+use crate::worker::conn::Conn;
+use crate::worker::failure::{PANICKED, report};
+use crate::worker::handover::StreamState;
+use crate::worker::stream::drop_user;
+use crate::worker::table::Protocol;
+use mio::unix::SourceFd;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+/// Streams whose handler is asked in one turn, so that the others are served meanwhile.
+const ASKED: u32 = 64;
+/// Bytes of a stream's file beside the handler's bytes, the unread and the unsent.
+const HEAD: u64 = 1 << 20;
+
+/// The streams of a worker that are between it and another.
+#[derive(Default)]
+pub(super) struct Moves {
+    /// Given away, and not taken by the channel yet.
+    leaving: VecDeque<(Passed, Origin)>,
+    /// The number of those that the channel has taken and that may come back.
+    unsettled: u32,
+    /// By giver: streams that were taken over, and of which the master does not know yet.
+    taken: Vec<(WorkerId, u32)>,
+    /// The row from which on the handler is to be asked.
+    ask_from: Option<u32>,
+    /// True if that has begun since the worker drains.
+    has_begun: bool,
+}
+
+impl Moves {
+    /// True if nothing can come back any more.
+    pub(super) fn are_settled(&self) -> bool {
+        self.leaving.is_empty() && self.unsettled == 0
+    }
+
+    /// True if the loop has something to do here that no event tells.
+    pub(super) fn wait_for_channel(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// True if streams are to be asked.
+    pub(super) fn have_more(&self) -> bool {
+        self.leaving.is_empty() && self.ask_from.is_some()
+    }
+}
+
+impl EventLoop<'_> {
+    /// Has the streams of a worker that drains go to others, as many as one turn allows; tells the master of those that have come.
+    pub(super) fn move_streams(&mut self) {
+        let orders = &mut self.channel.orders;
+        self.moves.unsettled = self.moves.unsettled.saturating_sub(std::mem::take(&mut orders.settled));
+        if orders.master_is_gone {
+            self.moves.unsettled = 0;
+        }
+        if orders.hands_back && !std::mem::replace(&mut self.moves.has_begun, true) {
+            self.moves.ask_from = Some(0);
+        }
+        if orders.is_draining() && !orders.hands_back {
+            self.keep_streams();
+        }
+        self.tell_taken();
+        if self.send_leaving() {
+            self.ask_streams();
+        }
+        self.close_queue();
+    }
+
+    /// Leaves the rest of the queue to the master if it has ordered that, but for the streams that come back.
+    pub(super) fn close_queue(&mut self) {
+        let is_closed = self.channel.orders.hands_back && self.moves.are_settled();
+        self.intake.set_closed(is_closed, self.poll);
+        if self.channel.orders.hands_back {
+            self.intake.resume(self.poll);
+        }
+    }
+
+    /// A stream has begun while the worker drains.
+    pub(super) fn ask_stream(&mut self, index: u32) {
+        if self.channel.orders.hands_back {
+            self.moves.ask_from = Some(self.moves.ask_from.map_or(index, |from| from.min(index)));
+        }
+    }
+
+    fn ask_streams(&mut self) {
+        let Some(from) = self.moves.ask_from.take() else { return };
+        let mut asked = 0;
+        for index in from..self.table.indexes().end {
+            let may_go = matches!(&self.table.row(index).protocol, Protocol::Stream(conn) if conn.may_go());
+            if !may_go {
+                continue;
+            }
+            let goes = self.give_away(index, None);
+            asked += 1;
+            if goes && self.moves.leaving.len() >= handoff::MOST / 2 && !self.send_leaving() || asked == ASKED
+            {
+                self.moves.ask_from = Some(index + 1);
+                break;
+            }
+        }
+        self.send_leaving();
+    }
+
+    /// Asks the handler for what another worker needs to go on with a stream, and takes it out of this worker. False if it stays.
+    pub(super) fn give_away(&mut self, index: u32, taker: Option<WorkerId>) -> bool {
+        let Protocol::Stream(conn) = &self.table.row(index).protocol else { return false };
+        let conn = Rc::clone(conn);
+        conn.set_stays();
+        let version = self.handler.state_version_at(conn.listener());
+        if version == 0 {
+            return false;
+        }
+        let most = self.config.max_state;
+        let bytes = match context!(self).call("on_handover", |handler| handler.write_state(&conn, most)) {
+            Some(Some(bytes)) => bytes,
+            Some(None) => return false,
+            None => {
+                report("on_handover", &conn.client(), PANICKED);
+                return false;
+            }
+        };
+        if bytes.len() > most {
+            let size = counted(bytes.len() as u64, "byte");
+            report(
+                "on_handover",
+                &conn.client(),
+                &format!("{size} of state, and max-state is {most}: it stays"),
+            );
+            return self.stays_here(index, &conn, version, &bytes);
+        }
+        let topics = self.worker.info.topics.names_of(conn.id());
+        let state = conn.write_down(StreamState { version, bytes, topics, ..StreamState::default() });
+        match state.write() {
+            Ok(file) => {
+                if let Some((fd, listener)) = self.let_go(index) {
+                    let origin = Origin::stream(listener, Handover { taker, ..Handover::default() });
+                    self.moves.leaving.push_back((Passed { fd, state: Some(file) }, origin));
+                }
+                true
+            }
+            Err(e) => {
+                report("on_handover", &conn.client(), &format!("write its state: {e}: it stays"));
+                self.stays_here(index, &conn, version, &state.bytes)
+            }
+        }
+    }
+
+    /// The handler has given up a stream that has to stay: it takes it over again.
+    fn stays_here(&mut self, index: u32, conn: &Rc<Conn>, version: u32, bytes: &[u8]) -> bool {
+        if !self.is_taken(conn, version, bytes) {
+            self.lose(index);
+        }
+        false
+    }
+
+    /// Takes a stream out of the table without a word to its handler. Returns its connection and its listener.
+    fn let_go(&mut self, index: u32) -> Option<(OwnedFd, ListenerId)> {
+        self.deadlines.clear(index);
+        self.publish_idle();
+        let row = self.table.row(index);
+        let listener = row.listener;
+        if row.interest.is_some() {
+            // The open file lives on in another process, and so would its registration in this poll.
+            let registry = self.poll.registry();
+            row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
+        }
+        let Protocol::Stream(conn) = self.table.remove(index) else { return None };
+        self.worker.info.conns.remove(conn.id());
+        self.worker.info.topics.forget(conn.id());
+        conn.set_over();
+        drop_user(&conn, context!(self));
+        let fd = conn.end();
+        self.keep_conn(conn);
+        Some((fd?, listener))
+    }
+
+    /// Gives the master what leaves. False if the channel is full.
+    fn send_leaving(&mut self) -> bool {
+        if self.moves.leaving.is_empty() {
+            return true;
+        }
+        if self.hand_back_at > self.now {
+            return false;
+        }
+        while !self.moves.leaving.is_empty() {
+            let leaving = &mut self.moves.leaving;
+            let count = handoff::fitting(leaving.iter().map(|(_, origin)| *origin));
+            let message = leaving
+                .iter()
+                .take(count)
+                .map(|(passed, origin)| (passed.fd.as_fd(), passed.state.as_ref().map(AsFd::as_fd), *origin));
+            if !self.intake.give_back(message) {
+                self.hand_back_at = self.now + HAND_BACK_AGAIN;
+                return false;
+            }
+            for (_, Origin { stream, .. }) in self.moves.leaving.drain(..count) {
+                if !stream.is_some_and(|stream| stream.is_refused) {
+                    self.moves.unsettled += 1;
+                    self.worker.info.page.add(Word::HandedOver, 1);
+                }
+                self.intake.finished();
+            }
+        }
+        true
+    }
+
+    /// No worker is left to get what leaves: it stays.
+    fn keep_streams(&mut self) {
+        self.moves.ask_from = None;
+        for (passed, origin) in std::mem::take(&mut self.moves.leaving) {
+            match origin.stream {
+                // It is another worker's, which still waits for it.
+                Some(stream) if stream.is_refused && !self.channel.orders.master_is_gone => {
+                    self.moves.leaving.push_back((passed, origin));
+                }
+                _ => drop(self.arrive(passed, origin.listener, true)),
+            };
+        }
+    }
+
+    /// A stream has come from another worker, or has come back.
+    pub(super) fn take_over(&mut self, passed: Passed, origin: Origin) {
+        let Some(stream) = origin.stream else { return };
+        if stream.is_refused {
+            self.moves.unsettled = self.moves.unsettled.saturating_sub(1);
+        }
+        let is_last = stream.is_refused || stream.giver.is_none();
+        let Some(refused) = self.arrive(passed, origin.listener, is_last) else {
+            let Some(giver) = stream.giver.filter(|_| !stream.is_refused) else { return };
+            return match self.moves.taken.iter_mut().find(|(id, _)| *id == giver) {
+                Some((_, count)) => *count += 1,
+                None => self.moves.taken.push((giver, 1)),
+            };
+        };
+        let stream = Handover { is_refused: true, ..stream };
+        self.moves.leaving.push_back((refused, Origin::stream(origin.listener, stream)));
+        if self.hand_back_at <= self.now {
+            self.hand_back_at = self.now;
+        }
+    }
+
+    /// Has the handler take over a stream. Returns it if it is refused; if this is the `last` worker that could have it, it is reset.
+    fn arrive(
+        &mut self,
+        Passed { fd, state }: Passed,
+        listener: ListenerId,
+        is_last: bool,
+    ) -> Option<Passed> {
+        let file = state?;
+        let limits = &self.config.limits;
+        let limit = HEAD.saturating_add(limits.body).saturating_add(limits.pending as u64);
+        let read = StreamState::read(&file, limit.saturating_add(self.config.max_state as u64));
+        let (fd, why) = match read {
+            Ok(state) if self.handler.takes_streams() => {
+                let conn = self.conn(fd, listener);
+                conn.restore(&state);
+                let index = self.table.insert(Protocol::Stream(Rc::clone(&conn)), listener);
+                conn.set_token(self.table.token(index));
+                self.worker.info.conns.add(&conn);
+                for topic in &state.topics {
+                    self.worker.info.topics.subscribe(&conn, topic);
+                }
+                if self.is_taken(&conn, state.version, &state.bytes) {
+                    if is_last {
+                        conn.set_stays();
+                    }
+                    self.run(index, Cause::Readable { ended: false });
+                    return None;
+                }
+                drop(conn);
+                if is_last {
+                    self.lose(index);
+                    return None;
+                }
+                let (fd, _) = self.let_go(index)?;
+                return Some(Passed { fd, state: Some(file) });
+            }
+            Ok(_) => (fd, "this handler takes no streams".to_owned()),
+            Err(e) => (fd, format!("read its state: {e}")),
+        };
+        log!("worker {}: a stream that was handed over: {why}", self.worker.id());
+        if is_last {
+            let _ = socket::reset_on_close(fd.as_fd());
+            self.intake.finished();
+            return None;
+        }
+        Some(Passed { fd, state: Some(file) })
+    }
+
+    /// True if the handler takes a stream over.
+    fn is_taken(&mut self, conn: &Rc<Conn>, version: u32, bytes: &[u8]) -> bool {
+        conn.set_arriving(true);
+        let taken = context!(self).call("on_takeover", |handler| handler.on_takeover(conn, version, bytes));
+        conn.set_arriving(false);
+        conn.end_call();
+        let why = match taken {
+            Some(Ok(())) => return true,
+            Some(Err(why)) => why,
+            None => PANICKED.to_owned(),
+        };
+        report("on_takeover", &conn.client(), &why);
+        false
+    }
+
+    /// No worker goes on with a stream: its client learns it by a reset.
+    fn lose(&mut self, index: u32) {
+        if let Some((fd, _)) = self.let_go(index) {
+            let _ = socket::reset_on_close(fd.as_fd());
+        }
+        self.worker.info.page.add(Word::Errors, 1);
+        self.intake.finished();
+    }
+
+    fn tell_taken(&mut self) {
+        for (giver, count) in self.moves.taken.drain(..) {
+            // This fails if the master is gone.
+            let _ = self.worker.messages().notify(&Notice::TookOver { giver, count });
+        }
+    }
+}
