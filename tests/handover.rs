@@ -6,7 +6,7 @@ mod util;
 use std::fs;
 use std::path::{Path, PathBuf};
 use util::handler::compile;
-use util::{Client, Server, Start, Style, wait_until};
+use util::{Client, Start, Style, wait_until};
 
 fn module(flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handover.c");
@@ -66,5 +66,222 @@ fn a_stream_goes_on_in_the_new_worker_with_its_state() {
         }
     }
     server.rests();
+    server.stop();
+}
+
+#[test]
+fn a_line_of_which_a_part_was_read_is_read_on() {
+    let mut server = start(1).start();
+    let mut client = server.connect();
+    assert_eq!(who(&mut client).generation, 1);
+    client.send(b"count first\ncount sec").unwrap();
+    assert_eq!(client.answer().unwrap(), "first 2");
+    let before = server.workers()[0];
+    server.reload();
+    wait_until("the old worker has gone", || server.has_replaced(before));
+    client.send(b"ond\ncount thi").unwrap();
+    assert_eq!(client.answer().unwrap(), "second 3");
+    server.reload();
+    client.send(b"rd\n").unwrap();
+    assert_eq!(client.answer().unwrap(), "third 4");
+    moved(&mut client, 3);
+    server.stop();
+}
+
+#[test]
+fn what_was_written_and_not_sent_follows_in_order() {
+    let mut server = start(1).start();
+    let mut client = server.connect();
+    let size = 9_000_000;
+    client.send_command(&format!("flood {size}")).unwrap();
+    client.wait_for_bytes().unwrap();
+    for _ in 0..2 {
+        let before = server.workers()[0];
+        server.reload();
+        wait_until("the old worker has gone", || server.has_replaced(before));
+    }
+    for at in (0..size).step_by(64) {
+        assert_eq!(client.answer().unwrap(), format!("{at:063}"));
+    }
+    assert_eq!(client.answer().unwrap(), "done");
+    assert_eq!(who(&mut client).generation, 3);
+    server.stop();
+}
+
+#[test]
+fn one_that_is_not_given_away_stays_and_is_served() {
+    let mut server = start(2).start();
+    let (mut one, mut other) = (server.connect(), server.connect());
+    assert_eq!(ask(&mut one, "stay"), "ok");
+    assert_eq!(ask(&mut other, "count a"), "a 1");
+    server.reload();
+    assert_eq!(moved(&mut other, 2).moves, 1);
+    for n in 2..50 {
+        assert_eq!(ask(&mut one, "count a"), format!("a {n}"));
+    }
+    assert_eq!(who(&mut one).generation, 1);
+    drop(one);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn without_a_version_none_is_given_away() {
+    let mut server = Start::new(Style::Data).workers(1).module(module(&["-DNO_STATE"])).start();
+    let mut client = server.connect();
+    assert_eq!(who(&mut client).generation, 1);
+    server.reload();
+    assert_eq!(who(&mut client).generation, 1);
+    drop(client);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn one_that_is_refused_goes_back_to_its_worker_and_stays_there() {
+    for command in ["refuse others", "slow"] {
+        let mut server = start(1).start();
+        server.may_say("on_takeover");
+        let (mut one, mut other) = (server.connect(), server.connect());
+        assert_eq!(ask(&mut one, command), "ok");
+        one.send(b"count a\ncou").unwrap();
+        assert_eq!(one.answer().unwrap(), "a 2");
+        assert_eq!(ask(&mut other, "count b"), "b 1");
+        server.reload();
+        server.wait_for_line("on_takeover");
+        one.send(b"nt a\n").unwrap();
+        assert_eq!(one.answer().unwrap(), "a 3", "nothing of what was written in the call that refused it");
+        assert_eq!((who(&mut one).generation, who(&mut one).moves), (1, 1));
+        assert_eq!(moved(&mut other, 2).moves, 1);
+        drop(one);
+        server.rests();
+        server.stop();
+    }
+}
+
+#[test]
+fn one_that_all_refuse_is_reset() {
+    let mut server = start(1).start();
+    server.may_say("on_takeover");
+    let (mut one, mut other) = (server.connect(), server.connect());
+    assert_eq!(ask(&mut one, "refuse all"), "ok");
+    assert_eq!(ask(&mut other, "count a"), "a 1");
+    server.reload();
+    assert!(one.rest().is_err());
+    moved(&mut other, 2);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn too_much_state_is_told_and_the_stream_stays() {
+    for (command, settings) in [("state 70000", ""), ("more 65537", ""), ("state 2000", "1000")] {
+        let mut start = start(1);
+        if !settings.is_empty() {
+            start = start.set("max-state", settings);
+        }
+        let mut server = start.start();
+        server.may_say("on_handover");
+        let mut client = server.connect();
+        assert_eq!(ask(&mut client, command), "ok");
+        server.reload();
+        server.wait_for_line("max-state is");
+        assert_eq!(ask(&mut client, "count a"), "a 2");
+        assert_eq!(who(&mut client).generation, 1);
+        drop(client);
+        server.rests();
+        server.stop();
+    }
+    let mut server = start(1).set("max-state", "1m").start();
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "state 1000000"), "ok");
+    server.reload();
+    assert_eq!(moved(&mut client, 2).moves, 1);
+    server.stop();
+}
+
+#[test]
+fn a_handler_transfers_a_stream_to_the_worker_it_names() {
+    let mut server = start(3).start();
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let workers: Vec<_> = clients.iter_mut().map(|client| who(client).worker).collect();
+    let goal = workers[2];
+    assert_eq!(ask(&mut clients[2], &format!("move {goal}")), "-2", "to its own worker");
+    assert_eq!(ask(&mut clients[2], "move 0"), "-2");
+    for client in &mut clients[..2] {
+        client.send_command(&format!("move {goal}")).unwrap();
+        client.send(b"count next\n").unwrap();
+        assert_eq!(client.answer().unwrap(), "ok");
+        assert!(client.answer().unwrap().starts_with("next "));
+        wait_until("it is there", || who(client).worker == goal);
+        assert_eq!(who(client).moves, 1);
+    }
+    // To none, and to one that refuses it.
+    assert_eq!(ask(&mut clients[0], "move 4000000000"), "ok");
+    wait_until("it has come back", || who(&mut clients[0]).moves == 2);
+    assert_eq!(who(&mut clients[0]).worker, goal);
+    server.may_say("on_takeover");
+    assert_eq!(ask(&mut clients[0], "refuse others"), "ok");
+    assert_eq!(ask(&mut clients[0], &format!("move {}", workers[0])), "ok");
+    wait_until("it has come back", || who(&mut clients[0]).moves == 3);
+    assert_eq!(who(&mut clients[0]).worker, goal);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn its_topics_and_settings_go_with_it() {
+    let mut server = start(2).start();
+    let (mut one, mut other) = (server.connect(), server.connect());
+    assert_eq!(ask(&mut one, "join news"), "0");
+    assert_eq!(ask(&mut one, "half"), "ok");
+    assert_eq!(ask(&mut other, "join more"), "0");
+    assert_eq!(ask(&mut other, "hold"), "ok");
+    one.send(b"count end\n").unwrap();
+    one.end().unwrap();
+    assert_eq!(one.answer().unwrap(), "end 3");
+    server.reload();
+    server.rests();
+    let mut speaker = server.connect();
+    assert_eq!(who(&mut speaker).generation, 2);
+    assert_eq!(ask(&mut speaker, "tell news one"), "0");
+    assert_eq!(one.answer().unwrap(), "one");
+    other.send_command("count unread").unwrap();
+    assert_eq!(ask(&mut speaker, "tell more two"), "0");
+    assert_eq!(other.answer().unwrap(), "two", "and not what it has not read");
+    server.stop();
+}
+
+#[test]
+fn a_worker_that_dies_in_a_takeover_loses_that_stream_alone() {
+    let mut server = start(2).start();
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(ask(client, "count a"), "a 1"));
+    let mut crashing = server.connect();
+    assert_eq!(ask(&mut crashing, "crash"), "ok");
+    let to = who(&mut clients[0]).worker;
+    if who(&mut crashing).worker == to {
+        crashing = server.connect();
+        assert_eq!(ask(&mut crashing, "crash"), "ok");
+        assert_ne!(who(&mut crashing).worker, to);
+    }
+    let pid = who(&mut clients[0]).pid;
+    server.may_say("died");
+    server.may_say("abort");
+    assert_eq!(ask(&mut crashing, &format!("move {to}")), "ok");
+    // By a reset or not, as the kernel closes it.
+    let _ = crashing.rest();
+    server.replaces(pid);
+    let (mut lost, mut left) = (0, 0);
+    for client in &mut clients {
+        match client.ask("count b") {
+            Ok(answer) => {
+                assert_eq!(answer, "b 2");
+                left += 1;
+            }
+            Err(_) => lost += 1,
+        }
+    }
+    assert!(left >= 10 && lost <= 10, "{left} left, {lost} lost");
     server.stop();
 }

@@ -39,7 +39,7 @@ impl Master {
                 return Some(Input::SpawnFailed(id, why));
             }
             Action::Admit(id) => {
-                self.pool.admit(id);
+                self.pool.admit(id, &self.poll);
                 if !self.lifecycle.is_booting() {
                     self.allow_intake(id);
                 }
@@ -102,9 +102,6 @@ impl Master {
     /// Orders a worker to drain. Unless the server stops, it hands back idle connections for the workers that stay.
     fn drain(&mut self, id: WorkerId) {
         let hand_back = !self.lifecycle.is_stopping();
-        if hand_back {
-            self.pool.watch_returns(id, &self.poll);
-        }
         // Before the worker reads the notice: if its slot was scaled away, it takes all that waits at its own socket.
         self.divide_sockets();
         self.order_drain(id, hand_back, Duration::ZERO);

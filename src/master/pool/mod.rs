@@ -241,10 +241,11 @@ impl<S: System> Pool<S> {
         rest_ends.min(self.shortage_until).min(self.check_at).min(self.memory_at)
     }
 
-    /// Admits a worker to dispatch, as the one of its slot.
-    pub fn admit(&mut self, id: WorkerId) {
+    /// Admits a worker to dispatch, as the one of its slot. The poll reports what it hands back.
+    pub fn admit(&mut self, id: WorkerId, poll: &S::Poll) {
         self.weigh(id);
         self.workers.admit(id);
+        self.watch_returns(id, poll);
     }
 
     /// Takes a worker out of dispatch, and gives others what it has not taken.

@@ -396,7 +396,7 @@ fn a_worker_that_is_too_large_from_the_start_is_replaced_at_growing_intervals() 
     let mut f = Fixture::new(1);
     f.pool.config.max_memory = 100;
     f.workers[0].counters.memory.set(Some(200));
-    f.pool.admit(WorkerId(1));
+    f.pool.admit(WorkerId(1), &());
     let begun = f.now;
     let mut replaced = Vec::new();
     while f.now - begun < Duration::from_secs(5 * 3600) {

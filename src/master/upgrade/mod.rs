@@ -304,10 +304,7 @@ impl Master {
             }
         }
         for worker in &saved.lifecycle.workers {
-            // One that stays may have been told to shed.
-            if worker.draining || self.config.rebalance {
-                self.pool.watch_returns(worker.id, &self.poll);
-            }
+            self.pool.watch_returns(worker.id, &self.poll);
             if !worker.draining {
                 self.pool.workers.admit(worker.id);
             }

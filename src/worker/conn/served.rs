@@ -190,6 +190,11 @@ impl Conn {
         self.stays.set(true);
     }
 
+    /// Stream: true if the handler transfers it.
+    pub(crate) fn has_goal(&self) -> bool {
+        self.goes_to.get().is_some()
+    }
+
     /// Stream: the worker to which the handler transfers it, once.
     pub(crate) fn take_goal(&self) -> Option<WorkerId> {
         self.goes_to.take()

@@ -114,11 +114,22 @@ impl EventLoop<'_> {
         self.send_leaving();
     }
 
+    /// Gives a stream to the worker that the handler has named for it.
+    pub(super) fn transfer(&mut self, index: u32) {
+        let Protocol::Stream(conn) = &self.table.row(index).protocol else { return };
+        let goal = conn.take_goal();
+        if conn.is_closing() || !self.give_away(index, goal) {
+            self.run(index, Cause::Writable);
+        }
+    }
+
     /// Asks the handler for what another worker needs to go on with a stream, and takes it out of this worker. False if it stays.
     pub(super) fn give_away(&mut self, index: u32, taker: Option<WorkerId>) -> bool {
         let Protocol::Stream(conn) = &self.table.row(index).protocol else { return false };
         let conn = Rc::clone(conn);
-        conn.set_stays();
+        if self.channel.orders.is_draining() {
+            conn.set_stays();
+        }
         let version = self.handler.state_version_at(conn.listener());
         if version == 0 {
             return false;
@@ -274,7 +285,7 @@ impl EventLoop<'_> {
                     self.worker.info.topics.subscribe(&conn, topic);
                 }
                 if self.is_taken(&conn, state.version, &state.bytes) {
-                    if is_last {
+                    if is_last && self.channel.orders.is_draining() {
                         conn.set_stays();
                     }
                     self.run(index, Cause::Readable { ended: false });

@@ -78,12 +78,8 @@ impl EventLoop<'_> {
             for token in tokens.drain(..) {
                 let Some(index) = self.table.find(token) else { continue };
                 match &self.table.row(index).protocol {
-                    Protocol::Stream(conn) if conn.is_touched() => {
-                        let goal = conn.take_goal();
-                        if goal.is_none_or(|goal| !self.give_away(index, Some(goal))) {
-                            self.run(index, Cause::Writable);
-                        }
-                    }
+                    Protocol::Stream(conn) if conn.has_goal() => self.transfer(index),
+                    Protocol::Stream(conn) if conn.is_touched() => self.run(index, Cause::Writable),
                     Protocol::Later(answering) if answering.is_touched() => self.run_touched(index),
                     Protocol::Http(_, conn) if conn.take_resumed() => self.resume(index),
                     _ => {}

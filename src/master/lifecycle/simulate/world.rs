@@ -465,7 +465,7 @@ impl World {
         match action {
             Action::Spawn { id, slot, generation } => return self.spawn(id, slot, generation),
             Action::Admit(id) => {
-                self.pool.workers.admit(id);
+                self.pool.admit(id, &());
                 self.set_admitted(id, true);
             }
             Action::Withdraw(id) => {
@@ -474,9 +474,6 @@ impl World {
             }
             Action::Drain(id) => {
                 let hands_back = !self.machine.life.is_stopping();
-                if hands_back {
-                    self.pool.watch_returns(id, &());
-                }
                 if let Some(p) = self.find(id) {
                     p.drain(now, hands_back);
                 }
