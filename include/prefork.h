@@ -760,9 +760,9 @@ int prefork_conn_set_half_open(prefork_conn *conn, int half_open);
 int prefork_conn_close(prefork_conn *conn);
 
 /**
- * In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room. At the
- * end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it stays; if
- * there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
+ * In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room.
+ * At the end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it
+ * stays; if there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
  *
  * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is 0 or this worker) or
  * PREFORK_NULL.
