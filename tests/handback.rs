@@ -64,6 +64,21 @@ fn shares_stay_even_over_reloads() {
 }
 
 #[test]
+fn shares_of_thousands_stay_even_over_reloads_though_they_come_back_faster_than_they_are_taken() {
+    const MANY: usize = 2000;
+    proc::limit(std::process::id() as i32, "nofile", OPEN);
+    let mut server = Start::new(Style::Request).workers(4).start();
+    let mut clients = idle(&server, MANY);
+    for _ in 0..4 {
+        server.reload();
+        server.rests();
+        assert_eq!(shares(&mut clients), [MANY / 4; 4]);
+    }
+    drop(clients);
+    server.stop();
+}
+
+#[test]
 fn connections_without_a_request_yet_survive_a_reload() {
     let mut server = Start::new(Style::Request).start();
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();

@@ -132,7 +132,7 @@ impl<S: System> Pool<S> {
             let turn = self.cursor;
             let slot = match self.parked.front().map(|connection| connection.came_back) {
                 None => self.pick_for_return(),
-                Some(true) => self.pick_for_returned(None),
+                Some(true) => self.pick_at_once(),
                 Some(false) => self.pick(),
             };
             let Some(slot) = slot else { break };
@@ -164,7 +164,7 @@ impl<S: System> Pool<S> {
             && let Some(came_back) = self.parked.front().map(|connection| connection.came_back)
         {
             let turn = self.cursor;
-            let slot = if came_back { self.least_with_room(None) } else { self.pick_with_room() };
+            let slot = if came_back { self.pick_for_rest() } else { self.pick_with_room() };
             let Some(slot) = slot else { return };
             match self.parked.pop_front() {
                 Some(connection) => self.place(connection, slot),
@@ -302,7 +302,7 @@ impl<S: System> Pool<S> {
     /// Gives a connection to the next worker that takes it; else parks it.
     fn give_elsewhere(&mut self, connection: Unplaced<S::Connection>) {
         let pick = |pool: &mut Self| match connection.came_back {
-            true => pool.pick_for_returned(None),
+            true => pool.pick_at_once(),
             false => pool.pick(),
         };
         while let Some(slot) = self.pick_for(&connection).or_else(|| pick(self)) {

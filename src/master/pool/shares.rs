@@ -6,7 +6,8 @@
 use super::returns::Return;
 use super::{Pool, System, WorkerEntry, broken, dispatch};
 use crate::event::Kind;
-use crate::ids::{Generation, WorkerId};
+use crate::handoff;
+use crate::ids::WorkerId;
 use crate::master::lifecycle::Lifecycle;
 
 /// Checks after the last new worker has become ready: connections that are not idle at the first may be at a later one.
@@ -69,30 +70,63 @@ impl<S: System> Pool<S> {
     /// Chooses the slot with the fewest connections among those with room, other than that of one worker: first of the generation
     /// that is to stay, so that nothing moves twice in a reload.
     pub(super) fn least_with_room(&self, except: Option<WorkerId>) -> Option<usize> {
-        let least = |generation: Option<Generation>| {
-            dispatch::least(self.workers.slots(), |slot| {
-                let worker = self.workers.admitted(slot)?;
-                let is_one = Some(worker.id) != except && generation.is_none_or(|g| g == worker.generation);
-                if is_one { worker.load(self.max_queued) } else { None }
-            })
-        };
-        let staying = Some(self.destination).filter(|_| !broken!(self, ReturnedToAnyGeneration));
-        least(staying).or_else(|| least(None))
+        self.least_staying(except)
+            .or_else(|| self.least_of(self.max_queued, |worker| Some(worker.id) != except))
     }
 
-    /// Chooses the slot for a connection that was taken back, of the worker that has shed it, if one has; `None` if it has to wait.
-    pub(super) fn pick_for_returned(&mut self, shed_by: Option<WorkerId>) -> Option<usize> {
-        match shed_by {
-            Some(id) => self.pick_other(id),
-            None if broken!(self, ReturnedInTurn) => self.pick(),
-            None => self.least_with_room(None).or_else(|| self.pick()),
+    fn least_staying(&self, except: Option<WorkerId>) -> Option<usize> {
+        self.least_of(self.max_queued, |worker| Some(worker.id) != except && self.stays(worker))
+    }
+
+    fn least_of(&self, max_queued: u64, is_one: impl Fn(&WorkerEntry<S>) -> bool) -> Option<usize> {
+        dispatch::least(self.workers.slots(), |slot| {
+            self.workers.admitted(slot).filter(|worker| is_one(worker))?.load(max_queued)
+        })
+    }
+
+    /// Chooses the slot for one of the connections that came back in a message, of which the first has its slot. A worker that stays
+    /// had room for that one: its queue takes the others too.
+    pub(super) fn pick_for_rest(&self) -> Option<usize> {
+        let stays = |worker: &WorkerEntry<S>| self.stays(worker);
+        self.least_of(self.max_queued + handoff::MOST as u64 - 1, stays)
+            .or_else(|| self.least_with_room(None))
+    }
+
+    fn stays(&self, worker: &WorkerEntry<S>) -> bool {
+        worker.generation == self.destination || broken!(self, ReturnedToAnyGeneration)
+    }
+
+    /// Chooses the slot for a connection that is parked, or finds no other place.
+    pub(super) fn pick_at_once(&mut self) -> Option<usize> {
+        if broken!(self, ReturnedInTurn) {
+            return self.pick();
+        }
+        self.pick_for_rest().or_else(|| self.pick())
+    }
+
+    /// Chooses the slot for a connection that is in a queue from which it can be taken back, of the worker that has shed it, if one
+    /// has. `None` if it has to wait: the worker that is to get it has only to take what is queued for it, which is better than to go
+    /// to one that has more, or that leaves next.
+    fn pick_for_returned(&self, shed_by: Option<WorkerId>) -> Option<usize> {
+        if let Some(id) = shed_by {
+            return self.pick_other(id);
+        }
+        match self.least_of(u64::MAX, |worker| self.stays(worker)) {
+            Some(slot) => self.load(slot).map(|_| slot),
+            None => {
+                let least = self.least_of(self.max_queued, |_| true);
+                least.or_else(|| dispatch::least(self.workers.slots(), |slot| self.load_without_idle(slot)))
+            }
         }
     }
 
     /// Chooses the slot for the next connection that is taken back, and moves the queue that has it to the front.
     pub(super) fn pick_for_return(&mut self) -> Option<usize> {
         (0..self.returns.len()).find_map(|index| {
-            let slot = self.pick_for_returned(self.shedder(&self.returns[index]))?;
+            let slot = match self.shedder(&self.returns[index]) {
+                None if broken!(self, ReturnedInTurn) => self.pick(),
+                shed_by => self.pick_for_returned(shed_by),
+            }?;
             self.returns.swap(0, index);
             Some(slot)
         })
@@ -100,9 +134,6 @@ impl<S: System> Pool<S> {
 
     /// True if a connection that is taken back could be placed now.
     pub(super) fn has_room_for_returns(&self) -> bool {
-        self.returns.iter().any(|source| match self.shedder(source) {
-            Some(id) => self.pick_other(id).is_some(),
-            None => self.has_room(),
-        })
+        self.returns.iter().any(|source| self.pick_for_returned(self.shedder(source)).is_some())
     }
 }

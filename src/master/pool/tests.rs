@@ -373,6 +373,29 @@ fn what_comes_back_goes_to_the_generation_that_stays_if_that_has_room() {
 }
 
 #[test]
+fn what_comes_back_waits_for_a_worker_that_stays_and_has_only_to_take_what_is_queued() {
+    let mut f = Fixture::new(3);
+    let step = |f: &mut Fixture, input| f.life.step(f.now, input, &mut Vec::new());
+    for input in [Input::Reload, Input::Prepared(Ok(())), Input::Ready(WorkerId(4))] {
+        step(&mut f, input);
+    }
+    f.admit(4, Slot(0), Generation::FIRST.next());
+    (1..=4).for_each(|id| f.has(id, if id == 1 { 10 } else { 0 }, 100));
+    f.pool.max_queued = 4;
+    f.hand_back(1, 0..10);
+    assert_eq!([2, 3, 4].map(|id| f.take(id).len()), [0, 0, 4]);
+    assert!(f.shared.waiting.get(), "it wakes the master");
+    f.turn();
+    assert_eq!([2, 3, 4].map(|id| f.take(id).len()), [0, 0, 4]);
+    f.turn();
+    // Not for one that takes nothing.
+    f.pool.workers.get_mut(WorkerId(4)).unwrap().mark_stuck();
+    f.has(1, 3, 100);
+    f.hand_back(1, 10..13);
+    assert_eq!([2, 3].map(|id| f.take(id).len()), [2, 1]);
+}
+
+#[test]
 fn a_client_that_has_a_worker_of_its_own_comes_back_to_that() {
     let mut f = Fixture::new(3);
     f.pool.config.dispatch = Dispatch::SourceHash;
