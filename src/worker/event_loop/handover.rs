@@ -288,6 +288,7 @@ impl EventLoop<'_> {
                     if is_last && self.channel.orders.is_draining() {
                         conn.set_stays();
                     }
+                    self.ask_stream(index);
                     self.run(index, Cause::Readable { ended: false });
                     return None;
                 }
