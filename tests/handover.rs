@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use util::handler::compile;
-use util::streams::{Seen, Streams};
 use util::random::Random;
+use util::streams::{Seen, Streams};
 use util::{Client, Server, Start, Style, proc, wait_until};
 
 fn module(flags: &[&str]) -> PathBuf {
@@ -296,7 +296,12 @@ fn goes_on(streams: &Streams, count: u64, times: u64) {
 }
 
 fn is_right(seen: &Seen, most_ended: u64) {
-    assert!(seen.wrong.is_empty(), "{} wrong: {:#?}", seen.wrong.len(), &seen.wrong[..seen.wrong.len().min(9)]);
+    assert!(
+        seen.wrong.is_empty(),
+        "{} wrong: {:#?}",
+        seen.wrong.len(),
+        &seen.wrong[..seen.wrong.len().min(9)]
+    );
     assert!(seen.ended <= most_ended, "{} ended", seen.ended);
 }
 
@@ -321,10 +326,9 @@ fn counting_streams_go_on_through_reloads_and_scalings() {
     server.stop();
 }
 
-/// What is done to the server while the streams count.
+/// What is done to the server while the streams count. Half of it are reloads.
 fn disturb(server: &mut Server, workers: &mut usize, what: u64, random: &mut Random) {
-    match what % 6 {
-        0 => server.reload(),
+    match what {
         1 => {
             let old = fs::read(server.module()).unwrap();
             server.install_bytes(b"no module");
@@ -344,12 +348,13 @@ fn disturb(server: &mut Server, workers: &mut usize, what: u64, random: &mut Ran
             proc::signal(pid, libc::SIGTERM);
             server.replaces(pid);
         }
-        _ => {
+        5 => {
             let pid = random.one_of(&server.workers());
             server.may_say(&format!("pid {pid}) died"));
             proc::signal(pid, libc::SIGKILL);
             server.replaces(pid);
         }
+        _ => server.reload(),
     }
 }
 
@@ -364,7 +369,8 @@ fn lost(server: &Server) -> u64 {
 }
 
 fn count_through(count: usize, rounds: u64, ahead: u64, pause: Duration) {
-    let seed = std::env::var("PREFORK_SEED").map_or_else(|_| std::process::id().into(), |s| s.parse().unwrap());
+    let seed =
+        std::env::var("PREFORK_SEED").map_or_else(|_| std::process::id().into(), |s| s.parse().unwrap());
     println!("PREFORK_SEED={seed}");
     let mut random = Random::new(seed);
     let mut server = start(4).own_module().start();
@@ -375,14 +381,13 @@ fn count_through(count: usize, rounds: u64, ahead: u64, pause: Duration) {
     goes_on(&streams, count as u64, 2);
     let mut workers = 4;
     for _ in 0..rounds {
-        let what = random.below(6);
+        let what = 1 + random.below(10);
         let begun = Instant::now();
         disturb(&mut server, &mut workers, what, &mut random);
         println!("{what} took {:?}", begun.elapsed());
         goes_on(&streams, count as u64, 1);
     }
     let seen = streams.stop();
-    println!("{:#?}", server.stderr().iter().filter(|l| l.contains("died")).collect::<Vec<_>>());
     let lost = lost(&server);
     println!("{} answers, {} ended, {lost} lost, longest {:?}", seen.answers, seen.ended, seen.longest);
     is_right(&seen, lost);

@@ -115,9 +115,12 @@ fn run(
         let ready = ready.into_iter().map(|at| (at, true)).chain((0..all.len()).map(|at| (at, false)));
         for (at, is_ready) in ready {
             let one = &mut all[at];
-            let sent = if stopping { one.send(&mut random) } else { one.send_more(ahead, pause, now, &mut random) };
+            let sent =
+                if stopping { one.send(&mut random) } else { one.send_more(ahead, pause, now, &mut random) };
             let result = match sent {
-                Ok(()) if is_ready && !one.reads_late || one.reads_late && (stopping || one.reads_at <= now) => {
+                Ok(())
+                    if is_ready && !one.reads_late || one.reads_late && (stopping || one.reads_at <= now) =>
+                {
                     one.receive(now, &mut seen, &mut random)
                 }
                 other => other,
@@ -146,7 +149,13 @@ fn run(
 
 impl One {
     /// Begins the next commands if their time has come. The error is empty if the server has ended the stream.
-    fn send_more(&mut self, ahead: u64, pause: Duration, now: Instant, random: &mut Random) -> Result<(), String> {
+    fn send_more(
+        &mut self,
+        ahead: u64,
+        pause: Duration,
+        now: Instant,
+        random: &mut Random,
+    ) -> Result<(), String> {
         if self.sends_at <= now && self.out.is_empty() {
             if self.answered == self.sent {
                 self.since = now;
