@@ -41,11 +41,14 @@ pub unsafe extern "C" fn prefork_response_status(res: *mut prefork_response, cod
 
 /// Adds a header field; a name may be added several times. A `Date` replaces that of prefork, or the one added
 /// before. `Upgrade` says which protocols the server offers, as it must with status 426 (RFC 9110 section 7.8);
-/// prefork adds `Connection: upgrade`. `Content-Length` can be given if the body is not sent: to HEAD, and after
-/// the status was set to 304. Other fields that could break the framing of the message are refused.
+/// prefork adds `Connection: upgrade`. `Content-Length` is the length of a body that is written in parts
+/// (`prefork_response_write()`, `_stream()`), which is then not chunked, or of one that is not sent, to HEAD and with
+/// status 304. A part that would make the body longer is refused; if it is shorter at its end, the connection is
+/// cut. A second one replaces the first; a body that is set whole has its own length; statuses 204 and 205 have
+/// none. Other fields that could break the framing of the message are refused.
 ///
 /// Returns PREFORK_OK, PREFORK_FIELD (the name is not a token, or the value has CR, LF or another control
-/// byte; RFC 9110 section 5.5), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
+/// byte, RFC 9110 section 5.5, or is no length), PREFORK_FRAMING, PREFORK_LATE, PREFORK_FULL or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return. Copies `name` and `value`, which are NUL-terminated.
@@ -167,16 +170,17 @@ impl AsRef<[u8]> for Owned {
 }
 
 /// Adds to a body whose length is not known yet. The head is sent with the first bytes, the end when
-/// `on_request` returns: chunked in HTTP/1.1, until the close in HTTP/1.0 (RFC 9112 section 6.3). prefork
-/// collects 64 KiB before it sends, never waits, and keeps what the client does not take yet, up to the setting
-/// `max-pending`. For a body of any size use `prefork_response_stream()`. Of a response that is kept, what
-/// callbacks write is sent together when they have returned.
+/// `on_request` returns: chunked in HTTP/1.1, until the close in HTTP/1.0 (RFC 9112 section 6.3), or by a
+/// `Content-Length` that was set by `prefork_response_header()`. prefork collects 64 KiB before it sends, never
+/// waits, and keeps what the client does not take yet, up to the setting `max-pending`. For a body of any size use
+/// `prefork_response_stream()`. Of a response that is kept, what callbacks write is sent together when they have
+/// returned.
 ///
 /// Returns PREFORK_OK, PREFORK_LATE (after one of the functions that set a whole body), PREFORK_FULL (the
 /// response is incomplete: the connection is cut behind the parts before; if there was none, it becomes a 500,
 /// unless the handler sets another status or body. A response that is kept is not harmed: none of these bytes
-/// was taken, and `prefork_response_stream()` calls back when there is room), PREFORK_GONE, PREFORK_INVALID or
-/// PREFORK_NULL.
+/// was taken, and `prefork_response_stream()` calls back when there is room), PREFORK_TOO_LARGE (longer than that
+/// Content-Length: none of these bytes was taken), PREFORK_GONE, PREFORK_INVALID or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.

@@ -52,7 +52,8 @@ pub enum prefork_status {
     /// In blocking style: the client sent or took nothing before the deadline. Of a request to another
     /// process: no reply arrived before its deadline.
     PREFORK_TIMEOUT = -16,
-    /// A message is longer than the setting `max-message`.
+    /// A message is longer than the setting `max-message`, or a body than its Content-Length; or a stream could
+    /// never take as much as this.
     PREFORK_TOO_LARGE = -17,
     /// Of a request to another process: the receiver has no `on_message`, or that returned without a reply.
     PREFORK_UNANSWERED = -18,
@@ -81,7 +82,7 @@ const TEXTS: [(prefork_status, &CStr); 20] = [
     (PREFORK_UPGRADE, c"the request did not ask for this upgrade"),
     (PREFORK_AGAIN, c"no more has arrived yet"),
     (PREFORK_TIMEOUT, c"the deadline has passed"),
-    (PREFORK_TOO_LARGE, c"the message is longer than max-message"),
+    (PREFORK_TOO_LARGE, c"longer than max-message, max-pending or the Content-Length allows"),
     (PREFORK_UNANSWERED, c"the receiver did not reply"),
     (PREFORK_MISCONFIGURED, c"a worker says that its configuration is wrong"),
 ];
@@ -115,6 +116,7 @@ impl From<Refused> for prefork_status {
             Refused::Status | Refused::File => PREFORK_INVALID,
             Refused::Field => PREFORK_FIELD,
             Refused::Framing => PREFORK_FRAMING,
+            Refused::Length => PREFORK_TOO_LARGE,
             Refused::Late => PREFORK_LATE,
             Refused::Full => PREFORK_FULL,
             Refused::Gone => PREFORK_GONE,

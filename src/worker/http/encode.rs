@@ -6,6 +6,8 @@ use super::fault::{Fault, reason};
 use super::output::Body;
 use super::output::Output;
 use super::response::{Response, Stage};
+use crate::log::{counted, log};
+use crate::role::{Role, role};
 use crate::sys::time::Time;
 
 /// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
@@ -17,6 +19,8 @@ pub(super) enum Framing {
     /// No body and no length: 204 and 304.
     Nothing,
     Length(u64),
+    /// The length that the handler has given, of a body that is written in parts.
+    Declared(u64),
     Chunked,
     UntilClose,
 }
@@ -39,12 +43,13 @@ pub(super) enum After {
 }
 
 impl Framing {
-    /// The framing of a streamed body.
-    pub fn of_stream(status: u16, minor: u8) -> Self {
-        match Self::of_status(status) {
-            Some(none) => none,
-            None if minor == 0 => Self::UntilClose,
-            None => Self::Chunked,
+    /// The framing of a streamed body; `length` is what the handler has given.
+    pub fn of_stream(status: u16, minor: u8, length: Option<u64>) -> Self {
+        match (Self::of_status(status), length) {
+            (Some(none), _) => none,
+            (None, Some(length)) => Self::Declared(length),
+            (None, None) if minor == 0 => Self::UntilClose,
+            (None, None) => Self::Chunked,
         }
     }
 
@@ -66,7 +71,7 @@ impl Framing {
                 to.extend_from_slice(part);
                 to.extend_from_slice(b"\r\n");
             }
-            Self::UntilClose => to.extend_from_slice(part),
+            Self::UntilClose | Self::Declared(_) => to.extend_from_slice(part),
             _ => {}
         }
     }
@@ -80,6 +85,12 @@ impl Response {
         match self.stage {
             // Not even the head was written, and a head alone would look complete.
             Stage::Open if self.incomplete => self.put_fault(Fault::new(500, "the handler failed"), now),
+            Stage::Open | Stage::Stream(_) if self.length.is_some() && self.is_short() => {
+                if self.stage != Stage::Open {
+                    return After::Cut;
+                }
+                self.put_fault(Fault::new(500, "the handler failed"), now);
+            }
             Stage::Open => self.put_whole(now),
             Stage::Stream(_) if self.incomplete => return After::Cut,
             Stage::Stream(framing) => {
@@ -97,6 +108,21 @@ impl Response {
             Stage::Kept => return After::Later,
         }
         self.after()
+    }
+
+    /// True if the body is shorter than the handler has said, which is logged.
+    #[cold]
+    #[inline(never)]
+    fn is_short(&self) -> bool {
+        let lacks = self.lacks();
+        if lacks > 0 && !self.client_gone {
+            let id = if let Role::Worker { id, .. } = role() { id } else { 0 };
+            let bytes = counted(lacks, "byte");
+            log!(
+                "worker {id}: a response ended {bytes} short of the Content-Length that its handler had set"
+            );
+        }
+        lacks > 0
     }
 
     fn after(&self) -> After {
@@ -164,7 +190,7 @@ impl Response {
             }
         }
         match framing {
-            Framing::Length(n) => {
+            Framing::Length(n) | Framing::Declared(n) => {
                 out.extend_from_slice(b"Content-Length: ");
                 put_number(out, n);
                 out.extend_from_slice(b"\r\n");

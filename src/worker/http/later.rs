@@ -273,9 +273,9 @@ impl HttpEngine {
         let body = response.out.take_body();
         exchange.swap(&mut response.out);
         response.out.put_body(body);
+        let failed = response.has_failed();
         let after = response.finish(*cx.now);
         exchange.swap(&mut response.out);
-        let failed = response.has_failed();
         if let Some(user) = response.user.take() {
             let input = answering.conn.input.get_or_insert_with(|| self.inputs.take());
             input.user = Some(user);

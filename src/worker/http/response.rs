@@ -31,8 +31,10 @@ pub enum Refused {
     Status,
     /// A field name that is not a token, or a value with CR, LF, NUL or another control byte (RFC 9110 section 5.5).
     Field,
-    /// A field that frames the message (Content-Length, Transfer-Encoding, Connection, ...), which prefork writes itself.
+    /// A field that frames the message (Transfer-Encoding, Connection, ...), which prefork writes itself.
     Framing,
+    /// The body would be longer than the Content-Length that the handler has set.
+    Length,
     /// The head is written already, or a body was set already.
     Late,
     /// Too much waits for a slow client ([`crate::config::Limits::pending`]), or the head would be over 64 KiB.
@@ -55,6 +57,7 @@ impl fmt::Display for Refused {
             Self::Status => "a status must be 200 to 599",
             Self::Field => "a field name must be a token, its value free of control bytes",
             Self::Framing => "fields that frame the message are written by prefork alone",
+            Self::Length => "the body would be longer than its Content-Length",
             Self::Late => "the response has begun already",
             Self::Full => "too much of the response waits for a slow client",
             Self::Gone => "the client is gone",
@@ -89,8 +92,10 @@ pub struct Response {
     pub(super) has_date: bool,
     /// An Upgrade is among them.
     pub(super) has_upgrade: bool,
-    /// The length that the handler has given to a body that is not sent.
+    /// The length that the handler has given to a body that is written in parts, or is not sent.
     pub(super) length: Option<u64>,
+    /// The bytes of [`Framing::Declared`] that have not been written.
+    left: u64,
     pub(super) stage: Stage,
     /// The connection ends after this response.
     pub(super) close: bool,
@@ -144,6 +149,7 @@ impl Response {
             has_date: false,
             has_upgrade: false,
             length: None,
+            left: 0,
             stage: Stage::Open,
             close: false,
             request: RequestTraits::default(),
@@ -200,9 +206,11 @@ impl Response {
 
     /// Adds a header field; the bytes are copied. A `Date` replaces the one that prefork would write, or the one set before.
     /// `Upgrade` says which protocols the server offers, as it must with status 426 (RFC 9110 section 7.8); prefork adds
-    /// `Connection: upgrade`. `Content-Length` is accepted if the body is not sent, that is for HEAD, and after
-    /// [`Response::status`] was set to 304; otherwise, and for `Transfer-Encoding`, `Trailer`, `Connection`, `Keep-Alive`
-    /// and `Proxy-Connection`, it is refused.
+    /// `Connection: upgrade`. `Content-Length` is the length of a body that is written in parts ([`Response::write`],
+    /// [`Response::stream`]), which is then not chunked, or of one that is not sent, to HEAD and with status 304. A part that would
+    /// make the body longer is refused ([`Refused::Length`]); if it is shorter at its end, the connection is cut. A second one
+    /// replaces the first; a body that is set whole has its own length; statuses 204 and 205 have none. `Transfer-Encoding`,
+    /// `Trailer`, `Connection`, `Keep-Alive` and `Proxy-Connection` are refused.
     ///
     /// # Errors
     /// [`Refused::Field`], [`Refused::Framing`], [`Refused::Late`], [`Refused::Full`].
@@ -239,7 +247,7 @@ impl Response {
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Refused> {
-        if self.stage == Stage::Upgrade || !self.request.is_head && self.status != 304 {
+        if self.stage == Stage::Upgrade {
             return Err(Refused::Framing);
         }
         let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
@@ -318,11 +326,11 @@ impl Response {
         }
     }
 
-    /// Streams a part of the body: chunked for HTTP/1.1, ended by the close of the connection for HTTP/1.0. Parts are gathered,
-    /// and sent when they reach 64 KiB or the handler returns.
+    /// Streams a part of the body: chunked for HTTP/1.1, ended by the close of the connection for HTTP/1.0, or of the length that was
+    /// given as `Content-Length` ([`Response::header`]). Parts are gathered, and sent when they reach 64 KiB or the handler returns.
     ///
     /// # Errors
-    /// [`Refused::Late`] after a body was set; [`Refused::Gone`]; [`Refused::Full`], after which the response is incomplete: the
+    /// [`Refused::Late`] after a body was set; [`Refused::Length`], of which none is taken; [`Refused::Gone`]; [`Refused::Full`], after which the response is incomplete: the
     /// connection is cut behind the parts before. If there was none, it becomes a 500, unless the handler sets another status or body.
     /// A response that is kept is not harmed ([`Later`](crate::Later)). For a body of any size there is [`Response::stream`].
     pub fn write(&mut self, part: &[u8]) -> Result<(), Refused> {
@@ -404,13 +412,20 @@ impl Response {
 
     /// True if parts of a body are sent.
     pub(super) fn takes_parts(&self) -> bool {
-        !self.request.is_head && matches!(self.stage, Stage::Stream(Framing::Chunked | Framing::UntilClose))
+        let has_parts = matches!(
+            self.stage,
+            Stage::Stream(Framing::Chunked | Framing::UntilClose | Framing::Declared(_))
+        );
+        !self.request.is_head && has_parts
     }
 
     #[inline]
     fn write_part(&mut self, part: &[u8]) -> Result<(), Refused> {
         if !matches!(self.stage, Stage::Stream(_)) {
             self.may_write()?;
+        }
+        if self.length.is_some() {
+            self.check_length(part.len())?;
         }
         self.make_room(part.len())?;
         let framing = match self.stage {
@@ -419,6 +434,7 @@ impl Response {
         };
         if !self.request.is_head {
             framing.put(&mut self.out.bytes, part);
+            self.left = self.left.saturating_sub(part.len() as u64);
         }
         if self.out.waiting() >= GATHER {
             self.send_gathered()?;
@@ -426,8 +442,45 @@ impl Response {
         Ok(())
     }
 
+    /// Refuses a part that does not fit into the length that the handler has given.
+    #[cold]
+    #[inline(never)]
+    fn check_length(&self, len: usize) -> Result<(), Refused> {
+        let left = match self.stage {
+            Stage::Stream(Framing::Declared(_)) => self.left,
+            Stage::Stream(_) => return Ok(()),
+            _ => match self.framing_of_stream() {
+                Framing::Declared(all) => all,
+                _ => return Ok(()),
+            },
+        };
+        if self.request.is_head || len as u64 <= left { Ok(()) } else { Err(Refused::Length) }
+    }
+
+    /// The number of bytes that the body lacks of the length that the handler has given.
+    pub(super) fn lacks(&self) -> u64 {
+        match self.stage {
+            Stage::Stream(Framing::Declared(_)) if !self.request.is_head => self.left,
+            // Not even a part of it was written.
+            Stage::Open if matches!(self.out.body, Body::None) && !self.request.is_head => {
+                match self.framing_of_stream() {
+                    Framing::Declared(all) => all,
+                    _ => 0,
+                }
+            }
+            _ => 0,
+        }
+    }
+
+    fn framing_of_stream(&self) -> Framing {
+        Framing::of_stream(self.status, self.request.minor, self.length)
+    }
+
     fn start_stream(&mut self) -> Framing {
-        let framing = Framing::of_stream(self.status, self.request.minor);
+        let framing = self.framing_of_stream();
+        if let Framing::Declared(all) = framing {
+            self.left = all;
+        }
         self.stage = Stage::Stream(framing);
         self.until_close = framing == Framing::UntilClose;
         self.close |= self.until_close;
@@ -505,7 +558,7 @@ impl Response {
         }
         wanted.clone_into(&mut self.protocol);
         self.stage = Stage::Upgrade;
-        self.incomplete = false;
+        (self.incomplete, self.length) = (false, None);
         Ok(())
     }
 
@@ -576,8 +629,9 @@ impl Response {
 
     /// Moves what was set so far to a new response. The buffers for the next one stay.
     pub(super) fn move_to(&mut self, kept: &mut Self) {
-        let Self { status, has_date, has_upgrade, length, stage, close, request, .. } = *self;
-        (kept.status, kept.has_date, kept.has_upgrade, kept.length) = (status, has_date, has_upgrade, length);
+        let Self { status, has_date, has_upgrade, length, left, stage, close, request, .. } = *self;
+        (kept.status, kept.has_date, kept.has_upgrade) = (status, has_date, has_upgrade);
+        (kept.length, kept.left) = (length, left);
         (kept.stage, kept.close, kept.request) = (stage, close, request);
         (kept.partly_sent, kept.incomplete) = (self.partly_sent, self.incomplete);
         (kept.until_close, kept.client_gone) = (self.until_close, std::mem::take(&mut self.client_gone));
@@ -597,7 +651,8 @@ impl Response {
 
     /// True if the handler has failed, or has left a body incomplete, although its client was there.
     pub(super) fn has_failed(&self) -> bool {
-        !self.client_gone && (self.incomplete || matches!(self.stage, Stage::Failed))
+        let is_short = self.length.is_some() && self.lacks() > 0;
+        !self.client_gone && (self.incomplete || is_short || matches!(self.stage, Stage::Failed))
     }
 
     /// Makes the response a plain 500 if nothing has been sent yet; otherwise cuts the connection after what was sent.

@@ -611,3 +611,41 @@ proptest! {
         prop_assert_eq!(b.page.get(Word::Errors), 0);
     }
 }
+
+#[test]
+fn a_length_that_was_given_holds_for_what_is_kept_and_for_producers() {
+    let (mut b, kept) = keeps();
+    b.send(GET.repeat(3).as_bytes());
+    let mut later = take(&kept);
+    later.header("Content-Length", "5").unwrap();
+    later.write(b"he").unwrap();
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(wire(&mut b), format!("{head}he"));
+    assert_eq!(later.write(b"llo!"), Err(Refused::Length));
+    later.write(b"llo").unwrap();
+    later.end().unwrap();
+    assert_eq!(wire(&mut b), "llo");
+    let mut later = take(&kept);
+    later.header("Content-Length", "5").unwrap();
+    later.body("whole").unwrap();
+    later.end().unwrap();
+    assert_eq!(wire(&mut b), format!("{head}whole"));
+    assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (2, 0));
+    let mut later = take(&kept);
+    later.header("Content-Length", "5").unwrap();
+    let mut parts = ["he", "llo!", "l"].into_iter();
+    let resume = later
+        .stream(move |res| {
+            let Some(part) = parts.next() else { return Ok(false) };
+            assert_eq!(res.write(part.as_bytes()).is_err(), part.len() == 4);
+            Ok(true)
+        })
+        .unwrap();
+    assert_eq!(wire(&mut b), format!("{head}he"));
+    // A part that never fits is no reason to be called again.
+    assert_eq!(b.deadline, Some(Deadline::Response));
+    resume.resume();
+    assert_eq!(wire(&mut b), "l");
+    assert_eq!(b.deadline, Some(Deadline::Linger));
+    assert_eq!((b.page.get(Word::Requests), b.page.get(Word::Errors)), (3, 1));
+}

@@ -66,7 +66,7 @@ fn fields_are_checked_and_dates_replaced() {
         {
             assert_eq!(res.header(name, value), Err(Refused::Field), "{name:?}: {value:?}");
         }
-        for name in ["content-length", "Transfer-Encoding", "CONNECTION", "Keep-Alive", "Trailer"] {
+        for name in ["Transfer-Encoding", "CONNECTION", "Keep-Alive", "Trailer"] {
             assert_eq!(res.header(name, "1"), Err(Refused::Framing));
         }
         assert_eq!(res.header("X", [b'x'; 65_536]), Err(Refused::Full));
@@ -156,7 +156,7 @@ fn the_length_of_a_body_that_is_not_sent_can_be_given() {
     let changed = move |req: &Request<'_>, res: &mut Response| {
         not_modified(req, res);
         res.status(200).unwrap();
-        assert_eq!(res.header("Content-Length", "9"), Err(Refused::Framing));
+        res.header("Content-Length", "9").unwrap();
     };
     assert_eq!(wire(GET, changed), "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot sent");
     let failed = move |req: &Request<'_>, res: &mut Response| {
@@ -382,4 +382,104 @@ fn an_upgrade_the_client_did_not_ask_for_is_refused() {
         assert_eq!(statuses(&b.text()), ["500"], "{fields}");
         assert_eq!(b.upgraded, None);
     }
+}
+
+/// The answer to this request by a handler that sets this Content-Length first; the bytes, whether the connection is closed, and the
+/// number of failures.
+fn sized(request: &str, length: &str, handler: fn(&mut Response)) -> (String, bool, u64) {
+    let length = length.to_owned();
+    let handler = move |_: &Request<'_>, res: &mut Response| {
+        res.header("Content-Length", &length).unwrap();
+        handler(res);
+    };
+    let mut b = Bench::with(Config::default(), http(handler));
+    b.send(request.as_bytes());
+    let (bytes, closed) = b.receive();
+    (without_date(str::from_utf8(&bytes).unwrap()), closed, b.page.get(Word::Errors))
+}
+
+#[test]
+fn parts_of_a_body_whose_length_is_given_are_not_chunked() {
+    let parts = |res: &mut Response| {
+        res.write(b"he").unwrap();
+        res.write(b"").unwrap();
+        assert_eq!(res.write(b"llo!"), Err(Refused::Length));
+        res.flush().unwrap();
+        assert_eq!(res.header("Content-Length", "6"), Err(Refused::Late));
+        res.write(b"llo").unwrap();
+        assert_eq!(res.write(b"!"), Err(Refused::Length));
+    };
+    let stays = ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".into(), false, 0);
+    assert_eq!(sized(GET, "5", parts), stays);
+    // Not until the close.
+    let (text, closed, errors) = sized("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "5", parts);
+    assert_eq!((closed, errors), (false, 0));
+    assert!(
+        text.contains("Content-Length: 5\r\nConnection: keep-alive\r\n") && text.ends_with("\r\n\r\nhello")
+    );
+    let first = |res: &mut Response| assert_eq!(res.write(b"hello!"), Err(Refused::Length));
+    assert!(sized(GET, "5", first).0.starts_with("HTTP/1.1 500 "));
+    let second = |res: &mut Response| {
+        res.header("content-length", "2").unwrap();
+        res.write(b"ab").unwrap();
+    };
+    assert_eq!(sized(GET, "5", second).0, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab");
+    let none = |res: &mut Response| res.flush().unwrap();
+    assert_eq!(sized(GET, "0", none), ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(), false, 0));
+}
+
+#[test]
+fn a_body_that_is_shorter_than_the_length_given_is_cut() {
+    let short = |res: &mut Response| res.write(b"hell").unwrap();
+    assert_eq!(sized(GET, "5", short), ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell".into(), true, 1));
+    let flushed = |res: &mut Response| res.flush().unwrap();
+    assert_eq!(sized(GET, "5", flushed), ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".into(), true, 1));
+    // Nothing was sent that would have to be cut.
+    let (text, closed, errors) = sized(GET, "5", |_| {});
+    assert!(text.starts_with("HTTP/1.1 500 ") && !text.contains("Length: 5\r\n"), "{text}");
+    assert_eq!((closed, errors), (false, 1));
+    let failed = |res: &mut Response| {
+        res.write(b"hello").unwrap();
+        res.fail();
+    };
+    assert!(sized(GET, "5", failed).0.starts_with("HTTP/1.1 500 "));
+}
+
+#[test]
+fn the_length_of_a_body_that_is_not_sent_may_be_given_however_it_is_made() {
+    let parts = |res: &mut Response| res.write(b"hel").unwrap();
+    let whole = |res: &mut Response| res.body("hel").unwrap();
+    for handler in [parts, whole, |_: &mut Response| {}] {
+        let expected = ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".into(), false, 0);
+        assert_eq!(sized(HEAD, "5", handler), expected);
+    }
+    let not_modified = |res: &mut Response| {
+        res.status(304).unwrap();
+        res.write(b"hello!").unwrap();
+    };
+    let expected = ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n".into(), false, 0);
+    assert_eq!(sized(GET, "5", not_modified), expected);
+    let none = |res: &mut Response| res.status(204).unwrap();
+    assert_eq!(sized(GET, "5", none), ("HTTP/1.1 204 No Content\r\n\r\n".into(), false, 0));
+    let reset = |res: &mut Response| {
+        res.status(205).unwrap();
+        res.write(b"x").unwrap();
+    };
+    let expected = ("HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n".into(), false, 0);
+    assert_eq!(sized(GET, "5", reset), expected);
+    // A whole body has its own.
+    let expected = ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhel".into(), false, 0);
+    assert_eq!(sized(GET, "5", whole), expected);
+    for wrong in ["", "x", "-1", "+1", "1 2", "1,1", "18446744073709551616"] {
+        wire(GET, move |_, res| {
+            assert_eq!(res.header("Content-Length", wrong), Err(Refused::Field), "{wrong:?}")
+        });
+    }
+    let upgrade = "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let upgraded = |res: &mut Response| {
+        res.upgrade("echo").unwrap();
+        assert_eq!(res.header("Content-Length", "5"), Err(Refused::Framing));
+    };
+    let (text, ..) = sized(upgrade, "5", upgraded);
+    assert!(text.starts_with("HTTP/1.1 101 ") && !text.contains("Content-Length"), "{text}");
 }
