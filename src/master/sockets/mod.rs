@@ -136,17 +136,39 @@ pub fn resume_all(
     saved: Vec<SavedListener>,
     token: impl Fn(usize) -> mio::Token,
 ) -> Result<Vec<Listener>> {
-    let same = config.listen.len() == saved.len();
     let resume = |(i, saved)| Listener::resume(saved, config, token(i));
     let mut listeners = saved.into_iter().enumerate().map(resume).collect::<Result<Vec<_>>>()?;
-    // The addresses stay, whatever the new program's options are; their names may be others.
-    for (listener, listen) in listeners.iter_mut().zip(&config.listen).filter(|_| same) {
-        listener.name.clone_from(&listen.name);
+    let addresses: Vec<_> = listeners.iter().map(Listener::as_option).collect();
+    for (i, listener) in listeners.iter_mut().enumerate() {
+        if let Some(name) = name_after(&config.listen, &addresses, i) {
+            name.clone_into(&mut listener.name);
+        }
     }
     Ok(listeners)
 }
 
+/// The name that a new program's options give to the listener at this index of `bound`. The addresses stay, whatever the options are;
+/// their names and their order may be others. `None` if they say nothing of it.
+fn name_after<'a>(options: &'a [Listen], bound: &[ListenAddr], i: usize) -> Option<&'a str> {
+    let same = options.iter().find(|listen| listen.address == bound[i]);
+    // Port 0, descriptors, and addresses that were changed are known by their place.
+    let at_its_place = || {
+        let listen = options.get(i).filter(|_| options.len() == bound.len())?;
+        Some(listen).filter(|listen| !bound.contains(&listen.address))
+    };
+    same.or_else(at_its_place).map(|listen| listen.name.as_str())
+}
+
 impl Listener {
+    /// The address as it would be given as an option.
+    fn as_option(&self) -> ListenAddr {
+        match (&self.address, &self.kind) {
+            (Address::Inet(inet), Kind::Udp | Kind::InheritedUdp) => ListenAddr::Udp(*inet),
+            (Address::Inet(inet), _) => ListenAddr::Tcp(*inet),
+            (Address::Unix(path), _) => ListenAddr::Unix(path.clone()),
+        }
+    }
+
     fn resume(saved: SavedListener, config: &Config, token: mio::Token) -> Result<Self> {
         let sockets = saved.sockets.into_iter().map(KeptFd::adopt).collect::<Result<Vec<_>>>()?;
         let address = match (saved.path, sockets.first()) {
@@ -405,6 +427,24 @@ mod tests {
         let mut unix = open(&format!("unix:{}", path.display()), Accept::ReusePort, 3);
         unix.add_sockets(5, &Config::default(), false).unwrap();
         assert_eq!(unix.sockets.len(), 1);
+    }
+
+    #[test]
+    fn names_follow_their_addresses_whatever_the_order_of_the_new_options() {
+        let names = |options: &[&str], bound: &[&str]| {
+            let options: Vec<Listen> = options.iter().map(|text| text.parse().unwrap()).collect();
+            let bound: Vec<ListenAddr> = bound.iter().map(|text| text.parse().unwrap()).collect();
+            let name = |i| name_after(&options, &bound, i).unwrap_or("as before").to_owned();
+            (0..bound.len()).map(name).collect::<Vec<_>>()
+        };
+        let bound = ["127.0.0.1:80", "127.0.0.1:81", "udp:127.0.0.1:80", "unix:/a"];
+        let options = ["b=127.0.0.1:81", "d=unix:/a", "a=127.0.0.1:80", "c=udp:127.0.0.1:80"];
+        assert_eq!(names(&options, &bound), ["a", "b", "c", "d"]);
+        assert_eq!(names(&options[1..3], &bound), ["a", "as before", "as before", "d"]);
+        // Free ports, and one that was changed.
+        assert_eq!(names(&["a=127.0.0.1:0", "b=127.0.0.1:82"], &bound[..2]), ["a", "b"]);
+        // What takes the place of an address is not named after it.
+        assert_eq!(names(&["b=127.0.0.1:81", "x=127.0.0.1:90"], &bound[..2]), ["as before", "b"]);
     }
 
     #[test]
