@@ -789,6 +789,16 @@ int prefork_conn_transfer(prefork_conn *conn, uint32_t worker);
 size_t prefork_conn_pending(const prefork_conn *conn);
 
 /**
+ * In a stream: the number of bytes that `prefork_conn_write()` would take now; 0 in blocking style, and if nothing can
+ * be written any more.
+ *
+ * Returns the number, or 0 if `conn` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+size_t prefork_conn_room(const prefork_conn *conn);
+
+/**
  * The number of the connection, from 1; no other connection of this worker has it, now or later. With it
  * `prefork_conn_find()` finds the connection as long as it is there.
  *
@@ -1276,6 +1286,15 @@ int prefork_subscribe(prefork_conn *conn, const char *topic);
  * Pointers: Borrows `conn`, and `topic`, which is NUL-terminated, until return.
  */
 int prefork_unsubscribe(prefork_conn *conn, const char *topic);
+
+/**
+ * Ends all subscriptions of a stream, if it has any.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE as `prefork_subscribe()`; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_unsubscribe_all(prefork_conn *conn);
 
 /**
  * Says what becomes of a stream if what is published to its topics comes faster than its client reads, that is if more
@@ -2250,10 +2269,12 @@ static inline struct prefork_module prefork_module_init(void)
     }                                                                                                      \
     const struct prefork_module prefork_module = prefork_module_make();
 #define PREFORK_SET_(...)                                                                                  \
-    PREFORK_PICK_(__VA_ARGS__, PREFORK_14_, PREFORK_13_, PREFORK_12_, PREFORK_11_, PREFORK_10_,            \
-                  PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_, PREFORK_5_, PREFORK_4_, PREFORK_3_,      \
-                  PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
-#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, macro, ...) macro
+    PREFORK_PICK_(__VA_ARGS__, PREFORK_18_, PREFORK_17_, PREFORK_16_, PREFORK_15_, PREFORK_14_,            \
+                  PREFORK_13_, PREFORK_12_, PREFORK_11_, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_,  \
+                  PREFORK_6_, PREFORK_5_, PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_,                  \
+                  none)(__VA_ARGS__)
+#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17, _18,     \
+                      macro, ...) macro
 #define PREFORK_1_(a) m a;
 #define PREFORK_2_(a, ...) m a; PREFORK_1_(__VA_ARGS__)
 #define PREFORK_3_(a, ...) m a; PREFORK_2_(__VA_ARGS__)
@@ -2268,6 +2289,10 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_12_(a, ...) m a; PREFORK_11_(__VA_ARGS__)
 #define PREFORK_13_(a, ...) m a; PREFORK_12_(__VA_ARGS__)
 #define PREFORK_14_(a, ...) m a; PREFORK_13_(__VA_ARGS__)
+#define PREFORK_15_(a, ...) m a; PREFORK_14_(__VA_ARGS__)
+#define PREFORK_16_(a, ...) m a; PREFORK_15_(__VA_ARGS__)
+#define PREFORK_17_(a, ...) m a; PREFORK_16_(__VA_ARGS__)
+#define PREFORK_18_(a, ...) m a; PREFORK_17_(__VA_ARGS__)
 #endif
 
 #ifdef __cplusplus

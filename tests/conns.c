@@ -122,6 +122,8 @@ static int topic_command(struct worker *w, prefork_conn *conn, const char *line,
         status = prefork_subscribe(conn, topic);
     } else if (strcmp(name, "leave") == 0) {
         status = prefork_unsubscribe(conn, topic);
+    } else if (strcmp(name, "leave-all") == 0) {
+        status = prefork_unsubscribe_all(conn);
     } else if (strcmp(name, "at-close") == 0) {
         strcpy(w->at_close, topic);
     } else if (strcmp(name, "tell") == 0) {
@@ -255,6 +257,9 @@ static void command(struct worker *w, prefork_conn *conn, char *line)
     } else if (strcmp(name, "say") == 0) {
         say(other, text);
         answer(conn, "ok %ld\n", (long)prefork_conn_pending(other));
+    } else if (strcmp(name, "room") == 0) {
+        answer(conn, "%ld", (long)prefork_conn_room(other));
+        answer(conn, " %ld\n", (long)prefork_conn_pending(other));
     } else if (strcmp(name, "three") == 0) {
         for (i = 0; i < 3; i++)
             say(other, text);
@@ -385,7 +390,7 @@ static void on_connection(prefork_conn *conn, void *state)
     prefork_conn_read(conn, buf, sizeof buf);
     answer(conn, "%ld", prefork_conn_close(conn));
     answer(conn, " %ld", prefork_conn_consume(conn, 1));
-    answer(conn, " %ld", (long)prefork_conn_pending(conn));
+    answer(conn, " %ld", (long)(prefork_conn_pending(conn) + prefork_conn_room(conn)));
     answer(conn, " %ld", prefork_worker_each_conn(w->self, count, NULL));
     answer(conn, " %ld", prefork_conn_find(w->self, prefork_conn_id(conn)) != NULL);
     answer(conn, " %ld", prefork_subscribe(conn, "topic"));

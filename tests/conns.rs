@@ -156,6 +156,9 @@ fn a_stream_that_was_full_is_told_when_there_is_room() {
     let pending: usize =
         ask(&mut client, &format!("say {its} x")).strip_prefix("ok ").unwrap().parse().unwrap();
     assert!((1..=65536).contains(&pending), "{pending}");
+    let text = ask(&mut client, &format!("room {its}"));
+    let (room, waiting) = text.split_once(' ').unwrap();
+    assert_eq!(room.parse::<usize>().unwrap() + waiting.parse::<usize>().unwrap(), 65536, "{text}");
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"done\n") {
         let mut part = vec![0; 300_000];

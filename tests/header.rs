@@ -110,7 +110,11 @@ fn a_module_is_written_the_same_way_in_both_languages() {
         { (void)p; (void)s; prefork_datagram_reply(w, d, n); }\n\
         static int head(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; return 1; }\n\
         static void body(prefork_request *q, const void *d, size_t n, int last, void *s)\n\
-        { (void)q; (void)d; (void)n; (void)last; (void)s; }\n";
+        { (void)q; (void)d; (void)n; (void)last; (void)s; }\n\
+        static ptrdiff_t handover(prefork_conn *c, void *b, size_t n, void *s)\n\
+        { (void)c; (void)b; (void)n; (void)s; return 0; }\n\
+        static int takeover(prefork_conn *c, uint32_t v, const void *d, size_t n, void *s)\n\
+        { (void)c; (void)v; (void)d; (void)n; (void)s; return 0; }\n";
     for (name, callbacks) in [
         ("one", ".on_request = request"),
         ("two", ".on_open = conn, .on_data = conn"),
@@ -119,7 +123,8 @@ fn a_module_is_written_the_same_way_in_both_languages() {
             ".worker_start = start, .worker_stop = worker, .on_request = request, .on_connection = conn,\n\
              .on_open = conn, .on_data = conn, .on_close = conn, .on_drain = worker,\n\
              .on_message = message, .on_datagram = datagram, .on_hang = worker, .on_writable = conn,\n\
-             .on_head = head, .on_body = body",
+             .on_head = head, .on_body = body, .state_version = 1, .on_handover = handover,\n\
+             .on_takeover = takeover",
         ),
     ] {
         let text = format!("{module}PREFORK_MODULE({callbacks})\n");

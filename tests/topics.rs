@@ -41,6 +41,24 @@ fn clients(server: &Server, per_worker: usize, workers: usize) -> Vec<Vec<Client
 }
 
 #[test]
+fn a_stream_can_leave_all_topics_at_once() {
+    let server = start(1).start();
+    let mut client = server.connect();
+    ok(&mut client, "join a");
+    ok(&mut client, "join b");
+    ok(&mut client, "leave-all -");
+    ok(&mut client, "leave-all -");
+    ok(&mut client, "tell a x");
+    ok(&mut client, "tell b x");
+    assert_eq!(ask(&mut client, "leave a"), "-13");
+    ok(&mut client, "join a");
+    client.send_command("tell a y").unwrap();
+    assert_eq!([client.answer().unwrap(), client.answer().unwrap()], ["y", "0"]);
+    drop(client);
+    server.stop();
+}
+
+#[test]
 fn what_is_published_reaches_every_subscriber_of_every_worker_once() {
     for mode in Mode::ALL {
         let server = start(3).accept(mode).start();

@@ -205,6 +205,19 @@ pub unsafe extern "C" fn prefork_conn_pending(conn: *const prefork_conn) -> usiz
     guard(|| Ok(unsafe { borrow(conn) }?.pending()))
 }
 
+/// In a stream: the number of bytes that `prefork_conn_write()` would take now; 0 in blocking style, and if nothing can
+/// be written any more.
+///
+/// Returns the number, or 0 if `conn` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_room(conn: *const prefork_conn) -> usize {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(conn) }?.room()))
+}
+
 /// The number of the connection, from 1; no other connection of this worker has it, now or later. With it
 /// `prefork_conn_find()` finds the connection as long as it is there.
 ///

@@ -93,6 +93,21 @@ pub unsafe extern "C" fn prefork_unsubscribe(conn: *mut prefork_conn, topic: *co
     unsafe { with_topic(conn, topic, Worker::unsubscribe) }
 }
 
+/// Ends all subscriptions of a stream, if it has any.
+///
+/// Returns PREFORK_OK; PREFORK_STATE as `prefork_subscribe()`; PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_unsubscribe_all(conn: *mut prefork_conn) -> c_int {
+    guard(|| {
+        // SAFETY: `conn` is NULL or lent to the caller.
+        let conn = unsafe { borrow(conn) }?;
+        answered(Worker::current().ok_or(prefork_status::PREFORK_STATE)?.unsubscribe_all(conn))
+    })
+}
+
 /// Says what becomes of a stream if what is published to its topics comes faster than its client reads, that is if more
 /// bytes than the setting `max-pending` would wait. PREFORK_SLOW_SKIP is the default. What was not written is counted:
 /// `skipped` of `prefork_worker_status`.

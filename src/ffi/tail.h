@@ -50,10 +50,12 @@ static inline struct prefork_module prefork_module_init(void)
     }                                                                                                      \
     const struct prefork_module prefork_module = prefork_module_make();
 #define PREFORK_SET_(...)                                                                                  \
-    PREFORK_PICK_(__VA_ARGS__, PREFORK_14_, PREFORK_13_, PREFORK_12_, PREFORK_11_, PREFORK_10_,            \
-                  PREFORK_9_, PREFORK_8_, PREFORK_7_, PREFORK_6_, PREFORK_5_, PREFORK_4_, PREFORK_3_,      \
-                  PREFORK_2_, PREFORK_1_, none)(__VA_ARGS__)
-#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, macro, ...) macro
+    PREFORK_PICK_(__VA_ARGS__, PREFORK_18_, PREFORK_17_, PREFORK_16_, PREFORK_15_, PREFORK_14_,            \
+                  PREFORK_13_, PREFORK_12_, PREFORK_11_, PREFORK_10_, PREFORK_9_, PREFORK_8_, PREFORK_7_,  \
+                  PREFORK_6_, PREFORK_5_, PREFORK_4_, PREFORK_3_, PREFORK_2_, PREFORK_1_,                  \
+                  none)(__VA_ARGS__)
+#define PREFORK_PICK_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17, _18,     \
+                      macro, ...) macro
 #define PREFORK_1_(a) m a;
 #define PREFORK_2_(a, ...) m a; PREFORK_1_(__VA_ARGS__)
 #define PREFORK_3_(a, ...) m a; PREFORK_2_(__VA_ARGS__)
@@ -68,6 +70,10 @@ static inline struct prefork_module prefork_module_init(void)
 #define PREFORK_12_(a, ...) m a; PREFORK_11_(__VA_ARGS__)
 #define PREFORK_13_(a, ...) m a; PREFORK_12_(__VA_ARGS__)
 #define PREFORK_14_(a, ...) m a; PREFORK_13_(__VA_ARGS__)
+#define PREFORK_15_(a, ...) m a; PREFORK_14_(__VA_ARGS__)
+#define PREFORK_16_(a, ...) m a; PREFORK_15_(__VA_ARGS__)
+#define PREFORK_17_(a, ...) m a; PREFORK_16_(__VA_ARGS__)
+#define PREFORK_18_(a, ...) m a; PREFORK_17_(__VA_ARGS__)
 #endif
 
 #ifdef __cplusplus

@@ -47,6 +47,16 @@ impl Worker {
         if self.info.topics.unsubscribe(conn.id(), topic) { Ok(()) } else { Err(Undelivered::Gone) }
     }
 
+    /// Ends all subscriptions of a stream, if it has any.
+    ///
+    /// # Errors
+    /// [`Undelivered::Impossible`] as for [`Worker::subscribe`].
+    pub fn unsubscribe_all(&self, conn: &Conn) -> Result<(), Undelivered> {
+        self.conns_here()?;
+        self.info.topics.forget(conn.id());
+        Ok(())
+    }
+
     /// Writes bytes to all streams of all workers that have subscribed to a topic, this worker's included; those of others get them by
     /// way of the master. Each gets all of them or none ([`Conn::set_slow`]), and what one worker publishes in the order it was
     /// published. The bytes are written as they are: publish whole frames to WebSocket connections.

@@ -364,6 +364,17 @@ impl Conn {
         self.output.borrow().waiting()
     }
 
+    /// As a stream: the number of bytes that [`Conn::write`] would take now. 0 in blocking style, which waits, and if nothing can be
+    /// written any more.
+    pub fn room(&self) -> usize {
+        match self.style {
+            Style::Stream { unsent, .. } if !self.broken.get() && !self.closing.get() => {
+                unsent.saturating_sub(self.pending())
+            }
+            _ => 0,
+        }
+    }
+
     /// As a stream: says whether prefork reads what the client sends. Until it reads again, the client's bytes wait with the client, and its
     /// end is not seen; for handlers that cannot take more yet, such as a proxy's. What was read before stays in [`Conn::data`], and
     /// [`crate::Handler::on_data`] is called when there is more.
