@@ -956,6 +956,12 @@ typedef struct prefork_worker_status {
     uint64_t idle;
     /** Publications that one of its streams did not get, as its client was too slow (`prefork_conn_set_slow()`). */
     uint64_t skipped;
+    /** Connections of those in flight that are streams or upgraded. */
+    uint64_t streams;
+    /** Connections of those in flight whose response the handler keeps (`prefork_response_later()`). */
+    uint64_t kept_responses;
+    /** Milliseconds in which it has to end; 0 unless it finishes, or if there is no limit. Known to the master only. */
+    uint64_t within_ms;
 } prefork_worker_status;
 
 /**
@@ -1551,7 +1557,9 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_DISCONNECT = 6,
     /**
      * A worker has ended and was reaped: `code` or `signal` say how, `reason` why. `stderr_lines` has the end
-     * of its standard error, if it ended before it was ready or before its reload was complete.
+     * of its standard error, if it ended before it was ready or before its reload was complete; `moved`,
+     * `handed_over`, `ended`, `cut` and `lost` what has become of the connections that it had when it was told to
+     * finish.
      */
     PREFORK_EVENT_EXIT = 7,
     /** A worker has been in one call of its handler for longer than the setting `timeout`. */
@@ -1560,7 +1568,10 @@ typedef enum prefork_event_type {
     PREFORK_EVENT_ERROR = 9,
     /** A reload to `generation` began. */
     PREFORK_EVENT_RELOAD_STARTED = 10,
-    /** Every worker is of `generation`. */
+    /**
+     * Every worker is of `generation`. `moved`, `handed_over` and the members that begin with `staying` say what
+     * has become of the connections of those that they have replaced, once these have handed back what they can.
+     */
     PREFORK_EVENT_RELOAD_COMMITTED = 11,
     /**
      * The reload to `generation` failed, at `stage`, because of `text`; every worker is of the generation
@@ -1575,6 +1586,12 @@ typedef enum prefork_event_type {
      * its bytes.
      */
     PREFORK_EVENT_MESSAGE = 14,
+    /**
+     * The last worker of `generation`, which was replaced or rolled back, has ended. `moved`, `handed_over`,
+     * `ended`, `cut` and `lost` say what has become of the connections that its workers had when they were told to
+     * finish.
+     */
+    PREFORK_EVENT_GONE = 15,
 } prefork_event_type;
 
 /** The reasons why a worker ended. No number ever gets another meaning; later versions may have more. */
@@ -1706,6 +1723,32 @@ typedef struct prefork_event {
      * code then: `prefork_server_upgrade()` takes the file.
      */
     uint32_t code_changed;
+    /** The old workers that connections stay with. */
+    uint32_t staying_workers;
+    /** Idle connections that went to other workers. */
+    uint64_t moved;
+    /** Streams, upgraded connections and kept responses that went to other workers with their state. */
+    uint64_t handed_over;
+    /** Connections that ended by themselves. */
+    uint64_t ended;
+    /**
+     * Those that were closed because the time to finish was over (setting `drain-timeout`), or too many generations
+     * drained (`max-draining`).
+     */
+    uint64_t cut;
+    /** Those that were lost with a worker that died before that. */
+    uint64_t lost;
+    /**
+     * Requests in progress that stay with old workers until they end, or the time of these is over; in blocking
+     * style, connections.
+     */
+    uint64_t staying_requests;
+    /** Responses of theirs that handlers keep (`prefork_response_later()`). */
+    uint64_t staying_responses;
+    /** Their streams and upgraded connections. */
+    uint64_t staying_streams;
+    /** Milliseconds in which the last of these workers has to end; 0 if there is no limit, or nothing stays. */
+    uint64_t staying_ms;
 } prefork_event;
 
 /** Called with each event, in the master. */

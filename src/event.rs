@@ -1,7 +1,10 @@
 //! Workers and their ends, events, status: the public nouns, defined once for Rust, C, the log and the control socket, whose
 //! JSON is serde's of these types (feature `control`).
 
+mod connections;
+
 pub use crate::sys::process::Exit;
+pub use connections::{Connections, Departed, Staying};
 #[cfg(feature = "control")]
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -114,6 +117,16 @@ pub enum Event {
         /// of them and 4 KiB.
         #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Vec::is_empty"))]
         stderr: Vec<String>,
+        /// What has become of the connections that it had when it was told to finish; `None` if it was not.
+        #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+        connections: Option<Box<Departed>>,
+    },
+    /// The last worker of a generation that was replaced, or rolled back, has ended.
+    Gone {
+        /// The generation.
+        generation: u32,
+        /// What has become of the connections that its workers had when they were told to finish.
+        connections: Departed,
     },
     /// A worker has been in one call of its handler for longer than [`crate::Config::timeout`]; SIGABRT follows in a second.
     Hang {
@@ -149,6 +162,9 @@ pub enum Event {
         /// upgrade takes it.
         #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
         code: Option<Box<CodeFile>>,
+        /// What has become of the connections of the workers that it replaced, at its end. `None` at the start.
+        #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+        connections: Option<Box<Connections>>,
     },
     /// The run is over: the last worker was reaped.
     Stopped {
@@ -180,6 +196,7 @@ macro_rules! row {
             Event::Reload { state: ReloadState::RolledBack, .. } => (12, "reload rolled back", None),
             Event::Stopped { .. } => (13, "stopped", None),
             Event::Message { worker, .. } => (14, "message", Some(worker)),
+            Event::Gone { .. } => (15, "gone", None),
         }
     };
 }
@@ -547,6 +564,23 @@ pub struct WorkerStatus {
     pub bytes_out: u64,
     /// Publications that one of its streams did not get, as its client was too slow ([`crate::Conn::set_slow`]).
     pub skipped: u64,
+    /// Of the connections in flight, streams and upgraded connections.
+    #[cfg_attr(feature = "control", serde(default))]
+    pub streams: u32,
+    /// Of the connections in flight, those whose response its handler keeps ([`crate::Response::later`]).
+    #[cfg_attr(feature = "control", serde(default))]
+    pub kept_responses: u32,
+    /// The time in which it has to end; `None` unless it finishes, or if there is no limit. Known to the master only.
+    #[cfg_attr(
+        feature = "control",
+        serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            rename = "within_ms",
+            with = "json::maybe_millis"
+        )
+    )]
+    pub within: Option<Duration>,
     /// The memory that it holds in RAM (bytes); `None` unless measured.
     #[cfg_attr(feature = "control", serde(default))]
     pub rss: Option<u64>,
@@ -569,6 +603,20 @@ mod json {
 
         pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
             u64::deserialize(d).map(Duration::from_millis)
+        }
+    }
+
+    /// A duration in milliseconds, or `null`.
+    pub mod maybe_millis {
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+        use std::time::Duration;
+
+        pub fn serialize<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+            time.map(|time| time.as_millis() as u64).serialize(s)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+            Option::<u64>::deserialize(d).map(|ms| ms.map(Duration::from_millis))
         }
     }
 

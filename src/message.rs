@@ -86,6 +86,8 @@ pub enum Notice {
     },
     /// Master: this many streams that you have given away are with another worker, or lost with it, and will not come back.
     Settled(u32),
+    /// Worker: it was told to drain, and has given back what it could; what it has now stays with it.
+    GaveBack,
     /// Master: you are known to be ready; take from your own sockets from now on.
     TakeIn,
     /// Master: finish what you have, take nothing new, exit. A second one changes what becomes of idle connections, and may leave
@@ -123,6 +125,7 @@ impl Notice {
                 | Self::Failed(_)
                 | Self::Leaving
                 | Self::TookOver { .. }
+                | Self::GaveBack
         )
     }
 }
@@ -317,6 +320,7 @@ fn encode_notice(notice: &Notice) -> Vec<u8> {
         Notice::Leaving => (b'L', 0, 0),
         Notice::TookOver { giver, count } => (b'H', giver.0, *count),
         Notice::Settled(count) => (b'E', *count, 0),
+        Notice::GaveBack => (b'Y', 0, 0),
         Notice::TakeIn => (b'T', 0, 0),
         Notice::Drain { hand_back, patience } => (b'D', (*hand_back).into(), *patience),
         Notice::Shed { keep } => (b'K', *keep, 0),
@@ -341,6 +345,7 @@ fn decode_notice(tag: u8, body: &[u8]) -> Option<Notice> {
         (b'L', 0, 0) => Notice::Leaving,
         (b'H', giver, count) => Notice::TookOver { giver: WorkerId(giver), count },
         (b'E', count, 0) => Notice::Settled(count),
+        (b'Y', 0, 0) => Notice::GaveBack,
         (b'T', 0, 0) => Notice::TakeIn,
         (b'D', 0 | 1, patience) => Notice::Drain { hand_back: a == 1, patience },
         (b'K', keep, 0) => Notice::Shed { keep },

@@ -32,7 +32,8 @@ pub struct Common {
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerPage(&'static SharedPage);
 
-/// Words of a [`WorkerPage`]. All except [`Word::BusySince`] and [`Word::Idle`] count up as long as the page has the same worker.
+/// Words of a [`WorkerPage`]. All count up as long as the page has the same worker, except [`Word::BusySince`], [`Word::Idle`],
+/// [`Word::Streams`] and [`Word::Later`].
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
@@ -60,6 +61,16 @@ pub enum Word {
     Skipped,
     /// Streams that were given away with their state, whatever has become of them.
     HandedOver,
+    /// The part of [`Word::HandedOver`] that has come back, as no other worker would take it.
+    TakenBack,
+    /// The connections, of those it has taken and not finished, that are streams.
+    Streams,
+    /// Those of which the handler has kept the response.
+    Later,
+    /// The part of [`Word::Finished`] that was handed back idle, and goes on elsewhere.
+    Moved,
+    /// The part of [`Word::Finished`] that was ended because the time to finish was over.
+    Cut,
 }
 
 /// The pages of [`Common`] come before those of workers.
@@ -174,6 +185,11 @@ impl WorkerPage {
     /// Adds to a word. Only the page's worker does, so a load and a store are enough.
     pub fn add(self, word: Word, n: u64) {
         self.set(word, self.get(word).wrapping_add(n));
+    }
+
+    /// Takes one from a word. Only the page's worker does.
+    pub fn take_one(self, word: Word) {
+        self.set(word, self.get(word).wrapping_sub(1));
     }
 
     /// Clears the page for its next worker.

@@ -116,7 +116,19 @@ fn ls_lists_every_server() {
     let [head, first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
     assert_eq!(
         head.split_whitespace().collect::<Vec<_>>(),
-        ["NAME", "PID", "VERSION", "STATE", "WORKERS", "GEN", "UPTIME", "REQUESTS", "MEMORY", "ADDRESSES"]
+        [
+            "NAME",
+            "PID",
+            "VERSION",
+            "STATE",
+            "WORKERS",
+            "GEN",
+            "UPTIME",
+            "REQUESTS",
+            "MEMORY",
+            "OLD",
+            "ADDRESSES"
+        ]
     );
     let handler = Style::Data.handler();
     let file = handler.file_stem().unwrap().to_str().unwrap();

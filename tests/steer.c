@@ -244,6 +244,14 @@ static void happened(const prefork_event *e, void *state)
         for (const char *c = (printf("; "), e->stderr_lines); *c; c++)
             putchar(*c == '\n' ? '|' : *c);
     printf("\n");
+    if (e->type == PREFORK_EVENT_RELOAD_COMMITTED)
+        printf("stays moved %lu over %lu workers %u requests %lu responses %lu streams %lu limit %d\n",
+               (unsigned long)e->moved, (unsigned long)e->handed_over, e->staying_workers,
+               (unsigned long)e->staying_requests, (unsigned long)e->staying_responses,
+               (unsigned long)e->staying_streams, e->staying_ms > 0);
+    if (e->type == PREFORK_EVENT_EXIT || e->type == PREFORK_EVENT_GONE)
+        printf("departed %s moved %lu over %lu ended %lu cut %lu lost %lu\n", e->name, (unsigned long)e->moved,
+               (unsigned long)e->handed_over, (unsigned long)e->ended, (unsigned long)e->cut, (unsigned long)e->lost);
     if (e->type == PREFORK_EVENT_RELOAD_COMMITTED) /* a callback may ask for more */
         printf("meanwhile %d %d\n", prefork_server_scale(server, 2), prefork_server_step(server, 0));
 }

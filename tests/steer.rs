@@ -246,6 +246,31 @@ fn events_are_reported_in_order() {
     }
 }
 
+/// Those that move, and those that stay, in the verdict and at the end.
+#[test]
+fn a_host_is_told_what_a_reload_does_with_connections() {
+    for language in [C, Rust] {
+        let mut host = Host::start(language);
+        host.server.may_say(util::RELOAD);
+        let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
+        clients.iter_mut().for_each(|client| drop(client.ask("who").unwrap()));
+        clients[0].send(b"GET /who HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nab").unwrap();
+        host.server.settles();
+        assert_eq!(host.ask("reload"), "reload 0");
+        assert_eq!(
+            host.reads("stays"),
+            "stays moved 3 over 0 workers 1 requests 1 responses 0 streams 0 limit 1"
+        );
+        clients[0].send(b"cd").unwrap();
+        clients[0].http_answer().unwrap();
+        assert_eq!(host.reads("event gone"), "event gone 0 0 1");
+        assert_eq!(host.reads("departed gone"), "departed gone moved 4 over 0 ended 0 cut 0 lost 0");
+        assert!(clients.iter_mut().all(|client| client.ask("who").is_ok()));
+        drop(clients);
+        host.ends_with(2);
+    }
+}
+
 /// The address really bound, the port the kernel has chosen, and the type in Node's words.
 #[test]
 fn listening_is_reported_for_every_kind_of_address() {

@@ -5,8 +5,8 @@
 //! unknown fields of a reply, so that later masters can add some. [`VERSION`] changes if either breaks.
 
 pub use crate::event::{
-    CodeFile, Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState, Status, WorkerInfo,
-    WorkerState, WorkerStatus,
+    CodeFile, Connections, Departed, Event, Exit, ReloadFailure, ReloadStage, ReloadState, ServerState,
+    Status, WorkerInfo, WorkerState, WorkerStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,8 +24,12 @@ pub const MAX_REPLY: usize = 4 * 1024 * 1024;
 pub enum Request {
     /// Show the server and its workers: [`Reply::Status`].
     Status {},
-    /// Replace all workers: [`Reply::Accepted`], then [`Reply::Reload`].
-    Reload {},
+    /// Replace all workers: [`Reply::Accepted`], then [`Reply::Reload`], then, if it is to be waited for, [`Reply::Gone`].
+    Reload {
+        /// True to wait until the workers that were replaced have ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        wait: bool,
+    },
     /// Have the file now at the program's path take the master's place, and replace all workers: [`Reply::Accepted`], then
     /// [`Reply::Reload`], on the same connection but from the new program, unless that failed in its trial.
     Upgrade {},
@@ -92,6 +96,11 @@ pub enum Reply {
     },
     /// The end of the reload or upgrade.
     Reload(Verdict),
+    /// The workers that the reload has replaced, or of the generation that it has rolled back, have ended, and all older ones too.
+    Gone {
+        /// What has become of the connections that they had when they were told to finish.
+        connections: Departed,
+    },
     /// All workers are ready, and all others have ended.
     Scaled {
         /// The number of workers.
@@ -173,15 +182,20 @@ pub struct Verdict {
     /// The file that the code was read from; see [`Event::Reload`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Box<CodeFile>>,
+    /// What it has done with the connections of the workers that it replaced; `None` if it was an upgrade that failed in its trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Box<Connections>>,
 }
 
 impl Verdict {
     /// The verdict in an event that ends a reload.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         match event {
-            Event::Reload { state, generation, failure, code } if *state != ReloadState::Started => {
-                let (failure, code) = (failure.clone(), code.clone());
-                Some(Self { outcome: *state, generation: *generation, failure, code })
+            Event::Reload { state, generation, failure, code, connections }
+                if *state != ReloadState::Started =>
+            {
+                let (failure, code, connections) = (failure.clone(), code.clone(), connections.clone());
+                Some(Self { outcome: *state, generation: *generation, failure, code, connections })
             }
             _ => None,
         }
@@ -229,7 +243,8 @@ mod tests {
     fn requests_are_written_as_they_are_read() {
         for (request, line) in [
             (Request::Status {}, r#"{"verb":"status"}"#),
-            (Request::Reload {}, r#"{"verb":"reload"}"#),
+            (Request::Reload { wait: false }, r#"{"verb":"reload"}"#),
+            (Request::Reload { wait: true }, r#"{"verb":"reload","wait":true}"#),
             (Request::Upgrade {}, r#"{"verb":"upgrade"}"#),
             (Request::Scale(Count::To(4)), r#"{"verb":"scale","to":4}"#),
             (Request::Scale(Count::By(-1)), r#"{"verb":"scale","by":-1}"#),
@@ -277,6 +292,8 @@ mod tests {
         };
         let worker = WorkerInfo { id: 7, slot: 1, generation: 2, pid: 99 };
         let (crash, reload) = (Reason::Crash, Reason::Reload);
+        let departed = Departed::default();
+        let counts = r#"{"moved":0,"handed_over":0,"ended":0,"cut":0,"lost":0}"#;
         let who = r#""worker":{"id":7,"slot":1,"generation":2,"pid":99}"#;
         for (event, line) in [
             (Event::Fork { worker }, format!(r#"{{"event":"fork",{who}}}"#)),
@@ -302,6 +319,7 @@ mod tests {
                     reason: crash,
                     intended: false,
                     stderr: vec!["a".into(), "b\"".into()],
+                    connections: None,
                 },
                 format!(
                     r#"{{"event":"exit",{who},"exit":{{"signal":"SIGSEGV","core":true}},"reason":"crash","intended":false,"stderr":["a","b\""]}}"#
@@ -314,16 +332,27 @@ mod tests {
                     reason: reload,
                     intended: true,
                     stderr: Vec::new(),
+                    connections: Some(Box::new(departed)),
                 },
-                format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true}}"#),
+                format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true,"connections":{counts}}}"#),
             ),
             (
                 Event::Message { worker, kind: 5, size: 64 },
                 format!(r#"{{"event":"message",{who},"type":5,"size":64}}"#),
             ),
+            (
+                Event::Gone { generation: 1, connections: departed },
+                format!(r#"{{"event":"gone","generation":1,"connections":{counts}}}"#),
+            ),
             (Event::Error { text: "no\n".into() }, r#"{"event":"error","text":"no\n"}"#.into()),
             (
-                Event::Reload { state: ReloadState::Started, generation: 3, failure: None, code: None },
+                Event::Reload {
+                    state: ReloadState::Started,
+                    generation: 3,
+                    failure: None,
+                    code: None,
+                    connections: None,
+                },
                 r#"{"event":"reload","state":"started","generation":3}"#.into(),
             ),
             (
@@ -338,8 +367,9 @@ mod tests {
                         stderr: vec!["a".into()],
                     }),
                     code: None,
+                    connections: Some(Box::default()),
                 },
-                r#"{"event":"reload","state":"rolled-back","generation":3,"stage":"canary","reason":"why","worker":7,"exit":{"code":3},"stderr":["a"]}"#
+                r#"{"event":"reload","state":"rolled-back","generation":3,"stage":"canary","reason":"why","worker":7,"exit":{"code":3},"stderr":["a"],"connections":{"moved":0,"handed_over":0,"staying":{"workers":0,"requests":0,"kept_responses":0,"streams":0,"within_ms":null}}}"#
                     .into(),
             ),
         ] {

@@ -1,5 +1,6 @@
 //! Events in C, for the host's callback in the master.
 
+use crate::event::Departed;
 use crate::{Event, Exit, LastExit};
 use std::ffi::{CString, c_char, c_void};
 
@@ -20,7 +21,9 @@ pub enum prefork_event_type {
     /// A worker gets no more connections, on purpose, and finishes what it has.
     PREFORK_EVENT_DISCONNECT = 6,
     /// A worker has ended and was reaped: `code` or `signal` say how, `reason` why. `stderr_lines` has the end
-    /// of its standard error, if it ended before it was ready or before its reload was complete.
+    /// of its standard error, if it ended before it was ready or before its reload was complete; `moved`,
+    /// `handed_over`, `ended`, `cut` and `lost` what has become of the connections that it had when it was told to
+    /// finish.
     PREFORK_EVENT_EXIT = 7,
     /// A worker has been in one call of its handler for longer than the setting `timeout`.
     PREFORK_EVENT_HANG = 8,
@@ -28,7 +31,8 @@ pub enum prefork_event_type {
     PREFORK_EVENT_ERROR = 9,
     /// A reload to `generation` began.
     PREFORK_EVENT_RELOAD_STARTED = 10,
-    /// Every worker is of `generation`.
+    /// Every worker is of `generation`. `moved`, `handed_over` and the members that begin with `staying` say what
+    /// has become of the connections of those that they have replaced, once these have handed back what they can.
     PREFORK_EVENT_RELOAD_COMMITTED = 11,
     /// The reload to `generation` failed, at `stage`, because of `text`; every worker is of the generation
     /// before. If a new worker failed, `id` is its number, `code` or `signal` say how it ended, and
@@ -39,6 +43,10 @@ pub enum prefork_event_type {
     /// A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, gets
     /// its bytes.
     PREFORK_EVENT_MESSAGE = 14,
+    /// The last worker of `generation`, which was replaced or rolled back, has ended. `moved`, `handed_over`,
+    /// `ended`, `cut` and `lost` say what has become of the connections that its workers had when they were told to
+    /// finish.
+    PREFORK_EVENT_GONE = 15,
 }
 
 /// The reasons why a worker ended. No number ever gets another meaning; later versions may have more.
@@ -168,6 +176,28 @@ pub struct prefork_event {
     /// 1 if that path, as it was given, leads to another file by now. The workers of a handler in the program run older
     /// code then: `prefork_server_upgrade()` takes the file.
     pub code_changed: u32,
+    /// The old workers that connections stay with.
+    pub staying_workers: u32,
+    /// Idle connections that went to other workers.
+    pub moved: u64,
+    /// Streams, upgraded connections and kept responses that went to other workers with their state.
+    pub handed_over: u64,
+    /// Connections that ended by themselves.
+    pub ended: u64,
+    /// Those that were closed because the time to finish was over (setting `drain-timeout`), or too many generations
+    /// drained (`max-draining`).
+    pub cut: u64,
+    /// Those that were lost with a worker that died before that.
+    pub lost: u64,
+    /// Requests in progress that stay with old workers until they end, or the time of these is over; in blocking
+    /// style, connections.
+    pub staying_requests: u64,
+    /// Responses of theirs that handlers keep (`prefork_response_later()`).
+    pub staying_responses: u64,
+    /// Their streams and upgraded connections.
+    pub staying_streams: u64,
+    /// Milliseconds in which the last of these workers has to end; 0 if there is no limit, or nothing stays.
+    pub staying_ms: u64,
 }
 
 /// Called with each event, in the master.
@@ -209,15 +239,28 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
             told.address_type = string(address.family.name());
             told.port = address.port.map_or(-1, i32::from);
         }
-        Event::Exit { exit, reason, intended, stderr, .. } => {
+        Event::Exit { exit, reason, intended, stderr, connections, .. } => {
+            tell_departed(connections.as_deref().copied().unwrap_or_default(), &mut told);
             (told.code, told.signal, told.core) = numbers(*exit);
             (told.reason, told.intended) = (*reason as u32, (*intended).into());
             told.reason_name = string(reason.name());
             told.stderr_lines = string(&stderr.join("\n"));
         }
         Event::Error { text } => told.text = string(text),
-        Event::Reload { generation, failure, code, .. } => {
+        Event::Gone { generation, connections } => {
             told.generation = *generation;
+            tell_departed(*connections, &mut told);
+        }
+        Event::Reload { generation, failure, code, connections, .. } => {
+            told.generation = *generation;
+            if let Some(connections) = connections {
+                let staying = &connections.staying;
+                (told.moved, told.handed_over) = (connections.moved, connections.handed_over);
+                (told.staying_workers, told.staying_requests) = (staying.workers, staying.requests);
+                (told.staying_responses, told.staying_streams) = (staying.kept_responses, staying.streams);
+                // A limit that has just passed is one.
+                told.staying_ms = staying.within.map_or(0, |within| (within.as_millis() as u64).max(1));
+            }
             if let Some(code) = code {
                 told.code_path = string(&code.path);
                 told.code_changed = code.changed.into();
@@ -236,6 +279,12 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
         _ => {}
     }
     call(&raw const told);
+}
+
+fn tell_departed(departed: Departed, told: &mut prefork_event) {
+    let Departed { moved, handed_over, ended, cut, lost } = departed;
+    (told.moved, told.handed_over, told.ended) = (moved, handed_over, ended);
+    (told.cut, told.lost) = (cut, lost);
 }
 
 /// The string that does not apply.

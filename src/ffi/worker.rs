@@ -108,6 +108,12 @@ pub struct prefork_worker_status {
     pub idle: u64,
     /// Publications that one of its streams did not get, as its client was too slow (`prefork_conn_set_slow()`).
     pub skipped: u64,
+    /// Connections of those in flight that are streams or upgraded.
+    pub streams: u64,
+    /// Connections of those in flight whose response the handler keeps (`prefork_response_later()`).
+    pub kept_responses: u64,
+    /// Milliseconds in which it has to end; 0 unless it finishes, or if there is no limit. Known to the master only.
+    pub within_ms: u64,
 }
 
 /// The role of this process. A worker has its numbers also in the environment: `PREFORK_WORKER_ID`,
@@ -374,6 +380,10 @@ pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
         in_flight: w.in_flight,
         idle: w.idle.into(),
         skipped: w.skipped,
+        streams: w.streams.into(),
+        kept_responses: w.kept_responses.into(),
+        // A limit that has just passed is one.
+        within_ms: w.within.map_or(0, |within| (within.as_millis() as u64).max(1)),
         queued: u32::try_from(w.queued).unwrap_or(u32::MAX),
         age_ms: w.age.as_millis() as u64,
         requests: w.requests,

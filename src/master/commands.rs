@@ -226,6 +226,7 @@ impl Master {
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {
         let entry = self.pool.workers.get(w.id)?;
         let count = |word| entry.link.page.get(word);
+        let (_, kept_responses, streams) = entry.kinds();
         Some(WorkerStatus {
             worker: entry.info(),
             state: match w.phase {
@@ -245,6 +246,9 @@ impl Master {
             bytes_in: count(Word::BytesIn),
             bytes_out: count(Word::BytesOut),
             skipped: count(Word::Skipped),
+            streams: u32::try_from(streams).unwrap_or(u32::MAX),
+            kept_responses: u32::try_from(kept_responses).unwrap_or(u32::MAX),
+            within: w.finishes_by().map(|at| at - self.clock.now),
             rss: None,
             last_exit: self.last_exit(w.slot.index()),
         })

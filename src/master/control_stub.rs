@@ -43,6 +43,8 @@ impl ControlServer {
 
     pub fn publish(&mut self, _: &Event, _: &Lifecycle, _: Time) {}
 
+    pub fn answer_gone(&mut self, _: &Lifecycle, _: Time) {}
+
     pub fn has_followers(&self) -> bool {
         false
     }

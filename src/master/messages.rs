@@ -68,6 +68,11 @@ impl Master {
             Notice::Failed(text) => worker.failure = Some(text),
             Notice::Leaving => self.feed(Input::Leaving(id)),
             Notice::TookOver { giver, count } => self.pool.streams.took_over(giver, id, count),
+            Notice::GaveBack => {
+                if let Some(drain) = &mut worker.drain {
+                    drain.settled = true;
+                }
+            }
             other => log!("worker {id}: unexpected notice {other:?}; ignored"),
         }
     }

@@ -9,6 +9,7 @@ mod control;
 #[cfg(not(feature = "control"))]
 #[path = "control_stub.rs"]
 mod control;
+mod departures;
 mod descriptors;
 mod fd_reserve;
 mod kept;
@@ -141,6 +142,7 @@ impl Master {
             return Ok(None);
         }
         let killed = self.lifecycle.killed();
+        self.tell_verdict();
         self.publish(Event::Stopped { killed });
         self.control.close(killed, self.clock.now);
         Ok(Some(Stopped { killed }))
@@ -200,6 +202,7 @@ impl Master {
                 _ => {}
             }
         }
+        self.look_at_verdict();
         self.serve_control(events);
         self.run_timers();
         self.divide_sockets();
@@ -247,7 +250,8 @@ impl Master {
     /// The time at which a turn is needed even if the poll reports nothing.
     fn due(&self) -> Time {
         let others = self.messages.router().due().min(self.control.due()).min(self.upgrade.due());
-        self.lifecycle.due().min(self.pool.due()).min(others)
+        let verdict = self.report.departures.due(self.clock.now);
+        self.lifecycle.due().min(self.pool.due()).min(others).min(verdict)
     }
 
     fn read_signals(&mut self) {

@@ -1,12 +1,13 @@
 //! Reports events: to the log, to the host's callback, and to followers of the control socket.
 
+use super::departures::Departures;
 use super::kernel::Kernel;
 use super::lifecycle::Ended;
 use super::pool::WorkerEntry;
 use super::sockets::Listener;
 use super::{Master, News};
 use crate::event::{Bound, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};
-use crate::ids::{Slot, WorkerId};
+use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::{counted, log};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Report {
     pub is_set_up: bool,
     /// True once the host was told that all workers are ready.
     pub is_started: bool,
+    /// What becomes of the connections of workers that leave.
+    pub departures: Departures,
 }
 
 impl WorkerEntry<Kernel> {
@@ -56,6 +59,21 @@ impl Master {
             let read = if self.source.is_module() { self.source.last_read() } else { self.upgrade.program() };
             *code = read.map(Box::new);
         }
+        match &event {
+            Event::Reload { state: ReloadState::Committed | ReloadState::RolledBack, .. } => {
+                return self.publish_verdict(event);
+            }
+            // A verdict comes before whatever follows it, and waits for workers that end and for nothing else.
+            _ => self.tell_verdict(),
+        }
+        if let Event::Reload { .. } = &event {
+            self.begin_departures();
+        }
+        self.tell(event);
+    }
+
+    /// Logs an event, if an operator should know of it, and publishes it.
+    pub(super) fn tell(&mut self, event: Event) {
         log_event(&event, self.source.is_module());
         let ready = if let Event::Ready { worker } = event { Some(worker) } else { None };
         self.publish(event);
@@ -77,9 +95,15 @@ impl Master {
         restart: Option<Duration>,
     ) {
         log_exit(&worker, &ended, reason, restart);
+        let departed = self.departed(&ended, reason);
+        if let Some(departed) = departed {
+            self.add_departed(Generation(worker.generation), departed);
+        }
         let (exit, intended, stderr) = (ended.exit, reason.is_intended(), ended.stderr);
         self.report.last_exits.insert(Slot(worker.slot), LastExit { worker, exit, reason });
-        self.publish(Event::Exit { worker, exit, reason, intended, stderr });
+        let connections = departed.map(Box::new);
+        self.publish_exit(Event::Exit { worker, exit, reason, intended, stderr, connections });
+        self.tell_gone();
     }
 
     /// Sends an event to followers of the control socket and, at the end of the turn, to the host.
@@ -143,7 +167,7 @@ fn log_event(event: &Event, is_module: bool) {
         Event::Hang { worker } => {
             log!("worker {} hangs in its handler; its queued connections go to others", worker.id);
         }
-        Event::Reload { state, generation, failure, code } => {
+        Event::Reload { state, generation, failure, code, connections } => {
             let what = match state {
                 ReloadState::Started => "begins",
                 ReloadState::Committed => "is complete",
@@ -159,7 +183,11 @@ fn log_event(event: &Event, is_module: bool) {
                 }
                 _ => String::new(),
             };
-            log!("reload to generation {generation} {what}{why}{code}");
+            let connections = match connections.as_ref().map(ToString::to_string) {
+                Some(text) if !text.is_empty() => format!(": {text}"),
+                _ => String::new(),
+            };
+            log!("reload to generation {generation} {what}{why}{code}{connections}");
         }
         Event::Error { text } => log!("{text}"),
         _ => {}

@@ -211,6 +211,9 @@ impl Master {
         self.close_channel(id);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
+        if let Some(departed) = removed.departed {
+            self.report.departures.note(id, departed);
+        }
         self.defer_accept();
         self.feed(Input::Died(Ended {
             id,

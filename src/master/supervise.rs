@@ -102,6 +102,9 @@ impl Master {
     /// Orders a worker to drain. Unless the server stops, it hands back idle connections for the workers that stay.
     fn drain(&mut self, id: WorkerId) {
         let hand_back = !self.lifecycle.is_stopping();
+        if let Some(worker) = self.pool.workers.get_mut(id) {
+            worker.begin_drain(self.clock.now);
+        }
         // Before the worker reads the notice: if its slot was scaled away, it takes all that waits at its own socket.
         self.divide_sockets();
         self.order_drain(id, hand_back, Duration::ZERO);

@@ -33,6 +33,7 @@ fn notice() -> impl Strategy<Value = Notice> {
         ".{0,200}".prop_map(Notice::Failed),
         Just(Notice::Online),
         Just(Notice::Leaving),
+        Just(Notice::GaveBack),
         Just(Notice::TakeIn),
         Just(Notice::RestoreStderr),
         any::<(bool, u32)>().prop_map(|(hand_back, patience)| Notice::Drain { hand_back, patience }),

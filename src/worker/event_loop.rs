@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::event::Kind;
 use crate::log::log;
 use crate::message::Address;
+use crate::scoreboard::Word;
 use crate::sys::time::Time;
 use crate::sys::{process, socket};
 use mio::event::Event;
@@ -95,6 +96,8 @@ pub struct EventLoop<'a> {
     drain_begun: bool,
     /// While draining: idle connections are closed after a short grace.
     is_closing_idle: bool,
+    /// The master knows that this worker has given back what it could.
+    has_given_back: bool,
     /// The time from which on idle connections may be handed back, if the channel was full.
     hand_back_at: Time,
     /// The number of idle connections that the master knows of.
@@ -184,6 +187,7 @@ impl<'a> EventLoop<'a> {
             count: 0,
             drain_begun: false,
             is_closing_idle: false,
+            has_given_back: false,
             hand_back_at: Time::default(),
             idle: 0,
             moves: handover::Moves::default(),
@@ -246,6 +250,7 @@ impl<'a> EventLoop<'a> {
             }
             self.hand_back_idle();
             self.move_streams();
+            self.tell_given_back();
             // Those set since then come later.
             if first_due <= self.polled_at {
                 while let Some(index) = self.deadlines.expired(self.polled_at) {
@@ -469,7 +474,10 @@ impl<'a> EventLoop<'a> {
         self.publish_idle();
         match self.table.remove(index) {
             Protocol::Http(_, mut conn) => self.http.on_gone(&mut conn, context!(self)),
-            Protocol::Later(answering) => self.http.on_gone_later(*answering, context!(self)),
+            Protocol::Later(answering) => {
+                self.worker.info.page.take_one(Word::Later);
+                self.http.on_gone_later(*answering, context!(self));
+            }
             Protocol::Stream(conn) => drop(self.end_stream(conn)),
             // In blocking style it was finished when the handler was.
             Protocol::Lingering(..) if self.kind == Kind::Blocking => return,

@@ -186,6 +186,9 @@ impl Worker {
             bytes_in: page.get(Word::BytesIn),
             bytes_out: page.get(Word::BytesOut),
             skipped: page.get(Word::Skipped),
+            streams: u32::try_from(page.get(Word::Streams)).unwrap_or(u32::MAX),
+            kept_responses: u32::try_from(page.get(Word::Later)).unwrap_or(u32::MAX),
+            within: None,
             rss: None,
             last_exit,
         }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    ALL, Config, Datagram, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message, Messages,
-    Request, Response, Role, Running, Server, Undelivered, Worker, WorkerStatus,
+    ALL, Config, Datagram, Departed, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message,
+    Messages, Request, Response, Role, Running, Server, Staying, Undelivered, Worker, WorkerStatus,
 };
 use std::fmt::Write as _;
 use std::io::{ErrorKind as Io, Read, Write};
@@ -271,9 +271,32 @@ fn happened(event: &Event) {
                 stage as u32
             )
         }
+        Event::Gone { generation, .. } => format!("{} ", head(*generation)),
         Event::Stopped { killed } => format!("{line} {killed} "),
         _ => format!("{line} "),
     });
+    match event {
+        Event::Reload { connections: Some(connections), failure: None, .. } => {
+            let Staying { workers, requests, kept_responses, streams, within, .. } = connections.staying;
+            say(&format!(
+                "stays moved {} over {} workers {workers} requests {requests} responses {kept_responses} streams {streams} limit {}",
+                connections.moved,
+                connections.handed_over,
+                u8::from(within.is_some())
+            ));
+        }
+        Event::Exit { connections, .. } => {
+            departed(event, connections.as_deref().copied().unwrap_or_default())
+        }
+        Event::Gone { connections, .. } => departed(event, *connections),
+        _ => {}
+    }
+}
+
+fn departed(event: &Event, departed: Departed) {
+    let Departed { moved, handed_over, ended, cut, lost, .. } = departed;
+    let name = event.name();
+    say(&format!("departed {name} moved {moved} over {handed_over} ended {ended} cut {cut} lost {lost}"));
 }
 
 /// A worker's last lines, on one.

@@ -4,11 +4,11 @@ use super::find::Server;
 use super::{Wait, code, print, print_json};
 use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, USAGE, complain};
 use prefork::control::Request;
-use prefork::control::protocol::{Count, ReloadStage, Reply, Verdict};
+use prefork::control::protocol::{Count, Departed, ReloadStage, Reply, Verdict};
 use prefork::log::counted;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest time for a master to accept a command.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -70,6 +70,10 @@ pub fn execute(servers: Vec<Server>, request: &Request, wait: &Wait) -> Result<(
 
 /// Gives a command to a server and prints the outcome.
 fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Failure> {
+    let waits_for_old = *request == Request::Reload { wait: true };
+    // One that waits for old workers has asked before: nothing else is answered meanwhile.
+    let is_program =
+        if waits_for_old && !wait.no_wait { Some(server.status()?.module.is_none()) } else { None };
     server.send(request)?;
     let queued = match server.next(Some(PATIENCE))? {
         Reply::Accepted { queued } => queued,
@@ -84,6 +88,7 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
             &format!("accepted{when}"),
         );
     }
+    let until = wait.timeout.map(|timeout| Instant::now() + timeout);
     let reply = server.next(wait.timeout).map_err(|failure| match failure {
         Failure(TIMED_OUT, _) => {
             Failure(TIMED_OUT, format!("{}: not done within the timeout; it continues", server.title))
@@ -91,7 +96,14 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
         other => other,
     })?;
     match reply {
-        Reply::Reload(verdict) => reloaded(&mut server, wait, *request == Request::Upgrade {}, verdict),
+        Reply::Reload(verdict) => {
+            let is_program = match is_program {
+                Some(is_program) => is_program,
+                None => verdict.code.is_some() && server.status().is_ok_and(|status| status.module.is_none()),
+            };
+            let upgraded = *request == Request::Upgrade {};
+            reloaded(&mut server, wait, verdict, &About { upgraded, is_program, waits_for_old, until })
+        }
         Reply::Scaled { workers } => {
             report(&server, wait, json!({ "workers": workers }), &counted(workers as u64, "worker"))
         }
@@ -123,51 +135,109 @@ fn report(server: &Server, wait: &Wait, mut outcome: Value, text: &str) -> Resul
     print_json(&outcome)
 }
 
-fn reloaded(server: &mut Server, wait: &Wait, upgraded: bool, mut verdict: Verdict) -> Result<(), Failure> {
-    // What the code was read from is a module, unless the server has none.
-    let is_program = verdict.code.is_some() && server.status().is_ok_and(|status| status.module.is_none());
+/// What a verdict is printed with.
+struct About {
+    upgraded: bool,
+    /// True if the server has no module: what the code was read from is the program.
+    is_program: bool,
+    /// True if the end of old workers is waited for, and until when.
+    waits_for_old: bool,
+    until: Option<Instant>,
+}
+
+/// Waits for the end of old workers, and returns what has become of their connections.
+fn wait_for_old(server: &mut Server, until: Option<Instant>) -> Result<Departed, Failure> {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    match server.next(left) {
+        Ok(Reply::Gone { connections }) => Ok(connections),
+        Ok(other) => Err(server.unexpected(&other)),
+        Err(Failure(TIMED_OUT, _)) => {
+            let text =
+                format!("{}: old workers have not ended within the timeout; they continue", server.title);
+            Err(Failure(TIMED_OUT, text))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// Prints the verdict of a reload, and if that is wanted the end of the old workers.
+fn reloaded(server: &mut Server, wait: &Wait, mut verdict: Verdict, about: &About) -> Result<(), Failure> {
     match &mut verdict.code {
-        Some(code) if is_program => code::measure_program(code, server.pid),
+        Some(code) if about.is_program => code::measure_program(code, server.pid),
         Some(code) => code::measure_module(code),
         None => {}
     }
-    let (title, generation) = (&server.title, verdict.generation);
-    let Some(failure) = &verdict.failure else {
-        let program = if upgraded { "the new program has taken over; " } else { "" };
-        let code = match &verdict.code {
-            Some(code) if is_program && code.changed => {
-                format!(", but {} has changed since it was started; `prefork upgrade` takes it", code.path)
-            }
-            Some(code) if upgraded || !is_program => format!(", from {}", code::describe(code)),
-            _ => String::new(),
-        };
-        return report(
-            server,
-            wait,
-            json!(verdict),
-            &format!("{program}generation {generation} serves{code}"),
-        );
+    let connections = match verdict.connections.as_ref().map(ToString::to_string) {
+        Some(text) if !text.is_empty() => format!("; {text}"),
+        _ => String::new(),
     };
-    let text = match (upgraded, failure.stage) {
-        (true, ReloadStage::Trial) => format!("{title}: nothing has changed: the upgrade failed {failure}"),
-        (true, _) => format!(
-            "{title}: the new program has taken over, but its reload to generation {generation} was rolled back {failure}"
-        ),
-        (false, _) => format!("{title}: the reload to generation {generation} was rolled back {failure}"),
-    };
-    let rolled_back = Failure(ROLLED_BACK, text);
+    let rolled_back = rolled_back(&server.title, &verdict, about.upgraded, &connections);
     if wait.output.json {
         let mut outcome = json!(verdict);
-        outcome["error"] = super::error(&rolled_back);
+        let departed = about.waits_for_old.then(|| wait_for_old(server, about.until)).transpose();
+        if let Ok(Some(departed)) = &departed {
+            outcome["departed"] = json!(departed);
+        }
+        let failure = rolled_back.or(departed.err());
+        if let Some(failure) = &failure {
+            outcome["error"] = super::error(failure);
+        }
         report(server, wait, outcome, "")?;
+        return failure.map_or(Ok(()), |failure| {
+            complain(&failure);
+            Err(Failure(failure.0, String::new()))
+        });
     }
-    complain(&rolled_back);
-    if !wait.output.json {
-        for line in super::quote(&failure.stderr) {
-            let _ = writeln!(std::io::stderr(), "{line}");
+    match &rolled_back {
+        None => {
+            let text = serves(&verdict, about) + &connections;
+            print(&format!("{}: {text}\n", server.title))?;
+        }
+        Some(failure) => {
+            complain(failure);
+            let stderr = verdict.failure.as_ref().map_or(&[][..], |failure| &failure.stderr);
+            for line in super::quote(stderr) {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
         }
     }
-    Err(Failure(ROLLED_BACK, String::new()))
+    if about.waits_for_old {
+        match wait_for_old(server, about.until) {
+            Ok(departed) => {
+                let separator = if departed == Departed::default() { "" } else { ": " };
+                print(&format!("{}: the old workers have ended{separator}{departed}\n", server.title))?;
+            }
+            Err(failure) if rolled_back.is_none() => return Err(failure),
+            Err(failure) => complain(&failure),
+        }
+    }
+    rolled_back.map_or(Ok(()), |failure| Err(Failure(failure.0, String::new())))
+}
+
+/// `generation 2 serves, from /srv/shop.so (...)`
+fn serves(verdict: &Verdict, about: &About) -> String {
+    let program = if about.upgraded { "the new program has taken over; " } else { "" };
+    let code = match &verdict.code {
+        Some(code) if about.is_program && code.changed => {
+            format!(", but {} has changed since it was started; `prefork upgrade` takes it", code.path)
+        }
+        Some(code) if about.upgraded || !about.is_program => format!(", from {}", code::describe(code)),
+        _ => String::new(),
+    };
+    format!("{program}generation {} serves{code}", verdict.generation)
+}
+
+/// The failure of a reload or upgrade; `None` if it was committed.
+fn rolled_back(title: &str, verdict: &Verdict, upgraded: bool, connections: &str) -> Option<Failure> {
+    let (failure, generation) = (verdict.failure.as_ref()?, verdict.generation);
+    let text = match (upgraded, failure.stage) {
+        (true, ReloadStage::Trial) => format!("nothing has changed: the upgrade failed {failure}"),
+        (true, _) => format!(
+            "the new program has taken over, but its reload to generation {generation} was rolled back {failure}"
+        ),
+        (false, _) => format!("the reload to generation {generation} was rolled back {failure}"),
+    };
+    Some(Failure(ROLLED_BACK, format!("{title}: {text}{connections}")))
 }
 
 #[cfg(test)]

@@ -85,7 +85,12 @@ fn describe(stamped: &Stamped) -> String {
             let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
             format!("{worker} on {}{port}", address.host)
         }
-        Event::Exit { exit, reason, .. } => format!("{worker}: {reason}, {exit}"),
+        Event::Exit { exit, reason, connections, .. } => {
+            format!("{worker}: {reason}, {exit}{}", after(connections.as_deref()))
+        }
+        Event::Gone { generation, connections } => {
+            format!("every worker of generation {generation} has ended{}", after(Some(connections)))
+        }
         Event::Message { kind, size, .. } => {
             let before = match stamped.left_out {
                 0 => String::new(),
@@ -94,10 +99,10 @@ fn describe(stamped: &Stamped) -> String {
             format!("{worker}: type {kind}, {}{before}", counted(*size as u64, "byte"))
         }
         Event::Error { text } => text.clone(),
-        Event::Reload { generation, failure, .. } => {
+        Event::Reload { generation, failure, connections, .. } => {
             let state = stamped.event.name().trim_start_matches("reload ");
             let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
-            format!("to generation {generation} {state}{why}")
+            format!("to generation {generation} {state}{why}{}", after(connections.as_deref()))
         }
         Event::Stopped { killed: 0 } => "every worker has ended".into(),
         Event::Stopped { killed } => {
@@ -105,6 +110,14 @@ fn describe(stamped: &Stamped) -> String {
         }
         Event::Other => "an event that this version of prefork does not know".into(),
         _ => worker,
+    }
+}
+
+/// What is told of connections, behind the rest of a line; empty if there is nothing.
+fn after(connections: Option<&impl ToString>) -> String {
+    match connections.map(ToString::to_string) {
+        Some(text) if !text.is_empty() => format!("; {text}"),
+        _ => String::new(),
     }
 }
 

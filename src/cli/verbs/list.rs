@@ -7,6 +7,7 @@ use crate::cli::{Failure, NO_SUCH};
 use prefork::{ServerState, Status, WorkerState, WorkerStatus};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::time::Duration;
 
 const SERVERS: &[Column<Listed>] = &[
     ("NAME", false, |s| Some(s.name.clone())),
@@ -18,6 +19,7 @@ const SERVERS: &[Column<Listed>] = &[
     ("UPTIME", true, |s| Some(time(s.status.as_ref()?.uptime))),
     ("REQUESTS", true, |s| Some(s.status.as_ref()?.totals.requests.to_string())),
     ("MEMORY", true, |s| s.status.as_ref()?.memory.map(bytes)),
+    ("OLD", false, |s| leaving(s.status.as_ref()?)),
     ("ADDRESSES", false, |s| Some(s.status.as_ref()?.addresses.join(" "))),
 ];
 
@@ -27,9 +29,12 @@ const WORKERS: &[Column<WorkerStatus>] = &[
     ("GEN", true, |w| Some(w.worker.generation.to_string())),
     ("PID", true, |w| Some(w.worker.pid.to_string())),
     ("STATE", false, |w| Some(w.state.to_string())),
+    ("ENDS IN", true, |w| w.within.map(time)),
     ("AGE", true, |w| Some(time(w.age))),
     ("IN FLIGHT", true, |w| Some(w.in_flight.to_string())),
     ("IDLE", true, |w| Some(w.idle.to_string())),
+    ("STREAMS", true, |w| Some(w.streams.to_string())),
+    ("KEPT", true, |w| Some(w.kept_responses.to_string())),
     ("QUEUED", true, |w| Some(w.queued.to_string())),
     ("REQUESTS", true, |w| Some(w.requests.to_string())),
     ("ERRORS", true, |w| Some(w.errors.to_string())),
@@ -74,6 +79,16 @@ fn summary(listed: &Listed) -> Value {
         fields.insert("answers".into(), listed.status.is_some().into());
     }
     summary
+}
+
+/// The workers that finish what they have, how many connections that is, and the longest time they have: `2, 5 in flight, 29s`.
+fn leaving(s: &Status) -> Option<String> {
+    let leaving = || s.workers.iter().filter(|w| w.state == WorkerState::Draining);
+    let workers = leaving().count();
+    let connections: u64 = leaving().map(|w| u64::from(w.in_flight)).sum();
+    let within = leaving().map(|w| w.within).max_by_key(|within| within.unwrap_or(Duration::MAX))?;
+    let within = within.map_or_else(|| "no limit".into(), time);
+    Some(format!("{workers}, {connections} in flight, {within}"))
 }
 
 fn server_colour(server: &Listed) -> Colour {

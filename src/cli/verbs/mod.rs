@@ -37,10 +37,15 @@ pub enum Verb {
     ///
     /// One new worker starts first. When it is ready the others follow, and each old one finishes its connections. If a new
     /// worker cannot start, the old ones stay, the reason is printed, and the exit status is 4. A reload in progress is
-    /// finished first.
+    /// finished first. The outcome says how many connections went to other workers, and how many stay with old ones,
+    /// which have the server's drain-timeout to finish them.
     Reload {
         #[command(flatten)]
         server: Server,
+        /// Wait until the old workers have ended too, and print what has become of their connections. The exit status is
+        /// that of the reload; --timeout is for both
+        #[arg(long = "wait", conflicts_with = "no_wait")]
+        old: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -190,8 +195,8 @@ fn execute(verb: Verb, before: Option<String>) -> Result<(), Failure> {
             list::ls(find::listed(name.as_deref(), server.id.as_deref())?, output.json)
         }
         Verb::Show { target, output } => list::show(resolve(target)?, output.json),
-        Verb::Reload { server, wait } => {
-            commands::execute(select(server.name, server.id)?, &Request::Reload {}, &wait)
+        Verb::Reload { server, old, wait } => {
+            commands::execute(select(server.name, server.id)?, &Request::Reload { wait: old }, &wait)
         }
         Verb::Upgrade { server, wait } => {
             commands::execute(select(server.name, server.id)?, &Request::Upgrade {}, &wait)

@@ -1,8 +1,11 @@
 //! One client of the control socket: its requests, the replies to it, and what it awaits. It never blocks the master, and
 //! its buffers are bounded.
 
-use crate::control::protocol::{self, MAX_REQUEST, Refusal, RefusalKind, Reply, Request, write_line};
+use crate::control::protocol::{
+    self, MAX_REQUEST, Refusal, RefusalKind, ReloadState, Reply, Request, Verdict, write_line,
+};
 use crate::error::Error;
+use crate::event::{Departed, Event};
 use crate::ids::{Generation, WorkerId};
 use crate::master::kept::{Kept, KeptFd};
 use crate::sys::peer::Peer;
@@ -36,6 +39,10 @@ pub enum Awaits {
     Stop,
     /// Every event.
     Events,
+    /// As [`Awaits::Reload`], and then the end of the old workers.
+    ReloadAndOld(Option<Generation>),
+    /// The end of the workers of all generations before this one, if it was committed, or else of this one.
+    Gone { generation: Generation, is_committed: bool },
 }
 
 /// A client, for the program that takes over in an upgrade.
@@ -44,6 +51,8 @@ pub struct SavedClient {
     socket: KeptFd,
     peer: (i32, u32),
     awaits: Awaits,
+    #[serde(default)]
+    departed: Departed,
     inbox: Vec<u8>,
     unsent: Vec<u8>,
     left_out: u64,
@@ -55,6 +64,8 @@ pub struct Client {
     pub socket: OwnedFd,
     pub peer: Peer,
     pub awaits: Awaits,
+    /// What has become of the connections of old workers while it waited for the end of these.
+    pub departed: Departed,
     /// True if it has closed the connection; requests that it sent before are still executed.
     pub hung_up: bool,
     inbox: Vec<u8>,
@@ -78,6 +89,7 @@ impl Client {
             socket,
             peer,
             awaits: Awaits::Nothing,
+            departed: Departed::default(),
             hung_up: false,
             inbox: Vec::new(),
             out: Vec::new(),
@@ -97,6 +109,7 @@ impl Client {
             socket: kept.keep(self.socket.as_fd()),
             peer: (self.peer.pid, self.peer.uid),
             awaits: self.awaits,
+            departed: self.departed,
             inbox: self.inbox.clone(),
             unsent: self.out[self.sent..].to_vec(),
             left_out: self.left_out,
@@ -112,6 +125,7 @@ impl Client {
         let awaits = if saved.awaits == Awaits::Upgrade { Awaits::Reload(None) } else { saved.awaits };
         Ok(Self {
             awaits,
+            departed: saved.departed,
             inbox: saved.inbox,
             out: saved.unsent,
             left_out: saved.left_out,
@@ -154,6 +168,32 @@ impl Client {
         self.broken |= write_line(reply, &mut self.out).is_err();
         self.deadline = now + PATIENCE;
         self.flush();
+    }
+
+    /// Notes the part of an event that matters to what it awaits.
+    pub fn note(&mut self, event: &Event) {
+        match (&mut self.awaits, event) {
+            (
+                Awaits::Reload(begun @ None) | Awaits::ReloadAndOld(begun @ None),
+                Event::Reload { state: ReloadState::Started, generation, .. },
+            ) => *begun = Some(Generation(*generation)),
+            (
+                Awaits::ReloadAndOld(_) | Awaits::Gone { .. },
+                Event::Exit { connections: Some(connections), .. },
+            ) => self.departed.add(**connections),
+            _ => {}
+        }
+    }
+
+    /// Gives the client a verdict; it goes on to wait for the end of old workers if it wants that.
+    pub fn finish_reload(&mut self, verdict: Verdict, now: Time) {
+        let wants_old = matches!(self.awaits, Awaits::ReloadAndOld(_));
+        let generation = Generation(verdict.generation);
+        let is_committed = verdict.outcome == ReloadState::Committed;
+        self.finish(&Reply::Reload(verdict), now);
+        if wants_old {
+            self.awaits = Awaits::Gone { generation, is_committed };
+        }
     }
 
     /// Gives the client the reply that it awaits.
@@ -276,7 +316,7 @@ mod tests {
         client.awaits = Awaits::Stop;
         assert!(client.next_request().is_none());
         client.awaits = Awaits::Nothing;
-        assert_eq!(client.next_request(), Some(Ok(Request::Reload {})));
+        assert_eq!(client.next_request(), Some(Ok(Request::Reload { wait: false })));
         assert!(!client.is_over());
         peer.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(client.next_request().is_none() && client.is_over());

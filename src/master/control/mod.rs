@@ -18,7 +18,7 @@ use crate::control::protocol::{
     Count, Hello, Refusal, RefusalKind, Reply, Request, Stamped, VERSION, Verdict, write_line,
 };
 use crate::error::Error;
-use crate::event::{Event, Reason, ReloadFailure, ReloadStage, ReloadState};
+use crate::event::{Departed, Event, Reason, ReloadFailure, ReloadStage, ReloadState};
 use crate::ids::{Generation, WorkerId};
 use crate::log::{counted, log};
 use crate::sys::peer::{self, Peer};
@@ -169,7 +169,8 @@ impl ControlServer {
                 stderr: Vec::new(),
             };
             let (outcome, generation) = (ReloadState::RolledBack, life.generation().0);
-            let verdict = || Verdict { outcome, generation, failure: Some(failure), code: None };
+            let verdict =
+                || Verdict { outcome, generation, failure: Some(failure), code: None, connections: None };
             (awaits == Awaits::Upgrade).then(|| Reply::Reload(verdict()))
         });
     }
@@ -235,12 +236,27 @@ impl ControlServer {
         if !matches!(event, Event::Setup { .. }) {
             self.send(event, now);
         }
-        if let Event::Reload { state: ReloadState::Started, generation, .. } = *event {
-            for client in self.clients.iter_mut().flatten().filter(|c| c.awaits == Awaits::Reload(None)) {
-                client.awaits = Awaits::Reload(Some(Generation(generation)));
-            }
+        for client in self.clients.iter_mut().flatten() {
+            client.note(event);
         }
         self.answer_waiting(now, |awaits| end_in(event, awaits, life).or_else(|| outcome(awaits, life)));
+    }
+
+    /// Answers the clients that wait for the end of old workers, if these have ended.
+    pub fn answer_gone(&mut self, life: &Lifecycle, now: Time) {
+        let has = |is_old: &dyn Fn(Generation) -> bool| life.workers().iter().any(|w| is_old(w.generation));
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client else { continue };
+            let Awaits::Gone { generation, is_committed } = client.awaits else { continue };
+            let is_left = match is_committed {
+                true => has(&|of| of < generation),
+                false => has(&|of| of == generation),
+            };
+            if !is_left {
+                client.finish(&Reply::Gone { connections: client.departed }, now);
+                self.pending |= 1 << index;
+            }
+        }
     }
 
     /// True if a client follows events.
@@ -261,10 +277,8 @@ impl ControlServer {
     pub fn close(&mut self, killed: u32, now: Time) {
         self.answer_waiting(now, |awaits| match awaits {
             Awaits::Stop => Some(Reply::Stopped { killed }),
-            Awaits::Reload(_) | Awaits::Upgrade | Awaits::Scale { .. } | Awaits::Drain(_) => {
-                Some(Reply::Error(failed("the server has stopped")))
-            }
             Awaits::Nothing | Awaits::Events => None,
+            _ => Some(Reply::Error(failed("the server has stopped"))),
         });
     }
 
@@ -387,9 +401,11 @@ impl ControlServer {
                 client.awaits = Awaits::Events;
                 return Ok(Command::Follow);
             }
-            Request::Reload {} => {
+            Request::Reload { wait } => {
                 refuse_if_stopping(life)?;
-                (Command::Reload, Awaits::Reload(None), "reload".to_owned())
+                client.departed = Departed::default();
+                let awaits = if wait { Awaits::ReloadAndOld(None) } else { Awaits::Reload(None) };
+                (Command::Reload, awaits, "reload".to_owned())
             }
             Request::Upgrade {} => {
                 refuse_if_stopping(life)?;
@@ -414,7 +430,8 @@ impl ControlServer {
             }
         };
         log!("control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
-        let queued = awaits == Awaits::Reload(None) && life.must_reload_wait();
+        let is_reload = matches!(awaits, Awaits::Reload(None) | Awaits::ReloadAndOld(None));
+        let queued = is_reload && life.must_reload_wait();
         client.reply(&Reply::Accepted { queued }, now);
         client.awaits = awaits;
         Ok(command)
@@ -426,7 +443,10 @@ impl ControlServer {
             if let Some(client) = client
                 && let Some(reply) = end(client.awaits)
             {
-                client.finish(&reply, now);
+                match reply {
+                    Reply::Reload(verdict) => client.finish_reload(verdict, now),
+                    reply => client.finish(&reply, now),
+                }
                 // It may have sent another request already.
                 self.pending |= 1 << index;
             }
@@ -461,9 +481,10 @@ impl ControlServer {
 /// The reply for a client if this event ends its wait.
 fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
     match (awaits, event) {
-        (Awaits::Reload(Some(Generation(generation))), _) => {
-            Verdict::of(event).filter(|v| v.generation == generation).map(Reply::Reload)
-        }
+        (
+            Awaits::Reload(Some(Generation(generation))) | Awaits::ReloadAndOld(Some(Generation(generation))),
+            _,
+        ) => Verdict::of(event).filter(|v| v.generation == generation).map(Reply::Reload),
         (Awaits::Drain(WorkerId(id)), Event::Exit { worker, exit, reason, .. }) if worker.id == id => {
             let killed = *reason == Reason::DrainTimeout;
             Some(Reply::Drained { worker: id, exit: *exit, killed })
@@ -486,7 +507,11 @@ fn end_in(event: &Event, awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
 /// The reply for a client if its condition is met by now, or can no longer be met.
 fn outcome(awaits: Awaits, life: &Lifecycle) -> Option<Reply> {
     match awaits {
-        Awaits::Reload(None) | Awaits::Upgrade | Awaits::Scale { .. } if life.is_stopping() => Some(Reply::Error(stopping())),
+        Awaits::Reload(None) | Awaits::ReloadAndOld(None) | Awaits::Upgrade | Awaits::Scale { .. }
+            if life.is_stopping() =>
+        {
+            Some(Reply::Error(stopping()))
+        }
         Awaits::Scale { to, .. } if life.slots() != to => {
             let wanted = counted(life.slots() as u64, "worker");
             Some(Reply::Error(failed(format!("superseded by a scale to {wanted}"))))

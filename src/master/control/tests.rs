@@ -96,7 +96,7 @@ impl Drop for Fixture {
 }
 
 fn reload(state: ReloadState, generation: u32) -> Event {
-    Event::Reload { state, generation, failure: None, code: None }
+    Event::Reload { state, generation, failure: None, code: None, connections: None }
 }
 
 fn worker(id: u32, slot: u32) -> WorkerInfo {
@@ -110,6 +110,7 @@ fn exit(id: u32, slot: u32, reason: Reason) -> Event {
         reason,
         intended: reason.is_intended(),
         stderr: Vec::new(),
+        connections: None,
     }
 }
 

@@ -148,5 +148,5 @@ fn failed(stage: ReloadStage, reason: String, worker: Option<u32>) -> ReloadFail
 }
 
 fn tell(state: ReloadState, generation: Generation, failure: Option<ReloadFailure>) -> Action {
-    Action::Tell(Event::Reload { state, generation: generation.0, failure, code: None })
+    Action::Tell(Event::Reload { state, generation: generation.0, failure, code: None, connections: None })
 }

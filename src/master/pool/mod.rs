@@ -16,6 +16,7 @@ mod system;
 mod workers;
 
 use crate::config::{Accept, Config};
+use crate::event::Departed;
 use crate::handoff::{Given, Origin};
 use crate::ids::{Generation, Page, WorkerId};
 use crate::sys::time::Time;
@@ -68,6 +69,8 @@ pub struct Removed {
     pub queued: u64,
     /// Connections that it had in progress.
     pub lost: u64,
+    /// What has become of the others since it was told to finish, if it was.
+    pub departed: Option<Departed>,
 }
 
 /// Which worker has which connection.
@@ -259,7 +262,7 @@ impl<S: System> Pool<S> {
         let entry = self.workers.remove(page)?;
         // Not by its own count, which it may not have kept: a signal can end it as the call returns that takes a connection.
         let queued = entry.queue.waiting().unwrap_or_else(|_| entry.queued());
-        let in_flight = u64::from(entry.in_flight());
+        let (in_flight, departed) = (u64::from(entry.in_flight()), entry.departed());
         if !broken!(self, QueueOfTheDeadForgotten) {
             self.add_return(Return::OfDeadWorker(entry.id, entry.queue));
         }
@@ -267,7 +270,7 @@ impl<S: System> Pool<S> {
         if lost > 0 {
             self.be_cautious(AFTER_A_LOSS);
         }
-        Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost })
+        Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost, departed })
     }
 
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.

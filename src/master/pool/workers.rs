@@ -5,9 +5,10 @@
 
 use super::{Link, Queue, System};
 use crate::config::MAX_WORKERS;
-use crate::event::{Kind, Totals};
+use crate::event::{Departed, Kind, Totals};
 use crate::ids::{Generation, Page, Slot, WorkerId};
 use crate::scoreboard::Word;
+use crate::sys::time::Time;
 use std::time::SystemTime;
 
 /// The number of pages: for every worker, a successor of each, and as many again that drain.
@@ -55,7 +56,23 @@ pub struct WorkerEntry<S: System> {
     pub watched: bool,
     /// The start of its call (milliseconds) that was last reported to the lifecycle.
     pub busy_reported: u64,
+    /// What it had finished when it was told to; `None` until then.
+    pub drain: Option<Finished>,
 }
+
+/// What a worker that leaves had finished when it was told to.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished {
+    /// When it was told.
+    pub since: Time,
+    /// True if it has given back what it could.
+    pub settled: bool,
+    /// Its [`PARTS`] then.
+    before: [u64; 5],
+}
+
+/// The words that say what has become of the connections of a worker.
+const PARTS: [Word; 5] = [Word::Finished, Word::Moved, Word::HandedOver, Word::TakenBack, Word::Cut];
 
 impl<S: System> WorkerEntry<S> {
     /// How its handler takes connections of a listener; `None` until it is ready.
@@ -99,6 +116,7 @@ impl<S: System> WorkerEntry<S> {
             born_large: None,
             watched: false,
             busy_reported: 0,
+            drain: None,
         }
     }
 
@@ -156,6 +174,39 @@ impl<S: System> WorkerEntry<S> {
     /// Connections given to it and not taken yet.
     pub fn queued(&self) -> u64 {
         self.not_yet(Word::Taken).into()
+    }
+
+    /// Notes that it is told to finish.
+    pub fn begin_drain(&mut self, now: Time) {
+        let before = PARTS.map(|word| self.link.count(word));
+        self.drain.get_or_insert(Finished { since: now, settled: false, before });
+    }
+
+    /// What has become of its connections since it was told to finish; `None` if it was not.
+    pub fn departed(&self) -> Option<Departed> {
+        let before = self.drain?.before;
+        let mut since = PARTS.map(|word| self.link.count(word));
+        // Whatever it has written: not so many that a sum has no meaning.
+        let most = u64::from(u32::MAX);
+        since.iter_mut().zip(before).for_each(|(now, before)| *now = now.wrapping_sub(before).min(most));
+        let [finished, moved, given_away, taken_back, cut] = since;
+        let elsewhere = moved.saturating_add(given_away).saturating_add(cut);
+        Some(Departed {
+            moved,
+            handed_over: given_away.saturating_sub(taken_back),
+            ended: finished.saturating_sub(elsewhere),
+            cut,
+            lost: 0,
+        })
+    }
+
+    /// The connections it has taken and not finished: requests, kept responses, streams.
+    pub fn kinds(&self) -> (u64, u64, u64) {
+        let taken = u64::from(self.in_flight()).saturating_sub(self.queued());
+        // Whatever it has written: no more than it can have.
+        let streams = self.link.count(Word::Streams).min(taken);
+        let later = self.link.count(Word::Later).min(taken - streams);
+        (taken - streams - later, later, streams)
     }
 
     /// A number that changes whenever the worker finds something in its queue.

@@ -174,6 +174,7 @@ impl Master {
             }
             Stage::Passed if self.lifecycle.is_at_rest() => {
                 self.scheduling.end_own();
+                self.tell_verdict();
                 // Returns only if it has failed.
                 let e = self.execute_program();
                 self.give_up_upgrade(&format!("execute {}: {e}", self.upgrade.path.display()));
@@ -305,6 +306,13 @@ impl Master {
         }
         for worker in &saved.lifecycle.workers {
             self.pool.watch_returns(worker.id, &self.poll);
+            if worker.draining
+                && let Some(entry) = self.pool.workers.get_mut(worker.id)
+            {
+                entry.begin_drain(self.clock.now);
+                // It has told the former program.
+                entry.drain.iter_mut().for_each(|drain| drain.settled = true);
+            }
             if !worker.draining {
                 self.pool.workers.admit(worker.id);
             }

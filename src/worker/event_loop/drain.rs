@@ -3,6 +3,8 @@
 use super::{Context, EventLoop, context};
 use crate::event::Kind;
 use crate::handoff;
+use crate::message::Notice;
+use crate::scoreboard::Word;
 use crate::worker::engine::Deadline;
 use crate::worker::failure::report_panic;
 use crate::worker::table::Protocol;
@@ -72,6 +74,16 @@ impl EventLoop<'_> {
         }
     }
 
+    /// Tells the master that this worker has given back what it could when it was told to drain, so that the master knows what stays.
+    pub(super) fn tell_given_back(&mut self) {
+        let orders = &self.channel.orders;
+        let is_done = orders.hands_back && orders.keep.is_none() && self.moves.are_done();
+        if is_done && !std::mem::replace(&mut self.has_given_back, true) {
+            // This fails if the master is gone.
+            let _ = self.worker.messages().notify(&Notice::GaveBack);
+        }
+    }
+
     /// Hands connections back to the master, all or none; false if they are no HTTP connections, or if the channel is full.
     pub(super) fn hand_back(&mut self, indexes: &[u32]) -> bool {
         let connections = indexes.iter().filter_map(|index| self.table.http(*index));
@@ -85,6 +97,8 @@ impl EventLoop<'_> {
             }
             return false;
         }
+        // Before they count as finished.
+        self.worker.info.page.add(Word::Moved, indexes.len() as u64);
         for &index in indexes {
             let row = self.table.row(index);
             if row.interest.is_some() {

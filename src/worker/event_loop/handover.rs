@@ -47,6 +47,11 @@ impl Moves {
         self.leaving.is_empty() && self.unsettled == 0
     }
 
+    /// True if no stream is left that may go.
+    pub(super) fn are_done(&self) -> bool {
+        self.are_settled() && self.ask_from.is_none()
+    }
+
     /// True if the loop has something to do here that no event tells.
     pub(super) fn wait_for_channel(&self) -> bool {
         !self.leaving.is_empty()
@@ -190,6 +195,7 @@ impl EventLoop<'_> {
         }
         let Protocol::Stream(conn) = self.table.remove(index) else { return None };
         self.worker.info.conns.remove(conn.id());
+        self.worker.info.page.take_one(Word::Streams);
         self.worker.info.topics.forget(conn.id());
         conn.set_over();
         drop_user(&conn, context!(self));
@@ -247,6 +253,7 @@ impl EventLoop<'_> {
         let Some(stream) = origin.stream else { return };
         if stream.is_refused {
             self.moves.unsettled = self.moves.unsettled.saturating_sub(1);
+            self.worker.info.page.add(Word::TakenBack, 1);
         }
         let is_last = stream.is_refused || stream.giver.is_none();
         let Some(refused) = self.arrive(passed, origin.listener, is_last) else {
@@ -281,6 +288,7 @@ impl EventLoop<'_> {
                 let index = self.table.insert(Protocol::Stream(Rc::clone(&conn)), listener);
                 conn.set_token(self.table.token(index));
                 self.worker.info.conns.add(&conn);
+                self.worker.info.page.add(Word::Streams, 1);
                 for topic in &state.topics {
                     self.worker.info.topics.subscribe(&conn, topic);
                 }
@@ -288,7 +296,6 @@ impl EventLoop<'_> {
                     if is_last && self.channel.orders.is_draining() {
                         conn.set_stays();
                     }
-                    self.ask_stream(index);
                     self.run(index, Cause::Readable { ended: false });
                     return None;
                 }

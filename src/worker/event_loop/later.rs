@@ -3,6 +3,7 @@
 
 use super::{Cause, Context, EventLoop, context};
 use crate::log::log;
+use crate::scoreboard::Word;
 use crate::worker::engine::Next;
 use crate::worker::http::Response;
 use crate::worker::http::exchange::Exchange;
@@ -25,6 +26,7 @@ impl EventLoop<'_> {
         let Protocol::Http(fd, conn) = std::mem::replace(&mut row.protocol, Protocol::Free) else { return };
         let answering = Answering::new(fd, conn, exchange, token, &self.touched);
         row.protocol = Protocol::Later(Box::new(answering));
+        self.worker.info.page.add(Word::Later, 1);
         let Protocol::Later(answering) = &mut row.protocol else { return };
         match self.http.serve_later(answering, context!(self)) {
             // In the next turn: a client that sends thousands of requests at once would have each begin within the one before.
@@ -71,6 +73,7 @@ impl EventLoop<'_> {
             && let Some((fd, conn)) = answering.into_http()
         {
             row.protocol = Protocol::Http(fd, conn);
+            self.worker.info.page.take_one(Word::Later);
         }
     }
 

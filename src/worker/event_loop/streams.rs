@@ -2,6 +2,7 @@
 
 use super::{Cause, Context, EventLoop, KEPT_CONNS, context};
 use crate::ids::ListenerId;
+use crate::scoreboard::Word;
 use crate::worker::conn::{Conn, Style};
 use crate::worker::engine::Next;
 use crate::worker::table::Protocol;
@@ -39,6 +40,7 @@ impl EventLoop<'_> {
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
         conn.set_token(token);
         self.worker.info.conns.add(conn);
+        self.worker.info.page.add(Word::Streams, 1);
         match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
             Next::Linger => self.linger(index),
@@ -113,6 +115,7 @@ impl EventLoop<'_> {
 
     pub(super) fn end_stream(&mut self, conn: Rc<Conn>) -> Option<OwnedFd> {
         self.worker.info.conns.remove(conn.id());
+        self.worker.info.page.take_one(Word::Streams);
         self.worker.info.topics.forget(conn.id());
         let fd = self.stream.end(&conn, context!(self));
         self.keep_conn(conn);

@@ -364,6 +364,7 @@ impl Lifecycle {
                         generation: generation.0,
                         failure: None,
                         code: None,
+                        connections: None,
                     }),
                 ]);
             }
