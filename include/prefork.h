@@ -1273,6 +1273,16 @@ prefork_conn *prefork_conn_find(prefork_worker *worker, uint64_t id);
 int prefork_worker_each_conn(prefork_worker *worker, int (*each)(prefork_conn *conn, void *arg), void *arg);
 
 /**
+ * Why a stream has ended, for `on_close`, or is about to: one of `enum prefork_end`.
+ *
+ * Returns it; PREFORK_END_NONE as long as nothing ends the stream, in blocking style, outside of the worker's first
+ * thread, and if `conn` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+uint32_t prefork_conn_end_reason(const prefork_conn *conn);
+
+/**
  * Subscribes a stream to a topic: from now on it gets what any worker publishes to that name. Subscribing again does
  * nothing; the end of the connection ends its subscriptions.
  *
@@ -1439,7 +1449,7 @@ struct prefork_module {
      * connections only.
      */
     prefork_on_conn on_data;
-    /** A stream is over; nothing can be read or written any more. */
+    /** A stream is over; nothing can be read or written any more. `prefork_conn_end_reason()` says why. */
     prefork_on_conn on_close;
     /** The worker is being drained: it finishes what it has and takes nothing new. */
     prefork_on_worker on_drain;
@@ -1579,7 +1589,10 @@ typedef enum prefork_event_type {
      * `stderr_lines` has the end of its standard error.
      */
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
-    /** The run is over: the last worker was reaped. `killed` workers had to be killed. */
+    /**
+     * The run is over: the last worker was reaped. `killed` workers had to be killed, and `cut` connections were ended
+     * at the deadline of the others.
+     */
     PREFORK_EVENT_STOPPED = 13,
     /**
      * A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, gets
@@ -1608,7 +1621,7 @@ typedef enum prefork_reason {
     PREFORK_REASON_DRAIN = 5,
     /** It left by itself: `prefork_worker_leave()`, or SIGTERM to it from elsewhere. */
     PREFORK_REASON_LEFT = 6,
-    /** It had not finished in time and was killed. */
+    /** It had not ended at its deadline and was killed. */
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
     /** It hung in its handler and was killed. */
     PREFORK_REASON_HANG = 8,
@@ -2040,7 +2053,8 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
  *
  * Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
  *
- * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
+ * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
+ * `prefork_server_cut()` how many connections were cut);
  * PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
  * none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
  * reason.
@@ -2050,14 +2064,24 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
 int prefork_server_run(prefork_server *server);
 
 /**
- * The number of workers that the stop at the end of the last run had to kill, because they did not finish within the
- * setting `drain-timeout`; not those that a second request to stop has killed at once.
+ * The number of workers that the stop at the end of the last run had to kill, because they did not end by themselves
+ * after the setting `drain-timeout`; not those that a second request to stop has killed at once.
  *
  * Returns the number, or 0 if `server` is NULL.
  * Process: master.
  * Pointers: Borrows `server` until return.
  */
 uint32_t prefork_server_killed(const prefork_server *server);
+
+/**
+ * The number of connections that workers have ended unfinished in the stop at the end of the last run, because the
+ * setting `drain-timeout` was over.
+ *
+ * Returns the number, or 0 if `server` is NULL.
+ * Process: master.
+ * Pointers: Borrows `server` until return.
+ */
+uint64_t prefork_server_cut(const prefork_server *server);
 
 
 /* THE RUNNING SERVER: its loop, commands and queries
@@ -2190,8 +2214,8 @@ int prefork_server_fork(prefork_server *server, size_t count, const char *const 
 
 /**
  * Drains a worker: it finishes what it has and exits; its idle connections go to other workers. Its successor starts
- * at once. If it has not exited after `deadline_ms` milliseconds (0: forever; negative: the setting
- * `drain-timeout`), it is killed.
+ * at once. After `deadline_ms` milliseconds (0: forever; negative: the setting `drain-timeout`) it ends what it still
+ * has, and a second later it is killed.
  *
  * Returns PREFORK_OK, or PREFORK_GONE if there is no such worker.
  * Process: master, while it runs.

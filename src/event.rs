@@ -168,8 +168,11 @@ pub enum Event {
     },
     /// The run is over: the last worker was reaped.
     Stopped {
-        /// Workers that had to be killed because they did not finish within [`crate::Config::drain_timeout`].
+        /// Workers that had to be killed because they did not end by themselves after [`crate::Config::drain_timeout`].
         killed: u32,
+        /// Connections that workers have ended at that time.
+        #[cfg_attr(feature = "control", serde(default))]
+        cut: u64,
     },
     /// An event that this version does not know, from the control socket of a later one.
     #[cfg_attr(feature = "control", serde(other))]
@@ -239,7 +242,7 @@ named! {
         Drain = 5 => "drain",
         /// It left by itself.
         Left = 6 => "left",
-        /// It had not finished in time and was killed.
+        /// It had not ended at its deadline and was killed.
         DrainTimeout = 7 => "drain timeout",
         /// It hung in its handler and was killed.
         Hang = 8 => "hang",
@@ -444,9 +447,11 @@ pub struct Started {
 /// The end of a run: every worker was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Workers that the stop had to kill because they did not finish within [`crate::Config::drain_timeout`]; not those that a
+    /// Workers that the stop had to kill because they did not end by themselves after [`crate::Config::drain_timeout`]; not those that a
     /// second request to stop has killed at once.
     pub killed: u32,
+    /// Connections that workers have ended at that time, unfinished.
+    pub cut: u64,
 }
 
 /// A running server.

@@ -188,7 +188,7 @@ pub use server::{Running, Server};
 pub use sys::code::give_back as give_back_code;
 pub use sys::poll::Interest;
 pub use worker::Worker;
-pub use worker::conn::{Conn, Slow};
+pub use worker::conn::{Conn, EndReason, Slow};
 pub use worker::datagram::Datagram;
 pub use worker::handler::{Handler, Outcome, blocking, datagram, http, stream};
 pub use worker::http::{Later, Resume, Take};

@@ -371,8 +371,8 @@ impl Running {
         self.here()?.fork_worker(environment)
     }
 
-    /// Drains a worker and starts its successor at once. A worker that has not exited within `patience` (in whole milliseconds;
-    /// `None`: [`Config::drain_timeout`]; zero: forever) is killed, for [`crate::Reason::DrainTimeout`].
+    /// Drains a worker and starts its successor at once. After `patience` (in whole milliseconds; `None`: [`Config::drain_timeout`]; zero:
+    /// forever) it ends what it still has; a second later it is killed, for [`crate::Reason::DrainTimeout`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::Gone`]: there is no such worker.

@@ -10,8 +10,8 @@ use util::later::{FULL, GONE, LATE, UNKNOWN, ask, get, is_kept, keep, start, tel
 use util::random::Random;
 use util::{Client, Fault, comes_true, proc, wait_until};
 
-/// The exit code of a stop that had to kill workers.
-const TIMED_OUT: i32 = 5;
+/// The exit code of a stop that had to cut connections.
+const CUT: i32 = 6;
 
 fn events(by: &mut Client) -> String {
     ask(by, "/gone")
@@ -409,13 +409,13 @@ fn a_stop_waits_for_responses_that_are_kept() {
 #[test]
 fn a_stop_ends_at_its_deadline_whatever_is_kept() {
     let mut server = start(1).set("drain-timeout", "500ms").start();
-    server.says("killed");
+    server.says("has ended at its deadline, and 1 connection with it");
+    server.says("gone a");
     let mut by = server.connect();
     let mut client = keep(&server, &mut by, "a");
     server.signal(libc::SIGTERM);
     assert!(matches!(client.http_answer(), Err(Fault::Closed | Fault::Reset)));
-    server.may_say("lost");
-    server.ends_with(TIMED_OUT);
+    server.ends_with(CUT);
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn requests_in_both_generations_are_finished_by_a_stop() {
 fn a_stopped_worker_is_killed_at_the_drain_timeout_and_the_reload_ends() {
     for style in Style::ALL {
         let mut server = Start::new(style).set("drain-timeout", "400ms").start();
-        server.says("had not finished within the drain-timeout and was killed");
+        server.says("had not ended at its deadline and was killed");
         let still = server.worker_in(1);
         proc::freeze(still);
         server.reload();

@@ -98,7 +98,7 @@ fn tolerate(server: &mut Server) {
         "died: SIGSEGV",
         "before it was ready",
         "while draining: SIG",
-        "had not finished within the drain-timeout",
+        "had not ended at its deadline",
         "to drain: Broken pipe",
     ] {
         server.may_say(text);

@@ -237,6 +237,8 @@ static void happened(const prefork_event *e, void *state)
         printf(" %u %lu", e->message_type, (unsigned long)e->message_size);
     if (e->type == PREFORK_EVENT_STOPPED)
         printf(" %u", e->killed);
+    if (e->cut) /* of an exit or of the stop */
+        printf(" cut %lu", (unsigned long)e->cut);
     printf(" %s", e->text);
     if (e->type == PREFORK_EVENT_RELOAD_ROLLED_BACK)
         printf("; %u %s, %d %d", e->stage, e->stage_name, e->code, e->signal);
@@ -515,7 +517,7 @@ int main(int argc, char **argv)
             continue;
         status = prefork_server_step(server, 0);
         if (status <= 0)
-            printf("ended %d killed %u fd %d\n", status, prefork_server_killed(server),
-                   prefork_server_fd(server));
+            printf("ended %d killed %u fd %d cut %lu\n", status, prefork_server_killed(server),
+                   prefork_server_fd(server), (unsigned long)prefork_server_cut(server));
     }
 }

@@ -240,7 +240,7 @@ fn events_are_reported_in_order() {
         assert_eq!(host.ask("stop"), "stop 0");
         assert!(host.reads("event exit").ends_with("0 0 stop 1"));
         assert_eq!(host.reads("event"), "event stopped 0 0 0 0");
-        assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
+        assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4 cut 0");
         assert_eq!(host.ask("role"), "role 0");
         host.ends();
     }
@@ -357,7 +357,7 @@ fn an_exit_is_reported_with_its_reason() {
 
         // Drain timeout.
         let mut host = Host::start(language);
-        host.server.says("had not finished within the drain-timeout and was killed; 1 connection lost");
+        host.server.says("had not ended at its deadline and was killed; 1 connection lost");
         let (client, id) = host.at_gate("never");
         assert_eq!(host.ask(&format!("drain {id} 100")), "drain 0");
         assert!(host.reads("event disconnect").starts_with(&format!("event disconnect {id} ")));
@@ -668,16 +668,31 @@ fn an_exit_is_reported_as_intended_only_if_it_was() {
 fn a_stop_reports_how_many_workers_were_killed() {
     for language in [C, Rust] {
         let mut host = Host::with(language, &[("drain-timeout", "300ms")]);
-        host.server.says("had not finished within the drain-timeout and was killed");
+        host.server.says("had not ended at its deadline and was killed");
         let clients = [host.at_gate("never"), host.at_gate("never")];
         assert_eq!(host.ask("stop"), "stop 0");
         for _ in 0..2 {
             assert!(host.reads("event exit").ends_with("-1 9 drain timeout 1"));
         }
         assert_eq!(host.reads("event stopped"), "event stopped 0 0 0 2");
-        assert_eq!(host.reads("ended"), "ended 0 killed 2 fd -4");
+        assert_eq!(host.reads("ended"), "ended 0 killed 2 fd -4 cut 0");
         assert_eq!(proc::children(host.pid()), [0; 0], "the last pid is reaped by then");
         drop(clients);
+        host.ends();
+
+        // What does not hang ends by itself, and what it had is told.
+        let mut host = Host::with(language, &[("drain-timeout", "300ms")]);
+        host.server.says("has ended at its deadline, and 1 connection with it");
+        let mut client = host.connect();
+        client.ask("who").unwrap();
+        client.send(b"GET /who HT").unwrap();
+        host.server.has_read();
+        assert_eq!(host.ask("stop"), "stop 0");
+        let exits = [host.reads("event exit"), host.reads("event exit")];
+        assert!(exits.iter().any(|line| line.ends_with(" 0 0 stop 1 cut 1")), "{exits:?}");
+        assert_eq!(host.reads("event stopped"), "event stopped 0 0 0 0 cut 1");
+        assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4 cut 1");
+        drop(client);
         host.ends();
 
         // A second one does not wait.
@@ -752,7 +767,7 @@ fn servers_that_run_one_after_the_other_leave_nothing() {
         let mut left = Vec::new();
         for _ in 0..4 {
             assert_eq!(host.ask("stop"), "stop 0");
-            assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4");
+            assert_eq!(host.reads("ended"), "ended 0 killed 0 fd -4 cut 0");
             assert_eq!(proc::children(host.pid()), [0; 0]);
             left.push(host.ask("left"));
             host.seen.clear();

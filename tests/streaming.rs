@@ -274,7 +274,7 @@ fn a_stream_that_is_being_sent_is_finished_before_a_stop_or_reload_whoever_accep
 
 #[test]
 fn producers_are_told_before_their_worker_stops() {
-    // It has a tenth of a second before it is killed, which may be too little on a busy machine.
+    // It has a second before it is killed, which may be too little on a busy machine.
     let is_told = || {
         let mut server = start(1).set("drain-timeout", "500ms").start();
         server.may_say("gone w");

@@ -17,8 +17,8 @@ const NULL: i32 = -1;
 const STATE: i32 = -4;
 const LATE: i32 = -11;
 const GONE: i32 = -13;
-/// The exit code of a stop that had to kill workers.
-const TIMED_OUT: i32 = 5;
+/// The exit code of a stop that had to cut connections.
+const CUT: i32 = 6;
 
 fn compiled(path: &str) -> PathBuf {
     let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
@@ -341,9 +341,8 @@ fn a_stop_waits_for_the_rest_of_a_body() {
 #[test]
 fn a_stop_ends_at_its_deadline_whatever_has_not_come() {
     let mut server = start().set("drain-timeout", "500ms").start();
-    server.may_say("counts");
-    server.may_say("lost");
-    server.says("killed");
+    server.says("counts 2 0 2");
+    server.says("has ended at its deadline, and 2 connections with it");
     let mut by = server.connect();
     let mut client = half(&server, &mut by);
     let mut paused = server.connect();
@@ -353,7 +352,7 @@ fn a_stop_ends_at_its_deadline_whatever_has_not_come() {
     for client in [&mut client, &mut paused] {
         assert!(matches!(client.http_answer(), Err(Fault::Closed | Fault::Reset)));
     }
-    server.ends_with(TIMED_OUT);
+    server.ends_with(CUT);
 }
 
 #[test]

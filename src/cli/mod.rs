@@ -22,6 +22,7 @@ const USAGE: u8 = 2;
 const NO_SUCH: u8 = 3;
 const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
+const CUT: u8 = 6;
 /// `EX_CONFIG` (sysexits(3)), as a worker uses it.
 const MISCONFIGURED: u8 = 78;
 
@@ -55,8 +56,9 @@ const NOTES: [(&str, &str); 5] = [
     ),
     (
         "Exit status",
-        "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out; of a server: 5 if its stop had to\n\
-         kill workers at the drain-timeout, 78 if its first workers say by that code that their configuration is wrong",
+        "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out; of a server, and of `stop`: 5 if\n\
+         workers had to be killed at the drain-timeout, 6 if none had to be and connections were cut; of a server: 78 if its\n\
+         first workers say by that code that their configuration is wrong",
     ),
 ];
 
@@ -206,8 +208,16 @@ fn serve(mut about: About, mut server: Server) -> Result<(), Failure> {
         banner::print(started, &about);
     };
     let stopped = server.adopt_orphans().on_start(started).run()?;
-    // The log has said which.
-    if stopped.killed > 0 { Err(Failure(TIMED_OUT, String::new())) } else { Ok(()) }
+    self::stopped(stopped.killed, stopped.cut)
+}
+
+/// The exit status of a stop, of the server and of the verb. The log has said which.
+fn stopped(killed: u32, cut: u64) -> Result<(), Failure> {
+    match (killed, cut) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure(CUT, String::new())),
+        _ => Err(Failure(TIMED_OUT, String::new())),
+    }
 }
 
 /// Splits the handler from its arguments.

@@ -257,10 +257,12 @@ settings! {
     boot_timeout: Duration = Duration::from_secs(30), Time, "boot-timeout", "Timeouts", "TIME",
         "Until a new worker is ready",
         "Over it: the worker is killed; 0: no limit";
-    /// The longest time that a worker drains; then it is killed. Zero is forever.
+    /// The longest time that a worker drains, whatever for; then it ends what it still has: streams get [`crate::Handler::on_close`], and
+    /// what was written is sent as far as clients take it within half a second. A worker that has not ended a second later is killed.
+    /// Zero is forever.
     drain_timeout: Duration = Duration::from_secs(30), Time, "drain-timeout", "Timeouts", "TIME",
         "Until a draining worker has finished",
-        "Over it: the worker is killed; 0: no limit";
+        "Over it: it closes what it still has, and is killed a second later if it hangs; 0: no limit";
 
     @parts {
         /// The limits of a request.

@@ -117,8 +117,11 @@ pub enum Reply {
     },
     /// All workers have ended; the master ends next.
     Stopped {
-        /// The number of workers that did not finish in time and were killed.
+        /// The number of workers that did not end in time and were killed.
         killed: u32,
+        /// The number of connections that workers have ended at their deadline.
+        #[serde(default)]
+        cut: u64,
     },
     /// An event.
     Event(Stamped),

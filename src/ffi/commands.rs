@@ -188,8 +188,8 @@ pub unsafe extern "C" fn prefork_server_fork(
 }
 
 /// Drains a worker: it finishes what it has and exits; its idle connections go to other workers. Its successor starts
-/// at once. If it has not exited after `deadline_ms` milliseconds (0: forever; negative: the setting
-/// `drain-timeout`), it is killed.
+/// at once. After `deadline_ms` milliseconds (0: forever; negative: the setting `drain-timeout`) it ends what it still
+/// has, and a second later it is killed.
 ///
 /// Returns PREFORK_OK, or PREFORK_GONE if there is no such worker.
 /// Process: master, while it runs.

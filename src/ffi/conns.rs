@@ -56,6 +56,39 @@ pub unsafe extern "C" fn prefork_worker_each_conn(
     })
 }
 
+/// Why a stream has ended, or is about to. No number ever gets another meaning; later versions may have more.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum prefork_end {
+    /// Nothing ends it.
+    PREFORK_END_NONE = 0,
+    /// The client has ended its side, has gone or reset the connection.
+    PREFORK_END_CLIENT = 1,
+    /// The handler has closed it.
+    PREFORK_END_HANDLER = 2,
+    /// Reading or writing has failed, a callback has panicked, or the client has passed a limit: it has sent more than may
+    /// be unread (setting `max-body`), or was too slow for what is published (PREFORK_SLOW_CLOSE).
+    PREFORK_END_ERROR = 3,
+    /// The client was silent (setting `idle-timeout`) or took nothing (`write-timeout`) for too long.
+    PREFORK_END_TIMEOUT = 4,
+    /// The worker ends: its time to finish (setting `drain-timeout`) is over, or too many generations drain
+    /// (`max-draining`).
+    PREFORK_END_WORKER = 5,
+}
+
+/// Why a stream has ended, for `on_close`, or is about to: one of `enum prefork_end`.
+///
+/// Returns it; PREFORK_END_NONE as long as nothing ends the stream, in blocking style, outside of the worker's first
+/// thread, and if `conn` is NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_end_reason(conn: *const prefork_conn) -> u32 {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(conn) }?.end_reason().map_or(0, |reason| reason as u32)))
+}
+
 /// What becomes of a stream whose client reads too slowly for what is published to its topics.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,7 +38,8 @@ pub enum prefork_event_type {
     /// before. If a new worker failed, `id` is its number, `code` or `signal` say how it ended, and
     /// `stderr_lines` has the end of its standard error.
     PREFORK_EVENT_RELOAD_ROLLED_BACK = 12,
-    /// The run is over: the last worker was reaped. `killed` workers had to be killed.
+    /// The run is over: the last worker was reaped. `killed` workers had to be killed, and `cut` connections were ended
+    /// at the deadline of the others.
     PREFORK_EVENT_STOPPED = 13,
     /// A worker has sent the master a message; the callback of `prefork_server_on_message()`, called next, gets
     /// its bytes.
@@ -65,7 +66,7 @@ pub enum prefork_reason {
     PREFORK_REASON_DRAIN = 5,
     /// It left by itself: `prefork_worker_leave()`, or SIGTERM to it from elsewhere.
     PREFORK_REASON_LEFT = 6,
-    /// It had not finished in time and was killed.
+    /// It had not ended at its deadline and was killed.
     PREFORK_REASON_DRAIN_TIMEOUT = 7,
     /// It hung in its handler and was killed.
     PREFORK_REASON_HANG = 8,
@@ -275,7 +276,7 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
             }
         }
         Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (*kind, *size),
-        Event::Stopped { killed } => told.killed = *killed,
+        Event::Stopped { killed, cut } => (told.killed, told.cut) = (*killed, *cut),
         _ => {}
     }
     call(&raw const told);
@@ -348,7 +349,7 @@ mod tests {
         let types = include_str!("event.rs").lines().map(str::trim);
         let types = types.filter(|line| line.starts_with("PREFORK_EVENT_") && line.contains(" = "));
         assert_eq!(types.map(str::to_owned).collect::<BTreeSet<_>>(), rows);
-        let event = Event::Stopped { killed: 0 };
+        let event = Event::Stopped { killed: 0, cut: 0 };
         assert_eq!(event.row().0, prefork_event_type::PREFORK_EVENT_STOPPED as u32);
     }
 

@@ -126,7 +126,7 @@ pub struct prefork_module {
     /// left. Together with `on_request` it serves upgraded
     /// connections only.
     pub on_data: prefork_on_conn,
-    /// A stream is over; nothing can be read or written any more.
+    /// A stream is over; nothing can be read or written any more. `prefork_conn_end_reason()` says why.
     pub on_close: prefork_on_conn,
     /// The worker is being drained: it finishes what it has and takes nothing new.
     pub on_drain: prefork_on_worker,

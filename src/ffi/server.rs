@@ -30,6 +30,7 @@ pub struct prefork_server {
     is_busy: bool,
     messages: Messages,
     killed: u32,
+    cut: u64,
     error: CString,
 }
 
@@ -107,6 +108,7 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             is_busy: false,
             messages: Messages::default(),
             killed: 0,
+            cut: 0,
             error: CString::default(),
         })))
     })
@@ -540,7 +542,8 @@ pub unsafe extern "C" fn prefork_server_reply(
 ///
 /// Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
 ///
-/// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed);
+/// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
+/// `prefork_server_cut()` how many connections were cut);
 /// PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
 /// none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
 /// reason.
@@ -568,8 +571,8 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
     }
 }
 
-/// The number of workers that the stop at the end of the last run had to kill, because they did not finish within the
-/// setting `drain-timeout`; not those that a second request to stop has killed at once.
+/// The number of workers that the stop at the end of the last run had to kill, because they did not end by themselves
+/// after the setting `drain-timeout`; not those that a second request to stop has killed at once.
 ///
 /// Returns the number, or 0 if `server` is NULL.
 /// Process: master.
@@ -579,6 +582,19 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
 pub unsafe extern "C" fn prefork_server_killed(server: *const prefork_server) -> u32 {
     // SAFETY: `server` is NULL or lent to the caller.
     guard(|| Ok(unsafe { borrow(server) }?.killed))
+}
+
+/// The number of connections that workers have ended unfinished in the stop at the end of the last run, because the
+/// setting `drain-timeout` was over.
+///
+/// Returns the number, or 0 if `server` is NULL.
+/// Process: master.
+/// # Safety
+/// Borrows `server` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_cut(server: *const prefork_server) -> u64 {
+    // SAFETY: `server` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(server) }?.cut))
 }
 
 /// The refusal of a call.
@@ -637,7 +653,9 @@ impl prefork_server {
             Ok(None) => Ok(RUNNING),
             ended => {
                 self.running = None;
-                self.killed = ended?.map_or(self.killed, |stopped| stopped.killed);
+                if let Some(stopped) = ended? {
+                    (self.killed, self.cut) = (stopped.killed, stopped.cut);
+                }
                 Ok(prefork_status::PREFORK_OK as c_int)
             }
         }

@@ -5,7 +5,7 @@ use super::kept::Kept;
 use super::lifecycle::Lifecycle;
 use crate::config::Config;
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{Event, Stopped};
 use crate::sys::time::Time;
 use mio::{Events, Poll};
 
@@ -53,5 +53,5 @@ impl ControlServer {
         Time::NEVER
     }
 
-    pub fn close(&mut self, _: u32, _: Time) {}
+    pub fn close(&mut self, _: Stopped, _: Time) {}
 }

@@ -207,6 +207,7 @@ pub struct Lifecycle {
     /// The time at which the stop began.
     stop_began: Time,
     killed: u32,
+    cut: u64,
     /// The failure to start workers, if that goes on.
     shortage: Option<Shortage>,
 }
@@ -232,6 +233,7 @@ impl Lifecycle {
             stopping: None,
             stop_began: Time::NEVER,
             killed: 0,
+            cut: 0,
             shortage: None,
         }
     }
@@ -327,6 +329,11 @@ impl Lifecycle {
         self.killed
     }
 
+    /// The number of connections that workers have ended at their deadline during the stop.
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
     /// The generation that serves, or is being replaced.
     pub fn generation(&self) -> Generation {
         self.generation
@@ -414,7 +421,7 @@ impl Lifecycle {
 
     /// Takes a worker out of dispatch and has it finish; one that has not started to serve is killed.
     fn retire(&mut self, id: WorkerId, reason: Reason, patience: Duration, out: &mut Vec<Action>) {
-        let (now, deadline) = (self.now, self.now.deadline(patience));
+        let (now, deadline) = (self.now, self.kill_at(patience));
         let Some(w) = self.find_mut(id) else { return };
         match w.phase {
             Phase::Starting => self.kill(id, reason, out),
@@ -425,7 +432,7 @@ impl Lifecycle {
                 w.drains_since = now;
                 let worker = w.info();
                 out.push(Action::Withdraw(id));
-                out.push(Action::Drain(id));
+                out.push(Action::Drain(id, patience));
                 out.push(Action::Tell(Event::Disconnect { worker }));
             }
             Phase::Draining | Phase::Killed => {}
@@ -500,6 +507,7 @@ impl Lifecycle {
         }
         self.recycling.take_if(|recycling| *recycling == id);
         self.recycled.take_if(|recycled| *recycled == id);
+        self.cut += if self.stopping.is_some() { ended.cut } else { 0 };
         let worker = WorkerInfo { pid: ended.pid, ..w.info() };
         out.push(Action::TellExit { worker, ended, reason, restart });
     }

@@ -141,11 +141,11 @@ impl Master {
         if !self.lifecycle.has_stopped() || self.upgrade.has_trial() {
             return Ok(None);
         }
-        let killed = self.lifecycle.killed();
         self.tell_verdict();
-        self.publish(Event::Stopped { killed });
-        self.control.close(killed, self.clock.now);
-        Ok(Some(Stopped { killed }))
+        let stopped = Stopped { killed: self.lifecycle.killed(), cut: self.lifecycle.cut() };
+        self.publish(Event::Stopped { killed: stopped.killed, cut: stopped.cut });
+        self.control.close(stopped, self.clock.now);
+        Ok(Some(stopped))
     }
 
     /// Has [`Master::next_news`] return events too, from now on.

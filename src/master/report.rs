@@ -196,7 +196,7 @@ fn log_event(event: &Event, is_module: bool) {
 
 fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<Duration>) {
     let WorkerInfo { id, slot, pid, .. } = worker;
-    let Ended { exit, queued, lost, was_ready, .. } = ended;
+    let Ended { exit, queued, lost, was_ready, cut, .. } = ended;
     let why = ended.failure.clone().unwrap_or_else(|| exit.to_string());
     match reason {
         Reason::Crash | Reason::BootFailure | Reason::Hang | Reason::Killed => {
@@ -212,8 +212,12 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
             );
         }
         Reason::DrainTimeout => log!(
-            "worker {id} (slot {slot}, pid {pid}) had not finished within the drain-timeout and was killed; {} lost",
+            "worker {id} (slot {slot}, pid {pid}) had not ended at its deadline and was killed; {} lost",
             counted(*lost, "connection")
+        ),
+        _ if *exit == Exit::Code(0) && *cut > 0 => log!(
+            "worker {id} (slot {slot}, pid {pid}) has ended at its deadline, and {} with it",
+            counted(*cut, "connection")
         ),
         // At a stop the connections that it had not taken are lost too; without any, its death costs nothing.
         _ if *exit != Exit::Code(0) && *was_ready && (reason != Reason::Stop || lost + queued > 0) => log!(

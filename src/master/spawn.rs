@@ -224,6 +224,7 @@ impl Master {
             was_ready: removed.was_ready,
             queued: removed.queued,
             lost: removed.lost,
+            cut: removed.cut,
         }));
     }
 

@@ -45,7 +45,7 @@ impl Master {
                 }
             }
             Action::Withdraw(id) => self.pool.withdraw(id),
-            Action::Drain(id) => self.drain(id),
+            Action::Drain(id, patience) => self.drain(id, patience),
             Action::End(id) => self.order_drain(id, true, END_AT_ONCE),
             Action::KeepIdle(id) => {
                 // One that has ended is about to be reaped.
@@ -100,14 +100,14 @@ impl Master {
     }
 
     /// Orders a worker to drain. Unless the server stops, it hands back idle connections for the workers that stay.
-    fn drain(&mut self, id: WorkerId) {
+    fn drain(&mut self, id: WorkerId, patience: Duration) {
         let hand_back = !self.lifecycle.is_stopping();
         if let Some(worker) = self.pool.workers.get_mut(id) {
             worker.begin_drain(self.clock.now);
         }
         // Before the worker reads the notice: if its slot was scaled away, it takes all that waits at its own socket.
         self.divide_sockets();
-        self.order_drain(id, hand_back, Duration::ZERO);
+        self.order_drain(id, hand_back, patience);
     }
 
     /// Orders a worker to drain, and kills one that cannot be told.

@@ -62,6 +62,7 @@ pub struct Conn {
     /// The worker to which the handler transfers it.
     goes_to: Cell<Option<WorkerId>>,
     closing: Cell<bool>,
+    end_reason: Cell<Option<EndReason>>,
     broken: Cell<bool>,
     /// The last error of a call that is the client's fault.
     fault: RefCell<Option<String>>,
@@ -97,6 +98,25 @@ pub enum Slow {
     Skip,
     /// It is reset.
     Close,
+}
+
+/// Why a stream has ended, or is about to ([`Conn::end_reason`]). The numbers are those of `enum prefork_end` in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u32)]
+pub enum EndReason {
+    /// The client has ended its side, has gone or reset the connection.
+    Client = 1,
+    /// The handler has closed it.
+    Handler = 2,
+    /// Reading or writing has failed, a callback has panicked, or the client has passed a limit: it has sent more than may be unread
+    /// ([`crate::config::Limits::body`]), or was too slow for what is published ([`Slow::Close`]).
+    Error = 3,
+    /// The client was silent or took nothing for too long ([`crate::config::Timeouts`]).
+    Timeout = 4,
+    /// The worker ends: its time to finish ([`crate::Config::drain_timeout`]) is over, or too many generations drain
+    /// ([`crate::Config::max_draining`]).
+    Worker = 5,
 }
 
 /// What was written and the client has not taken.
@@ -154,6 +174,7 @@ impl Conn {
             stays: Cell::new(false),
             goes_to: Cell::new(None),
             closing: Cell::new(false),
+            end_reason: Cell::new(None),
             broken: Cell::new(false),
             fault: RefCell::default(),
             paused: Cell::new(false),
@@ -325,6 +346,7 @@ impl Conn {
             // Reset, as it cannot be told otherwise that this is not all.
             self.broken.set(true);
             self.closing.set(true);
+            self.note_end(EndReason::Error);
             *self.output.borrow_mut() = Output::default();
         }
         false
@@ -419,7 +441,26 @@ impl Conn {
     /// style, when the handler returns, as happens in any case.
     pub fn close(&self) {
         self.closing.set(true);
+        self.note_end(EndReason::Handler);
         self.touch();
+    }
+
+    /// As a stream: why it has ended, for [`crate::Handler::on_close`], or is about to; `None` as long as nothing ends it, and in blocking
+    /// style.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.end_reason.get()
+    }
+
+    /// Stream: notes why it ends, unless it ends already for another reason.
+    pub(crate) fn note_end(&self, reason: EndReason) {
+        if self.end_reason.get().is_none() && !self.is_blocking() {
+            self.end_reason.set(Some(reason));
+        }
+    }
+
+    /// Stream: this is why it ends, whatever had begun to end it.
+    pub(crate) fn set_end_reason(&self, reason: EndReason) {
+        self.end_reason.set(Some(reason));
     }
 
     /// As a stream: what becomes of it if what is published to its topics ([`crate::Worker::publish`]) comes faster than its client reads,

@@ -145,16 +145,14 @@ impl Deadlines {
         })
     }
 
-    /// Leaves idle connections only a short grace from now on: those that are idle, and those that will be.
+    /// Leaves idle HTTP connections only a short grace from now on: those that are idle, and those that will be.
     pub fn shorten_idle(&mut self, now: Time) {
-        for kind in [Deadline::Idle, Deadline::Quiet] {
-            let queue = &mut self.queues[kind as usize];
-            queue.length = if queue.length.is_zero() { DRAIN_GRACE } else { DRAIN_GRACE.min(queue.length) };
-            let mut index = queue.first;
-            while let Some(link) = self.links.get_mut(index as usize) {
-                link.expires = now + queue.length;
-                index = link.next;
-            }
+        let queue = &mut self.queues[Deadline::Idle as usize];
+        queue.length = if queue.length.is_zero() { DRAIN_GRACE } else { DRAIN_GRACE.min(queue.length) };
+        let mut index = queue.first;
+        while let Some(link) = self.links.get_mut(index as usize) {
+            link.expires = now + queue.length;
+            index = link.next;
         }
     }
 }
@@ -243,6 +241,6 @@ mod tests {
         let mut d = Deadlines::new(&times(), 1);
         d.set(0, Deadline::Quiet, false, at(0));
         d.shorten_idle(at(1000));
-        assert_eq!(d.next(), at(1500));
+        assert_eq!(d.next(), Time::NEVER, "a stream has its own end");
     }
 }

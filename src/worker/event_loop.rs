@@ -4,6 +4,7 @@
 //! close, it costs recvmsg, recv, send and close, and no more. Connections that stay are watched edge-triggered.
 
 mod drain;
+mod end;
 mod handover;
 mod later;
 mod room;
@@ -13,7 +14,7 @@ mod take;
 use super::WorkerSetup;
 use super::call::Context;
 use super::channel::{CHANNEL, Channel, LEAVE};
-use super::conn::Conn;
+use super::conn::{Conn, EndReason};
 use super::deadlines::Deadlines;
 use super::engine::{Deadline, Next};
 use super::handler::Handler;
@@ -98,6 +99,8 @@ pub struct EventLoop<'a> {
     is_closing_idle: bool,
     /// The master knows that this worker has given back what it could.
     has_given_back: bool,
+    /// The deadline has come: clients take what was written, and nothing else goes on.
+    is_ending: bool,
     /// The time from which on idle connections may be handed back, if the channel was full.
     hand_back_at: Time,
     /// The number of idle connections that the master knows of.
@@ -188,6 +191,7 @@ impl<'a> EventLoop<'a> {
             drain_begun: false,
             is_closing_idle: false,
             has_given_back: false,
+            is_ending: false,
             hand_back_at: Time::default(),
             idle: 0,
             moves: handover::Moves::default(),
@@ -250,6 +254,7 @@ impl<'a> EventLoop<'a> {
             }
             self.hand_back_idle();
             self.move_streams();
+            self.begin_end_if_due();
             self.tell_given_back();
             // Those set since then come later.
             if first_due <= self.polled_at {
@@ -271,7 +276,7 @@ impl<'a> EventLoop<'a> {
             self.serve_touched();
         }
         self.worker.messages().end_requests_to(Address::Master, context!(self));
-        self.end_later();
+        self.end_rest();
         wakeups::end(self.worker, std::mem::take(&mut self.woken), context!(self));
         Ok(())
     }
@@ -285,7 +290,8 @@ impl<'a> EventLoop<'a> {
 
     fn is_done(&self) -> bool {
         let Some(until) = self.channel.orders.drain else { return false };
-        (self.drain_begun && self.table.len() == 0 && self.moves.are_settled()) || self.now >= until
+        let is_over = self.drain_begun && self.table.len() == 0 && self.moves.are_settled();
+        is_over || self.is_ending && self.now >= until + end::LAST_MOMENT
     }
 
     /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
@@ -296,7 +302,7 @@ impl<'a> EventLoop<'a> {
         let lacks_descriptors = self.intake.is_paused() && !self.is_full() || own.is_paused();
         let mut due = self.channel.due().min(first_due).min(own.look_at()).min(self.search_at);
         if let Some(drain) = orders.drain {
-            due = due.min(drain);
+            due = due.min(if self.is_ending { drain + end::LAST_MOMENT } else { drain });
         }
         if orders.keep.is_some() || self.moves.wait_for_channel() {
             due = due.min(self.hand_back_at);
@@ -389,7 +395,11 @@ impl<'a> EventLoop<'a> {
             (Protocol::Http(fd, conn), Cause::Deadline) => self.http.on_deadline(fd.as_fd(), conn, cx),
             (Protocol::Stream(conn), Cause::Readable { ended }) => self.stream.on_readable(conn, ended, cx),
             (Protocol::Stream(conn), Cause::Writable) => self.stream.on_writable(conn, cx),
-            (Protocol::Stream(_) | Protocol::Lingering(..), Cause::Deadline) => Next::Close,
+            (Protocol::Stream(conn), Cause::Deadline) => {
+                conn.set_end_reason(EndReason::Timeout);
+                Next::Close
+            }
+            (Protocol::Lingering(..), Cause::Deadline) => Next::Close,
             (Protocol::Later(_), _) => return self.run_later(index, cause),
             (Protocol::Lingering(fd, since), _) => linger::linger(fd.as_fd(), *since, cx),
             (Protocol::Free, _) => return,

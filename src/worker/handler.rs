@@ -154,6 +154,7 @@ pub trait Handler {
     }
 
     /// A stream connection has ended; nothing can be read or written any more, and [`Worker::conn`] does not find it.
+    /// [`Conn::end_reason`] says why.
     fn on_close(&mut self, _conn: &Conn) {}
 
     /// A datagram has arrived. A panic or a crash costs this datagram and no other.

@@ -59,8 +59,9 @@ pub use user::User;
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.
 const MEMORY_HANDICAP: i32 = 100;
-/// The time beyond the drain-timeout after which a worker whose master is gone is killed, in case it has not ended by itself.
-const LAST_MOMENT: Duration = Duration::from_millis(100);
+/// The time beyond the drain-timeout after which a worker whose master is gone is killed, in case it has not ended by itself; as long as
+/// a master would wait.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// The time that a worker waits for room in its channel to the master.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Everything that a new worker gets from the master.

@@ -1,7 +1,7 @@
 //! Stream connections: bytes in, `on_data`, bytes out.
 
 use super::call::Context;
-use super::conn::{Buffers, Conn};
+use super::conn::{Buffers, Conn, EndReason};
 use super::engine::Next;
 use super::failure::{PANICKED, report, report_panic};
 use super::linger;
@@ -72,14 +72,17 @@ impl StreamEngine {
                 // Whatever is in the socket was not looked at.
                 true
             } else if conn.at_end() {
-                return if ended && conn.is_gone() { Next::Close } else { self.flush(conn) };
+                return if ended && conn.is_gone() { gone(conn) } else { self.flush(conn) };
             } else if conn.is_held() {
                 return self.flush(conn);
             } else {
                 match conn.fill() {
                     Ok(Some(more)) => more,
                     Ok(None) => return self.flush(conn),
-                    Err(_) => return Next::Close,
+                    Err(e) => {
+                        conn.note_failure(&e);
+                        return Next::Close;
+                    }
                 }
             };
             cx.page.add(Word::Requests, 1);
@@ -126,6 +129,7 @@ impl StreamEngine {
     /// Ends a connection and takes its buffers; returns its descriptor.
     pub fn end(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Option<OwnedFd> {
         let _ = conn.flush();
+        conn.note_end(if conn.at_end() { EndReason::Client } else { EndReason::Error });
         conn.set_over();
         if cx.call("on_close", |h| h.on_close(conn)).is_none() {
             report("on_close", &conn.client(), PANICKED);
@@ -151,9 +155,16 @@ fn call(conn: &Conn, cx: &mut Context<'_>) -> bool {
     returned
 }
 
+/// The client of a stream that is half open has gone.
+fn gone(conn: &Conn) -> Next {
+    conn.note_end(EndReason::Client);
+    Next::Close
+}
+
 /// The handler panicked: that costs the connection.
 fn failed(callback: &str, conn: &Conn, cx: &Context<'_>) -> Next {
     report(callback, &conn.client(), PANICKED);
     cx.page.add(Word::Errors, 1);
+    conn.set_end_reason(EndReason::Error);
     Next::Close
 }

@@ -16,7 +16,7 @@ use std::{env, fs, thread};
 
 fn main() {
     count_signals();
-    let mut host = Host { running: None, settings: env::args().skip(1).collect(), killed: 0 };
+    let mut host = Host { running: None, settings: env::args().skip(1).collect(), killed: 0, cut: 0 };
     host.begin_serving();
     // SAFETY: standard input is open, and nothing else reads it.
     let mut input = unsafe { fs::File::from_raw_fd(0) };
@@ -42,6 +42,7 @@ struct Host {
     running: Option<Running>,
     settings: Vec<String>,
     killed: u32,
+    cut: u64,
 }
 
 /// Standard output is a pipe: a worker must not find in its buffer what the master has yet to write.
@@ -114,11 +115,11 @@ impl Host {
         let Some(running) = &mut self.running else { return };
         match running.step(Some(Duration::ZERO)) {
             Ok(None) => return,
-            Ok(Some(stopped)) => self.killed = stopped.killed,
+            Ok(Some(stopped)) => (self.killed, self.cut) = (stopped.killed, stopped.cut),
             Err(e) => say(&format!("ended {} {e}", number(&e))),
         }
         self.running = None;
-        say(&format!("ended 0 killed {} fd -4", self.killed));
+        say(&format!("ended 0 killed {} fd -4 cut {}", self.killed, self.cut));
     }
 
     fn obey(&mut self, line: &str) {
@@ -251,10 +252,12 @@ fn happened(event: &Event) {
             let port = bound.port.map_or(-1, i32::from);
             format!("{line} {} {} {port} ", bound.text, bound.family)
         }
-        Event::Exit { exit, reason, stderr, .. } => {
+        Event::Exit { exit, reason, stderr, connections, .. } => {
             let (code, signal) = ended(*exit);
             let intended = u8::from(reason.is_intended());
-            format!("{line} {code} {signal} {reason} {intended} {}", said(stderr))
+            let cut = connections.as_ref().map_or(0, |connections| connections.cut);
+            let cut = if cut > 0 { format!(" cut {cut}") } else { String::new() };
+            format!("{line} {code} {signal} {reason} {intended}{cut} {}", said(stderr))
         }
         Event::Message { kind, size, .. } => format!("{line} {kind} {size} "),
         Event::Error { text } => format!("{line} {text}"),
@@ -272,7 +275,8 @@ fn happened(event: &Event) {
             )
         }
         Event::Gone { generation, .. } => format!("{} ", head(*generation)),
-        Event::Stopped { killed } => format!("{line} {killed} "),
+        Event::Stopped { killed, cut: 0 } => format!("{line} {killed} "),
+        Event::Stopped { killed, cut } => format!("{line} {killed} cut {cut} "),
         _ => format!("{line} "),
     });
     match event {

@@ -2,7 +2,7 @@
 
 use super::find::Server;
 use super::{Wait, code, print, print_json};
-use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, USAGE, complain};
+use crate::cli::{Failure, ROLLED_BACK, TIMED_OUT, USAGE, complain, stopped};
 use prefork::control::Request;
 use prefork::control::protocol::{Count, Departed, ReloadStage, Reply, Verdict};
 use prefork::log::counted;
@@ -112,14 +112,17 @@ fn command(mut server: Server, request: &Request, wait: &Wait) -> Result<(), Fai
             let text = format!("worker {worker} {how} ({exit})");
             report(&server, wait, json!({ "worker": worker, "exit": exit, "killed": killed }), &text)
         }
-        Reply::Stopped { killed } => {
-            let late = match killed {
-                0 => String::new(),
-                n => format!("; {} did not finish in time", counted(n.into(), "worker")),
-            };
-            let done = report(&server, wait, json!({ "killed": killed }), &format!("stopped{late}"));
+        Reply::Stopped { killed, cut } => {
+            let mut text = "stopped".to_owned();
+            if cut > 0 {
+                text += &format!("; {} cut at the drain-timeout", counted(cut, "connection"));
+            }
+            if killed > 0 {
+                text += &format!("; {} did not end in time", counted(killed.into(), "worker"));
+            }
+            let done = report(&server, wait, json!({ "killed": killed, "cut": cut }), &text);
             server.wait_gone();
-            done
+            done.and(stopped(killed, cut))
         }
         other => Err(server.unexpected(&other)),
     }

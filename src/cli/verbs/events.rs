@@ -104,9 +104,12 @@ fn describe(stamped: &Stamped) -> String {
             let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
             format!("to generation {generation} {state}{why}{}", after(connections.as_deref()))
         }
-        Event::Stopped { killed: 0 } => "every worker has ended".into(),
-        Event::Stopped { killed } => {
-            format!("{killed} of the workers did not finish in time and were killed")
+        Event::Stopped { killed: 0, cut: 0 } => "every worker has ended".into(),
+        Event::Stopped { killed: 0, cut } => {
+            format!("every worker has ended, and {} at their deadline", counted(*cut, "connection"))
+        }
+        Event::Stopped { killed, .. } => {
+            format!("{killed} of the workers did not end in time and were killed")
         }
         Event::Other => "an event that this version of prefork does not know".into(),
         _ => worker,

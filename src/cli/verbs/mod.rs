@@ -74,7 +74,8 @@ pub enum Verb {
     },
     /// Stop a server, or replace one worker after it has finished
     ///
-    /// Requests in progress are finished; workers that take longer than the server's drain-timeout are killed.
+    /// Requests in progress are finished; workers that take longer than the server's drain-timeout close what they still
+    /// have, and the exit status is 6, or 5 if some had to be killed.
     Stop {
         #[command(flatten)]
         target: Target,

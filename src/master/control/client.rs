@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn stopped() -> Reply {
-        Reply::Stopped { killed: 0 }
+        Reply::Stopped { killed: 0, cut: 0 }
     }
 
     #[test]

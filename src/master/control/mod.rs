@@ -18,7 +18,7 @@ use crate::control::protocol::{
     Count, Hello, Refusal, RefusalKind, Reply, Request, Stamped, VERSION, Verdict, write_line,
 };
 use crate::error::Error;
-use crate::event::{Departed, Event, Reason, ReloadFailure, ReloadStage, ReloadState};
+use crate::event::{Departed, Event, Reason, ReloadFailure, ReloadStage, ReloadState, Stopped};
 use crate::ids::{Generation, WorkerId};
 use crate::log::{counted, log};
 use crate::sys::peer::{self, Peer};
@@ -274,9 +274,9 @@ impl ControlServer {
     }
 
     /// Ends with the run: answers the clients that wait for the stop, or for something else.
-    pub fn close(&mut self, killed: u32, now: Time) {
+    pub fn close(&mut self, Stopped { killed, cut }: Stopped, now: Time) {
         self.answer_waiting(now, |awaits| match awaits {
-            Awaits::Stop => Some(Reply::Stopped { killed }),
+            Awaits::Stop => Some(Reply::Stopped { killed, cut }),
             Awaits::Nothing | Awaits::Events => None,
             _ => Some(Reply::Error(failed("the server has stopped"))),
         });

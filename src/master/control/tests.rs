@@ -156,6 +156,7 @@ fn a_new_worker_that_fails_ends_the_scale_and_an_exit_the_drain() {
         was_ready: false,
         queued: 0,
         lost: 0,
+        cut: 0,
     }));
     f.publish(&exit(3, 2, Reason::BootFailure));
     assert!(f.reply(0).contains("worker 3 (slot 2) died before it was ready: exit code 1"));
@@ -192,8 +193,8 @@ fn a_stop_refuses_what_comes_later_and_ends_with_the_run() {
     assert!(f.reply(2).contains("the server is stopping"));
     assert!(f.send(1, r#"{"verb":"scale","to":1}"#).is_none());
     assert!(f.reply(1).contains("the server is stopping"));
-    f.control.close(5, Time::default());
-    assert_eq!(f.reply(0), "{\"reply\":\"stopped\",\"killed\":5}\n");
+    f.control.close(Stopped { killed: 5, cut: 2 }, Time::default());
+    assert_eq!(f.reply(0), "{\"reply\":\"stopped\",\"killed\":5,\"cut\":2}\n");
 }
 
 #[test]

@@ -5,14 +5,20 @@
 
 use super::{Action, Lifecycle, Phase, Worker};
 use crate::ids::{Generation, WorkerId};
+use crate::sys::time::Time;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// The time from the order to end, or from the deadline that a worker has been told, until it is killed: it sends what its clients
-/// take, and ends.
+/// The time from the deadline that a worker has been told, or the order to end, until it is killed: it sends what its clients take, and
+/// ends.
 pub(super) const END_GRACE: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
+    /// When a worker that is told now to finish in this time is killed; zero is no limit. It ends by itself before, unless it hangs.
+    pub(super) fn kill_at(&self, patience: Duration) -> Time {
+        if patience.is_zero() { Time::NEVER } else { self.now.deadline(patience) + END_GRACE }
+    }
+
     /// Changes the number of workers that there may be at one time.
     pub fn set_room(&mut self, room: usize) {
         self.rules.room = room;

@@ -70,7 +70,7 @@ impl Lifecycle {
             worker.phase = Phase::Ready;
             if w.draining {
                 worker.phase = Phase::Draining;
-                worker.deadline = now.deadline(rules.drain_timeout);
+                worker.deadline = life.kill_at(rules.drain_timeout);
                 worker.leaving = Some(Reason::Drain);
                 worker.drains_since = now;
             } else if let Some(place) = life.places.get_mut(w.slot.index()) {

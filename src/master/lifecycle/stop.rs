@@ -1,4 +1,4 @@
-//! The end: backlogs emptied, workers drained, all within one timeout.
+//! The end: backlogs emptied, workers drained, all within one timeout, and what they still have ended.
 
 use super::{Action, Lifecycle, Phase, Reason, Stopping, Worker};
 use std::time::Duration;

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Rules {
     /// From the fork to ready.
     pub boot_timeout: Duration,
-    /// From the order to drain to SIGKILL.
+    /// From the order to drain until a worker ends what it still has; it is killed a moment later.
     pub drain_timeout: Duration,
     /// One call of a handler.
     pub hang_timeout: Duration,
@@ -68,8 +68,8 @@ pub enum Action {
     Admit(WorkerId),
     /// Give the worker no more, and reclaim what it has not taken.
     Withdraw(WorkerId),
-    /// Order the worker to finish and to hand back idle connections.
-    Drain(WorkerId),
+    /// Order the worker to finish in this time (zero: any), and to hand back idle connections.
+    Drain(WorkerId, Duration),
     /// Order a worker that drains already to end at once what it still has, and to exit.
     End(WorkerId),
     /// Order a worker that drains already to keep its idle connections: no worker is left to get them.
@@ -117,4 +117,6 @@ pub struct Ended {
     pub queued: u64,
     /// Connections that were in progress and are lost.
     pub lost: u64,
+    /// Connections that it has ended at its deadline.
+    pub cut: u64,
 }

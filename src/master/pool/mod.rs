@@ -19,6 +19,7 @@ use crate::config::{Accept, Config};
 use crate::event::Departed;
 use crate::handoff::{Given, Origin};
 use crate::ids::{Generation, Page, WorkerId};
+use crate::scoreboard::Word;
 use crate::sys::time::Time;
 pub use health::Findings;
 use health::MemoryLimit;
@@ -71,6 +72,8 @@ pub struct Removed {
     pub lost: u64,
     /// What has become of the others since it was told to finish, if it was.
     pub departed: Option<Departed>,
+    /// Connections that it has ended at its deadline.
+    pub cut: u64,
 }
 
 /// Which worker has which connection.
@@ -263,6 +266,8 @@ impl<S: System> Pool<S> {
         // Not by its own count, which it may not have kept: a signal can end it as the call returns that takes a connection.
         let queued = entry.queue.waiting().unwrap_or_else(|_| entry.queued());
         let (in_flight, departed) = (u64::from(entry.in_flight()), entry.departed());
+        // Whatever it has written: no more than it has had.
+        let cut = entry.link.count(Word::Cut).min(entry.link.count(Word::Finished));
         if !broken!(self, QueueOfTheDeadForgotten) {
             self.add_return(Return::OfDeadWorker(entry.id, entry.queue));
         }
@@ -270,7 +275,8 @@ impl<S: System> Pool<S> {
         if lost > 0 {
             self.be_cautious(AFTER_A_LOSS);
         }
-        Some(Removed { failure: entry.failure, was_ready: entry.kind.is_some(), queued, lost, departed })
+        let was_ready = entry.kind.is_some();
+        Some(Removed { failure: entry.failure, was_ready, queued, lost, cut, departed })
     }
 
     /// Takes over the sockets of slots that have no admitted worker, and leaves the others to the workers, if these accept.

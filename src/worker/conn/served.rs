@@ -1,6 +1,6 @@
 //! A stream as the worker's loop and its engine have it: reading, sending, waiting, closing, and the buffers that streams share.
 
-use super::{Conn, FLUSH_AT, KEEP, Output, Slow, Style, mark};
+use super::{Conn, EndReason, FLUSH_AT, KEEP, Output, Slow, Style, mark};
 use crate::ids::WorkerId;
 use crate::scoreboard::Word;
 use crate::sys::socket;
@@ -82,6 +82,7 @@ impl Conn {
                 }
                 Err(e) => {
                     self.broken.set(true);
+                    self.note_failure(&e);
                     return Err(e);
                 }
             }
@@ -89,6 +90,19 @@ impl Conn {
         bytes.clear();
         *sent = 0;
         Ok(())
+    }
+
+    /// Stream: notes that it ends because a call has failed, which may be the client's doing.
+    pub(crate) fn note_failure(&self, e: &io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut};
+        let by_client = matches!(e.kind(), BrokenPipe | ConnectionReset | TimedOut);
+        self.note_end(if by_client { EndReason::Client } else { EndReason::Error });
+    }
+
+    /// Stream: the worker ends, and closes it once everything is sent. False if that was said before.
+    pub(crate) fn close_for_end(&self) -> bool {
+        self.closing.set(true);
+        self.end_reason.replace(Some(EndReason::Worker)) != Some(EndReason::Worker)
     }
 
     /// Stream: true if bytes wait for the client to take them.

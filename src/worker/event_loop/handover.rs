@@ -296,7 +296,12 @@ impl EventLoop<'_> {
                     if is_last && self.channel.orders.is_draining() {
                         conn.set_stays();
                     }
-                    self.run(index, Cause::Readable { ended: false });
+                    if self.is_ending {
+                        // It has come back too late.
+                        self.begin_end(index);
+                    } else {
+                        self.run(index, Cause::Readable { ended: false });
+                    }
                     return None;
                 }
                 drop(conn);
@@ -341,6 +346,15 @@ impl EventLoop<'_> {
         }
         self.worker.info.page.add(Word::Errors, 1);
         self.intake.finished();
+    }
+
+    /// The worker ends, and the channel to the master has not taken these.
+    pub(super) fn lose_leaving(&mut self) {
+        for (passed, _) in std::mem::take(&mut self.moves.leaving) {
+            let _ = socket::reset_on_close(passed.fd.as_fd());
+            self.count_cut();
+            self.intake.finished();
+        }
     }
 
     fn tell_taken(&mut self) {

@@ -94,19 +94,4 @@ impl EventLoop<'_> {
     pub(super) fn resume(&mut self, index: u32) {
         self.apply_apart(index, Next::Again);
     }
-
-    /// The worker ends, and responses that are kept have not ended in time, or requests have not come in time that the handler has
-    /// values for.
-    pub(super) fn end_later(&mut self) {
-        for index in self.table.indexes() {
-            let ends = match &self.table.row(index).protocol {
-                Protocol::Later(_) => true,
-                Protocol::Http(_, conn) => conn.is_asked(),
-                _ => false,
-            };
-            if ends {
-                self.close(index);
-            }
-        }
-    }
 }

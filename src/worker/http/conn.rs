@@ -60,6 +60,21 @@ impl HttpConn {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()
     }
 
+    /// True if the last request is answered, and the rest of that is to be sent, or the end of the connection to be waited for.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.input.is_none() && !self.is_idle()
+    }
+
+    /// True if bytes wait for the client.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// True if nothing follows what is being sent.
+    pub(crate) fn is_last(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
     /// True, once, if the handler has ended the pause of a body.
     #[cold]
     #[inline(never)]
@@ -68,11 +83,6 @@ impl HttpConn {
             .as_ref()
             .and_then(|input| input.upload.as_ref())
             .is_some_and(|upload| upload.take_resumed())
-    }
-
-    /// True if the handler has been called with the head of a request that is not answered.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| input.upload.is_some())
     }
 
     /// Waits for the client, under the deadline of what it is to do.

@@ -104,6 +104,11 @@ impl Answering {
         self.exchange.wants_more()
     }
 
+    /// True if what was sent would look like a whole response if the connection ended now.
+    pub(crate) fn would_look_complete(&self) -> bool {
+        self.exchange.has_begun() && self.exchange.is_until_close()
+    }
+
     /// The connection, when its exchange is over.
     pub(crate) fn into_http(self) -> Option<(OwnedFd, HttpConn)> {
         Some((Rc::into_inner(self.fd)?, self.conn))

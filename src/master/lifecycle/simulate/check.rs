@@ -2,10 +2,10 @@
 //! actions and the public tables of the lifecycle, and the real state of the workers.
 
 use super::super::{Action, Event, Input, Reason, ReloadFailure, ReloadStage, ReloadState};
-use super::super::{draining, hang, reload};
+use super::super::{hang, reload};
 use super::model::{Messages, Model, Returned};
 use super::process::{Call, Item, KILL_TAKES, Mark, Process};
-use super::world::{LATE, MAX_QUEUED, TICK, World};
+use super::world::{END_GRACE, LATE, MAX_QUEUED, TICK, World};
 use crate::config::Dispatch;
 use crate::event::Exit;
 use crate::ids::{Generation, WorkerId};
@@ -19,7 +19,6 @@ use std::rc::Rc;
 /// As in `hang.rs` and `reload.rs`, in milliseconds.
 const HANG_GRACE: u64 = hang::HANG_GRACE.as_millis() as u64;
 const NEWS: u64 = hang::NEWS.as_millis() as u64;
-const END_GRACE: u64 = draining::END_GRACE.as_millis() as u64;
 const VERDICT_WAITS: u64 = reload::VERDICT_WAITS.as_millis() as u64;
 /// The most that a deadline may be missed by: lateness that is not forgiven, and a check of the workers.
 const SLACK: u64 = LATE + 120;
@@ -82,6 +81,7 @@ pub struct Watch {
     born: u32,
     gone: u32,
     drain_timeouts: u32,
+    cut: u64,
     /// Workers that had room before connections were placed, all of it seen by the master.
     pub with_room: Vec<WorkerId>,
     /// Connections given to each worker before the turn.
@@ -108,6 +108,7 @@ impl Watch {
             born: 0,
             gone: 0,
             drain_timeouts: 0,
+            cut: 0,
             with_room: Vec::new(),
             given: BTreeMap::new(),
             to_rebalance: None,
@@ -258,7 +259,7 @@ impl World {
             Action::Spawn { id, slot, generation } => self.check_spawn(*id, slot.index(), *generation),
             Action::Admit(id) => self.check_admit(*id),
             Action::Withdraw(id) => self.check_known(*id, "withdraw"),
-            Action::Drain(id) => self.check_drain(*id),
+            Action::Drain(id, patience) => self.check_drain(*id, patience.as_millis() as u64),
             Action::End(id) => self.check_end_of(*id),
             Action::KeepIdle(id) => {
                 let drains = self.get(*id).is_some_and(|p| p.seen.drain.is_some());
@@ -382,7 +383,7 @@ impl World {
         self.must(admitted, || format!("worker {id} gets a share and is not admitted"));
     }
 
-    fn check_drain(&mut self, id: WorkerId) {
+    fn check_drain(&mut self, id: WorkerId, told: u64) {
         self.check_known(id, "drain");
         let timeout = self.rules.drain_timeout;
         let Some(p) = self.get(id) else { return };
@@ -390,6 +391,12 @@ impl World {
         // Emptying the backlogs may have used up to half of a stop's timeout.
         let took = self.watch.stop.map_or(0, |stop| (self.now - stop.at).min(timeout.div_ceil(2)));
         let patience = p.seen.patience.unwrap_or((timeout - took).max(timeout.min(1)));
+        // It stood still while it emptied them: so much more is left.
+        let right = if self.watch.stop.is_some() && p.seen.patience.is_none() {
+            patience..=timeout
+        } else {
+            patience..=patience
+        };
         let slot = self.machine.life.places().get(p.slot);
         let replaced = slot.and_then(|s| self.get(s.current?)).is_some_and(|p| p.seen.ready && p.id != id);
         let is_new = self.watch.reload.as_ref().is_some_and(|r| r.generation == p.generation);
@@ -402,6 +409,7 @@ impl World {
         self.must(!admitted, || format!("worker {id} drains before it is withdrawn"));
         self.must(ready && !again, || format!("worker {id} drains before it is ready, or twice"));
         self.must(allowed, || format!("worker {id} drains, for no reason"));
+        self.must(right.contains(&told), || format!("worker {id} is told of {told} ms, and has {right:?}"));
         if let Some(p) = self.find(id) {
             p.seen.drain = Some((mark, patience));
             p.seen.asked |= scaled;
@@ -455,7 +463,7 @@ impl World {
         let own = |mark: Mark| self.now - mark.at - (p.still - mark.still);
         let late = match (p.seen.drain, p.seen.ready) {
             (Some((mark, patience)), _) => {
-                patience > 0 && own(mark) >= patience
+                patience > 0 && own(mark) >= patience + END_GRACE
                     || p.seen.ended.is_some_and(|mark| own(mark) >= END_GRACE)
             }
             (None, true) => false,
@@ -641,6 +649,7 @@ impl World {
         let Some(p) = self.watch.departed.take() else { return };
         let by_stop = reason == Reason::DrainTimeout && p.seen.killed_in_stop;
         self.watch.drain_timeouts += u32::from(by_stop);
+        self.watch.cut += if self.watch.stop.is_some() { p.cut } else { 0 };
         self.must(p.id == id, || format!("the exit of {id} is reported, {} has ended", p.id));
         let of_signal = match p.ended {
             Some(Exit::Signal { number, .. }) => p.seen.sent.contains(&number),
@@ -792,7 +801,7 @@ impl World {
                 let ended = p.seen.ended.is_some_and(|mark| self.elapsed(mark) > END_GRACE + SLACK);
                 let more =
                     self.watch.stop.map_or(0, |_| rules.drain_timeout - patience.min(rules.drain_timeout));
-                ended || patience > 0 && self.elapsed(mark) > patience + more + SLACK
+                ended || patience > 0 && self.elapsed(mark) > patience + more + END_GRACE + SLACK
             });
         let aborted = p.seen.aborted.is_some_and(|mark| self.elapsed(mark) > HANG_GRACE + SLACK);
         let hangs = p.seen.busy.is_some_and(|told| {
@@ -826,7 +835,7 @@ impl World {
         }
         if let Some(stop) = self.watch.stop {
             let took = self.elapsed(stop);
-            let bound = drain + drain / 2 + SLACK;
+            let bound = drain + drain / 2 + END_GRACE + SLACK;
             self.must(took <= bound, || format!("the stop takes {took} ms"));
         }
         if let Some(stop) = self.watch.stop_again {
@@ -1060,5 +1069,7 @@ impl World {
         self.must(left == 0, || format!("stopped, and {left} workers are there"));
         let (told, real) = (self.machine.life.killed(), self.watch.drain_timeouts);
         self.must(told == real, || format!("{told} are reported as killed, {real} were"));
+        let (told, real) = (self.machine.life.cut(), self.watch.cut);
+        self.must(told == real, || format!("{told} connections are reported as cut, {real} were"));
     }
 }

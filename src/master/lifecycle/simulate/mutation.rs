@@ -57,6 +57,14 @@ pub enum Mutation {
     EndIsAll,
     /// One that is told to end has no time for it.
     KilledAtOnce,
+    /// A worker is killed at the deadline that it was told.
+    NoGrace,
+    /// A worker that drains is not told its deadline.
+    PatienceForgotten,
+    /// A worker that drains is told of more time than it has.
+    PatienceTooLong,
+    /// What workers have cut in a stop is not counted.
+    CutForgotten,
     /// Worn workers are replaced all at once.
     RecycledTogether,
     /// The number of a dead worker is used again.
@@ -97,7 +105,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 56] = [
+pub const MUTATIONS: [Mutation; 60] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -120,6 +128,10 @@ pub const MUTATIONS: [Mutation; 56] = [
     Mutation::RoomIgnored,
     Mutation::EndIsAll,
     Mutation::KilledAtOnce,
+    Mutation::NoGrace,
+    Mutation::PatienceForgotten,
+    Mutation::PatienceTooLong,
+    Mutation::CutForgotten,
     Mutation::RecycledTogether,
     Mutation::IdReused,
     Mutation::StopForgetsStarting,
@@ -241,9 +253,9 @@ impl Machine {
     fn falsify(&mut self, mutation: Mutation, out: &mut Vec<Action>) {
         match mutation {
             Mutation::WithdrawForgotten => {
-                let drains: Vec<Action> =
-                    out.iter().filter(|a| matches!(a, Action::Drain(_))).cloned().collect();
-                out.retain(|a| !matches!(a, Action::Withdraw(id) if drains.contains(&Action::Drain(*id))));
+                let drains = |a: &Action| if let Action::Drain(id, _) = a { Some(*id) } else { None };
+                let drains: Vec<WorkerId> = out.iter().filter_map(drains).collect();
+                out.retain(|a| !matches!(a, Action::Withdraw(id) if drains.contains(id)));
             }
             Mutation::AbortIsAll => {
                 let aborts = |a: &Action| {
@@ -266,6 +278,12 @@ impl Machine {
                 let aborts: Vec<Action> = out.iter().filter_map(hangs).collect();
                 out.extend(aborts);
             }
+            Mutation::PatienceForgotten | Mutation::PatienceTooLong => out.iter_mut().for_each(|a| {
+                if let Action::Drain(_, patience) = a {
+                    let more = if mutation == Mutation::PatienceForgotten { 0 } else { 2 };
+                    *patience *= more;
+                }
+            }),
             Mutation::IdleHandedBack => out.retain(|a| !matches!(a, Action::KeepIdle(_))),
             Mutation::RebalanceForgotten => out.retain(|a| !matches!(a, Action::Rebalance(_))),
             Mutation::RebalancedAlways => {
@@ -390,6 +408,16 @@ impl Lifecycle {
                 self.reload.iter_mut().for_each(|r| r.stage = ReloadStage::Rolling);
                 self.roll(out);
             }
+            Mutation::NoGrace => {
+                let grace = super::super::draining::END_GRACE;
+                let begins =
+                    |w: &&mut super::super::Worker| w.drains_since == now && w.deadline != Time::NEVER;
+                self.workers.iter_mut().filter(begins).for_each(|w| {
+                    w.deadline = w.deadline.earlier_by(grace);
+                    w.drains_since = now.earlier_by(Duration::from_millis(1));
+                });
+            }
+            Mutation::CutForgotten => self.cut = 0,
             Mutation::IdReused => self.last_id = self.workers.iter().map(|w| w.id).max().unwrap_or_default(),
             _ => {}
         }

@@ -42,6 +42,8 @@ pub const QUEUE_ROOM: usize = 6;
 const BACK_ROOM: usize = 3;
 /// The longest that a worker which is well takes for anything (milliseconds).
 pub const LONGEST: u64 = 3000;
+/// The longest time from its deadline until a worker that is well has ended (milliseconds).
+pub const LAST_MOMENT: u64 = 500;
 /// The longest that SIGKILL takes (milliseconds).
 pub const KILL_TAKES: u64 = 400;
 
@@ -187,6 +189,10 @@ pub struct Process {
     lingers: u64,
     gone_at: u64,
     ends_at: u64,
+    /// The end of the time in which clients take what was written.
+    last_moment: Option<u64>,
+    /// Connections that it has ended at its deadline.
+    pub cut: u64,
     dies_of_abort: bool,
     blocking: bool,
     hangs: bool,
@@ -252,6 +258,8 @@ impl Process {
             lingers: r.between(0, 40),
             gone_at: NEVER,
             ends_at: NEVER,
+            last_moment: None,
+            cut: 0,
             dies_of_abort: r.chance(50),
             blocking: r.chance(30),
             hangs: false,
@@ -364,11 +372,19 @@ impl Process {
         self.looks_at = self.looks_at.min(now);
     }
 
-    pub fn drain(&mut self, now: u64, hands_back: bool) {
+    pub fn drain(&mut self, now: u64, hands_back: bool, patience: u64) {
         self.sheds_to = None;
+        if patience > 0 {
+            self.end_at(now + patience);
+        }
         self.draining.get_or_insert(hands_back);
         self.gone_at = now.saturating_add(self.lingers);
         self.looks_at = self.looks_at.min(now);
+    }
+
+    /// True if its handler reads from a client in blocking style, and knows of nothing else.
+    fn waits_for_client(&self) -> bool {
+        self.blocking && !self.holds.is_empty()
     }
 
     /// It is to end what it has at this time.
@@ -524,9 +540,16 @@ impl Process {
             self.held().next().is_none() && (self.draining == Some(true) || self.queue.borrow().is_empty());
         if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
             self.end(Exit::Code(0), ran);
-        } else if self.ends_at <= now && self.call.is_none() {
+        } else if self.ends_at <= now && self.call.is_none() && !self.waits_for_client() {
+            // Clients take what was written for a moment.
+            let moment = *self.last_moment.get_or_insert_with(|| now + r.between(0, LAST_MOMENT));
+            if moment > now {
+                self.ends_at = moment;
+                return;
+            }
             self.end(Exit::Code(0), ran);
             ran.cut = std::mem::take(&mut ran.lost);
+            self.cut = ran.cut.into();
         }
     }
 

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// As in `draining.rs`.
+pub const END_GRACE: u64 = super::super::draining::END_GRACE.as_millis() as u64;
 /// The time between two checks of the workers (`pool::health::CHECK`).
 pub const TICK: u64 = 50;
 /// A tick that is this late is forgiven (`lifecycle::LATE`).
@@ -317,7 +319,7 @@ impl World {
             let process = self.processes.swap_remove(at);
             let Some(exit) = process.ended else { return };
             let words = process.outbox.clone();
-            let id = process.id;
+            let (id, cut) = (process.id, process.cut);
             // What it handed back was not shed.
             process.counters.admitted.set(false);
             if let Some(page) = self.pool.workers.page_of(id) {
@@ -335,6 +337,7 @@ impl World {
                 was_ready: false,
                 queued: 0,
                 lost: 0,
+                cut,
             };
             self.feed(Input::Died(ended));
             if self.is_over() {
@@ -472,10 +475,10 @@ impl World {
                 self.pool.withdraw(id);
                 self.set_admitted(id, false);
             }
-            Action::Drain(id) => {
+            Action::Drain(id, patience) => {
                 let hands_back = !self.machine.life.is_stopping();
                 if let Some(p) = self.find(id) {
-                    p.drain(now, hands_back);
+                    p.drain(now, hands_back, patience.as_millis() as u64);
                 }
             }
             Action::End(id) => self.find(id).into_iter().for_each(|p| p.end_at(now + 1)),
@@ -566,7 +569,7 @@ impl World {
 
     /// The longest that a worker takes to drain.
     pub fn drain_bound(&self, patience: u64) -> u64 {
-        KILL_TAKES + LATE + if patience > 0 { patience } else { 20 * LONGEST }
+        KILL_TAKES + LATE + if patience > 0 { patience + END_GRACE } else { 20 * LONGEST }
     }
 }
 
@@ -596,7 +599,7 @@ fn name_of_action(action: &Action) -> &'static str {
         Action::Spawn { .. } => "action Spawn",
         Action::Admit(_) => "action Admit",
         Action::Withdraw(_) => "action Withdraw",
-        Action::Drain(_) => "action Drain",
+        Action::Drain(..) => "action Drain",
         Action::End(_) => "action End",
         Action::KeepIdle(_) => "action KeepIdle",
         Action::Rebalance(_) => "action Rebalance",
