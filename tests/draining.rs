@@ -15,6 +15,9 @@ fn verb(server: &Server, args: &[&str]) -> (Option<i32>, String) {
     (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
 }
 
+/// The line about a worker that was told to end and had one stream.
+const ENDED: &str = "has ended at its deadline, and 1 connection with it";
+
 /// A stream of the generation that serves now.
 fn stream(server: &Server) -> (Client, String) {
     let mut client = server.connect();
@@ -58,6 +61,7 @@ fn a_bad_deployment_is_put_back_while_a_download_of_the_first_generation_goes_on
 fn of_more_generations_than_may_drain_the_oldest_ends() {
     let start = Start::new(Style::Data).workers(1).set("drain-timeout", "0").set("max-draining", "2");
     let mut server = start.start();
+    server.says(ENDED);
     let mut streams = Vec::new();
     for generation in 1..6 {
         streams.push(stream(&server));
@@ -81,6 +85,7 @@ fn of_more_generations_than_may_drain_the_oldest_ends() {
 fn a_reload_that_fails_ends_nothing() {
     let start = Start::new(Style::Data).workers(1).set("drain-timeout", "0").set("max-draining", "1");
     let mut server = start.own_module().start();
+    server.says(ENDED);
     let mut first = stream(&server);
     server.reload();
     let mut second = stream(&server);
@@ -133,6 +138,7 @@ fn there_is_room_for_each_worker_that_is_forked_whatever_drains() {
     let need = said.split_once("need ").unwrap().1.split_once(' ').unwrap().0;
     let mut server = limited(need.parse::<u32>().unwrap() + 8).start();
     server.may_say("died: SIGKILL");
+    server.says(ENDED);
     let mut streams = Vec::new();
     let mut most = 0;
     for round in 0..12 {

@@ -65,6 +65,7 @@ fn a_stream_goes_on_in_the_new_worker_with_its_state() {
             assert_eq!((found.moves, found.version, found.closed), (generation - 1, 1, 0));
         }
     }
+    drop(clients);
     server.rests();
     server.stop();
 }
@@ -85,6 +86,7 @@ fn a_line_of_which_a_part_was_read_is_read_on() {
     client.send(b"rd\n").unwrap();
     assert_eq!(client.answer().unwrap(), "third 4");
     moved(&mut client, 3);
+    drop(client);
     server.stop();
 }
 
@@ -105,6 +107,7 @@ fn what_was_written_and_not_sent_follows_in_order() {
     }
     assert_eq!(client.answer().unwrap(), "done");
     assert_eq!(who(&mut client).generation, 3);
+    drop(client);
     server.stop();
 }
 
@@ -120,7 +123,7 @@ fn one_that_is_not_given_away_stays_and_is_served() {
         assert_eq!(ask(&mut one, "count a"), format!("a {n}"));
     }
     assert_eq!(who(&mut one).generation, 1);
-    drop(one);
+    drop((one, other));
     server.rests();
     server.stop();
 }
@@ -153,7 +156,7 @@ fn one_that_is_refused_goes_back_to_its_worker_and_stays_there() {
         assert_eq!(one.answer().unwrap(), "a 3", "nothing of what was written in the call that refused it");
         assert_eq!((who(&mut one).generation, who(&mut one).moves), (1, 1));
         assert_eq!(moved(&mut other, 2).moves, 1);
-        drop(one);
+        drop((one, other));
         server.rests();
         server.stop();
     }
@@ -169,6 +172,7 @@ fn one_that_all_refuse_is_reset() {
     server.reload();
     assert!(one.rest().is_err());
     moved(&mut other, 2);
+    drop(other);
     server.rests();
     server.stop();
 }
@@ -197,6 +201,7 @@ fn too_much_state_is_told_and_the_stream_stays() {
     assert_eq!(ask(&mut client, "state 1000000"), "ok");
     server.reload();
     assert_eq!(moved(&mut client, 2).moves, 1);
+    drop(client);
     server.stop();
 }
 
@@ -225,13 +230,14 @@ fn a_handler_transfers_a_stream_to_the_worker_it_names() {
     assert_eq!(ask(&mut clients[0], &format!("move {}", workers[0])), "ok");
     wait_until("it has come back", || who(&mut clients[0]).moves == 3);
     assert_eq!(who(&mut clients[0]).worker, goal);
+    drop(clients);
     server.rests();
     server.stop();
 }
 
 #[test]
 fn its_topics_and_settings_go_with_it() {
-    let mut server = start(2).start();
+    let mut server = start(2).set("drain-timeout", "1s").start();
     let (mut one, mut other) = (server.connect(), server.connect());
     assert_eq!(ask(&mut one, "join news"), "0");
     assert_eq!(ask(&mut one, "half"), "ok");
@@ -249,7 +255,11 @@ fn its_topics_and_settings_go_with_it() {
     other.send_command("count unread").unwrap();
     assert_eq!(ask(&mut speaker, "tell more two"), "0");
     assert_eq!(other.answer().unwrap(), "two", "and not what it has not read");
-    server.stop();
+    drop((one, other, speaker));
+    // Of one that is half open nobody learns that its client has gone, and one is not read.
+    server.may_say("has ended at its deadline");
+    server.signal(libc::SIGTERM);
+    server.ends_with(6);
 }
 
 #[test]
@@ -283,5 +293,6 @@ fn a_worker_that_dies_in_a_takeover_loses_that_stream_alone() {
         }
     }
     assert!(left >= 10 && lost <= 10, "{left} left, {lost} lost");
+    drop(clients);
     server.stop();
 }

@@ -44,6 +44,7 @@ impl EventLoop<'_> {
         match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
             Next::Linger => self.linger(index),
+            _ if self.is_ending => self.begin_end(index),
             _ => {
                 self.ask_stream(index);
                 self.run(index, Cause::Readable { ended: false });
