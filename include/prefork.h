@@ -1796,6 +1796,9 @@ typedef struct prefork_started {
 /** Called once, when every worker is ready for the first time. */
 typedef void (*prefork_on_start)(const prefork_started *started, void *state);
 
+/** Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is copied. */
+typedef const char *(*prefork_on_reload)(uint32_t generation, void *state);
+
 /** Called with a message of the worker whose id is `from`: `type` is the worker's to choose. */
 typedef void (*prefork_on_message)(prefork_server *server,
                                    uint32_t from,
@@ -1980,6 +1983,20 @@ int prefork_server_on_start(prefork_server *server, prefork_on_start on_start, v
  * `event` and what it points to are borrowed until `on_event` returns.
  */
 int prefork_server_on_event(prefork_server *server, prefork_on_event on_event, void *state);
+
+/**
+ * Sets a function that is called when a reload begins, also that of an upgrade: after the event
+ * PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in this
+ * process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is rolled
+ * back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may. NULL unsets
+ * it.
+ *
+ * Returns PREFORK_OK.
+ * Process: master, before it runs; `on_reload` is called in the master.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies the string that
+ * `on_reload` returns.
+ */
+int prefork_server_on_reload(prefork_server *server, prefork_on_reload on_reload, void *state);
 
 /**
  * Sets a function that is called with each message that a worker sends to PREFORK_TO_MASTER: `from` is the worker's
@@ -2170,7 +2187,7 @@ int prefork_server_step(prefork_server *server, int timeout_ms);
 /**
  * Replaces all workers by a new generation, one after the other. If a new worker fails, the old generation is
  * restored. An event PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload asked
- * for during another begins after it.
+ * for during another begins after it. It begins in the next step, if `prefork_server_on_reload()` does not refuse it.
  *
  * Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
  * Process: master, while it runs.

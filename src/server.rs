@@ -39,23 +39,33 @@ pub struct Server {
 
 pub(crate) type OnStart = Box<dyn FnMut(&Started)>;
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+pub(crate) type OnReload = Box<dyn FnMut(u32) -> std::result::Result<(), String>>;
 
 /// The callbacks of a host in Rust or in C; they run in the master.
 #[derive(Default)]
 pub(crate) struct Callbacks {
     pub on_start: Option<OnStart>,
     pub on_event: Option<OnEvent>,
+    pub on_reload: Option<OnReload>,
     pub on_message: Option<OnMessage>,
 }
 
 impl Callbacks {
     /// Calls the callback that the news is for. Does not return in a process that the callback has forked.
-    pub fn tell(&mut self, news: News, messages: &Messages) {
+    ///
+    /// # Errors
+    /// The reason for which the host refuses a reload.
+    pub fn tell(&mut self, news: News, messages: &Messages) -> std::result::Result<(), String> {
         match news {
             News::Started(started) => {
                 self.on_start.iter_mut().for_each(|f| called("on_start", || f(&started)));
             }
             News::Event(event) => self.on_event.iter_mut().for_each(|f| called("on_event", || f(&event))),
+            News::Reload(generation) => {
+                if let Some(f) = &mut self.on_reload {
+                    return called("on_reload", || f(generation.0));
+                }
+            }
             News::Message(envelope, bytes) => {
                 let call = self
                     .on_message
@@ -65,6 +75,7 @@ impl Callbacks {
             }
             News::Reply(call, result) => called("on_reply", || call(result.as_deref().map_err(|e| *e))),
         }
+        Ok(())
     }
 }
 
@@ -193,10 +204,20 @@ impl Server {
         self
     }
 
-    /// Calls `f` in the master with each event, at the end of the turn of its loop in which it happened.
+    /// Calls `f` in the master with each event, at the end of the turn of its loop in which it happened. A reload begins only after that.
     #[must_use]
     pub fn on_event(mut self, f: impl FnMut(&Event) + 'static) -> Self {
         self.callbacks.on_event = Some(Box::new(f));
+        self
+    }
+
+    /// Calls `f` in the master with the number of the new generation when a reload begins, also that of an upgrade: after the event
+    /// [`Event::Reload`] of its start, and before any code of it is read and any worker of it is forked. What `f` changes in this process,
+    /// such as a configuration that workers inherit, all of them have. If it returns an error, the reload is rolled back with that
+    /// reason, and nothing has changed.
+    #[must_use]
+    pub fn on_reload(mut self, f: impl FnMut(u32) -> std::result::Result<(), String> + 'static) -> Self {
+        self.callbacks.on_reload = Some(Box::new(f));
         self
     }
 
@@ -309,10 +330,16 @@ impl Running {
 
     fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
         let done = self.master.step(patience);
-        while let Some(news) = self.master.next_news() {
-            self.callbacks.tell(news, &self.messages);
+        loop {
+            while let Some(news) = self.master.next_news() {
+                if let Err(why) = self.callbacks.tell(news, &self.messages) {
+                    self.master.refuse_reload(why);
+                }
+            }
+            if !self.master.begin_announced() {
+                return done;
+            }
         }
-        done
     }
 
     /// The master, if this process is it, for a command.
@@ -335,7 +362,8 @@ impl Running {
         self.master.timeout()
     }
 
-    /// Replaces all workers by a new generation, one after the other; an [`Event::Reload`] reports the outcome.
+    /// Replaces all workers by a new generation, one after the other; an [`Event::Reload`] reports the outcome. It begins in the next
+    /// [`Running::step`], if [`Server::on_reload`] does not refuse it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::State`]: the server is stopping.

@@ -225,6 +225,22 @@ static void answer_datagram(prefork_worker *worker, const struct sockaddr *peer,
     prefork_datagram_reply(worker, data, size);
 }
 
+/* With a file "on-reload", the workers of a reload have a colour: its number, or if its number is not told yet, none. */
+static const char *may_reload(uint32_t generation, void *state)
+{
+    char number[16];
+
+    if (access("on-reload", F_OK) == 0) {
+        snprintf(number, sizeof number, "%u", generation);
+        setenv("COLOUR", number, 1);
+        printf("on_reload %u\n", generation);
+    }
+    if (access("stop-at-reload", F_OK) == 0)
+        prefork_server_stop(server);
+    (void)state;
+    return access("refuse-reload", F_OK) == 0 ? "not today" : NULL;
+}
+
 static void happened(const prefork_event *e, void *state)
 {
     (void)state;
@@ -487,6 +503,7 @@ int main(int argc, char **argv)
         prefork_server_listen(server, "127.0.0.1:0");
     prefork_server_on_start(server, started, NULL);
     prefork_server_on_event(server, happened, NULL);
+    prefork_server_on_reload(server, may_reload, NULL);
     prefork_server_on_message(server, reported, NULL);
     begin_serving();
     for (;;) {

@@ -831,6 +831,85 @@ fn a_host_has_its_program_replaced_and_is_told_why_it_could_not() {
     }
 }
 
+/// What a reload's workers inherit is settled before the first of them is forked, and the host may refuse it.
+#[test]
+fn a_host_is_told_of_a_reload_before_its_first_fork_and_may_refuse_it() {
+    for language in [C, Rust] {
+        let start = Start::new(Style::Request);
+        let path = start.dir().file("host");
+        let program = words(language, &[]).remove(0);
+        install(program.as_ref(), &path);
+        let mut host = Host::run_with(start, [path.clone().into()]);
+        host.serves();
+        for line in ["upgrade: ", "control: ", util::RELOAD] {
+            host.server.may_say(line);
+        }
+        let colours = |host: &Host| -> Vec<String> {
+            let colour = |_| host.get("/").unwrap().split(' ').nth(2).unwrap().to_owned();
+            let mut all: Vec<_> = (0..8).map(colour).collect();
+            all.dedup();
+            all
+        };
+        assert_eq!(colours(&host), ["-"]);
+        host.server.dir.make("on-reload");
+        for generation in ["2", "3"] {
+            assert_eq!(host.ask("reload"), "reload 0");
+            host.reads("event");
+            assert_eq!(
+                host.seen.last().unwrap().trim_end(),
+                format!("event reload started 0 0 {generation}")
+            );
+            // The next line, before that of any fork.
+            host.reads("");
+            assert_eq!(host.seen.last().unwrap(), &format!("on_reload {generation}"));
+            host.reads("event reload committed");
+            wait_until("the old ones have ended", || host.server.workers().len() == 2);
+            assert_eq!(colours(&host), [generation]);
+        }
+
+        // Refused: nothing has changed, whoever asked for it.
+        let workers = host.server.workers();
+        host.server.dir.make("refuse-reload");
+        assert_eq!(host.ask("reload"), "reload 0");
+        let line = host.reads("event reload rolled back");
+        assert!(line.contains("refused by the host: not today; 1 preparing"), "{line}");
+        assert!(host.seen.iter().rev().take(3).all(|line| !line.contains("fork")), "{:?}", host.seen);
+        let mut verb = std::process::Command::new(env!("CARGO_BIN_EXE_prefork"));
+        verb.args(["reload"]).env("PREFORK_RUNTIME_DIR", host.server.dir.runtime());
+        let done = verb.output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(4), "{said}");
+        assert!(said.contains("refused by the host: not today"), "{said}");
+        assert_eq!(host.server.workers(), workers);
+        assert_eq!(colours(&host), ["3"]);
+
+        // So is the reload of an upgrade: the new program has the old workers.
+        host.reads("event reload rolled back");
+        assert_eq!(host.ask("upgrade"), "upgrade 0");
+        host.reads("start 0");
+        host.reads("on_reload 6");
+        assert!(host.reads("event reload rolled back").contains("refused by the host: not today"));
+        assert_eq!(host.server.workers(), workers);
+        host.server.dir.remove("refuse-reload");
+        assert_eq!(host.ask("upgrade"), "upgrade 0");
+        host.reads("on_reload 7");
+        host.reads("event reload committed");
+        wait_until("the old ones have ended", || host.server.workers().len() == 2);
+        assert_eq!(colours(&host), ["7"]);
+
+        // A stop in the callback itself ends the reload.
+        if let C = language {
+            host.server.dir.make("stop-at-reload");
+            assert_eq!(host.ask("reload"), "reload 0");
+            assert!(host.reads("event reload rolled back").contains("the master stops"));
+        } else {
+            assert_eq!(host.ask("stop"), "stop 0");
+        }
+        assert!(host.reads("ended").starts_with("ended 0 killed 0"));
+        host.ends();
+    }
+}
+
 #[test]
 fn the_example_is_controlled_by_keys() {
     let example = program("ffi-examples/loop.c", "loop", Link::Shared);

@@ -117,7 +117,7 @@ pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeou
 
 /// Replaces all workers by a new generation, one after the other. If a new worker fails, the old generation is
 /// restored. An event PREFORK_EVENT_RELOAD_* reports the outcome. The file of a module is read anew. A reload asked
-/// for during another begins after it.
+/// for during another begins after it. It begins in the next step, if `prefork_server_on_reload()` does not refuse it.
 ///
 /// Returns PREFORK_OK; PREFORK_STATE also if the server is stopping.
 /// Process: master, while it runs.

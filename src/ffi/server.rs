@@ -11,7 +11,7 @@ use super::worker::reply_parts;
 use crate::config::Config;
 use crate::master;
 use crate::master::router::OnMessage;
-use crate::server::{Callbacks as HostCallbacks, OnEvent, OnStart};
+use crate::server::{Callbacks as HostCallbacks, OnEvent, OnReload, OnStart};
 use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -55,6 +55,10 @@ pub struct prefork_started {
 /// Called once, when every worker is ready for the first time.
 pub type prefork_on_start =
     Option<unsafe extern "C-unwind" fn(started: *const prefork_started, state: *mut c_void)>;
+
+/// Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is copied.
+pub type prefork_on_reload =
+    Option<unsafe extern "C-unwind" fn(generation: u32, state: *mut c_void) -> *const c_char>;
 
 /// Called with a message of the worker whose id is `from`: `type` is the worker's to choose.
 pub type prefork_on_message = Option<
@@ -409,6 +413,42 @@ pub unsafe extern "C" fn prefork_server_on_event(
     unsafe { set_up(server, set) }
 }
 
+/// Sets a function that is called when a reload begins, also that of an upgrade: after the event
+/// PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in this
+/// process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is rolled
+/// back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may. NULL unsets
+/// it.
+///
+/// Returns PREFORK_OK.
+/// Process: master, before it runs; `on_reload` is called in the master.
+/// # Safety
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies the string that
+/// `on_reload` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_server_on_reload(
+    server: *mut prefork_server,
+    on_reload: prefork_on_reload,
+    state: *mut c_void,
+) -> c_int {
+    let set = |server: &mut prefork_server| {
+        server.callbacks.on_reload = on_reload.map(|call| {
+            let call = move |generation| {
+                // SAFETY: a callback and a state that were given for this.
+                let why = unsafe { call(generation, state) };
+                if why.is_null() {
+                    return Ok(());
+                }
+                // SAFETY: not NULL, so a string that lives until the callback is called again at least.
+                Err(unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned())
+            };
+            Box::new(call) as OnReload
+        });
+        Ok(())
+    };
+    // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
+    unsafe { set_up(server, set) }
+}
+
 /// Sets a function that is called with each message that a worker sends to PREFORK_TO_MASTER: `from` is the worker's
 /// id, `type` is the worker's to choose. `prefork_server_reply()` answers a request. It runs as the function of
 /// `prefork_server_on_event()` does; nothing is accepted meanwhile. Without a function messages are dropped, and
@@ -704,13 +744,26 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
         // SAFETY: what the caller promises; no borrow outlives the round, so that a callback may use the server.
         let this = unsafe { borrow_mut(server) }?;
         let Some(news) = this.running.as_mut().and_then(|running| running.master.next_news()) else {
+            let mut running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
+            // As above: this may fork a worker.
+            let has_begun = running.master.begin_announced();
+            // SAFETY: as above.
+            let this = unsafe { borrow_mut(server) }?;
+            this.running = Some(running);
+            if has_begun {
+                continue;
+            }
             this.is_busy = false;
             return this.end_step(done);
         };
         let (mut callbacks, messages) = (std::mem::take(&mut this.callbacks), this.messages.clone());
-        callbacks.tell(news, &messages);
+        let told = callbacks.tell(news, &messages);
         // SAFETY: as above.
-        unsafe { borrow_mut(server) }?.callbacks = callbacks;
+        let this = unsafe { borrow_mut(server) }?;
+        this.callbacks = callbacks;
+        if let (Err(why), Some(running)) = (told, &mut this.running) {
+            running.master.refuse_reload(why);
+        }
     }
 }
 

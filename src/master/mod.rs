@@ -33,7 +33,7 @@ mod upgrade;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Started, Stopped};
-use crate::ids::Slot;
+use crate::ids::{Generation, Slot};
 use crate::log::log;
 use crate::message::{Envelope, OnReply, Undelivered};
 use crate::role::{self, Role};
@@ -61,6 +61,8 @@ pub enum News {
     /// Every worker is ready for the first time.
     Started(Started),
     Event(Event),
+    /// A reload to this generation is about to begin, unless the host refuses it ([`Master::refuse_reload`]).
+    Reload(Generation),
     /// A message of a worker to the host.
     Message(Envelope, Vec<u8>),
     /// A request of the host is over: its callback, and the result to call it with.
@@ -135,6 +137,7 @@ impl Master {
         if result.is_err() {
             self.messages.close();
             self.end_workers();
+            self.report.announced = None;
         }
         self.events = Some(events);
         result?;
@@ -162,7 +165,8 @@ impl Master {
     pub fn timeout(&self) -> Option<Duration> {
         match self.due() {
             // Only the start of a turn has the poll watch message channels for what is wanted now.
-            _ if self.pool.has_more || self.messages.router().has_stale_interests() => Some(Duration::ZERO),
+            _ if self.pool.has_more || self.report.announced.is_some() => Some(Duration::ZERO),
+            _ if self.messages.router().has_stale_interests() => Some(Duration::ZERO),
             Time::NEVER => None,
             at => Some(at - Time::now()),
         }
@@ -225,7 +229,7 @@ impl Master {
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> Result<()> {
         self.messages.router().update_poll(&self.poll);
         let sleep = match self.due() {
-            _ if self.pool.has_more => Some(Duration::ZERO),
+            _ if self.pool.has_more || self.report.announced.is_some() => Some(Duration::ZERO),
             Time::NEVER => patience,
             at => Some(patience.map_or(at - self.clock.now, |patience| patience.min(at - self.clock.now))),
         };

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub struct Report {
     /// News for the host, until the turn is over: its callbacks may call the server.
     pub news: VecDeque<News>,
+    /// A reload that begins when the host has been told of it.
+    pub announced: Option<Announced>,
     /// True if the host has a callback for events.
     pub wants_events: bool,
     /// By slot.
@@ -31,6 +33,14 @@ pub struct Report {
     pub is_started: bool,
     /// What becomes of the connections of workers that leave.
     pub departures: Departures,
+}
+
+/// A reload of which nothing was done yet.
+pub struct Announced {
+    /// The new generation.
+    pub generation: Generation,
+    /// Why the host refuses it.
+    pub refusal: Option<String>,
 }
 
 impl WorkerEntry<Kernel> {

@@ -2,9 +2,10 @@
 
 use super::lifecycle::{Action, Input};
 use super::pool::Findings;
-use super::{Master, descriptors};
+use super::report::Announced;
+use super::{Master, News, descriptors};
 use crate::error::{Error, ErrorKind};
-use crate::ids::WorkerId;
+use crate::ids::{Generation, WorkerId};
 use crate::log::{counted, log};
 use crate::message::{Notice, Undelivered};
 use crate::sys::signal::SIGKILL;
@@ -30,6 +31,33 @@ impl Master {
         self.report.last_exits.retain(|slot, _| slot.index() < slots);
     }
 
+    /// Has the host told of a reload, and asked, before anything of it is read or forked ([`Master::begin_announced`]).
+    fn announce_reload(&mut self, generation: Generation) {
+        self.report.announced = Some(Announced { generation, refusal: None });
+        self.report.news.push_back(News::Reload(generation));
+    }
+
+    /// The host refuses the reload that it was just told of, for this reason.
+    pub fn refuse_reload(&mut self, why: String) {
+        if let Some(announced) = &mut self.report.announced {
+            announced.refusal = Some(why);
+        }
+    }
+
+    /// Goes on with the reload of which the host was told, once all news have been. Forks, in general. False if there is none.
+    pub fn begin_announced(&mut self) -> bool {
+        let Some(Announced { generation, refusal }) = self.report.announced.take() else { return false };
+        // The host may have taken any time, and may have begun a stop.
+        self.read_clock();
+        if self.lifecycle.is_preparing(generation) {
+            let read = |()| self.source.prepare(generation).map_err(|e| e.to_string());
+            let result =
+                refusal.map_or(Ok(()), |why| Err(format!("refused by the host: {why}"))).and_then(read);
+            self.feed(Input::Prepared(result));
+        }
+        true
+    }
+
     /// Executes one action; returns the input that follows from it, if one does.
     fn execute(&mut self, action: Action) -> Option<Input> {
         match action {
@@ -53,9 +81,7 @@ impl Master {
             }
             Action::Rebalance(_) => self.pool.rebalance(),
             Action::Signal(id, signal) => self.signal(id, signal),
-            Action::Prepare(generation) => {
-                return Some(Input::Prepared(self.source.prepare(generation).map_err(|e| e.to_string())));
-            }
+            Action::Prepare(generation) => self.announce_reload(generation),
             Action::Commit | Action::Revert => self.source.keep_only(self.lifecycle.generation()),
             Action::EmptyBacklogs => self.pool.empty_backlogs(&self.poll),
             Action::CloseListeners => {

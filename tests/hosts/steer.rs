@@ -88,7 +88,8 @@ fn tell(what: &str, result: &prefork::Result<()>) {
 
 impl Host {
     fn begin_serving(&mut self) {
-        let mut server = Server::factory(|_| Steered).set("workers", "2").on_event(happened);
+        let mut server =
+            Server::factory(|_| Steered).set("workers", "2").on_event(happened).on_reload(may_reload);
         server = server.on_message(reported).on_start(|s| say(&format!("listening on {}", s.addresses[0])));
         let mut has_address = false;
         for pair in self.settings.chunks(2) {
@@ -301,6 +302,16 @@ fn departed(event: &Event, departed: Departed) {
     let Departed { moved, handed_over, ended, cut, lost, .. } = departed;
     let name = event.name();
     say(&format!("departed {name} moved {moved} over {handed_over} ended {ended} cut {cut} lost {lost}"));
+}
+
+/// As in C.
+fn may_reload(generation: u32) -> Result<(), String> {
+    if fs::exists("on-reload").unwrap() {
+        // SAFETY: this process has one thread.
+        unsafe { env::set_var("COLOUR", generation.to_string()) };
+        say(&format!("on_reload {generation}"));
+    }
+    if fs::exists("refuse-reload").unwrap() { Err("not today".into()) } else { Ok(()) }
 }
 
 /// A worker's last lines, on one.

@@ -41,7 +41,12 @@ impl Lifecycle {
         self.booting || self.reload.is_some() || self.recycling.is_some()
     }
 
-    /// The handler's file was read, or could not be.
+    /// True if this generation's reload waits for its handler.
+    pub fn is_preparing(&self, generation: Generation) -> bool {
+        self.reload.as_ref().is_some_and(|r| r.generation == generation && r.stage == ReloadStage::Preparing)
+    }
+
+    /// The handler's file was read, or could not be, or the host has refused the reload.
     pub(super) fn prepared(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
         let Some(reload) = self.reload.as_mut().filter(|r| r.stage == ReloadStage::Preparing) else { return };
         match result {

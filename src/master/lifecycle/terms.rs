@@ -35,7 +35,7 @@ pub enum Input {
     Ready(WorkerId),
     /// The worker was reaped.
     Died(Ended),
-    /// The handler for the next generation was read, or could not be.
+    /// The handler for the next generation was read, or could not be, or the host has refused it.
     Prepared(Result<(), String>),
     /// A reload is wanted.
     Reload,
@@ -78,7 +78,7 @@ pub enum Action {
     Rebalance(WorkerId),
     /// Send the worker a signal.
     Signal(WorkerId, i32),
-    /// Read the handler for a new generation; [`Input::Prepared`] follows.
+    /// Tell the host, and then read the handler for a new generation; [`Input::Prepared`] follows.
     Prepare(Generation),
     /// Forget the handler of the generation before the one last prepared.
     Commit,

@@ -63,6 +63,8 @@ pub enum Mutation {
     PatienceForgotten,
     /// A worker that drains is told of more time than it has.
     PatienceTooLong,
+    /// Workers of a reload are forked before the host has been asked.
+    ForkedUnannounced,
     /// What workers have cut in a stop is not counted.
     CutForgotten,
     /// Worn workers are replaced all at once.
@@ -105,7 +107,7 @@ pub enum Mutation {
     IdleHandedBack,
 }
 
-pub const MUTATIONS: [Mutation; 60] = [
+pub const MUTATIONS: [Mutation; 61] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -132,6 +134,7 @@ pub const MUTATIONS: [Mutation; 60] = [
     Mutation::PatienceForgotten,
     Mutation::PatienceTooLong,
     Mutation::CutForgotten,
+    Mutation::ForkedUnannounced,
     Mutation::RecycledTogether,
     Mutation::IdReused,
     Mutation::StopForgetsStarting,
@@ -418,6 +421,10 @@ impl Lifecycle {
                 });
             }
             Mutation::CutForgotten => self.cut = 0,
+            Mutation::ForkedUnannounced if self.stage() == Some(ReloadStage::Preparing) => {
+                self.reload.iter_mut().for_each(|r| r.stage = ReloadStage::Canary);
+                self.roll(out);
+            }
             Mutation::IdReused => self.last_id = self.workers.iter().map(|w| w.id).max().unwrap_or_default(),
             _ => {}
         }

@@ -73,6 +73,8 @@ pub struct World {
     pub stood: u64,
     pub last_step: u64,
     timer_at: u64,
+    /// A host is told of a reload, and takes its time: when it is done.
+    announced: Option<(u64, Generation)>,
     signals: VecDeque<Input>,
 }
 
@@ -131,6 +133,7 @@ impl World {
             stood: 0,
             last_step: now,
             timer_at: 0,
+            announced: None,
             signals: VecDeque::new(),
         }
     }
@@ -236,7 +239,8 @@ impl World {
     }
 
     fn timer(&self) -> u64 {
-        self.timer_at.min(self.machine.due()).min(self.pool.due().as_millis())
+        let announced = self.announced.map_or(NEVER, |(at, _)| at);
+        self.timer_at.min(self.machine.due()).min(self.pool.due().as_millis()).min(announced)
     }
 
     fn run_processes(&mut self) {
@@ -311,6 +315,15 @@ impl World {
         self.check_turn();
         if self.pool.has_emptied_backlogs() {
             self.feed(Input::Emptied);
+        }
+        // When the turn is over, as `Master::begin_announced`.
+        if let Some((_, generation)) = self.announced.take_if(|(at, _)| *at <= self.now) {
+            if self.machine.life.is_preparing(generation) {
+                let prepared = self.prepare(generation);
+                self.feed(prepared);
+            } else {
+                self.count("announced in vain");
+            }
         }
     }
 
@@ -493,6 +506,9 @@ impl World {
                 }
             }
             Action::Rebalance(_) => self.pool.rebalance(),
+            Action::Prepare(generation) if self.random.chance(30) => {
+                self.announced = Some((now + self.random.between(0, 300), generation));
+            }
             Action::Prepare(generation) => return Some(self.prepare(generation)),
             Action::Commit | Action::Revert => {
                 let generation = self.machine.life.generation();
