@@ -41,7 +41,7 @@ test: deps ## everything that has to hold; installs what it needs where it may
 
 .PHONY: soak
 soak: deps ## reloads, deaths, scaling and load at random, for ten minutes or SOAK_SECONDS=
-	$(CARGO) test --locked --test soak -- --ignored --nocapture
+	$(CARGO) test --locked --test soak --test handover -- --ignored --nocapture
 
 .PHONY: bench
 bench: build ## compare with other servers: under load and at size; then through reloads, deaths and long requests

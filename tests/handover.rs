@@ -5,8 +5,11 @@ mod util;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use util::handler::compile;
-use util::{Client, Start, Style, wait_until};
+use util::random::Random;
+use util::streams::{Seen, Streams};
+use util::{Client, Server, Start, Style, proc, wait_until};
 
 fn module(flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handover.c");
@@ -295,4 +298,121 @@ fn a_worker_that_dies_in_a_takeover_loses_that_stream_alone() {
     assert!(left >= 10 && lost <= 10, "{left} left, {lost} lost");
     drop(clients);
     server.stop();
+}
+
+/// Waits until every stream has been answered `times` times more, on average.
+fn goes_on(streams: &Streams, count: u64, times: u64) {
+    let before = streams.answers();
+    wait_until("the streams go on", || streams.answers() >= before + count * times);
+}
+
+fn is_right(seen: &Seen, most_ended: u64) {
+    assert!(
+        seen.wrong.is_empty(),
+        "{} wrong: {:#?}",
+        seen.wrong.len(),
+        &seen.wrong[..seen.wrong.len().min(9)]
+    );
+    assert!(seen.ended <= most_ended, "{} ended", seen.ended);
+}
+
+#[test]
+fn counting_streams_go_on_through_reloads_and_scalings() {
+    let mut server = start(4).start();
+    let count = 500;
+    let streams = Streams::start(server.tcp(), count, 5, Duration::from_millis(20));
+    goes_on(&streams, count as u64, 2);
+    for round in 0..6 {
+        server.reload();
+        goes_on(&streams, count as u64, 1);
+        let (signal, workers) = if round % 2 == 0 { (libc::SIGTTOU, 3) } else { (libc::SIGTTIN, 4) };
+        server.signal(signal);
+        server.scaled_to(workers);
+        goes_on(&streams, count as u64, 1);
+    }
+    let seen = streams.stop();
+    println!("{} answers, {} ended, longest {:?}", seen.answers, seen.ended, seen.longest);
+    is_right(&seen, 0);
+    server.rests();
+    server.stop();
+}
+
+/// What is done to the server while the streams count. Half of it are reloads.
+fn disturb(server: &mut Server, workers: &mut usize, what: u64, random: &mut Random) {
+    match what {
+        1 => {
+            let old = fs::read(server.module()).unwrap();
+            server.install_bytes(b"no module");
+            server.reload_fails();
+            server.install_bytes(&old);
+        }
+        2 | 3 => {
+            let (signal, now) = if *workers > 3 { (libc::SIGTTOU, 3) } else { (libc::SIGTTIN, 4) };
+            *workers = now;
+            server.signal(signal);
+            server.scaled_to(now);
+            wait_until("the workers are those", || server.workers().len() == now);
+        }
+        4 => {
+            // Replaced by prefork itself: it leaves of its own accord.
+            let pid = random.one_of(&server.workers());
+            proc::signal(pid, libc::SIGTERM);
+            server.replaces(pid);
+        }
+        5 => {
+            let pid = random.one_of(&server.workers());
+            server.may_say(&format!("pid {pid}) died"));
+            proc::signal(pid, libc::SIGKILL);
+            server.replaces(pid);
+        }
+        _ => server.reload(),
+    }
+}
+
+/// The connections that are lost by the log.
+fn lost(server: &Server) -> u64 {
+    let number = |line: &str| {
+        let words: Vec<&str> = line.split(&[' ', ',']).collect();
+        let at = words.iter().position(|word| *word == "lost").filter(|at| *at > 3);
+        at.and_then(|at| words[..at].iter().rev().find_map(|word| word.parse().ok())).unwrap_or(0)
+    };
+    server.stderr().iter().map(|line| number(line)).sum()
+}
+
+fn count_through(count: usize, rounds: u64, ahead: u64, pause: Duration) {
+    let seed =
+        std::env::var("PREFORK_SEED").map_or_else(|_| std::process::id().into(), |s| s.parse().unwrap());
+    println!("PREFORK_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut server = start(4).own_module().start();
+    for line in ["left", "leaves", "died", "respawn"] {
+        server.may_say(line);
+    }
+    let streams = Streams::start(server.tcp(), count, ahead, pause);
+    goes_on(&streams, count as u64, 2);
+    let mut workers = 4;
+    for _ in 0..rounds {
+        let what = 1 + random.below(10);
+        let begun = Instant::now();
+        disturb(&mut server, &mut workers, what, &mut random);
+        println!("{what} took {:?}", begun.elapsed());
+        goes_on(&streams, count as u64, 1);
+    }
+    let seen = streams.stop();
+    let lost = lost(&server);
+    println!("{} answers, {} ended, {lost} lost, longest {:?}", seen.answers, seen.ended, seen.longest);
+    is_right(&seen, lost);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn counting_streams_go_on_through_whatever_happens() {
+    count_through(300, 12, 5, Duration::from_millis(20));
+}
+
+#[test]
+#[ignore = "takes minutes; make soak"]
+fn ten_thousand_counting_streams_go_on_through_whatever_happens() {
+    count_through(10_000, 50, 3, Duration::from_millis(500));
 }

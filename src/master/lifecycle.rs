@@ -99,9 +99,10 @@ impl Worker {
         WorkerInfo { id: self.id.0, slot: self.slot.0, generation: self.generation.0, pid: 0 }
     }
 
-    /// The time at which it has to have finished; `None` if it does not drain, or has all the time it needs.
+    /// The time at which it ends what it still has; `None` if it does not drain, or has all the time it needs.
     pub fn finishes_by(&self) -> Option<Time> {
-        Some(self.deadline).filter(|at| self.phase == Phase::Draining && *at < Time::NEVER)
+        let kills_at = Some(self.deadline).filter(|at| self.phase == Phase::Draining && *at < Time::NEVER)?;
+        Some(kills_at.earlier_by(draining::END_GRACE))
     }
 
     fn can_serve(&self) -> bool {

@@ -15,6 +15,7 @@ pub mod proc;
 pub mod random;
 pub mod reader;
 pub mod server;
+pub mod streams;
 pub mod wakeups;
 pub mod wrk;
 

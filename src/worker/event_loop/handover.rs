@@ -300,6 +300,7 @@ impl EventLoop<'_> {
                         // It has come back too late.
                         self.begin_end(index);
                     } else {
+                        self.ask_stream(index);
                         self.run(index, Cause::Readable { ended: false });
                     }
                     return None;
