@@ -56,7 +56,8 @@ pub struct prefork_started {
 pub type prefork_on_start =
     Option<unsafe extern "C-unwind" fn(started: *const prefork_started, state: *mut c_void)>;
 
-/// Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is copied.
+/// Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is
+/// copied.
 pub type prefork_on_reload =
     Option<unsafe extern "C-unwind" fn(generation: u32, state: *mut c_void) -> *const c_char>;
 
@@ -414,15 +415,15 @@ pub unsafe extern "C" fn prefork_server_on_event(
 }
 
 /// Sets a function that is called when a reload begins, also that of an upgrade: after the event
-/// PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in this
-/// process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is rolled
-/// back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may. NULL unsets
-/// it.
+/// PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in
+/// this process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is
+/// rolled back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may.
+/// NULL unsets it.
 ///
 /// Returns PREFORK_OK.
 /// Process: master, before it runs; `on_reload` is called in the master.
 /// # Safety
-/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies the string that
+/// Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies what
 /// `on_reload` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_server_on_reload(
