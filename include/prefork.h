@@ -1796,7 +1796,10 @@ typedef struct prefork_started {
 /** Called once, when every worker is ready for the first time. */
 typedef void (*prefork_on_start)(const prefork_started *started, void *state);
 
-/** Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is copied. */
+/**
+ * Called when a reload to `generation` is about to begin. Returns NULL to let it, or the reason not to, which is
+ * copied.
+ */
 typedef const char *(*prefork_on_reload)(uint32_t generation, void *state);
 
 /** Called with a message of the worker whose id is `from`: `type` is the worker's to choose. */
@@ -1986,14 +1989,14 @@ int prefork_server_on_event(prefork_server *server, prefork_on_event on_event, v
 
 /**
  * Sets a function that is called when a reload begins, also that of an upgrade: after the event
- * PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in this
- * process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is rolled
- * back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may. NULL unsets
- * it.
+ * PREFORK_EVENT_RELOAD_STARTED, and before any code of it is read and any worker of it is forked. What it changes in
+ * this process, such as a configuration that workers inherit, all of them have. If it returns a reason, the reload is
+ * rolled back with that, and nothing has changed. It may call what the function of `prefork_server_on_event()` may.
+ * NULL unsets it.
  *
  * Returns PREFORK_OK.
  * Process: master, before it runs; `on_reload` is called in the master.
- * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies the string that
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed. Copies what
  * `on_reload` returns.
  */
 int prefork_server_on_reload(prefork_server *server, prefork_on_reload on_reload, void *state);

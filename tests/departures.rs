@@ -103,7 +103,8 @@ fn start_with(module: &Path, workers: usize, drain_timeout: &str) -> Server {
     let refuses = start.dir().file("refuses");
     let start = start.env("BROKEN", Some(broken.as_os_str())).env("REFUSES", Some(refuses.as_os_str()));
     let mut server = start.set("drain-timeout", drain_timeout).start();
-    for line in ["control: ", "reload to generation", "has gone", "had not finished within the drain-timeout"]
+    for line in
+        ["control: ", "reload to generation", "has gone", "has ended at its deadline", "had not ended"]
     {
         server.may_say(line);
     }

@@ -363,7 +363,7 @@ fn an_exit_is_reported_with_its_reason() {
         assert!(host.reads("event disconnect").starts_with(&format!("event disconnect {id} ")));
         let line = host.reads("event exit");
         assert!(
-            line.starts_with(&format!("event exit {id} ")) && line.ends_with("-1 9 drain timeout 1"),
+            line.starts_with(&format!("event exit {id} ")) && line.ends_with("-1 9 drain timeout 1 cut 1"),
             "{line}"
         );
         host.is_up([3]);
@@ -672,7 +672,7 @@ fn a_stop_reports_how_many_workers_were_killed() {
         let clients = [host.at_gate("never"), host.at_gate("never")];
         assert_eq!(host.ask("stop"), "stop 0");
         for _ in 0..2 {
-            assert!(host.reads("event exit").ends_with("-1 9 drain timeout 1"));
+            assert!(host.reads("event exit").ends_with("-1 9 drain timeout 1 cut 1"));
         }
         assert_eq!(host.reads("event stopped"), "event stopped 0 0 0 2");
         assert_eq!(host.reads("ended"), "ended 0 killed 2 fd -4 cut 0");

@@ -299,7 +299,7 @@ fn module_sees(cause: Cause, request_sees: Sight, idle_sees: Sight, streams_see:
     for (has_none, module) in MODULES.iter().enumerate() {
         let mut server = start(Start::new(Style::Request).module(module.clone()), cause);
         let mut clients = clients(&server);
-        let late = Instant::now() + Duration::from_millis(DRAIN + 1000);
+        let late = Instant::now() + Duration::from_millis(DRAIN + 2000);
         happen(&mut server, cause);
         let what = format!("{cause:?}, streams {}", ["with a state", "without"][has_none]);
         let answers: Vec<_> = clients.requests.iter_mut().map(request).collect();
@@ -322,7 +322,7 @@ fn blocking_sees(cause: Cause, request_sees: Sight, after: &[Sight]) {
     let mut clients: Vec<_> = (0..2).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| drop(client.ask("pid").unwrap()));
     clients.iter_mut().for_each(|client| client.send(b"pi").unwrap());
-    let late = Instant::now() + Duration::from_millis(DRAIN + 1000);
+    let late = Instant::now() + Duration::from_millis(DRAIN + 2000);
     happen(&mut server, cause);
     for client in &mut clients {
         let answer = client.send(b"d\n").and_then(|()| client.answer());
