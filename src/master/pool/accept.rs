@@ -151,6 +151,7 @@ impl<S: System> Pool<S> {
                 None => self.cursor = turn,
             }
         }
+        self.take_refused(poll);
         if some && !self.has_shortage() {
             self.system.refill_reserve();
         }
@@ -324,6 +325,9 @@ impl<S: System> Pool<S> {
             Ok(Given::Done) => {
                 let taker = worker.id;
                 for giver in connections.iter().filter_map(|c| c.origin.stream?.giver) {
+                    if broken!(self, HandoverUncounted) {
+                        break;
+                    }
                     self.streams.note_given(giver, taker);
                 }
                 self.check_soon();

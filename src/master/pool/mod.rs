@@ -178,6 +178,42 @@ pub enum Fault {
     ReturnedInTurn,
     /// What comes back may go to a worker that is about to be replaced.
     ReturnedToAnyGeneration,
+    /// A stream that a worker refuses is offered to any other.
+    RefusedToAnyone,
+    /// A stream that goes to a worker is not counted as under way.
+    HandoverUncounted,
+    /// A giver is not told that a stream of it was taken over.
+    TakeoverUnsettled,
+    /// What a worker that ends had taken is never settled.
+    DeadTakerUnsettled,
+    /// It is settled before its queues are read.
+    DeadTakerSettledEarly,
+    /// A stream that comes out of a worker's queue still counts as with it.
+    ReturnedStillUnderWay,
+    /// A stream without a giver, which a worker has not taken, becomes one of that worker.
+    UntakenBecomesOwn,
+    /// It is not noted which worker gives a stream away.
+    GiverForgotten,
+    /// A stream whose giver has a full queue is forgotten.
+    DirectedForgotten,
+    /// It waits, and nothing wakes the master for it.
+    DirectedUnchecked,
+    /// It is not checked that a worker takes a stream that is for it.
+    DirectedNotWatched,
+    /// A stream that is for a certain worker goes to any.
+    GoalIgnored,
+    /// One whose goal has no room goes to any worker, and not back.
+    GoalMissedToAnyone,
+    /// A stream that was refused is reset although its giver lives.
+    RefusedReset,
+    /// Those whose giver is gone go from one worker to the next without end.
+    OfferedWithoutEnd,
+    /// Streams that are lost are not counted.
+    LossUncounted,
+    /// A stop closes the streams that are under way.
+    StopClosesStreams,
+    /// What is refused waits until another worker has room.
+    RefusedWaitsForRoom,
 }
 
 /// True if the simulator has broken this rule; never in the product.
@@ -268,6 +304,9 @@ impl<S: System> Pool<S> {
         let (in_flight, departed) = (u64::from(entry.in_flight()), entry.departed());
         // Whatever it has written: no more than it has had.
         let cut = entry.link.count(Word::Cut).min(entry.link.count(Word::Finished));
+        if broken!(self, DeadTakerSettledEarly) {
+            self.streams.end_taker(entry.id);
+        }
         if !broken!(self, QueueOfTheDeadForgotten) {
             self.add_return(Return::OfDeadWorker(entry.id, entry.queue));
         }

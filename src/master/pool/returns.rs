@@ -4,7 +4,7 @@
 //! The pool takes one message at a time, and only when another worker has room for a connection: until then the socket's own queue
 //! keeps it.
 
-use super::streams::is_directed;
+use super::streams::{Way, is_directed};
 use super::{MOST_PARKED, Pool, Queue, System, Unplaced, broken};
 
 use crate::handoff::{self, Message, Taken};
@@ -69,7 +69,9 @@ impl<S: System> Pool<S> {
 
     /// True if connections may be taken back.
     pub(super) fn has_returns(&self) -> bool {
-        !self.returns.is_empty() && self.now >= self.resting_until
+        // Those that wait for a certain worker have descriptors here as well.
+        let waits = self.streams.directed.len() + handoff::MOST <= MOST_PARKED;
+        !self.returns.is_empty() && self.now >= self.resting_until && waits
     }
 
     /// Takes a message back from the first queue; returns its first connection, and parks the others. `None` if none is left there:
@@ -82,17 +84,25 @@ impl<S: System> Pool<S> {
         has_descriptors: &mut bool,
         poll: &S::Poll,
     ) -> Option<Unplaced<S::Connection>> {
-        *has_descriptors = *has_descriptors || self.system.make_room();
-        if !*has_descriptors {
-            // A connection that is received without a free descriptor is lost: it stays in its queue.
-            self.rest(&errno::error(errno::EMFILE));
-            return None;
-        }
         loop {
-            match self.take_return() {
+            *has_descriptors = *has_descriptors || self.system.make_room();
+            if !*has_descriptors {
+                // A connection that is received without a free descriptor is lost: it stays in its queue.
+                self.rest(&errno::error(errno::EMFILE));
+                return None;
+            }
+            let (taken, way) = self.take_return();
+            match taken {
                 Ok(Taken::Connections(message)) => {
-                    if let Some(first) = self.take_in(message) {
+                    if let Some(first) = self.take_in(message, way) {
                         return Some(first);
+                    }
+                    // All were for certain workers, and keep their descriptors until these have them.
+                    *has_descriptors = false;
+                    // The queue of a live worker is read to its end: what goes back to that worker would come out of it again.
+                    let to_end = matches!(self.returns.front(), Some(Return::Unclaimed(_)));
+                    if !to_end && !self.has_returns() {
+                        return None;
                     }
                 }
                 Ok(Taken::Probe) => self.forget_probe(),
@@ -120,8 +130,29 @@ impl<S: System> Pool<S> {
         }
     }
 
+    /// Takes back what workers may have refused, even if no worker has room: its giver needs none for it. What comes with it is parked.
+    pub(super) fn take_refused(&mut self, poll: &S::Poll) {
+        let may_refuse = |pool: &Self| {
+            pool.returns.iter().position(|r| {
+                let id = r.owner();
+                !matches!(r, Return::Unclaimed(_)) && pool.streams.transits.iter().any(|t| t.taker == id)
+            })
+        };
+        while !broken!(self, RefusedWaitsForRoom)
+            && self.parked.len() + handoff::MOST <= MOST_PARKED
+            && self.has_returns()
+            && let Some(at) = may_refuse(self)
+        {
+            self.returns.swap(0, at);
+            if let Some(connection) = self.next_return(&mut false, poll) {
+                self.parked.push_back(connection);
+            }
+        }
+        self.place_directed();
+    }
+
     /// Returns the first connection of a message that was taken back, and parks the others. What is for a certain worker is put aside.
-    fn take_in(&mut self, message: Message<S::Connection>) -> Option<Unplaced<S::Connection>> {
+    fn take_in(&mut self, message: Message<S::Connection>, way: Way) -> Option<Unplaced<S::Connection>> {
         let shed_by = self.returns.front().and_then(|source| self.shedder(source));
         let lost = message.lost;
         if lost > 0 {
@@ -135,11 +166,11 @@ impl<S: System> Pool<S> {
         for (connection, mut origin) in message {
             count += 1;
             if let Some(owner) = owner {
-                self.streams.comes_from(owner, &mut origin);
+                self.streams.comes_from(owner, way, &mut origin);
             }
             let client = self.client_of(&connection);
             let unplaced = Unplaced { connection, origin, client, came_back: true, shed_by, slot: 0 };
-            if is_directed(&origin) {
+            if is_directed(&origin) && !broken!(self, RefusedToAnyone) {
                 self.streams.directed.push_back(unplaced);
             } else if first.is_none() {
                 first = Some(unplaced);
@@ -156,17 +187,21 @@ impl<S: System> Pool<S> {
         first
     }
 
-    fn take_return(&self) -> io::Result<Taken<S::Connection>> {
+    fn take_return(&self) -> (io::Result<Taken<S::Connection>>, Way) {
         let queue_of = |id| self.workers.get(id).map(|worker| &worker.queue);
         match self.returns.front() {
-            Some(Return::Unclaimed(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::reclaim),
-            Some(Return::HandedBack(id)) => queue_of(*id).map_or(Ok(Taken::End), Queue::take_returned),
+            Some(Return::Unclaimed(id)) => {
+                (queue_of(*id).map_or(Ok(Taken::End), Queue::reclaim), Way::ToWorker)
+            }
+            Some(Return::HandedBack(id)) => {
+                (queue_of(*id).map_or(Ok(Taken::End), Queue::take_returned), Way::ToMaster)
+            }
             Some(Return::OfDeadWorker(_, queue)) => match queue.reclaim() {
                 // Each of the two has its own end.
-                Ok(Taken::Nothing | Taken::End) => queue.take_returned(),
-                taken => taken,
+                Ok(Taken::Nothing | Taken::End) => (queue.take_returned(), Way::ToMaster),
+                taken => (taken, Way::ToWorker),
             },
-            None => Ok(Taken::End),
+            None => (Ok(Taken::End), Way::ToMaster),
         }
     }
 
@@ -232,7 +267,8 @@ impl<S: System> Pool<S> {
         let mut of_live;
         (self.returns, of_live) = std::mem::take(&mut self.returns).into_iter().partition(is_ended);
         while !self.returns.is_empty() {
-            match self.take_return() {
+            let (taken, way) = self.take_return();
+            match taken {
                 Ok(Taken::Connections(message)) => {
                     closed += message.lost as u64;
                     for (connection, mut origin) in message {
@@ -240,7 +276,7 @@ impl<S: System> Pool<S> {
                         if let Some(owner) = self.returns.front().map(Return::owner)
                             && origin.stream.is_some()
                         {
-                            self.streams.comes_from(owner, &mut origin);
+                            self.streams.comes_from(owner, way, &mut origin);
                             self.send_home(Unplaced {
                                 connection,
                                 origin,

@@ -4,7 +4,7 @@
 //! is refused goes back to its giver. So the pool counts, for each pair of workers, the streams that are with the second and not
 //! settled. It decides by its own counts alone: what a worker says of them can only settle its own.
 
-use super::{Given, Pool, Queue, System, Unplaced, WorkerEntry};
+use super::{Given, Pool, Queue, System, Unplaced, WorkerEntry, broken};
 use crate::handoff::{Handover, Origin};
 use crate::ids::WorkerId;
 use std::collections::VecDeque;
@@ -21,6 +21,15 @@ pub struct Transit {
     pub count: u32,
 }
 
+/// The queue from which a stream is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// What the worker has not taken.
+    ToWorker,
+    /// What it has given to the master.
+    ToMaster,
+}
+
 /// What the pool knows of such streams.
 pub struct Streams<C> {
     /// Those that are with another worker and not settled.
@@ -31,11 +40,21 @@ pub struct Streams<C> {
     pub settled: Vec<(WorkerId, u32)>,
     /// Those that were lost, because neither another worker would take them nor their giver is left.
     pub lost: u64,
+    /// A rule that the simulator has broken.
+    #[cfg(test)]
+    pub fault: Option<super::Fault>,
 }
 
 impl<C> Default for Streams<C> {
     fn default() -> Self {
-        Self { transits: Vec::new(), directed: VecDeque::new(), settled: Vec::new(), lost: 0 }
+        Self {
+            transits: Vec::new(),
+            directed: VecDeque::new(),
+            settled: Vec::new(),
+            lost: 0,
+            #[cfg(test)]
+            fault: None,
+        }
     }
 }
 
@@ -73,23 +92,35 @@ impl<C> Streams<C> {
     /// `taker` says that it serves `count` streams of `giver`.
     pub fn took_over(&mut self, giver: WorkerId, taker: WorkerId, count: u32) {
         let taken = self.take(giver, taker, count);
-        self.settle(giver, taken);
+        if !broken!(self, TakeoverUnsettled) {
+            self.settle(giver, taken);
+        }
     }
 
     /// Both queues of a worker that has ended are empty: what it had taken is lost.
     pub(super) fn end_taker(&mut self, taker: WorkerId) {
         let lost: Vec<_> = self.transits.extract_if(.., |t| t.taker == taker).collect();
         for Transit { giver, count, .. } in lost {
-            self.settle(giver, count);
+            if !broken!(self, DeadTakerUnsettled) {
+                self.settle(giver, count);
+            }
         }
     }
 
     /// A stream has come out of a queue of this worker.
-    pub(super) fn comes_from(&mut self, owner: WorkerId, origin: &mut Origin) {
+    pub(super) fn comes_from(&mut self, owner: WorkerId, way: Way, origin: &mut Origin) {
         let Some(stream) = &mut origin.stream else { return };
-        match stream.giver {
-            Some(giver) => drop(self.take(giver, owner, 1)),
-            None => stream.giver = Some(owner),
+        match (stream.giver, way) {
+            // One that goes back to its giver counts for no taker any more.
+            (Some(_), Way::ToWorker) if stream.is_refused => {}
+            (Some(_), _) if broken!(self, ReturnedStillUnderWay) => {}
+            (Some(giver), _) => drop(self.take(giver, owner, 1)),
+            (None, Way::ToMaster) if broken!(self, GiverForgotten) => {}
+            (None, _) if way == Way::ToMaster || broken!(self, UntakenBecomesOwn) => {
+                stream.giver = Some(owner)
+            }
+            // Its giver is gone, and its taker has not had it.
+            (None, _) => {}
         }
     }
 }
@@ -106,7 +137,7 @@ impl<S: System> Pool<S> {
             let Some(unplaced) = self.streams.directed.pop_front() else { break };
             self.direct(unplaced);
         }
-        if !self.streams.directed.is_empty() {
+        if !self.streams.directed.is_empty() && !broken!(self, DirectedUnchecked) {
             self.check_soon();
         }
     }
@@ -118,17 +149,26 @@ impl<S: System> Pool<S> {
         {
             let max_queued = self.max_queued;
             let giver = stream.giver;
+            if broken!(self, GoalIgnored) {
+                return self.parked.push_back(unplaced);
+            }
             let fits = |w: &WorkerEntry<S>| w.load(max_queued).is_some() && Some(taker) != giver;
             if self.workers.get(taker).is_some_and(fits)
                 && matches!(self.give_directly(taker, &unplaced), Some(Given::Done))
             {
                 return;
             }
-            unplaced.origin.stream = Some(Handover { giver, taker: None, is_refused: true });
+            let is_refused = !broken!(self, GoalMissedToAnyone);
+            unplaced.origin.stream = Some(Handover { giver, taker: None, is_refused });
+            if !is_refused {
+                return self.parked.push_back(unplaced);
+            }
         }
         let Some(Handover { giver, .. }) = unplaced.origin.stream else { return };
+        let giver = giver.filter(|_| !broken!(self, RefusedReset));
         match giver.and_then(|giver| self.give_directly(giver, &unplaced)) {
             Some(Given::Done) => {}
+            Some(Given::Full) if broken!(self, DirectedForgotten) => {}
             Some(Given::Full) => self.streams.directed.push_back(unplaced),
             Some(Given::Gone) | None => self.offer(unplaced),
         }
@@ -138,10 +178,12 @@ impl<S: System> Pool<S> {
     fn offer(&mut self, mut unplaced: Unplaced<S::Connection>) {
         let had_giver = unplaced.origin.stream.is_some_and(|stream| stream.giver.is_some());
         if had_giver && !self.is_closed {
-            unplaced.origin.stream = Some(Handover::default());
+            let giver = unplaced.origin.stream.and_then(|stream| stream.giver);
+            let giver = giver.filter(|_| broken!(self, OfferedWithoutEnd));
+            unplaced.origin.stream = Some(Handover { giver, ..Handover::default() });
             self.parked.push_back(unplaced);
         } else {
-            self.streams.lost += 1;
+            self.streams.lost += u64::from(!broken!(self, LossUncounted));
             self.system.log(format_args!("a stream that is handed over has no worker any more: reset"));
             self.system.reset(unplaced.connection);
         }
@@ -154,17 +196,25 @@ impl<S: System> Pool<S> {
         worker.given = worker.given.wrapping_add(1);
         let given = worker.queue.give(std::slice::from_ref(unplaced)).unwrap_or(Given::Full);
         match (given, unplaced.origin.stream) {
-            (Given::Done, Some(Handover { giver: Some(giver), is_refused: false, .. })) => {
+            (Given::Done, Some(Handover { giver: Some(giver), is_refused: false, .. }))
+                if !broken!(self, HandoverUncounted) =>
+            {
                 self.streams.note_given(giver, id);
             }
             (Given::Done, _) => {}
             _ => worker.given = worker.given.wrapping_sub(1),
+        }
+        if given == Given::Done && !broken!(self, DirectedNotWatched) {
+            self.check_soon();
         }
         Some(given)
     }
 
     /// A stop has closed the listeners: what is under way goes back to its giver, or is reset.
     pub(super) fn send_home(&mut self, mut unplaced: Unplaced<S::Connection>) {
+        if broken!(self, StopClosesStreams) {
+            return self.system.close(unplaced.connection);
+        }
         if let Some(stream) = &mut unplaced.origin.stream {
             stream.is_refused = true;
         }
@@ -202,20 +252,34 @@ mod tests {
         let mut streams = streams(&[(A, B), (A, B), (C, B), (A, C)]);
         let mut origin =
             Origin::stream(Default::default(), Handover { giver: Some(A), ..Handover::default() });
-        streams.comes_from(B, &mut origin);
+        streams.comes_from(B, Way::ToWorker, &mut origin);
         streams.end_taker(B);
         assert_eq!(streams.settled, [(A, 1), (C, 1)]);
         assert_eq!(streams.transits, [Transit { giver: A, taker: C, count: 1 }]);
     }
 
     #[test]
+    fn what_goes_back_or_has_no_giver_counts_for_no_taker() {
+        let mut streams = streams(&[(A, A), (B, A)]);
+        let mut home = Origin::stream(
+            Default::default(),
+            Handover { giver: Some(A), is_refused: true, ..Handover::default() },
+        );
+        streams.comes_from(A, Way::ToWorker, &mut home);
+        let mut orphan = Origin::stream(Default::default(), Handover::default());
+        streams.comes_from(A, Way::ToWorker, &mut orphan);
+        assert_eq!(orphan.stream, Some(Handover::default()));
+        assert_eq!(streams.transits.len(), 2);
+    }
+
+    #[test]
     fn the_giver_of_a_stream_is_the_worker_whose_queue_it_comes_from() {
         let mut streams = streams(&[]);
         let mut origin = Origin::stream(Default::default(), Handover::default());
-        streams.comes_from(B, &mut origin);
+        streams.comes_from(B, Way::ToMaster, &mut origin);
         assert_eq!(origin.stream, Some(Handover { giver: Some(B), taker: None, is_refused: false }));
         let mut idle = Origin::idle(Default::default());
-        streams.comes_from(B, &mut idle);
+        streams.comes_from(B, Way::ToMaster, &mut idle);
         assert_eq!(idle.stream, None);
     }
 }

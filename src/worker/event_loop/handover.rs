@@ -52,6 +52,11 @@ impl Moves {
         self.are_settled() && self.ask_from.is_none()
     }
 
+    /// True if a stream that the channel has taken may come back.
+    pub(super) fn may_come_back(&self) -> bool {
+        self.unsettled > 0
+    }
+
     /// True if the loop has something to do here that no event tells.
     pub(super) fn wait_for_channel(&self) -> bool {
         !self.leaving.is_empty()
@@ -88,7 +93,7 @@ impl EventLoop<'_> {
     pub(super) fn close_queue(&mut self) {
         let is_closed = self.channel.orders.hands_back && self.moves.are_settled();
         self.intake.set_closed(is_closed, self.poll);
-        if self.channel.orders.hands_back {
+        if self.channel.orders.hands_back || self.moves.may_come_back() {
             self.intake.resume(self.poll);
         }
     }

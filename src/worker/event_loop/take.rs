@@ -33,7 +33,9 @@ impl EventLoop<'_> {
         if self.intake.is_closed() {
             return false;
         }
-        let Some(place) = self.find_place(self.channel.orders.is_draining()) else { return false };
+        // A stream that comes back needs no place: the master gives nothing else to a worker that is full.
+        let must_take = self.channel.orders.is_draining() || self.moves.may_come_back();
+        let Some(place) = self.find_place(must_take) else { return false };
         match self.intake.take(self.poll) {
             Taken::Connections(message) => {
                 let mut place = Some(place);
