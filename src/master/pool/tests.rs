@@ -71,7 +71,7 @@ impl Fixture {
         self.pool.withdraw(WorkerId(id));
         self.pool.watch_returns(WorkerId(id), &());
         let finished = connections.len() as u64;
-        self.workers[id as usize - 1].back.borrow_mut().extend(connections.map(Item::Connection));
+        self.workers[id as usize - 1].back.borrow_mut().extend(connections.map(Item::idle));
         self.finish(id, finished);
         self.turn();
     }
@@ -110,7 +110,7 @@ impl Fixture {
         let add = |counter: &std::cell::Cell<u64>| counter.set(counter.get() + 1);
         let items = std::mem::take(&mut *worker.to_worker.borrow_mut());
         let connections = items.into_iter().filter_map(|item| match item {
-            Item::Connection(connection) | Item::Another(connection) => {
+            Item::Connection(connection, _) | Item::Another(connection, _) => {
                 add(&worker.counters.taken);
                 Some(connection)
             }
@@ -200,7 +200,7 @@ fn connections_that_are_handed_back_go_to_another_worker_when_it_has_room() {
     assert_eq!((f.take(1), f.take(2)), (vec![0, 2], vec![1]));
     f.pool.watch_returns(WorkerId(1), &());
     f.pool.withdraw(WorkerId(1));
-    f.workers[0].back.borrow_mut().extend([Item::Connection(0), Item::Connection(2)]);
+    f.workers[0].back.borrow_mut().extend([0, 2].map(Item::idle));
     f.finish(1, 2);
     f.turn();
     assert_eq!(f.take(2), [0]);
@@ -258,8 +258,8 @@ fn messages(f: &mut Fixture, clients: u32) -> Vec<usize> {
     let mut messages = Vec::new();
     for item in f.workers[1].to_worker.borrow().iter() {
         match item {
-            Item::Connection(_) => messages.push(1),
-            Item::Another(_) => *messages.last_mut().unwrap() += 1,
+            Item::Connection(..) => messages.push(1),
+            Item::Another(..) => *messages.last_mut().unwrap() += 1,
             Item::Probe => {}
         }
     }
@@ -309,7 +309,7 @@ fn if_no_queue_takes_a_connection_more_are_taken_back_which_may_be_why() {
     for worker in &f.workers {
         f.pool.workers.get_mut(worker.id).unwrap().limit = 100;
     }
-    f.workers[0].to_worker.borrow_mut().extend((0..6).map(Item::Connection));
+    f.workers[0].to_worker.borrow_mut().extend((0..6).map(Item::idle));
     f.pool.remove(Page(1)).unwrap();
     // As if the kernel counted too many descriptors in flight.
     f.workers[1].to_worker.borrow_mut().extend([Item::Probe; process::QUEUE_ROOM]);
@@ -332,7 +332,9 @@ fn what_a_full_queue_refuses_is_given_to_others_after_their_own() {
     f.workers[1].counters.idle.set(1);
     f.connect(6);
     // A message of several must not come when it has room for some of them only.
-    let expected = [Item::Connection(1), Item::Another(3), Item::Another(5), Item::Connection(0)];
+    let new = Origin::listener(ListenerId(0));
+    let expected =
+        [Item::Connection(1, new), Item::Another(3, new), Item::Another(5, new), Item::Connection(0, new)];
     assert_eq!(*f.workers[1].to_worker.borrow(), expected);
     assert_eq!(f.pool.parked.iter().map(|c| c.connection).collect::<Vec<_>>(), [2, 4]);
 }

@@ -154,6 +154,12 @@ impl World {
         }
     }
 
+    /// A reload that is wanted has waited for the verdict of the one before it, and may begin.
+    fn waits_no_more(&mut self) {
+        let now = self.mark(0);
+        self.watch.wanted.iter_mut().for_each(|wanted| *wanted = now);
+    }
+
     fn is_successor(&self, p: &Process) -> bool {
         self.machine.life.places().get(p.slot).is_some_and(|s| s.successor == Some(p.id))
     }
@@ -563,6 +569,7 @@ impl World {
             }
             Event::Reload { state: ReloadState::Committed, generation, .. } => {
                 let same = self.watch.reload.take().is_some_and(|r| r.generation.0 == *generation);
+                self.waits_no_more();
                 self.must(same, || format!("commit of {generation}, which is not being loaded"));
                 self.watch.commits += 1;
             }
@@ -594,6 +601,7 @@ impl World {
 
     fn check_rolled_back(&mut self, generation: u32, failure: &ReloadFailure) {
         let reload = self.watch.reload.take();
+        self.waits_no_more();
         let same = reload.as_ref().is_some_and(|r| r.generation.0 == generation);
         self.must(same, || format!("roll-back of {generation}, which is not being loaded"));
         self.watch.rollbacks += 1;
@@ -780,7 +788,8 @@ impl World {
         });
         self.must(!ready || leaves || out || admitted, || format!("worker {id} is ready and not admitted"));
         self.must(leaves || placed || stops, || format!("worker {id} is forgotten"));
-        let beyond = self.processes[i].held().count() > self.processes[i].limit as usize;
+        let p = &self.processes[i];
+        let beyond = p.held().count() > p.limit as usize + p.moves.came_back;
         self.must(leaves || !beyond, || format!("worker {id} has more connections than it may have"));
         self.check_deadlines(i);
     }
@@ -850,6 +859,9 @@ impl World {
             return;
         }
         self.check_connections();
+        let sent_home: Vec<WorkerId> =
+            self.processes.iter().map(|p| p.id).filter(|id| self.shared.tracks.sent_home(*id)).collect();
+        self.check_streams();
         let (pool, life) = (&self.pool, &self.machine.life);
         let (room, more, stuck) = (pool.has_room(), pool.has_more, pool.has_room_for_what_waits(life));
         let paused = pool.has_paused(life);
@@ -865,7 +877,7 @@ impl World {
             self.must(!others, || format!("worker {id} gets back what it has shed, and another has room"));
         }
         self.check_returned();
-        self.check_idle();
+        self.check_idle(&sent_home);
         for i in 0..self.processes.len() {
             self.check_eligible(i);
             self.check_left_lying(i);
@@ -918,7 +930,7 @@ impl World {
     }
 
     /// No client waits while a worker has idle connections, and none of these is closed while another worker has room.
-    fn check_idle(&mut self) {
+    fn check_idle(&mut self, sent_home: &[WorkerId]) {
         let (pool, life) = (&self.pool, &self.machine.life);
         let waits = (pool.has_paused(life) || !pool.parked.is_empty()) && !pool.has_more;
         if let Some(id) = self.with_place(MAX_QUEUED).filter(|_| waits) {
@@ -929,7 +941,9 @@ impl World {
             return;
         }
         let beyond = pool.workers.iter().find(|w| {
-            w.in_flight() > w.limit && self.watch.given.get(&w.id).is_some_and(|before| w.given > *before)
+            !sent_home.contains(&w.id)
+                && w.in_flight() > w.limit
+                && self.watch.given.get(&w.id).is_some_and(|before| w.given > *before)
         });
         let had_room = |w: &WorkerEntry<Model>| self.watch.with_room.contains(&w.id);
         let with_room = (0..pool.workers.slots())
@@ -943,6 +957,7 @@ impl World {
 
     /// When the master sleeps: it waits for room only if there is none. A worker wakes it when it takes what is queued.
     pub fn check_sleep(&mut self) {
+        self.check_refused();
         let life = &self.machine.life;
         let waits = self.shared.waiting.get() && (self.pool.has_paused(life) || !self.pool.parked.is_empty());
         if let Some(id) = self.with_place(1).filter(|_| waits && !self.is_over()) {
@@ -971,7 +986,9 @@ impl World {
         let (now, short) = (self.now, self.shared.is_short());
         let worker = self.pool.workers.get(id);
         let p = &mut self.processes[i];
-        let lies = worker.is_some_and(|w| w.admitted && w.queued() > p.waiting()) && !up && !short;
+        let is_others = |item: &Item| item.origin().is_some_and(|o| !o.stream.is_some_and(|s| s.is_refused));
+        let any = worker.is_some_and(|w| w.admitted && w.queued() > p.waiting());
+        let lies = any && p.queue.borrow().iter().any(is_others) && !up && !short;
         let progress = p.progress();
         let before = p.seen.lying.filter(|&(_, then)| then == progress);
         p.seen.lying = lies.then(|| before.unwrap_or((now, progress)));
@@ -980,10 +997,11 @@ impl World {
     }
 
     fn check_connections(&mut self) {
-        let mut found: Vec<u32> = self.pool.parked.iter().map(|c| c.connection).collect();
+        let directed = &self.pool.streams.directed;
+        let mut found: Vec<u32> = self.pool.parked.iter().chain(directed).map(|c| c.connection).collect();
         let mut queues: Vec<&Messages> = Vec::new();
         for p in &self.processes {
-            found.extend(p.held());
+            found.extend(p.held().chain(p.leaving()));
             queues.extend([&p.queue, &p.back]);
         }
         let mut unclaimed = BTreeSet::new();
@@ -1071,5 +1089,7 @@ impl World {
         self.must(told == real, || format!("{told} are reported as killed, {real} were"));
         let (told, real) = (self.machine.life.cut(), self.watch.cut);
         self.must(told == real, || format!("{told} connections are reported as cut, {real} were"));
+        self.finish_turn();
+        self.check_last_streams();
     }
 }

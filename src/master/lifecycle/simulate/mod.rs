@@ -5,10 +5,12 @@
 //! invariants, `mutation.rs` the faults that must be caught.
 
 mod check;
+mod handover;
 pub mod model;
 mod mutation;
 pub mod process;
 mod random;
+mod tracks;
 mod world;
 
 use super::{Input, Rules};
@@ -313,7 +315,10 @@ fn recover(world: &mut World) {
     let until = world.now + longest;
     world.run_until(until);
     let left: u32 = world.pool.listeners.iter().map(|l| l.waiting).sum();
-    let open = world.shared.accepted.get() - world.finished - world.lost - world.unanswered;
+    let reset = *world.shared.tracks.resets.borrow() as u32;
+    let open = world.shared.accepted.get() - world.finished - world.lost - world.unanswered - reset;
+    let waits = world.processes.iter().find(|p| p.moves.unsettled > 0).map(|p| p.id);
+    world.must(waits.is_none(), || format!("worker {waits:?} waits for streams, and nothing is amiss"));
     world.must(left + open == 0, || format!("{left} clients wait and {open} are open, and nothing is amiss"));
     world.count("recovered");
 }
@@ -330,9 +335,24 @@ fn all_serve(world: &mut World, when: &str) {
 
 fn stop(world: &mut World) {
     let either = |world: &mut World| if world.random.chance(50) { Input::Stop } else { Input::Interrupt };
+    if world.random.chance(30) {
+        // While streams are between two workers.
+        arrive(world);
+        reload(world);
+        let until = world.now + world.random.between(0, 150);
+        world.run_until(until);
+    }
     if !world.machine.life.is_stopping() {
         let input = either(world);
         world.ask(input);
+    }
+    if world.random.chance(15) {
+        let at = world.now + world.random.between(0, 100);
+        let spread = if world.random.chance(70) { 0 } else { 100 };
+        for p in &mut world.processes {
+            p.strike(at + world.random.between(0, spread), SIGKILL);
+        }
+        world.count("all killed in a stop");
     }
     if world.random.chance(30) {
         let until = world.now + world.random.between(0, 2000);
@@ -405,8 +425,8 @@ fn schedules_hold() {
 fn each_mutation_is_caught() {
     let mut missed = Vec::new();
     for mutation in MUTATIONS {
-        let caught =
-            (1..=UNTIL_CAUGHT).find_map(|seed| Some((seed, run(seed, Some(mutation), false).violation?)));
+        let seeds = || mutation.known_schedule().into_iter().chain(1..=UNTIL_CAUGHT);
+        let caught = seeds().find_map(|seed| Some((seed, run(seed, Some(mutation), false).violation?)));
         match caught {
             Some((seed, violation)) => println!("{mutation:?}: schedule {seed}: {violation}"),
             None => missed.push(mutation),

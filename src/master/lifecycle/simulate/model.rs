@@ -1,10 +1,12 @@
 //! A model of the kernel: the queues, backlogs and counters that the master's own pool works on.
 
+use super::handover::put_message;
 use super::mutation::Mutation;
 use super::process::{Item, QUEUE_ROOM, take_rest};
 use super::random::Random;
-use crate::handoff::{Given, Message, Origin, Taken};
-use crate::ids::{ListenerId, Page, WorkerId};
+use super::tracks::Tracks;
+use crate::handoff::{self, Given, Message, Taken};
+use crate::ids::{Page, WorkerId};
 use crate::master::pool::{Backlog, Link, Queue, System, Unplaced};
 use crate::scoreboard::Word;
 use crate::sys::errno;
@@ -43,6 +45,8 @@ pub struct Shared {
     pub returned: RefCell<Vec<Returned>>,
     /// Workers of which connections were reclaimed in this turn.
     pub reclaimed: RefCell<Vec<WorkerId>>,
+    /// Streams.
+    pub tracks: Rc<Tracks>,
 }
 
 /// A connection that came back was given to a worker.
@@ -112,6 +116,7 @@ impl Shared {
             shed_to_itself: RefCell::default(),
             returned: RefCell::default(),
             reclaimed: RefCell::default(),
+            tracks: Rc::new(Tracks::new(mutation)),
         })
     }
 
@@ -165,9 +170,15 @@ impl System for Model {
         Some(u64::from(connection % 7))
     }
 
-    fn close(&self, _: u32) {
+    fn close(&self, connection: u32) {
+        self.0.tracks.closed(connection);
         self.0.closed.set(self.0.closed.get() + 1);
         self.0.count("connection closed at a stop");
+    }
+
+    fn reset(&self, connection: u32) {
+        self.0.tracks.reset(connection);
+        self.0.closed.set(self.0.closed.get() + 1);
     }
 
     fn log(&self, _: Arguments<'_>) {}
@@ -183,10 +194,13 @@ impl Queue<Model> for ModelQueue {
         if connections.len() > 1 {
             self.shared.count("message of several connections");
         }
-        for (at, Unplaced { connection, came_back, shed_by, .. }) in connections.iter().enumerate() {
+        assert_eq!(handoff::fitting(connections.iter().map(|c| c.origin)), connections.len());
+        for Unplaced { connection, origin, came_back, shed_by, .. } in connections {
             let given = self.counters.given.get();
             self.counters.given.set(given + 1);
-            if *came_back {
+            let is_directed = self.shared.tracks.is_directed(*connection, *origin);
+            self.shared.tracks.put(*connection, self.id, *origin);
+            if *came_back && !is_directed {
                 let load = given.saturating_sub(self.counters.finished.get());
                 let returned = Returned { to: self.id, load, shed_by: *shed_by };
                 self.shared.returned.borrow_mut().push(returned);
@@ -194,16 +208,15 @@ impl Queue<Model> for ModelQueue {
             if self.shared.shed_by.borrow_mut().remove(connection) == Some(self.id) {
                 self.shared.shed_to_itself.borrow_mut().push(self.id);
             }
-            let item = if at == 0 { Item::Connection(*connection) } else { Item::Another(*connection) };
-            self.to_worker.borrow_mut().push_back(item);
         }
+        put_message(&self.to_worker, connections.iter().map(|c| (c.connection, c.origin)));
         self.counters.nudged.set(true);
         Ok(Given::Done)
     }
 
     fn reclaim(&self) -> io::Result<Taken<u32>> {
         let before = self.waiting()?;
-        let taken = self.taken(&mut self.to_worker.borrow_mut(), false);
+        let taken = self.taken(&mut self.to_worker.borrow_mut());
         let reclaimed = before - self.waiting()?;
         if reclaimed > 0 {
             self.counters.given.set(self.counters.given.get().saturating_sub(reclaimed));
@@ -219,11 +232,14 @@ impl Queue<Model> for ModelQueue {
 
     fn take_returned(&self) -> io::Result<Taken<u32>> {
         let mut queue = self.back.borrow_mut();
-        if let (Some(Item::Connection(connection)), true) = (queue.front(), self.counters.admitted.get()) {
+        if let (Some(Item::Connection(connection, origin)), true) =
+            (queue.front(), self.counters.admitted.get())
+            && !self.shared.tracks.is_directed(*connection, *origin)
+        {
             self.shared.count("connection shed");
             self.shared.shed_by.borrow_mut().insert(*connection, self.id);
         }
-        Ok(self.taken(&mut queue, true))
+        Ok(self.taken(&mut queue))
     }
 
     fn probe(&self) -> bool {
@@ -243,9 +259,9 @@ impl Queue<Model> for ModelQueue {
 }
 
 impl ModelQueue {
-    fn taken(&self, queue: &mut VecDeque<Item>, used: bool) -> Taken<u32> {
+    fn taken(&self, queue: &mut VecDeque<Item>) -> Taken<u32> {
         let first = match queue.pop_front() {
-            Some(Item::Connection(first) | Item::Another(first)) => first,
+            Some(Item::Connection(first, origin) | Item::Another(first, origin)) => (first, origin),
             Some(Item::Probe) => return Taken::Probe,
             None => return Taken::Nothing,
         };
@@ -255,8 +271,7 @@ impl ModelQueue {
         } else {
             "several connections taken back"
         });
-        let origin = Origin { listener: ListenerId(0), used, stream: None };
-        Taken::Connections(Message::new(std::iter::once(first).chain(rest).map(|c| (c, origin)), 0))
+        Taken::Connections(Message::new(std::iter::once(first).chain(rest), 0))
     }
 }
 

@@ -105,9 +105,21 @@ pub enum Mutation {
     InterruptedTwice,
     /// A stop leaves workers that drain already to hand back what nobody gets.
     IdleHandedBack,
+    /// A worker that drains does not wait for the streams that may come back to it.
+    GiverDoesNotWait,
+    /// It waits, and leaves to the master what comes back.
+    GiverClosesItsQueue,
+    /// A worker does not tell that it has taken over a stream.
+    TakeoverUntold,
+    /// A worker resets what it refuses.
+    RefusedIsLost,
+    /// A worker does not heed that streams will not come back.
+    SettledIgnored,
+    /// A stream that has come back is given away again.
+    AskedAgain,
 }
 
-pub const MUTATIONS: [Mutation; 61] = [
+pub const MUTATIONS: [Mutation; 85] = [
     Mutation::NoBackoff,
     Mutation::NoBudget,
     Mutation::PromotedBeforeReady,
@@ -153,6 +165,12 @@ pub const MUTATIONS: [Mutation; 61] = [
     Mutation::AllSignalsKill,
     Mutation::InterruptedTwice,
     Mutation::IdleHandedBack,
+    Mutation::GiverDoesNotWait,
+    Mutation::GiverClosesItsQueue,
+    Mutation::TakeoverUntold,
+    Mutation::RefusedIsLost,
+    Mutation::SettledIgnored,
+    Mutation::AskedAgain,
     Mutation::Pool(Fault::ShedToItself),
     Mutation::Pool(Fault::QueueOfTheDeadForgotten),
     Mutation::Pool(Fault::ReclaimedStillCounts),
@@ -169,7 +187,36 @@ pub const MUTATIONS: [Mutation; 61] = [
     Mutation::Pool(Fault::IdleFirst),
     Mutation::Pool(Fault::ReturnedInTurn),
     Mutation::Pool(Fault::ReturnedToAnyGeneration),
+    Mutation::Pool(Fault::RefusedToAnyone),
+    Mutation::Pool(Fault::HandoverUncounted),
+    Mutation::Pool(Fault::TakeoverUnsettled),
+    Mutation::Pool(Fault::DeadTakerUnsettled),
+    Mutation::Pool(Fault::DeadTakerSettledEarly),
+    Mutation::Pool(Fault::ReturnedStillUnderWay),
+    Mutation::Pool(Fault::UntakenBecomesOwn),
+    Mutation::Pool(Fault::GiverForgotten),
+    Mutation::Pool(Fault::DirectedForgotten),
+    Mutation::Pool(Fault::DirectedUnchecked),
+    Mutation::Pool(Fault::DirectedNotWatched),
+    Mutation::Pool(Fault::GoalIgnored),
+    Mutation::Pool(Fault::GoalMissedToAnyone),
+    Mutation::Pool(Fault::RefusedReset),
+    Mutation::Pool(Fault::OfferedWithoutEnd),
+    Mutation::Pool(Fault::LossUncounted),
+    Mutation::Pool(Fault::StopClosesStreams),
+    Mutation::Pool(Fault::RefusedWaitsForRoom),
 ];
+
+impl Mutation {
+    /// A schedule that was seen to catch this one, which few do.
+    pub fn known_schedule(self) -> Option<u64> {
+        match self {
+            Self::Pool(Fault::LossUncounted) => Some(1047),
+            Self::Pool(Fault::DirectedNotWatched) => Some(214),
+            _ => None,
+        }
+    }
+}
 
 /// The machine, with a fault or none.
 pub struct Machine {

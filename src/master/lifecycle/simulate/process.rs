@@ -1,10 +1,13 @@
 //! A model of a worker: when it becomes ready, what it does with connections, how it ends.
 
 use super::NEVER;
+use super::handover::{Moves, Style};
 use super::model::{Counters, Messages};
 use super::random::Random;
+use super::tracks::Tracks;
 use crate::event::Exit;
-use crate::ids::{Generation, WorkerId};
+use crate::handoff::Origin;
+use crate::ids::{Generation, ListenerId, WorkerId};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -12,27 +15,40 @@ use std::rc::Rc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A connection, by its number, the first of a message.
-    Connection(u32),
+    Connection(u32, Origin),
     /// Another one of the same message.
-    Another(u32),
+    Another(u32, Origin),
     /// A probe of the master.
     Probe,
 }
 
 impl Item {
+    /// An idle connection that a worker hands back.
+    pub fn idle(connection: u32) -> Self {
+        Self::Connection(connection, Origin::idle(ListenerId(0)))
+    }
+
     /// The number of the connection, if it is one.
     pub fn connection(self) -> Option<u32> {
         match self {
-            Self::Connection(connection) | Self::Another(connection) => Some(connection),
+            Self::Connection(connection, _) | Self::Another(connection, _) => Some(connection),
+            Self::Probe => None,
+        }
+    }
+
+    /// Its origin, if it is a connection.
+    pub fn origin(self) -> Option<Origin> {
+        match self {
+            Self::Connection(_, origin) | Self::Another(_, origin) => Some(origin),
             Self::Probe => None,
         }
     }
 }
 
 /// Takes the rest of a message, of which the first connection was taken, out of a queue.
-pub fn take_rest(queue: &mut VecDeque<Item>) -> Vec<u32> {
-    std::iter::from_fn(|| queue.pop_front_if(|item| matches!(item, Item::Another(_))))
-        .filter_map(Item::connection)
+pub fn take_rest(queue: &mut VecDeque<Item>) -> Vec<(u32, Origin)> {
+    std::iter::from_fn(|| queue.pop_front_if(|item| matches!(item, Item::Another(..))))
+        .filter_map(|item| Some((item.connection()?, item.origin()?)))
         .collect()
 }
 
@@ -90,6 +106,7 @@ pub struct Endless {
 pub enum Notice {
     Ready,
     Leaving,
+    TookOver { giver: WorkerId, count: u32 },
 }
 
 /// One call of a handler.
@@ -103,11 +120,17 @@ pub struct Call {
     pub still: u64,
 }
 
+/// A connection that a worker has.
 #[derive(Clone, Copy, Debug)]
-struct Held {
-    connection: u32,
-    idle_from: u64,
-    until: u64,
+pub struct Held {
+    pub connection: u32,
+    pub idle_from: u64,
+    pub until: u64,
+    pub is_stream: bool,
+    /// The handler is asked no more to give it away.
+    pub stays: bool,
+    /// When the handler gives it away on purpose.
+    pub goes_at: u64,
 }
 
 /// A point in time, and the time that the master had stood still until then.
@@ -153,6 +176,8 @@ pub struct Seen {
     pub shut: Option<Mark>,
     /// Something lies in its queue since then, and its progress was that.
     pub lying: Option<(u64, u64)>,
+    /// It could take back a stream, its progress being that, since then.
+    pub home: Option<(u64, u64)>,
 }
 
 /// A worker.
@@ -182,10 +207,10 @@ pub struct Process {
     ready_at: u64,
     said_ready: bool,
     leaves_at: u64,
-    dies: (u64, Exit),
+    pub(super) dies: (u64, Exit),
     killed_at: u64,
     frozen_until: u64,
-    looks_at: u64,
+    pub(super) looks_at: u64,
     lingers: u64,
     gone_at: u64,
     ends_at: u64,
@@ -194,12 +219,14 @@ pub struct Process {
     /// Connections that it has ended at its deadline.
     pub cut: u64,
     dies_of_abort: bool,
-    blocking: bool,
+    pub(super) blocking: bool,
     hangs: bool,
     endless: Endless,
-    holds: Vec<Held>,
+    pub(super) holds: Vec<Held>,
     /// Connections that came in one message with the last one that it has begun, and wait for their turn.
-    rest: VecDeque<u32>,
+    pub(super) rest: VecDeque<(u32, Origin)>,
+    /// Streams between it and another worker.
+    pub moves: Moves,
 }
 
 /// The result of a run of a worker.
@@ -217,6 +244,12 @@ pub struct Ran {
     pub displaced: u32,
     /// Connections that it has ended at its deadline.
     pub cut: u32,
+    /// Streams that it has reset, because no worker takes them over.
+    pub refused: u32,
+    /// Streams given away.
+    pub given_away: u32,
+    /// It has ended because all is done.
+    pub is_done: bool,
 }
 
 impl Process {
@@ -226,7 +259,7 @@ impl Process {
         generation: Generation,
         born: Mark,
         temper: Temper,
-        endless: Endless,
+        (endless, style, tracks): (Endless, Style, &Rc<Tracks>),
         r: &mut Random,
     ) -> Self {
         let now = born.at;
@@ -266,6 +299,7 @@ impl Process {
             endless,
             holds: Vec::new(),
             rest: VecDeque::new(),
+            moves: Moves::new(style.vary(r), Rc::clone(tracks)),
         };
         p.limit = if p.blocking { 1 } else { r.between(2, 8) as u32 };
         p.take_temper(temper, quick, r);
@@ -308,7 +342,7 @@ impl Process {
     }
 
     pub fn held(&self) -> impl Iterator<Item = u32> + '_ {
-        self.holds.iter().map(|h| h.connection).chain(self.rest.iter().copied())
+        self.holds.iter().map(|h| h.connection).chain(self.rest.iter().map(|(connection, _)| *connection))
     }
 
     /// Connections that nobody else can take any more, although it has not begun them.
@@ -321,7 +355,7 @@ impl Process {
         let Self { id, slot, generation, seen: s, counters: c, .. } = self;
         format!(
             "worker {id}, slot {slot}, generation {generation}: ready {} drain {:?} killed {:?} ended {:?}; taken {} finished {} \
-             idle {} limit {}; holds {}, call {:?}, queue {:?}",
+             idle {} limit {}; holds {}, call {:?}, queue {:?}, back {:?}, {:?}",
             s.ready,
             s.drain.map(|(mark, patience)| (mark.at, patience)),
             s.killed.map(|mark| mark.at),
@@ -333,6 +367,8 @@ impl Process {
             self.holds.len(),
             self.call,
             self.queue.borrow(),
+            self.back.borrow(),
+            self.moves,
         )
     }
 
@@ -340,6 +376,11 @@ impl Process {
     pub fn takes(&self, now: u64) -> bool {
         let occupied = if self.blocking { !self.holds.is_empty() } else { !self.has_place(now) };
         self.frozen_until <= now && self.call.is_none() && !occupied
+    }
+
+    /// True if it drains and runs.
+    pub fn takes_back(&self, now: u64) -> bool {
+        self.frozen_until <= now && self.call.is_none() && self.killed_at == NEVER && self.said_ready
     }
 
     /// True if it has or can make room for one more connection.
@@ -385,6 +426,18 @@ impl Process {
     /// True if its handler reads from a client in blocking style, and knows of nothing else.
     fn waits_for_client(&self) -> bool {
         self.blocking && !self.holds.is_empty()
+    }
+
+    /// It drains, and is to keep what it has not handed back.
+    pub fn keep(&mut self, now: u64) {
+        self.draining = Some(false);
+        self.looks_at = self.looks_at.min(now);
+    }
+
+    /// The master tells that so many of its streams will not come back.
+    pub fn settle(&mut self, count: u32, now: u64, r: &mut Random) {
+        self.moves.settled += count;
+        self.nudge(now, r);
     }
 
     /// It is to end what it has at this time.
@@ -460,6 +513,7 @@ impl Process {
         for held in &mut self.holds {
             held.idle_from = held.idle_from.saturating_add(by);
             held.until = held.until.saturating_add(by);
+            held.goes_at = held.goes_at.saturating_add(by);
         }
         self.still += if seen { by } else { 0 };
     }
@@ -475,7 +529,10 @@ impl Process {
         let acts = match self.call {
             Some(call) => call.until.min(self.dies.0),
             None => {
-                let next = |h: &Held| if h.idle_from > now { h.idle_from.min(h.until) } else { h.until };
+                let next = |h: &Held| {
+                    let until = h.until.min(h.goes_at);
+                    if h.idle_from > now { h.idle_from.min(until) } else { until }
+                };
                 let held = self.holds.iter().map(next).min().unwrap_or(NEVER);
                 let ready_at = if self.said_ready { NEVER } else { self.ready_at };
                 let gone_at = if self.gone_at > now { self.gone_at } else { NEVER };
@@ -509,7 +566,8 @@ impl Process {
 
     fn end(&mut self, exit: Exit, ran: &mut Ran) {
         self.ended = Some(exit);
-        ran.lost = self.held().count() as u32;
+        ran.lost += (self.held().count() + self.leaving().count()) as u32;
+        self.lose_streams();
         self.holds.clear();
         self.rest.clear();
     }
@@ -535,10 +593,18 @@ impl Process {
         self.finish(now, ran);
         self.hand_back(now, ran);
         self.look(now, r, ran);
+        if self.dies.0 <= now {
+            // It takes over a stream, and dies of it.
+            return self.end(self.dies.1, ran);
+        }
+        if self.call.is_none() && self.said_ready {
+            self.move_streams(now, r, ran);
+        }
         self.publish_idle(now, ran);
-        let empty =
-            self.held().next().is_none() && (self.draining == Some(true) || self.queue.borrow().is_empty());
+        let empty = self.held().next().is_none() && (self.is_closed() || self.queue.borrow().is_empty());
+        let empty = empty && self.moves.are_settled();
         if self.draining.is_some() && empty && self.call.is_none() && self.gone_at <= now {
+            ran.is_done = true;
             self.end(Exit::Code(0), ran);
         } else if self.ends_at <= now && self.call.is_none() && !self.waits_for_client() {
             // Clients take what was written for a moment.
@@ -584,7 +650,7 @@ impl Process {
                 return;
             }
             let held = self.holds.swap_remove(at);
-            self.back.borrow_mut().push_back(Item::Connection(held.connection));
+            self.back.borrow_mut().push_back(Item::idle(held.connection));
             self.counters.unseen.set(self.counters.unseen.get() + 1);
             ran.made_room = true;
         }
@@ -601,11 +667,11 @@ impl Process {
                 break;
             }
             // Those that came in one message are begun one after the other, whatever else there is to do.
-            if let Some(connection) = self.rest.pop_front() {
-                self.take(connection, now, r, ran);
+            if let Some((connection, origin)) = self.rest.pop_front() {
+                self.take(connection, origin, now, r, ran);
                 continue;
             }
-            if self.draining == Some(true) {
+            if self.is_closed() {
                 self.looks_at = if self.holds.is_empty() { NEVER } else { now + 10 };
                 return;
             }
@@ -613,16 +679,16 @@ impl Process {
                 break;
             }
             // One that drains takes what it was given in any case.
-            if !self.has_place(now) && self.draining.is_none() {
+            if !self.has_place(now) && self.draining.is_none() && self.moves.unsettled == 0 {
                 return;
             }
             let item = self.queue.borrow_mut().pop_front();
             match item {
-                Some(Item::Connection(connection)) => {
-                    self.take(connection, now, r, ran);
+                Some(Item::Connection(connection, origin)) => {
+                    self.take(connection, origin, now, r, ran);
                     self.rest.extend(take_rest(&mut self.queue.borrow_mut()));
                 }
-                Some(Item::Another(_)) => unreachable!("a message is taken whole"),
+                Some(Item::Another(..)) => unreachable!("a message is taken whole"),
                 Some(Item::Probe) => {
                     self.counters.probed.set(self.counters.probed.get() + 1);
                     ran.made_room = true;
@@ -634,7 +700,7 @@ impl Process {
         self.looks_at = if waits { NEVER } else { now + r.between(1, 5) };
     }
 
-    fn take(&mut self, connection: u32, now: u64, r: &mut Random, ran: &mut Ran) {
+    fn take(&mut self, connection: u32, origin: Origin, now: u64, r: &mut Random, ran: &mut Ran) {
         self.counters.taken.set(self.counters.taken.get() + 1);
         ran.made_room = true;
         if let Some(at) = self.longest_idle(now).filter(|_| self.is_full()) {
@@ -644,6 +710,19 @@ impl Process {
             ran.finished += 1;
             ran.displaced += 1;
         }
+        if origin.stream.is_some() {
+            self.take_over(connection, origin, now, r, ran);
+        } else if !self.blocking && !origin.used && r.chance(self.moves.style.begins) {
+            self.begin_stream(connection, now, r);
+        } else {
+            self.serve(connection, now, r);
+        }
+        if r.chance(if self.hangs { 40 } else { 5 }) {
+            self.begin_call(now, r);
+        }
+    }
+
+    fn serve(&mut self, connection: u32, now: u64, r: &mut Random) {
         let works = match r.below(20) {
             0..12 => r.between(0, 20),
             12..19 => r.between(20, 300),
@@ -651,10 +730,9 @@ impl Process {
         };
         let idles = if r.chance(40) { r.between(0, LONGEST) } else { 0 };
         let idle_from = if idles > 0 { now + works } else { NEVER };
-        self.holds.push(Held { connection, idle_from, until: now + works + idles });
-        if r.chance(if self.hangs { 40 } else { 5 }) {
-            self.begin_call(now, r);
-        }
+        let until = now + works + idles;
+        let held = Held { connection, idle_from, until, is_stream: false, stays: true, goes_at: NEVER };
+        self.holds.push(held);
     }
 
     fn begin_call(&mut self, now: u64, r: &mut Random) {

@@ -3,6 +3,7 @@
 
 use super::super::{Action, Ended, Event, Input, ReloadState};
 use super::check::{Watch, stderr_of};
+use super::handover::Style;
 use super::model::{Model, ModelBacklog, ModelQueue, Shared};
 use super::mutation::{Machine, Mutation};
 use super::process::{Endless, KILL_TAKES, LONGEST, Mark, Notice, Process, Temper};
@@ -45,6 +46,7 @@ pub struct World {
     pub machine: Machine,
     pub rules: Times,
     pub endless: Endless,
+    pub style: Style,
     pub processes: Vec<Process>,
     pub pool: Pool<Model>,
     pub shared: Rc<Shared>,
@@ -85,6 +87,7 @@ impl World {
             drain: rules.drain_timeout > 0,
             call: rules.hang_timeout > 0,
         };
+        let style = Style::some(&mut random);
         let good = Character { first: (0, Temper::Good), then: Temper::Good };
         let now = random.between(1, 1_000_000);
         let shared = Shared::new(Some(Random::new(random.between(0, u64::MAX - 1))), machine.mutation());
@@ -103,7 +106,7 @@ impl World {
         if random.chance(80) {
             pool.is_cautious = false;
         }
-        pool.fault = machine.fault();
+        (pool.fault, pool.streams.fault) = (machine.fault(), machine.fault());
         Self {
             now,
             pool,
@@ -117,6 +120,7 @@ impl World {
             machine,
             rules,
             endless,
+            style,
             processes: Vec::new(),
             watch: Watch::new(slots, now),
             characters: BTreeMap::from([(Generation::FIRST, good)]),
@@ -157,6 +161,9 @@ impl World {
                 "listeners {waiting:?}, parked {parked:?}, {} returns",
                 self.pool.returns.len()
             ));
+            let streams = &self.pool.streams;
+            let directed: Vec<_> = streams.directed.iter().map(|c| (c.connection, c.origin.stream)).collect();
+            lines.push(format!("directed {directed:?}, {:?}", streams.transits));
             lines.into_iter().for_each(|line| self.note(|| line));
         }
     }
@@ -227,6 +234,7 @@ impl World {
         for seen in self.processes.iter_mut().map(|p| &mut p.seen) {
             seen.shut.iter_mut().for_each(|m| m.at += by);
             seen.lying.iter_mut().for_each(|(at, _)| *at += by);
+            seen.home.iter_mut().for_each(|(_, at)| *at += by);
         }
         let seen = due != NEVER && self.now >= due.max(self.last_step) + LATE;
         if seen {
@@ -247,7 +255,13 @@ impl World {
         for i in 0..self.processes.len() {
             let ran = self.processes[i].run(self.now, &mut self.random);
             self.finished += ran.finished;
-            self.lost += ran.lost + ran.cut;
+            self.lost += ran.lost + ran.cut + ran.refused;
+            if ran.is_done {
+                self.check_giver_end(i);
+            }
+            for _ in 0..ran.given_away {
+                self.count("stream given away");
+            }
             for _ in 0..ran.cut {
                 self.count("connection cut at its worker's end");
             }
@@ -311,6 +325,7 @@ impl World {
         let seen = with_room.filter(|w| !unseen.iter().any(|c| Rc::ptr_eq(c, &w.link.counters)));
         self.watch.with_room = seen.map(|w| w.id).collect();
         self.pool.serve_waiting(&self.machine.life, &());
+        self.tell_settled();
         self.nudge_workers();
         self.check_turn();
         if self.pool.has_emptied_backlogs() {
@@ -333,6 +348,11 @@ impl World {
             let Some(exit) = process.ended else { return };
             let words = process.outbox.clone();
             let (id, cut) = (process.id, process.cut);
+            for word in &words {
+                if let Notice::TookOver { giver, count } = *word {
+                    self.pool.streams.took_over(giver, id, count);
+                }
+            }
             // What it handed back was not shed.
             process.counters.admitted.set(false);
             if let Some(page) = self.pool.workers.page_of(id) {
@@ -380,6 +400,7 @@ impl World {
                         self.processes[i].seen.asked = true;
                         self.feed(Input::Leaving(id));
                     }
+                    Notice::TookOver { giver, count } => self.pool.streams.took_over(giver, id, count),
                 }
                 if self.is_over() {
                     return;
@@ -421,6 +442,20 @@ impl World {
             }
             self.feed(input);
         }
+    }
+
+    /// As `Master::tell_settled`.
+    fn tell_settled(&mut self) {
+        for (giver, count) in self.pool.streams.settled.drain(..) {
+            if let Some(p) = self.processes.iter_mut().find(|p| p.id == giver) {
+                p.settle(count, self.now, &mut self.random);
+            }
+        }
+    }
+
+    /// What the master does in its last turn after the last worker was reaped.
+    pub fn finish_turn(&mut self) {
+        self.pool.serve_waiting(&self.machine.life, &());
     }
 
     /// Wakes the workers whose queues have got something.
@@ -495,7 +530,7 @@ impl World {
                 }
             }
             Action::End(id) => self.find(id).into_iter().for_each(|p| p.end_at(now + 1)),
-            Action::KeepIdle(id) => self.find(id).into_iter().for_each(|p| p.draining = Some(false)),
+            Action::KeepIdle(id) => self.find(id).into_iter().for_each(|p| p.keep(now)),
             Action::Signal(id, signal) => {
                 if let Some(p) = self.processes.iter_mut().find(|p| p.id == id) {
                     match signal {
@@ -545,8 +580,8 @@ impl World {
         }
         let temper = self.temper_of(generation);
         let born = self.mark(0);
-        let mut process =
-            Process::new(id, slot.index(), generation, born, temper, self.endless, &mut self.random);
+        let ways = (self.endless, self.style, &self.shared.tracks);
+        let mut process = Process::new(id, slot.index(), generation, born, temper, ways, &mut self.random);
         if !self.calm && self.random.chance(10) {
             process.worn_at = self.now + self.random.between(0, 3000);
             self.arm(process.worn_at);
