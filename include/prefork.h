@@ -633,6 +633,28 @@ int prefork_response_stream(prefork_response *res,
 int prefork_response_on_gone(prefork_response *res, void (*gone)(void *arg), void *arg);
 
 /**
+ * Has another worker go on with a response that is kept if this one drains: then `give(res, buffer, room, arg)` is
+ * called, and writes what `on_resume` needs there into `buffer`, which has `room` bytes (the setting `max-state`). It
+ * returns the bytes used, maybe 0; or a negative number if the response stays, until this worker's deadline. More
+ * than `room` is logged, and it stays.
+ *
+ * If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
+ * `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
+ * sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
+ * call, if the client has sent another request behind it, and if the handler's `state_version` is 0. A second call
+ * replaces the first.
+ *
+ * Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
+ * is NULL), and then it is not called.
+ * Process: worker.
+ * Pointers: Borrows `res` until return, and `arg` until the response is over.
+ */
+int prefork_response_on_handover(prefork_response *res, ptrdiff_t (*give)(prefork_response *res,
+                                                                                 void *buffer,
+                                                                                 size_t room,
+                                                                                 void *arg), void *arg);
+
+/**
  * Answers 101 and makes the connection a stream, for which `on_open`, `on_data` and `on_close` are called.
  * Header fields added before or after go into the 101 (RFC 9110 section 7.8).
  *
@@ -1405,6 +1427,10 @@ typedef ptrdiff_t (*prefork_on_handover)(prefork_conn *conn, void *buffer, size_
 typedef int (*prefork_on_takeover)(prefork_conn *conn, uint32_t version, const void *data, size_t size,
                                    void *state);
 
+/** Called when a response has come from another worker. Returns 0 if the handler goes on with it. */
+typedef int (*prefork_on_resume)(prefork_response *res, uint32_t version, const void *data, size_t size,
+                                 void *state);
+
 /**
  * A handler: the callbacks of a module or a program. One of `on_request`, `on_connection` and `on_data` serves
  * new connections; `on_datagram` serves datagrams, alone or in addition. The other members may be NULL.
@@ -1531,6 +1557,15 @@ struct prefork_module {
      * none is taken over.
      */
     prefork_on_takeover on_takeover;
+    /**
+     * A response that another worker had kept has come from there: `data` is what the callback of
+     * `prefork_response_on_handover()` wrote. `res` is as one returned by `prefork_response_later()`; if its head
+     * was sent, parts of the body follow. What is written here is sent when this has returned.
+     *
+     * Returns 0 if the handler goes on with it: then `res` is its own, to be ended. Else `res` is freed, and it goes
+     * back as a stream does; so it does if this is NULL. The handler must not end a response that it refuses.
+     */
+    prefork_on_resume on_resume;
 };
 
 /**

@@ -12,7 +12,7 @@ use crate::sys::datagram::sockaddr;
 use crate::sys::overdue;
 use crate::unwind::named;
 use crate::worker::routes::Unserved;
-use crate::{Conn, Datagram, Handler, Kind, Message, Request, Response, Take, Worker};
+use crate::{Conn, Datagram, Handler, Kind, Later, Message, Request, Response, Take, Worker};
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
@@ -76,6 +76,17 @@ pub type prefork_on_handover = Option<
 pub type prefork_on_takeover = Option<
     unsafe extern "C-unwind" fn(
         conn: *mut prefork_conn,
+        version: u32,
+        data: *const c_void,
+        size: usize,
+        state: *mut c_void,
+    ) -> c_int,
+>;
+
+/// Called when a response has come from another worker. Returns 0 if the handler goes on with it.
+pub type prefork_on_resume = Option<
+    unsafe extern "C-unwind" fn(
+        res: *mut prefork_response,
         version: u32,
         data: *const c_void,
         size: usize,
@@ -200,6 +211,13 @@ pub struct prefork_module {
     /// worker from which it came; if that refuses it too, or has ended, its client gets a reset. If it is NULL,
     /// none is taken over.
     pub on_takeover: prefork_on_takeover,
+    /// A response that another worker had kept has come from there: `data` is what the callback of
+    /// `prefork_response_on_handover()` wrote. `res` is as one returned by `prefork_response_later()`; if its head
+    /// was sent, parts of the body follow. What is written here is sent when this has returned.
+    ///
+    /// Returns 0 if the handler goes on with it: then `res` is its own, to be ended. Else `res` is freed, and it goes
+    /// back as a stream does; so it does if this is NULL. The handler must not end a response that it refuses.
+    pub on_resume: prefork_on_resume,
 }
 
 /// The size of the part before the callbacks, which every version of the descriptor has.
@@ -419,6 +437,21 @@ impl Handler for Callbacks {
             );
         }
         written
+    }
+
+    fn on_resume(&mut self, res: Later, version: u32, state: &[u8]) -> Result<(), String> {
+        let on_resume = self.module.on_resume.ok_or("there is no on_resume")?;
+        let res = res.into_raw();
+        let (data, size) = (state.as_ptr().cast(), state.len());
+        // SAFETY: as in `start`; `res` is the handler's from now on.
+        match unsafe { on_resume(res.cast(), version, data, size, self.state) } {
+            0 => Ok(()),
+            other => {
+                // SAFETY: made by `into_raw`; a handler that refuses it does not use it any more.
+                drop(unsafe { Box::from_raw(res) });
+                Err(format!("returned {other}"))
+            }
+        }
     }
 
     fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use super::guard::{Opaque, borrow, borrow_mut, bytes, c_str, guard, text};
 use super::status::{answered, prefork_status};
+use crate::log::log;
 use crate::unwind::named;
 use crate::worker::http::{Producer, Refused};
 use crate::{Response, Worker};
@@ -456,6 +457,63 @@ pub unsafe extern "C" fn prefork_response_on_gone(
         let exchange = res.exchange().ok_or(prefork_status::PREFORK_STATE)?;
         // SAFETY: the caller gave both for this call, which is the only one.
         answered(exchange.set_on_gone(Box::new(move || unsafe { gone(arg) })).map_err(Refused::from))
+    })
+}
+
+/// Has another worker go on with a response that is kept if this one drains: then `give(res, buffer, room, arg)` is
+/// called, and writes what `on_resume` needs there into `buffer`, which has `room` bytes (the setting `max-state`). It
+/// returns the bytes used, maybe 0; or a negative number if the response stays, until this worker's deadline. More
+/// than `room` is logged, and it stays.
+///
+/// If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
+/// `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
+/// sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
+/// call, if the client has sent another request behind it, and if the handler's `state_version` is 0. A second call
+/// replaces the first.
+///
+/// Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
+/// is NULL), and then it is not called.
+/// Process: worker.
+/// # Safety
+/// Borrows `res` until return, and `arg` until the response is over.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_response_on_handover(
+    res: *mut prefork_response,
+    give: Option<
+        unsafe extern "C-unwind" fn(
+            res: *mut prefork_response,
+            buffer: *mut c_void,
+            room: usize,
+            arg: *mut c_void,
+        ) -> isize,
+    >,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `res` is NULL or lent to the caller.
+        let of = unsafe { borrow(res) }?;
+        let give = give.ok_or(prefork_status::PREFORK_NULL)?;
+        if of.is_kept() {
+            return Err(prefork_status::PREFORK_LATE);
+        }
+        let exchange = of.exchange().ok_or(prefork_status::PREFORK_STATE)?;
+        let give = move |room| {
+            let mut buffer = vec![0; room];
+            // SAFETY: the caller gave both for this call; `res` lives as long as its response is not over; the buffer has `room` bytes.
+            let used = usize::try_from(unsafe { give(res, buffer.as_mut_ptr().cast(), room, arg) }).ok()?;
+            if used > room {
+                log!("on_handover: returned {used}, and max-state is {room}: the response stays");
+                return None;
+            }
+            buffer.truncate(used);
+            // SAFETY: as above.
+            if unsafe { &*res.cast::<Response>() }.is_own() {
+                // SAFETY: made by Box::into_raw; C does not use it any more. One that a producer has is freed with that.
+                drop(unsafe { Box::from_raw(res.cast::<Response>()) });
+            }
+            Some(buffer)
+        };
+        answered(exchange.set_on_handover(Box::new(give)).map_err(Refused::from))
     })
 }
 

@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::failure::{count, report};
+use super::http::Later;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::http::upload::Take;
@@ -151,6 +152,22 @@ pub trait Handler {
     /// if that has refused it too, or is gone, it is reset.
     fn on_takeover(&mut self, _conn: &Conn, _version: u32, _state: &[u8]) -> Result<(), String> {
         Err("this handler takes no streams over".to_owned())
+    }
+
+    /// A response that another worker's handler had kept has come from there ([`Later::on_handover`]), with what that has returned.
+    /// `res` is the response; nothing of it can be set any more if its head has been sent. What is written in this call is sent when it has
+    /// returned.
+    ///
+    /// # Errors
+    /// It is not taken, and goes back, as with [`Handler::on_takeover`]; `res` is of no use any more.
+    fn on_resume(&mut self, _res: Later, _version: u32, _state: &[u8]) -> Result<(), String> {
+        Err("this handler goes on with no response".to_owned())
+    }
+
+    /// The same at a listener, by its index.
+    #[doc(hidden)]
+    fn on_resume_at(&mut self, _listener: u16, res: Later, version: u32, state: &[u8]) -> Result<(), String> {
+        self.on_resume(res, version, state)
     }
 
     /// A stream connection has ended; nothing can be read or written any more, and [`Worker::conn`] does not find it.

@@ -1,4 +1,5 @@
-//! What a worker writes down of a stream that goes to another worker: a memory file, which goes with the connection.
+//! What a worker writes down of a stream, or of a response that its handler keeps, when that goes to another worker: a memory file, which
+//! goes with the connection.
 //!
 //! The two workers may run different code of the handler, and a module may be newer than the program that loaded it: the handler's
 //! bytes have a version of the handler's own. The rest is prefork's; both workers have it from the same program, or from two that
@@ -19,6 +20,13 @@ const HELD: u32 = 1 << 2;
 const OWED: u32 = 1 << 3;
 const WANTS_ROOM: u32 = 1 << 4;
 const RESET_IF_SLOW: u32 = 1 << 5;
+const IS_ANSWER: u32 = 1 << 6;
+const IS_HEAD: u32 = 1 << 7;
+const IS_HTTP_11: u32 = 1 << 8;
+const KEEPS_ALIVE: u32 = 1 << 9;
+const CLOSES: u32 = 1 << 10;
+const HAS_BEGUN: u32 = 1 << 11;
+const UNTIL_CLOSE: u32 = 1 << 12;
 
 /// A stream between two workers, without its connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +55,25 @@ pub struct StreamState {
     pub wants_room: bool,
     /// It is reset if it has no room for what is published.
     pub is_reset_if_slow: bool,
+    /// It is no stream, but a response to HTTP.
+    pub answer: Option<AnswerState>,
+}
+
+/// A response that its handler keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnswerState {
+    /// The request was HEAD.
+    pub is_head: bool,
+    /// The request was of HTTP/1.1.
+    pub is_http_11: bool,
+    /// The client wants to keep the connection.
+    pub keeps_alive: bool,
+    /// The connection ends after the response.
+    pub closes: bool,
+    /// Its head was written, and parts of the body follow ...
+    pub has_begun: bool,
+    /// ... which end with the connection; else they are chunked.
+    pub until_close: bool,
 }
 
 impl StreamState {
@@ -74,7 +101,15 @@ impl StreamState {
     }
 
     fn flags(&self) -> u32 {
+        let answer = self.answer.unwrap_or_default();
         [
+            (self.answer.is_some(), IS_ANSWER),
+            (answer.is_head, IS_HEAD),
+            (answer.is_http_11, IS_HTTP_11),
+            (answer.keeps_alive, KEEPS_ALIVE),
+            (answer.closes, CLOSES),
+            (answer.has_begun, HAS_BEGUN),
+            (answer.until_close, UNTIL_CLOSE),
             (self.at_end, AT_END),
             (self.is_half_open, HALF_OPEN),
             (self.is_held, HELD),
@@ -106,10 +141,21 @@ impl StreamState {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let [mark, version, flags] = [number(&mut rest)?, number(&mut rest)?, number(&mut rest)?];
-        let known = AT_END | HALF_OPEN | HELD | OWED | WANTS_ROOM | RESET_IF_SLOW;
-        if mark != MARK || flags & !known != 0 {
+        let of_streams = AT_END | HALF_OPEN | HELD | OWED | WANTS_ROOM | RESET_IF_SLOW;
+        let of_answers = IS_HEAD | IS_HTTP_11 | KEEPS_ALIVE | CLOSES | HAS_BEGUN | UNTIL_CLOSE;
+        let is = |bit| flags & bit != 0;
+        let known = of_streams | if is(IS_ANSWER) { IS_ANSWER | of_answers } else { 0 };
+        if mark != MARK || is(!known) {
             return None;
         }
+        let answer = AnswerState {
+            is_head: is(IS_HEAD),
+            is_http_11: is(IS_HTTP_11),
+            keeps_alive: is(KEEPS_ALIVE),
+            closes: is(CLOSES),
+            has_begun: is(HAS_BEGUN),
+            until_close: is(UNTIL_CLOSE),
+        };
         let refused = length(&mut rest)?;
         let [bytes, unread, unsent] = [run(&mut rest)?, run(&mut rest)?, run(&mut rest)?];
         let mut topics = Vec::new();
@@ -123,12 +169,13 @@ impl StreamState {
             unsent: unsent.to_vec(),
             refused,
             topics,
-            at_end: flags & AT_END != 0,
-            is_half_open: flags & HALF_OPEN != 0,
-            is_held: flags & HELD != 0,
-            is_owed: flags & OWED != 0,
-            wants_room: flags & WANTS_ROOM != 0,
-            is_reset_if_slow: flags & RESET_IF_SLOW != 0,
+            at_end: is(AT_END),
+            is_half_open: is(HALF_OPEN),
+            is_held: is(HELD),
+            is_owed: is(OWED),
+            wants_room: is(WANTS_ROOM),
+            is_reset_if_slow: is(RESET_IF_SLOW),
+            answer: Some(answer).filter(|_| is(IS_ANSWER)),
         })
     }
 }
@@ -160,8 +207,19 @@ mod tests {
     fn states() -> impl Strategy<Value = StreamState> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
         let topics = proptest::collection::vec(".{1,20}", 0..4);
-        (any::<u32>(), [bytes(), bytes(), bytes()], any::<u64>(), topics, any::<[bool; 6]>()).prop_map(
-            |(version, [bytes, unread, unsent], refused, topics, flags)| StreamState {
+        let answer = any::<[bool; 6]>().prop_map(
+            |[is_head, is_http_11, keeps_alive, closes, has_begun, until_close]| AnswerState {
+                is_head,
+                is_http_11,
+                keeps_alive,
+                closes,
+                has_begun,
+                until_close,
+            },
+        );
+        let answer = proptest::option::of(answer);
+        (any::<u32>(), [bytes(), bytes(), bytes()], any::<u64>(), topics, any::<[bool; 6]>(), answer)
+            .prop_map(|(version, [bytes, unread, unsent], refused, topics, flags, answer)| StreamState {
                 version,
                 bytes,
                 unread,
@@ -174,8 +232,8 @@ mod tests {
                 is_owed: flags[3],
                 wants_room: flags[4],
                 is_reset_if_slow: flags[5],
-            },
-        )
+                answer,
+            })
     }
 
     proptest! {

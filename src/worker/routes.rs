@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::handler::Handler;
+use super::http::Later;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::http::upload::Take;
@@ -226,6 +227,10 @@ impl Handler for Routes {
 
     fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
         self.at(conn.listener()).on_takeover(conn, version, state)
+    }
+
+    fn on_resume_at(&mut self, listener: u16, res: Later, version: u32, state: &[u8]) -> Result<(), String> {
+        self.at(listener).on_resume(res, version, state)
     }
 
     fn on_close(&mut self, conn: &Conn) {

@@ -11,14 +11,15 @@ use crate::log::{counted, log};
 use crate::message::Notice;
 use crate::scoreboard::Word;
 use crate::sys::socket;
-use crate::worker::conn::Conn;
 use crate::worker::failure::{PANICKED, report};
-use crate::worker::handover::StreamState;
+use crate::worker::handover::{AnswerState, StreamState};
+use crate::worker::http::HttpConn;
 use crate::worker::stream::drop_user;
 use crate::worker::table::Protocol;
 use mio::unix::SourceFd;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fmt::Display;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// Streams whose handler is asked in one turn, so that the others are served meanwhile.
@@ -109,11 +110,11 @@ impl EventLoop<'_> {
         let Some(from) = self.moves.ask_from.take() else { return };
         let mut asked = 0;
         for index in from..self.table.indexes().end {
-            let may_go = matches!(&self.table.row(index).protocol, Protocol::Stream(conn) if conn.may_go());
-            if !may_go {
-                continue;
-            }
-            let goes = self.give_away(index, None);
+            let goes = match &self.table.row(index).protocol {
+                Protocol::Stream(conn) if conn.may_go() => self.give_away(index, None),
+                Protocol::Later(answering) if answering.may_go() => self.give_answer_away(index),
+                _ => continue,
+            };
             asked += 1;
             if goes && self.moves.leaving.len() >= handoff::MOST / 2 && !self.send_leaving() || asked == ASKED
             {
@@ -145,46 +146,60 @@ impl EventLoop<'_> {
             return false;
         }
         let most = self.config.max_state;
-        let bytes = match context!(self).call("on_handover", |handler| handler.write_state(&conn, most)) {
-            Some(Some(bytes)) => bytes,
-            Some(None) => return false,
-            None => {
-                report("on_handover", &conn.client(), PANICKED);
-                return false;
-            }
-        };
-        if bytes.len() > most {
-            let size = counted(bytes.len() as u64, "byte");
-            report(
-                "on_handover",
-                &conn.client(),
-                &format!("{size} of state, and max-state is {most}: it stays"),
-            );
-            return self.stays_here(index, &conn, version, &bytes);
-        }
+        let given = context!(self).call("on_handover", |handler| handler.write_state(&conn, most));
+        let Some(bytes) = told(given, &conn.client()) else { return false };
         let topics = self.worker.info.topics.names_of(conn.id());
         let state = conn.write_down(StreamState { version, bytes, topics, ..StreamState::default() });
-        match state.write() {
-            Ok(file) => {
-                if let Some((fd, listener)) = self.let_go(index) {
-                    let origin = Origin::stream(listener, Handover { taker, ..Handover::default() });
-                    self.moves.leaving.push_back((Passed { fd, state: Some(file) }, origin));
-                }
-                true
-            }
-            Err(e) => {
-                report("on_handover", &conn.client(), &format!("write its state: {e}: it stays"));
-                self.stays_here(index, &conn, version, &state.bytes)
-            }
-        }
+        self.send_away(index, &state, taker, &conn.client())
     }
 
-    /// The handler has given up a stream that has to stay: it takes it over again.
-    fn stays_here(&mut self, index: u32, conn: &Rc<Conn>, version: u32, bytes: &[u8]) -> bool {
-        if !self.is_taken(conn, version, bytes) {
-            self.lose(index);
+    /// The same for a response that the handler keeps.
+    fn give_answer_away(&mut self, index: u32) -> bool {
+        let row = self.table.row(index);
+        let listener = row.listener;
+        let Protocol::Later(answering) = &row.protocol else { return false };
+        answering.set_stays();
+        let version = self.handler.state_version_at(listener.0);
+        if version == 0 {
+            return false;
         }
-        false
+        let client = client_of(answering.as_fd());
+        let given = answering.ask(self.config.max_state, context!(self));
+        let Some(bytes) = told(given, &client) else { return false };
+        let Protocol::Later(answering) = &self.table.row(index).protocol else { return false };
+        let state = answering.write_down(StreamState { version, bytes, ..StreamState::default() });
+        self.send_away(index, &state, None, &client)
+    }
+
+    /// Sends a connection away with its state. One for which that is not possible is taken over here again; false then.
+    fn send_away(
+        &mut self,
+        index: u32,
+        state: &StreamState,
+        taker: Option<WorkerId>,
+        client: &dyn Display,
+    ) -> bool {
+        let most = self.config.max_state;
+        let written = match state.bytes.len() {
+            size if size > most => {
+                Err(format!("{} of state, and max-state is {most}", counted(size as u64, "byte")))
+            }
+            _ => state.write().map_err(|e| format!("write its state: {e}")),
+        };
+        let Some((fd, listener)) = self.let_go(index) else { return false };
+        match written {
+            Ok(file) => {
+                let origin = Origin::stream(listener, Handover { taker, ..Handover::default() });
+                self.moves.leaving.push_back((Passed { fd, state: Some(file) }, origin));
+                true
+            }
+            Err(why) => {
+                report("on_handover", client, &format!("{why}: it stays"));
+                // The last worker that could have it: nothing comes back.
+                let _ = self.go_on(fd, listener, state, true);
+                false
+            }
+        }
     }
 
     /// Takes a stream out of the table without a word to its handler. Returns its connection and its listener.
@@ -198,14 +213,23 @@ impl EventLoop<'_> {
             let registry = self.poll.registry();
             row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
         }
-        let Protocol::Stream(conn) = self.table.remove(index) else { return None };
-        self.worker.info.conns.remove(conn.id());
-        self.worker.info.page.take_one(Word::Streams);
-        self.worker.info.topics.forget(conn.id());
-        conn.set_over();
-        drop_user(&conn, context!(self));
-        let fd = conn.end();
-        self.keep_conn(conn);
+        let fd = match self.table.remove(index) {
+            Protocol::Stream(conn) => {
+                self.worker.info.conns.remove(conn.id());
+                self.worker.info.page.take_one(Word::Streams);
+                self.worker.info.topics.forget(conn.id());
+                conn.set_over();
+                drop_user(&conn, context!(self));
+                let fd = conn.end();
+                self.keep_conn(conn);
+                fd
+            }
+            Protocol::Later(answering) => {
+                self.worker.info.page.take_one(Word::Later);
+                self.http.let_go_later(*answering, context!(self))
+            }
+            _ => None,
+        };
         Some((fd?, listener))
     }
 
@@ -275,7 +299,8 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Has the handler take over a stream. Returns it if it is refused; if this is the `last` worker that could have it, it is reset.
+    /// Has the handler go on with what another worker has given away. Returns it if that is refused; if this is the `last` worker that
+    /// could have it, it is reset.
     fn arrive(
         &mut self,
         Passed { fd, state }: Passed,
@@ -285,71 +310,110 @@ impl EventLoop<'_> {
         let file = state?;
         let limits = &self.config.limits;
         let limit = HEAD.saturating_add(limits.body).saturating_add(limits.pending as u64);
-        let read = StreamState::read(&file, limit.saturating_add(self.config.max_state as u64));
-        let (fd, why) = match read {
-            Ok(state) if self.handler.takes_streams() => {
-                let conn = self.conn(fd, listener);
-                conn.restore(&state);
-                let index = self.table.insert(Protocol::Stream(Rc::clone(&conn)), listener);
-                conn.set_token(self.table.token(index));
-                self.worker.info.conns.add(&conn);
-                self.worker.info.page.add(Word::Streams, 1);
-                for topic in &state.topics {
-                    self.worker.info.topics.subscribe(&conn, topic);
-                }
-                if self.is_taken(&conn, state.version, &state.bytes) {
-                    if is_last && self.channel.orders.is_draining() {
-                        conn.set_stays();
-                    }
-                    if self.is_ending {
-                        // It has come back too late.
-                        self.begin_end(index);
-                    } else {
-                        self.ask_stream(index);
-                        self.run(index, Cause::Readable { ended: false });
-                    }
-                    return None;
-                }
-                drop(conn);
+        let refused = match StreamState::read(&file, limit.saturating_add(self.config.max_state as u64)) {
+            Ok(state) => self.go_on(fd, listener, &state, is_last)?,
+            Err(e) => {
+                log!("worker {}: read the state of a connection: {e}", self.worker.id());
                 if is_last {
-                    self.lose(index);
+                    self.lose(fd);
                     return None;
                 }
-                let (fd, _) = self.let_go(index)?;
-                return Some(Passed { fd, state: Some(file) });
+                fd
             }
-            Ok(_) => (fd, "this handler takes no streams".to_owned()),
-            Err(e) => (fd, format!("read its state: {e}")),
         };
-        log!("worker {}: a stream that was handed over: {why}", self.worker.id());
+        Some(Passed { fd: refused, state: Some(file) })
+    }
+
+    /// Has the handler go on with a stream or a response. Returns the connection if it refuses; if this is the `last` worker that could
+    /// have it, it is reset.
+    fn go_on(
+        &mut self,
+        fd: OwnedFd,
+        listener: ListenerId,
+        state: &StreamState,
+        is_last: bool,
+    ) -> Option<OwnedFd> {
+        let refused = match state.answer {
+            None => self.go_on_with_stream(fd, listener, state, is_last)?,
+            Some(answer) => self.go_on_with_answer(fd, listener, state, answer, is_last)?,
+        };
         if is_last {
-            let _ = socket::reset_on_close(fd.as_fd());
-            self.intake.finished();
+            self.lose(refused);
             return None;
         }
-        Some(Passed { fd, state: Some(file) })
+        Some(refused)
     }
 
-    /// True if the handler takes a stream over.
-    fn is_taken(&mut self, conn: &Rc<Conn>, version: u32, bytes: &[u8]) -> bool {
+    fn go_on_with_stream(
+        &mut self,
+        fd: OwnedFd,
+        listener: ListenerId,
+        state: &StreamState,
+        is_last: bool,
+    ) -> Option<OwnedFd> {
+        if !self.handler.takes_streams() {
+            log!(
+                "worker {}: a stream has come from another worker, and this handler takes none",
+                self.worker.id()
+            );
+            return Some(fd);
+        }
+        let conn = self.conn(fd, listener);
+        conn.restore(state);
+        let index = self.table.insert(Protocol::Stream(Rc::clone(&conn)), listener);
+        conn.set_token(self.table.token(index));
+        self.worker.info.conns.add(&conn);
+        self.worker.info.page.add(Word::Streams, 1);
+        for topic in &state.topics {
+            self.worker.info.topics.subscribe(&conn, topic);
+        }
         conn.set_arriving(true);
-        let taken = context!(self).call("on_takeover", |handler| handler.on_takeover(conn, version, bytes));
+        let taken = context!(self)
+            .call("on_takeover", |handler| handler.on_takeover(&conn, state.version, &state.bytes));
         conn.set_arriving(false);
         conn.end_call();
-        let why = match taken {
-            Some(Ok(())) => return true,
-            Some(Err(why)) => why,
-            None => PANICKED.to_owned(),
-        };
-        report("on_takeover", &conn.client(), &why);
-        false
+        let client = conn.client();
+        if is_last && self.channel.orders.is_draining() {
+            conn.set_stays();
+        }
+        drop(conn);
+        if is_taken("on_takeover", taken, &client) {
+            self.ask_stream(index);
+            self.go_on_or_end(index, Cause::Readable { ended: false });
+            return None;
+        }
+        let (fd, _) = self.let_go(index)?;
+        Some(fd)
     }
 
-    /// No worker goes on with a stream: its client learns it by a reset.
-    fn lose(&mut self, index: u32) {
-        if let Some((fd, _)) = self.let_go(index) {
-            let _ = socket::reset_on_close(fd.as_fd());
+    fn go_on_with_answer(
+        &mut self,
+        fd: OwnedFd,
+        listener: ListenerId,
+        state: &StreamState,
+        answer: AnswerState,
+        is_last: bool,
+    ) -> Option<OwnedFd> {
+        let (exchange, taken) = self.http.arrive(state, answer, listener.0, context!(self));
+        if !is_taken("on_resume", taken, &client_of(fd.as_fd())) {
+            self.http.give_back(&exchange, context!(self));
+            return Some(fd);
         }
+        if is_last && self.channel.orders.is_draining() {
+            exchange.set_stays();
+        }
+        let mut conn = HttpConn::new(true);
+        conn.set_client_ended(state.at_end);
+        let index = self.table.insert(Protocol::Http(fd, conn), listener);
+        self.ask_stream(index);
+        self.keep(index, exchange);
+        None
+    }
+
+    /// No worker goes on with a connection: its client learns it by a reset.
+    fn lose(&mut self, fd: OwnedFd) {
+        let _ = socket::reset_on_close(fd.as_fd());
+        drop(fd);
         self.worker.info.page.add(Word::Errors, 1);
         self.intake.finished();
     }
@@ -369,4 +433,27 @@ impl EventLoop<'_> {
             let _ = self.worker.messages().notify(&Notice::TookOver { giver, count });
         }
     }
+}
+
+/// What the handler has written down; `None` if the connection stays.
+fn told(given: Option<Option<Vec<u8>>>, client: &dyn Display) -> Option<Vec<u8>> {
+    if given.is_none() {
+        report("on_handover", client, PANICKED);
+    }
+    given.flatten()
+}
+
+/// True if the handler goes on; else says why not.
+fn is_taken(callback: &str, taken: Option<Result<(), String>>, client: &dyn Display) -> bool {
+    let why = match taken {
+        Some(Ok(())) => return true,
+        Some(Err(why)) => why,
+        None => PANICKED.to_owned(),
+    };
+    report(callback, client, &why);
+    false
+}
+
+fn client_of(fd: BorrowedFd<'_>) -> String {
+    socket::peer_address(fd).map_or_else(|_| "client".to_owned(), |address| format!("client {address}"))
 }

@@ -55,6 +55,11 @@ impl HttpConn {
         Self { used, sent: if used { u32::MAX } else { 0 }, ..Self::default() }
     }
 
+    /// The client has ended its side, as another worker has seen.
+    pub(crate) fn set_client_ended(&mut self, has_ended: bool) {
+        self.client_ended = has_ended;
+    }
+
     /// True between two requests.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Open && self.input.is_none() && self.output.is_none()

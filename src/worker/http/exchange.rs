@@ -4,7 +4,7 @@
 //! an [`Exchange`]. Calls of user code write there, send what is much or is to be flushed, and leave everything else to the worker's
 //! loop.
 
-use super::output::Output;
+use super::output::{Body, Output};
 use crate::sys::forks;
 use crate::sys::lend::Lent;
 use crate::worker::touched::Touched;
@@ -18,6 +18,9 @@ const LOW: usize = 64 * 1024;
 
 /// A callback for the end of a client.
 pub type OnGone = Box<dyn FnOnce()>;
+
+/// A callback that writes down, in up to this number of bytes, what another worker needs to go on; `None` if the response stays.
+pub type OnHandover = Box<dyn FnMut(usize) -> Option<Vec<u8>>>;
 
 /// What a connection and the response that its handler keeps share.
 pub struct Exchange<R> {
@@ -41,6 +44,11 @@ pub struct Exchange<R> {
     /// A call has found that nothing can be sent any more.
     is_broken: Cell<bool>,
     on_gone: RefCell<Option<OnGone>>,
+    on_handover: RefCell<Option<OnHandover>>,
+    /// Another worker has given it, and the handler of this one has not taken it: nothing is sent.
+    is_arriving: Cell<bool>,
+    /// The handler is not asked again whether it goes to another worker.
+    stays: Cell<bool>,
     producer: RefCell<Option<Box<dyn Producer<R>>>>,
     /// The producer has written nothing, and is called again when something else happens to its response.
     is_starved: Cell<bool>,
@@ -105,6 +113,9 @@ impl<R> Exchange<R> {
             is_over: Cell::new(false),
             is_broken: Cell::new(false),
             on_gone: RefCell::default(),
+            on_handover: RefCell::default(),
+            is_arriving: Cell::new(false),
+            stays: Cell::new(false),
             producer: RefCell::default(),
             is_starved: Cell::new(false),
             refused: Cell::new(0),
@@ -198,6 +209,44 @@ impl<R> Exchange<R> {
         self.on_gone.replace(Some(on_gone));
         self.touch();
         Ok(())
+    }
+
+    pub fn set_on_handover(&self, on_handover: OnHandover) -> Result<(), Unreachable> {
+        self.check()?;
+        self.on_handover.replace(Some(on_handover));
+        Ok(())
+    }
+
+    /// Takes the callback, to call it.
+    pub fn take_on_handover(&self) -> Option<OnHandover> {
+        self.on_handover.take()
+    }
+
+    /// Puts it back: the response stays.
+    pub fn put_on_handover_back(&self, on_handover: OnHandover) {
+        self.on_handover.replace(Some(on_handover));
+    }
+
+    /// The handler was asked, or the response has come back, and stays.
+    pub fn set_stays(&self) {
+        self.stays.set(true);
+    }
+
+    /// True if it may go to another worker, and the handler is to be asked: nothing has ended it, and what waits are bytes.
+    pub(super) fn may_go(&self) -> bool {
+        let is_ending = self.is_over.get() || self.is_broken.get() || self.failure.get().is_some();
+        let has_callback = || self.on_handover.borrow().is_some();
+        let waits = || matches!(self.output.borrow().body, Body::None);
+        !self.stays.get() && !is_ending && has_callback() && self.ended.borrow().is_none() && waits()
+    }
+
+    /// True while the handler decides whether it takes it.
+    pub fn is_arriving(&self) -> bool {
+        self.is_arriving.get()
+    }
+
+    pub fn set_arriving(&self, is_arriving: bool) {
+        self.is_arriving.set(is_arriving);
     }
 
     /// True if the producer is to be called: it has a reason to write, and there is room.

@@ -75,6 +75,29 @@ impl Later {
         self.exchange().ok_or(Refused::Late)?.set_on_gone(Box::new(on_gone)).map_err(Into::into)
     }
 
+    /// Has another worker go on with this response if this one drains: then `give` is called, and returns what
+    /// [`crate::Handler::on_resume`] needs there, at most [`crate::Config::max_state`] bytes; or `None` if the response stays, until this
+    /// worker's deadline. After `Some` it is over here, as if the client had gone, but `on_gone` is not called; a closure of
+    /// [`Later::stream`] is dropped. What was written and not sent goes with it; a head that has not been sent is forgotten, and so
+    /// is what was set of it. It stays, without a call, if the client has sent another request behind it, and if
+    /// [`crate::Handler::state_version`] is 0. A second call replaces the first.
+    ///
+    /// # Errors
+    /// [`Refused::Gone`], and then it is not called; [`Refused::Late`].
+    pub fn on_handover(
+        &mut self,
+        mut give: impl FnMut(&Worker) -> Option<Vec<u8>> + 'static,
+    ) -> Result<(), Refused> {
+        let give = move |_| Worker::current().and_then(&mut give);
+        self.exchange().ok_or(Refused::Late)?.set_on_handover(Box::new(give)).map_err(Into::into)
+    }
+
+    /// The response, for C, which ends it by another way.
+    #[allow(clippy::expect_used, reason = "as for Deref")]
+    pub(crate) fn into_raw(mut self) -> *mut Response {
+        Box::into_raw(self.0.take().expect("a response that has not ended"))
+    }
+
     /// True if nothing reaches the client any more.
     pub fn is_gone(&self) -> bool {
         self.exchange().is_none_or(|exchange| exchange.check() == Err(Unreachable::Gone))

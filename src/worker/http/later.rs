@@ -39,7 +39,7 @@ fn call_on_gone(exchange: &Exchange<Response>, cx: &mut Context<'_>) {
 }
 
 /// Drops what the handler has given, which may run code of it.
-fn drop_callbacks(exchange: &Exchange<Response>, cx: &mut Context<'_>) {
+pub(super) fn drop_callbacks(exchange: &Exchange<Response>, cx: &mut Context<'_>) {
     if let Some(on_gone) = exchange.take_on_gone() {
         report_panic("on_gone", cx.call("on_gone", |_| drop(on_gone)));
     }
@@ -81,6 +81,16 @@ impl Answering {
         conn.client_ended = conn.client_ended && socket::has_ended(fd.as_fd());
         exchange.attach(Rc::clone(&fd), token, touched);
         Self { fd, conn, exchange }
+    }
+
+    /// The connection.
+    pub(super) fn conn(&self) -> &HttpConn {
+        &self.conn
+    }
+
+    /// What it shares with the handle.
+    pub(super) fn exchange(&self) -> &Rc<Exchange<Response>> {
+        &self.exchange
     }
 
     /// True if a callback has done something with the response since the loop has served the connection.

@@ -17,6 +17,7 @@ mod head;
 mod heads;
 mod input;
 pub(super) mod later;
+mod moving;
 mod output;
 pub mod pieces;
 mod pool;

@@ -4,7 +4,7 @@ use super::date::Date;
 use super::encode::{self, Framing};
 use super::exchange::{Exchange, RequestTraits, Unreachable};
 use super::head::Head;
-use super::output::{Body, Output};
+use super::output::{Body, Output, Sent};
 use super::token;
 use crate::sys::lend::Lent;
 use crate::sys::socket;
@@ -515,6 +515,7 @@ impl Response {
         let Self { out, lent, exchange, .. } = self;
         let sent = match exchange {
             None => lent.with(|fd| out.flush(fd)),
+            Some(exchange) if exchange.is_arriving() => Some(Ok(Sent::Blocked)),
             Some(exchange) => exchange.with_fd(|fd| out.flush(fd)),
         };
         match self.stage {
