@@ -4,6 +4,7 @@
 //! an [`Exchange`]. Calls of user code write there, send what is much or is to be flushed, and leave everything else to the worker's
 //! loop.
 
+use super::encode::Framing;
 use super::output::{Body, Output};
 use crate::sys::forks;
 use crate::sys::lend::Lent;
@@ -31,10 +32,8 @@ pub struct Exchange<R> {
     request: RequestTraits,
     /// Responses to earlier requests, and what has been written of this one.
     output: RefCell<Output>,
-    /// The head has been written, and parts of the body follow.
-    has_begun: Cell<bool>,
-    /// They end with the connection.
-    until_close: Cell<bool>,
+    /// The head has been written, and parts of the body follow, framed like this.
+    framing: Cell<Option<Framing>>,
     /// The response, from its end until the loop has finished it.
     ended: RefCell<Option<Box<R>>>,
     /// The handler has failed: the loop answers, if the handle does not.
@@ -106,8 +105,7 @@ impl<R> Exchange<R> {
             lent,
             request,
             output: RefCell::default(),
-            has_begun: Cell::new(false),
-            until_close: Cell::new(false),
+            framing: Cell::new(None),
             ended: RefCell::default(),
             failure: Cell::new(None),
             is_over: Cell::new(false),
@@ -176,9 +174,8 @@ impl<R> Exchange<R> {
     }
 
     /// Notes that the head has been written.
-    pub fn note_begun(&self, until_close: bool) {
-        self.has_begun.set(true);
-        self.until_close.set(until_close);
+    pub(super) fn note_begun(&self, framing: Framing) {
+        self.framing.set(Some(framing));
     }
 
     /// Has the loop answer with 500, or cut the connection. The handle stays usable, to no effect.
@@ -236,8 +233,10 @@ impl<R> Exchange<R> {
     pub(super) fn may_go(&self) -> bool {
         let is_ending = self.is_over.get() || self.is_broken.get() || self.failure.get().is_some();
         let has_callback = || self.on_handover.borrow().is_some();
-        let waits = || matches!(self.output.borrow().body, Body::None);
-        !self.stays.get() && !is_ending && has_callback() && self.ended.borrow().is_none() && waits()
+        let only_bytes_wait = || matches!(self.output.borrow().body, Body::None);
+        let can_go_on = matches!(self.framing.get(), None | Some(Framing::Chunked | Framing::UntilClose));
+        let is_ending = is_ending || self.ended.borrow().is_some();
+        !self.stays.get() && !is_ending && has_callback() && only_bytes_wait() && can_go_on
     }
 
     /// True while the handler decides whether it takes it.
@@ -282,12 +281,12 @@ impl<R> Exchange<R> {
 
     /// True if the head has been written.
     pub fn has_begun(&self) -> bool {
-        self.has_begun.get()
+        self.framing.get().is_some()
     }
 
     /// True if the body ends with the connection.
     pub fn is_until_close(&self) -> bool {
-        self.until_close.get()
+        self.framing.get() == Some(Framing::UntilClose)
     }
 
     /// True if nothing of the handle reaches the client any more.

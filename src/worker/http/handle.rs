@@ -197,9 +197,9 @@ impl Response {
         }
         let exchange = Rc::new(Exchange::new(self.request, Rc::clone(&self.lent), self.pending()));
         self.move_to(&mut kept);
-        if let Stage::Stream(_) = kept.stage {
+        if let Stage::Stream(framing) = kept.stage {
             kept.partly_sent = true;
-            exchange.note_begun(kept.until_close);
+            exchange.note_begun(framing);
         }
         if kept.client_gone {
             exchange.note_broken();

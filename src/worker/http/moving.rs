@@ -82,7 +82,7 @@ impl HttpEngine {
         let exchange = Rc::new(Exchange::new(request, Rc::new(Lent::new()), self.response.pending()));
         exchange.output().bytes.extend_from_slice(&state.unsent);
         if answer.has_begun {
-            exchange.note_begun(answer.until_close);
+            exchange.note_begun(framing_of(answer));
         }
         exchange.set_arriving(true);
         let res = Later::new(self.response.resumed(&exchange, answer));
@@ -100,14 +100,17 @@ impl HttpEngine {
     }
 }
 
+fn framing_of(answer: AnswerState) -> Framing {
+    if answer.until_close { Framing::UntilClose } else { Framing::Chunked }
+}
+
 impl Response {
     /// The response that a handler goes on with.
     fn resumed(&self, exchange: &Rc<Exchange<Self>>, answer: AnswerState) -> Box<Self> {
         let mut kept = Box::new(Self::new(self.pending(), self.takes_streams()));
         kept.begin(exchange.request(), answer.closes);
         if answer.has_begun {
-            kept.stage =
-                Stage::Stream(if answer.until_close { Framing::UntilClose } else { Framing::Chunked });
+            kept.stage = Stage::Stream(framing_of(answer));
             (kept.partly_sent, kept.until_close) = (true, answer.until_close);
         }
         kept.exchange = Some(Rc::clone(exchange));

@@ -485,7 +485,7 @@ impl Response {
         self.until_close = framing == Framing::UntilClose;
         self.close |= self.until_close;
         if let Some(exchange) = &self.exchange {
-            exchange.note_begun(self.until_close);
+            exchange.note_begun(framing);
             // The loop may send it at any time.
             self.partly_sent = true;
         }
