@@ -205,7 +205,11 @@ static int worker_start(prefork_worker *worker, void **state)
 {
     (void)state;
     self = worker;
+#ifdef ONE_STARTS
+    return prefork_worker_slot(worker) > 0;
+#else
     return 0;
+#endif
 }
 
 #ifdef NO_STATE

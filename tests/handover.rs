@@ -3,13 +3,14 @@
 
 mod util;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use util::handler::compile;
+use util::handler::{Mode, compile};
 use util::random::Random;
 use util::streams::{Seen, Streams};
-use util::{Client, Server, Start, Style, proc, wait_until};
+use util::{Client, RELOAD, Server, Start, Style, proc, wait_until};
 
 fn module(flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handover.c");
@@ -415,4 +416,83 @@ fn counting_streams_go_on_through_whatever_happens() {
 #[ignore = "takes minutes; make soak"]
 fn ten_thousand_counting_streams_go_on_through_whatever_happens() {
     count_through(10_000, 50, 3, Duration::from_millis(500));
+}
+
+fn spread(clients: &mut [Client]) -> Vec<usize> {
+    let workers: Vec<_> = clients.iter_mut().map(|client| who(client).worker).collect();
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    workers.iter().for_each(|worker| *counts.entry(*worker).or_default() += 1);
+    counts.into_values().collect()
+}
+
+#[test]
+fn they_spread_to_workers_that_a_scale_up_adds_if_that_is_set() {
+    let mut server = start(2).set("rebalance", "on").start();
+    let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    assert_eq!(spread(&mut clients), [6, 6]);
+    assert_eq!(ask(&mut clients[0], "stay"), "ok");
+    server.signal(libc::SIGTTIN);
+    server.scaled_to(3);
+    wait_until("the streams are spread", || spread(&mut clients) == [4, 4, 4]);
+    assert_eq!(who(&mut clients[0]).moves, 0);
+    let moves: u32 = clients.iter_mut().map(|client| who(client).moves).sum();
+    assert_eq!(moves, 4, "no more than that");
+    server.stop();
+}
+
+#[test]
+fn a_program_that_takes_over_has_them_go_on() {
+    for mode in Mode::ALL {
+        let mut server = start(2).accept(mode).start();
+        server.says("upgrade: version");
+        server.may_say(RELOAD);
+        let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(ask(client, "state 500"), "ok"));
+        server.signal(libc::SIGUSR2);
+        for client in &mut clients {
+            assert_eq!(moved(client, 2).moves, 1, "{mode:?}");
+        }
+        server.rests();
+        server.stop();
+    }
+}
+
+#[test]
+fn they_go_back_to_the_old_generation_when_a_reload_is_rolled_back() {
+    let mut server = start(3).own_module().start();
+    let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(ask(client, "count a"), "a 1"));
+    // The first worker of it starts, the second one does not.
+    server.install(&module(&["-DVERSION=2", "-DONE_STARTS"]));
+    server.may_say("worker_start");
+    server.may_say("did not become ready");
+    let why = server.reload_fails();
+    assert!(why.contains("worker_start returned 1"), "{why}");
+    for (n, client) in clients.iter_mut().enumerate() {
+        let found = moved(client, 1);
+        assert_eq!(ask(client, "count a").split(' ').next(), Some("a"), "{n}: {found:?}");
+        assert!(found.version <= 2 && found.moves <= 3, "{found:?}");
+    }
+    assert!(clients.iter_mut().any(|client| who(client).version == 2), "some were with the new generation");
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn a_stop_ends_while_streams_are_on_their_way() {
+    for wait in [0, 1, 5, 20] {
+        let mut server = start(2).set("drain-timeout", "500ms").start();
+        server.may_say(RELOAD);
+        let mut clients: Vec<_> = (0..200).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(ask(client, "state 5000"), "ok"));
+        server.signal(libc::SIGHUP);
+        std::thread::sleep(Duration::from_millis(wait));
+        server.signal(libc::SIGTERM);
+        for client in &mut clients {
+            client.ask("count a").ok();
+        }
+        drop(clients);
+        server.may_say("");
+        server.ends();
+    }
 }

@@ -4,6 +4,7 @@ mod served;
 
 pub(crate) use served::Buffers;
 
+use super::handover::Occasion;
 use super::touched::Touched;
 use super::user::User;
 use crate::config::Config;
@@ -57,8 +58,8 @@ pub struct Conn {
     is_held: Cell<bool>,
     /// Another worker has written to it and this one's handler has not taken it over yet: nothing is sent.
     is_arriving: Cell<bool>,
-    /// It is not asked again whether it goes to another worker.
-    stays: Cell<bool>,
+    /// The last occasion on which the handler was asked whether it goes to another worker.
+    asked: Cell<Occasion>,
     /// The worker to which the handler transfers it.
     goes_to: Cell<Option<WorkerId>>,
     closing: Cell<bool>,
@@ -171,7 +172,7 @@ impl Conn {
             is_half_open: Cell::new(false),
             is_held: Cell::new(false),
             is_arriving: Cell::new(false),
-            stays: Cell::new(false),
+            asked: Cell::new(Occasion::None),
             goes_to: Cell::new(None),
             closing: Cell::new(false),
             end_reason: Cell::new(None),

@@ -8,7 +8,6 @@
 use crate::sys::memory;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 /// Begins each file.
@@ -27,6 +26,16 @@ const KEEPS_ALIVE: u32 = 1 << 9;
 const CLOSES: u32 = 1 << 10;
 const HAS_BEGUN: u32 = 1 << 11;
 const UNTIL_CLOSE: u32 = 1 << 12;
+
+/// An occasion on which the handler is asked, once for each connection, whether it goes to another worker; a later one asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Occasion {
+    None,
+    /// The worker has more than its share.
+    Shed,
+    /// The worker drains.
+    Drain,
+}
 
 /// A stream between two workers, without its connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,18 +90,17 @@ impl StreamState {
     ///
     /// # Errors
     /// If there is no descriptor or memory for it.
-    pub fn write(&self) -> io::Result<OwnedFd> {
+    pub fn write(&self) -> io::Result<File> {
         let mut file = File::from(memory::memory_file(c"prefork-stream")?);
         file.write_all(&self.encode())?;
-        Ok(file.into())
+        Ok(file)
     }
 
     /// Reads what [`StreamState::write`] has written, of at most `limit` bytes. The file may be read again.
     ///
     /// # Errors
     /// `InvalidData` if it is something else.
-    pub fn read(file: &OwnedFd, limit: u64) -> io::Result<Self> {
-        let file = File::from(file.try_clone()?);
+    pub fn read(file: &File, limit: u64) -> io::Result<Self> {
         let size = file.metadata()?.len();
         let size = usize::try_from(size).ok().filter(|_| size <= limit).ok_or(io::ErrorKind::InvalidData)?;
         let mut bytes = vec![0; size];
@@ -267,7 +275,7 @@ mod tests {
         assert_eq!(StreamState::read(&file, 1000).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let huge = File::from(memory::memory_file(c"test").unwrap());
         huge.set_len(1 << 40).unwrap();
-        let read = StreamState::read(&huge.into(), 1 << 20);
+        let read = StreamState::read(&huge, 1 << 20);
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

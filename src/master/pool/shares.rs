@@ -38,8 +38,9 @@ impl<S: System> Pool<S> {
         let eligible = || self.workers.iter().filter(|w| w.is_eligible());
         let connections: u64 = eligible().map(|w| u64::from(w.in_flight())).sum();
         let share = connections.div_ceil((eligible().count() as u64).max(1));
-        // Workers of the other kinds cannot hand back.
-        let over = eligible().filter(|w| w.kind == Some(Kind::Request) && u64::from(w.in_flight()) > share);
+        // Workers of the other kinds cannot hand back. Those with streams give what their handler gives.
+        let can = |kind| matches!(kind, Some(Kind::Request | Kind::Stream));
+        let over = eligible().filter(|w| can(w.kind) && u64::from(w.in_flight()) > share);
         let over: Vec<_> = over.map(|w| (w.id, share as u32)).collect();
         for (id, _) in &over {
             self.watch_returns(*id, poll);

@@ -5,7 +5,7 @@ use crate::ids::WorkerId;
 use crate::scoreboard::Word;
 use crate::sys::socket;
 use crate::worker::engine::{Deadline, Next};
-use crate::worker::handover::StreamState;
+use crate::worker::handover::{Occasion, StreamState};
 use mio::Token;
 use std::io;
 
@@ -194,14 +194,14 @@ impl Conn {
         Next::Wait { write, progress: self.progress.take(), deadline }
     }
 
-    /// Stream: true if the handler may be asked whether it goes to another worker.
-    pub(crate) fn may_go(&self) -> bool {
-        !self.stays.get() && !self.closing.get() && !self.broken.get()
+    /// Stream: true if the handler is to be asked on this occasion whether it goes to another worker.
+    pub(crate) fn may_go(&self, occasion: Occasion) -> bool {
+        self.asked.get() < occasion && !self.closing.get() && !self.broken.get()
     }
 
     /// Stream: the handler was asked; or it has come back, and stays.
-    pub(crate) fn set_stays(&self) {
-        self.stays.set(true);
+    pub(crate) fn set_asked(&self, occasion: Occasion) {
+        self.asked.set(occasion);
     }
 
     /// Stream: true if the handler transfers it.

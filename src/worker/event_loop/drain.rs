@@ -71,6 +71,7 @@ impl EventLoop<'_> {
         }
         if count == 0 || self.hand_back(&message[..count]) {
             self.channel.orders.keep = None;
+            self.shed_streams(keep);
         }
     }
 

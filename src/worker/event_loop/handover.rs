@@ -12,13 +12,14 @@ use crate::message::Notice;
 use crate::scoreboard::Word;
 use crate::sys::socket;
 use crate::worker::failure::{PANICKED, report};
-use crate::worker::handover::{AnswerState, StreamState};
+use crate::worker::handover::{AnswerState, Occasion, StreamState};
 use crate::worker::http::HttpConn;
 use crate::worker::stream::drop_user;
 use crate::worker::table::Protocol;
 use mio::unix::SourceFd;
 use std::collections::VecDeque;
 use std::fmt::Display;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -38,6 +39,8 @@ pub(super) struct Moves {
     taken: Vec<(WorkerId, u32)>,
     /// The row from which on the handler is to be asked.
     ask_from: Option<u32>,
+    /// While it sheds: as many connections stay.
+    keep: Option<u32>,
     /// True if that has begun since the worker drains.
     has_begun: bool,
 }
@@ -78,7 +81,7 @@ impl EventLoop<'_> {
             self.moves.unsettled = 0;
         }
         if orders.hands_back && !std::mem::replace(&mut self.moves.has_begun, true) {
-            self.moves.ask_from = Some(0);
+            (self.moves.ask_from, self.moves.keep) = (Some(0), None);
         }
         if orders.is_draining() && !orders.hands_back {
             self.keep_streams();
@@ -99,6 +102,21 @@ impl EventLoop<'_> {
         }
     }
 
+    /// The worker has more than its share, and has handed back what is idle: streams go until only `keep` connections are left.
+    pub(super) fn shed_streams(&mut self, keep: u32) {
+        if !self.channel.orders.is_draining() {
+            (self.moves.ask_from, self.moves.keep) = (Some(0), Some(keep));
+        }
+    }
+
+    fn occasion(&self) -> Occasion {
+        match self.channel.orders.is_draining() {
+            true => Occasion::Drain,
+            false if self.moves.keep.is_some() => Occasion::Shed,
+            false => Occasion::None,
+        }
+    }
+
     /// A stream has begun while the worker drains.
     pub(super) fn ask_stream(&mut self, index: u32) {
         if self.channel.orders.hands_back {
@@ -108,11 +126,14 @@ impl EventLoop<'_> {
 
     fn ask_streams(&mut self) {
         let Some(from) = self.moves.ask_from.take() else { return };
-        let mut asked = 0;
+        let (mut asked, occasion) = (0, self.occasion());
         for index in from..self.table.indexes().end {
+            if self.moves.keep.is_some_and(|keep| self.table.len() <= keep) {
+                break;
+            }
             let goes = match &self.table.row(index).protocol {
-                Protocol::Stream(conn) if conn.may_go() => self.give_away(index, None),
-                Protocol::Later(answering) if answering.may_go() => self.give_answer_away(index),
+                Protocol::Stream(conn) if conn.may_go(occasion) => self.give_away(index, None),
+                Protocol::Later(answering) if answering.may_go(occasion) => self.give_answer_away(index),
                 _ => continue,
             };
             asked += 1;
@@ -138,8 +159,8 @@ impl EventLoop<'_> {
     pub(super) fn give_away(&mut self, index: u32, taker: Option<WorkerId>) -> bool {
         let Protocol::Stream(conn) = &self.table.row(index).protocol else { return false };
         let conn = Rc::clone(conn);
-        if self.channel.orders.is_draining() {
-            conn.set_stays();
+        if taker.is_none() {
+            conn.set_asked(self.occasion());
         }
         let version = self.handler.state_version_at(conn.listener());
         if version == 0 {
@@ -155,10 +176,11 @@ impl EventLoop<'_> {
 
     /// The same for a response that the handler keeps.
     fn give_answer_away(&mut self, index: u32) -> bool {
+        let occasion = self.occasion();
         let row = self.table.row(index);
         let listener = row.listener;
         let Protocol::Later(answering) = &row.protocol else { return false };
-        answering.set_stays();
+        answering.set_asked(occasion);
         let version = self.handler.state_version_at(listener.0);
         if version == 0 {
             return false;
@@ -190,7 +212,7 @@ impl EventLoop<'_> {
         match written {
             Ok(file) => {
                 let origin = Origin::stream(listener, Handover { taker, ..Handover::default() });
-                self.moves.leaving.push_back((Passed { fd, state: Some(file) }, origin));
+                self.moves.leaving.push_back((Passed { fd, state: Some(file.into()) }, origin));
                 true
             }
             Err(why) => {
@@ -307,7 +329,7 @@ impl EventLoop<'_> {
         listener: ListenerId,
         is_last: bool,
     ) -> Option<Passed> {
-        let file = state?;
+        let file = File::from(state?);
         let limits = &self.config.limits;
         let limit = HEAD.saturating_add(limits.body).saturating_add(limits.pending as u64);
         let refused = match StreamState::read(&file, limit.saturating_add(self.config.max_state as u64)) {
@@ -321,7 +343,7 @@ impl EventLoop<'_> {
                 fd
             }
         };
-        Some(Passed { fd: refused, state: Some(file) })
+        Some(Passed { fd: refused, state: Some(file.into()) })
     }
 
     /// Has the handler go on with a stream or a response. Returns the connection if it refuses; if this is the `last` worker that could
@@ -373,8 +395,8 @@ impl EventLoop<'_> {
         conn.set_arriving(false);
         conn.end_call();
         let client = conn.client();
-        if is_last && self.channel.orders.is_draining() {
-            conn.set_stays();
+        if is_last {
+            conn.set_asked(self.occasion());
         }
         drop(conn);
         if is_taken("on_takeover", taken, &client) {
@@ -399,8 +421,8 @@ impl EventLoop<'_> {
             self.http.give_back(&exchange, context!(self));
             return Some(fd);
         }
-        if is_last && self.channel.orders.is_draining() {
-            exchange.set_stays();
+        if is_last {
+            exchange.set_asked(self.occasion());
         }
         let mut conn = HttpConn::new(true);
         conn.set_client_ended(state.at_end);

@@ -8,6 +8,7 @@ use super::encode::Framing;
 use super::output::{Body, Output};
 use crate::sys::forks;
 use crate::sys::lend::Lent;
+use crate::worker::handover::Occasion;
 use crate::worker::touched::Touched;
 use mio::Token;
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
@@ -46,8 +47,8 @@ pub struct Exchange<R> {
     on_handover: RefCell<Option<OnHandover>>,
     /// Another worker has given it, and the handler of this one has not taken it: nothing is sent.
     is_arriving: Cell<bool>,
-    /// The handler is not asked again whether it goes to another worker.
-    stays: Cell<bool>,
+    /// The last occasion on which the handler was asked whether it goes to another worker.
+    asked: Cell<Occasion>,
     producer: RefCell<Option<Box<dyn Producer<R>>>>,
     /// The producer has written nothing, and is called again when something else happens to its response.
     is_starved: Cell<bool>,
@@ -113,7 +114,7 @@ impl<R> Exchange<R> {
             on_gone: RefCell::default(),
             on_handover: RefCell::default(),
             is_arriving: Cell::new(false),
-            stays: Cell::new(false),
+            asked: Cell::new(Occasion::None),
             producer: RefCell::default(),
             is_starved: Cell::new(false),
             refused: Cell::new(0),
@@ -225,18 +226,18 @@ impl<R> Exchange<R> {
     }
 
     /// The handler was asked, or the response has come back, and stays.
-    pub fn set_stays(&self) {
-        self.stays.set(true);
+    pub fn set_asked(&self, occasion: Occasion) {
+        self.asked.set(occasion);
     }
 
-    /// True if it may go to another worker, and the handler is to be asked: nothing has ended it, and what waits are bytes.
-    pub(super) fn may_go(&self) -> bool {
+    /// True if it may go to another worker, and the handler is to be asked on this occasion: nothing has ended it, and what waits are bytes.
+    pub(super) fn may_go(&self, occasion: Occasion) -> bool {
         let is_ending = self.is_over.get() || self.is_broken.get() || self.failure.get().is_some();
         let has_callback = || self.on_handover.borrow().is_some();
         let only_bytes_wait = || matches!(self.output.borrow().body, Body::None);
         let can_go_on = matches!(self.framing.get(), None | Some(Framing::Chunked | Framing::UntilClose));
         let is_ending = is_ending || self.ended.borrow().is_some();
-        !self.stays.get() && !is_ending && has_callback() && only_bytes_wait() && can_go_on
+        self.asked.get() < occasion && !is_ending && has_callback() && only_bytes_wait() && can_go_on
     }
 
     /// True while the handler decides whether it takes it.

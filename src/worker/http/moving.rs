@@ -9,19 +9,19 @@ use super::later::{Answering, drop_callbacks};
 use super::response::{Response, Stage};
 use crate::sys::lend::Lent;
 use crate::worker::call::Context;
-use crate::worker::handover::{AnswerState, StreamState};
+use crate::worker::handover::{AnswerState, Occasion, StreamState};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 impl Answering {
     /// True if the handler may be asked whether it goes to another worker: not if requests wait behind it.
-    pub(crate) fn may_go(&self) -> bool {
-        self.conn().phase == Phase::Open && self.conn().input.is_none() && self.exchange().may_go()
+    pub(crate) fn may_go(&self, occasion: Occasion) -> bool {
+        self.conn().phase == Phase::Open && self.conn().input.is_none() && self.exchange().may_go(occasion)
     }
 
-    /// It is not asked again.
-    pub(crate) fn set_stays(&self) {
-        self.exchange().set_stays();
+    /// The handler is asked.
+    pub(crate) fn set_asked(&self, occasion: Occasion) {
+        self.exchange().set_asked(occasion);
     }
 
     /// Has the handler write down what another worker needs. `None` if it stays.
