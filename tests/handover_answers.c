@@ -3,6 +3,7 @@
  *     /events/NAME    lines "NAME N" from 1 on, one every 5 ms, N counting over all workers; /events/NAME/SIZE: with as many
  *                     bytes in front of the first
  *     /poll/NAME      answered when somebody asks for /wake: "NAME MOVES", with the number of times it has come
+ *     /sized/NAME     30 bytes with a Content-Length: 10 at once, 10 more whenever somebody asks for /wake
  *     /produce/NAME   lines as of /events, by a producer, without a pause
  *     /wake           answers all polls of this worker
  *     /who            the worker's generation
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EVENTS, POLL, PRODUCE };
+enum { EVENTS, POLL, PRODUCE, SIZED };
 
 struct answer {
     prefork_response *res;
@@ -132,11 +133,21 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
         begin(res, EVENTS, name, size);
     else if (sscanf(text, "/poll/%39s", name) == 1)
         begin(res, POLL, name, 0);
-    else if (sscanf(text, "/produce/%39s", name) == 1)
+    else if (sscanf(text, "/sized/%39s", name) == 1) {
+        prefork_response_header(res, "Content-Length", "30");
+        prefork_response_write(res, "0123456789", 10);
+        begin(res, SIZED, name, 0);
+    } else if (sscanf(text, "/produce/%39s", name) == 1)
         begin(res, PRODUCE, name, 0);
     else if (!strcmp(text, "/wake")) {
         for (struct answer *a = all, *next; a; a = next) {
             next = a->next;
+            if (a->kind == SIZED) {
+                if (prefork_response_write(a->res, "0123456789", 10) != PREFORK_OK)
+                    abort();
+                if (++a->count == 2)
+                    gone(a);
+            }
             if (a->kind != POLL)
                 continue;
             prefork_response_header(a->res, "X-Poll", "yes");

@@ -147,3 +147,26 @@ fn one_that_stays_or_has_a_request_behind_it_goes_on_in_its_worker() {
     old_workers_go(&server, &before);
     server.stop();
 }
+
+#[test]
+fn a_body_of_a_given_length_is_whole_and_no_longer() {
+    let mut server = start(1).start();
+    let (mut sized, mut by) = (server.connect(), server.connect());
+    get(&mut sized, "/sized/one");
+    sized.wait_for_bytes().unwrap();
+    for _ in 0..2 {
+        let before = server.workers();
+        server.reload();
+        old_workers_go(&server, &before);
+        assert_eq!(ask(&mut by, "/wake"), "");
+    }
+    let answer = sized.http_answer().unwrap();
+    assert!(
+        answer.head.contains("Content-Length: 30\r\n") && !answer.head.contains("chunked"),
+        "{}",
+        answer.head
+    );
+    assert_eq!(answer.body, "0123456789".repeat(3));
+    assert_eq!(ask(&mut sized, "/who"), "3");
+    server.stop();
+}

@@ -3,7 +3,7 @@
 use super::conn::Conn;
 use super::datagram::Datagram;
 use super::failure::{count, report};
-use super::http::Later;
+use super::http::handle::Later;
 use super::http::request::Request;
 use super::http::response::Response;
 use super::http::upload::Take;

@@ -26,6 +26,7 @@ const KEEPS_ALIVE: u32 = 1 << 9;
 const CLOSES: u32 = 1 << 10;
 const HAS_BEGUN: u32 = 1 << 11;
 const UNTIL_CLOSE: u32 = 1 << 12;
+const HAS_LENGTH: u32 = 1 << 13;
 
 /// An occasion on which the handler is asked, once for each connection, whether it goes to another worker; a later one asks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,8 +82,10 @@ pub struct AnswerState {
     pub closes: bool,
     /// Its head was written, and parts of the body follow ...
     pub has_begun: bool,
-    /// ... which end with the connection; else they are chunked.
+    /// ... which end with the connection ...
     pub until_close: bool,
+    /// ... or when so many bytes have followed; else they are chunked.
+    pub left: Option<u64>,
 }
 
 impl StreamState {
@@ -118,6 +121,7 @@ impl StreamState {
             (answer.closes, CLOSES),
             (answer.has_begun, HAS_BEGUN),
             (answer.until_close, UNTIL_CLOSE),
+            (answer.left.is_some(), HAS_LENGTH),
             (self.at_end, AT_END),
             (self.is_half_open, HALF_OPEN),
             (self.is_held, HELD),
@@ -137,7 +141,9 @@ impl StreamState {
         for number in [MARK, self.version, self.flags()] {
             out.extend(number.to_le_bytes());
         }
-        out.extend(self.refused.to_le_bytes());
+        // One has no use for the other.
+        let refused_or_left = self.answer.and_then(|answer| answer.left).unwrap_or(self.refused);
+        out.extend(refused_or_left.to_le_bytes());
         let topics = self.topics.iter().map(String::as_bytes);
         for run in [&self.bytes[..], &self.unread, &self.unsent].into_iter().chain(topics) {
             out.extend((run.len() as u64).to_le_bytes());
@@ -150,12 +156,13 @@ impl StreamState {
         let mut rest = bytes;
         let [mark, version, flags] = [number(&mut rest)?, number(&mut rest)?, number(&mut rest)?];
         let of_streams = AT_END | HALF_OPEN | HELD | OWED | WANTS_ROOM | RESET_IF_SLOW;
-        let of_answers = IS_HEAD | IS_HTTP_11 | KEEPS_ALIVE | CLOSES | HAS_BEGUN | UNTIL_CLOSE;
+        let of_answers = IS_HEAD | IS_HTTP_11 | KEEPS_ALIVE | CLOSES | HAS_BEGUN | UNTIL_CLOSE | HAS_LENGTH;
         let is = |bit| flags & bit != 0;
         let known = of_streams | if is(IS_ANSWER) { IS_ANSWER | of_answers } else { 0 };
         if mark != MARK || is(!known) {
             return None;
         }
+        let refused = length(&mut rest)?;
         let answer = AnswerState {
             is_head: is(IS_HEAD),
             is_http_11: is(IS_HTTP_11),
@@ -163,8 +170,8 @@ impl StreamState {
             closes: is(CLOSES),
             has_begun: is(HAS_BEGUN),
             until_close: is(UNTIL_CLOSE),
+            left: Some(refused).filter(|_| is(HAS_LENGTH)),
         };
-        let refused = length(&mut rest)?;
         let [bytes, unread, unsent] = [run(&mut rest)?, run(&mut rest)?, run(&mut rest)?];
         let mut topics = Vec::new();
         while !rest.is_empty() {
@@ -175,7 +182,7 @@ impl StreamState {
             bytes: bytes.to_vec(),
             unread: unread.to_vec(),
             unsent: unsent.to_vec(),
-            refused,
+            refused: if is(HAS_LENGTH) { 0 } else { refused },
             topics,
             at_end: is(AT_END),
             is_half_open: is(HALF_OPEN),
@@ -215,14 +222,15 @@ mod tests {
     fn states() -> impl Strategy<Value = StreamState> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
         let topics = proptest::collection::vec(".{1,20}", 0..4);
-        let answer = any::<[bool; 6]>().prop_map(
-            |[is_head, is_http_11, keeps_alive, closes, has_begun, until_close]| AnswerState {
+        let answer = (any::<[bool; 6]>(), any::<Option<u64>>()).prop_map(
+            |([is_head, is_http_11, keeps_alive, closes, has_begun, until_close], left)| AnswerState {
                 is_head,
                 is_http_11,
                 keeps_alive,
                 closes,
                 has_begun,
                 until_close,
+                left,
             },
         );
         let answer = proptest::option::of(answer);
@@ -232,7 +240,7 @@ mod tests {
                 bytes,
                 unread,
                 unsent,
-                refused,
+                refused: if answer.is_some_and(|answer| answer.left.is_some()) { 0 } else { refused },
                 topics,
                 at_end: flags[0],
                 is_half_open: flags[1],

@@ -3,6 +3,7 @@
 
 use super::exchange::RequestTraits;
 use super::fault::{Fault, reason};
+use super::framing::Framing;
 use super::output::Body;
 use super::output::Output;
 use super::response::{Response, Stage};
@@ -12,18 +13,6 @@ use crate::sys::time::Time;
 
 /// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
 const COPY: u64 = 4 * 1024;
-
-/// The way the end of a body is marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// No body and no length: 204 and 304.
-    Nothing,
-    Length(u64),
-    /// The length that the handler has given, of a body that is written in parts.
-    Declared(u64),
-    Chunked,
-    UntilClose,
-}
 
 /// The fate of the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,41 +29,6 @@ pub(super) enum After {
     Upgrade,
     /// It waits for the handler, which keeps the response.
     Later,
-}
-
-impl Framing {
-    /// The framing of a streamed body; `length` is what the handler has given.
-    pub fn of_stream(status: u16, minor: u8, length: Option<u64>) -> Self {
-        match (Self::of_status(status), length) {
-            (Some(none), _) => none,
-            (None, Some(length)) => Self::Declared(length),
-            (None, None) if minor == 0 => Self::UntilClose,
-            (None, None) => Self::Chunked,
-        }
-    }
-
-    /// Statuses that have no content (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
-    fn of_status(status: u16) -> Option<Self> {
-        match status {
-            204 | 304 => Some(Self::Nothing),
-            205 => Some(Self::Length(0)),
-            _ => None,
-        }
-    }
-
-    /// Appends a part of a streamed body; nothing if it is empty, since an empty chunk would end the body.
-    pub fn put(self, to: &mut Vec<u8>, part: &[u8]) {
-        match self {
-            Self::Chunked if !part.is_empty() => {
-                put_hex(to, part.len());
-                to.extend_from_slice(b"\r\n");
-                to.extend_from_slice(part);
-                to.extend_from_slice(b"\r\n");
-            }
-            Self::UntilClose | Self::Declared(_) => to.extend_from_slice(part),
-            _ => {}
-        }
-    }
 }
 
 impl Response {
@@ -269,13 +223,6 @@ fn put_number(to: &mut Vec<u8>, mut n: u64) {
     }
 }
 
-fn put_hex(to: &mut Vec<u8>, n: usize) {
-    let digits = (usize::BITS - n.leading_zeros()).div_ceil(4).max(1);
-    for i in (0..digits).rev() {
-        to.push(b"0123456789abcdef"[n >> (4 * i) & 15]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,7 +237,6 @@ mod tests {
     fn numbers_are_as_formatted() {
         for n in [0, 1, 9, 10, 15, 16, 255, 256, 4095, 65_536, u64::MAX] {
             assert_eq!(text(|b| put_number(b, n)), n.to_string());
-            assert_eq!(text(|b| put_hex(b, n as usize)), format!("{n:x}"));
         }
     }
 

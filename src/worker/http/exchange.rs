@@ -4,7 +4,7 @@
 //! an [`Exchange`]. Calls of user code write there, send what is much or is to be flushed, and leave everything else to the worker's
 //! loop.
 
-use super::encode::Framing;
+use super::framing::Framing;
 use super::output::{Body, Output};
 use crate::sys::forks;
 use crate::sys::lend::Lent;
@@ -174,6 +174,11 @@ impl<R> Exchange<R> {
         self.is_broken.set(true);
     }
 
+    /// The bytes that the body lacks of the length that the handler has given.
+    pub(super) fn left(&self) -> Option<u64> {
+        if let Some(Framing::Declared(left)) = self.framing.get() { Some(left) } else { None }
+    }
+
     /// Notes that the head has been written.
     pub(super) fn note_begun(&self, framing: Framing) {
         self.framing.set(Some(framing));
@@ -235,7 +240,7 @@ impl<R> Exchange<R> {
         let is_ending = self.is_over.get() || self.is_broken.get() || self.failure.get().is_some();
         let has_callback = || self.on_handover.borrow().is_some();
         let only_bytes_wait = || matches!(self.output.borrow().body, Body::None);
-        let can_go_on = matches!(self.framing.get(), None | Some(Framing::Chunked | Framing::UntilClose));
+        let can_go_on = !matches!(self.framing.get(), Some(Framing::Nothing | Framing::Length(_)));
         let is_ending = is_ending || self.ended.borrow().is_some();
         self.asked.get() < occasion && !is_ending && has_callback() && only_bytes_wait() && can_go_on
     }

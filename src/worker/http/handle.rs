@@ -1,6 +1,7 @@
 //! The handles of responses that are finished after `on_request` has returned.
 
 use super::exchange::{Exchange, Producer, Unreachable};
+use super::framing::Framing;
 use super::response::{Refused, Response, Stage};
 use crate::log::log;
 use crate::sys::forks;
@@ -199,7 +200,11 @@ impl Response {
         self.move_to(&mut kept);
         if let Stage::Stream(framing) = kept.stage {
             kept.partly_sent = true;
-            exchange.note_begun(framing);
+            exchange.note_begun(if let Framing::Declared(_) = framing {
+                Framing::Declared(kept.left)
+            } else {
+                framing
+            });
         }
         if kept.client_gone {
             exchange.note_broken();

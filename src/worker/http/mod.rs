@@ -10,9 +10,10 @@ mod date;
 mod encode;
 pub(super) mod exchange;
 mod fault;
+mod framing;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
-mod handle;
+pub(super) mod handle;
 mod head;
 mod heads;
 mod input;

@@ -2,8 +2,8 @@
 
 use super::HttpEngine;
 use super::conn::Phase;
-use super::encode::Framing;
 use super::exchange::{Exchange, RequestTraits};
+use super::framing::Framing;
 use super::handle::Later;
 use super::later::{Answering, drop_callbacks};
 use super::response::{Response, Stage};
@@ -46,6 +46,7 @@ impl Answering {
             closes: exchange.is_until_close(),
             has_begun: exchange.has_begun(),
             until_close: exchange.is_until_close(),
+            left: exchange.left(),
         };
         let unsent = exchange.output().unsent().to_vec();
         StreamState { unsent, at_end: self.conn().client_ended, answer: Some(answer), ..state }
@@ -101,7 +102,11 @@ impl HttpEngine {
 }
 
 fn framing_of(answer: AnswerState) -> Framing {
-    if answer.until_close { Framing::UntilClose } else { Framing::Chunked }
+    match answer.left {
+        Some(left) => Framing::Declared(left),
+        None if answer.until_close => Framing::UntilClose,
+        None => Framing::Chunked,
+    }
 }
 
 impl Response {
@@ -112,6 +117,7 @@ impl Response {
         if answer.has_begun {
             kept.stage = Stage::Stream(framing_of(answer));
             (kept.partly_sent, kept.until_close) = (true, answer.until_close);
+            (kept.length, kept.left) = (answer.left, answer.left.unwrap_or(0));
         }
         kept.exchange = Some(Rc::clone(exchange));
         kept

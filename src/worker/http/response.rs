@@ -1,8 +1,9 @@
 //! The response a handler builds; `encode.rs` turns it into bytes.
 
 use super::date::Date;
-use super::encode::{self, Framing};
+use super::encode;
 use super::exchange::{Exchange, RequestTraits, Unreachable};
+use super::framing::Framing;
 use super::head::Head;
 use super::output::{Body, Output, Sent};
 use super::token;
@@ -95,7 +96,7 @@ pub struct Response {
     /// The length that the handler has given to a body that is written in parts, or is not sent.
     pub(super) length: Option<u64>,
     /// The bytes of [`Framing::Declared`] that have not been written.
-    left: u64,
+    pub(super) left: u64,
     pub(super) stage: Stage,
     /// The connection ends after this response.
     pub(super) close: bool,
@@ -348,7 +349,12 @@ impl Response {
         let written = self.shared(|res| res.write_part(part));
         if let Some(exchange) = &self.exchange {
             match written {
-                Ok(()) => exchange.note_written(part.len()),
+                Ok(()) => {
+                    exchange.note_written(part.len());
+                    if let Stage::Stream(Framing::Declared(_)) = self.stage {
+                        exchange.note_begun(Framing::Declared(self.left));
+                    }
+                }
                 Err(Refused::Full) => {
                     self.incomplete = incomplete;
                     exchange.note_refused(part.len());
