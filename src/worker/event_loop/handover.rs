@@ -401,7 +401,12 @@ impl EventLoop<'_> {
         drop(conn);
         if is_taken("on_takeover", taken, &client) {
             self.ask_stream(index);
-            self.go_on_or_end(index, Cause::Readable { ended: false });
+            if self.is_ending {
+                // It has come back too late.
+                self.begin_end(index);
+            } else {
+                self.run(index, Cause::Readable { ended: false });
+            }
             return None;
         }
         let (fd, _) = self.let_go(index)?;
@@ -429,6 +434,10 @@ impl EventLoop<'_> {
         let index = self.table.insert(Protocol::Http(fd, conn), listener);
         self.ask_stream(index);
         self.keep(index, exchange);
+        if self.is_ending {
+            // It has come back too late.
+            self.begin_end(index);
+        }
         None
     }
 
