@@ -206,7 +206,10 @@ static int worker_start(prefork_worker *worker, void **state)
     (void)state;
     self = worker;
 #ifdef ONE_STARTS
-    return prefork_worker_slot(worker) > 0;
+    if (prefork_worker_slot(worker) == 0)
+        return 0;
+    usleep(500000); /* until streams are with the first */
+    return 1;
 #else
     return 0;
 #endif

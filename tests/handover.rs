@@ -437,6 +437,7 @@ fn they_spread_to_workers_that_a_scale_up_adds_if_that_is_set() {
     assert_eq!(who(&mut clients[0]).moves, 0);
     let moves: u32 = clients.iter_mut().map(|client| who(client).moves).sum();
     assert_eq!(moves, 4, "no more than that");
+    drop(clients);
     server.stop();
 }
 
@@ -452,6 +453,7 @@ fn a_program_that_takes_over_has_them_go_on() {
         for client in &mut clients {
             assert_eq!(moved(client, 2).moves, 1, "{mode:?}");
         }
+        drop(clients);
         server.rests();
         server.stop();
     }
@@ -474,6 +476,7 @@ fn they_go_back_to_the_old_generation_when_a_reload_is_rolled_back() {
         assert!(found.version <= 2 && found.moves <= 3, "{found:?}");
     }
     assert!(clients.iter_mut().any(|client| who(client).version == 2), "some were with the new generation");
+    drop(clients);
     server.rests();
     server.stop();
 }
