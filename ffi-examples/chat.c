@@ -4,11 +4,13 @@
  *     python3 -m websockets ws://127.0.0.1:8080/ROOM      then lines: "/name NAME", or what is to be said
  *
  * A room is a topic of prefork: a message is made one WebSocket frame, once, and written to every connection that has
- * subscribed, in all workers. Who reads too slowly misses messages, whole ones.
+ * subscribed, in all workers. Who reads too slowly misses messages, whole ones. Nobody notices a reload.
  */
 #include "websocket.h"
 #include <stdio.h>
 
+/* It goes along when a connection goes to another worker, maybe of the next deployment: a change of it is another version. */
+enum { GUEST = 1 };
 struct guest {
     char room[64], name[32];
 };
@@ -92,7 +94,8 @@ static void on_close(prefork_conn *conn, void *state)
 static int start(prefork_worker *worker, void **state)
 {
     static const struct websocket_handler handler = {
-        .on_message = on_message, .on_open = on_open, .on_close = on_close, .max_message = 1024, .ping_ms = 30000};
+        .on_message = on_message, .on_open = on_open, .on_close = on_close, .max_message = 1024, .ping_ms = 30000,
+        .version = GUEST, .user_size = sizeof(struct guest)};
 
     (void)state;
     return websocket_start(worker, &handler);

@@ -3,7 +3,7 @@
 //! said. The first argument is the address; others are settings, `NAME=VALUE`.
 //!
 //! A room is a topic of prefork: a message is made one WebSocket frame, once, and written to every connection that has
-//! subscribed, in all workers. Who reads too slowly misses messages, whole ones.
+//! subscribed, in all workers. Who reads too slowly misses messages, whole ones. Nobody notices a reload.
 
 #[allow(dead_code, reason = "it has what all examples need")]
 mod websocket_stream;
@@ -75,6 +75,18 @@ impl WebSocketHandler for Rooms {
         if let Some(guest) = self.guests.remove(&conn.id()) {
             self.say_all(&guest, " leaves");
         }
+    }
+
+    // The subscription goes to the other worker by itself. A room has no line feed.
+    fn on_handover(&mut self, conn: &Conn) -> Option<Vec<u8>> {
+        self.guests.remove(&conn.id()).map(|guest| format!("{}\n{}", guest.room, guest.name).into())
+    }
+
+    fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
+        let guest = str::from_utf8(state).ok().and_then(|text| text.split_once('\n'));
+        let (room, name) = guest.filter(|_| version == 1).ok_or("no guest")?;
+        self.guests.insert(conn.id(), Guest { room: room.into(), name: name.into() });
+        Ok(())
     }
 }
 

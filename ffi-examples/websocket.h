@@ -1,8 +1,12 @@
 /* WebSocket (RFC 6455), the server's side, for streams of prefork: one file, to be copied. websocket.c and chat.c use it.
  *
  * It does: the handshake; fragments, control frames between them, masks; UTF-8, as the bytes arrive; a limit of the
- * message (1009); close codes, the close of either side, 1001 when the worker drains; pings, and the end of clients that
- * do not answer; clients that read too slowly, of whom nothing more is read until they have taken what was sent.
+ * message (1009); close codes, the close of either side; pings, and the end of clients that do not answer; clients that
+ * read too slowly, of whom nothing more is read until they have taken what was sent.
+ *
+ * When its worker drains, for instance in a reload, a connection goes to another worker in the middle of whatever was sent,
+ * and its client sees nothing. One whose message so far is larger than the setting max-state stays until the message is
+ * whole. When the server stops, and if what you have of your own of it cannot go, it is closed with 1001.
  *
  * It does not: extensions (permessage-deflate is not negotiated), the choice of a subprotocol, the check of Origin, TLS.
  * The last three are yours: see websocket_accept(). What you send as text must be UTF-8.
@@ -43,8 +47,35 @@ struct websocket_handler {
     /* The most bytes of a message, of all its fragments together. */
     size_t max_message;
     /* A client is pinged each time this many milliseconds have passed, and dropped if it has sent nothing until the
-     * next time. 0: never. */
+     * next time. 0: never. At a change of the worker the time may be a quarter longer or shorter. */
     uint64_t ping_ms;
+    /* What goes to another worker of your own (websocket.user): this many bytes, of memory of malloc() without pointers
+     * in it; and the version of what is in it. A worker with another size or version refuses it. */
+    size_t user_size;
+    uint32_t version;
+    /* If that is not enough: writes what you need there into `buffer`, frees what your on_takeover has set (what
+     * prefork_response_set_user() was given is released by prefork), and returns the bytes used. More than `room` (the
+     * setting max-state) or negative: nothing was freed; and it stays, or is closed with 1001. If this is NULL and
+     * user_size is 0, a connection with a user is closed. on_close is not called if it goes. */
+    ptrdiff_t (*on_handover)(prefork_conn *conn, void *buffer, size_t room, void *state);
+    /* It has come from another worker, which may run another version of this code: sets websocket.user. Returns 0; or
+     * another number if it cannot, and then it goes back. on_open is not called. */
+    int (*on_takeover)(prefork_conn *conn, uint32_t version, const void *data, size_t size, void *state);
+};
+
+/* What goes to another worker of a connection, in front of the message so far, the held frame, the close frame, and what
+ * your on_handover writes. Both workers are on one machine. */
+enum { WEBSOCKET_STATE = 1 };
+struct websocket_state {
+    /* WEBSOCKET_STATE: a change of this structure or of what its members mean is another version. */
+    uint32_t version;
+    uint32_t user_version;
+    uint32_t utf8;
+    uint32_t ticks;
+    uint8_t type, in_frame, is_last, was_refused, is_over, is_silent;
+    unsigned char mask[4];
+    uint8_t masked;
+    uint64_t left, size, held_size, close_size;
 };
 
 /* A connection: what prefork_conn_user() points to. */
@@ -64,15 +95,21 @@ struct websocket {
     size_t held_size;
     /* PREFORK_FULL was returned. */
     int was_refused;
-    /* The close that follows what is held. */
-    unsigned close_code;
-    const char *close_reason;
-    /* A close was sent: nothing may follow. */
+    /* The close frame that follows what is held. */
+    unsigned char *close;
+    size_t close_size;
+    /* A close was sent, or waits its turn: nothing may follow. */
     int is_over;
     /* A ping was sent, and nothing has come since. */
     int is_silent;
-    /* Your own: at first what prefork_response_set_user() was given in the handshake. */
+    /* The quarters of ping_ms that have passed since. */
+    unsigned ticks;
+    /* It was too large to go to another worker, and goes as soon as it is not. */
+    int is_late;
+    /* Your own: at first what prefork_response_set_user() was given in the handshake; or what has come from another
+     * worker, which is freed here. */
     void *user;
+    int owns_user;
 };
 
 /* Of the one worker that a process is. */
@@ -124,7 +161,7 @@ static inline int websocket_send(prefork_conn *conn, int type, const void *data,
     size_t frame_size;
     ptrdiff_t written;
 
-    if (!ws || ws->is_over || ws->close_code)
+    if (!ws || ws->is_over)
         return PREFORK_GONE;
     if (ws->held) {
         ws->was_refused = 1;
@@ -155,30 +192,26 @@ static inline int websocket_publish(prefork_worker *worker, const char *topic, i
 }
 
 /* Sends a close frame and ends the connection: nothing is sent after it, published or not, and what the client sends is
- * dropped until it has closed too. 0 for a close without a code. `reason`, at most 123 bytes of UTF-8, stays yours, and
- * must stay: a literal. */
+ * dropped until it has closed too. 0 for a close without a code. `reason` is at most 123 bytes of UTF-8. */
 static inline void websocket_close(prefork_conn *conn, unsigned code, const char *reason)
 {
     struct websocket *ws = websocket_of(conn);
     unsigned char body[125] = {(unsigned char)(code >> 8), (unsigned char)code};
     size_t size = strlen(reason);
 
-    if (!ws || ws->is_over || ws->close_code)
+    if (!ws || ws->is_over)
         return;
-    if (ws->held) {
-        ws->close_code = code ? code : (unsigned)WEBSOCKET_NORMAL;
-        ws->close_reason = reason;
-        return;
-    }
     size = size > 123 ? 123 : size;
     memcpy(body + 2, reason, size);
-    if (websocket_send(conn, WEBSOCKET_CLOSE, body, code ? 2 + size : 0) == PREFORK_OK && ws->held) {
-        /* It waits its turn, and the end follows it. */
-        ws->is_over = 1;
-        return;
-    }
+    size = code ? 2 + size : 0;
+    if (ws->held)
+        ws->close = websocket_frame(WEBSOCKET_CLOSE, body, size, &ws->close_size);
+    else
+        websocket_send(conn, WEBSOCKET_CLOSE, body, size);
     ws->is_over = 1;
-    prefork_conn_close(conn);
+    /* What is held waits its turn, and the end follows it. */
+    if (!ws->held)
+        prefork_conn_close(conn);
 }
 
 /* RECEIVING */
@@ -276,6 +309,8 @@ static inline unsigned websocket_payload(prefork_conn *conn, struct websocket *w
     free(ws->message);
     ws->message = NULL;
     ws->room = 0;
+    if (ws->is_late)
+        prefork_conn_transfer(conn, 0);
     return 0;
 }
 
@@ -347,6 +382,10 @@ static inline void websocket_on_data(prefork_conn *conn, void *state)
     ws->is_silent = 0;
     while (used > 0 && !ws->held && !ws->is_over) {
         prefork_slice in = prefork_conn_data(conn);
+
+        /* Between two messages; the other worker goes on with the next one. */
+        if (ws->is_late && ws->type == 0)
+            break;
         unsigned code = websocket_step(conn, ws, (const unsigned char *)in.data, in.len, &used, state);
 
         if (code)
@@ -369,7 +408,8 @@ static inline void websocket_on_open(prefork_conn *conn, void *state)
     prefork_conn_set_user(conn, ws);
     if (websocket_handler->on_open)
         websocket_handler->on_open(conn, state);
-    if (websocket_is_draining)
+    /* By a handshake that was in progress when the stop began. */
+    if (websocket_is_draining && !prefork_worker_hands_over(prefork_worker_self()))
         websocket_close(conn, WEBSOCKET_GOING_AWAY, "");
 }
 
@@ -384,20 +424,38 @@ static inline void websocket_on_writable(prefork_conn *conn, void *state)
         if (prefork_conn_write(conn, ws->held, ws->held_size) == PREFORK_FULL)
             return;
         free(ws->held);
-        ws->held = NULL;
+        ws->held = ws->close;
+        ws->held_size = ws->close_size;
+        ws->close = NULL;
+        if (ws->held) {
+            websocket_on_writable(conn, state);
+            return;
+        }
     }
     if (ws->is_over) {
         prefork_conn_close(conn);
-    } else if (ws->close_code) {
-        unsigned code = ws->close_code;
-
-        ws->close_code = 0;
-        websocket_close(conn, code, ws->close_reason);
-    } else if (ws->was_refused) {
+        return;
+    }
+    if (ws->is_late && ws->type == 0)
+        prefork_conn_transfer(conn, 0);
+    if (ws->was_refused) {
         ws->was_refused = 0;
         if (websocket_handler->on_writable)
             websocket_handler->on_writable(conn, state);
     }
+}
+
+static inline void websocket_free(prefork_conn *conn)
+{
+    struct websocket *ws = websocket_of(conn);
+
+    prefork_conn_set_user(conn, NULL);
+    if (ws->owns_user)
+        free(ws->user);
+    free(ws->message);
+    free(ws->held);
+    free(ws->close);
+    free(ws);
 }
 
 static inline void websocket_on_close(prefork_conn *conn, void *state)
@@ -409,10 +467,133 @@ static inline void websocket_on_close(prefork_conn *conn, void *state)
     ws->is_over = 1;
     if (websocket_handler->on_close)
         websocket_handler->on_close(conn, state);
-    prefork_conn_set_user(conn, NULL);
-    free(ws->message);
-    free(ws->held);
-    free(ws);
+    websocket_free(conn);
+}
+
+/* Writes `size` bytes behind those that `*out` points behind. */
+static inline void websocket_put(unsigned char **out, const void *data, size_t size)
+{
+    if (size)
+        memcpy(*out, data, size);
+    *out += size;
+}
+
+static inline ptrdiff_t websocket_on_handover(prefork_conn *conn, void *buffer, size_t room, void *state)
+{
+    struct websocket *ws = websocket_of(conn);
+    struct websocket_state s;
+    unsigned char *out = (unsigned char *)buffer;
+    ptrdiff_t of_user = 0;
+    size_t size;
+
+    if (!ws)
+        return -1;
+    memset(&s, 0, sizeof s);
+    s.version = WEBSOCKET_STATE;
+    s.user_version = websocket_handler->version;
+    s.utf8 = ws->utf8;
+    s.ticks = ws->ticks;
+    s.type = (uint8_t)ws->type;
+    s.in_frame = (uint8_t)ws->in_frame;
+    s.is_last = (uint8_t)ws->is_last;
+    s.was_refused = (uint8_t)ws->was_refused;
+    s.is_over = (uint8_t)ws->is_over;
+    s.is_silent = (uint8_t)ws->is_silent;
+    memcpy(s.mask, ws->mask, 4);
+    s.masked = ws->masked & 3;
+    s.left = ws->left;
+    s.size = ws->size;
+    s.held_size = ws->held ? ws->held_size : 0;
+    s.close_size = ws->close ? ws->close_size : 0;
+    size = sizeof s + (size_t)(s.size + s.held_size + s.close_size);
+    if (size > room) {
+        ws->is_late = 1;
+        return -1;
+    }
+    ws->is_late = 0;
+    if (websocket_handler->on_handover)
+        of_user = websocket_handler->on_handover(conn, out + size, room - size, state);
+    else if (ws->user)
+        of_user = websocket_handler->user_size > 0 ? (ptrdiff_t)websocket_handler->user_size : -1;
+    if (of_user < 0) {
+        if (websocket_is_draining)
+            websocket_close(conn, WEBSOCKET_GOING_AWAY, "");
+        return -1;
+    }
+    /* Told by prefork. */
+    if ((size_t)of_user > room - size)
+        return (ptrdiff_t)size + of_user;
+    if (ws->user && !websocket_handler->on_handover)
+        memcpy(out + size, ws->user, (size_t)of_user);
+    websocket_put(&out, &s, sizeof s);
+    websocket_put(&out, ws->message, ws->size);
+    websocket_put(&out, ws->held, (size_t)s.held_size);
+    websocket_put(&out, ws->close, (size_t)s.close_size);
+    websocket_free(conn);
+    return (ptrdiff_t)size + of_user;
+}
+
+/* Takes a copy of the next `size` bytes, to be freed; NULL if there are none, or no memory, and then `*failed` is set. */
+static inline unsigned char *websocket_take(const unsigned char **in, uint64_t size, int *failed)
+{
+    unsigned char *copy = size ? (unsigned char *)malloc((size_t)size) : NULL;
+
+    if (copy)
+        memcpy(copy, *in, (size_t)size);
+    *in += size;
+    *failed |= size && !copy;
+    return copy;
+}
+
+static inline int websocket_on_takeover(prefork_conn *conn, uint32_t version, const void *data, size_t size, void *state)
+{
+    const unsigned char *in = (const unsigned char *)data, *end = in + size;
+    struct websocket_state s;
+    struct websocket *ws;
+    int failed = 0;
+
+    if (version != WEBSOCKET_STATE || size < sizeof s)
+        return 1;
+    memcpy(&s, in, sizeof s);
+    in += sizeof s;
+    if (s.version != WEBSOCKET_STATE || s.size + s.held_size + s.close_size > (uint64_t)(end - in))
+        return 1;
+    /* The limit may be lower here: then the worker that has it receives the rest of this message. */
+    if (s.size + s.left > websocket_handler->max_message && s.type != 0)
+        return 2;
+    ws = (struct websocket *)calloc(1, sizeof *ws);
+    if (!ws)
+        return 3;
+    ws->type = s.type;
+    ws->message = websocket_take(&in, s.size, &failed);
+    ws->size = ws->room = (size_t)s.size;
+    ws->utf8 = s.utf8;
+    ws->in_frame = s.in_frame;
+    ws->is_last = s.is_last;
+    ws->left = s.left;
+    memcpy(ws->mask, s.mask, 4);
+    ws->masked = s.masked;
+    ws->held = websocket_take(&in, s.held_size, &failed);
+    ws->held_size = (size_t)s.held_size;
+    ws->close = websocket_take(&in, s.close_size, &failed);
+    ws->close_size = (size_t)s.close_size;
+    ws->was_refused = s.was_refused;
+    ws->is_over = s.is_over;
+    ws->is_silent = s.is_silent;
+    ws->ticks = s.ticks;
+    prefork_conn_set_user(conn, ws);
+    if (!failed && websocket_handler->on_takeover)
+        failed = websocket_handler->on_takeover(conn, s.user_version, in, (size_t)(end - in), state);
+    else if (!failed && in != end && (s.user_version != websocket_handler->version ||
+                                      (size_t)(end - in) != websocket_handler->user_size))
+        failed = 4;
+    else if (!failed) {
+        ws->user = websocket_take(&in, (uint64_t)(end - in), &failed);
+        ws->owns_user = 1;
+    }
+    if (failed)
+        websocket_free(conn);
+    return failed;
 }
 
 static inline int websocket_leave(prefork_conn *conn, void *arg)
@@ -422,17 +603,27 @@ static inline int websocket_leave(prefork_conn *conn, void *arg)
     return 0;
 }
 
+/* Those that no other worker goes on with are told to go. */
+static inline void websocket_leave_all(prefork_worker *worker, void *arg)
+{
+    if (!prefork_worker_hands_over(worker))
+        prefork_worker_each_conn(worker, websocket_leave, arg);
+}
+
 static inline void websocket_on_drain(prefork_worker *worker, void *state)
 {
     (void)state;
     websocket_is_draining = 1;
-    prefork_worker_each_conn(worker, websocket_leave, NULL);
+    websocket_leave_all(worker, NULL);
+    /* A stop may begin while this worker waits for the rest of a message. */
+    prefork_timer_start(worker, 100, 100, websocket_leave_all, NULL);
 }
 
 /* For PREFORK_MODULE(.worker_start = ..., .on_request = ..., WEBSOCKET_CALLBACKS). */
 #define WEBSOCKET_CALLBACKS                                                                                            \
     .on_open = websocket_on_open, .on_data = websocket_on_data, .on_writable = websocket_on_writable,                  \
-    .on_close = websocket_on_close, .on_drain = websocket_on_drain
+    .on_close = websocket_on_close, .on_drain = websocket_on_drain, .state_version = WEBSOCKET_STATE,                  \
+    .on_handover = websocket_on_handover, .on_takeover = websocket_on_takeover
 
 static inline int websocket_ping(prefork_conn *conn, void *arg)
 {
@@ -440,8 +631,9 @@ static inline int websocket_ping(prefork_conn *conn, void *arg)
 
     (void)arg;
     /* Nothing is read of one that is held, so its pong is not seen; the setting write-timeout watches it. */
-    if (!ws || ws->held || ws->is_over)
+    if (!ws || ws->held || ws->is_over || ++ws->ticks < 4)
         return 0;
+    ws->ticks = 0;
     if (ws->is_silent) {
         websocket_close(conn, WEBSOCKET_FAILURE, "no answer to a ping");
         return 0;
@@ -459,9 +651,10 @@ static inline void websocket_ping_all(prefork_worker *worker, void *arg)
 /* To be called in worker_start; `handler` stays yours as long as the worker lives. Returns what worker_start returns. */
 static inline int websocket_start(prefork_worker *worker, const struct websocket_handler *handler)
 {
+    uint64_t tick = handler->ping_ms < 4 ? 1 : handler->ping_ms / 4;
+
     websocket_handler = handler;
-    return handler->ping_ms > 0 &&
-           prefork_timer_start(worker, handler->ping_ms, handler->ping_ms, websocket_ping_all, NULL) == 0;
+    return handler->ping_ms > 0 && prefork_timer_start(worker, tick, tick, websocket_ping_all, NULL) == 0;
 }
 
 /* THE HANDSHAKE */

@@ -20,6 +20,15 @@ impl WebSocketHandler for Echo {
         // An error is the end of the connection.
         let _ = send(conn, message);
     }
+
+    // It keeps nothing of them.
+    fn on_handover(&mut self, _conn: &Conn) -> Option<Vec<u8>> {
+        Some(Vec::new())
+    }
+
+    fn on_takeover(&mut self, _conn: &Conn, _version: u32, _state: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 fn number(name: &str, otherwise: usize) -> usize {

@@ -790,11 +790,11 @@ int prefork_conn_close(prefork_conn *conn);
 
 /**
  * In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room.
+ * 0 is the worker that prefork chooses, as when this one drains: for a stream that has stayed then, and can go now.
  * At the end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it
  * stays; if there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is 0 or this worker) or
- * PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is this worker) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1014,6 +1014,17 @@ uint32_t prefork_role(uint32_t *id, uint32_t *slot, uint32_t *generation);
  * Process: any.
  */
 prefork_worker *prefork_worker_self(void);
+
+/**
+ * True while this worker drains and other workers stay, which go on with the streams that it hands over
+ * (`on_handover`). False if it does not drain; and if the server stops, or its master is gone: then its streams are to
+ * be ended here. That may begin while it drains.
+ *
+ * Returns 1 or 0; 0 if `worker` is NULL, and in another thread than the first.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return.
+ */
+int prefork_worker_hands_over(const prefork_worker *worker);
 
 /**
  * Makes this worker leave: it gets no more connections, another worker takes its place, and when it has
@@ -1539,7 +1550,8 @@ struct prefork_module {
      * is logged, and it stays.
      *
      * If it does not stay, it is over for this worker: nothing can be read or written, `on_close` is not called, and
-     * what the pointer of `prefork_conn_set_user()` points to is to be freed here. What was read and not
+     * what the pointer of `prefork_conn_set_user()` points to is to be freed here (what `prefork_response_set_user()`
+     * was given is released). What was read and not
      * consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
      * watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
      * clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to

@@ -4,8 +4,9 @@
  *     count TEXT         "TEXT N" with the number of commands of this stream so far
  *     who                "WORKER PID GENERATION VERSION MOVES CLOSED": the worker, the version of the state it last came
  *                        with, how often it has come, and how many streams on_close was called for in this worker
- *     stay               it is not given away: "ok"
+ *     stay               it is not given away, or is again: "ok"
  *     move WORKER        transfers it: "ok", or the status
+ *     go                 transfers it to any worker, and leaves what follows unconsumed: "ok"
  *     refuse TEXT        it is refused by other workers, and by its own if TEXT is "all": "ok"
  *     crash              the worker that takes it over aborts: "ok"
  *     state SIZE         as many bytes of state beside the count: "ok"
@@ -31,7 +32,7 @@ struct stream {
     uint64_t count, moves, size, sum;
     int64_t more;
     uint32_t version, worker;
-    char stays, crashes, refused, is_slow, is_late;
+    char stays, crashes, refused, is_slow, is_late, goes;
 };
 
 static prefork_worker *self;
@@ -79,12 +80,15 @@ static void run(prefork_conn *conn, char *line)
         snprintf(out, sizeof out, "%u %d %u %u %llu %lu", prefork_worker_id(self), (int)getpid(),
                  prefork_worker_generation(self), s->version, (unsigned long long)s->moves, closed);
     else if (!strcmp(line, "stay"))
-        s->stays = 1;
+        s->stays = !s->stays;
     else if (sscanf(line, "move %lld", &number) == 1) {
         int status = prefork_conn_transfer(conn, (uint32_t)number);
 
         if (status)
             snprintf(out, sizeof out, "%d", status);
+    } else if (!strcmp(line, "go")) {
+        s->goes = 1;
+        prefork_conn_transfer(conn, 0);
     } else if (sscanf(line, "refuse %199s", text) == 1)
         s->refused = text[0] == 'a' ? 2 : 1;
     else if (!strcmp(line, "crash"))
@@ -124,7 +128,7 @@ static void on_data(prefork_conn *conn, void *state)
         char line[1000];
         size_t size;
 
-        if (!end)
+        if (!end || of(conn)->goes)
             return;
         size = (size_t)(end - in.data);
         if (size >= sizeof line)
@@ -158,6 +162,7 @@ static ptrdiff_t on_handover(prefork_conn *conn, void *buffer, size_t room, void
         s->sum += byte;
     }
     s->worker = prefork_worker_id(self);
+    s->goes = 0;
     memcpy(buffer, s, sizeof *s);
     free(s);
     prefork_conn_set_user(conn, NULL);

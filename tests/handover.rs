@@ -216,7 +216,6 @@ fn a_handler_transfers_a_stream_to_the_worker_it_names() {
     let workers: Vec<_> = clients.iter_mut().map(|client| who(client).worker).collect();
     let goal = workers[2];
     assert_eq!(ask(&mut clients[2], &format!("move {goal}")), "-2", "to its own worker");
-    assert_eq!(ask(&mut clients[2], "move 0"), "-2");
     for client in &mut clients[..2] {
         client.send_command(&format!("move {goal}")).unwrap();
         client.send(b"count next\n").unwrap();
@@ -235,6 +234,26 @@ fn a_handler_transfers_a_stream_to_the_worker_it_names() {
     wait_until("it has come back", || who(&mut clients[0]).moves == 3);
     assert_eq!(who(&mut clients[0]).worker, goal);
     drop(clients);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn one_that_has_stayed_goes_later_with_what_it_has_not_consumed() {
+    let mut server = start(2).start();
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "stay"), "ok");
+    server.reload();
+    assert_eq!(who(&mut client).generation, 1);
+    // Nothing comes behind this: what is left of it is enough for the new worker to be called.
+    client.send(b"stay\ngo\ncount a\ncount b\n").unwrap();
+    for expected in ["ok", "ok", "a 5", "b 6"] {
+        assert_eq!(client.answer().unwrap(), expected);
+    }
+    assert_eq!(who(&mut client).generation, 2);
+    // And in a worker that does not drain.
+    client.send(b"go\ncount c\n").unwrap();
+    assert_eq!((client.answer().unwrap(), client.answer().unwrap()), ("ok".into(), "c 9".into()));
     server.rests();
     server.stop();
 }

@@ -5,234 +5,16 @@ mod util;
 
 use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::fmt;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::handler::compile;
 use util::random::Random;
-use util::{RELOAD, Server, Start, Style, wait_until};
-
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Language {
-    C,
-    Rust,
-}
-use Language::{C, Rust};
-
-/// Starts an example, with settings and variables of the environment.
-#[track_caller]
-fn start(language: Language, name: &str, settings: &[(&str, &str)], environment: &[(&str, &str)]) -> Server {
-    let mut start = Start::new(Style::Data).workers(2);
-    for (name, value) in environment {
-        start = start.env(name, Some(value.as_ref()));
-    }
-    if let Some((_, workers)) = settings.iter().find(|(name, _)| *name == "workers") {
-        start = start.workers(workers.parse().unwrap());
-    }
-    match language {
-        C => {
-            let text =
-                |file: &str| fs::read_to_string(Path::new(ROOT).join("ffi-examples").join(file)).unwrap();
-            // In one text, since compiled handlers are kept under a hash of it.
-            let source = text(&format!("{name}.c"));
-            assert!(source.contains("#include \"websocket.h\""));
-            let source = source.replace("#include \"websocket.h\"", &text("websocket.h"));
-            let strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined"];
-            let strict = [&strict[..], &["-fno-sanitize-recover"]].concat();
-            for (name, value) in settings.iter().filter(|(name, _)| *name != "workers") {
-                start = start.set(name, value);
-            }
-            start.module(compile(&source, &strict)).start()
-        }
-        Rust => {
-            let mut words: Vec<OsString> = vec![util::host::example(name).into(), "127.0.0.1:0".into()];
-            let workers =
-                settings.iter().find(|(name, _)| *name == "workers").map_or("2", |(_, value)| value);
-            for (name, value) in settings.iter().chain(&[("workers", workers)]) {
-                words.push(format!("{name}={value}").into());
-            }
-            start.program(words).start()
-        }
-    }
-}
-
-fn echo(language: Language) -> Server {
-    start(language, "websocket", &[], &[])
-}
-
-/// A frame of the server.
-#[derive(PartialEq, Eq, Clone)]
-struct Frame {
-    kind: u8,
-    data: Vec<u8>,
-}
-
-impl fmt::Debug for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let some = String::from_utf8_lossy(&self.data[..self.data.len().min(40)]);
-        write!(f, "{}:{}:{some:?}", self.kind, self.data.len())
-    }
-}
-
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-const FIN: u8 = 0x80;
-
-fn of(kind: u8, data: impl AsRef<[u8]>) -> Option<Frame> {
-    Some(Frame { kind, data: data.as_ref().to_vec() })
-}
-
-/// A frame of a client: `first` is the first byte.
-fn frame(first: u8, data: impl AsRef<[u8]>) -> Vec<u8> {
-    let (data, mask) = (data.as_ref(), [0x37, 0xfa, 0x21, 0x3d]);
-    let mut bytes = vec![first];
-    match data.len() {
-        n @ 0..126 => bytes.push(0x80 | n as u8),
-        n @ 126..65536 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((n as u16).to_be_bytes());
-        }
-        n => {
-            bytes.push(0x80 | 127);
-            bytes.extend((n as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(mask);
-    bytes.extend(data.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
-    bytes
-}
-
-fn close_with(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
-    frame(FIN | CLOSE, [&code.to_be_bytes(), reason.as_ref()].concat())
-}
-
-const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
-
-/// A client that speaks bytes.
-struct Peer {
-    stream: TcpStream,
-    read: Vec<u8>,
-}
-
-impl Peer {
-    fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(util::PATIENCE))?;
-        stream.set_write_timeout(Some(util::PATIENCE))?;
-        Ok(Self { stream, read: Vec::new() })
-    }
-
-    /// The head of the response to a request, line by line.
-    fn head(&mut self) -> io::Result<Vec<String>> {
-        loop {
-            if let Some(end) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head: Vec<u8> = self.read.drain(..end + 4).take(end).collect();
-                return Ok(String::from_utf8(head).unwrap().split("\r\n").map(str::to_owned).collect());
-            }
-            if self.fill()? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-
-    fn open_at(address: SocketAddr, path: &str) -> io::Result<Self> {
-        let mut peer = Self::connect(address)?;
-        peer.stream.write_all(HANDSHAKE.replacen("/chat", path, 1).as_bytes())?;
-        let head = peer.head()?;
-        assert!(head[0].starts_with("HTTP/1.1 101 "), "{head:?}");
-        assert!(has(&head, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head:?}");
-        assert!(!head.iter().any(|line| line.starts_with("Sec-WebSocket-Extensions")), "{head:?}");
-        Ok(peer)
-    }
-
-    #[track_caller]
-    fn open(server: &Server) -> Self {
-        Self::open_at(server.tcp(), "/").unwrap()
-    }
-
-    fn fill(&mut self) -> io::Result<usize> {
-        let mut part = [0; 65536];
-        let n = self.stream.read(&mut part)?;
-        self.read.extend_from_slice(&part[..n]);
-        Ok(n)
-    }
-
-    #[track_caller]
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
-    }
-
-    /// Sends a text and waits for it.
-    #[track_caller]
-    fn is_served(&mut self, text: &str) {
-        self.send(frame(FIN | TEXT, text));
-        assert_eq!(self.next(), of(TEXT, text));
-    }
-
-    /// The next frame, or `None` at the end of the connection. Anything that a server must not send is a failure.
-    fn try_next(&mut self) -> io::Result<Option<Frame>> {
-        loop {
-            let (head, size) = match *self.read.as_slice() {
-                [_, n @ 0..=125, ..] => (2, n as usize),
-                [_, 126, a, b, ..] => (4, u16::from_be_bytes([a, b]) as usize),
-                [_, 127, ref rest @ ..] if rest.len() >= 8 => {
-                    (10, u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize)
-                }
-                [_, 128..=255, ..] => panic!("a masked frame"),
-                _ => (2, usize::MAX - 2),
-            };
-            if self.read.len() >= head + size {
-                let first = self.read[0];
-                assert!(first & 0xf0 == FIN && matches!(first & 15, 1 | 2 | 8..=10), "a frame {first:#x}");
-                assert!((size >= 126) == (head > 2) && (size >= 65536) == (head > 4), "{head}: {size}");
-                let data = self.read.drain(..head + size).skip(head).collect();
-                return Ok(Some(Frame { kind: first & 15, data }));
-            }
-            if self.fill()? == 0 {
-                assert!(self.read.is_empty(), "a part of a frame: {:?}", self.read);
-                return Ok(None);
-            }
-        }
-    }
-
-    #[track_caller]
-    fn next(&mut self) -> Option<Frame> {
-        self.try_next().unwrap()
-    }
-
-    /// The server closes with this code and then ends the connection, without a reset.
-    #[track_caller]
-    fn is_closed_with(&mut self, code: u16, what: &dyn fmt::Debug) {
-        let last = self.next();
-        let found = last.as_ref().map(|last| &last.data[..last.data.len().min(2)]);
-        assert_eq!(found, Some(&code.to_be_bytes()[..]), "{what:?}: {last:?}");
-        assert_eq!(last.unwrap().kind, CLOSE, "{what:?}");
-        // The answer to it, if the connection is still there: the server has closed only its own side.
-        let _ = self.stream.write_all(&close_with(code, ""));
-        let _ = self.stream.shutdown(Shutdown::Write);
-        assert_eq!(self.next(), None, "{what:?}");
-    }
-}
-
-fn has(head: &[String], line: &str) -> bool {
-    head.iter().any(|found| found.eq_ignore_ascii_case(line))
-}
+use util::wait_until;
+use util::websocket::Language::{C, Rust};
+use util::websocket::*;
 
 #[test]
 fn a_handshake_is_answered_or_told_what_is_wrong() {
@@ -717,28 +499,19 @@ fn clients_that_do_not_answer_a_ping_are_dropped() {
 }
 
 #[test]
-fn a_drain_says_that_it_goes_away() {
+fn a_stop_says_that_it_goes_away() {
     for language in [C, Rust] {
-        for signal in [libc::SIGHUP, libc::SIGTERM] {
-            let mut server = echo(language);
-            let mut peers: Vec<_> = (0..12).map(|_| Peer::open(&server)).collect();
-            peers.iter_mut().for_each(|peer| peer.is_served("hello"));
-            // In the middle of a message, and of a frame.
-            peers[0].send(frame(TEXT, "begun"));
-            peers[1].send(&frame(TEXT, "begun")[..4]);
-            server.may_say(RELOAD);
-            server.signal(signal);
-            for peer in &mut peers {
-                peer.is_closed_with(1001, &(language, signal));
-            }
-            if signal == libc::SIGHUP {
-                server.rests();
-                Peer::open(&server).is_served("hello");
-                server.stop();
-            } else {
-                server.ends();
-            }
+        let server = echo(language);
+        let mut peers: Vec<_> = (0..12).map(|_| Peer::open(&server)).collect();
+        peers.iter_mut().for_each(|peer| peer.is_served("hello"));
+        // In the middle of a message, and of a frame.
+        peers[0].send(frame(TEXT, "begun"));
+        peers[1].send(&frame(TEXT, "begun")[..4]);
+        server.signal(libc::SIGTERM);
+        for peer in &mut peers {
+            peer.is_closed_with(1001, &language);
         }
+        server.ends();
     }
 }
 
@@ -767,26 +540,6 @@ fn a_client_that_leaves_without_a_word_costs_nothing() {
     }
 }
 
-/// Starts a client that is not ours.
-fn client_of_others(name: &str, server: &Server, what: &str) -> Child {
-    let mut command = Command::new("timeout");
-    // Debian's Python, which has Debian's packages, and the folder in which Node does not look for Debian's.
-    command.arg("60").arg(if name.ends_with("js") { "node" } else { "/usr/bin/python3" });
-    command.env("NODE_PATH", "/usr/share/nodejs").arg(Path::new(ROOT).join("tests").join(name));
-    command.args([what, &format!("ws://{}/", server.tcp())]).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// It has ended, and had nothing to object to.
-#[track_caller]
-fn was_content(client: Child) {
-    let out = client.wait_with_output().unwrap();
-    let (said, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success() && said.trim_end().ends_with("ok"), "{said}{errors}");
-}
-
-const OTHERS: [&str; 2] = ["websocket.js", "websocket.py"];
-
 #[test]
 fn clients_of_node_and_python_are_served() {
     for language in [C, Rust] {
@@ -809,42 +562,6 @@ fn clients_of_node_and_python_learn_of_a_drain() {
         server.signal(libc::SIGTERM);
         clients.into_iter().for_each(was_content);
         server.ends();
-    }
-}
-
-/// A client in a room.
-struct Guest {
-    peer: Peer,
-    name: String,
-}
-
-impl Guest {
-    fn join(address: SocketAddr, room: &str) -> io::Result<Option<Self>> {
-        let mut peer = Peer::open_at(address, room)?;
-        // The first thing that it hears is itself, or a close if the worker leaves.
-        let Some(text) = heard(&mut peer)? else { return Ok(None) };
-        Ok(Some(Self { peer, name: text.strip_suffix(" joins").unwrap().into() }))
-    }
-}
-
-/// The next text; `None` after a close, which must be 1001.
-fn heard(peer: &mut Peer) -> io::Result<Option<String>> {
-    loop {
-        match peer.try_next()? {
-            Some(Frame { kind: TEXT, data }) => {
-                let text = String::from_utf8(data);
-                return Ok(Some(text.unwrap_or_else(|e| panic!("no text: {e}"))));
-            }
-            Some(Frame { kind: PING, .. }) => {}
-            Some(Frame { kind: CLOSE, data }) => {
-                assert_eq!(data, 1001_u16.to_be_bytes());
-                let _ = peer.stream.write_all(&close_with(1001, ""));
-                let _ = peer.stream.shutdown(Shutdown::Write);
-                assert_eq!(peer.try_next()?, None);
-                return Ok(None);
-            }
-            other => panic!("{other:?}"),
-        }
     }
 }
 
@@ -914,64 +631,6 @@ fn what_is_said_in_a_room_is_heard_by_two_hundred_in_four_workers() {
         guests[0].peer.send(frame(FIN | BINARY, "x"));
         guests[0].peer.is_closed_with(1003, &language);
         drop(guests);
-        server.stop();
-    }
-}
-
-#[test]
-fn guests_come_back_after_each_reload_and_no_frame_is_broken() {
-    const GUESTS: usize = 24;
-    const RELOADS: usize = 4;
-    for language in [C, Rust] {
-        let mut server = start(language, "chat", &[("workers", "3")], &[]);
-        server.may_say(RELOAD);
-        let (address, is_over) = (server.tcp(), AtomicBool::new(false));
-        let (lines, returns) = (AtomicUsize::new(0), Mutex::new(vec![0; GUESTS]));
-        thread::scope(|scope| {
-            for i in 0..GUESTS {
-                let (lines, returns, is_over) = (&lines, &returns, &is_over);
-                scope.spawn(move || {
-                    while !is_over.load(Ordering::Relaxed) {
-                        let Some(mut guest) = Guest::join(address, "/room").unwrap() else { continue };
-                        returns.lock().unwrap()[i] += 1;
-                        guest.peer.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-                        loop {
-                            match heard(&mut guest.peer) {
-                                Ok(Some(text)) => {
-                                    let is_whole = text.split_once(": ").is_some_and(|(_, line)| {
-                                        line.len() == 310 && line[10..].bytes().all(|b| b == b'x')
-                                    });
-                                    assert!(
-                                        is_whole || text.ends_with(" joins") || text.ends_with(" leaves"),
-                                        "{text}"
-                                    );
-                                    lines.fetch_add(usize::from(is_whole), Ordering::Relaxed);
-                                }
-                                Ok(None) => break,
-                                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                                    if is_over.load(Ordering::Relaxed) {
-                                        return;
-                                    }
-                                    let line = format!("{i:010}{}", "x".repeat(300));
-                                    // It may have been told to go already.
-                                    let _ = guest.peer.stream.write_all(&frame(FIN | TEXT, line));
-                                }
-                                Err(e) => panic!("{language:?}: {e}"),
-                            }
-                        }
-                    }
-                });
-            }
-            let all_have = |times| returns.lock().unwrap().iter().all(|n| *n >= times);
-            for reload in 1..=RELOADS {
-                wait_until("all are there", || all_have(reload));
-                let before = lines.load(Ordering::Relaxed);
-                wait_until("they talk", || lines.load(Ordering::Relaxed) > before + 20 * GUESTS);
-                server.reload();
-            }
-            wait_until("all are back", || all_have(RELOADS + 1));
-            is_over.store(true, Ordering::Relaxed);
-        });
         server.stop();
     }
 }

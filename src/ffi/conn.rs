@@ -171,11 +171,11 @@ pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
 }
 
 /// In a stream: has the worker with the id `worker` go on with it, for instance one that has all others of a room.
+/// 0 is the worker that prefork chooses, as when this one drains: for a stream that has stayed then, and can go now.
 /// At the end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it
 /// stays; if there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is 0 or this worker) or
-/// PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is this worker) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn prefork_conn_transfer(conn: *mut prefork_conn, worker: 
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller.
         let conn = unsafe { stream(conn) }?;
-        if worker == 0 || Worker::current().is_some_and(|own| own.id() == worker) {
+        if Worker::current().is_some_and(|own| own.id() == worker) {
             return Err(prefork_status::PREFORK_INVALID);
         }
         conn.transfer(worker);

@@ -196,7 +196,8 @@ pub struct prefork_module {
     /// is logged, and it stays.
     ///
     /// If it does not stay, it is over for this worker: nothing can be read or written, `on_close` is not called, and
-    /// what the pointer of `prefork_conn_set_user()` points to is to be freed here. What was read and not
+    /// what the pointer of `prefork_conn_set_user()` points to is to be freed here (what `prefork_response_set_user()`
+    /// was given is released). What was read and not
     /// consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
     /// watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
     /// clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to

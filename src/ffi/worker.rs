@@ -150,6 +150,20 @@ pub extern "C" fn prefork_worker_self() -> *mut prefork_worker {
     guard(|| Ok(Worker::current().map_or(ptr::null_mut(), lend)))
 }
 
+/// True while this worker drains and other workers stay, which go on with the streams that it hands over
+/// (`on_handover`). False if it does not drain; and if the server stops, or its master is gone: then its streams are to
+/// be ended here. That may begin while it drains.
+///
+/// Returns 1 or 0; 0 if `worker` is NULL, and in another thread than the first.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_worker_hands_over(worker: *const prefork_worker) -> c_int {
+    // SAFETY: `worker` is NULL or lent to the caller.
+    guard(|| Ok(unsafe { borrow(worker) }?.hands_over().into()))
+}
+
 /// Makes this worker leave: it gets no more connections, another worker takes its place, and when it has
 /// finished what it has (`on_drain`, `worker_stop`) it exits with code 0. A worker that leaves soon after its
 /// start is replaced with a delay.

@@ -145,6 +145,7 @@ impl Channel {
             Notice::TakeIn => self.orders.takes_in = true,
             Notice::Drain { hand_back, patience } => {
                 self.orders.hands_back = hand_back;
+                self.worker.hands_over.set(hand_back);
                 self.orders.keep = hand_back.then_some(0);
                 let until = cx.now.deadline(Duration::from_millis(patience.into()));
                 // A second order never leaves more time than the first.
@@ -199,6 +200,7 @@ impl Channel {
         let until = Time::now().deadline(self.drain_timeout);
         let until = self.orders.drain.map_or(until, |earlier| earlier.min(until));
         self.orders = Orders { drain: Some(until), master_is_gone: true, ..Orders::default() };
+        self.worker.hands_over.set(false);
         self.worker.state.set(WorkerState::Draining);
     }
 

@@ -422,11 +422,12 @@ impl Conn {
         self.touch();
     }
 
-    /// As a stream: has another worker go on with it, for instance one that has all others of a room. At the end of the turn
+    /// As a stream: has another worker go on with it, for instance one that has all others of a room. 0 is the worker that prefork
+    /// chooses, as when this one drains: for a stream that has stayed then, and can go now. At the end of the turn
     /// [`crate::Handler::on_handover`] is called for it; if that returns `None` it stays, and if there is no such worker, or it refuses
     /// the stream or has no room, it comes back by [`crate::Handler::on_takeover`].
     pub fn transfer(&self, worker: u32) {
-        if worker > 0 && !self.is_blocking() {
+        if !self.is_blocking() {
             self.goes_to.set(Some(WorkerId(worker)));
             self.touch();
         }

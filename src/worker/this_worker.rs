@@ -33,6 +33,8 @@ pub struct Worker {
     pub(super) state: Rc<Cell<WorkerState>>,
     /// The time at which to tell the master that this worker leaves by itself.
     pub(super) leave_at: Rc<Cell<Time>>,
+    /// It drains, and others go on with what it hands over.
+    pub(super) hands_over: Rc<Cell<bool>>,
 }
 
 /// A worker's numbers, start and arguments, its counters and its messages.
@@ -110,6 +112,7 @@ impl Worker {
             info: Rc::new(info),
             state: Rc::new(Cell::new(WorkerState::Starting)),
             leave_at: Rc::new(Cell::new(Time::NEVER)),
+            hands_over: Rc::default(),
         }
     }
 
@@ -138,6 +141,13 @@ impl Worker {
     /// delay.
     pub fn leave(&self) {
         self.leave_at.set(Time::default());
+    }
+
+    /// True while this worker drains and other workers stay, which go on with the streams that it hands over
+    /// ([`crate::Handler::on_handover`]). False if it does not drain; and if the server stops, or its master is gone: then its
+    /// streams are to be ended here. That may begin while it drains.
+    pub fn hands_over(&self) -> bool {
+        self.hands_over.get()
     }
 
     /// True if the present or last call of the handler has taken longer than [`crate::Config::timeout`]. The worker then gets no

@@ -17,6 +17,7 @@ pub mod reader;
 pub mod server;
 pub mod streams;
 pub mod wakeups;
+pub mod websocket;
 pub mod wrk;
 
 pub use client::{Client, Fault};

@@ -209,9 +209,14 @@ impl Conn {
         self.goes_to.get().is_some()
     }
 
-    /// Stream: the worker to which the handler transfers it, once.
+    /// Stream: the worker to which the handler transfers it, once; `None` is any.
     pub(crate) fn take_goal(&self) -> Option<WorkerId> {
-        self.goes_to.take()
+        self.goes_to.take().filter(|id| id.0 > 0)
+    }
+
+    /// Stream: the handler is to be called with what it has left, even if nothing more arrives.
+    pub(crate) fn set_owed(&self) {
+        self.is_owed.set(true);
     }
 
     /// Stream: sets whether the handler is about to take it over, and nothing is sent.

@@ -393,7 +393,7 @@ impl EventLoop<'_> {
         let taken = context!(self)
             .call("on_takeover", |handler| handler.on_takeover(&conn, state.version, &state.bytes));
         conn.set_arriving(false);
-        conn.end_call();
+        conn.set_owed();
         let client = conn.client();
         if is_last {
             conn.set_asked(self.occasion());
