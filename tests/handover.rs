@@ -254,6 +254,7 @@ fn one_that_has_stayed_goes_later_with_what_it_has_not_consumed() {
     // And in a worker that does not drain.
     client.send(b"go\ncount c\n").unwrap();
     assert_eq!((client.answer().unwrap(), client.answer().unwrap()), ("ok".into(), "c 9".into()));
+    drop(client);
     server.rests();
     server.stop();
 }
