@@ -1,4 +1,5 @@
-/* Server-sent events: a clock, and whatever anybody posts. What one worker is told reaches the clients of all.
+/* Server-sent events: a clock, and whatever anybody posts. What one worker is told reaches the clients of all. A reload closes
+ * none: they go to other workers. Events that are posted while a client is on its way do not reach it.
  *
  *     cc -shared -fPIC -o sse.so sse.c
  *     prefork ./sse.so
@@ -12,22 +13,35 @@
 
 struct client {
     prefork_response *res; /* goes on */
-    struct client *next, **at;
+    struct client *next;
 };
 
 static struct client *clients;
 static prefork_worker *self;
 
+static void forget(struct client *client)
+{
+    struct client **at = &clients;
+
+    while (*at != client)
+        at = &(*at)->next;
+    *at = client->next;
+    free(client);
+}
+
 /* Also of a client that has gone: prefork_response_end() alone frees a response. */
 static void end(void *arg)
 {
-    struct client *client = arg;
+    prefork_response_end(((struct client *)arg)->res);
+    forget(arg);
+}
 
-    *client->at = client->next;
-    if (client->next)
-        client->next->at = client->at;
-    prefork_response_end(client->res);
-    free(client);
+/* It goes to another worker, which needs to know nothing of it. prefork frees the response. */
+static ptrdiff_t give(prefork_response *res, void *buffer, size_t room, void *arg)
+{
+    (void)res, (void)buffer, (void)room;
+    forget(arg);
+    return 0;
 }
 
 /* All that the callbacks of a turn write to a client leaves in one piece. */
@@ -40,18 +54,35 @@ static void publish(const char *event, size_t size)
     }
 }
 
+static int add(prefork_response *res)
+{
+    struct client *client = malloc(sizeof *client);
+
+    if (!client)
+        return 1;
+    *client = (struct client){res, clients};
+    clients = client;
+    prefork_response_on_gone(res, end, client);
+    prefork_response_on_handover(res, give, client);
+    return 0;
+}
+
 static void subscribe(prefork_response *res)
 {
-    struct client *client = calloc(1, sizeof *client);
+    prefork_response *later;
 
     prefork_response_header(res, "Content-Type", "text/event-stream");
     prefork_response_header(res, "Cache-Control", "no-store");
     prefork_response_write(res, ": welcome\n\n", 11);
-    *client = (struct client){prefork_response_later(res), clients, &clients};
-    if (clients)
-        clients->at = &client->next;
-    clients = client;
-    prefork_response_on_gone(client->res, end, client);
+    later = prefork_response_later(res);
+    if (add(later) != 0)
+        prefork_response_end(later);
+}
+
+static int on_resume(prefork_response *res, uint32_t version, const void *data, size_t size, void *state)
+{
+    (void)version, (void)data, (void)size, (void)state;
+    return add(res);
 }
 
 /* An event has one line for each of its text's. */
@@ -100,11 +131,10 @@ static void tick(prefork_worker *worker, void *arg)
     publish(event, (size_t)sprintf(event, "event: tick\ndata: %lu\n\n", ++seconds));
 }
 
-/* The clients connect again, to a worker that stays. */
 static void on_drain(prefork_worker *worker, void *state)
 {
-    (void)worker, (void)state;
-    while (clients)
+    (void)state;
+    while (clients && !prefork_worker_hands_over(worker))
         end(clients);
 }
 
@@ -115,4 +145,5 @@ static int start(prefork_worker *worker, void **state)
     return prefork_timer_start(worker, 1000, 1000, tick, NULL) == 0;
 }
 
-PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_message = on_message, .on_drain = on_drain)
+PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_message = on_message, .on_drain = on_drain,
+               .state_version = 1, .on_resume = on_resume)

@@ -1,10 +1,11 @@
-//! Server-sent events: a clock, and whatever anybody posts. What one worker is told reaches the clients of all.
+//! Server-sent events: a clock, and whatever anybody posts. What one worker is told reaches the clients of all. A reload closes none:
+//! they go to other workers. Events that are posted while a client is on its way do not reach it.
 //!
 //!     cargo run --example sse -- 127.0.0.1:8080
 //!     curl -N http://127.0.0.1:8080/events
 //!     curl -d 'hello' http://127.0.0.1:8080/
 
-use prefork::{ALL, Handler, Kind, Later, Message, Request, Response, Server, Worker};
+use prefork::{ALL, Handler, Kind, Later, Message, Refused, Request, Response, Server, Worker};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +22,15 @@ fn publish(clients: &Clients, event: &str) {
     // One that has gone, or reads too slowly, is ended: it connects again.
     for client in clients.borrow_mut().extract_if(.., |client| client.write(event.as_bytes()).is_err()) {
         let _ = client.end();
+    }
+}
+
+impl Events {
+    fn add(&self, mut client: Later) -> Result<(), Refused> {
+        // The other worker needs to know nothing of it; here it is one that has gone.
+        client.on_handover(|_| Some(Vec::new()))?;
+        self.clients.borrow_mut().push(client);
+        Ok(())
     }
 }
 
@@ -44,7 +54,7 @@ impl Handler for Events {
                 .header("Content-Type", "text/event-stream")
                 .and_then(|()| res.header("Cache-Control", "no-store"))
                 .and_then(|()| res.write(b": welcome\n\n"))
-                .map(|()| self.clients.borrow_mut().push(res.later())),
+                .and_then(|()| self.add(res.later())),
             ("POST", _) => {
                 // An event has one line for each of its text's.
                 let text = String::from_utf8_lossy(req.body());
@@ -66,10 +76,19 @@ impl Handler for Events {
         publish(&self.clients, &String::from_utf8_lossy(message.bytes()));
     }
 
-    fn on_drain(&mut self, _: &Worker) {
-        // They connect again, to a worker that stays.
-        for client in self.clients.take() {
-            let _ = client.end();
+    fn state_version(&self) -> u32 {
+        1
+    }
+
+    fn on_resume(&mut self, client: Later, _: u32, _: &[u8]) -> Result<(), String> {
+        self.add(client).map_err(|e| e.to_string())
+    }
+
+    fn on_drain(&mut self, worker: &Worker) {
+        if !worker.hands_over() {
+            for client in self.clients.take() {
+                let _ = client.end();
+            }
         }
     }
 }
