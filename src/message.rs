@@ -157,7 +157,8 @@ pub struct Envelope {
     pub to: Address,
     /// The user's type of a message or request; the length of a topic's name.
     pub kind: u32,
-    /// The number of a request, unique for its sender; a reply has that of its request. 0 for a message.
+    /// The number of a request, unique for its sender; a reply has that of its request. The number of a publication, which counts its
+    /// sender's. 0 for a message.
     pub request: u64,
 }
 

@@ -229,6 +229,7 @@ mod tests {
             conns: crate::worker::conns::Conns::default(),
             watches: std::cell::RefCell::default(),
             topics: crate::worker::topics::Topics::default(),
+            recent: crate::worker::recent::Recent::default(),
             listeners: Vec::new(),
             woken: std::sync::Arc::default(),
         })

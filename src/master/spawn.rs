@@ -15,6 +15,7 @@ use crate::sys::{memory, signal};
 use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
+use crate::worker::recent::Recent;
 use crate::worker::topics::Topics;
 use crate::worker::{self, SelfInfo, Served, Worker, WorkerSetup};
 use mio::Interest;
@@ -75,6 +76,7 @@ impl Master {
                     conns: Conns::default(),
                     watches: RefCell::default(),
                     topics: Topics::default(),
+                    recent: Recent::default(),
                     listeners: self.served(),
                     woken: Arc::default(),
                 };

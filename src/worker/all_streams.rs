@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::conns::Conns;
-use super::this_worker::Worker;
+use super::this_worker::{SelfInfo, Worker};
 use super::topics::is_name;
 use crate::message::{Address, Envelope, Purpose, Room, Undelivered};
 use crate::scoreboard::Word;
@@ -65,7 +65,7 @@ impl Worker {
     /// As [`Worker::publish_elsewhere`]; then no stream gets it.
     pub fn publish(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
         self.publish_elsewhere(topic, bytes)?;
-        self.publish_here(topic, bytes);
+        self.count_skipped(self.info.topics.publish(topic, bytes));
         Ok(())
     }
 
@@ -82,23 +82,33 @@ impl Worker {
         }
         let from = Address::Worker(self.info.id);
         let kind = topic.len() as u32;
-        let envelope = Envelope { purpose: Purpose::Publication, from, to: Address::All, kind, request: 0 };
-        self.messages_here()?.send(&envelope, &[topic.as_bytes(), bytes].concat(), Room::Needed)
+        let messages = self.messages_here()?;
+        let request = self.info.recent.next_number();
+        let envelope = Envelope { purpose: Purpose::Publication, from, to: Address::All, kind, request };
+        messages.send(&envelope, &[topic.as_bytes(), bytes].concat(), Room::Needed)?;
+        self.info.recent.note_own(self.info.id, topic, bytes);
+        Ok(())
     }
 
-    fn publish_here(&self, topic: &str, bytes: &[u8]) {
-        let skipped = self.info.topics.publish(topic, bytes);
+    pub(super) fn count_skipped(&self, skipped: u64) {
         if skipped > 0 {
             self.info.page.add(Word::Skipped, skipped);
         }
     }
 
-    /// What another worker has published: the topic's name, of this length, and the bytes.
-    pub(super) fn deliver_publication(&self, name: u32, bytes: &[u8]) {
-        if let Some((name, bytes)) = bytes.split_at_checked(name as usize)
+    /// What another worker has published: the topic's name, and the bytes.
+    pub(super) fn deliver_publication(&self, envelope: Envelope, bytes: &[u8]) {
+        let SelfInfo { topics, recent, .. } = &*self.info;
+        let (publisher, number) = (envelope.from.into(), envelope.request);
+        if let Some((name, bytes)) = bytes.split_at_checked(envelope.kind as usize)
             && let Ok(name) = str::from_utf8(name)
         {
-            self.publish_here(name, bytes);
+            recent.note(publisher, number, name, bytes);
+            self.count_skipped(if recent.has_ahead() && number > 0 {
+                topics.publish_to(name, bytes, |stream| recent.is_new_to(stream, publisher, number))
+            } else {
+                topics.publish(name, bytes)
+            });
         }
     }
 

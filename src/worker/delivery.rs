@@ -45,7 +45,7 @@ impl WorkerMessages {
                     let _ = self.send(&request.answer(Purpose::Failure), &reason, Room::Ignored);
                 }
             }
-            Purpose::Publication => worker.deliver_publication(envelope.kind, bytes),
+            Purpose::Publication => worker.deliver_publication(envelope, bytes),
             Purpose::Reply | Purpose::Failure => {
                 let pending = self.requests.borrow_mut().take_answered(envelope.request, envelope.from);
                 let failed = envelope.purpose == Purpose::Failure;

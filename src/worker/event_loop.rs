@@ -164,6 +164,11 @@ impl<'a> EventLoop<'a> {
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
         worker.info.conns.set_blocking(kind == Kind::Blocking);
         worker.info.conns.set_most_unsent(config.limits.pending);
+        let hands_over = |listener| handler.state_version_at(listener) > 0;
+        worker
+            .info
+            .recent
+            .set_keeps(takes_streams && (0..worker.info.listeners.len() as u16).any(hands_over));
         let woken = open_queue(worker, poll);
         Self {
             is_same_everywhere: handler.is_same_everywhere(),

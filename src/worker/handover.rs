@@ -5,6 +5,7 @@
 //! bytes have a version of the handler's own. The rest is prefork's; both workers have it from the same program, or from two that
 //! read each other's saved state (`master/upgrade/state.rs`).
 
+use super::recent::Seen;
 use crate::sys::memory;
 use std::fs::File;
 use std::io::{self, Write};
@@ -53,6 +54,8 @@ pub struct StreamState {
     pub refused: u64,
     /// Its topics.
     pub topics: Vec<String>,
+    /// What it has had of what was published.
+    pub seen: Seen,
     /// The client has ended its side.
     pub at_end: bool,
     /// That does not close it.
@@ -144,6 +147,11 @@ impl StreamState {
         // One has no use for the other.
         let refused_or_left = self.answer.and_then(|answer| answer.left).unwrap_or(self.refused);
         out.extend(refused_or_left.to_le_bytes());
+        out.extend((self.seen.len() as u32).to_le_bytes());
+        for (publisher, last) in &self.seen {
+            out.extend(publisher.to_le_bytes());
+            out.extend(last.to_le_bytes());
+        }
         let topics = self.topics.iter().map(String::as_bytes);
         for run in [&self.bytes[..], &self.unread, &self.unsent].into_iter().chain(topics) {
             out.extend((run.len() as u64).to_le_bytes());
@@ -172,6 +180,10 @@ impl StreamState {
             until_close: is(UNTIL_CLOSE),
             left: Some(refused).filter(|_| is(HAS_LENGTH)),
         };
+        let mut seen = Seen::new();
+        for _ in 0..number(&mut rest)? {
+            seen.push((number(&mut rest)?, length(&mut rest)?));
+        }
         let [bytes, unread, unsent] = [run(&mut rest)?, run(&mut rest)?, run(&mut rest)?];
         let mut topics = Vec::new();
         while !rest.is_empty() {
@@ -184,6 +196,7 @@ impl StreamState {
             unsent: unsent.to_vec(),
             refused: if is(HAS_LENGTH) { 0 } else { refused },
             topics,
+            seen,
             at_end: is(AT_END),
             is_half_open: is(HALF_OPEN),
             is_held: is(HELD),
@@ -222,6 +235,8 @@ mod tests {
     fn states() -> impl Strategy<Value = StreamState> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
         let topics = proptest::collection::vec(".{1,20}", 0..4);
+        let seen = proptest::collection::vec(any::<(u32, u64)>(), 0..4);
+        let topics = (topics, seen);
         let answer = (any::<[bool; 6]>(), any::<Option<u64>>()).prop_map(
             |([is_head, is_http_11, keeps_alive, closes, has_begun, until_close], left)| AnswerState {
                 is_head,
@@ -235,20 +250,23 @@ mod tests {
         );
         let answer = proptest::option::of(answer);
         (any::<u32>(), [bytes(), bytes(), bytes()], any::<u64>(), topics, any::<[bool; 6]>(), answer)
-            .prop_map(|(version, [bytes, unread, unsent], refused, topics, flags, answer)| StreamState {
-                version,
-                bytes,
-                unread,
-                unsent,
-                refused: if answer.is_some_and(|answer| answer.left.is_some()) { 0 } else { refused },
-                topics,
-                at_end: flags[0],
-                is_half_open: flags[1],
-                is_held: flags[2],
-                is_owed: flags[3],
-                wants_room: flags[4],
-                is_reset_if_slow: flags[5],
-                answer,
+            .prop_map(|(version, [bytes, unread, unsent], refused, (topics, seen), flags, answer)| {
+                StreamState {
+                    version,
+                    bytes,
+                    unread,
+                    unsent,
+                    refused: if answer.is_some_and(|answer| answer.left.is_some()) { 0 } else { refused },
+                    topics,
+                    seen,
+                    at_end: flags[0],
+                    is_half_open: flags[1],
+                    is_held: flags[2],
+                    is_owed: flags[3],
+                    wants_room: flags[4],
+                    is_reset_if_slow: flags[5],
+                    answer,
+                }
             })
     }
 

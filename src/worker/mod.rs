@@ -20,6 +20,7 @@ mod intake;
 mod linger;
 pub mod messages;
 pub mod own_sockets;
+pub mod recent;
 pub mod routes;
 pub mod source;
 mod stream;

@@ -2,6 +2,7 @@
 
 use super::conns::Conns;
 use super::messages::WorkerMessages;
+use super::recent::Recent;
 use super::timers::Timers;
 use super::topics::Topics;
 use super::waker::Queue;
@@ -61,6 +62,8 @@ pub struct SelfInfo {
     pub conns: Conns,
     /// What its streams have subscribed to.
     pub topics: Topics,
+    /// What was published to them last.
+    pub recent: Recent,
     /// The listeners, in the order of the settings.
     pub listeners: Vec<Served>,
 

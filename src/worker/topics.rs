@@ -80,10 +80,15 @@ impl Topics {
 
     /// Writes to all subscribers. Returns how many had no room.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> u64 {
+        self.publish_to(name, bytes, |_| true)
+    }
+
+    /// As [`Topics::publish`], to those to which it is new.
+    pub fn publish_to(&self, name: &str, bytes: &[u8], is_new: impl Fn(u64) -> bool) -> u64 {
         let topic = self.by_name.borrow().get(name).map(Rc::clone);
         let Some(topic) = topic else { return 0 };
         let subscribers = topic.subscribers.borrow();
-        subscribers.values().filter(|conn| !conn.offer(bytes)).count() as u64
+        subscribers.values().filter(|conn| is_new(conn.id()) && !conn.offer(bytes)).count() as u64
     }
 }
 

@@ -169,8 +169,9 @@ impl EventLoop<'_> {
         let most = self.config.max_state;
         let given = context!(self).call("on_handover", |handler| handler.write_state(&conn, most));
         let Some(bytes) = told(given, &conn.client()) else { return false };
-        let topics = self.worker.info.topics.names_of(conn.id());
-        let state = conn.write_down(StreamState { version, bytes, topics, ..StreamState::default() });
+        let info = &self.worker.info;
+        let (topics, seen) = (info.topics.names_of(conn.id()), info.recent.seen_by(info.id, conn.id()));
+        let state = conn.write_down(StreamState { version, bytes, topics, seen, ..StreamState::default() });
         self.send_away(index, &state, taker, &conn.client())
     }
 
@@ -240,6 +241,7 @@ impl EventLoop<'_> {
                 self.worker.info.conns.remove(conn.id());
                 self.worker.info.page.take_one(Word::Streams);
                 self.worker.info.topics.forget(conn.id());
+                self.worker.info.recent.forget(conn.id());
                 conn.set_over();
                 drop_user(&conn, context!(self));
                 let fd = conn.end();
@@ -390,6 +392,8 @@ impl EventLoop<'_> {
             self.worker.info.topics.subscribe(&conn, topic);
         }
         conn.set_arriving(true);
+        let has_missed = self.worker.info.recent.catch_up(&conn, &state.topics, &state.seen);
+        self.worker.count_skipped(has_missed.into());
         let taken = context!(self)
             .call("on_takeover", |handler| handler.on_takeover(&conn, state.version, &state.bytes));
         conn.set_arriving(false);

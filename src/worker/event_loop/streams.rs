@@ -118,6 +118,7 @@ impl EventLoop<'_> {
         self.worker.info.conns.remove(conn.id());
         self.worker.info.page.take_one(Word::Streams);
         self.worker.info.topics.forget(conn.id());
+        self.worker.info.recent.forget(conn.id());
         let fd = self.stream.end(&conn, context!(self));
         self.keep_conn(conn);
         fd
