@@ -168,6 +168,10 @@ pub unsafe extern "C" fn prefork_conn_set_slow(conn: *mut prefork_conn, slow: c_
 /// worker publishes in the order it was published. The bytes are written as they are: publish whole frames to
 /// WebSocket connections.
 ///
+/// A stream that is on its way to another worker meanwhile (`on_handover`) gets the bytes there, once and in that
+/// order, but not those that were published before that worker was forked; and not if more than 2 MiB are published
+/// meanwhile. `skipped` counts both. Of two workers' publications one stream may get either first.
+///
 /// Never waits. A worker that is too busy to read its messages for 3 seconds does not get what is published until it
 /// has room again.
 ///

@@ -61,6 +61,10 @@ impl Worker {
     /// way of the master. Each gets all of them or none ([`Conn::set_slow`]), and what one worker publishes in the order it was
     /// published. The bytes are written as they are: publish whole frames to WebSocket connections.
     ///
+    /// A stream that is on its way to another worker meanwhile ([`crate::Handler::on_handover`]) gets the bytes there, once and in that
+    /// order, but not those that were published before that worker was forked; and not if more than 2 MiB are published meanwhile.
+    /// [`crate::event::WorkerStatus::skipped`] counts both. Of two workers' publications one stream may get either first.
+    ///
     /// # Errors
     /// As [`Worker::publish_elsewhere`]; then no stream gets it.
     pub fn publish(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
