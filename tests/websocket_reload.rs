@@ -210,53 +210,53 @@ struct Heard {
     lines: AtomicU64,
     /// Lines that a guest has not heard.
     lost: AtomicU64,
-    /// Lines that a guest has heard twice, or behind a later one of the same speaker.
-    wrong: AtomicU64,
+    twice: AtomicU64,
+    /// Lines that a guest has heard behind a later one of the same speaker, whom two workers have published.
+    late: AtomicU64,
     closed: AtomicU64,
 }
 
-/// Listens for guests until each has heard the last line of each speaker, which is told when all have spoken.
+/// Listens for guests until each has heard the last line of each speaker, which is told when all have spoken, and a moment longer.
 fn listen(mut guests: Vec<Guest>, speakers: usize, last: &AtomicU64, heard: &Heard) {
-    let mut next = vec![vec![1; speakers]; guests.len()];
+    let count = |counter: &AtomicU64, n: u64| {
+        counter.fetch_add(n, Ordering::Relaxed);
+    };
+    let mut lines = vec![vec![vec![true]; speakers]; guests.len()];
     guests.iter().for_each(|guest| guest.peer.stream.set_nonblocking(true).unwrap());
-    let mut patience = 5000;
+    let mut patience = 3000;
     while patience > 0 {
-        let end = last.load(Ordering::Relaxed);
-        let mut is_over = end > 0;
-        for (guest, next) in guests.iter_mut().zip(&mut next) {
+        let end = last.load(Ordering::Relaxed) as usize;
+        let mut has_all = end > 0;
+        for (guest, lines) in guests.iter_mut().zip(&mut lines) {
             loop {
                 match util::websocket::heard(&mut guest.peer) {
                     Ok(Some(text)) => {
                         let Some((_, line)) = text.split_once(": ") else { continue };
                         let (speaker, n) = line.split_once(' ').unwrap();
-                        let expected = &mut next[speaker.parse::<usize>().unwrap()];
-                        let n: u64 = n.parse().unwrap();
-                        heard.lines.fetch_add(1, Ordering::Relaxed);
-                        if n < *expected {
-                            heard.wrong.fetch_add(1, Ordering::Relaxed);
-                        } else {
-                            heard.lost.fetch_add(n - *expected, Ordering::Relaxed);
-                            *expected = n + 1;
-                        }
+                        let of = &mut lines[speaker.parse::<usize>().unwrap()];
+                        let n: usize = n.parse().unwrap();
+                        count(&heard.lines, 1);
+                        count(&heard.late, u64::from(n + 1 < of.len()));
+                        of.resize(of.len().max(n + 1), false);
+                        count(&heard.twice, u64::from(std::mem::replace(&mut of[n], true)));
                     }
                     Ok(None) => panic!("a guest was closed"),
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
                     Err(_) => {
-                        heard.closed.fetch_add(1, Ordering::Relaxed);
+                        count(&heard.closed, 1);
                         return;
                     }
                 }
             }
-            is_over = is_over && next.iter().all(|n| *n > end);
-        }
-        if is_over {
-            return;
+            has_all = has_all && lines.iter().all(|of| of.len() > end);
         }
         thread::sleep(Duration::from_millis(1));
-        patience -= u32::from(end > 0);
+        patience -= if has_all { 10 } else { i32::from(end > 0) };
     }
-    let missing = next.iter().flatten().map(|n| last.load(Ordering::Relaxed) + 1 - n).sum();
-    heard.lost.fetch_add(missing, Ordering::Relaxed);
+    let end = last.load(Ordering::Relaxed) as usize;
+    for of in lines.iter().flatten() {
+        count(&heard.lost, (end + 1 - of.iter().filter(|is_heard| **is_heard).count()) as u64);
+    }
 }
 
 /// Has ten guests speak, so many lines a second together, through reloads.
@@ -309,7 +309,10 @@ fn talk_through_reloads(language: Language, guests: usize, rate: u64, reloads: u
 fn guests_stay_in_their_room_through_reloads() {
     for language in [C, Rust] {
         let heard = talk_through_reloads(language, 60, 200, 6);
-        assert_eq!(heard.closed.into_inner() + heard.wrong.into_inner(), 0, "{language:?}");
+        let (lines, lost) = (heard.lines.into_inner(), heard.lost.into_inner());
+        assert_eq!(heard.closed.into_inner() + heard.twice.into_inner(), 0, "{language:?}");
+        // Those who wait until a new worker has started may miss what was said before: see prefork_publish().
+        assert!(lost * 100 < lines, "{language:?}: {lost} of {lines}");
     }
 }
 
