@@ -5,11 +5,13 @@
 //! bytes have a version of the handler's own. The rest is prefork's; both workers have it from the same program, or from two that
 //! read each other's saved state (`master/upgrade/state.rs`).
 
-use super::recent::Seen;
 use crate::sys::memory;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+
+/// By publisher, the number of the last publication that a stream has had. The first is the worker's that it comes from.
+pub type Seen = Vec<(u32, u64)>;
 
 /// Begins each file.
 const MARK: u32 = u32::from_le_bytes(*b"pfs1");

@@ -6,6 +6,7 @@
 
 use super::conn::Conn;
 use super::conns::ById;
+use super::handover::Seen;
 use crate::ids::WorkerId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,9 +17,6 @@ const OVERHEAD: usize = 128;
 
 /// Publishers that are remembered at most; most of them have ended.
 const MOST_PUBLISHERS: usize = 512;
-
-/// By publisher, the number of the last publication that a stream has had. The first is the worker's that it comes from.
-pub type Seen = Vec<(u32, u64)>;
 
 /// The last publications of all workers, as one worker has had them.
 #[derive(Default)]
