@@ -188,7 +188,7 @@ static void refusals(prefork_response *res)
     SAY(status(res, 100));
     SAY(header(res, "bad name", "x"));
     SAY(header(res, "x", "one\r\ntwo"));
-    SAY(header(res, "Content-Length", "3"));
+    SAY(header(res, "Transfer-Encoding", "chunked"));
     SAY(header(res, "x", NULL));
     SAY(body(res, NULL, 1));
     SAY(file(res, -1, 0, 1));

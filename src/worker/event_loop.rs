@@ -307,7 +307,12 @@ impl<'a> EventLoop<'a> {
         let lacks_descriptors = self.intake.is_paused() && !self.is_full() || own.is_paused();
         let mut due = self.channel.due().min(first_due).min(own.look_at()).min(self.search_at);
         if let Some(drain) = orders.drain {
-            due = due.min(if self.is_ending { drain + end::LAST_MOMENT } else { drain });
+            due = due.min(match self.is_ending {
+                true => drain + end::LAST_MOMENT,
+                // It has come, and streams are still going to other workers.
+                false if drain <= self.now => self.now + drain::HAND_BACK_AGAIN,
+                false => drain,
+            });
         }
         if orders.keep.is_some() || self.moves.wait_for_channel() {
             due = due.min(self.hand_back_at);
@@ -315,7 +320,7 @@ impl<'a> EventLoop<'a> {
         if lacks_descriptors && !orders.is_draining() {
             due = due.min(self.now + DESCRIPTOR_CHECK);
         }
-        if !self.again.is_empty() || !self.woken.is_empty() || self.moves.have_more() {
+        if !self.again.is_empty() || !self.woken.is_empty() || self.moves.can_ask() {
             due = due.min(self.now);
         }
         if timer_due < due {

@@ -25,6 +25,8 @@ use std::rc::Rc;
 
 /// Streams whose handler is asked in one turn, so that the others are served meanwhile.
 const ASKED: u32 = 64;
+/// Streams of one worker that are under way at most: enough to keep the other one busy, few enough that none waits long.
+const UNDER_WAY: u32 = 128;
 /// Bytes of a stream's file beside the handler's bytes, the unread and the unsent.
 const HEAD: u64 = 1 << 20;
 
@@ -66,9 +68,14 @@ impl Moves {
         !self.leaving.is_empty()
     }
 
-    /// True if streams are to be asked.
+    /// True if streams are to be asked, now or when others have arrived.
     pub(super) fn have_more(&self) -> bool {
-        self.leaving.is_empty() && self.ask_from.is_some()
+        self.ask_from.is_some()
+    }
+
+    /// True if streams can be asked now.
+    pub(super) fn can_ask(&self) -> bool {
+        self.have_more() && self.leaving.is_empty() && self.unsettled < UNDER_WAY
     }
 }
 
@@ -125,7 +132,8 @@ impl EventLoop<'_> {
     }
 
     fn ask_streams(&mut self) {
-        let Some(from) = self.moves.ask_from.take() else { return };
+        let Some(from) = self.moves.ask_from.filter(|_| self.moves.can_ask()) else { return };
+        self.moves.ask_from = None;
         let (mut asked, occasion) = (0, self.occasion());
         for index in from..self.table.indexes().end {
             if self.moves.keep.is_some_and(|keep| self.table.len() <= keep) {
