@@ -7,7 +7,8 @@
  *     /produce/NAME   lines as of /events, by a producer, without a pause
  *     /wake           answers all polls of this worker
  *     /who            the worker's generation
- * NAME of a response that others refuse begins with "r", of one that stays with "s".
+ * NAME of a response that others refuse begins with "r", of one that stays with "s", of one that ends when it is asked for
+ * its state with "e".
  */
 #include <prefork.h>
 #include <stdio.h>
@@ -61,12 +62,15 @@ static ptrdiff_t give(prefork_response *res, void *buffer, size_t room, void *ar
 {
     struct answer *a = arg;
 
-    (void)res;
     if (a->name[0] == 's' || room < sizeof *a)
         return -1;
     a->worker = prefork_worker_id(self);
     memcpy(buffer, a, sizeof *a);
     unlink_it(a);
+    if (a->name[0] == 'e') {
+        prefork_response_write(res, "the end", 7);
+        prefork_response_end(res);
+    }
     if (a->kind != PRODUCE) /* else `done` frees it */
         free(a);
     return sizeof *a;

@@ -117,6 +117,19 @@ fn a_poll_that_moves_is_answered_by_the_new_worker() {
 }
 
 #[test]
+fn one_that_ends_as_it_is_asked_for_its_state_is_finished_by_its_worker() {
+    let mut server = start(1).start();
+    let mut poll = server.connect();
+    get(&mut poll, "/poll/ends");
+    let mut by = server.connect();
+    assert_eq!(ask(&mut by, "/who"), "1");
+    server.reload();
+    assert_eq!(poll.http_answer().unwrap().body, "the end");
+    assert_eq!(ask(&mut poll, "/who"), "2");
+    server.stop();
+}
+
+#[test]
 fn one_that_is_refused_goes_on_in_its_worker() {
     let mut server = start(1).start();
     server.may_say("on_resume");

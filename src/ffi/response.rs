@@ -9,6 +9,7 @@ use crate::{Response, Worker};
 use std::any::Any;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::rc::Rc;
 
 /// The response to a request, given to `on_request`, and to `on_head`. If no function is called it is a 200 with an
 /// empty body. It is sent when the callback returns, and is valid until then; `prefork_response_later()` and
@@ -468,8 +469,8 @@ pub unsafe extern "C" fn prefork_response_on_gone(
 /// If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
 /// `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
 /// sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
-/// call, if the client has sent another request behind it, and if the handler's `state_version` is 0. A second call
-/// replaces the first.
+/// call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends it,
+/// it is finished here, whatever `give` returns. A second call replaces the first.
 ///
 /// Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
 /// is NULL), and then it is not called.
@@ -497,10 +498,15 @@ pub unsafe extern "C" fn prefork_response_on_handover(
             return Err(prefork_status::PREFORK_LATE);
         }
         let exchange = of.exchange().ok_or(prefork_status::PREFORK_STATE)?;
+        let shared = Rc::downgrade(&exchange);
         let give = move |room| {
             let mut buffer = vec![0; room];
             // SAFETY: the caller gave both for this call; `res` lives as long as its response is not over; the buffer has `room` bytes.
             let used = usize::try_from(unsafe { give(res, buffer.as_mut_ptr().cast(), room, arg) }).ok()?;
+            if shared.upgrade().is_none_or(|exchange| exchange.has_ended()) {
+                // `res` is freed.
+                return None;
+            }
             if used > room {
                 log!("on_handover: returned {used}, and max-state is {room}: the response stays");
                 return None;

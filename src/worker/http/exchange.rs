@@ -225,9 +225,9 @@ impl<R> Exchange<R> {
         self.on_handover.take()
     }
 
-    /// Puts it back: the response stays.
+    /// Puts it back, unless there is another one by now: the response stays.
     pub fn put_on_handover_back(&self, on_handover: OnHandover) {
-        self.on_handover.replace(Some(on_handover));
+        self.on_handover.borrow_mut().get_or_insert(on_handover);
     }
 
     /// The handler was asked, or the response has come back, and stays.
@@ -318,6 +318,11 @@ impl<R> Exchange<R> {
     /// The loop has served the connection.
     pub fn end_serving(&self) {
         self.is_touched.set(false);
+    }
+
+    /// True if the handler has ended the response and the loop has not finished it, or if it is over.
+    pub fn has_ended(&self) -> bool {
+        self.is_over.get() || self.ended.borrow().is_some()
     }
 
     /// Takes the response if it has ended.

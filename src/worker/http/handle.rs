@@ -81,7 +81,7 @@ impl Later {
     /// worker's deadline. After `Some` it is over here, as if the client had gone, but `on_gone` is not called; a closure of
     /// [`Later::stream`] is dropped. What was written and not sent goes with it; a head that has not been sent is forgotten, and so
     /// is what was set of it. It stays, without a call, if the client has sent another request behind it, and if
-    /// [`crate::Handler::state_version`] is 0. A second call replaces the first.
+    /// [`crate::Handler::state_version`] is 0. If `give` ends it, it is finished here. A second call replaces the first.
     ///
     /// # Errors
     /// [`Refused::Gone`], and then it is not called; [`Refused::Late`].

@@ -29,6 +29,8 @@ impl Answering {
         let exchange = self.exchange();
         let Some(mut on_handover) = exchange.take_on_handover() else { return Some(None) };
         let given = cx.call("on_handover", |_| on_handover(room));
+        // If the handler has ended it meanwhile, it is finished here.
+        let given = if exchange.has_ended() { given.map(|_| None) } else { given };
         if !matches!(given, Some(Some(_))) {
             exchange.put_on_handover_back(on_handover);
         }
