@@ -641,8 +641,8 @@ int prefork_response_on_gone(prefork_response *res, void (*gone)(void *arg), voi
  * If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
  * `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
  * sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
- * call, if the client has sent another request behind it, and if the handler's `state_version` is 0. A second call
- * replaces the first.
+ * call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends it,
+ * it is finished here, whatever `give` returns. A second call replaces the first.
  *
  * Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
  * is NULL), and then it is not called.
@@ -1559,7 +1559,7 @@ struct prefork_module {
      * consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
      * watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
      * clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to
-     * this one by `on_takeover`.
+     * this one by `on_takeover`. One that is closed in this call is closed by the worker that has taken it over.
      */
     prefork_on_handover on_handover;
     /**

@@ -16,6 +16,8 @@
  *     half, hold         it stays open at its client's end; nothing more is read: "ok"
  *     slow               on_takeover writes 100,000 bytes and then refuses, if it is not its own worker: "ok"
  *     late               on_handover takes 300 ms: "ok"
+ *     close              on_handover writes "bye" and closes it: "ok"
+ *     topics COUNT       joins as many topics, each with a name of 200 bytes: "ok"
  */
 #include <prefork.h>
 #include <stdint.h>
@@ -32,7 +34,7 @@ struct stream {
     uint64_t count, moves, size, sum;
     int64_t more;
     uint32_t version, worker;
-    char stays, crashes, refused, is_slow, is_late, goes;
+    char stays, crashes, refused, is_slow, is_late, goes, closes;
 };
 
 static prefork_worker *self;
@@ -95,6 +97,13 @@ static void run(prefork_conn *conn, char *line)
         s->crashes = 1;
     else if (!strcmp(line, "slow"))
         s->is_slow = 1;
+    else if (!strcmp(line, "close"))
+        s->closes = 1;
+    else if (sscanf(line, "topics %lld", &number) == 1)
+        for (char topic[201]; number > 0; number--) {
+            snprintf(topic, sizeof topic, "%0200lld", number);
+            prefork_subscribe(conn, topic);
+        }
     else if (!strcmp(line, "late"))
         s->is_late = 1;
     else if (sscanf(line, "state %lld", &number) == 1)
@@ -148,6 +157,10 @@ static ptrdiff_t on_handover(prefork_conn *conn, void *buffer, size_t room, void
     (void)state;
     if (s->is_late)
         usleep(300000);
+    if (s->closes) {
+        prefork_conn_write(conn, "bye\n", 4);
+        prefork_conn_close(conn);
+    }
     if (s->stays)
         return -1;
     if (s->more)

@@ -210,6 +210,79 @@ fn too_much_state_is_told_and_the_stream_stays() {
 }
 
 #[test]
+fn one_with_too_many_topics_stays() {
+    let mut server = start(1).set("max-body", "1k").set("max-pending", "64k").start();
+    server.may_say("on_handover");
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "topics 6000"), "ok");
+    server.reload();
+    server.wait_for_line("too many topics");
+    assert_eq!(ask(&mut client, "count a"), "a 2");
+    assert_eq!(who(&mut client).generation, 1);
+    drop(client);
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn one_that_is_closed_as_it_is_given_away_ends_in_its_new_worker() {
+    let mut server = start(1).start();
+    let (mut one, mut other) = (server.connect(), server.connect());
+    assert_eq!(ask(&mut one, "close"), "ok");
+    assert_eq!(ask(&mut other, "count a"), "a 1");
+    server.reload();
+    assert_eq!(one.rest().unwrap(), b"bye\n");
+    let mut found = moved(&mut other, 2);
+    wait_until("on_close was called", || {
+        found = who(&mut other);
+        found.closed == 1
+    });
+    drop((one, other));
+    server.rests();
+    server.stop();
+}
+
+#[test]
+fn those_that_no_worker_has_room_for_are_served_by_their_own_until_the_deadline() {
+    let mut server = start(2).set("max-conns", "3").set("drain-timeout", "4s").start();
+    let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        who(client);
+    }
+    server.may_say("at its deadline");
+    server.signal(libc::SIGTTOU);
+    server.scaled_to(1);
+    for client in &mut clients {
+        assert_eq!(ask(client, "count a"), "a 2");
+    }
+    let open = |clients: &[Client]| clients.iter().filter(|client| client.is_open()).count();
+    wait_until("those of the worker that leaves are closed", || open(&clients) == 3);
+    wait_until("it has gone", || server.workers().len() == 1);
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn any_number_goes_to_one_worker() {
+    let server = start(2).start();
+    let mut clients: Vec<_> = (0..600).map(|_| server.connect()).collect();
+    let goal = who(&mut clients[0]).worker;
+    let mut others: Vec<_> =
+        clients.iter_mut().filter_map(|c| (who(c).worker != goal).then_some(c)).collect();
+    for client in &mut others {
+        client.send_command(&format!("move {goal}")).unwrap();
+    }
+    for client in &mut others {
+        assert_eq!(client.answer().unwrap(), "ok");
+        wait_until("it has moved", || who(client).moves > 0);
+        assert_eq!(who(client).worker, goal);
+    }
+    drop(clients);
+    server.rests();
+    server.stop();
+}
+
+#[test]
 fn a_handler_transfers_a_stream_to_the_worker_it_names() {
     let mut server = start(3).start();
     let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();

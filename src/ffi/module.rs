@@ -201,7 +201,7 @@ pub struct prefork_module {
     /// consumed, what was written and not sent, its subscriptions, and what was set for it go with it. Timers and
     /// watched descriptors do not: stop them here, and start them again in `on_takeover` (the time of
     /// clock_gettime(CLOCK_MONOTONIC) is the same in all workers). If no worker takes it over, it comes back to
-    /// this one by `on_takeover`.
+    /// this one by `on_takeover`. One that is closed in this call is closed by the worker that has taken it over.
     pub on_handover: prefork_on_handover,
     /// A stream has come from another worker: `data` is what its `on_handover` wrote, `version` its
     /// `state_version`, since another version of the module may run there. It has a new `prefork_conn_id()`. What is

@@ -132,6 +132,8 @@ pub trait Handler {
     /// settings go with it; timers do not ([`Handler::on_takeover`] may start new ones, and the clock of [`std::time::Instant`] is the same
     /// in all workers). If nobody takes it over, it comes back to this worker by [`Handler::on_takeover`].
     ///
+    /// One that is closed in this call is closed by the worker that has taken it over.
+    ///
     /// It is asked once in each stream's time in a worker that drains; not in blocking style.
     fn on_handover(&mut self, _conn: &Conn) -> Option<Vec<u8>> {
         None

@@ -30,6 +30,8 @@ const CLOSES: u32 = 1 << 10;
 const HAS_BEGUN: u32 = 1 << 11;
 const UNTIL_CLOSE: u32 = 1 << 12;
 const HAS_LENGTH: u32 = 1 << 13;
+const CLOSING: u32 = 1 << 14;
+const BROKEN: u32 = 1 << 15;
 
 /// An occasion on which the handler is asked, once for each connection, whether it goes to another worker; a later one asks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +72,10 @@ pub struct StreamState {
     pub wants_room: bool,
     /// It is reset if it has no room for what is published.
     pub is_reset_if_slow: bool,
+    /// The handler has closed it since it was asked: it closes when the next one has taken it over.
+    pub is_closing: bool,
+    /// Something that was written could not be: it is reset then.
+    pub is_broken: bool,
     /// It is no stream, but a response to HTTP.
     pub answer: Option<AnswerState>,
 }
@@ -116,6 +122,11 @@ impl StreamState {
         Self::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
+    /// The bytes of it that have no limit of their own: what is written down of its topics, and a head.
+    pub fn overhead(&self) -> u64 {
+        self.topics.iter().map(|topic| topic.len() as u64 + 8).sum::<u64>() + 64
+    }
+
     fn flags(&self) -> u32 {
         let answer = self.answer.unwrap_or_default();
         [
@@ -133,6 +144,8 @@ impl StreamState {
             (self.is_owed, OWED),
             (self.wants_room, WANTS_ROOM),
             (self.is_reset_if_slow, RESET_IF_SLOW),
+            (self.is_closing, CLOSING),
+            (self.is_broken, BROKEN),
         ]
         .iter()
         .map(|(is_set, bit)| if *is_set { *bit } else { 0 })
@@ -165,7 +178,7 @@ impl StreamState {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let [mark, version, flags] = [number(&mut rest)?, number(&mut rest)?, number(&mut rest)?];
-        let of_streams = AT_END | HALF_OPEN | HELD | OWED | WANTS_ROOM | RESET_IF_SLOW;
+        let of_streams = AT_END | HALF_OPEN | HELD | OWED | WANTS_ROOM | RESET_IF_SLOW | CLOSING | BROKEN;
         let of_answers = IS_HEAD | IS_HTTP_11 | KEEPS_ALIVE | CLOSES | HAS_BEGUN | UNTIL_CLOSE | HAS_LENGTH;
         let is = |bit| flags & bit != 0;
         let known = of_streams | if is(IS_ANSWER) { IS_ANSWER | of_answers } else { 0 };
@@ -205,6 +218,8 @@ impl StreamState {
             is_owed: is(OWED),
             wants_room: is(WANTS_ROOM),
             is_reset_if_slow: is(RESET_IF_SLOW),
+            is_closing: is(CLOSING),
+            is_broken: is(BROKEN),
             answer: Some(answer).filter(|_| is(IS_ANSWER)),
         })
     }
@@ -251,7 +266,7 @@ mod tests {
             },
         );
         let answer = proptest::option::of(answer);
-        (any::<u32>(), [bytes(), bytes(), bytes()], any::<u64>(), topics, any::<[bool; 6]>(), answer)
+        (any::<u32>(), [bytes(), bytes(), bytes()], any::<u64>(), topics, any::<[bool; 8]>(), answer)
             .prop_map(|(version, [bytes, unread, unsent], refused, (topics, seen), flags, answer)| {
                 StreamState {
                     version,
@@ -267,6 +282,8 @@ mod tests {
                     is_owed: flags[3],
                     wants_room: flags[4],
                     is_reset_if_slow: flags[5],
+                    is_closing: flags[6],
+                    is_broken: flags[7],
                     answer,
                 }
             })

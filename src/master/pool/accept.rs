@@ -152,6 +152,7 @@ impl<S: System> Pool<S> {
             }
         }
         self.take_refused(poll);
+        self.send_waiting_home(poll);
         if some && !self.has_shortage() {
             self.system.refill_reserve();
         }

@@ -133,6 +133,16 @@ impl<S: System> Pool<S> {
         })
     }
 
+    /// True if a connection that is taken back could be placed now, or soon: when a worker has taken what is queued for it, or is ready.
+    pub(super) fn will_have_room_for_returns(&self) -> bool {
+        let mut admitted = self.workers.iter().filter(|w| w.admitted).peekable();
+        let is_starting = self.workers.iter().any(|w| w.kind.is_none());
+        is_starting
+            || admitted.peek().is_none()
+            || admitted.any(WorkerEntry::will_have_room)
+            || self.has_room_for_returns()
+    }
+
     /// True if a connection that is taken back could be placed now.
     pub(super) fn has_room_for_returns(&self) -> bool {
         self.returns.iter().any(|source| self.pick_for_returned(self.shedder(source)).is_some())

@@ -4,10 +4,13 @@
 //! is refused goes back to its giver. So the pool counts, for each pair of workers, the streams that are with the second and not
 //! settled. It decides by its own counts alone: what a worker says of them can only settle its own.
 
-use super::{Given, Pool, Queue, System, Unplaced, WorkerEntry, broken};
-use crate::handoff::{Handover, Origin};
+use super::returns::Return;
+use super::{Given, MOST_PARKED, Pool, Queue, System, Unplaced, WorkerEntry, broken};
+use crate::handoff::{self, Handover, Origin};
 use crate::ids::WorkerId;
+use crate::sys::time::Time;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Streams that were given away by one worker, and given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Streams<C> {
     pub settled: Vec<(WorkerId, u32)>,
     /// Those that were lost, because neither another worker would take them nor their giver is left.
     pub lost: u64,
+    /// The time since which no worker has had room for what comes back; never if one has, or nothing waits.
+    without_room: Time,
     /// A rule that the simulator has broken.
     #[cfg(test)]
     pub fault: Option<super::Fault>,
@@ -52,6 +57,7 @@ impl<C> Default for Streams<C> {
             directed: VecDeque::new(),
             settled: Vec::new(),
             lost: 0,
+            without_room: Time::NEVER,
             #[cfg(test)]
             fault: None,
         }
@@ -125,6 +131,14 @@ impl<C> Streams<C> {
     }
 }
 
+/// The time after which a stream goes back if no worker has room for it.
+const WITHOUT_ROOM: Duration = Duration::from_secs(1);
+
+/// True for a stream that can go back to the worker that has given it away.
+fn has_giver(origin: &Origin) -> bool {
+    origin.stream.is_some_and(|stream| stream.giver.is_some())
+}
+
 /// True for a stream that is for a certain worker.
 pub(super) fn is_directed(origin: &Origin) -> bool {
     origin.stream.is_some_and(|stream| stream.is_refused || stream.taker.is_some())
@@ -157,6 +171,12 @@ impl<S: System> Pool<S> {
                 && matches!(self.give_directly(taker, &unplaced), Some(Given::Done))
             {
                 return;
+            }
+            // It has only to take what is queued for it.
+            let waits = |w: &WorkerEntry<S>| w.will_have_room() && Some(taker) != giver;
+            if self.workers.get(taker).is_some_and(waits) && !self.is_closed {
+                unplaced.origin.stream = Some(Handover { giver, taker: Some(taker), is_refused: false });
+                return self.streams.directed.push_back(unplaced);
             }
             let is_refused = !broken!(self, GoalMissedToAnyone);
             unplaced.origin.stream = Some(Handover { giver, taker: None, is_refused });
@@ -208,6 +228,35 @@ impl<S: System> Pool<S> {
             self.check_soon();
         }
         Some(given)
+    }
+
+    /// Sends streams back to their givers if no worker has had room for what comes back for [`WITHOUT_ROOM`]: there they are served.
+    pub(super) fn send_waiting_home(&mut self, poll: &S::Poll) {
+        let waits = self.has_returns() || self.parked.iter().any(|c| has_giver(&c.origin));
+        if !waits || self.is_closed || self.will_have_room_for_returns() {
+            self.streams.without_room = Time::NEVER;
+            return;
+        }
+        self.streams.without_room = self.streams.without_room.min(self.now);
+        self.check_soon();
+        if self.now < self.streams.without_room + WITHOUT_ROOM {
+            return;
+        }
+        loop {
+            for unplaced in std::mem::take(&mut self.parked) {
+                match has_giver(&unplaced.origin) {
+                    true => self.send_home(unplaced),
+                    false => self.parked.push_back(unplaced),
+                }
+            }
+            let handed_back = self.returns.iter().position(|r| matches!(r, Return::HandedBack(_)));
+            let can_park = self.parked.len() + handoff::MOST <= MOST_PARKED;
+            let Some(at) = handed_back.filter(|_| can_park && self.has_returns()) else { return };
+            self.returns.swap(0, at);
+            if let Some(connection) = self.next_return(&mut false, poll) {
+                self.parked.push_back(connection);
+            }
+        }
     }
 
     /// A stop has closed the listeners: what is under way goes back to its giver, or is reset.

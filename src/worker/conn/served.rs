@@ -238,6 +238,8 @@ impl Conn {
             is_held: self.is_held.get(),
             wants_room: self.wants_room.get(),
             is_reset_if_slow: self.slow.get() == Slow::Close,
+            is_closing: self.closing.get(),
+            is_broken: self.broken.get(),
             ..state
         }
     }
@@ -253,6 +255,18 @@ impl Conn {
         self.is_held.set(state.is_held);
         self.wants_room.set(state.wants_room);
         self.slow.set(if state.is_reset_if_slow { Slow::Close } else { Slow::Skip });
+    }
+
+    /// Stream: it was closed, or has broken, when its last worker had asked its handler.
+    pub(crate) fn restore_end(&self, state: &StreamState) {
+        if state.is_closing {
+            self.close();
+        }
+        if state.is_broken {
+            self.broken.set(true);
+            self.closing.set(true);
+            self.note_end(EndReason::Error);
+        }
     }
 
     /// Stream: returns the buffers that are empty to the pool.

@@ -215,6 +215,7 @@ impl EventLoop<'_> {
             size if size > most => {
                 Err(format!("{} of state, and max-state is {most}", counted(size as u64, "byte")))
             }
+            _ if state.overhead() > HEAD / 2 => Err("it has too many topics".to_owned()),
             _ => state.write().map_err(|e| format!("write its state: {e}")),
         };
         let Some((fd, listener)) = self.let_go(index) else { return false };
@@ -406,6 +407,7 @@ impl EventLoop<'_> {
             .call("on_takeover", |handler| handler.on_takeover(&conn, state.version, &state.bytes));
         conn.set_arriving(false);
         conn.set_owed();
+        conn.restore_end(state);
         let client = conn.client();
         if is_last {
             conn.set_asked(self.occasion());
