@@ -1569,8 +1569,8 @@ struct prefork_module {
      * `on_open` is not called.
      *
      * Returns 0 if it is taken over. Else what was written here is forgotten, and the stream goes back to the
-     * worker from which it came; if that refuses it too, or has ended, its client gets a reset. If it is NULL,
-     * none is taken over.
+     * worker from which it came; if that refuses it too, or has ended, its client gets a reset. It must be
+     * set if `on_handover` is.
      */
     prefork_on_takeover on_takeover;
     /**

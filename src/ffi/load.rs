@@ -347,6 +347,14 @@ mod tests {
                 "found on_connection together",
             ),
             (
+                "oneway",
+                "static ptrdiff_t give(prefork_conn *c, void *b, size_t n, void *s) { (void)c; (void)b; (void)n; (void)s; return 0; }\n\
+                 static void on_conn(prefork_conn *c, void *s) { (void)c; (void)s; }\n\
+                 PREFORK_MODULE(.on_data = on_conn, .state_version = 1, .on_handover = give)"
+                    .to_owned(),
+                "found on_handover without on_takeover",
+            ),
+            (
                 "abi",
                 format!(
                     "{REQUEST}\n#undef PREFORK_ABI_MAJOR\n#define PREFORK_ABI_MAJOR 7\nPREFORK_MODULE(.on_request = on_request)"

@@ -209,8 +209,8 @@ pub struct prefork_module {
     /// `on_open` is not called.
     ///
     /// Returns 0 if it is taken over. Else what was written here is forgotten, and the stream goes back to the
-    /// worker from which it came; if that refuses it too, or has ended, its client gets a reset. If it is NULL,
-    /// none is taken over.
+    /// worker from which it came; if that refuses it too, or has ended, its client gets a reset. It must be
+    /// set if `on_handover` is.
     pub on_takeover: prefork_on_takeover,
     /// A response that another worker had kept has come from there: `data` is what the callback of
     /// `prefork_response_on_handover()` wrote. `res` is as one returned by `prefork_response_later()`; if its head
@@ -260,6 +260,10 @@ impl prefork_module {
         }
         if self.on_head.is_none() && self.on_body.is_some() {
             return Err("found on_body without on_head: set that too, to return 1");
+        }
+        if self.on_handover.is_some() && self.on_takeover.is_none() {
+            // Each stream would be reset as soon as its worker drains.
+            return Err("found on_handover without on_takeover: set that too");
         }
         match (self.on_request, self.on_connection, self.on_data) {
             (Some(_), None, _) => Ok(Kind::Request),
