@@ -2122,13 +2122,24 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
  * (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
  * `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
  *
+ * After `prefork_server_set(server, "one-process", "on")` it forks nothing: this process binds the addresses and
+ * serves itself, for gdb, valgrind, sanitizers, rr, perf and reports of coverage. It is worker 1 in slot 0, of
+ * generation 1, may have several threads, and loads a module by its own path. TERM, INT and QUIT drain, for at most
+ * the setting `drain-timeout`; a second one, a second later or more, ends the run at once, and if the handler is in a
+ * call, the process. These have signal handlers then, and so have HUP, USR1 and USR2, which only print that they do
+ * nothing. `prefork_worker_leave()` ends the run too; `prefork_server_stop()` and the like return PREFORK_STATE. There
+ * is no reload, no upgrade, no control socket, no restart after a crash, and no limit by the setting `timeout`. Of the
+ * host's callbacks only that of `prefork_server_on_start()` is called. A message to this worker itself arrives; one to
+ * another worker or the master is dropped, and a request to them fails with PREFORK_GONE and PREFORK_UNANSWERED. A
+ * stream that is transferred stays.
+ *
  * Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
  *
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
  * `prefork_server_cut()` how many connections were cut);
- * PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
- * none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
- * reason.
+ * PREFORK_STATE if this process has more than one thread and is to fork; PREFORK_CONFIG, PREFORK_LISTEN,
+ * PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served.
+ * `prefork_server_error()` has the reason.
  * Process: becomes the master.
  * Pointers: Borrows `server` until return.
  */

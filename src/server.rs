@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
 use crate::ids::Generation;
+use crate::log::log;
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
@@ -57,9 +58,7 @@ impl Callbacks {
     /// The reason for which the host refuses a reload.
     pub fn tell(&mut self, news: News, messages: &Messages) -> std::result::Result<(), String> {
         match news {
-            News::Started(started) => {
-                self.on_start.iter_mut().for_each(|f| called("on_start", || f(&started)));
-            }
+            News::Started(started) => self.tell_start(&started),
             News::Event(event) => self.on_event.iter_mut().for_each(|f| called("on_event", || f(&event))),
             News::Reload(generation) => {
                 if let Some(f) = &mut self.on_reload {
@@ -76,6 +75,13 @@ impl Callbacks {
             News::Reply(call, result) => called("on_reply", || call(result.as_deref().map_err(|e| *e))),
         }
         Ok(())
+    }
+}
+
+impl Callbacks {
+    /// Calls the callback for the start.
+    pub fn tell_start(&mut self, started: &Started) {
+        self.on_start.iter_mut().for_each(|f| called("on_start", || f(started)));
     }
 }
 
@@ -244,15 +250,43 @@ impl Server {
     /// them itself (signalfd(2)); no signal handler is installed. The soft limit on open descriptors is raised as far as the
     /// workers need.
     ///
+    /// # One process
+    /// With the setting [`Config::one_process`] it forks nothing: this process binds the addresses and serves with the handler itself,
+    /// for gdb, valgrind, sanitizers, rr, perf and reports of coverage. It is worker 1 in slot 0, of generation 1, and the call returns
+    /// when it has drained, so that the program ends by exit(3). It may have several threads. A module is loaded by its own path.
+    ///
+    /// TERM, INT and QUIT drain, for at most [`Config::drain_timeout`]; a second one, a second later or more, ends the run at once, and
+    /// if the handler is in a call, the process. They have signal handlers for the duration of the call, and so have HUP, USR1 and
+    /// USR2, which only print that they do nothing. There is no reload, no upgrade, no control socket, no restart after a crash, and no
+    /// limit by [`Config::timeout`]. [`Server::on_start`] is called; [`Server::on_event`], [`Server::on_reload`] and
+    /// [`Server::on_message`] are not. A message to this worker itself arrives; one to another worker or the master is dropped, and a
+    /// request to them fails with [`crate::Undelivered::Gone`] and [`crate::Undelivered::Unanswered`]. A stream that is transferred
+    /// stays.
+    ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], [`crate::ErrorKind::Listen`], [`crate::ErrorKind::Handler`] and
     /// [`crate::ErrorKind::Misconfigured`] before anything was served;
-    /// [`crate::ErrorKind::State`] if this process has several threads (a forked copy of such a process may only exec);
+    /// [`crate::ErrorKind::State`] if this process has several threads (a forked copy of such a process may only exec; not if it is the
+    /// one process);
     /// [`crate::ErrorKind::System`] if a system call fails that prefork cannot do without, or the hard limit on open descriptors is
     /// too low for the workers.
     pub fn run(mut self) -> Result<Stopped> {
         self.config.signals.get_or_insert(true);
+        if self.config.one_process {
+            let mut callbacks = std::mem::take(&mut self.callbacks);
+            return self.run_here(&mut callbacks);
+        }
         self.start()?.run()
+    }
+
+    /// Serves in this process alone.
+    pub(crate) fn run_here(mut self, callbacks: &mut Callbacks) -> Result<Stopped> {
+        self.prepare()?;
+        let Self { config, source, args, .. } = self;
+        if callbacks.on_event.is_some() || callbacks.on_message.is_some() || callbacks.on_reload.is_some() {
+            log!("one process: on_event, on_message and on_reload are not called: there is no master");
+        }
+        master::one_process::run(config, source, args, |started| callbacks.tell_start(started))
     }
 
     /// Makes this process the master, for a program with an event loop of its own, which calls [`Running::step`]. Signals stay the
@@ -263,12 +297,11 @@ impl Server {
     /// # Errors
     /// As [`Server::run`], except for failures of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
-        if master::is_trial() {
-            master::end_trial(self.try_out());
+        self.prepare()?;
+        if self.config.one_process {
+            let text = "start: a server that is one process serves in run alone: it has no steps";
+            return Err(Error::new(ErrorKind::State, text));
         }
-        // Before anything is opened that could get such a number.
-        stderr::open_missing().map_err(|e| Error::io(ErrorKind::System, "open /dev/null", e))?;
-        self.check()?;
         let Self { config, source, args, callbacks, messages, adopts_orphans, .. } = self;
         let mut master = Master::new(config, source, args, messages.clone())?;
         if adopts_orphans {
@@ -280,14 +313,27 @@ impl Server {
         Ok(Running { master, callbacks, messages })
     }
 
+    /// Checks all that can be before this process becomes a server. Does not return in a program that an upgrade tries out.
+    fn prepare(&mut self) -> Result<()> {
+        if master::is_trial() {
+            master::end_trial(self.try_out());
+        }
+        // Before anything is opened that could get such a number.
+        stderr::open_missing().map_err(|e| Error::io(ErrorKind::System, "open /dev/null", e))?;
+        self.check()
+    }
+
     fn check(&mut self) -> Result<()> {
         self.refused.take().map_or(Ok(()), Err)?;
         self.config.check()
     }
 
     /// Does everything up to serving that changes nothing.
-    fn try_out(mut self) -> Result<()> {
+    fn try_out(&mut self) -> Result<()> {
         self.check()?;
+        if self.config.one_process {
+            return Err(master::one_process::refuse_upgrade());
+        }
         master::check_host()?;
         self.source.prepare(Generation::FIRST)
     }

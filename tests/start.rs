@@ -120,7 +120,7 @@ fn a_system_call_that_the_machine_refuses_is_named_with_the_likely_cause() {
             "read /proc/self/task (is /proc mounted?): No such file or directory",
         ),
         (trace("inject=pidfd_open:error=EPERM"), "pidfd_open: Operation not permitted"),
-        (trace("inject=pidfd_open:error=ENOSYS"), "pidfd_open: Function not implemented"),
+        (trace("inject=pidfd_open:error=ENOSYS"), "pidfd_open: not implemented; Linux 5.3 or newer"),
     ] {
         let refused = Start::new(Style::Request).through(&through).refused();
         assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");

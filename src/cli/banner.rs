@@ -22,6 +22,9 @@ pub fn print(started: &Started, about: &About) {
 
 /// Returns the setting by which connections are distributed among the workers.
 pub fn distribution(config: &Config) -> String {
+    if config.one_process {
+        return "one process".into();
+    }
     let name = if config.accept == Accept::Master { "dispatch" } else { "accept" };
     let setting = Config::settings().find(|setting| setting.name == name);
     setting.map_or_else(String::new, |setting| format!("{name} {}", (setting.show)(config)))

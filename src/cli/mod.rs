@@ -202,9 +202,12 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
 
 fn serve(mut about: About, mut server: Server) -> Result<(), Failure> {
     about.distribution = banner::distribution(server.config_mut());
+    let one_process = server.config_mut().one_process;
     let started = move |started: &prefork::Started| {
         // Frees the memory of the parser's code. Before the banner, since its readers take the start to be complete.
-        let _ = prefork::give_back_code();
+        if !one_process {
+            let _ = prefork::give_back_code();
+        }
         banner::print(started, &about);
     };
     let stopped = server.adopt_orphans().on_start(started).run()?;

@@ -31,6 +31,12 @@ fn option(setting: &'static Setting) -> Arg {
         .help_heading(setting.group)
         .hide_short_help(!setting.is_common);
     match (setting.words)() {
+        // The next word is not its value.
+        words if setting.placeholder.is_empty() => {
+            let arg =
+                arg.value_name("on|off").num_args(0..=1).require_equals(true).default_missing_value("on");
+            arg.value_parser(words).hide_possible_values(true)
+        }
         // The path of an address may be any bytes.
         words if words.is_empty() => arg.value_parser(value_parser!(OsString)),
         words => arg.value_parser(words).hide_possible_values(true),

@@ -21,7 +21,7 @@ pub struct Setting {
     pub group: &'static str,
     /// True if the short help has it.
     pub is_common: bool,
-    /// The placeholder for its value in help.
+    /// The placeholder for its value in help; empty for a switch that is set by its name alone.
     pub placeholder: &'static str,
     /// The help.
     pub help: &'static str,
@@ -197,6 +197,13 @@ settings! {
     /// The permission bits of Unix sockets that the server creates.
     unix_mode: u32 = 0o660, Mode, "unix-mode", "Serving", "MODE",
         "Permissions of Unix sockets that the server creates, in octal", "";
+    /// True if [`crate::Server::run`] serves in the calling process, without forking: for debuggers, valgrind, sanitizers, profilers.
+    /// The process is worker 1 and has no master ([`crate::Server::run`] says more).
+    one_process: bool = false, SWITCH, "one-process", "Serving", "",
+        "Serve in this process, without workers: for gdb, valgrind, sanitizers, perf, coverage",
+        "It accepts connections itself, one handler serves all, and it ends by exit(3), so that exit handlers run and reports of leaks and \
+         coverage come. The module is loaded by its own path. No reload, no upgrade, no control socket, no restart after a crash, no limit by \
+         --timeout; TERM, INT and QUIT drain, a second one stops at once";
     /// True if there is a control socket (`prefork::control`); none without the feature `control`.
     control: bool = true, SWITCH, "control", "Serving", "on|off",
         "A socket through which `prefork ls`, `reload` and the like control the server",

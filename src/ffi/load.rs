@@ -15,7 +15,7 @@ use crate::sys::memory::memory_file;
 use crate::worker::source::Source;
 use crate::{Handler, Worker};
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -54,8 +54,8 @@ impl ModuleSource {
         }
     }
 
-    /// Checks the file and makes a private copy of it.
-    fn copy(&self) -> io::Result<(OwnedFd, CodeFile)> {
+    /// Opens the file and checks that it is a module, as far as that is seen without loading it.
+    fn check(&self) -> io::Result<(File, Metadata)> {
         // Before the file is opened: opening a pipe would wait for its other end.
         let about = fs::metadata(&self.path)?;
         if !about.is_file() {
@@ -63,10 +63,16 @@ impl ModuleSource {
         }
         let file = File::open(&self.path)?;
         let about = file.metadata()?;
+        elf::check(&file, about.len())?;
+        Ok((file, about))
+    }
+
+    /// Checks the file and makes a private copy of it.
+    fn copy(&self) -> io::Result<(OwnedFd, CodeFile)> {
+        let (file, about) = self.check()?;
         let len = about.len();
         let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let read = CodeFile::new(&real, &about)?;
-        elf::check(&file, len)?;
         // The name in /proc/PID/maps and debuggers. The kernel takes at most 249 bytes (memfd_create(2)).
         let name = self.path.file_name().unwrap_or_default().as_bytes();
         let mut image = File::from(memory_file(&CString::new(&name[..name.len().min(200)])?)?);
@@ -76,10 +82,22 @@ impl ModuleSource {
         Ok((image.into(), read))
     }
 
+    /// Loads a private copy.
     fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {
-        let path = format!("/proc/self/fd/{}", image.as_raw_fd());
-        let c_path = CString::new(path.as_str()).unwrap_or_default();
-        let library = Library::open(&c_path).map_err(|text| explain(&text, &path, &self.name))?;
+        self.load_from(Path::new(&format!("/proc/self/fd/{}", image.as_raw_fd())))
+    }
+
+    /// The error of a file that is no module.
+    fn refusal(&self, e: io::Error) -> Error {
+        let is_cut = e.kind() == io::ErrorKind::UnexpectedEof;
+        let e = if is_cut { io::Error::other("truncated: build or copy it again") } else { e };
+        Error::io(ErrorKind::Handler, format!("load {}", self.name), e)
+    }
+
+    fn load_from(&self, path: &Path) -> result::Result<Callbacks, String> {
+        let c_path = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+        let explain = |text: String| explain(&text, &path.to_string_lossy(), &self.name);
+        let library = Library::open(&c_path).map_err(explain)?;
         let refuse = |found: &str| {
             let ours = format!("ABI {PREFORK_ABI_MAJOR}.{PREFORK_ABI_MINOR}");
             let version = env!("CARGO_PKG_VERSION");
@@ -99,11 +117,7 @@ impl ModuleSource {
 impl Source for ModuleSource {
     fn prepare(&mut self, generation: Generation) -> Result<()> {
         self.last_read = None;
-        let (image, read) = self.copy().map_err(|e| {
-            let is_cut = e.kind() == io::ErrorKind::UnexpectedEof;
-            let e = if is_cut { io::Error::other("truncated: build or copy it again") } else { e };
-            Error::io(ErrorKind::Handler, format!("load {}", self.name), e)
-        })?;
+        let (image, read) = self.copy().map_err(|e| self.refusal(e))?;
         self.images.push((generation, image));
         if generation == Generation::FIRST {
             self.serving = Some(read.clone());
@@ -150,6 +164,11 @@ impl Source for ModuleSource {
         let (_, image) =
             images.find(|(g, _)| g.0 == worker.generation()).ok_or("the module was not prepared")?;
         Ok(Box::new(self.load(image.as_fd())?))
+    }
+
+    fn open_in_place(&mut self, _: &Worker) -> result::Result<Box<dyn Handler>, String> {
+        self.check().map_err(|e| self.refusal(e).to_string())?;
+        Ok(Box::new(self.load_from(&self.path)?))
     }
 
     fn name(&self) -> &str {

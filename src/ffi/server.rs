@@ -581,13 +581,24 @@ pub unsafe extern "C" fn prefork_server_reply(
 /// (signalfd(2)). After `prefork_server_set(server, "signals", "off")` it leaves them alone, and only
 /// `prefork_server_stop()` in a callback ends the run. Afterwards the server may run again.
 ///
+/// After `prefork_server_set(server, "one-process", "on")` it forks nothing: this process binds the addresses and
+/// serves itself, for gdb, valgrind, sanitizers, rr, perf and reports of coverage. It is worker 1 in slot 0, of
+/// generation 1, may have several threads, and loads a module by its own path. TERM, INT and QUIT drain, for at most
+/// the setting `drain-timeout`; a second one, a second later or more, ends the run at once, and if the handler is in a
+/// call, the process. These have signal handlers then, and so have HUP, USR1 and USR2, which only print that they do
+/// nothing. `prefork_worker_leave()` ends the run too; `prefork_server_stop()` and the like return PREFORK_STATE. There
+/// is no reload, no upgrade, no control socket, no restart after a crash, and no limit by the setting `timeout`. Of the
+/// host's callbacks only that of `prefork_server_on_start()` is called. A message to this worker itself arrives; one to
+/// another worker or the master is dropped, and a request to them fails with PREFORK_GONE and PREFORK_UNANSWERED. A
+/// stream that is transferred stays.
+///
 /// Standard input, output or error that is closed becomes /dev/null, so that no client gets what is printed.
 ///
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
 /// `prefork_server_cut()` how many connections were cut);
-/// PREFORK_STATE if this process has more than one thread; PREFORK_CONFIG, PREFORK_LISTEN, PREFORK_HANDLER (also if
-/// none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served. `prefork_server_error()` has the
-/// reason.
+/// PREFORK_STATE if this process has more than one thread and is to fork; PREFORK_CONFIG, PREFORK_LISTEN,
+/// PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served.
+/// `prefork_server_error()` has the reason.
 /// Process: becomes the master.
 /// # Safety
 /// Borrows `server` until return.
@@ -598,6 +609,11 @@ pub unsafe extern "C" fn prefork_server_run(server: *mut prefork_server) -> c_in
         config.signals.get_or_insert(true);
         server.start(config)
     };
+    // SAFETY: `server` is NULL or lent to the caller.
+    if unsafe { borrow(server) }.is_ok_and(|server| server.config.one_process) {
+        // SAFETY: as above, and used in no other call meanwhile, except in callbacks.
+        return guard(|| unsafe { run_here(server) });
+    }
     // SAFETY: `server` is NULL or lent to the caller, who uses it in no other call meanwhile.
     let status = unsafe { set_up(server, start) };
     if status != prefork_status::PREFORK_OK as c_int {
@@ -672,6 +688,16 @@ impl prefork_server {
 
     /// Makes this process the master. The settings stay here, so that the server may run again.
     fn start(&mut self, config: Config) -> std::result::Result<(), Refusal> {
+        let mut running = self.make(config)?.start()?;
+        if self.callbacks.on_event.is_some() {
+            running.master.keep_events();
+        }
+        self.running = Some(Box::new(running));
+        Ok(())
+    }
+
+    /// Makes the server that is to run.
+    fn make(&self, config: Config) -> std::result::Result<Server, Refusal> {
         let Some(handler) = &self.handler else {
             let refused = Error::new(ErrorKind::Handler, NO_HANDLER);
             if master::is_trial() {
@@ -681,12 +707,7 @@ impl prefork_server {
         };
         let mut server = handler().config(config).args(self.args.clone());
         server.messages = self.messages.clone();
-        let mut running = server.start()?;
-        if self.callbacks.on_event.is_some() {
-            running.master.keep_events();
-        }
-        self.running = Some(Box::new(running));
-        Ok(())
+        Ok(server)
     }
 
     fn end_step(&mut self, done: crate::Result<Option<Stopped>>) -> Result<c_int> {
@@ -720,6 +741,31 @@ const NO_HANDLER: &str =
 pub(super) unsafe fn start(server: *mut prefork_server) -> c_int {
     // SAFETY: what the caller promises.
     unsafe { set_up(server, |server| server.start(server.config.clone())) }
+}
+
+/// Serves in this process alone.
+///
+/// # Safety
+/// As [`borrow_mut`].
+unsafe fn run_here(server: *mut prefork_server) -> Result<c_int> {
+    // SAFETY: what the caller promises.
+    let this = unsafe { borrow_mut(server) }?;
+    if this.is_busy || this.running.is_some() {
+        return Err(prefork_status::PREFORK_STATE);
+    }
+    let mut config = this.config.clone();
+    config.signals.get_or_insert(true);
+    let made = this.make(config);
+    let made = this.keep_error(made)?;
+    let mut callbacks = std::mem::take(&mut this.callbacks);
+    this.is_busy = true;
+    // The server is not borrowed meanwhile: callbacks may use it.
+    let done = made.run_here(&mut callbacks);
+    // SAFETY: as above.
+    let this = unsafe { borrow_mut(server) }?;
+    this.callbacks = callbacks;
+    this.is_busy = false;
+    this.end_step(done.map(Some))
 }
 
 /// The answer of a step that did not end the run.

@@ -25,6 +25,7 @@ use crate::sys::time::Time;
 use shortage::Shortage;
 pub use snapshot::Snapshot;
 use std::time::Duration;
+pub(super) use stop::SAME_INTERRUPT;
 pub use terms::{Action, Ended, Input, Rules};
 
 /// The exit code by which a worker says that its configuration is wrong, so that starting it again is useless (sysexits(3)).

@@ -16,6 +16,7 @@ mod kept;
 mod kernel;
 pub mod lifecycle;
 mod messages;
+pub mod one_process;
 mod orphans;
 mod pool;
 mod report;

@@ -2,7 +2,7 @@
 
 use super::kernel::{HandoffQueue, WorkerLink};
 use super::lifecycle::{Ended, Input};
-use super::pool::{Backlog, WorkerEntry};
+use super::pool::WorkerEntry;
 use super::sockets::Listener;
 use super::{Master, Token};
 use crate::handoff::{self, HandoffEnd};
@@ -21,7 +21,6 @@ use crate::worker::{self, SelfInfo, Served, Worker, WorkerSetup};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::cell::RefCell;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -180,12 +179,7 @@ impl Master {
 
     /// The listeners as a worker knows them.
     fn served(&self) -> Vec<Served> {
-        let served = |listener: &Listener| Served {
-            name: CString::new(listener.name.as_str()).unwrap_or_default(),
-            address: listener.to_string(),
-            takes_datagrams: listener.takes_datagrams(),
-        };
-        self.pool.listeners.iter().map(served).collect()
+        self.pool.listeners.iter().map(Listener::served).collect()
     }
 
     /// In a worker: returns its own sockets; closes the rest of the pool.

@@ -186,7 +186,7 @@ fn check_process() -> Result<()> {
     ))
 }
 
-fn check_kernel() -> Result<()> {
+pub(super) fn check_kernel() -> Result<()> {
     let (major, minor) = kernel::release();
     if (major, minor) >= NEEDED_KERNEL {
         return Ok(());

@@ -99,13 +99,20 @@ impl Outbox {
         bytes: &[u8],
         room: Room,
     ) -> Result<(), Undelivered> {
-        if bytes.len() > self.max {
-            return Err(Undelivered::TooLarge);
-        }
-        if room == Room::Needed && !self.has_room(bytes.len()) {
-            return Err(Undelivered::Full);
-        }
+        self.check(bytes.len(), room)?;
         self.send_or_keep(to, encode_head(envelope, bytes.len()).as_flattened(), bytes)
+    }
+
+    /// Says whether [`Outbox::send`] would take a message with `len` bytes of content.
+    ///
+    /// # Errors
+    /// [`Undelivered::TooLarge`], [`Undelivered::Full`].
+    pub fn check(&self, len: usize, room: Room) -> Result<(), Undelivered> {
+        match room {
+            _ if len > self.max => Err(Undelivered::TooLarge),
+            Room::Needed if !self.has_room(len) => Err(Undelivered::Full),
+            _ => Ok(()),
+        }
     }
 
     /// Adds a message without copying its content, even if the outbox is full. [`Outbox::flush`] sends it.

@@ -15,11 +15,16 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 struct Shared {
     sockets: Vec<RawFd>,
     substitute: RawFd,
+    /// The one before: none is freed, and a tool that looks for leaks is to find all of them.
+    _before: *mut Shared,
 }
 
+static LAST: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static RELEASED: AtomicBool = AtomicBool::new(false);
 static IS_COPY: AtomicBool = AtomicBool::new(false);
+/// True from [`watch`] to [`unwatch`].
+static IS_WATCHING: AtomicBool = AtomicBool::new(false);
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 
 /// From now on, a process that this one forks is a copy (see [`is_copy`]) and has none of `sockets`. `substitute` is open as long as
@@ -27,12 +32,25 @@ static DEPTH: AtomicU32 = AtomicU32::new(0);
 pub fn watch<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>, substitute: BorrowedFd<'_>) {
     let sockets = sockets.map(|fd| fd.as_raw_fd()).collect();
     // Leaked: a signal may come while it is read.
-    SHARED.store(Box::into_raw(Box::new(Shared { sockets, substitute: substitute.as_raw_fd() })), Relaxed);
+    let substitute = substitute.as_raw_fd();
+    let shared = Box::into_raw(Box::new(Shared { sockets, substitute, _before: LAST.load(Relaxed) }));
+    LAST.store(shared, Relaxed);
+    SHARED.store(shared, Relaxed);
+    IS_WATCHING.store(true, Relaxed);
     // SAFETY: `forked` does only what may be done in the child of a process with threads (pthread_atfork(3)).
     unsafe { libc::pthread_atfork(None, None, Some(forked)) };
 }
 
+/// From now on, this process forks no copies: it is a worker no longer.
+pub fn unwatch() {
+    forget();
+    IS_WATCHING.store(false, Relaxed);
+}
+
 extern "C" fn forked() {
+    if !IS_WATCHING.load(Relaxed) {
+        return;
+    }
     IS_COPY.store(true, Relaxed);
     release();
 }

@@ -101,6 +101,14 @@ pub fn wake_counter() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets a counter of [`wake_counter`] to 0.
+pub fn clear(counter: BorrowedFd<'_>) {
+    let mut value = [0u8; 8];
+    // It fails only if the counter is 0.
+    // SAFETY: eight writable bytes, as eventfd(2) asks for.
+    unsafe { libc::read(counter.as_raw_fd(), value.as_mut_ptr().cast(), value.len()) };
+}
+
 /// Adds one to a counter of [`wake_counter`].
 pub fn wake(counter: BorrowedFd<'_>) -> io::Result<()> {
     let one = 1u64.to_ne_bytes();

@@ -10,6 +10,7 @@ mod control_message;
 pub mod datagram;
 pub mod dl;
 pub mod elf;
+pub mod ending;
 pub mod fdpass;
 pub mod forks;
 pub mod kernel;

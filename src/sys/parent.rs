@@ -74,6 +74,11 @@ pub fn end_call() {
     IN_CALL.store(false, Relaxed);
 }
 
+/// True while user code runs. May be called in a signal handler.
+pub fn is_in_call() -> bool {
+    IN_CALL.load(Relaxed)
+}
+
 fn signalled() {
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::getpid() } != PROCESS.load(Relaxed) {

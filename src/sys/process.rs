@@ -129,7 +129,12 @@ pub fn watch(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let opened = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int);
     let fd = opened.map_err(|e| match e.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => io::Error::new(
+        Some(libc::ENOSYS) => io::Error::new(
+            e.kind(),
+            "pidfd_open: not implemented; Linux 5.3 or newer has it, unless a seccomp filter or a tool such as \
+             valgrind refuses it (--one-process does without)",
+        ),
+        Some(libc::EPERM | libc::EACCES) => io::Error::new(
             e.kind(),
             format!("pidfd_open: {e}: a seccomp filter, such as a container's, must allow it"),
         ),

@@ -189,6 +189,65 @@ fn keep_errno(f: impl FnOnce()) {
     unsafe { errno.write(before) };
 }
 
+/// The function of [`call_on`].
+static CALLED: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Dispositions of signals as they were, and the mask of the thread. Dropping it restores them.
+pub struct Former {
+    actions: Vec<(i32, libc::sigaction)>,
+    mask: Option<libc::sigset_t>,
+}
+
+impl Former {
+    /// Those of these signals, as they are now.
+    fn of(signals: &[i32]) -> Self {
+        let action = |signal: &i32| {
+            // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+            let mut action: libc::sigaction = unsafe { mem::zeroed() };
+            // SAFETY: `action` is writable; a null new action changes nothing.
+            unsafe { libc::sigaction(*signal, std::ptr::null(), &raw mut action) };
+            (*signal, action)
+        };
+        Self { actions: signals.iter().map(action).collect(), mask: None }
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        if let Some(mask) = &self.mask {
+            restore(mask);
+        }
+        for (signal, action) in &self.actions {
+            // SAFETY: the kernel returned `action` for this signal.
+            unsafe { libc::sigaction(*signal, action, std::ptr::null_mut()) };
+        }
+    }
+}
+
+/// Makes signals call `f` with their number, also if this thread has blocked them; system calls are restarted. Those of failed writes are ignored.
+///
+/// # Safety
+/// `f` does only what a signal handler may (signal-safety(7)), and does not panic.
+pub(super) unsafe fn call_on(signals: &[i32], f: fn(i32)) -> Former {
+    extern "C" fn call(signal: libc::c_int) {
+        let f = CALLED.load(Ordering::Relaxed);
+        // SAFETY: stored before the handler was set; function and data pointers have the same size on Linux.
+        let f = unsafe { mem::transmute::<*mut (), fn(i32)>(f) };
+        keep_errno(|| f(signal));
+    }
+    let mut former = Former::of(&[signals, &OF_WRITES].concat());
+    CALLED.store(f as *mut (), Ordering::Relaxed);
+    for &signal in signals {
+        set_handler(signal, call, libc::SA_RESTART);
+    }
+    for signal in OF_WRITES {
+        // SAFETY: sets a disposition that runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    former.mask = change_mask(libc::SIG_UNBLOCK, &set_of(signals)).ok();
+    former
+}
+
 fn set_handler(signal: i32, handler: Function, flags: libc::c_int) {
     // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };

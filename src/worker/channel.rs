@@ -6,9 +6,9 @@ use crate::event::WorkerState;
 use crate::log::log;
 use crate::message::{Address, Budget, Inbox, Notice, Received};
 use crate::sys::poll::{self, Interest};
-use crate::sys::process;
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::time::Time;
+use crate::sys::{ending, memory, process};
 use mio::Token;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -36,8 +36,10 @@ pub struct Orders {
     pub keep: Option<u32>,
     /// Streams that were handed over and will not come back, since the loop last looked.
     pub settled: u32,
-    /// The master is gone.
+    /// The master is gone, or there is none.
     pub master_is_gone: bool,
+    /// All ends now: a second signal has come to a server that is one process.
+    pub ends_at_once: bool,
 }
 
 impl Orders {
@@ -93,6 +95,12 @@ impl Channel {
     /// A signal asks this worker to leave. It waits a moment first: if all workers are to stop, the master orders it to drain,
     /// and does not replace it.
     pub fn leave_on_signal(&mut self, poll: &mio::Poll, now: Time) {
+        if self.worker.messages().is_alone() {
+            memory::clear(self.leave.as_fd());
+            self.lose_master();
+            self.orders.ends_at_once = ending::is_at_once();
+            return;
+        }
         let _ = poll::unwatch(poll, self.leave.as_fd());
         let leave_at = &self.worker.leave_at;
         leave_at.set(leave_at.get().min(now + LEAVE_DELAY));
@@ -104,6 +112,9 @@ impl Channel {
             return;
         }
         self.worker.leave_at.set(Time::NEVER);
+        if self.worker.messages().is_alone() {
+            return self.lose_master();
+        }
         if !self.orders.is_draining()
             && let Err(e) = self.worker.messages().notify(&Notice::Leaving)
         {
@@ -193,7 +204,7 @@ impl Channel {
         self.worker.messages().next_deadline().min(self.worker.leave_at.get())
     }
 
-    /// The master is gone, so the worker drains, and ends itself in time.
+    /// The master is gone, or there was none and this is the end, so the worker drains, and ends itself in time.
     pub fn lose_master(&mut self) {
         // The other end of the pipe is closed.
         self.restore_stderr();

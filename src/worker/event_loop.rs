@@ -204,6 +204,11 @@ impl<'a> EventLoop<'a> {
         }
     }
 
+    /// Allows this worker to take connections and datagrams from its own sockets: there is no master to do it.
+    pub fn take_in(&mut self) {
+        self.channel.orders.takes_in = true;
+    }
+
     /// Serves until the worker has drained.
     ///
     /// # Errors
@@ -296,7 +301,7 @@ impl<'a> EventLoop<'a> {
     fn is_done(&self) -> bool {
         let Some(until) = self.channel.orders.drain else { return false };
         let is_over = self.drain_begun && self.table.len() == 0 && self.moves.are_settled();
-        is_over || self.is_ending && self.now >= until + end::LAST_MOMENT
+        is_over || self.channel.orders.ends_at_once || self.is_ending && self.now >= until + end::LAST_MOMENT
     }
 
     /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.

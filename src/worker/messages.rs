@@ -8,7 +8,7 @@ use crate::sys::time::Time;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// The outgoing direction of a worker's message channel, and the requests that wait for their replies.
@@ -21,6 +21,8 @@ pub struct WorkerMessages {
     pub(super) unanswered: Cell<Option<Envelope>>,
     /// Workers whose queue is full, according to the master.
     pub(super) overflowing: RefCell<BTreeSet<WorkerId>>,
+    /// In a server that is one process: the other end of `socket`, where this worker writes what it is to read itself.
+    loopback: Option<OwnedFd>,
 }
 
 impl Worker {
@@ -89,7 +91,39 @@ impl WorkerMessages {
             requests: RefCell::default(),
             unanswered: Cell::new(None),
             overflowing: RefCell::default(),
+            loopback: None,
         }
+    }
+
+    /// The messages of a server that is one process: this worker reads at `socket` what it writes to `other_end`.
+    pub fn alone(socket: OwnedFd, other_end: OwnedFd, outbox: Outbox) -> Self {
+        Self { loopback: Some(other_end), ..Self::new(socket, outbox) }
+    }
+
+    /// True if there is no master, and no other worker.
+    pub fn is_alone(&self) -> bool {
+        self.loopback.is_some()
+    }
+
+    /// The socket at which messages are sent.
+    fn way_out(&self) -> BorrowedFd<'_> {
+        self.loopback.as_ref().unwrap_or(&self.socket).as_fd()
+    }
+
+    /// As [`WorkerMessages::send`], if there is no other process: with the results that there would be if this were the only worker, and
+    /// the host had no callback for messages.
+    fn send_alone(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
+        let mut outbox = self.outbox.borrow_mut();
+        let reason = match envelope.to {
+            to if to == envelope.from => return outbox.send(self.way_out(), envelope, bytes, room),
+            Address::Master => Undelivered::Unanswered,
+            Address::All | Address::Worker(_) => Undelivered::Gone,
+        };
+        outbox.check(bytes.len(), room)?;
+        if envelope.purpose != Purpose::Request {
+            return Ok(());
+        }
+        outbox.send(self.way_out(), &envelope.answer(Purpose::Failure), &[reason as u8], Room::Ignored)
     }
 
     pub(super) fn send(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
@@ -103,18 +137,24 @@ impl WorkerMessages {
         if !matches!(role(), Role::Worker { .. }) {
             return Err(Undelivered::Impossible);
         }
+        if self.is_alone() {
+            return self.send_alone(envelope, bytes, room);
+        }
         self.outbox.borrow_mut().send(self.socket.as_fd(), envelope, bytes, room)
     }
 
-    /// Sends a notice to the master.
+    /// Sends a notice to the master, if there is one.
     pub fn notify(&self, notice: &Notice) -> Result<(), Undelivered> {
+        if self.is_alone() {
+            return Ok(());
+        }
         self.outbox.borrow_mut().notify(self.socket.as_fd(), notice)
     }
 
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&self) -> io::Result<()> {
         if self.has_unsent() {
-            self.outbox.borrow_mut().flush(self.socket.as_fd(), usize::MAX)?;
+            self.outbox.borrow_mut().flush(self.way_out(), usize::MAX)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A worker process: takes connections from the handoff channel, runs the handler on them, counts.
 //!
-//! Single-threaded, forked from the master, ends with `_exit`. Learns of the master's death as end of file on its channels.
+//! Single-threaded, forked from the master (or the whole server, `one_process.rs`), ends with `_exit`. Learns of the master's death as end of file on its channels.
 
 mod all_streams;
 pub mod call;
@@ -19,6 +19,7 @@ pub mod http;
 mod intake;
 mod linger;
 pub mod messages;
+pub mod one_process;
 pub mod own_sockets;
 pub mod recent;
 pub mod routes;
@@ -113,7 +114,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         }
     }));
     tell(worker, &Notice::Online);
-    let started = catch_unwind(AssertUnwindSafe(|| start(source, &setup)));
+    let started = catch_unwind(AssertUnwindSafe(|| start(worker, |worker| source.open(worker))));
     call::end_copy("worker_start");
     let mut handler = match started {
         Ok(Ok(handler)) => handler,
@@ -126,10 +127,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     // The handler may have closed some, and connections come next.
     let _ = stderr::open_missing();
     let kind = handler.kind();
-    let limit = match kind {
-        Kind::Blocking | Kind::Datagram => 1,
-        Kind::Request | Kind::Stream => connection_limit(config),
-    };
+    let limit = limit_of(kind, config);
     worker.state.set(WorkerState::Ready);
     if !handler.is_same_everywhere() {
         let takes_requests = |at: &u16| handler.kind_at(*at) == Kind::Request;
@@ -156,16 +154,33 @@ fn introduce(worker: &Worker) {
     let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
     role::set(Role::Worker { id, slot, generation });
     process::set_name(&format!("prefork/{slot}"));
-    let numbers = [("PREFORK_WORKER_ID", id), ("PREFORK_SLOT", slot), ("PREFORK_GENERATION", generation)];
-    for (name, value) in numbers {
+    for (name, value) in numbers(worker) {
         process::set_environment(name, &value.to_string());
     }
 }
 
-fn start(source: &mut dyn Source, setup: &WorkerSetup<'_>) -> Result<Box<dyn Handler>, String> {
-    let mut handler = named("load", || source.open(setup.worker))?;
-    named("worker_start", || handler.start(setup.worker))?;
-    routes::join(handler, setup.worker)
+/// The variables with a worker's numbers.
+fn numbers(worker: &Worker) -> [(&'static str, u32); 3] {
+    let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
+    [("PREFORK_WORKER_ID", id), ("PREFORK_SLOT", slot), ("PREFORK_GENERATION", generation)]
+}
+
+/// Opens and starts the handler.
+fn start(
+    worker: &'static Worker,
+    open: impl FnOnce(&Worker) -> Result<Box<dyn Handler>, String>,
+) -> Result<Box<dyn Handler>, String> {
+    let mut handler = named("load", || open(worker))?;
+    named("worker_start", || handler.start(worker))?;
+    routes::join(handler, worker)
+}
+
+/// The connections that a worker may have at a time.
+fn limit_of(kind: Kind, config: &Config) -> u32 {
+    match kind {
+        Kind::Blocking | Kind::Datagram => 1,
+        Kind::Request | Kind::Stream => connection_limit(config),
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -29,6 +29,14 @@ pub trait Source {
     /// The reason why this worker cannot serve.
     fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
 
+    /// As [`Source::open`], in a server that is one process, without [`Source::prepare`]: from the file itself, whose name debuggers find.
+    ///
+    /// # Errors
+    /// The reason why it cannot serve.
+    fn open_in_place(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
+        self.open(worker)
+    }
+
     /// The files that hold the handlers, by generation, for the program that takes over in an upgrade. In the master.
     fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
         Vec::new()

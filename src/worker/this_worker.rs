@@ -19,8 +19,11 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fmt;
 use std::os::fd::RawFd;
+use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 /// Exit code of a worker that could not serve, and has told the master why.
@@ -105,6 +108,14 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// A worker that is never freed. A tool that looks for leaks finds it from [`LAST`].
+struct Kept {
+    worker: Worker,
+    _before: *mut Kept,
+}
+
+static LAST: AtomicPtr<Kept> = AtomicPtr::new(ptr::null_mut());
+
 thread_local! {
     static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
@@ -119,9 +130,22 @@ impl Worker {
         }
     }
 
+    /// A worker that is never freed: a handler may keep its address.
+    pub(crate) fn kept(info: SelfInfo) -> &'static Self {
+        let kept: &'static Kept =
+            Box::leak(Box::new(Kept { worker: Self::new(info), _before: LAST.load(Relaxed) }));
+        LAST.store(ptr::from_ref(kept).cast_mut(), Relaxed);
+        &kept.worker
+    }
+
     /// Makes this the worker that [`Worker::current`] returns in this thread.
     pub(super) fn set_current(&'static self) {
         CURRENT.set(Some(self));
+    }
+
+    /// Undoes [`Worker::set_current`].
+    pub(super) fn unset_current() {
+        CURRENT.set(None);
     }
 
     /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.

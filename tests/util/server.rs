@@ -99,6 +99,12 @@ impl Start {
         self
     }
 
+    /// It serves in its own process, without workers.
+    pub fn one_process(mut self) -> Self {
+        self.options.push("--one-process".into());
+        self.workers(0)
+    }
+
     /// Adds an address; an empty one leaves the choice to the server.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
@@ -192,7 +198,9 @@ impl Start {
             Some(program) => words.extend(program),
             None => {
                 words.push(self.prefork.clone().into());
-                words.extend(["--workers".into(), self.workers.to_string().into()]);
+                if self.workers > 0 {
+                    words.extend(["--workers".into(), self.workers.to_string().into()]);
+                }
                 if self.listen.is_empty() {
                     self.listen.push("127.0.0.1:0".into());
                 }

@@ -4,7 +4,7 @@ use super::{Action, Lifecycle, Phase, Reason, Stopping, Worker};
 use std::time::Duration;
 
 /// Signals that ask for a stop within this time from its beginning are the same one.
-pub(super) const SAME_INTERRUPT: Duration = Duration::from_secs(1);
+pub(in crate::master) const SAME_INTERRUPT: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// Ends the emptying of the backlogs if its time is over, or no worker could serve what they hold.

@@ -14,10 +14,11 @@ use crate::log::{counted, log};
 use crate::master::kept::KeptFd;
 use crate::sys::socket::{Address, Sort};
 use crate::sys::{datagram, errno, process, socket};
+use crate::worker::Served;
 use crate::worker::own_sockets::OwnSocket;
 use backlog::Socket;
 use deferral::Deferral;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -323,6 +324,21 @@ impl Listener {
         if let Kind::Unix(file) = &mut self.kind {
             *file = None;
         }
+    }
+
+    /// The listener as workers know it.
+    pub fn served(&self) -> Served {
+        Served {
+            name: CString::new(self.name.as_str()).unwrap_or_default(),
+            address: self.to_string(),
+            takes_datagrams: self.takes_datagrams(),
+        }
+    }
+
+    /// In a server that is one process: takes out the socket for its only worker.
+    pub fn take_socket(&mut self, listener: ListenerId) -> Option<OwnSocket> {
+        let fd = self.sockets.pop()?.fd;
+        Some(OwnSocket { fd, listener, alone: true, datagrams: self.takes_datagrams(), watched: None })
     }
 
     /// In a worker: returns its own socket, if it has one; the others are closed.

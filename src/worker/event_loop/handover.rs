@@ -158,7 +158,8 @@ impl EventLoop<'_> {
     pub(super) fn transfer(&mut self, index: u32) {
         let Protocol::Stream(conn) = &self.table.row(index).protocol else { return };
         let goal = conn.take_goal();
-        if conn.is_closing() || !self.give_away(index, goal) {
+        let is_alone = self.worker.messages().is_alone();
+        if conn.is_closing() || is_alone || !self.give_away(index, goal) {
             self.run(index, Cause::Writable);
         }
     }
