@@ -193,5 +193,6 @@ fn a_rust_handler_does_the_same() {
     let mut line = Client::connect(&server.addresses[1], Style::Data).unwrap();
     line.send(b"hello\n").unwrap();
     assert_eq!(line.answer().unwrap(), "hello");
+    drop(line);
     server.stop();
 }

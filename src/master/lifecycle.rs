@@ -70,6 +70,8 @@ pub struct Worker {
     leaving: Option<Reason>,
     /// When it began to drain.
     drains_since: Time,
+    /// The time from which on it may close what it still has.
+    ends_from: Time,
     /// True if it was ordered to end at once what it still has.
     is_ending: bool,
     /// The signals sent to it through the master, a bit each.
@@ -91,6 +93,7 @@ impl Worker {
             worn: false,
             leaving: None,
             drains_since: Time::NEVER,
+            ends_from: Time::NEVER,
             is_ending: false,
             sent: 0,
         }
@@ -432,6 +435,7 @@ impl Lifecycle {
                 w.deadline = deadline;
                 w.leaving = Some(reason);
                 w.drains_since = now;
+                w.ends_from = now.deadline(patience);
                 let worker = w.info();
                 out.push(Action::Withdraw(id));
                 out.push(Action::Drain(id, patience));
@@ -484,9 +488,13 @@ impl Lifecycle {
         self.note_shortage(why);
     }
 
-    fn died(&mut self, ended: Ended, out: &mut Vec<Action>) {
+    fn died(&mut self, mut ended: Ended, out: &mut Vec<Action>) {
         let (id, exit) = (ended.id, ended.exit);
         let Some(mut w) = self.remove(id) else { return };
+        if self.now < w.ends_from {
+            // Whatever is on its page.
+            ended.cut = 0;
+        }
         if w.leaving.is_none() && w.was_ended_by(exit) {
             w.leaving = Some(Reason::Killed);
         }

@@ -65,6 +65,7 @@ impl Lifecycle {
         if let Some(w) = self.find_mut(id).filter(|w| w.phase == Phase::Draining && !w.is_ending) {
             w.is_ending = true;
             w.deadline = w.deadline.min(latest);
+            w.ends_from = w.ends_from.min(latest.earlier_by(END_GRACE));
             out.push(Action::End(id));
         }
     }

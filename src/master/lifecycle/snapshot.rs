@@ -73,6 +73,7 @@ impl Lifecycle {
                 worker.deadline = life.kill_at(rules.drain_timeout);
                 worker.leaving = Some(Reason::Drain);
                 worker.drains_since = now;
+                worker.ends_from = Time::default();
             } else if let Some(place) = life.places.get_mut(w.slot.index()) {
                 place.current = Some(w.id);
             }
