@@ -16,7 +16,7 @@ NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:pro
         /usr/share/nodejs/ws/package.json:node-ws /usr/lib/python3/dist-packages/websockets/__init__.py:python3-websockets
 
 # What `make bench` compares with, if it can be installed.
-PEERS = wrk:wrk nginx:nginx node:nodejs h2o:h2o
+PEERS = wrk:wrk nginx:nginx node:nodejs h2o:h2o haproxy:haproxy /usr/share/nodejs/ws/package.json:node-ws
 
 STRICT = -Wall -Wextra -Werror -pedantic -fsyntax-only -Iinclude
 
@@ -49,6 +49,7 @@ bench: build ## compare with other servers: under load and at size; then through
 	$(CARGO) bench --bench messages --no-run --locked
 	python3 benches/run.py
 	python3 benches/lifecycle.py
+	python3 benches/deploy.py --reloads 3
 
 .PHONY: fuzz
 fuzz: ## a minute of random bytes against the HTTP parser, some against the frames of messages and the control socket
