@@ -83,11 +83,11 @@ static void open_it(struct conn *c)
                                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     struct epoll_event event = {EPOLLIN, {.ptr = c}};
-    int one = 1;
+    int one = 1, tries = 0;
 
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     while (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0) {
-        if (errno != ECONNREFUSED && errno != EAGAIN) {
+        if ((errno != ECONNREFUSED && errno != EAGAIN) || ++tries > 10000) {
             perror("connect");
             exit(1);
         }

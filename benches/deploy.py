@@ -11,6 +11,7 @@ PATH). Those that are not there are left out.
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from servers import BUILT, HERE, ROOT, children, compile_c, free_port
 
 WORKERS = 4
 SETTLE = 3.0  # seconds before the first reload and between two
-PATIENCE = 60.0  # seconds for the old workers of a reload to go
+PATIENCE = 35.0  # seconds for the old workers of a reload to go
 ENV = {**os.environ, "NODE_PATH": "/usr/share/nodejs"}
 
 NGINX = """\
@@ -44,7 +45,7 @@ http {{
 
 HAPROXY = """\
 global
-    maxconn 40000
+    maxconn {most}
     nbthread 2
     hard-stop-after 30s
 defaults
@@ -104,7 +105,7 @@ def prefork(module, port, out):
     return Server(words, port, out, reload_prefork)
 
 
-def start(kind, out, dir):
+def start(kind, connections, out, dir):
     """Starts a server; `None` if it is not on this machine."""
     port, behind = free_port(), free_port()
     include = f"-I{ROOT}/include"
@@ -120,7 +121,7 @@ def start(kind, out, dir):
         return Server(["nginx", "-c", conf, "-p", dir], port, out, helpers=[node(out, behind)])
     if kind == "haproxy" and shutil.which("haproxy"):
         conf = dir / "haproxy.cfg"
-        conf.write_text(HAPROXY.format(port=port, node=behind))
+        conf.write_text(HAPROXY.format(port=port, node=behind, most=connections + 500))
         reload = lambda server: os.kill(server.process.pid, signal.SIGUSR2)
         return Server(["haproxy", "-W", "-db", "-f", conf], port, out, reload, helpers=[node(out, behind)])
     pm2 = shutil.which("pm2")
@@ -147,7 +148,7 @@ def alive(pid):
 
 
 def measure(kind, client, connections, reloads, out, dir):
-    server = start(kind, out, dir)
+    server = start(kind, connections, out, dir)
     if server is None:
         return None
     words = [client, "-n", str(connections), *(["-l", "1024"] if kind == "prefork" else []), str(server.port)]
@@ -190,6 +191,11 @@ def main():
     parser.add_argument("--reloads", type=int, default=10)
     parser.add_argument("--only", default="prefork,websocket,nginx,haproxy,pm2")
     args = parser.parse_args()
+    try:
+        # Two for each connection of a proxy.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (65000, 65000))
+    except (ValueError, OSError) as e:
+        progress(f"no 65,000 descriptors for each process ({e}): proxies need two for each connection")
     rows = []
     with tempfile.TemporaryDirectory() as dir:
         client = compile_c(HERE / "deploy.c", Path(dir) / "deploy")
@@ -203,7 +209,7 @@ def main():
                     continue
                 counts = [str(m[what]) for what in ("closed", "lost", "doubled", "reordered")]
                 rows.append([kind, *counts, f"{m['gap']:.0f}", f"{m['quiet']:.0f}", f"{m['gone']:.2f}"])
-    table(["server", "closed", "lost", "doubled", "reordered", "gap ms", "gap ms without", "old gone s"], rows)
+    print("\n".join(table(["server", "closed", "lost", "doubled", "reordered", "gap ms", "gap ms without", "old gone s"], rows)))
 
 
 if __name__ == "__main__":
