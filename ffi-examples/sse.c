@@ -1,8 +1,7 @@
 /* Server-sent events: a clock, and whatever anybody posts. What one worker is told reaches the clients of all. A reload closes
  * none: they go to other workers. Events that are posted while a client is on its way do not reach it.
  *
- *     cc -shared -fPIC -o sse.so sse.c
- *     prefork ./sse.so
+ *     cc -shared -fPIC -o sse.so sse.c && prefork ./sse.so
  *     curl -N http://127.0.0.1:8080/events
  *     curl -d 'hello' http://127.0.0.1:8080/
  */
@@ -11,37 +10,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct client {
+static struct client {
     prefork_response *res; /* goes on */
     struct client *next;
-};
-
-static struct client *clients;
+} *clients;
 static prefork_worker *self;
 
-static void forget(struct client *client)
+/* It goes to another worker, which needs to know nothing of it, and prefork frees the response. */
+static ptrdiff_t forget(prefork_response *res, void *buffer, size_t room, void *arg)
 {
-    struct client **at = &clients;
-
+    struct client **at = &clients, *client = arg;
+    (void)res, (void)buffer, (void)room;
     while (*at != client)
         at = &(*at)->next;
     *at = client->next;
     free(client);
+    return 0;
 }
 
 /* Also of a client that has gone: prefork_response_end() alone frees a response. */
 static void end(void *arg)
 {
     prefork_response_end(((struct client *)arg)->res);
-    forget(arg);
-}
-
-/* It goes to another worker, which needs to know nothing of it. prefork frees the response. */
-static ptrdiff_t give(prefork_response *res, void *buffer, size_t room, void *arg)
-{
-    (void)res, (void)buffer, (void)room;
-    forget(arg);
-    return 0;
+    forget(NULL, NULL, 0, arg);
 }
 
 /* All that the callbacks of a turn write to a client leaves in one piece. */
@@ -54,35 +45,14 @@ static void publish(const char *event, size_t size)
     }
 }
 
-static int add(prefork_response *res)
+static int on_resume(prefork_response *res, uint32_t version, const void *data, size_t size, void *state)
 {
     struct client *client = malloc(sizeof *client);
-
-    if (!client)
-        return 1;
+    (void)version, (void)data, (void)size, (void)state;
     *client = (struct client){res, clients};
     clients = client;
     prefork_response_on_gone(res, end, client);
-    prefork_response_on_handover(res, give, client);
-    return 0;
-}
-
-static void subscribe(prefork_response *res)
-{
-    prefork_response *later;
-
-    prefork_response_header(res, "Content-Type", "text/event-stream");
-    prefork_response_header(res, "Cache-Control", "no-store");
-    prefork_response_write(res, ": welcome\n\n", 11);
-    later = prefork_response_later(res);
-    if (add(later) != 0)
-        prefork_response_end(later);
-}
-
-static int on_resume(prefork_response *res, uint32_t version, const void *data, size_t size, void *state)
-{
-    (void)version, (void)data, (void)size, (void)state;
-    return add(res);
+    return prefork_response_on_handover(res, forget, client);
 }
 
 /* An event has one line for each of its text's. */
@@ -99,20 +69,21 @@ static void post(prefork_response *res, prefork_slice text)
     }
     size += (size_t)sprintf(event + size, "\n\n");
     publish(event, size);
-    if (prefork_worker_send(self, PREFORK_TO_ALL, 0, event, size) != PREFORK_OK)
-        prefork_response_status(res, 503);
+    prefork_response_status(res, prefork_worker_send(self, PREFORK_TO_ALL, 0, event, size) == PREFORK_OK ? 200 : 503);
 }
 
 static void on_request(prefork_request *req, prefork_response *res, void *state)
 {
     prefork_slice method = prefork_request_method(req), path = prefork_request_path(req);
-
     (void)state;
     if (method.len == 4 && memcmp(method.data, "POST", 4) == 0)
         post(res, prefork_request_body(req));
-    else if (path.len == 7 && memcmp(path.data, "/events", 7) == 0)
-        subscribe(res);
-    else
+    else if (path.len == 7 && memcmp(path.data, "/events", 7) == 0) {
+        prefork_response_header(res, "Content-Type", "text/event-stream");
+        prefork_response_header(res, "Cache-Control", "no-store");
+        prefork_response_write(res, ": welcome\n\n", 11);
+        on_resume(prefork_response_later(res), 0, NULL, 0, NULL);
+    } else
         prefork_response_status(res, 404);
 }
 
@@ -126,7 +97,6 @@ static void tick(prefork_worker *worker, void *arg)
 {
     static unsigned long seconds;
     char event[64];
-
     (void)worker, (void)arg;
     publish(event, (size_t)sprintf(event, "event: tick\ndata: %lu\n\n", ++seconds));
 }

@@ -5,6 +5,7 @@
  *     /poll/NAME      answered when somebody asks for /wake: "NAME MOVES", with the number of times it has come
  *     /sized/NAME     30 bytes with a Content-Length: 10 at once, 10 more whenever somebody asks for /wake
  *     /produce/NAME   lines as of /events, by a producer, without a pause
+ *                     of NAMEs that begin with "c" the connection is closed afterwards
  *     /wake           answers all polls of this worker
  *     /who            the worker's generation
  * NAME of a response that others refuse begins with "r", of one that stays with "s", of one that ends when it is asked for
@@ -139,6 +140,8 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
         begin(res, POLL, name, 0);
     else if (sscanf(text, "/sized/%39s", name) == 1) {
         prefork_response_header(res, "Content-Length", "30");
+        if (name[0] == 'c')
+            prefork_response_close(res);
         prefork_response_write(res, "0123456789", 10);
         begin(res, SIZED, name, 0);
     } else if (sscanf(text, "/produce/%39s", name) == 1)

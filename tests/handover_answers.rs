@@ -164,9 +164,11 @@ fn one_that_stays_or_has_a_request_behind_it_goes_on_in_its_worker() {
 #[test]
 fn a_body_of_a_given_length_is_whole_and_no_longer() {
     let mut server = start(1).start();
-    let (mut sized, mut by) = (server.connect(), server.connect());
+    let (mut sized, mut closed, mut by) = (server.connect(), server.connect(), server.connect());
     get(&mut sized, "/sized/one");
+    get(&mut closed, "/sized/close");
     sized.wait_for_bytes().unwrap();
+    closed.wait_for_bytes().unwrap();
     for _ in 0..2 {
         let before = server.workers();
         server.reload();
@@ -181,5 +183,8 @@ fn a_body_of_a_given_length_is_whole_and_no_longer() {
     );
     assert_eq!(answer.body, "0123456789".repeat(3));
     assert_eq!(ask(&mut sized, "/who"), "3");
+    let answer = closed.http_answer().unwrap();
+    assert!(answer.head.contains("Connection: close\r\n"), "{}", answer.head);
+    assert_eq!(closed.rest(), Ok(vec![]), "as its head said");
     server.stop();
 }

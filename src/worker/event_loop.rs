@@ -477,6 +477,15 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
+    /// Has the poll forget a connection that goes to another process: the open file lives on there, and so would its registration here.
+    fn unwatch(&mut self, index: u32) {
+        let row = self.table.row(index);
+        if row.interest.take().is_some() {
+            let registry = self.poll.registry();
+            row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
+        }
+    }
+
     /// Runs the connections that had more to do than one turn.
     fn run_again(&mut self) {
         for _ in 0..self.again.len() {

@@ -65,10 +65,7 @@ impl Recent {
 
     /// Notes a publication that is about to be written to all subscribers here. Programs that numbered none give 0.
     pub fn note(&self, publisher: u32, number: u64, topic: &str, bytes: &[u8]) {
-        if number == 0 {
-            return;
-        }
-        if !self.keeps.get() {
+        if number == 0 || !self.keeps.get() {
             return;
         }
         self.note_seen(publisher, number);

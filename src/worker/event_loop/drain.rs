@@ -8,8 +8,6 @@ use crate::scoreboard::Word;
 use crate::worker::engine::Deadline;
 use crate::worker::failure::report_panic;
 use crate::worker::table::Protocol;
-use mio::unix::SourceFd;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 /// The time after which handing back is tried again if the channel to the master was full.
 pub(super) const HAND_BACK_AGAIN: Duration = Duration::from_millis(5);
@@ -101,12 +99,7 @@ impl EventLoop<'_> {
         // Before they count as finished.
         self.worker.info.page.add(Word::Moved, indexes.len() as u64);
         for &index in indexes {
-            let row = self.table.row(index);
-            if row.interest.is_some() {
-                // The open file lives on in the master, and so would its registration in this poll.
-                let registry = self.poll.registry();
-                row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
-            }
+            self.unwatch(index);
             self.close(index);
         }
         true

@@ -16,11 +16,10 @@ use crate::worker::handover::{AnswerState, Occasion, StreamState};
 use crate::worker::http::HttpConn;
 use crate::worker::stream::drop_user;
 use crate::worker::table::Protocol;
-use mio::unix::SourceFd;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// Streams whose handler is asked in one turn, so that the others are served meanwhile.
@@ -239,13 +238,8 @@ impl EventLoop<'_> {
     fn let_go(&mut self, index: u32) -> Option<(OwnedFd, ListenerId)> {
         self.deadlines.clear(index);
         self.publish_idle();
-        let row = self.table.row(index);
-        let listener = row.listener;
-        if row.interest.is_some() {
-            // The open file lives on in another process, and so would its registration in this poll.
-            let registry = self.poll.registry();
-            row.protocol.with_fd(|fd| drop(registry.deregister(&mut SourceFd(&fd.as_raw_fd()))));
-        }
+        self.unwatch(index);
+        let listener = self.table.row(index).listener;
         let fd = match self.table.remove(index) {
             Protocol::Stream(conn) => {
                 self.worker.info.conns.remove(conn.id());
@@ -328,9 +322,6 @@ impl EventLoop<'_> {
         };
         let stream = Handover { is_refused: true, ..stream };
         self.moves.leaving.push_back((refused, Origin::stream(origin.listener, stream)));
-        if self.hand_back_at <= self.now {
-            self.hand_back_at = self.now;
-        }
     }
 
     /// Has the handler go on with what another worker has given away. Returns it if that is refused; if this is the `last` worker that

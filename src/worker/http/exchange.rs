@@ -35,6 +35,8 @@ pub struct Exchange<R> {
     output: RefCell<Output>,
     /// The head has been written, and parts of the body follow, framed like this.
     framing: Cell<Option<Framing>>,
+    /// The handler has the connection closed after the response.
+    closes: Cell<bool>,
     /// The response, from its end until the loop has finished it.
     ended: RefCell<Option<Box<R>>>,
     /// The handler has failed: the loop answers, if the handle does not.
@@ -107,6 +109,7 @@ impl<R> Exchange<R> {
             request,
             output: RefCell::default(),
             framing: Cell::new(None),
+            closes: Cell::new(false),
             ended: RefCell::default(),
             failure: Cell::new(None),
             is_over: Cell::new(false),
@@ -177,6 +180,16 @@ impl<R> Exchange<R> {
     /// The bytes that the body lacks of the length that the handler has given.
     pub(super) fn left(&self) -> Option<u64> {
         if let Some(Framing::Declared(left)) = self.framing.get() { Some(left) } else { None }
+    }
+
+    /// The handler has the connection closed after the response.
+    pub fn note_closes(&self) {
+        self.closes.set(true);
+    }
+
+    /// True if it has.
+    pub(super) fn closes(&self) -> bool {
+        self.closes.get()
     }
 
     /// Notes that the head has been written.

@@ -206,6 +206,9 @@ impl Response {
                 framing
             });
         }
+        if kept.close {
+            exchange.note_closes();
+        }
         if kept.client_gone {
             exchange.note_broken();
         }

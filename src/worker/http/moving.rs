@@ -45,7 +45,7 @@ impl Answering {
             is_head,
             is_http_11: minor > 0,
             keeps_alive: keep_alive,
-            closes: exchange.is_until_close(),
+            closes: exchange.closes(),
             has_begun: exchange.has_begun(),
             until_close: exchange.is_until_close(),
             left: exchange.left(),
@@ -84,6 +84,9 @@ impl HttpEngine {
         };
         let exchange = Rc::new(Exchange::new(request, Rc::new(Lent::new()), self.response.pending()));
         exchange.output().bytes.extend_from_slice(&state.unsent);
+        if answer.closes {
+            exchange.note_closes();
+        }
         if answer.has_begun {
             exchange.note_begun(framing_of(answer));
         }
@@ -115,7 +118,7 @@ impl Response {
     /// The response that a handler goes on with.
     fn resumed(&self, exchange: &Rc<Exchange<Self>>, answer: AnswerState) -> Box<Self> {
         let mut kept = Box::new(Self::new(self.pending(), self.takes_streams()));
-        kept.begin(exchange.request(), answer.closes);
+        kept.begin(exchange.request(), answer.closes || answer.until_close);
         if answer.has_begun {
             kept.stage = Stage::Stream(framing_of(answer));
             (kept.partly_sent, kept.until_close) = (true, answer.until_close);

@@ -539,6 +539,9 @@ impl Response {
     /// Closes the connection after this response, which says so (`Connection: close`) unless its head is written already.
     pub fn close(&mut self) {
         self.close = true;
+        if let Some(exchange) = &self.exchange {
+            exchange.note_closes();
+        }
     }
 
     /// Responds with 101 and makes this connection a stream of bytes, for which [`crate::Handler::on_open`] and
