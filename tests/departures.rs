@@ -8,12 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
-use util::handler::compile;
+use util::handler::{ECHO_IN_C, compile};
 use util::{Client, Server, Start, Style, proc, wait_until};
 
 /// Connections of every kind. A stream ends all responses that are kept by the word `end`.
 const HANDLER: &str = r#"
-#define _GNU_SOURCE
 #include <prefork.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,23 +52,10 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
 static void on_data(prefork_conn *conn, void *state)
 {
     prefork_slice in = prefork_conn_data(conn);
-    (void)state;
     if (in.len == 3 && memcmp(in.data, "end", 3) == 0)
         while (count > 0)
             prefork_response_end(kept[--count]);
-    prefork_conn_write(conn, in.data, in.len);
-    prefork_conn_consume(conn, in.len);
-    if (prefork_conn_at_end(conn))
-        prefork_conn_close(conn);
-}
-
-static ptrdiff_t on_handover(prefork_conn *conn, void *buffer, size_t room, void *state)
-{
-    (void)conn;
-    (void)buffer;
-    (void)room;
-    (void)state;
-    return 0;
+    echo(conn, state);
 }
 
 static int on_takeover(prefork_conn *conn, uint32_t version, const void *bytes, size_t size, void *state)
@@ -85,12 +71,13 @@ static int on_takeover(prefork_conn *conn, uint32_t version, const void *bytes, 
 }
 
 PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_data = on_data, .state_version = STATE,
-               .on_handover = on_handover, .on_takeover = on_takeover)
+               .on_handover = no_state, .on_takeover = on_takeover)
 "#;
 
 /// The handler whose streams stay, and the one whose streams go on elsewhere.
 static MODULES: LazyLock<[PathBuf; 2]> = LazyLock::new(|| {
-    ["-DSTATE=0", "-DSTATE=1"].map(|state| compile(HANDLER, &["-Wextra", "-Werror", state]))
+    ["-DSTATE=0", "-DSTATE=1"]
+        .map(|state| compile(&[ECHO_IN_C, HANDLER].concat(), &["-Wextra", "-Werror", "-D_GNU_SOURCE", state]))
 });
 
 fn start(workers: usize, drain_timeout: &str) -> Server {

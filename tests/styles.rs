@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use util::handler::compile;
+use util::handler::{ECHO_IN_C, compile};
 use util::{Client, Fault, Server, Start, Style, proc, wait_until};
 
 /// What a worker that leaves may take (milliseconds).
@@ -55,25 +55,6 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
         prefork_response_body(res, "now", 3);
 }
 
-static void on_data(prefork_conn *conn, void *state)
-{
-    prefork_slice in = prefork_conn_data(conn);
-    (void)state;
-    prefork_conn_write(conn, in.data, in.len);
-    prefork_conn_consume(conn, in.len);
-    if (prefork_conn_at_end(conn))
-        prefork_conn_close(conn);
-}
-
-static ptrdiff_t on_handover(prefork_conn *conn, void *buffer, size_t room, void *state)
-{
-    (void)conn;
-    (void)buffer;
-    (void)room;
-    (void)state;
-    return 0;
-}
-
 static int on_takeover(prefork_conn *conn, uint32_t version, const void *bytes, size_t size, void *state)
 {
     (void)conn;
@@ -84,13 +65,14 @@ static int on_takeover(prefork_conn *conn, uint32_t version, const void *bytes, 
     return 0;
 }
 
-PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_data = on_data, .state_version = STATE,
-               .on_handover = on_handover, .on_takeover = on_takeover)
+PREFORK_MODULE(.worker_start = start, .on_request = on_request, .on_data = echo, .state_version = STATE,
+               .on_handover = no_state, .on_takeover = on_takeover)
 "#;
 
 /// With a state of streams, and without.
 static MODULES: LazyLock<[PathBuf; 2]> = LazyLock::new(|| {
-    ["-DSTATE=1", "-DSTATE=0"].map(|state| compile(HANDLER, &["-Wextra", "-Werror", state]))
+    ["-DSTATE=1", "-DSTATE=0"]
+        .map(|state| compile(&[ECHO_IN_C, HANDLER].concat(), &["-Wextra", "-Werror", "-D_GNU_SOURCE", state]))
 });
 
 /// What happens to the workers that have the clients.

@@ -125,3 +125,25 @@ fn build(source: &str, flags: &[&str], libraries: &[&str], extension: &str) -> P
     let _ = fs::remove_file(text);
     object
 }
+
+/// For handlers in C whose streams send back what they get: `echo`; and that have nothing to write down of them: `no_state`.
+pub const ECHO_IN_C: &str = r"
+#include <prefork.h>
+
+static void echo(prefork_conn *conn, void *state)
+{
+    prefork_slice in = prefork_conn_data(conn);
+
+    (void)state;
+    prefork_conn_write(conn, in.data, in.len);
+    prefork_conn_consume(conn, in.len);
+    if (prefork_conn_at_end(conn))
+        prefork_conn_close(conn);
+}
+
+static ptrdiff_t no_state(prefork_conn *conn, void *buffer, size_t room, void *state)
+{
+    (void)conn, (void)buffer, (void)room, (void)state;
+    return 0;
+}
+";
