@@ -234,10 +234,12 @@ settings! {
         "batch (SCHED_BATCH): a wake-up does not interrupt the process that runs, so more is done per wake-up; it helps if short requests \
          keep all CPUs busy, and makes clients wait longer if other programs want the CPU too. auto: batch for the master alone, while it \
          accepts thousands of connections a second and no other program makes it wait long for a CPU. normal: as the server was started";
-    /// True if idle connections move to workers that a scale-up adds, until each has its share. Not with [`Dispatch::SourceHash`].
+    /// True if idle connections, and streams that their handler hands over, move to workers that a scale-up adds, until each has its
+    /// share. Not with [`Dispatch::SourceHash`].
     rebalance: bool = false, SWITCH, "rebalance", "Workers", "on|off",
         "Move idle connections to workers that a scale-up adds",
-        "Until each worker has its share. Requests in progress and streams stay. Not with --dispatch source-hash";
+        "Until each worker has its share. Streams move if their handler hands them over; requests in progress stay. Not with --dispatch \
+         source-hash";
     /// The number of requests (in blocking style: connections) after which a worker is replaced, at random up to a tenth more; 0 is
     /// never.
     max_requests: u64 = 0, Number(0..=u64::MAX), "max-requests", "Workers", "N",
