@@ -72,6 +72,16 @@ fn short_help_is_short() {
 }
 
 #[test]
+fn help_of_a_verb_is_its_long_help() {
+    assert_eq!(stdout_of(&["help"]), stdout_of(&["--help"]));
+    for verb in ["ls", "show", "reload", "upgrade", "scale", "stop", "events", "demo", "completions", "man"] {
+        assert_eq!(stdout_of(&["help", verb]), stdout_of(&[verb, "--help"]), "{verb}");
+    }
+    let text = refusal_of(&["help", "relod"]);
+    assert!(text.contains("relod") && text.contains("did you mean `prefork reload`?"), "{text}");
+}
+
+#[test]
 fn demo_takes_the_same_settings() {
     let settings = |text: String| -> Vec<String> {
         let options =
@@ -179,7 +189,7 @@ fn a_verb_of_other_tools_is_told_what_does_the_same_here() {
         ("info", "prefork show"),
         ("start", "prefork [OPTIONS] HANDLER.so"),
         ("serve", "prefork [OPTIONS] HANDLER.so"),
-        ("help", "prefork --help"),
+        ("usage", "prefork help"),
         ("version", "prefork --version"),
     ] {
         for args in [&[word][..], &[word, "web"]] {
@@ -188,7 +198,9 @@ fn a_verb_of_other_tools_is_told_what_does_the_same_here() {
         }
     }
     let text = refusal_of(&["frobnicate"]);
-    assert!(text.contains("frobnicate: no such command or file") && text.contains("prefork -h"), "{text}");
+    let commands =
+        "the commands are ls, show, reload, upgrade, scale, stop, events, demo, completions, man and help";
+    assert!(text.contains("frobnicate: no such command or file") && text.contains(commands), "{text}");
 }
 
 #[test]
@@ -255,9 +267,22 @@ fn bare(option: &str) -> &str {
 #[test]
 fn the_manual_page_has_every_option_and_verb_explained() {
     let page = stdout_of(&["man"]);
-    for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "SERVING", "LIMITS", "TIMEOUTS", "EXAMPLES", "SIGNALS"]
-    {
-        assert!(page.contains(&format!(".SH {section}\n")), "{section}");
+    for section in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "SERVING",
+        "LIMITS",
+        "TIMEOUTS",
+        "EXAMPLES",
+        "SIGNALS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXIT STATUS",
+        "SEE ALSO",
+    ] {
+        let titles = [format!(".SH {section}\n"), format!(".SH \"{section}\"\n")];
+        assert!(titles.iter().any(|title| page.contains(title)), "{section}");
     }
     // In the page a hyphen is written `\-`, an apostrophe `\*(Aq`.
     let page = page.replace("\\-", "-").replace("\\*(Aq", "'");

@@ -9,7 +9,8 @@ use std::io;
 pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
     // So that each verb knows its full name.
     command.build();
-    let verbs: Vec<Command> = command.get_subcommands().cloned().collect();
+    let verbs: Vec<Command> =
+        command.get_subcommands().filter(|verb| verb.get_name() != "help").cloned().collect();
     let man = Man::new(command);
     let mut text = Vec::new();
     man.render_title(&mut text)?;
@@ -28,6 +29,9 @@ pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
         section.control("fi", []);
         section.to_writer(&mut text)?;
     }
+    let mut others = Roff::new();
+    others.control("SH", ["SEE ALSO"]).text([roman("curl(1), wrk(1), systemd.socket(5), signal(7)")]);
+    others.to_writer(&mut text)?;
     Ok(text)
 }
 

@@ -9,6 +9,7 @@ mod settings;
 mod verbs;
 
 use banner::About;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use prefork::{Config, ErrorKind, Server};
 use std::ffi::{CString, OsString};
@@ -27,7 +28,7 @@ const CUT: u8 = 6;
 const MISCONFIGURED: u8 = 78;
 
 /// The sections after the options, in the help and the manual page.
-const NOTES: [(&str, &str); 5] = [
+const NOTES: [(&str, &str); 6] = [
     (
         "Units",
         "SIZE is in bytes, or takes K, M or G: 64K\n\
@@ -45,20 +46,38 @@ const NOTES: [(&str, &str); 5] = [
         "TERM, INT, QUIT    drain and stop: finish what is in progress\n\
          a second of these  stop at once\n\
          HUP                reload: a new generation of workers, one after the other\n\
-         USR2               upgrade: the binary now at its path replaces the program, in the same process\n\
+         USR2               upgrade: to the binary now at its path, in this process\n\
          TTIN, TTOU         add a worker, remove one\n\
          USR1               no effect; reserved for log files",
     ),
     (
-        "Control sockets",
-        "ls, show, reload and the like find servers by their sockets. A server creates its socket in the first directory it\n\
-         can use of $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID; or only in $PREFORK_RUNTIME_DIR, if set",
+        "Environment",
+        "PREFORK_RUNTIME_DIR   the only directory for control sockets (see Files)\n\
+         LISTEN_FDS            sockets from systemd, instead of the default address;\n\
+         \x20                     with LISTEN_PID and LISTEN_FDNAMES (sd_listen_fds(3))\n\
+         NO_COLOR              no colours\n\
+         COLUMNS               the width of the help\n\
+         PREFORK_UPGRADE       set by an upgrade, until the new program serves\n\
+         Workers have PREFORK_WORKER_ID, PREFORK_SLOT and PREFORK_GENERATION.",
+    ),
+    (
+        "Files",
+        "NAME.PID.sock   the control socket of a server. ls, show, reload and the like\n\
+         \x20               find servers by it. It is in the first usable directory of\n\
+         \x20               $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID.",
     ),
     (
         "Exit status",
-        "0 done, 1 failed, 2 usage, 3 no such server or worker, 4 rolled back, 5 timed out; of a server, and of `stop`: 5 if\n\
-         workers had to be killed at the drain-timeout, 6 if none had to be and connections were cut; of a server: 78 if its\n\
-         first workers say by that code that their configuration is wrong",
+        "0    done\n\
+         1    failed\n\
+         2    usage: an option, a word or a value is wrong\n\
+         3    no such server or worker\n\
+         4    rolled back: a reload or an upgrade has failed, and the old code serves\n\
+         5    timed out; of a server and of `stop`: workers had to be killed\n\
+         \x20    at the drain-timeout\n\
+         6    of a server and of `stop`: connections were cut at the drain-timeout\n\
+         78   of a server: its first workers say by this code that their\n\
+         \x20    configuration is wrong",
     ),
 ];
 
@@ -73,7 +92,6 @@ const NOTES: [(&str, &str); 5] = [
     override_usage = "prefork [OPTIONS] HANDLER.so [ARGS...]\n       prefork demo [OPTIONS]",
     after_long_help = notes(),
     subcommand_help_heading = "Other commands",
-    disable_help_subcommand = true,
     max_term_width = 110
 )]
 struct Cli {
@@ -126,7 +144,12 @@ impl From<prefork::Error> for Failure {
 
 impl From<clap::Error> for Failure {
     fn from(e: clap::Error) -> Self {
-        Self(USAGE, one_line(&e.to_string()))
+        let text = match (e.kind(), e.get(ContextKind::InvalidSubcommand)) {
+            // Of `help`: any other word may be a handler.
+            (clap::error::ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => no_command(word),
+            _ => one_line(&e.to_string()),
+        };
+        Self(USAGE, text)
     }
 }
 
@@ -239,11 +262,7 @@ fn handler(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure
     }
     let path = words.remove(0);
     if !path.to_string_lossy().contains(['/', '.']) && !Path::new(&path).is_file() {
-        let hint = match instead_of(&path.to_string_lossy()) {
-            Some(command) => format!("did you mean `{command}`?"),
-            None => "see `prefork -h`".into(),
-        };
-        return refuse(format!("{}: no such command or file; {hint}", path.display()));
+        return refuse(no_command(&path.to_string_lossy()));
     }
     let args: Result<Vec<_>, _> = words.into_iter().map(|w| CString::new(w.into_vec())).collect();
     args.map(|args| (path, args)).or_else(|_| refuse("a NUL byte in an argument".into()))
@@ -257,10 +276,28 @@ const ELSEWHERE: [(&[&str], &str); 9] = [
     (&["describe", "desc", "info", "inspect", "get", "top", "monit", "stats"], "prefork show"),
     (&["logs", "log", "watch", "follow", "tail"], "prefork events"),
     (&["start", "run", "serve", "up"], "prefork [OPTIONS] HANDLER.so"),
-    (&["help", "usage"], "prefork --help"),
+    (&["usage"], "prefork help"),
     (&["version"], "prefork --version"),
     (&["completion"], "prefork completions"),
 ];
+
+/// The refusal of a word that is neither a command nor a file.
+fn no_command(word: &str) -> String {
+    let hint = match instead_of(word) {
+        Some(command) => format!("did you mean `{command}`?"),
+        None => format!("the commands are {}; a handler: prefork [OPTIONS] HANDLER.so", commands()),
+    };
+    format!("{word}: no such command or file; {hint}")
+}
+
+/// Returns the names of the commands: `ls, show, ... and help`.
+fn commands() -> String {
+    let mut command = Cli::command();
+    command.build();
+    let names: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
+    let (last, rest) = names.split_last().unwrap_or((&"", &[]));
+    format!("{} and {last}", rest.join(", "))
+}
 
 /// Returns the command that is meant by a word that is none: another tool's, or a misspelled one, by clap's own measure.
 fn instead_of(word: &str) -> Option<String> {
