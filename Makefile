@@ -67,23 +67,68 @@ header: ## write include/prefork.h anew from src/ffi
 	new=$$(mktemp) && PREFORK_HEADER=$$new $(CARGO) check --lib --no-default-features --features header --locked && \
 	    cat $$new >include/prefork.h && rm $$new
 
+# Where `make install` puts things, and the names that it and `make uninstall` share.
+INTO = $(DESTDIR)$(PREFIX)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+SHARED = libprefork.so.$(VERSION)
+COMPLETIONS = share/bash-completion/completions/prefork share/zsh/site-functions/_prefork share/fish/vendor_completions.d/prefork.fish
+INSTALLED = bin/prefork bin/.debug/prefork.debug lib/$(SHARED) lib/.debug/$(SHARED).debug lib/libprefork.so.2 lib/libprefork.so \
+    lib/libprefork.a lib/pkgconfig/prefork.pc share/man/man1/prefork.1 $(COMPLETIONS) $(wildcard include/*.h)
+# A directory that the loader does not search is put into the programs that are linked with the library.
+RPATH = $(if $(filter-out /usr /usr/local,$(PREFIX)), -Wl$(comma)-rpath$(comma)$${libdir})
+comma = ,
+
+# Copies $(1) to $(2), stripped, and what a debugger reads of it into .debug beside that, where gdb looks.
+define install-stripped
+	install -d $(INTO)/$(dir $(2)).debug
+	objcopy --only-keep-debug $(1) $(INTO)/$(dir $(2)).debug/$(notdir $(2)).debug
+	chmod 644 $(INTO)/$(dir $(2)).debug/$(notdir $(2)).debug
+	objcopy --strip-unneeded --add-gnu-debuglink=$(INTO)/$(dir $(2)).debug/$(notdir $(2)).debug $(1) $(INTO)/$(2)
+	chmod 755 $(INTO)/$(2)
+endef
+
 .PHONY: install
-install: INTO = $(DESTDIR)$(PREFIX)
-install: VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
-install: build ## the program, the libraries, the header and what belongs to them, under PREFIX
-	install -d $(INTO)/bin $(INTO)/include $(INTO)/lib/pkgconfig $(INTO)/share/man/man1 $(INTO)/share/bash-completion/completions \
-	    $(INTO)/share/zsh/site-functions $(INTO)/share/fish/vendor_completions.d
-	install -m 755 $(BUILT)/prefork $(INTO)/bin/prefork
-	install -m 755 $(BUILT)/libprefork.so $(INTO)/lib/libprefork.so.$(VERSION)
-	ln -sfn libprefork.so.$(VERSION) $(INTO)/lib/libprefork.so.2
+install: $(if $(SUDO_USER),built,build) ## the program, the libraries, the header and what belongs to them, under PREFIX
+	install -d $(addprefix $(INTO)/,$(sort $(dir $(INSTALLED))))
+	$(call install-stripped,$(BUILT)/prefork,bin/prefork)
+	$(call install-stripped,$(BUILT)/libprefork.so,lib/$(SHARED))
+	ln -sfn $(SHARED) $(INTO)/lib/libprefork.so.2
 	ln -sfn libprefork.so.2 $(INTO)/lib/libprefork.so
-	install -m 644 $(BUILT)/libprefork.a $(INTO)/lib/libprefork.a
-	install -m 644 include/prefork.h $(INTO)/include/prefork.h
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' prefork.pc.in >$(INTO)/lib/pkgconfig/prefork.pc
+	objcopy --strip-debug $(BUILT)/libprefork.a $(INTO)/lib/libprefork.a
+	chmod 644 $(INTO)/lib/libprefork.a
+	install -m 644 include/*.h $(INTO)/include
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@RPATH@|$(RPATH)|' prefork.pc.in >$(INTO)/lib/pkgconfig/prefork.pc
 	$(BUILT)/prefork man >$(INTO)/share/man/man1/prefork.1
-	$(BUILT)/prefork completions bash >$(INTO)/share/bash-completion/completions/prefork
-	$(BUILT)/prefork completions zsh >$(INTO)/share/zsh/site-functions/_prefork
-	$(BUILT)/prefork completions fish >$(INTO)/share/fish/vendor_completions.d/prefork.fish
+	$(BUILT)/prefork completions bash >$(INTO)/$(word 1,$(COMPLETIONS))
+	$(BUILT)/prefork completions zsh >$(INTO)/$(word 2,$(COMPLETIONS))
+	$(BUILT)/prefork completions fish >$(INTO)/$(word 3,$(COMPLETIONS))
+	@$(if $(DESTDIR),true,$(MAKE) --no-print-directory after-install)
+
+# What is left to do by hand depends on where shells, pkg-config and the loader look.
+.PHONY: after-install
+after-install:
+	@test "$$(id -u)" != 0 || test -z "$(filter /usr /usr/local,$(PREFIX))" || ldconfig
+	@echo "make: prefork $(VERSION) is installed in $(PREFIX)"
+	@lines=; \
+	test "$$(command -v prefork)" = "$(PREFIX)/bin/prefork" || lines="$$lines    export PATH=\"$(PREFIX)/bin:\$$PATH\"\n"; \
+	pkg-config --path prefork 2>/dev/null | grep -qx "$(PREFIX)/lib/pkgconfig/prefork.pc" || \
+	    lines="$$lines    export PKG_CONFIG_PATH=\"$(PREFIX)/lib/pkgconfig\$${PKG_CONFIG_PATH:+:\$$PKG_CONFIG_PATH}\"\n"; \
+	test -z "$$lines" || { echo "make: add to ~/.profile, and run in this shell:"; printf "$$lines"; }
+	@test -z "$(RPATH)" || echo "make: programs linked by pkg-config find the library by a run path (-rpath); others need LD_LIBRARY_PATH=$(PREFIX)/lib"
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` with the same PREFIX has put there
+	rm -f $(addprefix $(INTO)/,$(INSTALLED))
+	-@rmdir --ignore-fail-on-non-empty $(INTO)/bin/.debug $(INTO)/lib/.debug 2>/dev/null
+	@$(if $(DESTDIR),true,test "$$(id -u)" != 0 || test -z "$(filter /usr /usr/local,$(PREFIX))" || ldconfig)
+
+# Under sudo nothing is built: files of root's in target/ would get in the user's way.
+.PHONY: built
+built:
+	@test -e $(BUILT)/prefork && test -e $(BUILT)/libprefork.so && test -e $(BUILT)/libprefork.a || \
+	    { echo "make: nothing is built yet: run \`make build\` first, without sudo" >&2; exit 1; }
+	@test -z "$$(find src build.rs Cargo.toml Cargo.lock -newer $(BUILT)/prefork -print -quit)" || \
+	    { echo "make: $(BUILT) is older than its source: run \`make build\` first, without sudo" >&2; exit 1; }
 
 .PHONY: deps
 deps: ## install what the tests need
