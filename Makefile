@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
         chrt:util-linux curl:curl wrk:wrk nginx:nginx node:nodejs python3:python3 strace:strace valgrind:valgrind faketime:faketime \
         pg_config:libpq-dev pg_lsclusters:postgresql curl-config:libcurl4-openssl-dev redis-server:redis-server \
-        /usr/include/hiredis/hiredis.h:libhiredis-dev \
+        /usr/include/hiredis/hiredis.h:libhiredis-dev /usr/include/sqlite3.h:libsqlite3-dev sqlite3:sqlite3 gdb:gdb \
         /usr/share/nodejs/ws/package.json:node-ws /usr/lib/python3/dist-packages/websockets/__init__.py:python3-websockets
 
 # What `make bench` compares with, if it can be installed.

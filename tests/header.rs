@@ -73,8 +73,11 @@ fn it_compiles_alone_and_twice_in_every_standard() {
 
 #[test]
 fn the_examples_and_the_fixture_compile_strictly() {
-    let examples = [("hello", 80), ("echo", 80), ("blocking", 80), ("embed", 80), ("loop", 80)];
-    for (file, lines) in [&examples[..], &[("websocket", 120), ("chat", 120), ("upload", 120)]].concat() {
+    let examples =
+        [("hello", 80), ("echo", 80), ("blocking", 80), ("embed", 80), ("loop", 80), ("options", 80)];
+    for (file, lines) in
+        [&examples[..], &[("kv", 101), ("websocket", 120), ("chat", 120), ("upload", 120)]].concat()
+    {
         let path = Path::new(ROOT).join(format!("ffi-examples/{file}.c"));
         compiles("cc", "-std=c99", &path);
         assert!(fs::read_to_string(path).unwrap().lines().count() < lines, "{file}.c");

@@ -4,16 +4,23 @@
 mod util;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use util::{Dir, Server, Start, Style, handler};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// In front of the source, where a library is only kept if it is told to be.
+const SQLITE: &[&str] = &["-Wl,--no-as-needed", "-lsqlite3"];
 const PREFORK: &str = env!("CARGO_BIN_EXE_prefork");
 
 fn compiled(file: &str) -> PathBuf {
-    handler::compile(&fs::read_to_string(Path::new(ROOT).join(file)).unwrap(), &[])
+    linked(file, &[])
+}
+
+fn linked(file: &str, options: &[&str]) -> PathBuf {
+    handler::compile(&fs::read_to_string(Path::new(ROOT).join(file)).unwrap(), options)
 }
 
 /// `prefork` with a module and its arguments, on a free port.
@@ -66,6 +73,110 @@ fn blocking_answers_line_by_line() {
     assert!(lines[0].starts_with("1 [worker ") && lines[0].ends_with("] one"), "{text}");
     assert!(lines[1].starts_with("2 [worker ") && lines[1].ends_with("] two"), "{text}");
     server.stop();
+}
+
+/// curl(1): the status and the body of the response.
+fn ask(server: &Server, method: &str, target: &str, body: &[u8]) -> (u16, String) {
+    let url = format!("http://{}{target}", server.tcp());
+    let args = ["-sS", "-X", method, "--data-binary", "@-", "-w", "\n%{http_code}", &url];
+    let mut curl =
+        Command::new("curl").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    curl.stdin.take().unwrap().write_all(body).unwrap();
+    let out = curl.wait_with_output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn keys_and_values_are_the_same_in_all_workers_and_stay_over_a_reload() {
+    let dir = Dir::new();
+    let file = dir.file("kv.db");
+    let file = file.to_str().unwrap();
+    let mut server = serve(&linked("ffi-examples/kv.c", SQLITE), &[file]).start();
+    assert_eq!(ask(&server, "GET", "/color", b"").0, 404);
+    for value in ["blue", "green", ""] {
+        assert_eq!(ask(&server, "PUT", "/color", value.as_bytes()), (204, String::new()));
+        for _ in 0..4 {
+            assert_eq!(ask(&server, "GET", "/color", b""), (200, value.into()));
+        }
+        assert_eq!(ask(&server, "GET", "/other", b"").0, 404);
+    }
+    assert_eq!(ask(&server, "PUT", "/large", &[b'x'; 300_000]).0, 204);
+    server.reload();
+    assert_eq!(ask(&server, "GET", "/large", b"").1.len(), 300_000);
+    assert_eq!(ask(&server, "DELETE", "/large", b"").0, 204);
+    assert_eq!(ask(&server, "DELETE", "/large", b"").0, 404);
+    assert_eq!(ask(&server, "POST", "/color", b"red").0, 405);
+    server.stop();
+    assert_eq!(rows(file), ["1|"]);
+}
+
+/// What sqlite3(1) finds in the table.
+fn rows(file: &str) -> Vec<String> {
+    let out = Command::new("sqlite3").args([file, "SELECT count(*), max(value) FROM kv"]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn many_clients_write_keys_at_the_same_time() {
+    let dir = Dir::new();
+    let file = dir.file("kv.db");
+    let server = serve(&linked("ffi-examples/kv.c", SQLITE), &[file.to_str().unwrap()]).start();
+    let server = Arc::new(server);
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let server = Arc::clone(&server);
+            std::thread::spawn(move || {
+                for n in 0..20 {
+                    assert_eq!(ask(&server, "PUT", &format!("/{writer}-{n}"), b"x").0, 204);
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    assert_eq!(rows(file.to_str().unwrap()), ["160|x"]);
+    Arc::into_inner(server).unwrap().stop();
+}
+
+/// The text and the exit code of a server that does not start.
+fn refused(module: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut prefork = Command::new(PREFORK);
+    prefork.args(["--workers", "2", "--listen", "127.0.0.1:0"]).arg(module).args(args);
+    let out = prefork.output().unwrap();
+    (out.status.code(), String::from_utf8(out.stderr).unwrap())
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_is_told() {
+    let module = linked("ffi-examples/kv.c", SQLITE);
+    let (code, said) = refused(&module, &["/nowhere/kv.db"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("/nowhere/kv.db: unable to open database file"), "{said}");
+    assert!(refused(&module, &[]).1.contains("expected the file of a database"));
+}
+
+#[test]
+fn arguments_of_a_handler_are_read_like_those_of_a_program() {
+    let module = compiled("ffi-examples/options.c");
+    for (args, expected) in [
+        (&[][..], "hello Ada\n"),
+        (&["--greeting", "good day", "-t", "3"], "good day Ada\ngood day Ada\ngood day Ada\n"),
+        (&["-t1", "--greeting=hi"], "hi Ada\n"),
+    ] {
+        let server = serve(&module, args).start();
+        assert_eq!(get(&server, "/Ada").2, expected);
+        server.stop();
+    }
+    for (args, why) in [
+        (&["--times", "many"][..], "expected a number from 1 to 100"),
+        (&["--colour"], "unrecognized option '--colour'"),
+        (&["more"], "expected options only"),
+    ] {
+        let (code, said) = refused(&module, args);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 /// FNV-1a.
