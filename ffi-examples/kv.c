@@ -73,7 +73,6 @@ static void answer(prefork_request *req, prefork_response *res, void *state)
     struct store *store = state;
     prefork_slice key = prefork_request_path(req), value = prefork_request_body(req);
     sqlite3_stmt *run = statement(store, prefork_request_method(req));
-    int found;
 
     if (!run) {
         prefork_response_header(res, "Allow", "GET, PUT, DELETE");
@@ -88,8 +87,7 @@ static void answer(prefork_request *req, prefork_response *res, void *state)
         prefork_response_body(res, sqlite3_column_blob(run, 0), (size_t)sqlite3_column_bytes(run, 0));
         break;
     case SQLITE_DONE:
-        found = run == store->put || (run == store->del && sqlite3_changes(store->db));
-        prefork_response_status(res, found ? 204 : 404);
+        prefork_response_status(res, run == store->put || (run == store->del && sqlite3_changes(store->db)) ? 204 : 404);
         break;
     default:
         fprintf(stderr, "%s\n", sqlite3_errmsg(store->db));
