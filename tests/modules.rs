@@ -179,6 +179,27 @@ fn arguments_of_a_handler_are_read_like_those_of_a_program() {
     }
 }
 
+#[test]
+fn a_second_module_is_an_argument_of_the_first_and_that_is_told() {
+    let (one, two) = (compiled("ffi-examples/hello.c"), compiled("ffi-examples/kv.c"));
+    for more in [&[][..], &["--one-process"]] {
+        let words = [
+            &[PREFORK, "--listen", "127.0.0.1:0"],
+            more,
+            &[one.to_str().unwrap(), two.to_str().unwrap(), "x.so"],
+        ]
+        .concat();
+        let server =
+            Start::new(Style::Request).workers(usize::from(more.is_empty()) * 2).program(words).start();
+        let told = server.stdout().concat();
+        assert!(
+            told.contains(&format!("{}: for ", two.display())) && told.contains("a server has one handler"),
+            "{told}"
+        );
+        server.stop();
+    }
+}
+
 /// FNV-1a.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| (sum ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))

@@ -12,6 +12,8 @@ pub struct About {
     pub distribution: String,
     /// The arguments of the handler that are spelled as options of the program.
     pub no_options: Vec<String>,
+    /// The arguments of the handler that are files of shared objects.
+    pub no_handlers: Vec<String>,
 }
 
 /// Prints the banner; a closed standard output does not stop a server.
@@ -31,7 +33,7 @@ pub fn distribution(config: &Config) -> String {
 }
 
 fn text(started: &Started, about: &About) -> String {
-    let About { handler, distribution, no_options } = about;
+    let About { handler, distribution, no_options, no_handlers } = about;
     let kinds = started.kinds.iter().copied().chain(std::iter::repeat(started.kind));
     let urls: Vec<_> = started.addresses.iter().zip(kinds).map(|(a, kind)| url(a, kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
@@ -43,6 +45,12 @@ fn text(started: &Started, about: &About) -> String {
         let words = no_options.join(" ");
         lines.push(format!(
             "{words}: for {handler}, behind which they stand; prefork's own options stand before it"
+        ));
+    }
+    if !no_handlers.is_empty() {
+        let words = no_handlers.join(" ");
+        lines.push(format!(
+            "{words}: for {handler}, behind which they stand; a server has one handler: start one for each"
         ));
     }
     lines.push(format!("try: {}", examples(started)));
@@ -111,6 +119,7 @@ mod tests {
             handler: "hello.so".into(),
             distribution: distribution(&Config::default()),
             no_options: no_options.iter().map(|&word| word.into()).collect(),
+            no_handlers: Vec::new(),
         }
     }
 

@@ -214,9 +214,17 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
             let arguments = cli.handler.iter().skip(1).take_while(|word| *word != "--");
             let no_options = arguments.filter(|word| settings::is_spelled_as_option(word));
             let no_options: Vec<_> = no_options.map(|word| word.to_string_lossy().into_owned()).collect();
+            let no_handlers = cli
+                .handler
+                .iter()
+                .skip(1)
+                .map(Path::new)
+                .filter(|path| path.extension() == Some("so".as_ref()));
+            let no_handlers =
+                no_handlers.filter(|path| path.is_file()).map(|path| path.display().to_string()).collect();
             let (path, args) = handler(cli.handler)?;
             let handler = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
-            let about = About { handler, no_options, ..About::default() };
+            let about = About { handler, no_options, no_handlers, ..About::default() };
             return Ok(Some((about, Server::module(&path).args(args).config(config))));
         }
     }
