@@ -19,10 +19,13 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 12] = [
+    const SECTIONS: [(&str, &str); 15] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
+        ("lookups", "PARAMETERS OF THE QUERY, FORMS, COOKIES"),
+        ("multipart", "FORMS WITH FILES"),
+        ("files", "FILES AS ANSWERS"),
         ("conn", "CONNECTIONS: blocking style and streams"),
         ("worker", "THE WORKER"),
         ("wakeups", "TIMERS, DESCRIPTORS OF YOUR OWN, THREADS"),

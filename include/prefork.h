@@ -110,8 +110,11 @@
 #ifndef PREFORK_H
 #define PREFORK_H
 
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct sockaddr; /* of <sys/socket.h> */
@@ -293,6 +296,26 @@ uint32_t prefork_request_version(const prefork_request *req);
 prefork_slice prefork_request_header(const prefork_request *req, const char *name);
 
 /**
+ * As `prefork_request_header()`, with a name of `name_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_request_header()`.
+ * Process: worker.
+ * Pointers: Borrows `req`, and `name_len` bytes at `name`, until return.
+ */
+prefork_slice prefork_request_header_n(const prefork_request *req, const char *name, size_t name_len);
+
+/**
+ * The value of one of several header fields with the same name; `index` counts them from 0 in the order sent.
+ *
+ *     for (size_t i = 0; (value = prefork_request_header_nth(req, "Accept", i)).data; i++)
+ *
+ * Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_header_nth(const prefork_request *req, const char *name, size_t index);
+
+/**
  * The number of header fields.
  *
  * Returns the number, or 0 if `req` is NULL.
@@ -451,6 +474,20 @@ int prefork_response_status(prefork_response *res, unsigned int code);
  * Pointers: Borrows `res` until return. Copies `name` and `value`, which are NUL-terminated.
  */
 int prefork_response_header(prefork_response *res, const char *name, const char *value);
+
+/**
+ * As `prefork_response_header()`, with a name and a value that are not NUL-terminated, for instance of a
+ * `prefork_slice`.
+ *
+ * Returns as `prefork_response_header()`.
+ * Process: worker.
+ * Pointers: Borrows `res` until return. Copies `name_len` bytes at `name` and `value_len` bytes at `value`.
+ */
+int prefork_response_header_n(prefork_response *res,
+                              const char *name,
+                              size_t name_len,
+                              const char *value,
+                              size_t value_len);
 
 /**
  * Sets the body, and with it Content-Length. A second body replaces the first. A body that the response must
@@ -641,8 +678,8 @@ int prefork_response_on_gone(prefork_response *res, void (*gone)(void *arg), voi
  * If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
  * `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
  * sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
- * call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends it,
- * it is finished here, whatever `give` returns. A second call replaces the first.
+ * call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends
+ * it, it is finished here, whatever `give` returns. A second call replaces the first.
  *
  * Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
  * is NULL), and then it is not called.
@@ -668,6 +705,15 @@ int prefork_response_on_handover(prefork_response *res, ptrdiff_t (*give)(prefor
 int prefork_response_upgrade(prefork_response *res, const char *protocol);
 
 /**
+ * As `prefork_response_upgrade()`, with a protocol of `protocol_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_response_upgrade()`.
+ * Process: worker.
+ * Pointers: Borrows `res` until return. Copies `protocol_len` bytes at `protocol`.
+ */
+int prefork_response_upgrade_n(prefork_response *res, const char *protocol, size_t protocol_len);
+
+/**
  * Gives the stream that this connection becomes its first `prefork_conn_user()`, for instance what the request was
  * about; call it after `prefork_response_upgrade()`. `release`, which may be NULL, is called with it once: after the
  * stream's `on_close`, or when it is certain that there will be no stream (the response has failed, the client has
@@ -679,6 +725,306 @@ int prefork_response_upgrade(prefork_response *res, const char *protocol);
  * Pointers: Borrows `res` until return. Takes `user`, which may be NULL, until `release` is called.
  */
 int prefork_response_set_user(prefork_response *res, void *user, void (*release)(void *user));
+
+
+/* PARAMETERS OF THE QUERY, FORMS, COOKIES
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * The value of the first parameter of the query with this name, which is case-sensitive, decoded. The query is
+ * `application/x-www-form-urlencoded`: `+` is a space, `%2B` a plus. A percent sign without two hexadecimal digits
+ * behind it stands for itself; without `=` the value is empty.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there is none.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_query_get(const prefork_request *req, const char *name);
+
+/**
+ * As `prefork_request_query_get()`, of one of several with the same name; `index` counts them from 0 in the order
+ * sent.
+ *
+ * Returns as `prefork_request_query_get()`; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_query_nth(const prefork_request *req, const char *name, size_t index);
+
+/**
+ * The number of the parameters of the query.
+ *
+ * Returns the number, or 0 if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+size_t prefork_request_query_count(const prefork_request *req);
+
+/**
+ * The name of a parameter of the query; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_query_name(const prefork_request *req, size_t index);
+
+/**
+ * The value of a parameter of the query, decoded; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_query_value(const prefork_request *req, size_t index);
+
+/**
+ * The value of the first field of a form with this name, which is case-sensitive, decoded. The body must be whole
+ * (`on_request`), and its Content-Type `application/x-www-form-urlencoded`, which is decoded as a query is;
+ * `prefork_request_part()` is for forms with files.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there is none.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_form_get(const prefork_request *req, const char *name);
+
+/**
+ * As `prefork_request_form_get()`, of one of several with the same name; `index` counts them from 0 in the order sent.
+ *
+ * Returns as `prefork_request_form_get()`; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_form_nth(const prefork_request *req, const char *name, size_t index);
+
+/**
+ * The number of the fields of a form.
+ *
+ * Returns the number, or 0 if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+size_t prefork_request_form_count(const prefork_request *req);
+
+/**
+ * The name of a field of a form; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_form_name(const prefork_request *req, size_t index);
+
+/**
+ * The value of a field of a form, decoded; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_form_value(const prefork_request *req, size_t index);
+
+/**
+ * The value of the first cookie with this name, which is case-sensitive, decoded. Names are as sent. Of values percent
+ * signs are decoded, and quotes around them are dropped (RFC 6265 section 4.1.1); what has no `=` is no cookie.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there is none.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_cookie_get(const prefork_request *req, const char *name);
+
+/**
+ * As `prefork_request_cookie_get()`, of one of several with the same name; `index` counts them from 0 in the order
+ * sent.
+ *
+ * Returns as `prefork_request_cookie_get()`; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` and `name` until return; `name` is NUL-terminated.
+ */
+prefork_slice prefork_request_cookie_nth(const prefork_request *req, const char *name, size_t index);
+
+/**
+ * The number of the cookies.
+ *
+ * Returns the number, or 0 if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+size_t prefork_request_cookie_count(const prefork_request *req);
+
+/**
+ * The name of a cookie; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_cookie_name(const prefork_request *req, size_t index);
+
+/**
+ * The value of a cookie, decoded; `index` counts from 0 in the order sent.
+ *
+ * Returns a slice, borrowed until the callback returns; `data` is NULL if there are not that many.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_slice prefork_request_cookie_value(const prefork_request *req, size_t index);
+
+
+/* FORMS WITH FILES
+ * -------------------------------------------------------------------------------------------------------- */
+
+/** What `prefork_multipart_next()` has found. */
+typedef enum prefork_part_event {
+    /** A part begins: its name, the name of its file and its content type are filled in. */
+    PREFORK_PART_BEGIN = 1,
+    /** Bytes of that part: `data` is filled in, and not empty. */
+    PREFORK_PART_DATA = 2,
+    /** That part is complete. */
+    PREFORK_PART_END = 3,
+} prefork_part_event;
+
+/** A reader of a form that comes in pieces. */
+typedef struct prefork_multipart prefork_multipart;
+
+/** A part of a form: a field, or a file. Later versions may add members at the end. */
+typedef struct prefork_part {
+    /** The size of this struct: set it before the call; afterwards the size that was filled in. */
+    uint32_t size;
+    /** The name of the field. */
+    prefork_slice name;
+    /**
+     * The name of the file, as the client gave it: not to be used as a path, and with `%22` for a quote from browsers.
+     * `data` is NULL if the part is no file.
+     */
+    prefork_slice filename;
+    /** The content type; `data` is NULL if the client gave none, which means text. */
+    prefork_slice content_type;
+    /** The bytes. */
+    prefork_slice data;
+} prefork_part;
+
+/**
+ * One of the parts of a form with files (`multipart/form-data`, RFC 7578) whose body is whole, in `on_request`;
+ * `index` counts from 0 in the order sent:
+ *
+ *     prefork_part part;
+ *     part.size = sizeof part;
+ *     for (size_t i = 0; prefork_request_part(req, i, &part) == PREFORK_OK; i++)
+ *         printf("%.*s: %zu bytes\n", (int)part.name.len, part.name.data, part.data.len);
+ *
+ * Returns PREFORK_OK; PREFORK_GONE if there are not that many; PREFORK_INVALID if the body is no such form, or is
+ * malformed, or if `part->size` is not set; PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return, and `part`, of which `part->size` bytes are filled in. Its slices are
+ * borrowed until the callback returns.
+ */
+int prefork_request_part(const prefork_request *req, size_t index, prefork_part *part);
+
+/**
+ * Creates a reader for a form with files (`multipart/form-data`) that `on_body` gets in pieces; call it in `on_head`.
+ * It keeps at most 16 KiB of a piece that has been read. In `on_body`:
+ *
+ *     prefork_part part;
+ *     part.size = sizeof part;
+ *     int event = prefork_multipart_feed(form, data, size);
+ *     while (event >= 0 && (event = prefork_multipart_next(form, &part)) > 0) {
+ *         if (event == PREFORK_PART_BEGIN) ...     // part.name, part.filename, part.content_type
+ *         else if (event == PREFORK_PART_DATA) ... // part.data
+ *     }
+ *     if (last && event != PREFORK_OK) ...         // malformed, or not complete
+ *
+ * Returns a new reader (creates: free it with `prefork_multipart_free()`); NULL if the content type of the request is
+ * not `multipart/form-data` with a boundary, or if `req` is NULL.
+ * Process: worker.
+ * Pointers: Borrows `req` until return.
+ */
+prefork_multipart *prefork_multipart_new(const prefork_request *req);
+
+/**
+ * Gives a reader the next piece of the body.
+ *
+ * Returns PREFORK_OK, PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `form` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+ */
+int prefork_multipart_feed(prefork_multipart *form, const void *data, size_t size);
+
+/**
+ * The next of what was given to a reader. The slices that do not belong to the event have `data` = NULL.
+ *
+ * Returns one of `enum prefork_part_event`, which are positive; PREFORK_AGAIN if the next piece is needed; PREFORK_OK
+ * when the last part has ended; PREFORK_INVALID if the form is malformed, or if `part->size` is not set;
+ * PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `form` until return, and `part`, of which `part->size` bytes are filled in. Its slices are
+ * borrowed until the next call with `form`.
+ */
+int prefork_multipart_next(prefork_multipart *form, prefork_part *part);
+
+/**
+ * Frees a reader. Does nothing if `form` is NULL, and in another thread than the worker's first.
+ *
+ * Process: worker.
+ * Pointers: Takes `form`: no other call with it after this one.
+ */
+void prefork_multipart_free(prefork_multipart *form);
+
+
+/* FILES AS ANSWERS
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * The content type for a file by the extension of its name, whatever its case: `text/html; charset=utf-8` for
+ * `x.html`.
+ *
+ * Returns a static string; `application/octet-stream` for what is not known, and if `path` is NULL.
+ * Process: any, in any thread.
+ * Pointers: Borrows `path`, which is NUL-terminated, until return.
+ */
+const char *prefork_content_type(const char *path);
+
+/**
+ * Answers a request with a file. Everything is set: the status, Content-Type by the extension of the path unless it
+ * was set before, Last-Modified, ETag (of the size, the time in nanoseconds and the inode; weak within a second of
+ * the last change) and Accept-Ranges. The conditions of the request are evaluated: If-Match, If-None-Match,
+ * If-Modified-Since, If-Unmodified-Since and If-Range (RFC 9110 section 13). One range is sent as such; several
+ * ranges are answered with the whole file, as section 14.2 permits. The bytes are sent by sendfile(2).
+ *
+ * The path is trusted, and symbolic links are followed; for a path from a request there is
+ * `prefork_response_send_below()`. A file of any other kind, a folder or a FIFO, is not waited for and is a 404.
+ *
+ * Returns the status code that it has set: 200, 206 (a range), 304 (the client has this version), 403 (it may not be
+ * read), 404, 405 (the method is neither GET nor HEAD), 412 (the client wants another version), 416 (it does not have
+ * that range), 503 (no descriptor or memory is left) or 500 (any other reason); with 400 and more there is no body,
+ * and the handler may set one. Or PREFORK_LATE, PREFORK_GONE, PREFORK_FULL or PREFORK_NULL, as
+ * `prefork_response_body()` and `prefork_response_header()`.
+ * Process: worker.
+ * Pointers: Borrows `req`, `res`, and `path`, which is NUL-terminated, until return.
+ */
+int prefork_response_send_file(const prefork_request *req, prefork_response *res, const char *path);
+
+/**
+ * As `prefork_response_send_file()`, with the file below the folder `root` that a path of a request names:
+ *
+ *     prefork_response_send_below(req, res, "/srv/www", prefork_request_path(req));
+ *
+ * or what is left of that behind a prefix of yours. It is percent-decoded here; a `/` at its start is dropped. Nothing
+ * outside of `root` is sent: 404 for a path with an empty name, `.` or `..`, a NUL or an encoded `/` in it, so that
+ * each file has one path, and for symbolic links that lead out of `root` or are absolute (openat2(2),
+ * RESOLVE_BENEATH; if a filter refuses that call, no link below `root` is followed). Names that begin with a dot are
+ * names as others.
+ *
+ * Returns as `prefork_response_send_file()`.
+ * Process: worker.
+ * Pointers: Borrows `req`, `res`, `root`, which is NUL-terminated, and the bytes of `path` until return.
+ */
+int prefork_response_send_below(const prefork_request *req,
+                                prefork_response *res,
+                                const char *root,
+                                prefork_slice path);
 
 
 /* CONNECTIONS: blocking style and streams
@@ -992,7 +1338,10 @@ typedef struct prefork_worker_status {
  * PREFORK_UNANSWERED, or PREFORK_FULL (too much waits for the receiver). The bytes are borrowed until it
  * returns.
  */
-typedef void (*prefork_on_worker_reply)(prefork_worker *worker, int status, const void *data, size_t size,
+typedef void (*prefork_on_worker_reply)(prefork_worker *worker,
+                                        int status,
+                                        const void *data,
+                                        size_t size,
                                         void *arg);
 
 /**
@@ -1328,6 +1677,15 @@ uint32_t prefork_conn_end_reason(const prefork_conn *conn);
 int prefork_subscribe(prefork_conn *conn, const char *topic);
 
 /**
+ * As `prefork_subscribe()`, with a name of `topic_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_subscribe()`.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return. Copies `topic_len` bytes at `topic`.
+ */
+int prefork_subscribe_n(prefork_conn *conn, const char *topic, size_t topic_len);
+
+/**
  * Ends a stream's subscription to a topic.
  *
  * Returns PREFORK_OK; PREFORK_GONE if it has none; otherwise as `prefork_subscribe()`.
@@ -1335,6 +1693,15 @@ int prefork_subscribe(prefork_conn *conn, const char *topic);
  * Pointers: Borrows `conn`, and `topic`, which is NUL-terminated, until return.
  */
 int prefork_unsubscribe(prefork_conn *conn, const char *topic);
+
+/**
+ * As `prefork_unsubscribe()`, with a name of `topic_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_unsubscribe()`.
+ * Process: worker.
+ * Pointers: Borrows `conn`, and `topic_len` bytes at `topic`, until return.
+ */
+int prefork_unsubscribe_n(prefork_conn *conn, const char *topic, size_t topic_len);
 
 /**
  * Ends all subscriptions of a stream, if it has any.
@@ -1380,6 +1747,16 @@ int prefork_conn_set_slow(prefork_conn *conn, int slow);
 int prefork_publish(prefork_worker *worker, const char *topic, const void *data, size_t size);
 
 /**
+ * As `prefork_publish()`, with a name of `topic_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_publish()`.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. Copies `topic_len` bytes at `topic`, and `size` bytes at `data`, which may
+ * be NULL if `size` is 0.
+ */
+int prefork_publish_n(prefork_worker *worker, const char *topic, size_t topic_len, const void *data, size_t size);
+
+/**
  * As `prefork_publish()`, to the streams of all other workers.
  *
  * Returns as `prefork_publish()`.
@@ -1388,6 +1765,20 @@ int prefork_publish(prefork_worker *worker, const char *topic, const void *data,
  * may be NULL if `size` is 0.
  */
 int prefork_publish_elsewhere(prefork_worker *worker, const char *topic, const void *data, size_t size);
+
+/**
+ * As `prefork_publish_elsewhere()`, with a name of `topic_len` bytes that is not NUL-terminated.
+ *
+ * Returns as `prefork_publish_elsewhere()`.
+ * Process: worker.
+ * Pointers: Borrows `worker` until return. Copies `topic_len` bytes at `topic`, and `size` bytes at `data`, which may
+ * be NULL if `size` is 0.
+ */
+int prefork_publish_elsewhere_n(prefork_worker *worker,
+                                const char *topic,
+                                size_t topic_len,
+                                const void *data,
+                                size_t size);
 
 
 /* DATAGRAMS
@@ -1426,8 +1817,11 @@ typedef void (*prefork_on_request)(prefork_request *req, prefork_response *res, 
 typedef void (*prefork_on_conn)(prefork_conn *conn, void *state);
 
 /** Called with a datagram. */
-typedef void (*prefork_on_datagram)(prefork_worker *worker, const struct sockaddr *peer, const void *data,
-                                    size_t len, void *state);
+typedef void (*prefork_on_datagram)(prefork_worker *worker,
+                                    const struct sockaddr *peer,
+                                    const void *data,
+                                    size_t len,
+                                    void *state);
 
 /** Called with the head of an HTTP request. Returns 0, 1, or another number. */
 typedef int (*prefork_on_head)(prefork_request *req, prefork_response *res, void *state);
@@ -2384,6 +2778,138 @@ static inline struct prefork_module prefork_module_init(void)
     module.abi_major = PREFORK_ABI_MAJOR;
     module.abi_minor = PREFORK_ABI_MINOR;
     return module;
+}
+
+/**
+ * True if a slice has exactly the bytes of a text: `prefork_slice_is(prefork_request_method(req), "GET")`.
+ *
+ * Returns 1 or 0; 0 also if there is no value, or `text` is NULL.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice`, and `text`, which is NUL-terminated, until return.
+ */
+static inline int prefork_slice_is(prefork_slice slice, const char *text)
+{
+    return slice.data && text && strlen(text) == slice.len && memcmp(slice.data, text, slice.len) == 0;
+}
+
+/**
+ * As `prefork_slice_is()`, whatever the case of ASCII letters, for names and values that have none: `keep-alive`.
+ *
+ * Returns 1 or 0; 0 also if there is no value, or `text` is NULL.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice`, and `text`, which is NUL-terminated, until return.
+ */
+static inline int prefork_slice_is_nocase(prefork_slice slice, const char *text)
+{
+    size_t i;
+
+    if (!slice.data || !text || strlen(text) != slice.len)
+        return 0;
+    for (i = 0; i < slice.len; i++) {
+        unsigned char a = (unsigned char)slice.data[i], b = (unsigned char)text[i];
+        if (a != b && ((a ^ b) != 0x20 || (a | 0x20) < 'a' || (a | 0x20) > 'z'))
+            return 0;
+    }
+    return 1;
+}
+
+/**
+ * Copies a slice, for what is kept longer than the slice, and for functions that take NUL-terminated strings. A NUL in
+ * it ends the string for these.
+ *
+ * Returns a new NUL-terminated string (creates: free it with free(3)); NULL if there is no value, or no memory.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice` until return.
+ */
+static inline char *prefork_slice_dup(prefork_slice slice)
+{
+    char *copy = slice.data ? (char *)malloc(slice.len + 1) : NULL;
+
+    if (copy) {
+        memcpy(copy, slice.data, slice.len);
+        copy[slice.len] = 0;
+    }
+    return copy;
+}
+
+/* Formats a text as vsnprintf(3) does: into `room` bytes at `buffer`, or if it is longer, into memory for free(3). Its
+ * size without the NUL is in `size`. Returns NULL if the format is invalid or there is no memory. */
+static inline char *prefork_format_(char *buffer, size_t room, size_t *size, const char *format, va_list arguments)
+{
+    va_list again;
+    char *text = buffer;
+    int len;
+
+    va_copy(again, arguments);
+    len = vsnprintf(buffer, room, format, arguments);
+    if (len >= 0 && (size_t)len >= room) {
+        text = (char *)malloc((size_t)len + 1);
+        if (text)
+            vsnprintf(text, (size_t)len + 1, format, again);
+    }
+    va_end(again);
+    *size = len < 0 ? 0 : (size_t)len;
+    return len < 0 ? NULL : text;
+}
+
+/* The compiler checks arguments against the format, which is the parameter with this number. */
+#define PREFORK_PRINTF_(at) __attribute__((__format__(__printf__, at, at + 1)))
+
+static inline int prefork_response_printf(prefork_response *res, const char *format, ...) PREFORK_PRINTF_(2);
+static inline ptrdiff_t prefork_conn_printf(prefork_conn *conn, const char *format, ...) PREFORK_PRINTF_(2);
+
+/**
+ * Adds a text to the body as `prefork_response_write()` does, formatted as by printf(3). It may be called several
+ * times; set the status and header fields before.
+ *
+ * Returns as `prefork_response_write()`; PREFORK_INVALID if the format or an argument is invalid, or there is no
+ * memory.
+ * Process: worker.
+ * Pointers: Borrows `res`, `format`, which is NUL-terminated, and the arguments until return.
+ */
+static inline int prefork_response_printf(prefork_response *res, const char *format, ...)
+{
+    char buffer[1024], *text;
+    va_list arguments;
+    size_t size;
+    int status = PREFORK_INVALID;
+
+    if (!res || !format)
+        return PREFORK_NULL;
+    va_start(arguments, format);
+    text = prefork_format_(buffer, sizeof buffer, &size, format, arguments);
+    va_end(arguments);
+    if (text)
+        status = prefork_response_write(res, text, size);
+    if (text != buffer)
+        free(text);
+    return status;
+}
+
+/**
+ * Writes a text as `prefork_conn_write()` does, formatted as by printf(3).
+ *
+ * Returns as `prefork_conn_write()`; PREFORK_INVALID if the format or an argument is invalid, or there is no memory.
+ * Process: worker.
+ * Pointers: Borrows `conn`, `format`, which is NUL-terminated, and the arguments until return.
+ */
+static inline ptrdiff_t prefork_conn_printf(prefork_conn *conn, const char *format, ...)
+{
+    char buffer[1024], *text;
+    va_list arguments;
+    size_t size;
+    ptrdiff_t status = PREFORK_INVALID;
+
+    if (!conn || !format)
+        return PREFORK_NULL;
+    va_start(arguments, format);
+    text = prefork_format_(buffer, sizeof buffer, &size, format, arguments);
+    va_end(arguments);
+    if (text)
+        status = prefork_conn_write(conn, text, size);
+    if (text != buffer)
+        free(text);
+    return status;
 }
 
 /* Makes a symbol of a module visible to the program that loads it, whatever -fvisibility says. */

@@ -198,5 +198,7 @@ pub mod fuzzing {
     pub use crate::message::fuzzing::frames;
     pub use crate::worker::http::fuzzing::request;
 }
-pub use worker::http::{Refused, Request, Response};
+pub use worker::http::{
+    Malformed, Multipart, Pairs, Part, PartEvent, Refused, Request, Response, content_type,
+};
 pub use worker::wakeups::{Ready, Timer, Waker};

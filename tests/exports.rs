@@ -88,10 +88,10 @@ fn no_call_crashes_on_null() {
     for line in text.lines() {
         let (name, said) = line.split_once(' ').unwrap();
         let expected = match name {
-            "prefork_strerror" | "prefork_version" => "text",
+            "prefork_content_type" | "prefork_strerror" | "prefork_version" => "text",
             "prefork_server_error" => "",
             "prefork_abi_version" => "131073",
-            "prefork_server_free" | "prefork_server_new" => "done",
+            "prefork_multipart_free" | "prefork_server_free" | "prefork_server_new" => "done",
             // NULL for a worker's, connection's or request's numbers is none of them.
             _ if said == "0" || said == "nothing" => said,
             _ => "-1",
@@ -116,6 +116,11 @@ fn null_program() -> String {
         let parameters = header[at + name.len() + 1..].split_once(");").unwrap().0;
         let call = format!("{name}({})", nulls(parameters));
         body += &match returned {
+            // Of a slice that goes in.
+            _ if parameters.contains("prefork_slice ") => {
+                let call = call.replace(", 0)", ", none)");
+                format!("    printf(\"{name} %d\\n\", {call});\n")
+            }
             "int" | "int64_t" | "ptrdiff_t" | "uint32_t" | "uint64_t" | "size_t" => {
                 format!("    printf(\"{name} %ld\\n\", (long){call});\n")
             }
@@ -124,7 +129,11 @@ fn null_program() -> String {
             }
             "void" => format!("    {call};\n    puts(\"{name} done\");\n"),
             "prefork_server *" => format!("    prefork_server_free({call});\n    puts(\"{name} done\");\n"),
-            "void *" | "prefork_worker *" | "prefork_conn *" | "prefork_response *" => {
+            "void *"
+            | "prefork_multipart *"
+            | "prefork_worker *"
+            | "prefork_conn *"
+            | "prefork_response *" => {
                 format!("    printf(\"{name} %s\\n\", {call} ? \"some\" : \"nothing\");\n")
             }
             "const char *" if name.contains("error") && name != "prefork_strerror" => {
@@ -134,7 +143,9 @@ fn null_program() -> String {
             other => panic!("{name}: returns {other}"),
         };
     }
-    format!("#include <prefork.h>\n#include <stdio.h>\n\nint main(void)\n{{\n{body}    return 0;\n}}\n")
+    format!(
+        "#include <prefork.h>\n#include <stdio.h>\n\nint main(void)\n{{\n    prefork_slice none = {{0, 0}};\n{body}    return 0;\n}}\n"
+    )
 }
 
 /// A zero for each parameter; a NULL is one too. Sizes are 1, so that a NULL in front of them is a fault.

@@ -1,7 +1,7 @@
 //! All streams of a worker, and topics, in C.
 
 use super::conn::{prefork_conn, stream};
-use super::guard::{Result, borrow, bytes, guard, lend, text};
+use super::guard::{Result, borrow, bytes, guard, lend, text, text_n};
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::unwind::named;
@@ -66,8 +66,8 @@ pub enum prefork_end {
     PREFORK_END_CLIENT = 1,
     /// The handler has closed it.
     PREFORK_END_HANDLER = 2,
-    /// Reading or writing has failed, a callback has panicked, or the client has passed a limit: it has sent more than may
-    /// be unread (setting `max-body`), or was too slow for what is published (PREFORK_SLOW_CLOSE).
+    /// Reading or writing has failed, a callback has panicked, or the client has passed a limit: it has sent more than
+    /// may be unread (setting `max-body`), or was too slow for what is published (PREFORK_SLOW_CLOSE).
     PREFORK_END_ERROR = 3,
     /// The client was silent (setting `idle-timeout`) or took nothing (`write-timeout`) for too long.
     PREFORK_END_TIMEOUT = 4,
@@ -111,6 +111,26 @@ pub enum prefork_slow {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_subscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
     // SAFETY: what the caller promises.
+    let topic = unsafe { text(topic) };
+    // SAFETY: what the caller promises.
+    unsafe { with_topic(conn, topic, Worker::subscribe) }
+}
+
+/// As `prefork_subscribe()`, with a name of `topic_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_subscribe()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return. Copies `topic_len` bytes at `topic`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_subscribe_n(
+    conn: *mut prefork_conn,
+    topic: *const c_char,
+    topic_len: usize,
+) -> c_int {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text_n(topic, topic_len) };
+    // SAFETY: what the caller promises.
     unsafe { with_topic(conn, topic, Worker::subscribe) }
 }
 
@@ -122,6 +142,26 @@ pub unsafe extern "C" fn prefork_subscribe(conn: *mut prefork_conn, topic: *cons
 /// Borrows `conn`, and `topic`, which is NUL-terminated, until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_unsubscribe(conn: *mut prefork_conn, topic: *const c_char) -> c_int {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text(topic) };
+    // SAFETY: what the caller promises.
+    unsafe { with_topic(conn, topic, Worker::unsubscribe) }
+}
+
+/// As `prefork_unsubscribe()`, with a name of `topic_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_unsubscribe()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn`, and `topic_len` bytes at `topic`, until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_unsubscribe_n(
+    conn: *mut prefork_conn,
+    topic: *const c_char,
+    topic_len: usize,
+) -> c_int {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text_n(topic, topic_len) };
     // SAFETY: what the caller promises.
     unsafe { with_topic(conn, topic, Worker::unsubscribe) }
 }
@@ -191,6 +231,29 @@ pub unsafe extern "C" fn prefork_publish(
     size: usize,
 ) -> c_int {
     // SAFETY: what the caller promises.
+    let topic = unsafe { text(topic) };
+    // SAFETY: what the caller promises.
+    unsafe { publish(worker, topic, data, size, Worker::publish) }
+}
+
+/// As `prefork_publish()`, with a name of `topic_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_publish()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return. Copies `topic_len` bytes at `topic`, and `size` bytes at `data`, which may
+/// be NULL if `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_publish_n(
+    worker: *mut prefork_worker,
+    topic: *const c_char,
+    topic_len: usize,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text_n(topic, topic_len) };
+    // SAFETY: what the caller promises.
     unsafe { publish(worker, topic, data, size, Worker::publish) }
 }
 
@@ -209,6 +272,29 @@ pub unsafe extern "C" fn prefork_publish_elsewhere(
     size: usize,
 ) -> c_int {
     // SAFETY: what the caller promises.
+    let topic = unsafe { text(topic) };
+    // SAFETY: what the caller promises.
+    unsafe { publish(worker, topic, data, size, Worker::publish_elsewhere) }
+}
+
+/// As `prefork_publish_elsewhere()`, with a name of `topic_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_publish_elsewhere()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `worker` until return. Copies `topic_len` bytes at `topic`, and `size` bytes at `data`, which may
+/// be NULL if `size` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_publish_elsewhere_n(
+    worker: *mut prefork_worker,
+    topic: *const c_char,
+    topic_len: usize,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    // SAFETY: what the caller promises.
+    let topic = unsafe { text_n(topic, topic_len) };
+    // SAFETY: what the caller promises.
     unsafe { publish(worker, topic, data, size, Worker::publish_elsewhere) }
 }
 
@@ -218,14 +304,13 @@ pub unsafe extern "C" fn prefork_publish_elsewhere(
 /// As for `prefork_subscribe`.
 unsafe fn with_topic(
     conn: *mut prefork_conn,
-    topic: *const c_char,
+    topic: Result<&str>,
     f: impl FnOnce(&Worker, &Conn, &str) -> std::result::Result<(), Undelivered>,
 ) -> c_int {
     guard(|| {
         // SAFETY: what the caller promises.
         let conn = unsafe { borrow(conn) }?;
-        // SAFETY: what the caller promises.
-        let topic = unsafe { name(topic) }?;
+        let topic = name(topic)?;
         answered(f(Worker::current().ok_or(prefork_status::PREFORK_STATE)?, conn, topic))
     })
 }
@@ -236,7 +321,7 @@ unsafe fn with_topic(
 /// As for `prefork_publish`.
 unsafe fn publish(
     worker: *mut prefork_worker,
-    topic: *const c_char,
+    topic: Result<&str>,
     data: *const c_void,
     size: usize,
     f: impl FnOnce(&Worker, &str, &[u8]) -> std::result::Result<(), Undelivered>,
@@ -244,19 +329,13 @@ unsafe fn publish(
     guard(|| {
         // SAFETY: what the caller promises.
         let worker = unsafe { borrow(worker) }?;
-        // SAFETY: what the caller promises.
-        let topic = unsafe { name(topic) }?;
+        let topic = name(topic)?;
         // SAFETY: what the caller promises.
         answered(f(worker, topic, unsafe { bytes(data, size) }?))
     })
 }
 
 /// The name of a topic.
-///
-/// # Safety
-/// As for [`text`].
-unsafe fn name<'a>(topic: *const c_char) -> Result<&'a str> {
-    // SAFETY: what the caller promises.
-    let topic = unsafe { text(topic) }?;
-    if is_name(topic) { Ok(topic) } else { Err(prefork_status::PREFORK_INVALID) }
+fn name(topic: Result<&str>) -> Result<&str> {
+    topic.and_then(|topic| if is_name(topic) { Ok(topic) } else { Err(prefork_status::PREFORK_INVALID) })
 }

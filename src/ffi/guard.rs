@@ -126,6 +126,15 @@ pub(super) unsafe fn text<'a>(p: *const c_char) -> Result<&'a str> {
     unsafe { c_str(p) }?.to_str().map_err(|_| prefork_status::PREFORK_INVALID)
 }
 
+/// Bytes from C that must be UTF-8; `p` may be NULL if there are none.
+///
+/// # Safety
+/// As [`bytes`].
+pub(super) unsafe fn text_n<'a>(p: *const c_char, len: usize) -> Result<&'a str> {
+    // SAFETY: what the caller promises.
+    str::from_utf8(unsafe { bytes(p.cast(), len) }?).map_err(|_| prefork_status::PREFORK_INVALID)
+}
+
 /// A C string that is a path.
 ///
 /// # Safety

@@ -110,8 +110,11 @@
 #ifndef PREFORK_H
 #define PREFORK_H
 
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct sockaddr; /* of <sys/socket.h> */

@@ -1,6 +1,6 @@
 //! Requests in C.
 
-use super::guard::{Answer, Opaque, borrow, guard, text};
+use super::guard::{Answer, Opaque, borrow, guard, text, text_n};
 use super::response::Owned;
 use super::status::{answered, prefork_status};
 use crate::worker::User;
@@ -22,7 +22,7 @@ pub struct prefork_slice {
 
 impl prefork_slice {
     /// No value.
-    const NONE: Self = Self { data: std::ptr::null(), len: 0 };
+    pub(super) const NONE: Self = Self { data: std::ptr::null(), len: 0 };
 
     /// Bytes that C may read as long as they live.
     pub(super) fn of(bytes: &[u8]) -> Self {
@@ -31,7 +31,7 @@ impl prefork_slice {
         Self { data, len: bytes.len() }
     }
 
-    fn of_option(bytes: Option<&[u8]>) -> Self {
+    pub(super) fn of_option(bytes: Option<&[u8]>) -> Self {
         bytes.map_or(Self::NONE, Self::of)
     }
 }
@@ -145,6 +145,48 @@ pub unsafe extern "C" fn prefork_request_header(
         let req = unsafe { borrow(req) }?;
         // SAFETY: `name` is NULL or a C string that lives until return.
         Ok(prefork_slice::of_option(req.header(unsafe { text(name) }?)))
+    })
+}
+
+/// As `prefork_request_header()`, with a name of `name_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_request_header()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `req`, and `name_len` bytes at `name`, until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_header_n(
+    req: *const prefork_request,
+    name: *const c_char,
+    name_len: usize,
+) -> prefork_slice {
+    guard(|| {
+        // SAFETY: `req` is NULL or lent to the caller.
+        let req = unsafe { borrow(req) }?;
+        // SAFETY: `name` is NULL or has that many bytes, which live until return.
+        Ok(prefork_slice::of_option(req.header(unsafe { text_n(name, name_len) }?)))
+    })
+}
+
+/// The value of one of several header fields with the same name; `index` counts them from 0 in the order sent.
+///
+///     for (size_t i = 0; (value = prefork_request_header_nth(req, "Accept", i)).data; i++)
+///
+/// Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many.
+/// Process: worker.
+/// # Safety
+/// Borrows `req` and `name` until return; `name` is NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_request_header_nth(
+    req: *const prefork_request,
+    name: *const c_char,
+    index: usize,
+) -> prefork_slice {
+    guard(|| {
+        // SAFETY: `req` is NULL or lent to the caller.
+        let req = unsafe { borrow(req) }?;
+        // SAFETY: `name` is NULL or a C string that lives until return.
+        Ok(prefork_slice::of_option(req.fields_named(unsafe { text(name) }?).nth(index)))
     })
 }
 

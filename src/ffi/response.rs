@@ -1,6 +1,6 @@
 //! Responses in C.
 
-use super::guard::{Opaque, borrow, borrow_mut, bytes, c_str, guard, text};
+use super::guard::{Opaque, borrow, borrow_mut, bytes, c_str, guard, text, text_n};
 use super::status::{answered, prefork_status};
 use crate::log::log;
 use crate::unwind::named;
@@ -67,6 +67,32 @@ pub unsafe extern "C" fn prefork_response_header(
         let name = unsafe { c_str(name) }?.to_str().map_err(|_| prefork_status::PREFORK_FIELD)?;
         // SAFETY: `value` is NULL or a C string that lives until return.
         answered(res.header(name, unsafe { c_str(value) }?.to_bytes()))
+    })
+}
+
+/// As `prefork_response_header()`, with a name and a value that are not NUL-terminated, for instance of a
+/// `prefork_slice`.
+///
+/// Returns as `prefork_response_header()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `res` until return. Copies `name_len` bytes at `name` and `value_len` bytes at `value`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_response_header_n(
+    res: *mut prefork_response,
+    name: *const c_char,
+    name_len: usize,
+    value: *const c_char,
+    value_len: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `res` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let res = unsafe { borrow_mut(res) }?;
+        // SAFETY: `name` is NULL or has that many bytes, which live until return.
+        let name = unsafe { bytes(name.cast(), name_len) }?;
+        let name = str::from_utf8(name).map_err(|_| prefork_status::PREFORK_FIELD)?;
+        // SAFETY: `value` is NULL or has that many bytes, which live until return.
+        answered(res.header(name, unsafe { bytes(value.cast(), value_len) }?))
     })
 }
 
@@ -469,8 +495,8 @@ pub unsafe extern "C" fn prefork_response_on_gone(
 /// If it does not stay, it is over here: `res` is freed when `give` has returned, the callback of
 /// `prefork_response_on_gone()` is not called, and `done` of `prefork_response_stream()` is. What was written and not
 /// sent goes with it; a head that has not been sent is forgotten, and so is what was set of it. It stays, without a
-/// call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends it,
-/// it is finished here, whatever `give` returns. A second call replaces the first.
+/// call, if the client has sent another request behind it, and if the handler's `state_version` is 0. If `give` ends
+/// it, it is finished here, whatever `give` returns. A second call replaces the first.
 ///
 /// Returns PREFORK_OK; PREFORK_STATE (`res` was not kept), PREFORK_GONE, PREFORK_LATE or PREFORK_NULL (also if `give`
 /// is NULL), and then it is not called.
@@ -543,6 +569,26 @@ pub unsafe extern "C" fn prefork_response_upgrade(
         let res = unsafe { borrow_mut(res) }?;
         // SAFETY: `protocol` is NULL or a C string that lives until return.
         answered(res.upgrade(unsafe { text(protocol) }?))
+    })
+}
+
+/// As `prefork_response_upgrade()`, with a protocol of `protocol_len` bytes that is not NUL-terminated.
+///
+/// Returns as `prefork_response_upgrade()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `res` until return. Copies `protocol_len` bytes at `protocol`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_response_upgrade_n(
+    res: *mut prefork_response,
+    protocol: *const c_char,
+    protocol_len: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: `res` is NULL or lent to the caller, who uses it in no other call meanwhile.
+        let res = unsafe { borrow_mut(res) }?;
+        // SAFETY: `protocol` is NULL or has that many bytes, which live until return.
+        answered(res.upgrade(unsafe { text_n(protocol, protocol_len) }?))
     })
 }
 

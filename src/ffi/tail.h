@@ -18,6 +18,138 @@ static inline struct prefork_module prefork_module_init(void)
     return module;
 }
 
+/**
+ * True if a slice has exactly the bytes of a text: `prefork_slice_is(prefork_request_method(req), "GET")`.
+ *
+ * Returns 1 or 0; 0 also if there is no value, or `text` is NULL.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice`, and `text`, which is NUL-terminated, until return.
+ */
+static inline int prefork_slice_is(prefork_slice slice, const char *text)
+{
+    return slice.data && text && strlen(text) == slice.len && memcmp(slice.data, text, slice.len) == 0;
+}
+
+/**
+ * As `prefork_slice_is()`, whatever the case of ASCII letters, for names and values that have none: `keep-alive`.
+ *
+ * Returns 1 or 0; 0 also if there is no value, or `text` is NULL.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice`, and `text`, which is NUL-terminated, until return.
+ */
+static inline int prefork_slice_is_nocase(prefork_slice slice, const char *text)
+{
+    size_t i;
+
+    if (!slice.data || !text || strlen(text) != slice.len)
+        return 0;
+    for (i = 0; i < slice.len; i++) {
+        unsigned char a = (unsigned char)slice.data[i], b = (unsigned char)text[i];
+        if (a != b && ((a ^ b) != 0x20 || (a | 0x20) < 'a' || (a | 0x20) > 'z'))
+            return 0;
+    }
+    return 1;
+}
+
+/**
+ * Copies a slice, for what is kept longer than the slice, and for functions that take NUL-terminated strings. A NUL in
+ * it ends the string for these.
+ *
+ * Returns a new NUL-terminated string (creates: free it with free(3)); NULL if there is no value, or no memory.
+ * Process: any, in any thread.
+ * Pointers: Borrows the bytes of `slice` until return.
+ */
+static inline char *prefork_slice_dup(prefork_slice slice)
+{
+    char *copy = slice.data ? (char *)malloc(slice.len + 1) : NULL;
+
+    if (copy) {
+        memcpy(copy, slice.data, slice.len);
+        copy[slice.len] = 0;
+    }
+    return copy;
+}
+
+/* Formats a text as vsnprintf(3) does: into `room` bytes at `buffer`, or if it is longer, into memory for free(3). Its
+ * size without the NUL is in `size`. Returns NULL if the format is invalid or there is no memory. */
+static inline char *prefork_format_(char *buffer, size_t room, size_t *size, const char *format, va_list arguments)
+{
+    va_list again;
+    char *text = buffer;
+    int len;
+
+    va_copy(again, arguments);
+    len = vsnprintf(buffer, room, format, arguments);
+    if (len >= 0 && (size_t)len >= room) {
+        text = (char *)malloc((size_t)len + 1);
+        if (text)
+            vsnprintf(text, (size_t)len + 1, format, again);
+    }
+    va_end(again);
+    *size = len < 0 ? 0 : (size_t)len;
+    return len < 0 ? NULL : text;
+}
+
+/* The compiler checks arguments against the format, which is the parameter with this number. */
+#define PREFORK_PRINTF_(at) __attribute__((__format__(__printf__, at, at + 1)))
+
+static inline int prefork_response_printf(prefork_response *res, const char *format, ...) PREFORK_PRINTF_(2);
+static inline ptrdiff_t prefork_conn_printf(prefork_conn *conn, const char *format, ...) PREFORK_PRINTF_(2);
+
+/**
+ * Adds a text to the body as `prefork_response_write()` does, formatted as by printf(3). It may be called several
+ * times; set the status and header fields before.
+ *
+ * Returns as `prefork_response_write()`; PREFORK_INVALID if the format or an argument is invalid, or there is no
+ * memory.
+ * Process: worker.
+ * Pointers: Borrows `res`, `format`, which is NUL-terminated, and the arguments until return.
+ */
+static inline int prefork_response_printf(prefork_response *res, const char *format, ...)
+{
+    char buffer[1024], *text;
+    va_list arguments;
+    size_t size;
+    int status = PREFORK_INVALID;
+
+    if (!res || !format)
+        return PREFORK_NULL;
+    va_start(arguments, format);
+    text = prefork_format_(buffer, sizeof buffer, &size, format, arguments);
+    va_end(arguments);
+    if (text)
+        status = prefork_response_write(res, text, size);
+    if (text != buffer)
+        free(text);
+    return status;
+}
+
+/**
+ * Writes a text as `prefork_conn_write()` does, formatted as by printf(3).
+ *
+ * Returns as `prefork_conn_write()`; PREFORK_INVALID if the format or an argument is invalid, or there is no memory.
+ * Process: worker.
+ * Pointers: Borrows `conn`, `format`, which is NUL-terminated, and the arguments until return.
+ */
+static inline ptrdiff_t prefork_conn_printf(prefork_conn *conn, const char *format, ...)
+{
+    char buffer[1024], *text;
+    va_list arguments;
+    size_t size;
+    ptrdiff_t status = PREFORK_INVALID;
+
+    if (!conn || !format)
+        return PREFORK_NULL;
+    va_start(arguments, format);
+    text = prefork_format_(buffer, sizeof buffer, &size, format, arguments);
+    va_end(arguments);
+    if (text)
+        status = prefork_conn_write(conn, text, size);
+    if (text != buffer)
+        free(text);
+    return status;
+}
+
 /* Makes a symbol of a module visible to the program that loads it, whatever -fvisibility says. */
 #define PREFORK_EXPORT __attribute__((visibility("default")))
 

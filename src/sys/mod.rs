@@ -12,6 +12,7 @@ pub mod dl;
 pub mod elf;
 pub mod ending;
 pub mod fdpass;
+pub mod files;
 pub mod forks;
 pub mod kernel;
 pub mod lend;
@@ -37,8 +38,8 @@ use std::mem::MaybeUninit;
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
     pub use libc::{
-        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE,
-        ETOOMANYREFS,
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EINVAL, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOBUFS,
+        ENODEV, ENOMEM, ENXIO, EPIPE, ETOOMANYREFS, EXDEV,
     };
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,

@@ -189,6 +189,12 @@ fn put_status(to: &mut Vec<u8>, status: u16) {
     to.extend_from_slice(b"\r\n");
 }
 
+/// True if there is a field line with this name.
+pub(super) fn has_field(fields: &[u8], name: &[u8]) -> bool {
+    let mut lines = fields.split(|b| *b == b'\n');
+    lines.any(|line| line.split(|b| *b == b':').next().is_some_and(|n| n.eq_ignore_ascii_case(name)))
+}
+
 /// Removes the field lines with this name.
 pub(super) fn remove_field(from: &mut Vec<u8>, name: &[u8]) {
     let mut at = 0;

@@ -5,11 +5,14 @@
 
 mod chunked;
 pub(super) mod closing;
+mod conditions;
 mod conn;
+pub mod content_type;
 mod date;
 mod encode;
 pub(super) mod exchange;
 mod fault;
+mod files;
 mod framing;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -18,11 +21,17 @@ mod head;
 mod heads;
 mod input;
 pub(super) mod later;
+mod lookups;
 mod moving;
+pub mod multipart;
 mod output;
+pub mod pairs;
+mod parameters;
+mod percent;
 pub mod pieces;
 mod pool;
 mod quick;
+mod range;
 pub mod request;
 pub mod response;
 mod scan;
@@ -34,8 +43,11 @@ pub mod upload;
 mod tests;
 
 pub(crate) use conn::HttpConn;
+pub use content_type::content_type;
 pub(crate) use exchange::Producer;
 pub use handle::{Later, Resume};
+pub use multipart::{Malformed, Multipart, Part, PartEvent};
+pub use pairs::Pairs;
 pub use request::Request;
 pub use response::{Refused, Response};
 pub use upload::Take;

@@ -1,6 +1,7 @@
 //! A request, as a handler sees it.
 
 use super::head::{Head, Length};
+use super::lookups::Decoded;
 use super::upload::Upload;
 use crate::sys::socket;
 use std::cell::OnceCell;
@@ -24,11 +25,12 @@ pub struct Request<'a> {
     /// Only if the handler decides after the head.
     upload: Option<&'a Rc<Upload>>,
     peer: OnceCell<([u8; PEER_TEXT], usize)>,
+    pub(super) decoded: OnceCell<Box<Decoded<'a>>>,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(head: &'a Head<'a>, body: &'a [u8], fd: BorrowedFd<'a>, listener: u16) -> Self {
-        Self { head, body, fd, listener, upload: None, peer: OnceCell::new() }
+        Self { head, body, fd, listener, upload: None, peer: OnceCell::new(), decoded: OnceCell::new() }
     }
 
     /// A request of a handler that decides after the head.
@@ -89,6 +91,11 @@ impl<'a> Request<'a> {
     /// The value of the first field with this name, compared without case, without the white space around it.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.head.fields.named(name.as_bytes()).next()
+    }
+
+    /// The values of all fields with this name, compared without case, in the order sent.
+    pub(crate) fn fields_named(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.head.fields.named(name.as_bytes())
     }
 
     /// The number of header fields.

@@ -307,6 +307,11 @@ impl Response {
         Ok(())
     }
 
+    /// Drops a body that was set.
+    pub(super) fn unset_body(&mut self) -> Result<(), Refused> {
+        self.set_body(Body::None, 0)
+    }
+
     fn open(&self) -> Result<(), Refused> {
         if self.stage == Stage::Open { self.check() } else { Err(Refused::Late) }
     }
