@@ -61,7 +61,12 @@
  *
  * A worker is a fork of the process that called prefork_server_run(). It has a copy of that process's memory
  * as of then; what a process writes afterwards, no other process sees. A module is loaded in each worker,
- * after the fork, from a private copy of its file: its $ORIGIN is not the folder of the file.
+ * after the fork, from a private copy of its file; libraries that it needs by $ORIGIN in its run path are those
+ * beside its file, if they have a DT_SONAME.
+ *
+ * A worker that ends in order runs worker_stop, writes what stdio has buffered, and ends by _exit: no exit handler
+ * (atexit) and no destructor runs, since it has those of the process that it was forked from. With the setting
+ * "worker-exit" at "full" it ends by exit(3), and they run, also those that the host has registered before the fork.
  *
  * THREADS AND FORK
  *
@@ -1866,7 +1871,10 @@ struct prefork_module {
      * then the slot stays empty until a reload.
      */
     int (*worker_start)(prefork_worker *worker, void **state);
-    /** Called last, when the worker has finished its last connection; not called if the worker is killed. */
+    /**
+     * Called last, when the worker has finished its last connection; not called if the worker crashes or is killed.
+     * Then stdio's buffers are written. Exit handlers and destructors run only with "worker-exit" at "full".
+     */
     prefork_on_worker worker_stop;
     /** Answers one complete HTTP request. The worker has many connections, but serves none of them meanwhile. */
     prefork_on_request on_request;

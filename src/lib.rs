@@ -160,11 +160,13 @@ pub mod ffi;
 pub mod guide {}
 mod handoff;
 mod ids;
+mod image;
 #[doc(hidden)]
 pub mod log;
 mod master;
 mod message;
 mod role;
+mod runtime_dir;
 mod scoreboard;
 pub mod server;
 mod sys;

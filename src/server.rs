@@ -335,7 +335,11 @@ impl Server {
             return Err(master::one_process::refuse_upgrade());
         }
         master::check_host()?;
-        self.source.prepare(Generation::FIRST)
+        self.source.prepare(Generation::FIRST)?;
+        // The process ends without dropping anything.
+        self.source.keep_only(Generation(0));
+        self.source.free_unused(&|_| false);
+        Ok(())
     }
 }
 

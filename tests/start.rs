@@ -73,7 +73,7 @@ fn idle_descriptors(pid: i32) -> Vec<String> {
     let own = std::process::id() as i32;
     let passed_on = |n: u32| n > 2 && target(pid, n).is_some() && target(pid, n) == target(own, n);
     let mut found = proc::descriptors(pid);
-    found.retain(|(n, kind)| !kind.starts_with("/memfd:") && !passed_on(*n));
+    found.retain(|(n, kind)| kind != proc::COPY_OF_MODULE && !passed_on(*n));
     let mut kinds: Vec<_> = found.into_iter().map(|(_, kind)| kind).collect();
     kinds.sort();
     kinds

@@ -9,7 +9,9 @@ mod value;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use address::{Listen, ListenAddr, MAX_LISTENERS};
-pub use settings::{Accept, Config, DeferAccept, Dispatch, Limits, Scheduling, Setting, Timeouts};
+pub use settings::{
+    Accept, Config, DeferAccept, Dispatch, Limits, Scheduling, Setting, Timeouts, WorkerExit,
+};
 use std::ffi::OsStr;
 use std::path::Path;
 pub use value::{MAX_WORKERS, parse_duration};

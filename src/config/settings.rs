@@ -90,6 +90,20 @@ pub enum Scheduling {
     Batch,
 }
 
+/// What runs at the end of a worker that has finished, after [`crate::Handler::stop`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerExit {
+    /// What C and Rust have buffered for their output streams is written, then the process ends (`_exit`): no exit handler (atexit(3))
+    /// runs, and no destructor.
+    #[default]
+    Quick,
+    /// The handler is dropped, and the process ends by exit(3): exit handlers and destructors run, those of libraries, of the module, and of
+    /// the program that was forked. Reports of leaks and coverage come.
+    Full,
+}
+
+const WORKER_EXIT: &[(&str, WorkerExit)] = &[("quick", WorkerExit::Quick), ("full", WorkerExit::Full)];
 const DISPATCH: &[(&str, Dispatch)] = &[
     ("round-robin", Dispatch::RoundRobin),
     ("least-connections", Dispatch::LeastConnections),
@@ -240,6 +254,10 @@ settings! {
         "Move idle connections to workers that a scale-up adds",
         "Until each worker has its share. Streams move if their handler hands them over; requests in progress stay. Not with --dispatch \
          source-hash";
+    /// What runs at the end of a worker that has finished. One that crashes, is killed, or cannot start runs nothing.
+    worker_exit: WorkerExit = WorkerExit::Quick, OneOf(WORKER_EXIT), "worker-exit", "Workers", "quick|full",
+        "What runs when a worker has finished: quick, full",
+        "quick: worker_stop, then what was buffered for output is written. full: exit handlers (atexit) and destructors run too, also those          that a program has set up before it started the server; a worker whose exit handlers take too long is killed a second after the          --drain-timeout";
     /// The number of requests (in blocking style: connections) after which a worker is replaced, at random up to a tenth more; 0 is
     /// never.
     max_requests: u64 = 0, Number(0..=u64::MAX), "max-requests", "Workers", "N",

@@ -1,38 +1,20 @@
-//! The places of control sockets: `NAME.PID.sock` in a directory that only its user can enter.
-//!
-//! The directory is the first of these that can be used: `$PREFORK_RUNTIME_DIR`, the only one if it is set;
-//! `$XDG_RUNTIME_DIR/prefork`; `/run/prefork`, for root or its owner; `/tmp/prefork-UID`. Clients search all of them.
+//! The places of control sockets: `NAME.PID.sock` in the runtime directory. Clients search all directories that can be one.
 
-use crate::sys::{peer, process, socket};
+pub use crate::runtime_dir::{VARIABLE, directories};
+use crate::runtime_dir::{check, last_resort, make_directory};
+use crate::sys::{process, socket};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The variable that names the one directory for control sockets.
-pub const VARIABLE: &str = "PREFORK_RUNTIME_DIR";
 const SUFFIX: &str = ".sock";
 /// The longest path of a Unix socket (unix(7), less the final NUL).
 const MAX_PATH: usize = 107;
-
-/// The directories for control sockets, best first.
-pub fn directories() -> Vec<PathBuf> {
-    let given = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(only) = given(VARIABLE) {
-        return vec![only];
-    }
-    let own = given("XDG_RUNTIME_DIR").filter(|d| d.is_absolute()).map(|d| d.join("prefork"));
-    own.into_iter().chain(["/run/prefork".into(), last_resort()]).collect()
-}
-
-/// The directory if there is no better one.
-fn last_resort() -> PathBuf {
-    format!("/tmp/prefork-{}", peer::own_user()).into()
-}
 
 /// The sockets that were found.
 #[derive(Debug, Default)]
@@ -100,11 +82,7 @@ impl Place {
     }
 
     pub(crate) fn make_in(directory: &Path, name: &str) -> Result<(Self, OwnedFd), String> {
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check(directory)?,
-            Err(e) => return Err(e.to_string()),
-        }
+        make_directory(directory)?;
         let end = format!(".{}{SUFFIX}", process::own_pid());
         let room = MAX_PATH.saturating_sub(directory.as_os_str().len() + end.len() + "/.".len());
         let name: String = name.chars().take(room).collect();
@@ -165,25 +143,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Checks that a directory belongs to this user, and that no other user can create files in it.
-fn check(directory: &Path) -> Result<(), String> {
-    let found = fs::symlink_metadata(directory).map_err(|e| e.to_string())?;
-    if !found.is_dir() {
-        return Err("expected a directory".into());
-    }
-    if found.uid() != peer::own_user() {
-        return Err(format!("belongs to user {}", found.uid()));
-    }
-    match found.permissions().mode() & 0o022 {
-        0 => Ok(()),
-        _ => Err("others may write to it".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::Permissions;
+    use std::fs::{DirBuilder, Permissions};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
     #[test]
     fn a_directory_of_another_user_or_open_to_others_is_refused() {

@@ -4,19 +4,21 @@
 //! so a file that is overwritten in place cannot change the code they run.
 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
+use super::origin;
 use crate::code;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::CodeFile;
 use crate::ids::Generation;
+use crate::image::{self, Image};
+use crate::runtime_dir;
 use crate::server::Server;
 use crate::sys::dl::Library;
 use crate::sys::elf;
-use crate::sys::memory::memory_file;
 use crate::worker::source::Source;
 use crate::{Handler, Worker};
 use std::ffi::CString;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -36,11 +38,23 @@ impl Server {
 struct ModuleSource {
     path: PathBuf,
     name: String,
-    /// Copies by generation: at most the one that serves and the one that is to.
-    images: Vec<(Generation, OwnedFd)>,
+    /// Copies by generation: the one that serves, the one that is to, and those of generations that workers drain of.
+    copies: Vec<Copy>,
+    /// The directories for copies, best first; none: in memory.
+    directories: fn() -> Vec<PathBuf>,
     /// The file of the last copy that was wanted, if it could be read, and the one of the generation that serves.
     last_read: Option<CodeFile>,
     serving: Option<CodeFile>,
+}
+
+/// The copy of a module for one generation.
+struct Copy {
+    generation: Generation,
+    image: Image,
+    /// The folders that stand for `$ORIGIN`: that of the path as it was given, and that of the file if a link leads to another one.
+    origins: Vec<PathBuf>,
+    /// True if no worker starts with it any more.
+    retired: bool,
 }
 
 impl ModuleSource {
@@ -48,7 +62,8 @@ impl ModuleSource {
         Self {
             path: code::absolute(path),
             name: path.display().to_string(),
-            images: Vec::new(),
+            copies: Vec::new(),
+            directories: runtime_dir::directories,
             last_read: None,
             serving: None,
         }
@@ -68,23 +83,50 @@ impl ModuleSource {
     }
 
     /// Checks the file and makes a private copy of it.
-    fn copy(&self) -> io::Result<(OwnedFd, CodeFile)> {
+    fn copy(&self, generation: Generation) -> io::Result<(Copy, CodeFile)> {
         let (file, about) = self.check()?;
-        let len = about.len();
         let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let read = CodeFile::new(&real, &about)?;
-        // The name in /proc/PID/maps and debuggers. The kernel takes at most 249 bytes (memfd_create(2)).
-        let name = self.path.file_name().unwrap_or_default().as_bytes();
-        let mut image = File::from(memory_file(&CString::new(&name[..name.len().min(200)])?)?);
-        if io::copy(&mut file.take(len), &mut image)? < len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let given = self.path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+        let mut origins: Vec<_> = given.into_iter().chain(real.parent().map(PathBuf::from)).collect();
+        origins.dedup();
+        let directories = (self.directories)();
+        if generation == Generation::FIRST {
+            image::remove_leftovers(&directories);
         }
-        Ok((image.into(), read))
+        // The name is what debuggers show.
+        let name = self.path.file_name().unwrap_or_default();
+        let image = Image::copy(&file, about.len(), name, generation.0, &directories)?;
+        Ok((Copy { generation, image, origins, retired: false }, read))
     }
 
-    /// Loads a private copy.
-    fn load(&self, image: BorrowedFd<'_>) -> result::Result<Callbacks, String> {
-        self.load_from(Path::new(&format!("/proc/self/fd/{}", image.as_raw_fd())))
+    /// Loads a private copy, after the libraries that lie beside the file.
+    fn load(&self, copy: &Copy) -> result::Result<Callbacks, String> {
+        let mut needed = copy.origins.iter().map(|origin| origin::libraries(copy.image.file(), origin));
+        let libraries = needed.find(|found| !found.is_empty()).unwrap_or_default();
+        let mut failure = None;
+        for library in &libraries {
+            let path = CString::new(library.path.as_os_str().as_bytes()).unwrap_or_default();
+            if let Err(text) = Library::open_first(&path) {
+                failure.get_or_insert(text);
+            }
+        }
+        let loaded = self.load_from(&copy.image.path());
+        // The loader only says that it has not found the library.
+        loaded.map_err(|text| match failure {
+            Some(failure) => explain(&failure, "", &self.name),
+            None => {
+                match libraries.iter().find_map(|library| Some((library, library.unknown_as.as_ref()?))) {
+                    Some((library, name)) if text.contains("cannot open shared object file") => format!(
+                        "load {}: {} lies beside it, but has no name: link it with -Wl,-soname,{}",
+                        self.name,
+                        library.path.display(),
+                        name.display()
+                    ),
+                    _ => text,
+                }
+            }
+        })
     }
 
     /// The error of a file that is no module.
@@ -117,8 +159,8 @@ impl ModuleSource {
 impl Source for ModuleSource {
     fn prepare(&mut self, generation: Generation) -> Result<()> {
         self.last_read = None;
-        let (image, read) = self.copy().map_err(|e| self.refusal(e))?;
-        self.images.push((generation, image));
+        let (copy, read) = self.copy(generation).map_err(|e| self.refusal(e))?;
+        self.copies.push(copy);
         if generation == Generation::FIRST {
             self.serving = Some(read.clone());
         }
@@ -127,11 +169,17 @@ impl Source for ModuleSource {
     }
 
     fn images(&self) -> Vec<(Generation, BorrowedFd<'_>)> {
-        self.images.iter().map(|(generation, fd)| (*generation, fd.as_fd())).collect()
+        self.copies.iter().map(|copy| (copy.generation, copy.image.as_fd())).collect()
     }
 
     fn adopt_images(&mut self, images: Vec<(Generation, OwnedFd)>) {
-        self.images = images;
+        let adopt = |(generation, fd)| Copy {
+            generation,
+            image: Image::adopt(fd),
+            origins: Vec::new(),
+            retired: false,
+        };
+        self.copies = images.into_iter().map(adopt).collect();
     }
 
     fn is_module(&self) -> bool {
@@ -147,23 +195,30 @@ impl Source for ModuleSource {
     }
 
     fn adopt_serving(&mut self, file: Option<CodeFile>) {
+        let origin = file.as_ref().and_then(|file| Path::new(&file.path).parent()).map(PathBuf::from);
+        self.copies.iter_mut().for_each(|copy| copy.origins = origin.iter().cloned().collect());
         self.serving = file;
     }
 
     fn keep_only(&mut self, generation: Generation) {
         // A generation that was read and is kept is the one that serves.
-        if self.images.last().is_some_and(|(g, _)| *g == generation) && self.last_read.is_some() {
+        if self.copies.last().is_some_and(|copy| copy.generation == generation) && self.last_read.is_some() {
             self.serving.clone_from(&self.last_read);
         }
-        self.images.retain(|(g, _)| *g == generation);
+        self.copies.iter_mut().for_each(|copy| copy.retired |= copy.generation != generation);
+    }
+
+    fn free_unused(&mut self, is_in_use: &dyn Fn(Generation) -> bool) {
+        self.copies.retain(|copy| !copy.retired || is_in_use(copy.generation));
     }
 
     fn open(&mut self, worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
         // The loaded object stays when the descriptor is closed.
-        let mut images = std::mem::take(&mut self.images).into_iter();
-        let (_, image) =
-            images.find(|(g, _)| g.0 == worker.generation()).ok_or("the module was not prepared")?;
-        Ok(Box::new(self.load(image.as_fd())?))
+        let mut copies = std::mem::take(&mut self.copies).into_iter();
+        let copy = copies
+            .find(|copy| copy.generation.0 == worker.generation())
+            .ok_or("the module was not prepared")?;
+        Ok(Box::new(self.load(&copy)?))
     }
 
     fn open_in_place(&mut self, _: &Worker) -> result::Result<Box<dyn Handler>, String> {
@@ -232,6 +287,11 @@ mod tests {
         }
     }
 
+    /// The tests are one process, in which the names of files would be the same.
+    fn in_memory(path: &Path) -> ModuleSource {
+        ModuleSource { directories: Vec::new, ..ModuleSource::new(path) }
+    }
+
     fn worker() -> Worker {
         let (channel, _) = crate::message::channel(1024).unwrap();
         Worker::new(crate::worker::SelfInfo {
@@ -258,15 +318,18 @@ mod tests {
     /// A worker opens one module in its life. These tests open many in one process, where the loader takes a known name for the
     /// same object: so no descriptor's number may be used again.
     fn open(source: &mut ModuleSource) -> result::Result<Box<dyn Handler>, String> {
-        let image = source.images.last().unwrap().1.try_clone().unwrap();
-        let opened = source.load(image.as_fd()).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
-        std::mem::forget(image);
+        let copy = source.copies.last().unwrap();
+        let (generation, origins) = (copy.generation, copy.origins.clone());
+        let image = Image::adopt(copy.image.as_fd().try_clone_to_owned().unwrap());
+        let copy = Copy { generation, image, origins, retired: false };
+        let opened = source.load(&copy).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
+        std::mem::forget(copy);
         opened
     }
 
     /// The refusal of a file, in the master or in the worker.
     fn refusal(path: &Path) -> String {
-        let mut source = ModuleSource::new(path);
+        let mut source = in_memory(path);
         let text = match source.prepare(Generation(1)) {
             Err(e) => e.to_string(),
             Ok(()) => open(&mut source).err().unwrap(),
@@ -293,7 +356,7 @@ mod tests {
     fn a_module_loads() {
         let folder = Folder::new("loads");
         let path = folder.module("ok.so", &format!("{REQUEST}\nPREFORK_MODULE(.on_request = on_request)"));
-        let mut source = ModuleSource::new(&path);
+        let mut source = in_memory(&path);
         source.prepare(Generation(1)).unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
@@ -323,7 +386,7 @@ mod tests {
         let path = folder.0.join("cut.so");
         for len in (1..whole.len()).step_by(97).chain([whole.len() - 1]) {
             fs::write(&path, &whole[..len]).unwrap();
-            let text = ModuleSource::new(&path).prepare(Generation(1)).unwrap_err().to_string();
+            let text = in_memory(&path).prepare(Generation(1)).unwrap_err().to_string();
             assert!(text.contains("truncated") || len < 4, "{len}: {text}");
         }
     }
@@ -409,7 +472,7 @@ mod tests {
     fn workers_load_the_copy_whatever_becomes_of_the_file() {
         let folder = Folder::new("copy");
         let path = numbered(&folder, "module.so", 3);
-        let mut source = ModuleSource::new(&path);
+        let mut source = in_memory(&path);
         source.prepare(Generation(1)).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
@@ -422,14 +485,17 @@ mod tests {
     fn a_new_copy_is_new_code() {
         let folder = Folder::new("new");
         let path = numbered(&folder, "module.so", 3);
-        let mut source = ModuleSource::new(&path);
+        let mut source = in_memory(&path);
         source.prepare(Generation(1)).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         fs::rename(numbered(&folder, "next.so", 4), &path).unwrap();
         assert_eq!(number(&mut source), "worker_start returned 3");
         source.prepare(Generation(2)).unwrap();
         source.keep_only(Generation(2));
-        assert_eq!(source.images.len(), 1);
+        source.free_unused(&|generation| generation == Generation(1));
+        assert_eq!(source.copies.len(), 2, "a worker of the first generation drains");
+        source.free_unused(&|_| false);
+        assert_eq!(source.copies.len(), 1);
         assert_eq!(number(&mut source), "worker_start returned 4");
     }
 }

@@ -17,6 +17,7 @@ mod load;
 pub mod lookups;
 pub mod module;
 pub mod multipart;
+mod origin;
 pub mod request;
 pub mod response;
 pub mod server;

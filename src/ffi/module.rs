@@ -123,7 +123,8 @@ pub struct prefork_module {
     /// then the slot stays empty until a reload.
     pub worker_start:
         Option<unsafe extern "C-unwind" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
-    /// Called last, when the worker has finished its last connection; not called if the worker is killed.
+    /// Called last, when the worker has finished its last connection; not called if the worker crashes or is killed.
+    /// Then stdio's buffers are written. Exit handlers and destructors run only with "worker-exit" at "full".
     pub worker_stop: prefork_on_worker,
     /// Answers one complete HTTP request. The worker has many connections, but serves none of them meanwhile.
     pub on_request: prefork_on_request,

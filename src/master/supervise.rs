@@ -82,7 +82,10 @@ impl Master {
             Action::Rebalance(_) => self.pool.rebalance(),
             Action::Signal(id, signal) => self.signal(id, signal),
             Action::Prepare(generation) => self.announce_reload(generation),
-            Action::Commit | Action::Revert => self.source.keep_only(self.lifecycle.generation()),
+            Action::Commit | Action::Revert => {
+                self.source.keep_only(self.lifecycle.generation());
+                self.free_unused();
+            }
             Action::EmptyBacklogs => self.pool.empty_backlogs(&self.poll),
             Action::CloseListeners => {
                 // Workers that drain serve what is in their own queues.
@@ -96,6 +99,7 @@ impl Master {
             Action::Tell(event) => self.report(event),
             Action::TellExit { worker, ended, reason, restart } => {
                 self.report_exit(worker, ended, reason, restart);
+                self.free_unused();
             }
             Action::Fail { why, is_wrong_config } => {
                 let name = self.source.name();
@@ -105,6 +109,12 @@ impl Master {
             }
         }
         None
+    }
+
+    /// Frees the handler's files of generations that are over.
+    fn free_unused(&mut self) {
+        let workers = self.lifecycle.workers();
+        self.source.free_unused(&|generation| workers.iter().any(|worker| worker.generation == generation));
     }
 
     /// Allows a worker to take connections and datagrams from its own sockets. Not before this master knows that it is ready: one

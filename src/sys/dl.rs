@@ -1,6 +1,6 @@
 //! Shared objects, loaded into the calling process for the rest of its life.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr::NonNull;
 
 /// A loaded shared object. It is never unloaded: its threads, exit handlers and signal handlers would be left without their code.
@@ -13,8 +13,21 @@ impl Library {
     /// # Errors
     /// The loader's message, which begins with the path if the fault is in this file.
     pub fn open(path: &CStr) -> Result<Self, String> {
+        Self::open_with(path, libc::RTLD_NOW)
+    }
+
+    /// As [`Library::open`], for a library that another one needs, before that is loaded (`RTLD_LAZY`): functions may be found in what
+    /// is loaded later.
+    ///
+    /// # Errors
+    /// As [`Library::open`].
+    pub fn open_first(path: &CStr) -> Result<Self, String> {
+        Self::open_with(path, libc::RTLD_LAZY)
+    }
+
+    fn open_with(path: &CStr, mode: c_int) -> Result<Self, String> {
         // SAFETY: `path` is a C string. The constructors of the file run: loading code is what the caller asks for.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        let handle = unsafe { libc::dlopen(path.as_ptr(), mode | libc::RTLD_LOCAL) };
         NonNull::new(handle).map(Self).ok_or_else(last_error)
     }
 

@@ -1,11 +1,13 @@
-//! Checks from its headers that a file is a complete shared object for this machine; elf(5).
+//! Checks from its headers that a file is a complete shared object for this machine, and reads what it needs; elf(5).
 //!
 //! dlopen(3) cannot be asked: a file that was cut short kills the process (SIGBUS), and a file for another machine is reported
 //! as one that does not exist.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 
 #[cfg(target_pointer_width = "32")]
@@ -65,6 +67,85 @@ fn complete(file: &File, header: &Header, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// What a shared object says of the libraries that it needs (elf(5), `PT_DYNAMIC`).
+#[derive(Debug, Default)]
+pub struct Dynamic {
+    /// Their names (`DT_NEEDED`).
+    pub needed: Vec<OsString>,
+    /// The folders in which to look for them, separated by colons: `DT_RUNPATH`, and `DT_RPATH`, which counts if there is no other.
+    pub runpath: Option<OsString>,
+    pub rpath: Option<OsString>,
+    /// Its own name (`DT_SONAME`).
+    pub soname: Option<OsString>,
+}
+
+/// An entry of the dynamic section.
+#[repr(C)]
+struct Entry {
+    tag: isize,
+    value: usize,
+}
+
+/// The most entries that are looked at, and the longest string.
+const MOST_ENTRIES: u64 = 10_000;
+const LONGEST_STRING: usize = 16 << 10;
+
+/// Reads what a shared object says of its libraries.
+///
+/// # Errors
+/// If the file cannot be read, or contradicts itself.
+#[allow(clippy::useless_conversion, reason = "offsets have 32 bits on narrower machines")]
+pub fn dynamic(file: &File) -> io::Result<Dynamic> {
+    const NEEDED: isize = 1;
+    const STRINGS: isize = 5;
+    const SONAME: isize = 14;
+    const RPATH: isize = 15;
+    const RUNPATH: isize = 29;
+    let header: Header = read(file, 0)?;
+    let mut segments = Vec::new();
+    for i in 0..u64::from(header.e_phnum) {
+        segments.push(read::<Segment>(file, u64::from(header.e_phoff) + i * size_of::<Segment>() as u64)?);
+    }
+    let mut entries = Vec::new();
+    if let Some(segment) = segments.iter().find(|s| s.p_type == libc::PT_DYNAMIC) {
+        let count = u64::from(segment.p_filesz) / size_of::<Entry>() as u64;
+        for i in 0..count.min(MOST_ENTRIES) {
+            let at = u64::from(segment.p_offset).saturating_add(i * size_of::<Entry>() as u64);
+            let entry: Entry = read(file, at)?;
+            if entry.tag == 0 {
+                break;
+            }
+            entries.push(entry);
+        }
+    }
+    let strings = entries.iter().find(|e| e.tag == STRINGS).map_or(0, |e| e.value as u64);
+    // The address of the strings, where they lie in the file.
+    let place = segments.iter().find_map(|s| {
+        let within = strings.checked_sub(u64::from(s.p_vaddr))?;
+        let is_there = s.p_type == libc::PT_LOAD && within < u64::from(s.p_filesz);
+        is_there.then(|| u64::from(s.p_offset).saturating_add(within))
+    });
+    let text = |entry: &Entry| -> io::Result<OsString> {
+        let at = place.ok_or(io::ErrorKind::InvalidData)?.saturating_add(entry.value as u64);
+        let mut bytes = vec![0; LONGEST_STRING];
+        let len = file.read_at(&mut bytes, at)?;
+        let len = bytes[..len].iter().position(|byte| *byte == 0).ok_or(io::ErrorKind::InvalidData)?;
+        bytes.truncate(len);
+        Ok(OsString::from_vec(bytes))
+    };
+    let mut found = Dynamic::default();
+    for entry in &entries {
+        match entry.tag {
+            NEEDED => found.needed.push(text(entry)?),
+            SONAME => found.soname = Some(text(entry)?),
+            RPATH => found.rpath = Some(text(entry)?),
+            RUNPATH => found.runpath = Some(text(entry)?),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
 /// # Safety
 /// Any bytes are a value of the type.
 unsafe trait Plain {}
@@ -73,6 +154,8 @@ unsafe trait Plain {}
 unsafe impl Plain for Header {}
 // SAFETY: as above.
 unsafe impl Plain for Segment {}
+// SAFETY: as above.
+unsafe impl Plain for Entry {}
 
 fn read<T: Plain>(file: &File, at: u64) -> io::Result<T> {
     let mut header = MaybeUninit::<T>::zeroed();

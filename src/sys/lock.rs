@@ -4,6 +4,9 @@ use super::{check, retry};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// The flags with which a file of a stranger's choice is opened: no link is followed, and a pipe is not waited for (open(2)).
+pub const OF_STRANGERS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
 /// Locks an open file or directory against all others that lock it; false if another process has it locked.
 pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let locked = retry(|| {

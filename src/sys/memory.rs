@@ -92,6 +92,24 @@ pub fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Checks that code of a file may run (mmap(2), `PROT_EXEC`): not if it lies on a file system that is mounted `noexec`, or if a security
+/// module forbids it.
+///
+/// # Errors
+/// As mmap(2): `EPERM`, `EACCES`.
+pub fn can_run_code(file: BorrowedFd<'_>) -> io::Result<()> {
+    let access = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: a new mapping at a place of the kernel's choice, which nothing executes or reads.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: exactly the mapping made above, which nothing refers to.
+    unsafe { libc::munmap(mapped, PAGE) };
+    Ok(())
+}
+
 /// Creates a counter that wakes the process that polls it (eventfd(2)). Each write is an edge for an edge-triggered poll, so that
 /// it need not be read.
 pub fn wake_counter() -> io::Result<OwnedFd> {

@@ -32,12 +32,6 @@ pub fn peer_of(fd: BorrowedFd<'_>) -> io::Result<Peer> {
     Ok(Peer { pid: found.pid, uid: found.uid })
 }
 
-/// The effective user of this process (geteuid(2)).
-pub fn own_user() -> u32 {
-    // SAFETY: cannot fail, takes no pointers.
-    unsafe { libc::geteuid() }
-}
-
 /// True if there is a process with this number (kill(2)), even one that has not been reaped.
 pub fn exists(pid: i32) -> bool {
     // SAFETY: takes no pointers; signal 0 is none.
@@ -49,6 +43,7 @@ pub fn exists(pid: i32) -> bool {
 mod tests {
     use super::*;
     use crate::sys::{fdpass, process};
+    use process::own_user;
     use std::os::fd::AsFd;
 
     #[test]

@@ -414,6 +414,12 @@ pub fn offer_memory(thousandths: i32) -> io::Result<()> {
     std::fs::write(file, now.saturating_add(thousandths).min(1000).to_string())
 }
 
+/// The effective user of this process (geteuid(2)).
+pub fn own_user() -> u32 {
+    // SAFETY: cannot fail, takes no pointers.
+    unsafe { libc::geteuid() }
+}
+
 /// Sets the name of this process as `ps -o comm` shows it, cut to 15 bytes (proc(5), `comm`).
 pub fn set_name(name: &str) {
     let _ = std::fs::write("/proc/self/comm", name);

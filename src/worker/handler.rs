@@ -66,7 +66,8 @@ pub trait Handler {
         Ok(())
     }
 
-    /// Called when the worker has finished its last connection, before it exits.
+    /// Called when the worker has finished its last connection, before it exits. Afterwards what was buffered for output is written. The
+    /// handler is dropped, and exit handlers run, only with [`crate::config::WorkerExit::Full`].
     fn stop(&mut self, _worker: &Worker) {}
 
     /// Called when the worker begins to drain.

@@ -1,6 +1,6 @@
 //! A worker process: takes connections from the handoff channel, runs the handler on them, counts.
 //!
-//! Single-threaded, forked from the master (or the whole server, `one_process.rs`), ends with `_exit`. Learns of the master's death as end of file on its channels.
+//! Single-threaded, forked from the master (or the whole server, `one_process.rs`), ends with `_exit`, or if that is set, exit(3). Learns of the master's death as end of file on its channels.
 
 mod all_streams;
 pub mod call;
@@ -36,7 +36,7 @@ mod waker;
 pub mod wakeups;
 mod watches;
 
-use crate::config::Config;
+use crate::config::{Config, WorkerExit};
 use crate::event::{Kind, WorkerState};
 use crate::handoff::HandoffEnd;
 use crate::log::log;
@@ -144,9 +144,17 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     let stopped = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
     failure::report_panic("worker_stop", stopped.ok());
     call::end_copy("worker_stop");
+    if config.worker_exit == WorkerExit::Full {
+        let dropped = catch_unwind(AssertUnwindSafe(|| named("drop", || drop(handler))));
+        failure::report_panic("drop", dropped.ok());
+        call::end_copy("drop");
+    }
     // The messages that the handler has just sent. This fails if the master is gone.
     let _ = worker.messages().flush_all(PATIENCE);
-    process::exit(0)
+    match config.worker_exit {
+        WorkerExit::Quick => process::exit(0),
+        WorkerExit::Full => std::process::exit(0),
+    }
 }
 
 /// Makes the worker's numbers known to the handler, to programs that it executes, and to ps(1).

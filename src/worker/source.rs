@@ -20,8 +20,11 @@ pub trait Source {
         Ok(())
     }
 
-    /// Frees what other generations need: they start no more workers. In the master.
+    /// Other generations start no more workers. In the master.
     fn keep_only(&mut self, _generation: Generation) {}
+
+    /// Frees what generations need that start no more workers and, as `is_in_use` says, have none. In the master.
+    fn free_unused(&mut self, _is_in_use: &dyn Fn(Generation) -> bool) {}
 
     /// Makes the handler, once; in the worker.
     ///

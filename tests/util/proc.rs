@@ -61,6 +61,7 @@ pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
             let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
             let kind = match target.split_once(':') {
                 Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
+                _ if is_copy_of_module(&target) => COPY_OF_MODULE.to_owned(),
                 _ => target,
             };
             Some((entry.file_name().to_str()?.parse().ok()?, kind))
@@ -68,6 +69,16 @@ pub fn descriptors(pid: i32) -> Vec<(u32, String)> {
         .collect();
     found.sort();
     found
+}
+
+/// The kind of a master's private copy of its module.
+pub const COPY_OF_MODULE: &str = "copy of the module";
+
+/// True for `NAME.PID.GENERATION.so`.
+pub fn is_copy_of_module(path: &str) -> bool {
+    let Some(stem) = path.strip_suffix(".so") else { return false };
+    let numbers = stem.rsplit('.').take_while(|part| part.parse::<u32>().is_ok());
+    numbers.count() >= 2
 }
 
 /// The open pipes of a process, except its standard streams and those inherited through this process.

@@ -192,6 +192,12 @@ impl Start {
         self
     }
 
+    /// Uses the runtime directory of others.
+    pub fn within_others(self, dir: &Dir) -> Self {
+        let runtime = dir.runtime();
+        self.env("PREFORK_RUNTIME_DIR", Some(runtime.as_ref()))
+    }
+
     fn spawn(&mut self) -> Child {
         let mut words = self.through.clone();
         match self.program.take() {
@@ -613,22 +619,45 @@ impl Server {
         self.leaves_nothing();
     }
 
+    /// Ends a test whose worker is in a call that takes long.
+    #[track_caller]
+    pub fn ends_in_a_call(mut self) {
+        self.may_say("died while draining");
+        self.may_say("stop");
+        self.interrupt_twice(libc::SIGTERM);
+        self.ends();
+    }
+
     /// After the master was killed: the workers end by themselves.
     #[track_caller]
     pub fn dies_out(mut self) {
         wait_until("the master is gone", || self.has_exited());
         // The master could not do it.
-        self.control_files().iter().for_each(|file| fs::remove_file(file).unwrap());
+        self.control_files().iter().chain(&self.copies_of_module()).for_each(|f| fs::remove_file(f).unwrap());
         wait_until("every process is gone", || proc::group(self.pid).is_empty());
         self.leaves_nothing();
     }
 
     /// The files of its control socket.
     pub fn control_files(&self) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(self.dir.runtime()) else { return Vec::new() };
         let end = format!(".{}.sock", self.pid);
-        let own = |path: &PathBuf| path.to_str().unwrap().ends_with(&end);
-        entries.map(|e| e.unwrap().path()).filter(own).collect()
+        self.runtime_files().into_iter().filter(|path| path.to_str().unwrap().ends_with(&end)).collect()
+    }
+
+    /// The copies of its module, by their generations.
+    pub fn copies_of_module(&self) -> Vec<PathBuf> {
+        let own = |path: &PathBuf| {
+            let path = path.to_str().unwrap();
+            proc::is_copy_of_module(path) && path.contains(&format!(".{}.", self.pid))
+        };
+        self.runtime_files().into_iter().filter(own).collect()
+    }
+
+    fn runtime_files(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.dir.runtime()) else { return Vec::new() };
+        let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+        files.sort();
+        files
     }
 
     #[track_caller]

@@ -309,7 +309,7 @@ impl ControlServer {
                 }
             };
             match peer::peer_of(socket.as_fd()) {
-                Ok(peer) if peer.uid == 0 || peer.uid == peer::own_user() => {
+                Ok(peer) if peer.uid == 0 || peer.uid == process::own_user() => {
                     self.add(socket, peer, poll, now);
                 }
                 Ok(peer) => {
