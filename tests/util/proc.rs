@@ -76,7 +76,7 @@ pub const COPY_OF_MODULE: &str = "copy of the module";
 
 /// True for `NAME.PID.GENERATION.so`.
 pub fn is_copy_of_module(path: &str) -> bool {
-    let Some(stem) = path.strip_suffix(".so") else { return false };
+    let Some(stem) = path.trim_end_matches(" (deleted)").strip_suffix(".so") else { return false };
     let numbers = stem.rsplit('.').take_while(|part| part.parse::<u32>().is_ok());
     numbers.count() >= 2
 }
