@@ -774,7 +774,11 @@ fn only_its_user_can_open_the_socket_and_the_master_removes_it() {
     assert_eq!((mode(&server.dir.runtime()), mode(&socket)), (0o700, 0o600));
     assert_eq!(socket.file_name().unwrap().to_str().unwrap(), format!("web.{}.sock", server.pid));
     let copies = server.copies_of_module().len();
-    assert_eq!((fs::read_dir(server.dir.runtime()).unwrap().count(), copies), (2, 1), "nothing else is there");
+    assert_eq!(
+        (fs::read_dir(server.dir.runtime()).unwrap().count(), copies),
+        (2, 1),
+        "nothing else is there"
+    );
     // The end of a worker does not remove the file.
     server.says("died: ");
     let first = server.workers()[0];
