@@ -2215,6 +2215,25 @@ typedef struct prefork_event {
     uint64_t staying_streams;
     /** Milliseconds in which the last of these workers has to end; 0 if there is no limit, or nothing stays. */
     uint64_t staying_ms;
+    /**
+     * The callback in which a worker has died, in its first 16 bytes: `on_request`, `timer`, `worker_start`. Empty if
+     * none ran, or the worker does not say. It and the next members are the worker's own word, and may be wrong.
+     */
+    const char *crash_callback;
+    /** Milliseconds that this call had run. */
+    uint64_t crash_lasted_ms;
+    /**
+     * The method and the target of its request, cut after 32 and 200 bytes; empty if there is none, or the worker
+     * ended by SIGKILL.
+     */
+    const char *crash_request;
+    /** The address of its client: `127.0.0.1:50000`, `[::1]:50000` or `unix`; empty as `crash_request` is. */
+    const char *crash_peer;
+    /**
+     * The functions on its stack if a signal of a fault ended it, innermost first and up to the callback, separated by
+     * line feeds: `name+0x12 (file+0x1234)`, or what of that is known.
+     */
+    const char *crash_backtrace;
 } prefork_event;
 
 /** Called with each event, in the master. */

@@ -2,9 +2,11 @@
 //! JSON is serde's of these types (feature `control`).
 
 mod connections;
+mod crash;
 
 pub use crate::sys::process::Exit;
 pub use connections::{Connections, Departed, Staying};
+pub use crash::Crash;
 #[cfg(feature = "control")]
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -120,6 +122,9 @@ pub enum Event {
         /// What has become of the connections that it had when it was told to finish; `None` if it was not.
         #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
         connections: Option<Box<Departed>>,
+        /// What it was doing, if it died in a call of its handler or by the signal of a fault.
+        #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+        crash: Option<Box<Crash>>,
     },
     /// The last worker of a generation that was replaced, or rolled back, has ended.
     Gone {
@@ -324,7 +329,7 @@ impl WorkerState {
 }
 
 /// The end of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
 pub struct LastExit {
     /// The worker.
@@ -333,6 +338,9 @@ pub struct LastExit {
     pub exit: Exit,
     /// The reason.
     pub reason: Reason,
+    /// What it was doing, if it died in a call of its handler or by the signal of a fault.
+    #[cfg_attr(feature = "control", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub crash: Option<Box<Crash>>,
 }
 
 /// A state of a reload.

@@ -176,9 +176,9 @@ mod worker;
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{
-    Bound, CodeFile, Connections, Departed, Event, Exit, Family, Kind, LastExit, Reason, ReloadFailure,
-    ReloadStage, ReloadState, ServerState, Started, Status, Staying, Stopped, Totals, WorkerInfo,
-    WorkerState, WorkerStatus,
+    Bound, CodeFile, Connections, Crash, Departed, Event, Exit, Family, Kind, LastExit, Reason,
+    ReloadFailure, ReloadStage, ReloadState, ServerState, Started, Status, Staying, Stopped, Totals,
+    WorkerInfo, WorkerState, WorkerStatus,
 };
 pub use master::router::Messages;
 pub use message::{ALL, MASTER, Message, Undelivered};

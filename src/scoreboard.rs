@@ -5,6 +5,7 @@
 //! connections, or recycled or killed as hanging. What the master must be able to trust it counts itself.
 
 use crate::ids::Page;
+use crate::sys::crash::{self, Area};
 use crate::sys::memory::{self, SharedPage};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,7 +34,7 @@ pub struct Common {
 pub struct WorkerPage(&'static SharedPage);
 
 /// Words of a [`WorkerPage`]. All count up as long as the page has the same worker, except [`Word::BusySince`], [`Word::Idle`],
-/// [`Word::Streams`] and [`Word::Later`].
+/// [`Word::Streams`], [`Word::Later`] and those of the callback.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Word {
@@ -71,7 +72,15 @@ pub enum Word {
     Moved,
     /// The part of [`Word::Finished`] that was ended because the time to finish was over.
     Cut,
+    /// The name of the callback that runs, its first eight bytes; 0 if none runs.
+    Callback,
+    /// The next eight bytes of it.
+    CallbackRest,
 }
+
+/// The first word of what a worker writes when it crashes ([`crate::sys::crash`]).
+const CRASH: usize = 64;
+const _: () = assert!(CRASH + crash::WORDS <= memory::PAGE_WORDS);
 
 /// The pages of [`Common`] come before those of workers.
 const COMMON_PAGES: usize = 2;
@@ -190,6 +199,38 @@ impl WorkerPage {
     /// Takes one from a word. Only the page's worker does.
     pub fn take_one(self, word: Word) {
         self.set(word, self.get(word).wrapping_sub(1));
+    }
+
+    /// Shows which callback runs.
+    #[inline(always)]
+    pub fn show_callback(self, name: &str) {
+        let mut bytes = [0; 16];
+        let len = name.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+        let [first, rest] =
+            [&bytes[..8], &bytes[8..]].map(|half| half.try_into().map_or(0, u64::from_ne_bytes));
+        self.set(Word::CallbackRest, rest);
+        self.set(Word::Callback, first);
+    }
+
+    /// No callback runs.
+    #[inline(always)]
+    pub fn hide_callback(self) {
+        self.set(Word::Callback, 0);
+    }
+
+    /// The name of the callback that runs, in its first 16 bytes, padded with NULs; as the worker shows it.
+    pub fn callback(self) -> [u8; 16] {
+        let first = self.get(Word::Callback);
+        let words = [first, if first == 0 { 0 } else { self.get(Word::CallbackRest) }];
+        let mut bytes = [0; 16];
+        words.iter().flat_map(|word| word.to_ne_bytes()).zip(&mut bytes).for_each(|(byte, to)| *to = byte);
+        bytes
+    }
+
+    /// What the worker writes when it crashes.
+    pub fn crash_area(self) -> Area {
+        &self.0[CRASH..]
     }
 
     /// Clears the page for its next worker.

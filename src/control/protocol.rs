@@ -296,6 +296,14 @@ mod tests {
         let worker = WorkerInfo { id: 7, slot: 1, generation: 2, pid: 99 };
         let (crash, reload) = (Reason::Crash, Reason::Reload);
         let departed = Departed::default();
+        let died = crate::event::Crash {
+            callback: "on_request".into(),
+            lasted: Some(std::time::Duration::from_millis(12)),
+            request: Some("GET /".into()),
+            peer: Some("unix".into()),
+            address: Some(16),
+            backtrace: vec!["f+0x1 (m.so+0x2)".into()],
+        };
         let counts = r#"{"moved":0,"handed_over":0,"ended":0,"cut":0,"lost":0}"#;
         let who = r#""worker":{"id":7,"slot":1,"generation":2,"pid":99}"#;
         for (event, line) in [
@@ -323,9 +331,10 @@ mod tests {
                     intended: false,
                     stderr: vec!["a".into(), "b\"".into()],
                     connections: None,
+                    crash: Some(Box::new(died)),
                 },
                 format!(
-                    r#"{{"event":"exit",{who},"exit":{{"signal":"SIGSEGV","core":true}},"reason":"crash","intended":false,"stderr":["a","b\""]}}"#
+                    r#"{{"event":"exit",{who},"exit":{{"signal":"SIGSEGV","core":true}},"reason":"crash","intended":false,"stderr":["a","b\""],"crash":{{"callback":"on_request","lasted_ms":12,"request":"GET /","peer":"unix","address":16,"backtrace":["f+0x1 (m.so+0x2)"]}}}}"#
                 ),
             ),
             (
@@ -336,6 +345,7 @@ mod tests {
                     intended: true,
                     stderr: Vec::new(),
                     connections: Some(Box::new(departed)),
+                    crash: None,
                 },
                 format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true,"connections":{counts}}}"#),
             ),

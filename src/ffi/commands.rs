@@ -329,7 +329,7 @@ pub unsafe extern "C" fn prefork_server_last_exit(
         let running = running(unsafe { borrow(server) }?)?;
         let found = running.last_exit(slot as usize).ok_or(prefork_status::PREFORK_GONE)?;
         // SAFETY: `last` is NULL or has as many bytes as it says; it begins with its size.
-        unsafe { fill(last, &exit_of(found)) }
+        unsafe { fill(last, &exit_of(&found)) }
     })
 }
 

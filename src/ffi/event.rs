@@ -199,6 +199,19 @@ pub struct prefork_event {
     pub staying_streams: u64,
     /// Milliseconds in which the last of these workers has to end; 0 if there is no limit, or nothing stays.
     pub staying_ms: u64,
+    /// The callback in which a worker has died, in its first 16 bytes: `on_request`, `timer`, `worker_start`. Empty if
+    /// none ran, or the worker does not say. It and the next members are the worker's own word, and may be wrong.
+    pub crash_callback: *const c_char,
+    /// Milliseconds that this call had run.
+    pub crash_lasted_ms: u64,
+    /// The method and the target of its request, cut after 32 and 200 bytes; empty if there is none, or the worker
+    /// ended by SIGKILL.
+    pub crash_request: *const c_char,
+    /// The address of its client: `127.0.0.1:50000`, `[::1]:50000` or `unix`; empty as `crash_request` is.
+    pub crash_peer: *const c_char,
+    /// The functions on its stack if a signal of a fault ended it, innermost first and up to the callback, separated by
+    /// line feeds: `name+0x12 (file+0x1234)`, or what of that is known.
+    pub crash_backtrace: *const c_char,
 }
 
 /// Called with each event, in the master.
@@ -232,6 +245,10 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
         stage_name: NONE,
         stderr_lines: NONE,
         code_path: NONE,
+        crash_callback: NONE,
+        crash_request: NONE,
+        crash_peer: NONE,
+        crash_backtrace: NONE,
         ..prefork_event::default()
     };
     match event {
@@ -240,7 +257,14 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
             told.address_type = string(address.family.name());
             told.port = address.port.map_or(-1, i32::from);
         }
-        Event::Exit { exit, reason, intended, stderr, connections, .. } => {
+        Event::Exit { exit, reason, intended, stderr, connections, crash, .. } => {
+            if let Some(crash) = crash {
+                told.crash_callback = string(&crash.callback);
+                told.crash_lasted_ms = crash.lasted.map_or(0, |lasted| lasted.as_millis() as u64);
+                told.crash_request = string(crash.request.as_deref().unwrap_or_default());
+                told.crash_peer = string(crash.peer.as_deref().unwrap_or_default());
+                told.crash_backtrace = string(&crash.backtrace.join("\n"));
+            }
             tell_departed(connections.as_deref().copied().unwrap_or_default(), &mut told);
             (told.code, told.signal, told.core) = numbers(*exit);
             (told.reason, told.intended) = (*reason as u32, (*intended).into());
@@ -292,9 +316,9 @@ fn tell_departed(departed: Departed, told: &mut prefork_event) {
 const NONE: *const c_char = c"".as_ptr();
 
 /// The end of a worker as C has it.
-pub(super) fn exit_of(last: LastExit) -> prefork_exit {
-    let LastExit { worker, exit, reason } = last;
-    let (code, signal, core) = numbers(exit);
+pub(super) fn exit_of(last: &LastExit) -> prefork_exit {
+    let LastExit { worker, exit, reason, .. } = last;
+    let (code, signal, core) = numbers(*exit);
     prefork_exit {
         size: size_of::<prefork_exit>() as u32,
         id: worker.id,
@@ -304,7 +328,7 @@ pub(super) fn exit_of(last: LastExit) -> prefork_exit {
         code,
         signal,
         core,
-        reason: reason as u32,
+        reason: *reason as u32,
         intended: reason.is_intended().into(),
     }
 }

@@ -382,7 +382,7 @@ pub unsafe extern "C" fn prefork_worker_reply(
 
 /// A worker's status in C.
 pub(super) fn info(w: &WorkerStatus) -> prefork_worker_status {
-    let last = w.last_exit.map(exit_of);
+    let last = w.last_exit.as_ref().map(exit_of);
     prefork_worker_status {
         size: size_of::<prefork_worker_status>() as u32,
         id: w.worker.id,

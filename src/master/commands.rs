@@ -220,7 +220,7 @@ impl Master {
 
     /// The end of the last worker of a slot that has ended.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
-        self.report.last_exits.get(&Slot::at(slot)).copied()
+        self.report.last_exits.get(&Slot::at(slot)).cloned()
     }
 
     fn worker_status(&self, w: &super::lifecycle::Worker) -> Option<WorkerStatus> {

@@ -9,6 +9,7 @@ mod control;
 #[cfg(not(feature = "control"))]
 #[path = "control_stub.rs"]
 mod control;
+mod crashes;
 mod departures;
 mod descriptors;
 mod fd_reserve;

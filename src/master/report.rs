@@ -6,7 +6,7 @@ use super::lifecycle::Ended;
 use super::pool::WorkerEntry;
 use super::sockets::Listener;
 use super::{Master, News};
-use crate::event::{Bound, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};
+use crate::event::{Bound, Crash, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::{counted, log};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +23,8 @@ pub struct Report {
     pub wants_events: bool,
     /// By slot.
     pub last_exits: BTreeMap<Slot, LastExit>,
+    /// What workers were doing that have died, until their ends are reported.
+    pub crashes: BTreeMap<WorkerId, Crash>,
     /// How the handler takes connections, as the last worker that became ready has said.
     pub kind: Kind,
     /// Its styles, by listener.
@@ -105,15 +107,29 @@ impl Master {
         restart: Option<Duration>,
     ) {
         log_exit(&worker, &ended, reason, restart);
+        let crash = self.report.crashes.remove(&ended.id);
+        if let Some(crash) = &crash {
+            log_crash(ended.id, crash);
+        }
+        let crash = crash.map(Box::new);
         let departed = self.departed(&ended, reason);
         if let Some(departed) = departed {
             self.add_departed(Generation(worker.generation), departed);
         }
         let (exit, intended, stderr) = (ended.exit, reason.is_intended(), ended.stderr);
-        self.report.last_exits.insert(Slot(worker.slot), LastExit { worker, exit, reason });
+        self.report
+            .last_exits
+            .insert(Slot(worker.slot), LastExit { worker, exit, reason, crash: crash.clone() });
         let connections = departed.map(Box::new);
-        self.publish_exit(Event::Exit { worker, exit, reason, intended, stderr, connections });
+        self.publish_exit(Event::Exit { worker, exit, reason, intended, stderr, connections, crash });
         self.tell_gone();
+    }
+
+    /// Logs what workers were doing that have died and whose ends are not reported, as the start has failed with them.
+    pub(super) fn log_crashes(&mut self) {
+        for (id, crash) in std::mem::take(&mut self.report.crashes) {
+            log_crash(id, &crash);
+        }
     }
 
     /// Sends an event to followers of the control socket and, at the end of the turn, to the host.
@@ -235,5 +251,13 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
             counted(lost + queued, "connection")
         ),
         _ => {}
+    }
+}
+
+/// Logs what a worker that has died was doing, in lines that can be read one by one.
+fn log_crash(id: WorkerId, crash: &Crash) {
+    log!("worker {id} was {crash}");
+    for (i, frame) in crash.backtrace.iter().enumerate() {
+        log!("worker {id}: #{i} {frame}");
     }
 }

@@ -4,7 +4,7 @@ use super::kernel::{HandoffQueue, WorkerLink};
 use super::lifecycle::{Ended, Input};
 use super::pool::WorkerEntry;
 use super::sockets::Listener;
-use super::{Master, Token};
+use super::{Master, Token, crashes};
 use crate::handoff::{self, HandoffEnd};
 use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
 use crate::log::log;
@@ -207,6 +207,12 @@ impl Master {
         self.close_channel(id);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
+        // One that could not serve has said why.
+        if removed.failure.is_none()
+            && let Some(crash) = crashes::read(self.births.board.page(page), exit, self.clock.now)
+        {
+            self.report.crashes.insert(id, crash);
+        }
         if let Some(departed) = removed.departed {
             self.report.departures.note(id, departed);
         }

@@ -102,6 +102,7 @@ impl Master {
                 self.free_unused();
             }
             Action::Fail { why, is_wrong_config } => {
+                self.log_crashes();
                 let name = self.source.name();
                 let text = if why.contains(name) { why } else { format!("{name}: {why}") };
                 let kind = if is_wrong_config { ErrorKind::Misconfigured } else { ErrorKind::Handler };

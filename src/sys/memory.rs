@@ -59,6 +59,17 @@ pub fn map_cleared_on_fork() -> io::Result<*mut c_void> {
     Ok(page)
 }
 
+/// Maps memory of this process alone, of whole pages, above a page that nobody may touch: a stack that overflows ends there. It stays for
+/// the rest of the process's life.
+pub fn map_with_guard(len: usize) -> io::Result<*mut c_void> {
+    // SAFETY: at a place of the kernel's choice.
+    let start =
+        unsafe { map(std::ptr::null_mut(), len + PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None) }?;
+    // SAFETY: the first page of the mapping made above, to which nothing refers.
+    check(unsafe { libc::mprotect(start, PAGE, libc::PROT_NONE) })?;
+    Ok(start.wrapping_byte_add(PAGE))
+}
+
 /// # Safety
 /// With `MAP_FIXED`, the program expects other memory from `at` on.
 unsafe fn map(

@@ -7,6 +7,7 @@
 #[cfg(feature = "cli")]
 pub mod code;
 mod control_message;
+pub mod crash;
 pub mod datagram;
 pub mod dl;
 pub mod elf;

@@ -92,6 +92,25 @@ pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
     })
 }
 
+/// The text of an address as the kernel writes it to memory (sockaddr(3type)): `127.0.0.1:80`, `[::1]:80` or `unix`; `None` if it is of another
+/// kind, or incomplete.
+pub fn describe_address(bytes: &[u8]) -> Option<String> {
+    let port = || Some(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?));
+    let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
+    match libc::c_int::from(family) {
+        libc::AF_UNIX => Some("unix".into()),
+        libc::AF_INET => {
+            let ip = <[u8; 4]>::try_from(bytes.get(4..8)?).ok()?;
+            Some(SocketAddr::from((ip, port()?)).to_string())
+        }
+        libc::AF_INET6 => {
+            let ip = <[u8; 16]>::try_from(bytes.get(8..24)?).ok()?;
+            Some(canonical(SocketAddr::from((ip, port()?))).to_string())
+        }
+        _ => None,
+    }
+}
+
 /// The IPv4 address of one that is mapped into IPv6 (RFC 4291 section 2.5.5.2); any other as it is, with its scope.
 pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {

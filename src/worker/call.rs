@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::log::log;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::time::Time;
-use crate::sys::{forks, overdue, parent, process};
+use crate::sys::{crash, forks, overdue, parent, process};
 use crate::unwind::named;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -34,16 +34,32 @@ impl Context<'_> {
             overdue::begin();
         }
         self.page.set(Word::BusySince, self.now.as_millis().max(1));
+        self.page.show_callback(name);
+        let base = 0;
+        crash::begin_call(&base);
         parent::begin_call();
         // The handler serves on after a panic, as users of a server expect; unfinished changes to its state are its own affair.
         let result = catch_unwind(AssertUnwindSafe(|| named(name, || f(self.handler)))).ok();
         end_copy(name);
         parent::end_call();
+        crash::end_call();
+        self.page.hide_callback();
         self.page.set(Word::BusySince, 0);
         // Deadlines must not count the time that the callback took.
         *self.now = Time::last_tick().max(*self.now);
         result
     }
+}
+
+/// Runs a callback of the beginning or the end of a worker, and shows it meanwhile. It has no time limit as others have.
+pub fn call_apart<T>(page: WorkerPage, name: &str, f: impl FnOnce() -> T) -> T {
+    page.show_callback(name);
+    let base = 0;
+    crash::begin_timed_call(&base);
+    let result = named(name, f);
+    crash::end_call();
+    page.hide_callback();
+    result
 }
 
 /// Ends a process that a callback has forked and that returns from it: it would serve clients as a second worker.

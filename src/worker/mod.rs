@@ -44,8 +44,8 @@ use crate::message::{Inbox, Notice, Undelivered};
 use crate::role::{self, Role};
 use crate::scoreboard::{Common, Word};
 use crate::sys::stderr::{self, RestoreStderr};
-use crate::sys::{forks, overdue, parent, process, signal};
-use crate::unwind::named;
+use crate::sys::{crash, forks, overdue, parent, process, signal};
+use call::call_apart;
 use handler::Handler;
 use intake::DESCRIPTOR_RESERVE;
 use own_sockets::OwnSocket;
@@ -103,6 +103,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         0 => {}
         limit => overdue::watch(worker.info.page.word(Word::BusySince), limit),
     }
+    crash::watch(worker.info.page.crash_area(), worker.info.page.word(Word::BusySince));
     introduce(worker);
     // Fails only if the kernel has no such file, and then it does not choose by it.
     let _ = process::offer_memory(MEMORY_HANDICAP);
@@ -141,11 +142,12 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
         process::exit(EXIT_FAILED);
     }
     forks::forget();
-    let stopped = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
+    let page = worker.info.page;
+    let stopped = catch_unwind(AssertUnwindSafe(|| call_apart(page, "worker_stop", || handler.stop(worker))));
     failure::report_panic("worker_stop", stopped.ok());
     call::end_copy("worker_stop");
     if config.worker_exit == WorkerExit::Full {
-        let dropped = catch_unwind(AssertUnwindSafe(|| named("drop", || drop(handler))));
+        let dropped = catch_unwind(AssertUnwindSafe(|| call_apart(page, "drop", || drop(handler))));
         failure::report_panic("drop", dropped.ok());
         call::end_copy("drop");
     }
@@ -178,8 +180,9 @@ fn start(
     worker: &'static Worker,
     open: impl FnOnce(&Worker) -> Result<Box<dyn Handler>, String>,
 ) -> Result<Box<dyn Handler>, String> {
-    let mut handler = named("load", || open(worker))?;
-    named("worker_start", || handler.start(worker))?;
+    let page = worker.info.page;
+    let mut handler = call_apart(page, "load", || open(worker))?;
+    call_apart(page, "worker_start", || handler.start(worker))?;
     routes::join(handler, worker)
 }
 

@@ -1,6 +1,6 @@
 //! The only worker of a server that is one process: as other workers, but with nobody to tell, and it returns at the end.
 
-use super::call::end_copy;
+use super::call::{call_apart, end_copy};
 use super::event_loop::EventLoop;
 use super::failure::report_panic;
 use super::source::Source;
@@ -11,7 +11,6 @@ use crate::event::{Kind, WorkerState};
 use crate::role::{self, Role};
 use crate::scoreboard::Word;
 use crate::sys::{ending, forks, parent, process, stderr};
-use crate::unwind::named;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -68,10 +67,12 @@ pub fn run(
     let served = events.serve();
     forks::forget();
     parent::begin_call();
-    let stopped = catch_unwind(AssertUnwindSafe(|| named("worker_stop", || handler.stop(worker))));
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        call_apart(worker.info.page, "worker_stop", || handler.stop(worker))
+    }));
     report_panic("worker_stop", stopped.ok());
     end_copy("worker_stop");
-    let dropped = catch_unwind(AssertUnwindSafe(|| named("drop", || drop(handler))));
+    let dropped = catch_unwind(AssertUnwindSafe(|| call_apart(worker.info.page, "drop", || drop(handler))));
     report_panic("drop", dropped.ok());
     end_copy("drop");
     served.map_err(|e| Error::io(ErrorKind::System, "epoll_wait", e))?;

@@ -6,6 +6,7 @@ use super::engine::Next;
 use super::failure::{PANICKED, report, report_panic};
 use super::linger;
 use crate::scoreboard::Word;
+use crate::sys::crash;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Reads of one connection in one turn, so that a client that sends without pause does not stop the others.
@@ -22,6 +23,7 @@ impl StreamEngine {
     pub fn on_open(&mut self, conn: &Conn, read_already: &[u8], cx: &mut Context<'_>) -> Next {
         conn.borrow_buffers(&mut self.buffers);
         conn.preload(read_already);
+        note_client(conn);
         let opened = cx.call("on_open", |h| h.on_open(conn)).is_some();
         conn.end_call();
         if !opened {
@@ -61,6 +63,7 @@ impl StreamEngine {
                 }
             }
             if conn.takes_room() {
+                note_client(conn);
                 let told = cx.call("on_writable", |h| h.on_writable(conn)).is_some();
                 conn.end_call();
                 if !told {
@@ -131,6 +134,7 @@ impl StreamEngine {
         let _ = conn.flush();
         conn.note_end(if conn.at_end() { EndReason::Client } else { EndReason::Error });
         conn.set_over();
+        note_client(conn);
         if cx.call("on_close", |h| h.on_close(conn)).is_none() {
             report("on_close", &conn.client(), PANICKED);
         }
@@ -148,8 +152,15 @@ pub fn drop_user(conn: &Conn, cx: &mut Context<'_>) {
     }
 }
 
+/// Notes for whom the next call is, in case it crashes.
+#[inline(always)]
+pub fn note_client(conn: &Conn) {
+    conn.with_fd(crash::note_client);
+}
+
 /// Calls the handler with what has arrived. False if it panicked.
 fn call(conn: &Conn, cx: &mut Context<'_>) -> bool {
+    note_client(conn);
     let returned = cx.call("on_data", |h| h.on_data(conn)).is_some();
     conn.end_call();
     returned

@@ -203,7 +203,7 @@ impl Worker {
 
     /// Its numbers, state, start, counters, and the end of the last worker of its slot.
     pub fn status(&self) -> WorkerStatus {
-        let SelfInfo { started, forked_at, last_exit, page, .. } = *self.info;
+        let SelfInfo { started, forked_at, page, .. } = *self.info;
         let in_flight = page.get(Word::Taken).saturating_sub(page.get(Word::Finished));
         WorkerStatus {
             worker: WorkerInfo {
@@ -227,7 +227,7 @@ impl Worker {
             kept_responses: u32::try_from(page.get(Word::Later)).unwrap_or(u32::MAX),
             within: None,
             rss: None,
-            last_exit,
+            last_exit: self.info.last_exit.clone(),
         }
     }
 

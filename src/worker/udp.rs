@@ -6,6 +6,7 @@ use super::failure::{PANICKED, report};
 use super::own_sockets::OwnSocket;
 use super::this_worker::Worker;
 use crate::scoreboard::Word;
+use crate::sys::crash;
 use crate::sys::datagram::{self, LARGEST, Origin};
 use std::io;
 use std::os::fd::AsFd;
@@ -46,6 +47,7 @@ impl DatagramEngine {
                 page: cx.page,
             };
             cx.page.add(Word::BytesIn, n as u64);
+            crash::note_sender(datagram.peer_sockaddr().cast());
             let done = cx.call("on_datagram", |handler| handler.on_datagram(&datagram));
             if done.is_none() {
                 report("on_datagram", &datagram.client(), PANICKED);

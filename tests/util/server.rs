@@ -264,8 +264,8 @@ impl Start {
             stderr,
             readers,
             expected: Vec::new(),
-            // How much of what had stayed with old workers has ended.
-            tolerated: vec!["has gone: ".into()],
+            // How much of what had stayed with old workers has ended; what one that died was doing.
+            tolerated: vec!["has gone: ".into(), " was in ".into(), ": #".into()],
         }
     }
 

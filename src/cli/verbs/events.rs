@@ -85,8 +85,8 @@ fn describe(stamped: &Stamped) -> String {
             let port = address.port.map_or_else(String::new, |p| format!(" port {p}"));
             format!("{worker} on {}{port}", address.host)
         }
-        Event::Exit { exit, reason, connections, .. } => {
-            format!("{worker}: {reason}, {exit}{}", after(connections.as_deref()))
+        Event::Exit { exit, reason, connections, crash, .. } => {
+            format!("{worker}: {reason}, {exit}{}{}", after(crash.as_deref()), after(connections.as_deref()))
         }
         Event::Gone { generation, connections } => {
             format!("every worker of generation {generation} has ended{}", after(Some(connections)))

@@ -4,7 +4,7 @@ use super::find::{self, Server, Target};
 use super::table::{self, CHANGING, Colour, Column, WRONG, bytes, time};
 use super::{code, print, print_json};
 use crate::cli::{Failure, NO_SUCH};
-use prefork::{ServerState, Status, WorkerState, WorkerStatus};
+use prefork::{ServerState, Status, WorkerInfo, WorkerState, WorkerStatus};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -118,7 +118,11 @@ pub fn show(target: Target, json: bool) -> Result<(), Failure> {
             let worker = worker_of(&server, &status, id)?;
             match json {
                 true => print_json(worker),
-                false => print(&table::render(WORKERS, std::slice::from_ref(worker), worker_colour)),
+                false => {
+                    let table = table::render(WORKERS, std::slice::from_ref(worker), worker_colour);
+                    let crash = crash_before(worker).map_or_else(String::new, |crash| format!("\n{crash}"));
+                    print(&(table + &crash))
+                }
             }
         }
         Target::Servers(mut servers) => {
@@ -156,7 +160,20 @@ fn describe(s: &Status) -> String {
     ];
     let line =
         |(title, value): (&str, String)| format!("{title:<13} {}\n", value.replace(char::is_control, "?"));
-    lines.map(line).concat() + "\n" + &table::render(WORKERS, &s.workers, worker_colour)
+    let crashes = s.workers.iter().filter_map(crash_before).map(|crash| format!("\n{crash}"));
+    let table = table::render(WORKERS, &s.workers, worker_colour);
+    lines.map(line).concat() + "\n" + &table + &crashes.collect::<String>()
+}
+
+/// What the worker that had the slot before was doing when it died.
+fn crash_before(worker: &WorkerStatus) -> Option<String> {
+    let last = worker.last_exit.as_ref()?;
+    let crash = last.crash.as_ref()?;
+    let WorkerInfo { id, slot, .. } = last.worker;
+    let mut lines =
+        vec![format!("worker {id}, which slot {slot} had before, ended by {}: it was {crash}", last.exit)];
+    lines.extend(crash.backtrace.iter().enumerate().map(|(i, frame)| format!("  #{i} {frame}")));
+    Some(lines.iter().map(|line| line.replace(char::is_control, "?") + "\n").collect())
 }
 
 /// Returns a worker of a server; the failure for an unknown one lists the others.

@@ -111,6 +111,7 @@ fn exit(id: u32, slot: u32, reason: Reason) -> Event {
         intended: reason.is_intended(),
         stderr: Vec::new(),
         connections: None,
+        crash: None,
     }
 }
 

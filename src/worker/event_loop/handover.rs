@@ -14,7 +14,7 @@ use crate::sys::socket;
 use crate::worker::failure::{PANICKED, report};
 use crate::worker::handover::{AnswerState, Occasion, StreamState};
 use crate::worker::http::HttpConn;
-use crate::worker::stream::drop_user;
+use crate::worker::stream::{drop_user, note_client};
 use crate::worker::table::Protocol;
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -175,6 +175,7 @@ impl EventLoop<'_> {
             return false;
         }
         let most = self.config.max_state;
+        note_client(&conn);
         let given = context!(self).call("on_handover", |handler| handler.write_state(&conn, most));
         let Some(bytes) = told(given, &conn.client()) else { return false };
         let info = &self.worker.info;

@@ -10,7 +10,7 @@ use crate::sys::time::Time;
 use crate::worker::engine::{Deadline, Next};
 use crate::worker::failure::{PANICKED, report};
 use crate::worker::http::HttpConn;
-use crate::worker::stream::drop_user;
+use crate::worker::stream::{drop_user, note_client};
 use crate::worker::table::Protocol;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -115,6 +115,7 @@ impl EventLoop<'_> {
     /// Serves a connection in blocking style to its end; everything else waits meanwhile.
     pub(super) fn serve_blocking(&mut self, fd: OwnedFd, listener: ListenerId) {
         let conn = self.conn(fd, listener);
+        note_client(&conn);
         let served = context!(self).call("on_connection", |handler| handler.on_connection(&conn)).is_some();
         if !served {
             report("on_connection", &conn.client(), PANICKED);

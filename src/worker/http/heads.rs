@@ -93,6 +93,7 @@ impl HttpEngine {
         upload.set_part(Part::Head);
         let (res, cx) = (&mut self.response, &mut *link.cx);
         let request = Request::asked(head, &[], link.fd, link.listener, upload);
+        request.note();
         let lent = Rc::clone(&res.lent);
         let take = lent.during(link.fd, || cx.call("on_head", |handler| handler.on_head(&request, res)));
         let take = match take {
@@ -137,6 +138,7 @@ impl HttpEngine {
     ) -> Option<After> {
         upload.set_part(if is_last { Part::End } else { Part::Piece });
         let request = Request::asked(head, &[], link.fd, link.listener, upload);
+        request.note();
         let called = link.cx.call("on_body", |handler| handler.on_body(&request, piece, is_last));
         if called.is_none() {
             report("on_body", &request.brief(), PANICKED);
@@ -162,6 +164,7 @@ impl HttpEngine {
         self.begin(head, stays, link);
         let (res, cx) = (&mut self.response, &mut *link.cx);
         let request = Request::asked(head, body, link.fd, link.listener, upload);
+        request.note();
         let lent = Rc::clone(&res.lent);
         let called =
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));

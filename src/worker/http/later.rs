@@ -10,7 +10,7 @@ use super::response::Response;
 use super::{HttpEngine, phase_after};
 use crate::log::log;
 use crate::scoreboard::Word;
-use crate::sys::socket;
+use crate::sys::{crash, socket};
 use crate::worker::call::Context;
 use crate::worker::engine::{Deadline, Next};
 use crate::worker::failure::report_panic;
@@ -225,6 +225,7 @@ impl HttpEngine {
         let mark = exchange.mark();
         let response = producer.response();
         let goes_on = response.takes_parts() && {
+            crash::note_client(answering.fd.as_fd());
             let called = cx.call("more", |_| producer.more());
             match called {
                 Some(Ok(more)) => more,

@@ -342,6 +342,7 @@ impl HttpEngine {
             res.offer(head);
         }
         let request = Request::new(head, body, link.fd, link.listener);
+        request.note();
         let lent = Rc::clone(&res.lent);
         let called =
             lent.during(link.fd, || cx.call("on_request", |handler| handler.on_request(&request, res)));

@@ -3,7 +3,7 @@
 use super::head::{Head, Length};
 use super::lookups::Decoded;
 use super::upload::Upload;
-use crate::sys::socket;
+use crate::sys::{crash, socket};
 use std::cell::OnceCell;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -42,6 +42,12 @@ impl<'a> Request<'a> {
         upload: &'a Rc<Upload>,
     ) -> Self {
         Self { upload: Some(upload), ..Self::new(head, body, fd, listener) }
+    }
+
+    /// Notes that the next call is for this request, in case it crashes.
+    #[inline(always)]
+    pub(super) fn note(&self) {
+        crash::note_request(self.fd, self.head.line.method, self.head.line.target.raw);
     }
 
     pub(super) fn upload(&self) -> Option<&Rc<Upload>> {

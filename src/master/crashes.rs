@@ -1,0 +1,103 @@
+//! What workers that died were doing: read from their pages, which they may have filled with anything.
+
+use crate::event::{Crash, Exit};
+use crate::scoreboard::{Word, WorkerPage};
+use crate::sys::crash::{self, Found};
+use crate::sys::socket;
+use crate::sys::time::Time;
+use std::time::Duration;
+
+/// Reads what a worker that has ended was doing; `None` if it does not say, or has ended by itself in no call of its handler.
+pub fn read(page: WorkerPage, exit: Exit, now: Time) -> Option<Crash> {
+    let callback = printable(page.callback().as_bytes_until_nul());
+    let since = page.get(Word::BusySince);
+    let since = Some(since).filter(|since| *since != 0 && !callback.is_empty());
+    let mut crash =
+        Crash { lasted: since.map(|since| now - Time::from_millis(since)), callback, ..Crash::default() };
+    let Exit::Signal { number, .. } = exit else {
+        return (exit != Exit::Code(0) && !crash.callback.is_empty()).then_some(crash);
+    };
+    if let Some(found) = crash::read(page.crash_area(), number) {
+        tell(found, &mut crash);
+    }
+    (!crash.callback.is_empty() || !crash.backtrace.is_empty()).then_some(crash)
+}
+
+fn tell(found: Found, crash: &mut Crash) {
+    crash.address = found.address;
+    crash.backtrace =
+        found.frames.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(printable).collect();
+    if crash.callback.is_empty() {
+        return;
+    }
+    crash.lasted = found.lasted.map(Duration::from_millis);
+    if !found.method.is_empty() {
+        crash.request = Some(format!("{} {}", printable(&found.method), printable(&found.target)));
+    }
+    crash.peer = socket::describe_address(&found.peer);
+}
+
+/// A text of a worker's, with control characters escaped.
+fn printable(bytes: &[u8]) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    String::from_utf8_lossy(bytes).chars().map(escape).collect()
+}
+
+/// The bytes of a word-aligned text before the first NUL.
+trait UntilNul {
+    fn as_bytes_until_nul(&self) -> &[u8];
+}
+
+impl UntilNul for [u8; 16] {
+    fn as_bytes_until_nul(&self) -> &[u8] {
+        &self[..self.iter().position(|byte| *byte == 0).unwrap_or(self.len())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Page;
+    use crate::scoreboard::Scoreboard;
+
+    const KILLED: Exit = Exit::Signal { number: 9, core: false };
+
+    #[test]
+    fn a_worker_that_says_nothing_has_no_report() {
+        let board = Scoreboard::new(1).unwrap();
+        let page = board.page(Page(0));
+        for exit in [KILLED, Exit::Code(0), Exit::Code(1), Exit::Unknown] {
+            assert_eq!(read(page, exit, Time::from_millis(5)), None);
+        }
+    }
+
+    #[test]
+    fn the_call_of_a_worker_that_was_killed_or_that_exited_in_it_is_known() {
+        let board = Scoreboard::new(1).unwrap();
+        let page = board.page(Page(0));
+        page.show_callback("on_request");
+        page.set(Word::BusySince, 40);
+        let crash = read(page, KILLED, Time::from_millis(100)).unwrap();
+        assert_eq!(crash.to_string(), "in on_request, for 60 ms");
+        assert!(read(page, Exit::Code(1), Time::from_millis(100)).is_some());
+        assert!(read(page, Exit::Code(0), Time::from_millis(100)).is_none());
+        page.hide_callback();
+        assert_eq!(read(page, KILLED, Time::from_millis(100)), None);
+    }
+
+    #[test]
+    fn garbage_is_bounded_and_printable() {
+        let board = Scoreboard::new(1).unwrap();
+        let page = board.page(Page(0));
+        for garbage in [u64::MAX, 0x0a0a_0a0a_0a0a_0a0a, 0x1b1b_1b1b_1b1b_1b1b, 0xfffd] {
+            page.crash_area().iter().for_each(|w| w.store(garbage, std::sync::atomic::Ordering::Relaxed));
+            page.crash_area()[0].store(9, std::sync::atomic::Ordering::Relaxed);
+            page.set(Word::Callback, garbage);
+            page.set(Word::CallbackRest, garbage);
+            page.set(Word::BusySince, garbage);
+            let crash = read(page, KILLED, Time::from_millis(100)).unwrap();
+            let all = format!("{crash} {}", crash.backtrace.concat());
+            assert!(all.len() < 100_000 && !all.contains(char::is_control), "{all:?}");
+        }
+    }
+}
