@@ -338,7 +338,7 @@ fn role_number() -> u32 {
 /// A worker as it is known to itself or to the master.
 fn record(w: &WorkerStatus) -> String {
     let age = SystemTime::now().duration_since(w.started).unwrap_or_default();
-    let last = w.last_exit.map(|LastExit { worker, exit, reason: why }| {
+    let last = w.last_exit.map(|LastExit { worker, exit, reason: why, .. }| {
         let (code, signal) = ended(exit);
         format!("{} {code} {signal} {} {}", worker.id, why as u32, u8::from(why.is_intended()))
     });
