@@ -338,9 +338,9 @@ fn role_number() -> u32 {
 /// A worker as it is known to itself or to the master.
 fn record(w: &WorkerStatus) -> String {
     let age = SystemTime::now().duration_since(w.started).unwrap_or_default();
-    let last = w.last_exit.map(|LastExit { worker, exit, reason: why, .. }| {
-        let (code, signal) = ended(exit);
-        format!("{} {code} {signal} {} {}", worker.id, why as u32, u8::from(why.is_intended()))
+    let last = w.last_exit.as_ref().map(|LastExit { worker, exit, reason: why, .. }| {
+        let (code, signal) = ended(*exit);
+        format!("{} {code} {signal} {} {}", worker.id, *why as u32, u8::from(why.is_intended()))
     });
     let mut text = format!("{} {} {} ", w.worker.id, w.worker.slot, w.worker.generation);
     let started = u8::from(age.abs_diff(w.age) < Duration::from_secs(1));
