@@ -7,8 +7,34 @@ fn main() {
         println!("cargo:rustc-link-arg-{target}=-Wl,--export-dynamic-symbol=prefork_*");
     }
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libprefork.so.2");
+    println!("cargo:rustc-env=PREFORK_SOURCES={:016x}", hash_sources("src"));
     #[cfg(feature = "header")]
     header::write();
+}
+
+/// Hashes all that decides how masters and workers work together: the library without what only the command has, and without tests. A
+/// module in Rust has its own copy of the library, which must speak as the one of the program that loads it.
+fn hash_sources(folder: &str) -> u64 {
+    println!("cargo:rerun-if-changed={folder}");
+    let (mut folders, mut files) = (vec![std::path::PathBuf::from(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default() {
+                "cli" | "main.rs" | "simulate" | "tests" | "tests.rs" | "fuzzing.rs" => {}
+                _ if path.is_dir() => folders.push(path),
+                name if name.ends_with(".rs") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    // FNV-1a.
+    files.iter().fold(0xcbf2_9ce4_8422_2325, |hash, path| {
+        let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = path.as_os_str().as_encoded_bytes().iter().chain(&text);
+        bytes.fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    })
 }
 
 /// `include/prefork.h` is committed, so that nobody who uses it needs cbindgen; `make header` and a test run this.

@@ -1,66 +1,69 @@
-//! A module in Rust. It calls the C API as any module does, so it is one file and needs no crate:
+//! A module in Rust: a crate whose `crate-type` is `cdylib`, which the command `prefork` loads, and loads anew on each reload. This one
+//! numbers the lines that each client sends, and a reload brings new code without an end of the connections: their counts go with them.
 //!
-//!     rustc --edition 2024 -O --crate-type cdylib module.rs -o module.so && prefork ./module.so
-//!     curl http://127.0.0.1:8080/you
-//!
-//! A panic must not cross into the caller: it is caught here, and the client gets 500.
-#![allow(non_upper_case_globals, non_camel_case_types)]
+//!     cargo build --example module && prefork ./target/debug/examples/libmodule.so hello
+//!     nc 127.0.0.1 8080
+//!     cargo build --example module && prefork reload libmodule
+#![forbid(unsafe_code)]
 
-use std::ffi::{c_char, c_int, c_void};
-use std::panic::catch_unwind;
+use prefork::{Conn, Handler, Kind, Misconfigured, Worker};
+use std::collections::HashMap;
 
-// From prefork.h.
-#[repr(C)]
-struct prefork_slice {
-    data: *const c_char,
-    len: usize,
-}
-type Request = c_void;
-type Response = c_void;
-unsafe extern "C" {
-    fn prefork_request_path(req: *const Request) -> prefork_slice;
-    fn prefork_response_body(res: *mut Response, data: *const c_void, size: usize) -> c_int;
-    fn prefork_response_fail(res: *mut Response) -> c_int;
+struct Lines {
+    greeting: String,
+    /// The lines of each client so far, by the number of its connection.
+    counts: HashMap<u64, u64>,
 }
 
-/// The part of `struct prefork_module` that this module needs; `size` says how much that is.
-#[repr(C)]
-pub struct Module {
-    size: u32,
-    abi_major: u16,
-    abi_minor: u16,
-    worker_start: Option<unsafe extern "C" fn(worker: *mut c_void, state: *mut *mut c_void) -> c_int>,
-    worker_stop: Option<unsafe extern "C" fn(worker: *mut c_void, state: *mut c_void)>,
-    on_request: Option<unsafe extern "C" fn(req: *mut Request, res: *mut Response, state: *mut c_void)>,
-}
-
-#[unsafe(no_mangle)]
-pub static prefork_module: Module = Module {
-    size: size_of::<Module>() as u32,
-    abi_major: 2,
-    abi_minor: 0,
-    worker_start: None,
-    worker_stop: None,
-    on_request: Some(on_request),
-};
-
-unsafe extern "C" fn on_request(req: *mut Request, res: *mut Response, _state: *mut c_void) {
-    // SAFETY: `req` is the request of this call; the slice is not used after it.
-    let path = unsafe {
-        let path = prefork_request_path(req);
-        std::slice::from_raw_parts(path.data.cast::<u8>(), path.len)
-    };
-    // SAFETY: `res` is the response of this call; the body is copied.
-    unsafe {
-        match catch_unwind(|| greet(path)) {
-            Ok(text) => prefork_response_body(res, text.as_ptr().cast(), text.len()),
-            Err(_) => prefork_response_fail(res),
-        };
+impl Lines {
+    /// The greeting is the first argument after the module.
+    fn new(worker: &Worker) -> Result<Self, Misconfigured> {
+        let greeting = worker.args().first().ok_or_else(|| Misconfigured::new("expected a greeting"))?;
+        let greeting = greeting.to_str().map_err(Misconfigured::new)?.to_owned();
+        Ok(Self { greeting, counts: HashMap::new() })
     }
 }
 
-fn greet(path: &[u8]) -> String {
-    let name = str::from_utf8(path).expect("a path in UTF-8").trim_start_matches('/');
-    assert_ne!(name, "panic", "asked for");
-    format!("hello {}\n", if name.is_empty() { "world" } else { name })
+impl Handler for Lines {
+    fn kind(&self) -> Kind {
+        Kind::Stream
+    }
+
+    fn on_data(&mut self, conn: &Conn) {
+        let (mut answer, mut used) = (String::new(), 0);
+        for line in conn.data().split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            assert_ne!(line, b"panic\n", "asked for");
+            let count = self.counts.entry(conn.id()).or_default();
+            *count += 1;
+            answer += &format!("{}, line {count}\n", self.greeting);
+            used += line.len();
+        }
+        conn.consume(used);
+        let written = conn.write(answer.as_bytes());
+        if written.is_err() || conn.at_end() {
+            conn.close();
+        }
+    }
+
+    fn on_close(&mut self, conn: &Conn) {
+        self.counts.remove(&conn.id());
+    }
+
+    /// The version of what `on_handover` returns, for a later one that writes something else.
+    fn state_version(&self) -> u32 {
+        1
+    }
+
+    fn on_handover(&mut self, conn: &Conn) -> Option<Vec<u8>> {
+        let count = self.counts.remove(&conn.id()).unwrap_or(0);
+        Some(count.to_le_bytes().into())
+    }
+
+    fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
+        let count = state.try_into().map_err(|_| format!("a state of version {version}"))?;
+        self.counts.insert(conn.id(), u64::from_le_bytes(count));
+        Ok(())
+    }
 }
+
+prefork::module!(Lines::new);

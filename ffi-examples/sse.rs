@@ -7,6 +7,7 @@
 
 use prefork::{ALL, Handler, Kind, Later, Message, Refused, Request, Response, Server, Worker};
 use std::cell::RefCell;
+use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ impl Handler for Events {
         Kind::Request
     }
 
-    fn start(&mut self, worker: &Worker) -> Result<(), String> {
+    fn start(&mut self, worker: &Worker) -> Result<(), Box<dyn Error>> {
         let (clients, mut seconds) = (Rc::clone(&self.clients), 0);
         let tick = move |_: &Worker| {
             seconds += 1;

@@ -380,7 +380,7 @@ impl<H: WebSocketHandler> Handler for WebSockets<H> {
         true
     }
 
-    fn start(&mut self, worker: &Worker) -> Result<(), String> {
+    fn start(&mut self, worker: &Worker) -> Result<(), Box<dyn std::error::Error>> {
         if !self.ping.is_zero() {
             worker.every(self.ping.max(Duration::from_millis(4)) / 4, ping_all).ok_or("no timer")?;
         }

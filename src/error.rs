@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-/// A failure, shown as `operation on what: cause`, for instance `bind 127.0.0.1:80: Permission denied (os error 13)`.
-#[derive(Debug)]
+/// A failure, shown as `operation on what: cause`, for instance `bind 127.0.0.1:80: Permission denied (os error 13)`. Its `Debug` shows
+/// the same text, so that a `main` that returns it prints `Error: bind 127.0.0.1:80: Permission denied (os error 13)`.
 pub struct Error {
     kind: ErrorKind,
     what: String,
@@ -12,7 +12,7 @@ pub struct Error {
 }
 
 /// The classes of [`Error`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting that cannot be used as given.
@@ -21,7 +21,8 @@ pub enum ErrorKind {
     Listen,
     /// The handler could not be loaded, or no worker became ready with it.
     Handler,
-    /// A first worker has ended with exit code 78 (`EX_CONFIG`): its configuration is wrong, and to start it again is useless.
+    /// A first worker has ended with exit code 78 (`EX_CONFIG`), as it does with [`Misconfigured`]: its configuration is wrong, and to start
+    /// it again is useless.
     Misconfigured,
     /// The call is not possible in this process or at this time, for instance `run` in a process with several threads.
     State,
@@ -57,6 +58,12 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_ref().map(|cause| cause as _)
@@ -65,3 +72,41 @@ impl std::error::Error for Error {
 
 /// A result whose error is [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that each attempt would meet again, such as a wrong configuration. If a factory ([`crate::Server::factory`]) or
+/// [`crate::Handler::start`] returns it, or an error that has it among its causes, the worker ends with exit code 78 (`EX_CONFIG`,
+/// sysexits(3)). Its slot then stays empty until a reload, and of the first workers none is tried again:
+/// [`crate::Server::run`] fails with [`ErrorKind::Misconfigured`]. With any other error a new worker tries again, after longer and longer
+/// delays.
+///
+/// ```
+/// # use prefork::Misconfigured;
+/// fn port(text: &str) -> Result<u16, Misconfigured> {
+///     text.parse().map_err(|e| Misconfigured::new(format!("port {text:?}: {e}")))
+/// }
+/// assert_eq!(port("http").unwrap_err().to_string(), "port \"http\": invalid digit found in string");
+/// ```
+#[derive(Debug)]
+pub struct Misconfigured(Box<dyn std::error::Error + Send + Sync>);
+
+impl Misconfigured {
+    /// The exit code of a worker that cannot serve for this reason.
+    pub const EXIT_CODE: i32 = 78;
+
+    /// Says what is wrong, as an error or as text.
+    pub fn new(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Misconfigured {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}

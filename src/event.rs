@@ -29,6 +29,10 @@ macro_rules! named {
         )*}
 
         impl $type {
+            /// All values.
+            #[allow(dead_code, reason = "not each type is read back")]
+            pub(crate) const ALL: &[Self] = &[$(Self::$value),*];
+
             /// The name of the value.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$value => $name,)* }

@@ -54,6 +54,11 @@
 //! A type of your own that implements [`Handler`] can mix styles: an HTTP handler that [upgrades](Response::upgrade) a connection
 //! gets [`Handler::on_data`] for it from then on.
 //!
+//! # A module
+//!
+//! A crate with [`module!`] is a shared object that the command `prefork` loads, and loads anew on each reload: new code without an
+//! end of the server. See [`guide::rust_module`].
+//!
 //! # When things go wrong
 //!
 //! A panic in a handler costs the connection it was called for (an HTTP client gets 500); the worker keeps serving. A crash costs
@@ -157,7 +162,10 @@ pub mod error;
 pub mod event;
 pub mod ffi;
 #[doc = include_str!("../docs/guide.md")]
-pub mod guide {}
+pub mod guide {
+    #[doc = include_str!("../docs/rust-module.md")]
+    pub mod rust_module {}
+}
 mod handoff;
 mod ids;
 mod image;
@@ -174,7 +182,7 @@ mod unwind;
 mod worker;
 
 pub use config::Config;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Misconfigured, Result};
 pub use event::{
     Bound, CodeFile, Connections, Crash, Departed, Event, Exit, Family, Kind, LastExit, Reason,
     ReloadFailure, ReloadStage, ReloadState, ServerState, Started, Status, Staying, Stopped, Totals,
@@ -192,7 +200,7 @@ pub use sys::poll::Interest;
 pub use worker::Worker;
 pub use worker::conn::{Conn, EndReason, Slow};
 pub use worker::datagram::Datagram;
-pub use worker::handler::{Handler, Outcome, blocking, datagram, http, stream};
+pub use worker::handler::{Handler, IntoHandler, Outcome, blocking, datagram, http, stream};
 pub use worker::http::{Later, Resume, Take};
 #[cfg(fuzzing)]
 #[doc(hidden)]

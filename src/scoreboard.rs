@@ -175,7 +175,29 @@ impl Common {
     }
 }
 
+impl Common {
+    /// The pages: the one that all write, and the master's.
+    pub fn pages(self) -> [&'static SharedPage; 2] {
+        [self.shared, self.masters]
+    }
+
+    /// Of [`Common::pages`].
+    pub fn at([shared, masters]: [&'static SharedPage; 2]) -> Self {
+        Self { shared, masters }
+    }
+}
+
 impl WorkerPage {
+    /// The page itself.
+    pub fn page(self) -> &'static SharedPage {
+        self.0
+    }
+
+    /// The worker's page at this place.
+    pub fn at(page: &'static SharedPage) -> Self {
+        Self(page)
+    }
+
     /// The word itself.
     pub fn word(self, word: Word) -> &'static AtomicU64 {
         &self.0[word as usize]

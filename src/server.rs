@@ -12,9 +12,9 @@ use crate::sys::{forks, stderr};
 use crate::unwind::named;
 use crate::worker::Worker;
 use crate::worker::call::end_this_copy;
-use crate::worker::handler::{self, Handler, Outcome};
+use crate::worker::handler::{self, Handler, IntoHandler, Outcome};
 use crate::worker::http::{Request, Response};
-use crate::worker::source::Source;
+use crate::worker::source::{Factory, Inherited, Source};
 use crate::{Conn, Datagram};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -127,19 +127,31 @@ impl Server {
         Self::inherited(handler::datagram(f))
     }
 
-    /// A server whose workers each make their own handler after the fork, and open there what processes must not share.
-    pub fn factory<H: Handler + 'static>(mut f: impl FnMut(&Worker) -> H + 'static) -> Self {
-        Self::built_in(move |worker| Some(Box::new(f(worker))))
+    /// A server whose workers each make their own handler after the fork, and open there what processes must not share. The function
+    /// returns a handler, or a `Result`: with an error the worker is not ready, and the master prints the error with its causes. A new
+    /// worker tries again, after longer and longer delays, unless [`crate::Misconfigured`] is among them.
+    ///
+    /// ```no_run
+    /// # use prefork::{Handler, Misconfigured, Server, http};
+    /// # fn main() -> prefork::Result<()> {
+    /// Server::factory(|_worker| {
+    ///     let name = std::env::var("NAME").map_err(|e| Misconfigured::new(format!("NAME: {e}")))?;
+    ///     let handler: Box<dyn Handler> = match name.as_str() {
+    ///         "" => Box::new(http(|_req, res| res.status(404))),
+    ///         _ => Box::new(http(move |_req, res| res.body(&name))),
+    ///     };
+    ///     Ok::<_, Misconfigured>(handler)
+    /// })
+    /// .run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn factory<R: IntoHandler<M>, M: 'static>(f: impl FnMut(&Worker) -> R + 'static) -> Self {
+        Self::with_source(Factory::new(f))
     }
 
     fn inherited(handler: impl Handler + 'static) -> Self {
-        // Each worker has its own copy, as of its fork, and takes it.
-        let mut handler = Some(handler);
-        Self::built_in(move |_| Some(Box::new(handler.take()?)))
-    }
-
-    fn built_in(f: impl FnMut(&Worker) -> Option<Box<dyn Handler>> + 'static) -> Self {
-        Self::with_source(BuiltIn(f))
+        Self::with_source(Inherited::new(handler))
     }
 
     pub(crate) fn with_source(source: impl Source + 'static) -> Self {
@@ -496,14 +508,5 @@ impl Running {
 impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.master.descriptor()
-    }
-}
-
-/// Makes handlers by a function of this program, each in its worker.
-struct BuiltIn<F>(F);
-
-impl<F: FnMut(&Worker) -> Option<Box<dyn Handler>>> Source for BuiltIn<F> {
-    fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
-        (self.0)(worker).ok_or_else(|| "the handler was taken already".into())
     }
 }

@@ -14,10 +14,14 @@ use util::host::example;
 use util::{Server, Start, Style, comes_true, wait_until};
 
 fn start(style: Style, words: &[&str]) -> Server {
+    program(style, &[&["fail"], words].concat()).start()
+}
+
+fn program(style: Style, words: &[&str]) -> Start {
     // Cargo takes a second to see that nothing is to be built.
     static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| example("faults"));
-    let words = [PROGRAM.to_str().unwrap(), "fail"].into_iter().chain(words.iter().copied());
-    Start::new(style).program(words).through(&["sh", "-c", "exec \"$@\" 9>&1", "sh"]).start()
+    let words = [PROGRAM.to_str().unwrap()].into_iter().chain(words.iter().copied());
+    Start::new(style).program(words).through(&["sh", "-c", "exec \"$@\" 9>&1", "sh"])
 }
 
 /// Waits for a line about a failure, which names one of the two workers, and returns the text after that.
@@ -56,6 +60,32 @@ fn an_error_is_logged_with_its_causes_and_the_request() {
         assert_eq!(line.matches("no route").count(), 1, "{error}: {line}");
         server.stop();
     }
+}
+
+#[test]
+fn a_worker_that_cannot_start_says_why_with_all_causes() {
+    for (how, code) in [("factory", 1), ("start", 1), ("wrong", 78), ("wrapped", 78), ("start-wrong", 78)] {
+        let refused = program(Style::Request, &["start", how]).refused();
+        assert_eq!(refused.code, Some(code), "{how}: {refused:?}");
+        assert_eq!(refused.stderr, format!("built-in: {CAUSES}\n"), "{how}");
+    }
+}
+
+#[test]
+fn a_slot_whose_configuration_is_wrong_stays_empty_until_a_reload() {
+    let mut server = program(Style::Request, &["start", "later"]).workers(2).start();
+    let first = server.workers()[0];
+    server.says("SIGKILL");
+    server.says(&format!("died before it was ready: {CAUSES}"));
+    util::proc::signal(first, libc::SIGKILL);
+    server.wait_for_line(CAUSES);
+    assert!(!comes_true(Duration::from_millis(1500), || server.lines_with(CAUSES) > 1));
+    let mut client = server.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    assert!(["first", "second"].contains(&client.http_answer().unwrap().body.as_str()));
+    drop(client);
+    server.scaled_to(1);
+    server.stop();
 }
 
 #[test]

@@ -242,25 +242,6 @@ fn upload_writes_files_as_they_come() {
 }
 
 #[test]
-fn a_module_in_rust_answers_and_its_panic_is_a_500() {
-    let module = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module-rs.so");
-    let source = Path::new(ROOT).join("ffi-examples/module.rs");
-    let mut rustc = Command::new("rustc");
-    rustc.args(["--edition", "2024", "-O", "-D", "warnings", "--crate-type", "cdylib", "-o"]);
-    let out = rustc.arg(&module).arg(source).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let mut server = serve(&module, &[]).start();
-    assert_eq!(get(&server, "/you").2, "hello you\n");
-    for line in ["panicked at", "assertion", "left:", "right:", "note:", "stack backtrace:"] {
-        server.may_say(line);
-    }
-    server.may_say("asked for");
-    assert_eq!(get(&server, "/panic").0, 500);
-    assert_eq!(get(&server, "/").2, "hello world\n");
-    server.stop();
-}
-
-#[test]
 fn the_constructors_of_a_module_in_cpp_run_when_it_is_loaded() {
     let source = "#include <prefork.h>\n#include <string>\n\
         static std::string text(\"from C++\\n\");\n\

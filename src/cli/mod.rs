@@ -11,7 +11,7 @@ mod verbs;
 use banner::About;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
-use prefork::{Config, ErrorKind, Server};
+use prefork::{Config, ErrorKind, Misconfigured, Server};
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -25,7 +25,7 @@ const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
 const CUT: u8 = 6;
 /// `EX_CONFIG` (sysexits(3)), as a worker uses it.
-const MISCONFIGURED: u8 = 78;
+const MISCONFIGURED: u8 = Misconfigured::EXIT_CODE as u8;
 
 /// The sections after the options, in the help and the manual page.
 const NOTES: [(&str, &str); 6] = [

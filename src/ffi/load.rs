@@ -4,7 +4,8 @@
 //! so a file that is overwritten in place cannot change the code they run.
 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
-use super::origin;
+use super::{origin, rust_module};
+use crate::Worker;
 use crate::code;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::CodeFile;
@@ -14,8 +15,8 @@ use crate::runtime_dir;
 use crate::server::Server;
 use crate::sys::dl::Library;
 use crate::sys::elf;
-use crate::worker::source::Source;
-use crate::{Handler, Worker};
+use crate::worker::failure::StartFailure;
+use crate::worker::source::{Opened, Source};
 use std::ffi::CString;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -25,7 +26,8 @@ use std::path::{Path, PathBuf};
 use std::result;
 
 impl Server {
-    /// A server whose handler is a shared object with a `prefork_module`; each worker loads a private copy of it. A relative path is
+    /// A server whose handler is a shared object with a `prefork_module`, or one made by [`crate::module!`]; each worker loads a private
+    /// copy of it. A relative path is
     /// meant from the working directory of now, with the symbolic links of `$PWD`; each reload follows the path anew. The module
     /// calls functions of this program, which must be linked with `-Wl,--export-dynamic-symbol=prefork_*` (in build.rs:
     /// `cargo:rustc-link-arg-bins=`).
@@ -101,7 +103,7 @@ impl ModuleSource {
     }
 
     /// Loads a private copy, after the libraries that lie beside the file.
-    fn load(&self, copy: &Copy) -> result::Result<Callbacks, String> {
+    fn load(&self, copy: &Copy) -> result::Result<Opened, String> {
         let mut needed = copy.origins.iter().map(|origin| origin::libraries(copy.image.file(), origin));
         let libraries = needed.find(|found| !found.is_empty()).unwrap_or_default();
         let mut failure = None;
@@ -136,10 +138,16 @@ impl ModuleSource {
         Error::io(ErrorKind::Handler, format!("load {}", self.name), e)
     }
 
-    fn load_from(&self, path: &Path) -> result::Result<Callbacks, String> {
+    fn load_from(&self, path: &Path) -> result::Result<Opened, String> {
         let c_path = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
         let explain = |text: String| explain(&text, &path.to_string_lossy(), &self.name);
         let library = Library::open(&c_path).map_err(explain)?;
+        if let Some(symbol) = library.symbol(c"prefork_rust_module") {
+            // SAFETY: a symbol of this name is one of `module!`; the object stays loaded.
+            let module = unsafe { rust_module::Loaded::new(symbol) };
+            let module = module.map_err(|found| format!("load {}: {found}", self.name))?;
+            return Ok(Opened::Successor(Box::new(module)));
+        }
         let refuse = |found: &str| {
             let ours = format!("ABI {PREFORK_ABI_MAJOR}.{PREFORK_ABI_MINOR}");
             let version = env!("CARGO_PKG_VERSION");
@@ -147,12 +155,13 @@ impl ModuleSource {
         };
         let symbol = library.symbol(c"prefork_module");
         let symbol =
-            symbol.ok_or_else(|| refuse("found no symbol of that name: define it with PREFORK_MODULE"))?;
+            symbol.ok_or_else(|| refuse("found no symbol of that name: define it with PREFORK_MODULE, or in Rust with prefork::module!"))?;
         // SAFETY: a symbol of this name is a descriptor, which gives its version and size itself; the object stays loaded.
         let module =
             unsafe { prefork_module::read(symbol.as_ptr().cast()) }.map_err(|found| refuse(&found))?;
         // SAFETY: the object stays loaded, and so do the callbacks; `state` is NULL until worker_start sets it.
-        unsafe { Callbacks::new(module, std::ptr::null_mut()) }.map_err(refuse)
+        let callbacks = unsafe { Callbacks::new(module, std::ptr::null_mut()) }.map_err(refuse)?;
+        Ok(Opened::Handler(Box::new(callbacks)))
     }
 }
 
@@ -212,18 +221,18 @@ impl Source for ModuleSource {
         self.copies.retain(|copy| !copy.retired || is_in_use(copy.generation));
     }
 
-    fn open(&mut self, worker: &Worker) -> result::Result<Box<dyn Handler>, String> {
+    fn open(&mut self, worker: &Worker) -> result::Result<Opened, StartFailure> {
         // The loaded object stays when the descriptor is closed.
         let mut copies = std::mem::take(&mut self.copies).into_iter();
         let copy = copies
             .find(|copy| copy.generation.0 == worker.generation())
-            .ok_or("the module was not prepared")?;
-        Ok(Box::new(self.load(&copy)?))
+            .ok_or("the module was not prepared".to_owned())?;
+        Ok(self.load(&copy)?)
     }
 
-    fn open_in_place(&mut self, _: &Worker) -> result::Result<Box<dyn Handler>, String> {
+    fn open_in_place(&mut self, _: &Worker) -> result::Result<Opened, StartFailure> {
         self.check().map_err(|e| self.refusal(e).to_string())?;
-        Ok(Box::new(self.load_from(&self.path)?))
+        Ok(self.load_from(&self.path)?)
     }
 
     fn name(&self) -> &str {
@@ -252,6 +261,7 @@ const ADVICE: [(&str, &str); 4] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Handler;
     use std::process::Command;
 
     /// A folder that is removed when dropped.
@@ -322,9 +332,12 @@ mod tests {
         let (generation, origins) = (copy.generation, copy.origins.clone());
         let image = Image::adopt(copy.image.as_fd().try_clone_to_owned().unwrap());
         let copy = Copy { generation, image, origins, retired: false };
-        let opened = source.load(&copy).map(|callbacks| Box::new(callbacks) as Box<dyn Handler>);
+        let opened = source.load(&copy);
         std::mem::forget(copy);
-        opened
+        opened.map(|opened| match opened {
+            Opened::Handler(handler) => handler,
+            Opened::Successor(_) => panic!("a module in Rust"),
+        })
     }
 
     /// The refusal of a file, in the master or in the worker.
@@ -349,7 +362,7 @@ mod tests {
     }
 
     fn number(source: &mut ModuleSource) -> String {
-        open(source).unwrap().start(&worker()).unwrap_err()
+        open(source).unwrap().start(&worker()).unwrap_err().to_string()
     }
 
     #[test]
@@ -360,7 +373,7 @@ mod tests {
         source.prepare(Generation(1)).unwrap();
         let mut handler = open(&mut source).unwrap();
         assert_eq!(handler.kind(), crate::Kind::Request);
-        assert_eq!(handler.start(&worker()), Ok(()));
+        handler.start(&worker()).unwrap();
     }
 
     #[test]

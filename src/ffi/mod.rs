@@ -20,6 +20,8 @@ pub mod multipart;
 mod origin;
 pub mod request;
 pub mod response;
+#[doc(hidden)]
+pub mod rust_module;
 pub mod server;
 pub mod status;
 pub mod wakeups;

@@ -14,6 +14,7 @@ use crate::unwind::named;
 use crate::worker::routes::Unserved;
 use crate::{Conn, Datagram, Handler, Kind, Later, Message, Request, Response, Take, Worker};
 use std::cell::RefCell;
+use std::error::Error;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
@@ -336,14 +337,14 @@ impl Handler for Callbacks {
         self.module.on_data.is_some()
     }
 
-    fn start(&mut self, worker: &Worker) -> Result<(), String> {
+    fn start(&mut self, worker: &Worker) -> Result<(), Box<dyn Error>> {
         if let Some(start) = self.module.worker_start {
             // SAFETY: a callback, as promised to `new`; both pointers are good until it returns.
             match unsafe { start(lend(worker), &raw mut self.state) } {
                 0 => {}
                 n => {
                     let reason = UNSERVED.take().map(|unserved| format!(": {unserved}")).unwrap_or_default();
-                    return Err(format!("worker_start returned {n}{reason}"));
+                    return Err(format!("worker_start returned {n}{reason}").into());
                 }
             }
         }

@@ -18,6 +18,7 @@ mod stop;
 mod terms;
 
 use super::restart::Restart;
+use crate::error::Misconfigured;
 use crate::event::{Event, Exit, Reason, ReloadFailure, ReloadStage, ReloadState, WorkerInfo};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::sys::signal::{SIGKILL, SIGTERM};
@@ -29,7 +30,7 @@ pub(super) use stop::SAME_INTERRUPT;
 pub use terms::{Action, Ended, Input, Rules};
 
 /// The exit code by which a worker says that its configuration is wrong, so that starting it again is useless (sysexits(3)).
-pub const EX_CONFIG: i32 = 78;
+pub const EX_CONFIG: i32 = Misconfigured::EXIT_CODE;
 /// If a tick comes this much later than due, the master itself stood still.
 const LATE: Duration = Duration::from_millis(500);
 /// The shortest time until a failed recycling is tried again.

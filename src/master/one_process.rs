@@ -16,6 +16,7 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::time::Time;
 use crate::sys::{forks, memory};
 use crate::worker::conns::Conns;
+use crate::worker::handed::Signals;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::recent::Recent;
 use crate::worker::source::Source;
@@ -36,7 +37,7 @@ pub fn run(
     mut config: Config,
     mut source: Box<dyn Source>,
     args: Vec<CString>,
-    on_start: impl FnOnce(&Started),
+    mut on_start: impl FnMut(&Started),
 ) -> Result<Stopped> {
     let system = |what: &'static str| move |e: io::Error| Error::io(ErrorKind::System, what, e);
     check_kernel()?;
@@ -97,9 +98,10 @@ pub fn run(
         leave,
         stderr: None,
     };
-    let ready = |kind, kinds| on_start(&Started { addresses, workers: 1, kind, kinds });
-    let signals = (takes_signals, SAME_INTERRUPT);
-    let cut = one_process::run(&mut *source, &config, setup, &mut poll, signals, ready)?;
+    let mut ready =
+        |kind, kinds| on_start(&Started { addresses: addresses.clone(), workers: 1, kind, kinds });
+    let signals = Signals { are_taken: takes_signals, same: SAME_INTERRUPT };
+    let cut = one_process::run(&mut *source, &config, setup, &mut poll, signals, &mut ready)?;
     Ok(Stopped { killed: 0, cut })
 }
 

@@ -163,7 +163,7 @@ impl Master {
                 self.poll = poll;
                 leave
             }
-            Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}")),
+            Err(e) => worker::fail(&worker, format!("epoll_create, eventfd: {e}").into()),
         };
         let common = self.births.board.common();
         let wake = self.births.wake.as_fd();

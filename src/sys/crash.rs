@@ -144,6 +144,19 @@ pub fn watch(area: Area, since: &'static AtomicU64) {
     }
 }
 
+/// Undoes [`watch`].
+pub fn unwatch() {
+    for signal in SIGNALS {
+        // SAFETY: sigaction is plain data for which all zero bytes are a valid value.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: `action` is writable; a null new action changes nothing.
+        unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+        if action.sa_sigaction == fault as *const () as usize {
+            set_action(signal, libc::SIG_DFL);
+        }
+    }
+}
+
 /// This process and this thread.
 fn own_ids() -> (c_int, c_int) {
     // SAFETY: takes nothing and cannot fail.

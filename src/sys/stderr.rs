@@ -51,6 +51,16 @@ impl RestoreStderr {
         Ok(Self { original, diverted_to })
     }
 
+    /// The original, and the device and inode of the file to which it is diverted.
+    pub fn into_parts(self) -> (OwnedFd, (u64, u64)) {
+        (self.original, self.diverted_to)
+    }
+
+    /// Of [`RestoreStderr::into_parts`].
+    pub fn from_parts(original: OwnedFd, diverted_to: (u64, u64)) -> Self {
+        Self { original, diverted_to }
+    }
+
     /// Restores the original, unless the program itself has replaced standard error in the meantime.
     pub fn restore(self) -> io::Result<()> {
         match identity(io::stderr().as_fd()) {

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::datagram::Datagram;
-use super::failure::{count, report};
+use super::failure::{count, report, with_causes};
 use super::http::handle::Later;
 use super::http::request::Request;
 use super::http::response::Response;
@@ -61,8 +61,9 @@ pub trait Handler {
     /// Called after the fork, before the worker is ready.
     ///
     /// # Errors
-    /// The reason why this worker cannot serve; the master prints it.
-    fn start(&mut self, _worker: &Worker) -> Result<(), String> {
+    /// The reason why this worker cannot serve; the master prints it with its causes. A new worker tries again, after longer and longer
+    /// delays, unless [`crate::Misconfigured`] is among them.
+    fn start(&mut self, _worker: &Worker) -> Result<(), Box<dyn Error>> {
         Ok(())
     }
 
@@ -209,17 +210,144 @@ impl Outcome<BoxedSendSync> for Result<(), BoxedSendSync> {
 
 type BoxedSendSync = Box<dyn Error + Send + Sync>;
 
-/// The text of an error, followed by those of its causes that it does not end in already.
-pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(cause) = next {
-        let reason = cause.to_string();
-        if !text.ends_with(&reason) {
-            text = text + ": " + &reason;
-        }
-        next = cause.source();
+/// The value that a factory of handlers returns ([`crate::Server::factory`]): a handler, or a `Result` with a handler. The error is one of
+/// [`std::error::Error`], a boxed one, or text. `M` is found by the compiler; it tells the implementations apart.
+pub trait IntoHandler<M> {
+    /// The handler.
+    ///
+    /// # Errors
+    /// The reason why this worker cannot serve, and perhaps none can ([`crate::Misconfigured`]).
+    fn into_handler(self) -> Result<Box<dyn Handler>, Box<dyn Error>>;
+}
+
+impl<H: Handler + 'static> IntoHandler<()> for H {
+    fn into_handler(self) -> Result<Box<dyn Handler>, Box<dyn Error>> {
+        Ok(Box::new(self))
     }
-    text
+}
+
+impl<H: Handler + 'static, E: Into<Box<dyn Error>>> IntoHandler<Box<dyn Error>> for Result<H, E> {
+    fn into_handler(self) -> Result<Box<dyn Handler>, Box<dyn Error>> {
+        self.map(|handler| Box::new(handler) as _).map_err(Into::into)
+    }
+}
+
+/// Which is not `Into<Box<dyn Error>>`.
+impl<H: Handler + 'static> IntoHandler<BoxedSendSync> for Result<H, BoxedSendSync> {
+    fn into_handler(self) -> Result<Box<dyn Handler>, Box<dyn Error>> {
+        self.map(|handler| Box::new(handler) as _).map_err(|e| e as Box<dyn Error>)
+    }
+}
+
+/// A handler of a type that is known only when the program runs: a factory can return one of several.
+impl<T: Handler + ?Sized> Handler for Box<T> {
+    fn kind(&self) -> Kind {
+        (**self).kind()
+    }
+
+    fn kind_at(&self, listener: u16) -> Kind {
+        (**self).kind_at(listener)
+    }
+
+    fn is_same_everywhere(&self) -> bool {
+        (**self).is_same_everywhere()
+    }
+
+    fn takes_datagrams_at(&self, listener: u16) -> bool {
+        (**self).takes_datagrams_at(listener)
+    }
+
+    fn takes_datagrams(&self) -> bool {
+        (**self).takes_datagrams()
+    }
+
+    fn takes_streams(&self) -> bool {
+        (**self).takes_streams()
+    }
+
+    fn takes_heads(&self) -> bool {
+        (**self).takes_heads()
+    }
+
+    fn start(&mut self, worker: &Worker) -> Result<(), Box<dyn Error>> {
+        (**self).start(worker)
+    }
+
+    fn stop(&mut self, worker: &Worker) {
+        (**self).stop(worker);
+    }
+
+    fn on_drain(&mut self, worker: &Worker) {
+        (**self).on_drain(worker);
+    }
+
+    fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
+        (**self).on_message(worker, message);
+    }
+
+    fn on_head(&mut self, req: &Request<'_>, res: &mut Response) -> Take {
+        (**self).on_head(req, res)
+    }
+
+    fn on_body(&mut self, req: &Request<'_>, piece: &[u8], last: bool) {
+        (**self).on_body(req, piece, last);
+    }
+
+    fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
+        (**self).on_request(req, res);
+    }
+
+    fn on_connection(&mut self, conn: &Conn) {
+        (**self).on_connection(conn);
+    }
+
+    fn on_open(&mut self, conn: &Conn) {
+        (**self).on_open(conn);
+    }
+
+    fn on_data(&mut self, conn: &Conn) {
+        (**self).on_data(conn);
+    }
+
+    fn on_writable(&mut self, conn: &Conn) {
+        (**self).on_writable(conn);
+    }
+
+    fn state_version(&self) -> u32 {
+        (**self).state_version()
+    }
+
+    fn state_version_at(&self, listener: u16) -> u32 {
+        (**self).state_version_at(listener)
+    }
+
+    fn on_handover(&mut self, conn: &Conn) -> Option<Vec<u8>> {
+        (**self).on_handover(conn)
+    }
+
+    fn write_state(&mut self, conn: &Conn, room: usize) -> Option<Vec<u8>> {
+        (**self).write_state(conn, room)
+    }
+
+    fn on_takeover(&mut self, conn: &Conn, version: u32, state: &[u8]) -> Result<(), String> {
+        (**self).on_takeover(conn, version, state)
+    }
+
+    fn on_resume(&mut self, res: Later, version: u32, state: &[u8]) -> Result<(), String> {
+        (**self).on_resume(res, version, state)
+    }
+
+    fn on_resume_at(&mut self, listener: u16, res: Later, version: u32, state: &[u8]) -> Result<(), String> {
+        (**self).on_resume_at(listener, res, version, state)
+    }
+
+    fn on_close(&mut self, conn: &Conn) {
+        (**self).on_close(conn);
+    }
+
+    fn on_datagram(&mut self, datagram: &Datagram<'_>) {
+        (**self).on_datagram(datagram);
+    }
 }
 
 /// Makes a handler of a closure that answers HTTP requests.

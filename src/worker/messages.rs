@@ -100,6 +100,11 @@ impl WorkerMessages {
         Self { loopback: Some(other_end), ..Self::new(socket, outbox) }
     }
 
+    /// The other end of the socket, in a server that is one process.
+    pub(super) fn loopback(&self) -> Option<BorrowedFd<'_>> {
+        self.loopback.as_ref().map(AsFd::as_fd)
+    }
+
     /// True if there is no master, and no other worker.
     pub fn is_alone(&self) -> bool {
         self.loopback.is_some()

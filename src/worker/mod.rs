@@ -12,7 +12,8 @@ mod deadlines;
 mod delivery;
 mod engine;
 mod event_loop;
-mod failure;
+pub mod failure;
+pub mod handed;
 pub mod handler;
 pub mod handover;
 pub mod http;
@@ -37,6 +38,7 @@ pub mod wakeups;
 mod watches;
 
 use crate::config::{Config, WorkerExit};
+use crate::error::Misconfigured;
 use crate::event::{Kind, WorkerState};
 use crate::handoff::HandoffEnd;
 use crate::log::log;
@@ -46,10 +48,12 @@ use crate::scoreboard::{Common, Word};
 use crate::sys::stderr::{self, RestoreStderr};
 use crate::sys::{crash, forks, overdue, parent, process, signal};
 use call::call_apart;
+use failure::StartFailure;
+use handed::Handed;
 use handler::Handler;
 use intake::DESCRIPTOR_RESERVE;
 use own_sockets::OwnSocket;
-use source::Source;
+use source::{Opened, Source};
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,6 +94,21 @@ pub struct WorkerSetup<'a> {
 
 /// Runs the worker, right after the fork. Never returns.
 pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
+    prepare(config, &setup);
+    // Fails only if the kernel has no such file, and then it does not choose by it.
+    let _ = process::offer_memory(MEMORY_HANDICAP);
+    tell(setup.worker, &Notice::Online);
+    serve(source, config, setup, poll)
+}
+
+/// Goes on as the worker that another copy of this code has prepared ([`source::Successor`]). Never returns.
+pub fn succeed(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
+    prepare(config, &setup);
+    serve(source, config, setup, poll)
+}
+
+/// Sets what this copy of the code keeps of its process.
+fn prepare(config: &Config, setup: &WorkerSetup<'_>) {
     let worker = setup.worker;
     worker.set_current();
     signal::count(signal::SIGTERM, &setup.leave);
@@ -97,7 +116,7 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     // Zero is no limit.
     let limit = Some(config.drain_timeout).filter(|limit| !limit.is_zero()).map(|limit| limit + LAST_MOMENT);
     if let Err(e) = parent::watch(setup.master, limit) {
-        fail(worker, format!("prctl: {e}"));
+        fail(worker, format!("prctl: {e}").into());
     }
     match config.timeout.as_millis() as u64 {
         0 => {}
@@ -105,8 +124,6 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     }
     crash::watch(worker.info.page.crash_area(), worker.info.page.word(Word::BusySince));
     introduce(worker);
-    // Fails only if the kernel has no such file, and then it does not choose by it.
-    let _ = process::offer_memory(MEMORY_HANDICAP);
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         // The usual hook waits until standard error is read, and the client of the request would wait with it.
@@ -114,16 +131,21 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
             usual(about);
         }
     }));
-    tell(worker, &Notice::Online);
+}
+
+/// Opens the handler and serves with it.
+fn serve(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll: &mut mio::Poll) -> ! {
+    let worker = setup.worker;
     let started = catch_unwind(AssertUnwindSafe(|| start(worker, |worker| source.open(worker))));
     call::end_copy("worker_start");
     let mut handler = match started {
-        Ok(Ok(handler)) => handler,
-        Ok(Err(reason)) => fail(worker, reason),
-        Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic))),
+        Ok(Ok(Opened::Handler(handler))) => handler,
+        Ok(Ok(Opened::Successor(successor))) => successor.serve(hand_over(config, setup)),
+        Ok(Err(failure)) => fail(worker, failure),
+        Err(panic) => fail(worker, format!("panic: {}", panic_text(&*panic)).into()),
     };
     if let Err(e) = parent::watch_again() {
-        fail(worker, format!("prctl: {e}"));
+        fail(worker, format!("prctl: {e}").into());
     }
     // The handler may have closed some, and connections come next.
     let _ = stderr::open_missing();
@@ -159,6 +181,15 @@ pub fn run(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, pol
     }
 }
 
+/// Has this copy of the code let go of the worker, for a [`source::Successor`].
+fn hand_over<'a>(config: &'a Config, setup: WorkerSetup<'a>) -> Handed<'a> {
+    // The numbers of the sockets may stand for others soon. The successor watches for forks and faults itself.
+    forks::unwatch();
+    crash::unwatch();
+    Worker::unset_current();
+    Handed { config, setup, alone: None }
+}
+
 /// Makes the worker's numbers known to the handler, to programs that it executes, and to ps(1).
 fn introduce(worker: &Worker) {
     let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
@@ -178,12 +209,15 @@ fn numbers(worker: &Worker) -> [(&'static str, u32); 3] {
 /// Opens and starts the handler.
 fn start(
     worker: &'static Worker,
-    open: impl FnOnce(&Worker) -> Result<Box<dyn Handler>, String>,
-) -> Result<Box<dyn Handler>, String> {
+    open: impl FnOnce(&Worker) -> Result<Opened, StartFailure>,
+) -> Result<Opened, StartFailure> {
     let page = worker.info.page;
-    let mut handler = call_apart(page, "load", || open(worker))?;
+    let mut handler = match call_apart(page, "load", || open(worker))? {
+        Opened::Handler(handler) => handler,
+        successor @ Opened::Successor(_) => return Ok(successor),
+    };
     call_apart(page, "worker_start", || handler.start(worker))?;
-    routes::join(handler, worker)
+    Ok(Opened::Handler(routes::join(handler, worker)?))
 }
 
 /// The connections that a worker may have at a time.
@@ -200,9 +234,9 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Tells the master why this worker cannot serve, and exits.
-pub fn fail(worker: &Worker, reason: String) -> ! {
-    tell(worker, &Notice::Failed(reason));
-    process::exit(EXIT_FAILED)
+pub fn fail(worker: &Worker, failure: StartFailure) -> ! {
+    tell(worker, &Notice::Failed(failure.reason));
+    process::exit(if failure.is_misconfigured { Misconfigured::EXIT_CODE } else { EXIT_FAILED })
 }
 
 /// Sends a notice that must reach the master before anything else happens.

@@ -2,9 +2,10 @@
 
 use super::call::{call_apart, end_copy};
 use super::event_loop::EventLoop;
-use super::failure::report_panic;
-use super::source::Source;
-use super::{Worker, WorkerSetup, limit_of, numbers, panic_text, start};
+use super::failure::{StartFailure, report_panic};
+use super::handed::{Handed, Signals};
+use super::source::{Opened, Source};
+use super::{Worker, WorkerSetup, hand_over, limit_of, numbers, panic_text, start};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Kind, WorkerState};
@@ -13,11 +14,9 @@ use crate::scoreboard::Word;
 use crate::sys::{ending, forks, parent, process, stderr};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 /// Serves in this process until a signal ends it or the handler leaves. `ready` is told the styles of the handler: its own, and that
-/// at each listener. Signals are handled if `takes_signals` is set; two within `same` count as one.
-/// Returns the number of connections that were cut at the drain-timeout.
+/// at each listener. Returns the number of connections that were cut at the drain-timeout.
 ///
 /// # Errors
 /// [`ErrorKind::Handler`]: the handler cannot serve; [`ErrorKind::System`].
@@ -26,8 +25,8 @@ pub fn run(
     config: &Config,
     setup: WorkerSetup<'_>,
     poll: &mut mio::Poll,
-    (takes_signals, same): (bool, Duration),
-    ready: impl FnOnce(Kind, Vec<Kind>),
+    signals: Signals,
+    ready: &mut dyn FnMut(Kind, Vec<Kind>),
 ) -> Result<u64> {
     let worker = setup.worker;
     worker.set_current();
@@ -35,7 +34,7 @@ pub fn run(
     // The loop closes its own, and signals may come after that.
     let counter =
         setup.leave.try_clone().map_err(|e| Error::io(ErrorKind::System, "dup of an eventfd", e))?;
-    let _signals = takes_signals.then(|| ending::watch(&counter, same));
+    let _signals = signals.are_taken.then(|| ending::watch(&counter, signals.same));
     forks::watch(setup.own_sockets.iter().map(|socket| socket.fd.as_fd()), counter.as_fd());
     let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
     role::set(Role::Worker { id, slot, generation });
@@ -46,13 +45,25 @@ pub fn run(
     parent::begin_call();
     let started = catch_unwind(AssertUnwindSafe(|| start(worker, |worker| source.open_in_place(worker))));
     end_copy("worker_start");
-    let reason = |why: String| {
+    let with_name = |kind, why: String| {
         let name = source.name();
-        Error::new(ErrorKind::Handler, if why.contains(name) { why } else { format!("{name}: {why}") })
+        Error::new(kind, if why.contains(name) { why } else { format!("{name}: {why}") })
+    };
+    let refusal = |failure: StartFailure| {
+        let kind = if failure.is_misconfigured { ErrorKind::Misconfigured } else { ErrorKind::Handler };
+        with_name(kind, failure.reason)
     };
     let mut handler = match started {
-        Ok(started) => started.map_err(reason)?,
-        Err(panic) => return Err(reason(format!("panic: {}", panic_text(&*panic)))),
+        Ok(Ok(Opened::Handler(handler))) => handler,
+        Ok(Ok(Opened::Successor(successor))) => {
+            let handed = Handed { alone: Some(signals), ..hand_over(config, setup) };
+            return successor.serve_in_place(handed, ready).map_err(|e| match e.kind() {
+                ErrorKind::System => e,
+                kind => with_name(kind, e.to_string()),
+            });
+        }
+        Ok(Err(failure)) => return Err(refusal(failure)),
+        Err(panic) => return Err(refusal(format!("panic: {}", panic_text(&*panic)).into())),
     };
     // The handler may have closed some, and connections come next.
     let _ = stderr::open_missing();
@@ -76,7 +87,7 @@ pub fn run(
     report_panic("drop", dropped.ok());
     end_copy("drop");
     served.map_err(|e| Error::io(ErrorKind::System, "epoll_wait", e))?;
-    Ok(if takes_signals && ending::is_at_once() { 0 } else { worker.info.page.get(Word::Cut) })
+    Ok(if signals.are_taken && ending::is_at_once() { 0 } else { worker.info.page.get(Word::Cut) })
 }
 
 /// Ends the role of this process when dropped.

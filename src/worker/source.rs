@@ -1,14 +1,37 @@
 //! The source of the workers' handlers: prepared in the master, opened in each worker.
 
-use super::handler::Handler;
+use super::failure::StartFailure;
+use super::handed::Handed;
+use super::handler::{Handler, IntoHandler};
 use super::this_worker::Worker;
 use crate::error::Result;
-use crate::event::CodeFile;
+use crate::event::{CodeFile, Kind};
 use crate::ids::Generation;
+use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// The name of a handler that is part of the program.
 pub const BUILT_IN: &str = "built-in";
+
+/// What a source opens.
+pub enum Opened {
+    /// A handler for this copy of the worker's code.
+    Handler(Box<dyn Handler>),
+    /// A module that has a handler and the worker's code, and goes on as the worker.
+    Successor(Box<dyn Successor>),
+}
+
+/// Another copy of the worker's code in the same process, for a handler that was compiled with it.
+pub trait Successor {
+    /// Serves until the worker ends, as [`super::run`] does.
+    fn serve(&self, handed: Handed<'_>) -> !;
+
+    /// Serves in a server that is one process, as [`super::one_process::run`] does, which says what the results mean.
+    ///
+    /// # Errors
+    /// As that.
+    fn serve_in_place(&self, handed: Handed<'_>, ready: &mut dyn FnMut(Kind, Vec<Kind>)) -> Result<u64>;
+}
 
 /// The source of the workers' handlers.
 pub trait Source {
@@ -30,13 +53,13 @@ pub trait Source {
     ///
     /// # Errors
     /// The reason why this worker cannot serve.
-    fn open(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String>;
+    fn open(&mut self, worker: &Worker) -> std::result::Result<Opened, StartFailure>;
 
     /// As [`Source::open`], in a server that is one process, without [`Source::prepare`]: from the file itself, whose name debuggers find.
     ///
     /// # Errors
     /// The reason why it cannot serve.
-    fn open_in_place(&mut self, worker: &Worker) -> std::result::Result<Box<dyn Handler>, String> {
+    fn open_in_place(&mut self, worker: &Worker) -> std::result::Result<Opened, StartFailure> {
         self.open(worker)
     }
 
@@ -69,5 +92,51 @@ pub trait Source {
     /// The name in messages: that of a file, or [`BUILT_IN`].
     fn name(&self) -> &str {
         BUILT_IN
+    }
+}
+
+/// A handler that is made before the workers. Each has its own copy, as of its fork, and takes it.
+pub struct Inherited<H>(Option<H>);
+
+impl<H> Inherited<H> {
+    /// The source of this handler.
+    pub fn new(handler: H) -> Self {
+        Self(Some(handler))
+    }
+}
+
+impl<H: Handler + 'static> Source for Inherited<H> {
+    fn open(&mut self, _: &Worker) -> std::result::Result<Opened, StartFailure> {
+        let handler = self.0.take().ok_or_else(|| "the handler was taken already".to_owned())?;
+        Ok(Opened::Handler(Box::new(handler)))
+    }
+}
+
+/// A function that makes handlers, each in its worker.
+pub struct Factory<F, M> {
+    make: F,
+    name: &'static str,
+    result: PhantomData<M>,
+}
+
+impl<F, M> Factory<F, M> {
+    /// The source of what this function makes.
+    pub fn new(make: F) -> Self {
+        Self { make, name: BUILT_IN, result: PhantomData }
+    }
+
+    /// As [`Factory::new`], in a module: the program that has loaded it knows its name.
+    pub fn of_module(make: F) -> Self {
+        Self { name: "", ..Self::new(make) }
+    }
+}
+
+impl<R: IntoHandler<M>, F: FnMut(&Worker) -> R, M> Source for Factory<F, M> {
+    fn open(&mut self, worker: &Worker) -> std::result::Result<Opened, StartFailure> {
+        Ok(Opened::Handler((self.make)(worker).into_handler()?))
+    }
+
+    fn name(&self) -> &str {
+        self.name
     }
 }

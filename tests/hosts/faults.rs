@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    Conn, Datagram, Event, Handler, Kind, MASTER, Message, Request, Response, Server, Started, Worker,
+    Conn, Datagram, ErrorKind, Event, Handler, Kind, MASTER, Message, Misconfigured, Request, Response,
+    Server, Started, Worker,
 };
 use std::error::Error;
 use std::fmt;
@@ -22,6 +23,7 @@ fn main() {
         }
         "thread" => Server::http(calls_elsewhere),
         "fail" => fails(&args[2]),
+        "start" => does_not_start(&args[2]),
         "twin" => forks(&args[2]),
         other => panic!("{other}"),
     };
@@ -34,8 +36,8 @@ fn main() {
     };
     let stopped = server.workers(2).on_start(on_start).run();
     if let Err(e) = stopped {
-        eprintln!("{e}");
-        std::process::exit(1);
+        eprintln!("{e:?}");
+        std::process::exit(if e.kind() == ErrorKind::Misconfigured { 78 } else { 1 });
     }
 }
 
@@ -133,6 +135,42 @@ fn fails(style: &str) -> Server {
             _ => Err(outer()),
         }),
         other => panic!("{other}"),
+    }
+}
+
+/// Its workers fail before they serve: all, or those after the first two.
+fn does_not_start(how: &str) -> Server {
+    let how = how.to_owned();
+    Server::factory(move |worker| -> Result<Box<dyn Handler>, Box<dyn Error + Send + Sync>> {
+        let wrong = || Misconfigured::new(outer());
+        match how.as_str() {
+            "factory" => Err(outer().into()),
+            "wrong" => Err(wrong().into()),
+            "wrapped" => Err(io::Error::other(wrong()).into()),
+            "later" if worker.id() > 2 => Err(wrong().into()),
+            "later" if worker.slot() == 0 => Ok(Box::new(prefork::http(|_, res| res.body("first")))),
+            "later" => Ok(Box::new(Starts(None))),
+            "start" => Ok(Box::new(Starts(Some(|| outer().into())))),
+            "start-wrong" => Ok(Box::new(Starts(Some(|| Misconfigured::new(outer()).into())))),
+            other => panic!("{other}"),
+        }
+    })
+}
+
+/// A handler whose start may fail.
+struct Starts(Option<fn() -> Box<dyn Error>>);
+
+impl Handler for Starts {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn start(&mut self, _: &Worker) -> Result<(), Box<dyn Error>> {
+        self.0.map_or(Ok(()), |error| Err(error()))
+    }
+
+    fn on_request(&mut self, _: &Request<'_>, res: &mut Response) {
+        res.body("second").unwrap();
     }
 }
 

@@ -5,6 +5,7 @@ use prefork::{
     ALL, Config, Datagram, Departed, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message,
     Messages, Request, Response, Role, Running, Server, Staying, Undelivered, Worker, WorkerStatus,
 };
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{ErrorKind as Io, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
@@ -444,7 +445,7 @@ impl Handler for Steered {
         true
     }
 
-    fn start(&mut self, worker: &Worker) -> Result<(), String> {
+    fn start(&mut self, worker: &Worker) -> Result<(), Box<dyn Error>> {
         let there = |name| Path::new(name).exists();
         if there("misconfigured") {
             exit(78);

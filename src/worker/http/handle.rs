@@ -5,7 +5,7 @@ use super::framing::Framing;
 use super::response::{Refused, Response, Stage};
 use crate::log::log;
 use crate::sys::forks;
-use crate::worker::handler::with_causes;
+use crate::worker::failure::with_causes;
 use crate::worker::this_worker::Worker;
 use std::error::Error;
 use std::fmt;
