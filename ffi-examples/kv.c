@@ -10,7 +10,6 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct store {
     sqlite3 *db;
@@ -58,14 +57,11 @@ static void stop(prefork_worker *worker, void *state)
     close_store(state);
 }
 
-static int is(prefork_slice slice, const char *text)
-{
-    return slice.len == strlen(text) && !memcmp(slice.data, text, slice.len);
-}
-
 static sqlite3_stmt *statement(struct store *store, prefork_slice method)
 {
-    return is(method, "GET") ? store->get : is(method, "PUT") ? store->put : is(method, "DELETE") ? store->del : NULL;
+    if (prefork_slice_is(method, "PUT"))
+        return store->put;
+    return prefork_slice_is(method, "GET") ? store->get : prefork_slice_is(method, "DELETE") ? store->del : NULL;
 }
 
 static void answer(prefork_request *req, prefork_response *res, void *state)

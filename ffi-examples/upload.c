@@ -5,7 +5,6 @@
  *
  * A file gets its name when it is complete. What is broken off leaves none.
  */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <prefork.h>
 #include <stdio.h>
@@ -13,11 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MOST (INT64_C(1) << 40)
-
 struct upload {
-    char name[65], partial[96];
-    int fd, failed;
+    char *path, partial[96];
+    FILE *file;
+    int failed;
     uint64_t size, sum;
 };
 
@@ -25,87 +23,71 @@ struct upload {
 static void release(void *user)
 {
     struct upload *up = user;
-
-    close(up->fd);
+    if (up->file)
+        fclose(up->file);
     unlink(up->partial); /* fails if it has its name */
+    free(up->path);
     free(up);
 }
 
-/* Letters, digits, '.', '-' and '_', and no '.' in front. */
-static int copy_name(char name[65], prefork_slice path)
+/* "/" and a name of letters, digits, '.', '-' and '_', with no '.' in front. */
+static int is_name(const char *path)
 {
-    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
+    size_t len = *path ? strspn(path + 1, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_") : 0;
 
-    if (path.len < 2 || path.len > 65 || path.data[1] == '.')
-        return 0;
-    memcpy(name, path.data + 1, path.len - 1);
-    name[path.len - 1] = 0;
-    return strspn(name, set) == path.len - 1;
+    return len > 0 && len < 65 && !path[len + 1] && path[1] != '.';
 }
 
-static int refuse(prefork_response *res, unsigned status)
-{
-    prefork_response_status(res, status);
-    return -1;
-}
-
-/* Decides before the client sends its file. */
+/* Decides before the client sends its file: 1, in pieces; -1, the response is the refusal. */
 static int on_head(prefork_request *req, prefork_response *res, void *state)
 {
-    prefork_slice method = prefork_request_method(req);
-    struct upload *up;
+    struct upload *up = calloc(1, sizeof *up);
+    unsigned refusal = 0;
 
     (void)state;
-    if (method.len != 3 || memcmp(method.data, "PUT", 3)) {
-        prefork_response_header(res, "Allow", "PUT");
-        return refuse(res, 405);
-    }
-    if (prefork_request_length(req) > MOST)
-        return refuse(res, 413);
-    if (!(up = calloc(1, sizeof *up)))
-        return refuse(res, 500);
+    if (!up)
+        return prefork_response_fail(res), -1;
     prefork_request_set_user(req, up, release);
-    up->fd = -1;
     up->sum = UINT64_C(0xcbf29ce484222325);
+    up->path = prefork_slice_dup(prefork_request_path(req));
     /* The number of a request is one of its worker. */
     snprintf(up->partial, sizeof up->partial, ".%ld-%" PRIu64, (long)getpid(), prefork_request_id(req));
-    if (!copy_name(up->name, prefork_request_path(req)))
-        return refuse(res, 400);
-    up->fd = open(up->partial, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    return up->fd < 0 ? refuse(res, 500) : 1;
+    if (!prefork_slice_is(prefork_request_method(req), "PUT"))
+        refusal = 405;
+    else if (prefork_request_length(req) > INT64_C(1) << 40)
+        refusal = 413;
+    else if (!up->path || !is_name(up->path))
+        refusal = 400;
+    else if (!(up->file = fopen(up->partial, "w")))
+        refusal = 500;
+    if (refusal == 405)
+        prefork_response_header(res, "Allow", "PUT");
+    return refusal ? prefork_response_status(res, refusal), -1 : 1;
 }
 
 static void on_body(prefork_request *req, const void *data, size_t size, int last, void *state)
 {
     struct upload *up = prefork_request_user(req);
-    const unsigned char *at = data;
 
-    (void)last, (void)state;
+    (void)state;
     for (size_t i = 0; i < size; i++)
-        up->sum = (up->sum ^ at[i]) * UINT64_C(0x100000001b3); /* FNV-1a */
+        up->sum = (up->sum ^ ((const unsigned char *)data)[i]) * UINT64_C(0x100000001b3); /* FNV-1a */
     up->size += size;
-    while (size > 0 && !up->failed) {
-        ssize_t n = write(up->fd, at, size);
-
-        up->failed = n <= 0 || up->size > (uint64_t)MOST;
-        at += n > 0 ? n : 0;
-        size -= n > 0 ? (size_t)n : 0;
-    }
-    if (up->failed)
+    if (fwrite(data, 1, size, up->file) != size || (last && fflush(up->file))) {
+        up->failed = 1;
         prefork_request_stop(req); /* on_request is next */
+    }
 }
 
 static void on_request(prefork_request *req, prefork_response *res, void *state)
 {
     struct upload *up = prefork_request_user(req);
-    char text[64];
-    int len = snprintf(text, sizeof text, "%" PRIu64 " %016" PRIx64 "\n", up->size, up->sum);
 
     (void)state;
-    if (up->failed || rename(up->partial, up->name))
+    if (up->failed || rename(up->partial, up->path + 1))
         prefork_response_status(res, 507);
     else
-        prefork_response_body(res, text, (size_t)len);
+        prefork_response_printf(res, "%" PRIu64 " %016" PRIx64 "\n", up->size, up->sum);
 }
 
 static int start(prefork_worker *worker, void **state)
