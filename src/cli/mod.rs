@@ -52,7 +52,7 @@ const NOTES: [(&str, &str); 6] = [
     ),
     (
         "Environment",
-        "PREFORK_RUNTIME_DIR   the only directory for control sockets (see Files)\n\
+        "PREFORK_RUNTIME_DIR   the only directory for what Files lists\n\
          LISTEN_FDS            sockets from systemd, instead of the default address;\n\
          \x20                     with LISTEN_PID and LISTEN_FDNAMES (sd_listen_fds(3))\n\
          NO_COLOR              no colours\n\
@@ -64,7 +64,9 @@ const NOTES: [(&str, &str); 6] = [
         "Files",
         "NAME.PID.sock   the control socket of a server. ls, show, reload and the like\n\
          \x20               find servers by it. It is in the first usable directory of\n\
-         \x20               $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID.",
+         \x20               $XDG_RUNTIME_DIR/prefork, /run/prefork and /tmp/prefork-UID.\n\
+         NAME.PID.N.so   there too: the copy of the module that the workers of generation\n\
+         \x20               N have loaded, for debuggers.",
     ),
     (
         "Exit status",

@@ -257,7 +257,9 @@ settings! {
     /// What runs at the end of a worker that has finished. One that crashes, is killed, or cannot start runs nothing.
     worker_exit: WorkerExit = WorkerExit::Quick, OneOf(WORKER_EXIT), "worker-exit", "Workers", "quick|full",
         "What runs when a worker has finished: quick, full",
-        "quick: worker_stop, then what was buffered for output is written. full: exit handlers (atexit) and destructors run too, also those          that a program has set up before it started the server; a worker whose exit handlers take too long is killed a second after the          --drain-timeout";
+        "quick: worker_stop, then what was buffered for output is written. full: exit handlers (atexit) and destructors run too, also \
+         those that a program has set up before it started the server; a worker whose exit handlers take too long is killed a second \
+         after the --drain-timeout";
     /// The number of requests (in blocking style: connections) after which a worker is replaced, at random up to a tenth more; 0 is
     /// never.
     max_requests: u64 = 0, Number(0..=u64::MAX), "max-requests", "Workers", "N",
