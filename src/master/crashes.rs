@@ -7,8 +7,9 @@ use crate::sys::socket;
 use crate::sys::time::Time;
 use std::time::Duration;
 
-/// Reads what a worker that has ended was doing; `None` if it does not say, or has ended by itself in no call of its handler.
-pub fn read(page: WorkerPage, exit: Exit, now: Time) -> Option<Crash> {
+/// Reads what a worker that has ended was doing; `None` if it does not say, or has ended by itself in no call of its handler. `program` is
+/// the file of this program, if the handler is in another one: its functions that have called the handler are left out.
+pub fn read(page: WorkerPage, exit: Exit, now: Time, program: Option<&str>) -> Option<Crash> {
     let callback = printable(page.callback().as_bytes_until_nul());
     let since = page.get(Word::BusySince);
     let since = Some(since).filter(|since| *since != 0 && !callback.is_empty());
@@ -19,14 +20,20 @@ pub fn read(page: WorkerPage, exit: Exit, now: Time) -> Option<Crash> {
     };
     if let Some(found) = crash::read(page.crash_area(), number) {
         tell(found, &mut crash);
+        leave_out_callers(&mut crash.backtrace, program);
     }
     (!crash.callback.is_empty() || !crash.backtrace.is_empty()).then_some(crash)
 }
 
 fn tell(found: Found, crash: &mut Crash) {
     crash.address = found.address;
-    crash.backtrace =
-        found.frames.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(printable).collect();
+    crash.backtrace = found
+        .frames
+        .split(|byte| *byte == b'\n')
+        .filter(|l| !l.is_empty())
+        .map(printable)
+        .map(demangled)
+        .collect();
     if crash.callback.is_empty() {
         return;
     }
@@ -35,6 +42,29 @@ fn tell(found: Found, crash: &mut Crash) {
         crash.request = Some(format!("{} {}", printable(&found.method), printable(&found.target)));
     }
     crash.peer = socket::describe_address(&found.peer);
+}
+
+/// Leaves out the functions of a file at the outer end of a stack, unless they are all of it.
+fn leave_out_callers(backtrace: &mut Vec<String>, program: Option<&str>) {
+    let Some(program) = program else { return };
+    let of_program = format!("({program}+0x");
+    let others = backtrace.iter().rposition(|frame| !frame.contains(&of_program));
+    backtrace.truncate(others.map_or(backtrace.len(), |last| last + 1));
+}
+
+/// A frame with the name of a function in Rust as its source has it.
+#[cfg(feature = "cli")]
+fn demangled(frame: String) -> String {
+    match frame.split_once("+0x").map(|(name, rest)| (rustc_demangle::try_demangle(name), rest)) {
+        // Without the hash behind the name.
+        Some((Ok(name), rest)) => format!("{name:#}+0x{rest}"),
+        _ => frame,
+    }
+}
+
+#[cfg(not(feature = "cli"))]
+fn demangled(frame: String) -> String {
+    frame
 }
 
 /// A text of a worker's, with control characters escaped.
@@ -67,7 +97,7 @@ mod tests {
         let board = Scoreboard::new(1).unwrap();
         let page = board.page(Page(0));
         for exit in [KILLED, Exit::Code(0), Exit::Code(1), Exit::Unknown] {
-            assert_eq!(read(page, exit, Time::from_millis(5)), None);
+            assert_eq!(read(page, exit, Time::from_millis(5), None), None);
         }
     }
 
@@ -77,12 +107,37 @@ mod tests {
         let page = board.page(Page(0));
         page.show_callback("on_request");
         page.set(Word::BusySince, 40);
-        let crash = read(page, KILLED, Time::from_millis(100)).unwrap();
+        let crash = read(page, KILLED, Time::from_millis(100), None).unwrap();
         assert_eq!(crash.to_string(), "in on_request, for 60 ms");
-        assert!(read(page, Exit::Code(1), Time::from_millis(100)).is_some());
-        assert!(read(page, Exit::Code(0), Time::from_millis(100)).is_none());
+        assert!(read(page, Exit::Code(1), Time::from_millis(100), None).is_some());
+        assert!(read(page, Exit::Code(0), Time::from_millis(100), None).is_none());
         page.hide_callback();
-        assert_eq!(read(page, KILLED, Time::from_millis(100)), None);
+        assert_eq!(read(page, KILLED, Time::from_millis(100), None), None);
+    }
+
+    #[test]
+    fn names_are_readable_and_what_has_called_the_handler_is_left_out() {
+        let frames =
+            |texts: &[&str]| texts.iter().map(|text| demangled((*text).to_owned())).collect::<Vec<_>>();
+        let mangled = "_ZN7prefork6worker4call17h3b835ad969215d1eE+0x516 (prefork+0x6858a6)";
+        let mut stack = frames(&[
+            "planted+0x3 (a.1.1.so+0x5)",
+            "(prefork+0x1)",
+            "hello+0x1 (a.1.1.so+0x9)",
+            mangled,
+            "(prefork+0x7)",
+        ]);
+        if cfg!(feature = "cli") {
+            assert_eq!(stack[3], "prefork::worker::call+0x516 (prefork+0x6858a6)");
+        }
+        let whole = stack.clone();
+        leave_out_callers(&mut stack, None);
+        assert_eq!(stack, whole);
+        leave_out_callers(&mut stack, Some("prefork"));
+        assert_eq!(stack, whole[..3]);
+        let mut own = frames(&["(prefork+0x1)", mangled]);
+        leave_out_callers(&mut own, Some("prefork"));
+        assert_eq!(own.len(), 2);
     }
 
     #[test]
@@ -95,7 +150,7 @@ mod tests {
             page.set(Word::Callback, garbage);
             page.set(Word::CallbackRest, garbage);
             page.set(Word::BusySince, garbage);
-            let crash = read(page, KILLED, Time::from_millis(100)).unwrap();
+            let crash = read(page, KILLED, Time::from_millis(100), None).unwrap();
             let all = format!("{crash} {}", crash.backtrace.concat());
             assert!(all.len() < 100_000 && !all.contains(char::is_control), "{all:?}");
         }

@@ -24,8 +24,15 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// The file of this program as the loader shows it in a stack: without its folder.
+fn own_name() -> Option<String> {
+    let path = std::env::args_os().next().map(PathBuf::from)?;
+    path.file_name().map(|name| name.to_string_lossy().into_owned())
+}
 
 impl Master {
     /// Forks a worker.
@@ -207,9 +214,11 @@ impl Master {
         self.close_channel(id);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
+        let program = self.source.is_module().then(own_name).flatten();
         // One that could not serve has said why.
         if removed.failure.is_none()
-            && let Some(crash) = crashes::read(self.births.board.page(page), exit, self.clock.now)
+            && let Some(crash) =
+                crashes::read(self.births.board.page(page), exit, self.clock.now, program.as_deref())
         {
             self.report.crashes.insert(id, crash);
         }
