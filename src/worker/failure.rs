@@ -49,7 +49,10 @@ impl From<String> for StartFailure {
 
 impl From<Box<dyn Error>> for StartFailure {
     fn from(error: Box<dyn Error>) -> Self {
-        let is_misconfigured = chain(&*error).any(|cause| cause.is::<Misconfigured>());
+        // `io::Error::other` of a box has the box in a box.
+        let is_one =
+            |cause: &(dyn Error + 'static)| cause.is::<Misconfigured>() || cause.is::<Box<Misconfigured>>();
+        let is_misconfigured = chain(&*error).any(is_one);
         Self { reason: with_causes(&*error), is_misconfigured }
     }
 }
