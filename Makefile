@@ -52,9 +52,10 @@ bench: build ## compare with other servers: under load and at size; then through
 	python3 benches/deploy.py --reloads 3
 
 .PHONY: fuzz
-fuzz: ## a minute of random bytes against the HTTP parser, some against the frames of messages and the control socket
+fuzz: ## a minute of random bytes against the HTTP parser, some against forms, the frames of messages and the control socket
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
 	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run request -s none -- -max_total_time=60 -dict=fuzz/http.dict
+	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run forms -s none -- -max_total_time=15 -dict=fuzz/http.dict
 	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run frames -s none -- -max_total_time=15
 	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run control -s none -- -max_total_time=15 -max_len=1024
 

@@ -82,8 +82,20 @@ mod header {
         let text = String::from_utf8(text).expect("UTF-8");
         // Rust's word for what the caller promises about pointers.
         let text = text.trim().replace(" * # Safety\n * ", " * Pointers: ");
-        let lines: Vec<_> = text.lines().map(finish).collect();
+        let lines: Vec<_> = without_fences(&text).map(|line| finish(&line)).collect();
         format!("\n\n/* {title}\n * {} */\n\n{}", "-".repeat(104), shorten(&lines))
+    }
+
+    /// Examples are fenced for rustdoc, which would take them for Rust otherwise, and indented for readers of C.
+    fn without_fences(text: &str) -> impl Iterator<Item = String> {
+        let mut is_code = false;
+        text.lines().filter_map(move |line| {
+            if line.trim_start().starts_with("* ```") {
+                is_code = !is_code;
+                return None;
+            }
+            Some(if is_code { line.replacen(" * ", " *     ", 1) } else { line.to_owned() })
+        })
     }
 
     /// Tags only where C needs them. A module's symbol has the name of the struct, and C keeps typedefs and variables in one

@@ -40,6 +40,12 @@
  *
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
+ *     cc host.c libprefork.a -lpthread -ldl -lm                        with libprefork.a, and libc shared
+ *
+ * The third needs no flag against warnings, and since glibc 2.34 none of the three libraries. With the second
+ * the linker warns that dlopen, getaddrinfo and getpwuid_r would need the shared glibc at run time. prefork
+ * calls the first for modules only (prefork_server_module_file(), which a program that is all static cannot
+ * use), and never the others, which come with Rust's library: `-Wl,--no-warnings` says so to the linker.
  *
  * IN YOUR EVENT LOOP: the master is one more descriptor to poll. Instead of prefork_server_run()
  *
@@ -76,9 +82,10 @@
  * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
  * functions of this header, except where `Process:` says "in any thread": elsewhere they return PREFORK_STATE,
  * 0 or NULL, and do nothing. No longjmp and no C++ exception may leave a callback; an exception that does ends
- * the process, with a line that names the callback. A child that a callback forks ends by _exit or exec: one
- * that returns from the callback is ended there, with a line. A crash costs the worker, which is replaced, and
- * the connections it had in progress.
+ * the process where it was thrown, with a line that has the callback's name, and on x86-64 the exception's type
+ * and, if it is a std::exception, its what(). A child that a callback forks ends by _exit or exec: one that
+ * returns from the callback is ended there, with a line. A crash costs the worker, which is replaced, and the
+ * connections it had in progress.
  *
  * UPGRADES
  *
@@ -133,8 +140,8 @@ extern "C" {
  * -------------------------------------------------------------------------------------------------------- */
 
 /**
- * The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless its
- * description says so. No number ever gets another meaning.
+ * The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless
+ * its description says so. No number ever gets another meaning.
  */
 typedef enum prefork_status {
     /** Done. */
@@ -197,8 +204,9 @@ typedef enum prefork_status {
     /** Of a request to another process: the receiver has no `on_message`, or that returned without a reply. */
     PREFORK_UNANSWERED = -18,
     /**
-     * A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. A
-     * program that serves only this should end with the same code.
+     * A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. Or later, all
+     * workers have, and no reload came within ten seconds. A program that serves only this should end with the same
+     * code, which a supervisor understands (systemd: `RestartPreventExitStatus=78`).
      */
     PREFORK_MISCONFIGURED = -19,
 } prefork_status;
@@ -564,7 +572,8 @@ int prefork_response_file(prefork_response *res, int fd, uint64_t offset, uint64
  * Closes the connection after this response. If its head has not been sent yet, it says so
  * (`Connection: close`, RFC 9112 section 9.6).
  *
- * Returns PREFORK_OK, PREFORK_LATE or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_LATE (also after `prefork_response_upgrade()`: `prefork_conn_close()` closes a stream),
+ * PREFORK_GONE or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `res` until return.
  */
@@ -992,6 +1001,15 @@ void prefork_multipart_free(prefork_multipart *form);
 const char *prefork_content_type(const char *path);
 
 /**
+ * As `prefork_content_type()`, with a path of `len` bytes that is not NUL-terminated, for instance that of a request.
+ *
+ * Returns as `prefork_content_type()`.
+ * Process: any, in any thread.
+ * Pointers: Borrows `len` bytes at `path` until return.
+ */
+const char *prefork_content_type_n(const char *path, size_t len);
+
+/**
  * Answers a request with a file. Everything is set: the status, Content-Type by the extension of the path unless it
  * was set before, Last-Modified, ETag (of the size, the time in nanoseconds and the inode; weak within a second of
  * the last change) and Accept-Ranges. The conditions of the request are evaluated: If-Match, If-None-Match,
@@ -1081,7 +1099,7 @@ ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
  * and none of it is consumed.
  *
  * Returns a slice, borrowed until the callback returns or calls `prefork_conn_read()` or
- * `prefork_conn_consume()`; empty in blocking style.
+ * `prefork_conn_consume()`; `data` is NULL in blocking style.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1090,7 +1108,7 @@ prefork_slice prefork_conn_data(const prefork_conn *conn);
 /**
  * In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
  */
@@ -1100,7 +1118,7 @@ int prefork_conn_consume(prefork_conn *conn, size_t size);
  * In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
  * still write; the connection closes once that is sent, unless `prefork_conn_set_half_open()` was called.
  *
- * Returns 1 or 0, or PREFORK_NULL.
+ * Returns 1 or 0; PREFORK_STATE (in blocking style) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1111,7 +1129,7 @@ int prefork_conn_at_end(const prefork_conn *conn);
  * client's bytes wait with the client, and its end is not seen; for handlers that cannot take more yet, such as a
  * proxy's. What was read before stays in `prefork_conn_data()`, and `on_data` is called when there is more.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1122,7 +1140,7 @@ int prefork_conn_set_reading(prefork_conn *conn, int reading);
  * is sent, until `prefork_conn_close()` or a deadline; for handlers whose answer comes later, such as a proxy's. By
  * default (0) it closes then.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1145,7 +1163,8 @@ int prefork_conn_close(prefork_conn *conn);
  * At the end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it
  * stays; if there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is this worker) or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`), PREFORK_INVALID (`worker` is
+ * this worker) or PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1711,7 +1730,7 @@ int prefork_unsubscribe_n(prefork_conn *conn, const char *topic, size_t topic_le
 /**
  * Ends all subscriptions of a stream, if it has any.
  *
- * Returns PREFORK_OK; PREFORK_STATE as `prefork_subscribe()`; PREFORK_NULL.
+ * Returns PREFORK_OK; PREFORK_STATE and PREFORK_GONE as `prefork_subscribe()`; PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1722,7 +1741,8 @@ int prefork_unsubscribe_all(prefork_conn *conn);
  * bytes than the setting `max-pending` would wait. PREFORK_SLOW_SKIP is the default. What was not written is counted:
  * `skipped` of `prefork_worker_status`.
  *
- * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID or PREFORK_NULL.
+ * Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`), PREFORK_INVALID or
+ * PREFORK_NULL.
  * Process: worker.
  * Pointers: Borrows `conn` until return.
  */
@@ -1868,7 +1888,8 @@ struct prefork_module {
      * pointer given with the handler (NULL for a module from a file) and may be replaced. Returns 0, or
      * another number if this worker cannot serve: a new worker tries again, after longer and longer delays.
      * If each try would fail, for instance because of a wrong configuration, call `_exit(78)` (EX_CONFIG):
-     * then the slot stays empty until a reload.
+     * then the slot stays empty until a reload. If all slots do for ten seconds, the server ends
+     * (PREFORK_MISCONFIGURED).
      */
     int (*worker_start)(prefork_worker *worker, void **state);
     /**
@@ -2308,14 +2329,14 @@ uint32_t prefork_abi_version(void);
 prefork_server *prefork_server_new(void);
 
 /**
- * Frees a server. If it is running, its workers are killed. Does nothing if `server` is NULL, in a callback, and
- * in a worker. In another process, which the program has forked itself, it frees the copy there and does not
- * affect the master.
+ * Frees a server. If it is running, its workers are killed. In another process, which the program has forked itself,
+ * it frees the copy there and does not affect the master.
  *
+ * Returns PREFORK_OK; PREFORK_STATE in a callback and in a worker, and PREFORK_NULL, and then nothing is freed.
  * Process: master.
  * Pointers: Takes `server`: no other call with it after this one.
  */
-void prefork_server_free(prefork_server *server);
+int prefork_server_free(prefork_server *server);
 
 /**
  * The reason why the last call with this server was refused: one line, `operation on what: cause`, for instance
@@ -2559,7 +2580,8 @@ int prefork_server_reply(prefork_server *server, const void *data, size_t size);
  * Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
  * `prefork_server_cut()` how many connections were cut);
  * PREFORK_STATE if this process has more than one thread and is to fork; PREFORK_CONFIG, PREFORK_LISTEN,
- * PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served.
+ * PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served;
+ * PREFORK_MISCONFIGURED also later, if all workers have ended with exit code 78.
  * `prefork_server_error()` has the reason.
  * Process: becomes the master.
  * Pointers: Borrows `server` until return.
@@ -2663,8 +2685,8 @@ int prefork_server_timeout(const prefork_server *server);
  * `_run()` and `_free()`.
  *
  * Returns 1 while the server runs, and PREFORK_OK when it has ended: every worker is reaped, everything is closed,
- * and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start) and
- * PREFORK_SYSTEM end it too.
+ * and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start),
+ * PREFORK_MISCONFIGURED and PREFORK_SYSTEM end it too.
  * Process: master, while it runs; not in a callback.
  * Pointers: Borrows `server` until return.
  */

@@ -22,7 +22,7 @@ pub enum ErrorKind {
     /// The handler could not be loaded, or no worker became ready with it.
     Handler,
     /// A first worker has ended with exit code 78 (`EX_CONFIG`), as it does with [`Misconfigured`]: its configuration is wrong, and to start
-    /// it again is useless.
+    /// it again is useless. Or later, all workers have, and no reload came within ten seconds.
     Misconfigured,
     /// The call is not possible in this process or at this time, for instance `run` in a process with several threads.
     State,

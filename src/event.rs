@@ -477,7 +477,7 @@ pub struct Status {
     pub pid: i32,
     /// The version of prefork.
     pub version: String,
-    /// The handler's file, or `built-in`.
+    /// The handler's file; the program's if the handler is in it.
     pub handler: String,
     /// The file of the program that is the master.
     #[cfg_attr(feature = "control", serde(default))]

@@ -165,6 +165,8 @@ pub mod ffi;
 pub mod guide {
     #[doc = include_str!("../docs/rust-module.md")]
     pub mod rust_module {}
+    #[doc = include_str!("../docs/requests.md")]
+    pub mod requests {}
 }
 mod handoff;
 mod ids;

@@ -4,30 +4,38 @@
 
 use crate::log::log;
 use crate::role::{Role, role};
+use crate::sys::exception;
 use std::{mem, process, thread};
 
 /// Runs the callback of this name.
 pub fn named<T>(callback: &str, f: impl FnOnce() -> T) -> T {
     let unwound = Unwound(callback);
-    let result = f();
+    let result = exception::watch(&|what| ends(callback, what), f);
     mem::forget(unwound);
     result
 }
 
-/// Dropped only if its callback does not return.
+/// Dropped only if its callback does not return, and no exception was seen to leave it.
 struct Unwound<'a>(&'a str);
 
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            return;
+        if !thread::panicking() {
+            ends(self.0, None);
         }
-        match role() {
-            Role::Worker { id, .. } => log!("worker {id}: {}: {EXCEPTION}", self.0),
-            Role::Master | Role::None => log!("{}: {EXCEPTION}", self.0),
-        }
-        process::abort();
     }
+}
+
+/// Ends the process, with the callback that an exception leaves, and what is known of that.
+fn ends(callback: &str, what: Option<String>) {
+    // One line of the log, whatever the text is.
+    let line = |what: String| what.replace(|c: char| c.is_control(), " ");
+    let what = what.map_or_else(String::new, |what| format!(": {}", line(what)));
+    match role() {
+        Role::Worker { id, .. } => log!("worker {id}: {callback}: {EXCEPTION}{what}"),
+        Role::Master | Role::None => log!("{callback}: {EXCEPTION}{what}"),
+    }
+    process::abort();
 }
 
 const EXCEPTION: &str = "a C++ exception left the callback";

@@ -349,7 +349,17 @@ fn a_program_that_embeds_a_server_is_called_after_its_own_file() {
     let server = started(Start::new(Style::Request).program([&host]));
     let json = verb(&server.dir, &["show", "--json"]).json();
     assert_eq!(json["name"], host.file_name().unwrap().to_str().unwrap());
+    assert_eq!(json["handler"], host.to_str().unwrap());
     server.stop();
+    // By a symbolic link: as the one who started it called it.
+    let link = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shop-{}", std::process::id()));
+    std::os::unix::fs::symlink(&host, &link).unwrap();
+    let server = started(Start::new(Style::Request).program([&link]));
+    let text = verb(&server.dir, &["ls"]).done();
+    assert!(text.contains(link.file_name().unwrap().to_str().unwrap()), "{text}");
+    assert!(verb(&server.dir, &["show"]).done().contains(link.to_str().unwrap()));
+    server.stop();
+    std::fs::remove_file(link).unwrap();
 }
 
 #[test]

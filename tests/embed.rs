@@ -102,3 +102,28 @@ fn a_program_serves_with_a_module_from_a_file() {
         server.stop();
     }
 }
+
+/// As the first page of the header says: no flag against warnings, but for the linker's about a static glibc.
+#[test]
+fn the_static_library_links_without_warnings() {
+    let (source, program) = (Path::new(ROOT).join("ffi-examples/embed.c"), util::host::built("libprefork.a"));
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embed").join("embed-quiet");
+    let cc = |before: &[&str], behind: &[&str]| {
+        let mut cc = Command::new("cc");
+        cc.args(["-Wall", "-Wextra", "-Werror", "-pedantic"])
+            .args(before)
+            .arg("-I")
+            .arg(Path::new(ROOT).join("include"));
+        let out = cc.arg(&source).arg(&program).args(behind).arg("-o").arg(&out).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{said}");
+        said
+    };
+    assert_eq!(cc(&[], &["-lpthread", "-ldl", "-lm"]), "");
+    let said = cc(&["-static"], &["-lpthread", "-ldl", "-lm"]);
+    let of = |line: &str| {
+        ["dlopen", "getaddrinfo", "getpwuid_r"].iter().any(|name| line.contains(&format!("'{name}'")))
+    };
+    assert!(said.lines().filter(|line| line.contains("warning:")).all(of), "{said}");
+    assert_eq!(cc(&["-static", "-Wl,--no-warnings"], &["-lpthread", "-ldl", "-lm"]), "");
+}

@@ -237,3 +237,37 @@ fn a_proxy_ends_one_side_when_the_other_goes() {
     }
     server.stop();
 }
+
+#[test]
+fn a_handler_in_cpp_has_an_object_per_worker_and_keeps_its_exceptions() {
+    let path = Path::new(ROOT).join("ffi-examples/hello.cpp");
+    let source = fs::read_to_string(path).unwrap();
+    assert!(source.lines().count() < 100, "hello.cpp is long");
+    let strict = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic"];
+    let module = compile(&source, &[&["-x", "c++"], &strict[..], &["-Wl,--no-as-needed,-lstdc++"]].concat());
+    let start = |greetings: &[&str]| {
+        let words = [
+            env!("CARGO_BIN_EXE_prefork"),
+            "--workers",
+            "1",
+            "--listen",
+            "127.0.0.1:0",
+            module.to_str().unwrap(),
+        ];
+        Start::new(Style::Request).workers(1).program([&words, greetings].concat())
+    };
+    let server = start(&["good day"]).start();
+    let curl = |args: &[&str], query: &str| {
+        let url = format!("http://{}/{query}", server.tcp());
+        let out =
+            Command::new("curl").args(["-sS", "-w", "%{http_code}"]).args(args).arg(url).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert_eq!(curl(&[], "?name=you%20too"), "good day you too, for the 1st time\n200");
+    assert_eq!(curl(&["--data-urlencode", "name=you too"], ""), "good day you too, for the 2nd time\n200");
+    assert_eq!(curl(&[], "?name="), "a name is missing\n400");
+    server.stop();
+    let refused = start(&["a", "b"]).refused();
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("hello: one greeting, please"), "{refused:?}");
+}

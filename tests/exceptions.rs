@@ -12,16 +12,45 @@ use util::{Start, Style, wait_until};
 /// Throws in the callback that is its second argument.
 const MODULE: &str = r#"
     #include <prefork.h>
+    #include <exception>
     #include <stdexcept>
     #include <string>
     #include <unistd.h>
 
     static std::string where;
 
+    struct Other { virtual ~Other() {} int n; };
+    struct Own : Other, std::exception { const char *what() const noexcept override { return "two\nlines"; } };
+    namespace shop { struct Fault { int n; }; }
+
     static void maybe(const char *callback)
     {
         if (where == callback)
             throw std::runtime_error(callback);
+    }
+
+    /* Of other types, and again. */
+    static void other()
+    {
+        if (where == "int")
+            throw 7;
+        if (where == "fault")
+            throw shop::Fault();
+        if (where == "own")
+            throw Own();
+        if (where == "pointer")
+            throw new std::runtime_error("x");
+        try {
+            if (where.find("again") == 0)
+                throw std::out_of_range("no such place");
+            if (where == "inside")
+                throw std::runtime_error("caught");
+        } catch (const std::exception &) {
+            if (where == "again")
+                throw;
+            if (where == "again later")
+                std::rethrow_exception(std::current_exception());
+        }
     }
 
     static void linger()
@@ -70,6 +99,7 @@ const MODULE: &str = r#"
     static void request(prefork_request *req, prefork_response *res, void *)
     {
         maybe("on_request");
+        other();
         linger();
         prefork_worker *self = prefork_worker_self();
         prefork_worker_request(self, prefork_worker_id(self), 1, "", 0, 0, replied, NULL);
@@ -108,13 +138,20 @@ const MODULE: &str = r#"
     }
 
     static void writable(prefork_conn *, void *) { maybe("on_writable"); }
+    static int each(prefork_conn *, void *) { maybe("each"); return 0; }
+
+    static ptrdiff_t handover(prefork_conn *, void *, size_t, void *) { maybe("on_handover"); return 0; }
+    static int takeover(prefork_conn *, uint32_t, const void *, size_t, void *) { maybe("on_takeover"); return 0; }
 
     static void open(prefork_conn *conn, void *) { maybe("on_open"); fill(conn); }
     static void data(prefork_conn *conn, void *)
     {
         maybe("on_data");
         maybe("on_connection");
-        if (where != "on_writable")
+        prefork_worker_each_conn(prefork_worker_self(), each, NULL);
+        if (where == "on_handover" || where == "on_takeover")
+            prefork_conn_transfer(conn, 0);
+        else if (where != "on_writable")
             prefork_conn_close(conn);
     }
 
@@ -147,6 +184,7 @@ const HOST: &str = r#"
 
     static void request(prefork_request *, prefork_response *res, void *) { prefork_response_body(res, "x", 1); }
     static void event(const prefork_event *, void *) { maybe("on_event"); }
+    static const char *reload(uint32_t, void *) { maybe("on_reload"); return NULL; }
     static void each(const prefork_worker_status *, void *) { maybe("each"); }
     static void replied(prefork_server *, int, const void *, size_t, void *) { maybe("on_reply"); }
 
@@ -162,6 +200,8 @@ const HOST: &str = r#"
         maybe("on_start");
         printf("listening on %s\n", what->addresses[0]);
         fflush(stdout);
+        if (strcmp(where, "on_reload") == 0)
+            raise(SIGHUP);
     }
 
     static int begin(prefork_worker *worker, void **)
@@ -179,6 +219,7 @@ const HOST: &str = r#"
         prefork_server_module(server, &module, NULL);
         prefork_server_on_start(server, started, NULL);
         prefork_server_on_event(server, event, NULL);
+        prefork_server_on_reload(server, reload, NULL);
         prefork_server_on_message(server, message, NULL);
         prefork_server_listen(server, "127.0.0.1:0");
         prefork_server_workers(server, 2);
@@ -190,7 +231,10 @@ fn start(style: Style, throw: &str) -> Start {
     let callbacks = match style {
         Style::Request => "-DCALLBACKS=.on_head=head, .on_body=body, .on_request=request",
         Style::Connection => "-DCALLBACKS=.on_connection=data",
-        Style::Data => "-DCALLBACKS=.on_open=open, .on_data=data, .on_writable=writable, .on_close=close",
+        Style::Data => {
+            "-DCALLBACKS=.on_open=open, .on_data=data, .on_writable=writable, .on_close=close, \
+         .state_version=1, .on_handover=handover, .on_takeover=takeover"
+        }
         Style::Datagram => "-DCALLBACKS=.on_datagram=datagram",
     };
     let throw = format!("-DTHROW=\"{throw}\"");
@@ -199,8 +243,13 @@ fn start(style: Style, throw: &str) -> Start {
 }
 
 fn message(callback: &str) -> String {
-    let name = callback.split(' ').next().unwrap();
-    format!("{name}: a C++ exception left the callback")
+    let name = callback.split([' ', '!']).next().unwrap();
+    let what = if cfg!(target_arch = "x86_64") {
+        format!(": std::runtime_error: {callback}")
+    } else {
+        String::new()
+    };
+    format!("{name}: a C++ exception left the callback{what}")
 }
 
 #[test]
@@ -225,6 +274,9 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         (Style::Data, "on_data"),
         (Style::Data, "on_writable"),
         (Style::Data, "on_close"),
+        (Style::Data, "each"),
+        (Style::Data, "on_handover"),
+        (Style::Data, "on_takeover"),
         (Style::Datagram, "on_datagram"),
     ] {
         let listen = if style == Style::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
@@ -255,6 +307,38 @@ fn an_exception_is_logged_with_the_callback_that_it_left() {
         assert!(!lines.iter().any(has), "{callback}: {lines:#?}");
         server.stop();
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn an_exception_of_any_type_is_logged_with_what_is_known_of_it() {
+    for (throw, what) in [
+        ("int", "int"),
+        ("fault", "shop::Fault"),
+        ("own", "Own: two lines"),
+        ("pointer", "std::runtime_error*"),
+        ("again", "std::out_of_range: no such place"),
+        ("again later", "std::out_of_range: no such place"),
+    ] {
+        let mut server = start(Style::Request, throw).workers(1).start();
+        let line = format!("on_request: a C++ exception left the callback: {what}");
+        server.says(&line);
+        server.says("died: SIGABRT");
+        let before = server.workers()[0];
+        let _ = server.ask("x");
+        wait_until("its line", || server.stderr().iter().any(|l| l.ends_with(&line)));
+        server.replaces(before);
+        server.stop();
+    }
+    // One that is caught in the callback is nobody's affair.
+    let server = start(Style::Request, "inside").workers(1).start();
+    let before = server.workers();
+    let mut client = server.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    assert_eq!(client.http_answer().unwrap().body, "x");
+    assert_eq!(server.workers(), before);
+    drop(client);
+    server.stop();
 }
 
 #[test]
@@ -290,11 +374,12 @@ fn an_exception_at_the_start_or_the_end_of_a_worker_is_logged_too() {
 #[test]
 fn an_exception_in_a_callback_of_the_master_is_logged_and_leaves_no_worker() {
     let host = host_with(HOST, &["-x", "c++", "-Wl,--no-as-needed,-lstdc++"]);
-    for callback in ["on_start", "on_event", "on_message", "on_reply", "each"] {
+    for callback in ["on_start", "on_event", "on_message", "on_reply", "each", "on_reload"] {
         let words = [host.to_str().unwrap(), callback];
         let mut server = Start::new(Style::Request).program(words).launch();
         let line = message(callback);
         server.says(&line);
+        server.may_say("reload to generation 2 begins");
         server.wait_for_line(&line);
         wait_until("it has ended", || server.has_exited());
         server.dies_out();

@@ -88,10 +88,12 @@ fn no_call_crashes_on_null() {
     for line in text.lines() {
         let (name, said) = line.split_once(' ').unwrap();
         let expected = match name {
-            "prefork_content_type" | "prefork_strerror" | "prefork_version" => "text",
+            "prefork_content_type" | "prefork_content_type_n" | "prefork_strerror" | "prefork_version" => {
+                "text"
+            }
             "prefork_server_error" => "",
             "prefork_abi_version" => "131073",
-            "prefork_multipart_free" | "prefork_server_free" | "prefork_server_new" => "done",
+            "prefork_multipart_free" | "prefork_server_new" => "done",
             // NULL for a worker's, connection's or request's numbers is none of them.
             _ if said == "0" || said == "nothing" => said,
             _ => "-1",

@@ -98,3 +98,25 @@ fn its_contents_and_the_readme_link_to_what_exists() {
         guide.split("](#").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned()).collect();
     assert_eq!(linked, titles);
 }
+
+#[test]
+fn the_chapter_about_requests_compiles_too() {
+    let chapter = text("docs/requests.md");
+    assert!(text("src/lib.rs").contains("#[doc = include_str!(\"../docs/requests.md\")]"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guide");
+    fs::create_dir_all(&folder).unwrap();
+    let blocks = blocks(&chapter, "c");
+    assert_eq!(blocks.len(), 3);
+    for (i, block) in blocks.iter().enumerate() {
+        let file = folder.join(format!("requests-{i}.c"));
+        fs::write(&file, format!("{HEADERS}{block}")).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-std=c99", "-fsyntax-only", "-Wall", "-Werror", "-Wno-unused-function", "-I"]);
+        let out = cc.arg(Path::new(ROOT).join("include")).arg(&file).output().unwrap();
+        assert!(out.status.success(), "{block}\n{}", String::from_utf8_lossy(&out.stderr));
+    }
+    let header = text("include/prefork.h");
+    for name in words(&chapter, "prefork_", |c| c.is_alphanumeric() || c == '_') {
+        assert!(header.contains(name.trim_end_matches('_')), "{name}");
+    }
+}

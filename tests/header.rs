@@ -85,6 +85,9 @@ fn the_examples_and_the_fixture_compile_strictly() {
     let module = "PREFORK_MODULE(.on_request = NULL, WEBSOCKET_CALLBACKS)";
     let module = format!("#include \"{ROOT}/ffi-examples/websocket.h\"\n{module}\n");
     compiles("c++", "-std=c++11", &source("websocket.cpp", &module));
+    for standard in ["-std=c++11", "-std=c++20"] {
+        compiles("c++", standard, &Path::new(ROOT).join("ffi-examples/hello.cpp"));
+    }
     compiles("cc", "-std=c99", &Path::new(ROOT).join("tests/fixture.c"));
 }
 

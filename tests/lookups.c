@@ -170,7 +170,8 @@ static void on_request(prefork_request *req, prefork_response *res, void *state)
             prefork_response_printf(res, "%*d", widths[i], i);
     } else {
         char *copy = prefork_slice_dup(path);
-        prefork_response_printf(res, "%s", prefork_content_type(copy));
+        if (prefork_content_type_n(path.data, path.len) == prefork_content_type(copy))
+            prefork_response_printf(res, "%s", prefork_content_type(copy));
         free(copy);
     }
 }

@@ -4,7 +4,7 @@
 mod util;
 
 use std::time::{Duration, Instant};
-use util::{Load, Start, Style, comes_true, proc, wait_until};
+use util::{Load, Start, Style, comes_true, handler, proc, wait_until};
 
 #[test]
 fn a_successor_serves_soon_after_a_crash() {
@@ -69,7 +69,8 @@ fn the_port_stays_open_while_no_worker_can_start() {
     server.says("died before it was ready: exit code 78");
     server.dir.make("misconfigured");
     server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
-    wait_until("both are given up", || server.lines_with("exit code 78") == 2);
+    server.says("all slots are empty");
+    wait_until("both are given up", || server.lines_with("before it was ready: exit code 78") == 2);
     assert_eq!(server.workers(), []);
     let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|c| c.send_command("count hits").unwrap());
@@ -93,7 +94,8 @@ fn a_server_without_a_worker_stops() {
     server.says("exit code 78");
     server.dir.make("misconfigured");
     server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
-    wait_until("both are given up", || server.lines_with("exit code 78") == 2);
+    server.says("all slots are empty");
+    wait_until("both are given up", || server.lines_with("before it was ready: exit code 78") == 2);
     server.signal(libc::SIGTERM);
     server.ends();
 }
@@ -164,6 +166,64 @@ fn a_successor_that_is_never_ready_is_killed_and_retried() {
     server.dir.remove("wait.0");
     wait_until("it heals", || server.ask("slot") == Ok("0".into()));
     server.stop();
+}
+
+#[test]
+fn a_server_whose_workers_all_have_a_wrong_configuration_ends_with_their_exit_code() {
+    let mut server = Start::new(Style::Request).start();
+    server.says("died: SIGKILL");
+    server.says("died before it was ready: exit code 78");
+    server.says("all slots are empty: each worker has ended with exit code 78");
+    server.says("all workers have ended with exit code 78: the configuration is wrong");
+    server.dir.make("misconfigured");
+    let workers = server.workers();
+    proc::signal(workers[0], libc::SIGKILL);
+    server.wait_for_line("exit code 78");
+    // One still serves, for as long as it lives.
+    assert!(!comes_true(Duration::from_millis(500), || server.lines_with("all slots are empty") > 0));
+    assert_eq!(server.ask("version"), Ok("v1".into()));
+    proc::signal(workers[1], libc::SIGKILL);
+    server.wait_for_line("all slots are empty");
+    // A reload that fails too buys no time for ever.
+    let why = server.reload_fails();
+    assert!(why.contains("exit code 78"), "{why}");
+    server.ends_with(78);
+}
+
+#[test]
+fn a_host_whose_workers_all_have_a_wrong_configuration_is_told_so() {
+    let host = handler::host(
+        "#include <prefork.h>\n#include <unistd.h>\n\
+         static int begin(prefork_worker *w, void **s)\n\
+         { (void)w; (void)s; if (access(\"wrong\", F_OK) == 0) _exit(78); return 0; }\n\
+         static void answer(prefork_request *q, prefork_response *r, void *s)\n\
+         { (void)q; (void)s; prefork_response_body_static(r, \"x\", 1); }\n\
+         static void started(const prefork_started *s, void *state)\n\
+         { (void)state; printf(\"listening on %s\\n\", s->addresses[0]); fflush(stdout); }\n\
+         int main(void)\n{\n\
+         struct prefork_module module = prefork_module_init();\n\
+         prefork_server *server = prefork_server_new();\n\
+         int status;\n\
+         module.worker_start = begin;\n\
+         module.on_request = answer;\n\
+         prefork_server_module(server, &module, NULL);\n\
+         prefork_server_on_start(server, started, NULL);\n\
+         prefork_server_listen(server, \"127.0.0.1:0\");\n\
+         prefork_server_workers(server, 2);\n\
+         status = prefork_server_run(server);\n\
+         fprintf(stderr, \"%s\\n\", prefork_server_error(server));\n\
+         prefork_server_free(server);\n\
+         return status == PREFORK_MISCONFIGURED ? 78 : 1;\n}\n",
+    );
+    let mut server = Start::new(Style::Request).program([&host]).start();
+    server.says("died: SIGKILL");
+    server.says("died before it was ready: exit code 78");
+    server.says("all slots are empty: each worker has ended with exit code 78");
+    server.says("all workers have ended with exit code 78: the configuration is wrong");
+    server.dir.make("wrong");
+    server.workers().into_iter().for_each(|pid| proc::signal(pid, libc::SIGKILL));
+    wait_until("it has ended", || server.has_exited());
+    server.ends_with(78);
 }
 
 #[test]

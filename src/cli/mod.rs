@@ -79,7 +79,7 @@ const NOTES: [(&str, &str); 6] = [
          \x20    at the drain-timeout\n\
          6    of a server and of `stop`: connections were cut at the drain-timeout\n\
          78   of a server: its first workers say by this code that their\n\
-         \x20    configuration is wrong",
+         \x20    configuration is wrong, or later all of them",
     ),
 ];
 

@@ -20,8 +20,8 @@ use value::{Name, Value, fits_name};
 impl Config {
     /// Sets one setting by the name of its command-line option, from text: `set("max-body", "1M")`.
     ///
-    /// Sizes are bytes and take the suffixes K, M and G (powers of 1024); times are seconds, or take ms, s, m or h. `listen`
-    /// adds an address, whose path may be any bytes; every other setting replaces its value.
+    /// Sizes are bytes and take the suffixes K, M and G (powers of 1024); times are seconds, or take ms, s, m or h.
+    /// `listen` adds an address, whose path may be any bytes; every other setting replaces its value.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if there is no such setting, or the value is out of its range, which the message gives.
@@ -103,7 +103,9 @@ fn out_of_range(name: &str, value: &str, expected: &str) -> Error {
 
 /// Returns the setting that a misspelled name is closest to, if at most two letters are wrong, missing or too many.
 fn closest(name: &str) -> Option<&'static str> {
-    let distances = Config::settings().map(|setting| (distance(name, setting.name), setting.name));
+    // As a variable or an option.
+    let name = name.trim_start_matches('-').to_ascii_lowercase().replace('_', "-");
+    let distances = Config::settings().map(|setting| (distance(&name, setting.name), setting.name));
     distances.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }
 
@@ -121,8 +123,8 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Returns the name of a server without one: that of its handler's file without `.so` and a version behind it. `_` replaces each
-/// character that a name cannot contain.
+/// Returns the name of a server without one: that of its handler's file without `.so` and a version behind it. `_`
+/// replaces each character that a name cannot contain.
 pub(crate) fn name_after(handler: &str) -> String {
     let file = Path::new(handler).file_name().unwrap_or_default().to_string_lossy();
     let is_version = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -170,6 +172,9 @@ mod tests {
             unknown(&mut c, "drain-timout"),
             "unknown setting \"drain-timout\"; did you mean \"drain-timeout\"?"
         );
+        for (name, meant) in [("--workers", "workers"), ("MAX_BODY", "max-body"), ("wrokers", "workers")] {
+            assert!(unknown(&mut c, name).ends_with(&format!("did you mean \"{meant}\"?")), "{name}");
+        }
         c.set("max-line", "32").unwrap_err();
         c.limits.line = 32;
         let text = c.check().unwrap_err().to_string();

@@ -98,8 +98,8 @@ pub unsafe extern "C" fn prefork_server_timeout(server: *const prefork_server) -
 /// `_run()` and `_free()`.
 ///
 /// Returns 1 while the server runs, and PREFORK_OK when it has ended: every worker is reaped, everything is closed,
-/// and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start) and
-/// PREFORK_SYSTEM end it too.
+/// and the server may be started again or freed. PREFORK_HANDLER (the first workers could not start),
+/// PREFORK_MISCONFIGURED and PREFORK_SYSTEM end it too.
 /// Process: master, while it runs; not in a callback.
 /// # Safety
 /// Borrows `server` until return.

@@ -35,6 +35,16 @@ pub(super) unsafe fn stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a 
     if conn.is_blocking() || forks::is_copy() { Err(prefork_status::PREFORK_STATE) } else { Ok(conn) }
 }
 
+/// A stream, as long as it is not over.
+///
+/// # Safety
+/// As [`borrow`].
+pub(super) unsafe fn open_stream<'a>(conn: *const prefork_conn) -> guard::Result<&'a Conn> {
+    // SAFETY: what the caller promises.
+    let conn = unsafe { stream(conn) }?;
+    if conn.is_over() { Err(prefork_status::PREFORK_GONE) } else { Ok(conn) }
+}
+
 /// Reads at least one byte and at most `size`. In blocking style it waits, up to the setting `header-timeout`
 /// for the first read and `body-timeout` for others; a stream returns what has arrived.
 ///
@@ -51,6 +61,9 @@ pub unsafe extern "C" fn prefork_conn_read(conn: *mut prefork_conn, buf: *mut c_
         let conn = unsafe { borrow(conn) }?;
         // SAFETY: `buf` is NULL or has `size` bytes that live until return.
         let buf = unsafe { bytes_mut(buf, size) }?;
+        if conn.is_over() {
+            return Err(prefork_status::PREFORK_GONE);
+        }
         if buf.is_empty() {
             // The 0 that this would return means the end.
             return Err(prefork_status::PREFORK_INVALID);
@@ -93,67 +106,67 @@ pub unsafe extern "C" fn prefork_conn_write(
 /// and none of it is consumed.
 ///
 /// Returns a slice, borrowed until the callback returns or calls `prefork_conn_read()` or
-/// `prefork_conn_consume()`; empty in blocking style.
+/// `prefork_conn_consume()`; `data` is NULL in blocking style.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_data(conn: *const prefork_conn) -> prefork_slice {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| Ok(prefork_slice::of(&unsafe { borrow(conn) }?.data())))
+    guard(|| Ok(prefork_slice::of(&unsafe { stream(conn) }?.data())))
 }
 
 /// In a stream: drops the first `size` bytes of `prefork_conn_data()`, or all if there are fewer.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return. Ends the loan of `prefork_conn_data()`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_consume(conn: *mut prefork_conn, size: usize) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.consume(size))))
+    guard(|| answered(unsafe { open_stream(conn) }.map(|conn| conn.consume(size))))
 }
 
 /// In a stream: true if the client has ended its side; `prefork_conn_data()` then has the last bytes. You may
 /// still write; the connection closes once that is sent, unless `prefork_conn_set_half_open()` was called.
 ///
-/// Returns 1 or 0, or PREFORK_NULL.
+/// Returns 1 or 0; PREFORK_STATE (in blocking style) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_at_end(conn: *const prefork_conn) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| Ok(unsafe { borrow(conn) }?.at_end().into()))
+    guard(|| Ok(unsafe { stream(conn) }?.at_end().into()))
 }
 
 /// In a stream: says whether prefork reads what the client sends (1, the default) or not (0). Until it reads again, the
 /// client's bytes wait with the client, and its end is not seen; for handlers that cannot take more yet, such as a
 /// proxy's. What was read before stays in `prefork_conn_data()`, and `on_data` is called when there is more.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_reading(conn: *mut prefork_conn, reading: c_int) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.set_reading(reading != 0))))
+    guard(|| answered(unsafe { open_stream(conn) }.map(|conn| conn.set_reading(reading != 0))))
 }
 
 /// In a stream: says whether the connection stays open (1) when the client has ended its side and all that was written
 /// is sent, until `prefork_conn_close()` or a deadline; for handlers whose answer comes later, such as a proxy's. By
 /// default (0) it closes then.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style) or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefork_conn_set_half_open(conn: *mut prefork_conn, half_open: c_int) -> c_int {
     // SAFETY: `conn` is NULL or lent to the caller.
-    guard(|| answered(unsafe { stream(conn) }.map(|conn| conn.set_half_open(half_open != 0))))
+    guard(|| answered(unsafe { open_stream(conn) }.map(|conn| conn.set_half_open(half_open != 0))))
 }
 
 /// In a stream: closes the connection once all that was written has been sent, in whichever callback of its
@@ -175,7 +188,8 @@ pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
 /// At the end of the turn `on_handover` is called for it. If that returns a negative number, or there is none, it
 /// stays; if there is no such worker, or it refuses the stream or has no room, it comes back by `on_takeover`.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID (`worker` is this worker) or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`), PREFORK_INVALID (`worker` is
+/// this worker) or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
@@ -183,7 +197,7 @@ pub unsafe extern "C" fn prefork_conn_close(conn: *mut prefork_conn) -> c_int {
 pub unsafe extern "C" fn prefork_conn_transfer(conn: *mut prefork_conn, worker: u32) -> c_int {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller.
-        let conn = unsafe { stream(conn) }?;
+        let conn = unsafe { open_stream(conn) }?;
         if Worker::current().is_some_and(|own| own.id() == worker) {
             return Err(prefork_status::PREFORK_INVALID);
         }

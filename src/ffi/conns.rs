@@ -1,6 +1,6 @@
 //! All streams of a worker, and topics, in C.
 
-use super::conn::{prefork_conn, stream};
+use super::conn::{open_stream, prefork_conn};
 use super::guard::{Result, borrow, bytes, guard, lend, text, text_n};
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn prefork_unsubscribe_n(
 
 /// Ends all subscriptions of a stream, if it has any.
 ///
-/// Returns PREFORK_OK; PREFORK_STATE as `prefork_subscribe()`; PREFORK_NULL.
+/// Returns PREFORK_OK; PREFORK_STATE and PREFORK_GONE as `prefork_subscribe()`; PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn prefork_unsubscribe_n(
 pub unsafe extern "C" fn prefork_unsubscribe_all(conn: *mut prefork_conn) -> c_int {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller.
-        let conn = unsafe { borrow(conn) }?;
+        let conn = unsafe { open_stream(conn) }?;
         answered(Worker::current().ok_or(prefork_status::PREFORK_STATE)?.unsubscribe_all(conn))
     })
 }
@@ -185,7 +185,8 @@ pub unsafe extern "C" fn prefork_unsubscribe_all(conn: *mut prefork_conn) -> c_i
 /// bytes than the setting `max-pending` would wait. PREFORK_SLOW_SKIP is the default. What was not written is counted:
 /// `skipped` of `prefork_worker_status`.
 ///
-/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_INVALID or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_STATE (in blocking style), PREFORK_GONE (in `on_close`), PREFORK_INVALID or
+/// PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `conn` until return.
@@ -193,7 +194,7 @@ pub unsafe extern "C" fn prefork_unsubscribe_all(conn: *mut prefork_conn) -> c_i
 pub unsafe extern "C" fn prefork_conn_set_slow(conn: *mut prefork_conn, slow: c_int) -> c_int {
     guard(|| {
         // SAFETY: `conn` is NULL or lent to the caller.
-        let conn = unsafe { stream(conn) }?;
+        let conn = unsafe { open_stream(conn) }?;
         conn.set_slow(match slow {
             0 => Slow::Skip,
             1 => Slow::Close,

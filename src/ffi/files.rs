@@ -19,6 +19,18 @@ pub unsafe extern "C" fn prefork_content_type(path: *const c_char) -> *const c_c
     guard(|| Ok(content_type::of(unsafe { c_str(path) }.map_or(b"", |path| path.to_bytes())).as_ptr()))
 }
 
+/// As `prefork_content_type()`, with a path of `len` bytes that is not NUL-terminated, for instance that of a request.
+///
+/// Returns as `prefork_content_type()`.
+/// Process: any, in any thread.
+/// # Safety
+/// Borrows `len` bytes at `path` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_content_type_n(path: *const c_char, len: usize) -> *const c_char {
+    // SAFETY: `path` is NULL or has that many bytes, which live until return.
+    guard(|| Ok(content_type::of(unsafe { bytes(path.cast(), len) }.unwrap_or_default()).as_ptr()))
+}
+
 /// Answers a request with a file. Everything is set: the status, Content-Type by the extension of the path unless it
 /// was set before, Last-Modified, ETag (of the size, the time in nanoseconds and the inode; weak within a second of
 /// the last change) and Accept-Ranges. The conditions of the request are evaluated: If-Match, If-None-Match,
@@ -54,7 +66,9 @@ pub unsafe extern "C" fn prefork_response_send_file(
 
 /// As `prefork_response_send_file()`, with the file below the folder `root` that a path of a request names:
 ///
-///     prefork_response_send_below(req, res, "/srv/www", prefork_request_path(req));
+/// ```c
+/// prefork_response_send_below(req, res, "/srv/www", prefork_request_path(req));
+/// ```
 ///
 /// or what is left of that behind a prefix of yours. It is percent-decoded here; a `/` at its start is dropped. Nothing
 /// outside of `root` is sent: 404 for a path with an empty name, `.` or `..`, a NUL or an encoded `/` in it, so that

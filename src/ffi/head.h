@@ -40,6 +40,12 @@
  *
  *     cc host.c $(pkg-config --cflags --libs prefork)                  with libprefork.so
  *     cc -static host.c $(pkg-config --cflags --libs --static prefork) with libprefork.a, libc and all
+ *     cc host.c libprefork.a -lpthread -ldl -lm                        with libprefork.a, and libc shared
+ *
+ * The third needs no flag against warnings, and since glibc 2.34 none of the three libraries. With the second
+ * the linker warns that dlopen, getaddrinfo and getpwuid_r would need the shared glibc at run time. prefork
+ * calls the first for modules only (prefork_server_module_file(), which a program that is all static cannot
+ * use), and never the others, which come with Rust's library: `-Wl,--no-warnings` says so to the linker.
  *
  * IN YOUR EVENT LOOP: the master is one more descriptor to poll. Instead of prefork_server_run()
  *
@@ -76,9 +82,10 @@
  * callbacks one at a time, from its one thread. It may start threads of its own, but only the first may call
  * functions of this header, except where `Process:` says "in any thread": elsewhere they return PREFORK_STATE,
  * 0 or NULL, and do nothing. No longjmp and no C++ exception may leave a callback; an exception that does ends
- * the process, with a line that names the callback. A child that a callback forks ends by _exit or exec: one
- * that returns from the callback is ended there, with a line. A crash costs the worker, which is replaced, and
- * the connections it had in progress.
+ * the process where it was thrown, with a line that has the callback's name, and on x86-64 the exception's type
+ * and, if it is a std::exception, its what(). A child that a callback forks ends by _exit or exec: one that
+ * returns from the callback is ended there, with a line. A crash costs the worker, which is replaced, and the
+ * connections it had in progress.
  *
  * UPGRADES
  *

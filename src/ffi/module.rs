@@ -121,7 +121,8 @@ pub struct prefork_module {
     /// pointer given with the handler (NULL for a module from a file) and may be replaced. Returns 0, or
     /// another number if this worker cannot serve: a new worker tries again, after longer and longer delays.
     /// If each try would fail, for instance because of a wrong configuration, call `_exit(78)` (EX_CONFIG):
-    /// then the slot stays empty until a reload.
+    /// then the slot stays empty until a reload. If all slots do for ten seconds, the server ends
+    /// (PREFORK_MISCONFIGURED).
     pub worker_start:
         Option<unsafe extern "C-unwind" fn(worker: *mut prefork_worker, state: *mut *mut c_void) -> c_int>,
     /// Called last, when the worker has finished its last connection; not called if the worker crashes or is killed.

@@ -75,10 +75,12 @@ impl From<Malformed> for prefork_status {
 /// One of the parts of a form with files (`multipart/form-data`, RFC 7578) whose body is whole, in `on_request`;
 /// `index` counts from 0 in the order sent:
 ///
-///     prefork_part part;
-///     part.size = sizeof part;
-///     for (size_t i = 0; prefork_request_part(req, i, &part) == PREFORK_OK; i++)
-///         printf("%.*s: %zu bytes\n", (int)part.name.len, part.name.data, part.data.len);
+/// ```c
+/// prefork_part part;
+/// part.size = sizeof part;
+/// for (size_t i = 0; prefork_request_part(req, i, &part) == PREFORK_OK; i++)
+///     printf("%.*s: %zu bytes\n", (int)part.name.len, part.name.data, part.data.len);
+/// ```
 ///
 /// Returns PREFORK_OK; PREFORK_GONE if there are not that many; PREFORK_INVALID if the body is no such form, or is
 /// malformed, or if `part->size` is not set; PREFORK_NULL.
@@ -104,14 +106,16 @@ pub unsafe extern "C" fn prefork_request_part(
 /// Creates a reader for a form with files (`multipart/form-data`) that `on_body` gets in pieces; call it in `on_head`.
 /// It keeps at most 16 KiB of a piece that has been read. In `on_body`:
 ///
-///     prefork_part part;
-///     part.size = sizeof part;
-///     int event = prefork_multipart_feed(form, data, size);
-///     while (event >= 0 && (event = prefork_multipart_next(form, &part)) > 0) {
-///         if (event == PREFORK_PART_BEGIN) ...     // part.name, part.filename, part.content_type
-///         else if (event == PREFORK_PART_DATA) ... // part.data
-///     }
-///     if (last && event != PREFORK_OK) ...         // malformed, or not complete
+/// ```c
+/// prefork_part part;
+/// part.size = sizeof part;
+/// int event = prefork_multipart_feed(form, data, size);
+/// while (event >= 0 && (event = prefork_multipart_next(form, &part)) > 0) {
+///     if (event == PREFORK_PART_BEGIN) ...     // part.name, part.filename, part.content_type
+///     else if (event == PREFORK_PART_DATA) ... // part.data
+/// }
+/// if (last && event != PREFORK_OK) ...         // malformed, or not complete
+/// ```
 ///
 /// Returns a new reader (creates: free it with `prefork_multipart_free()`); NULL if the content type of the request is
 /// not `multipart/form-data` with a boundary, or if `req` is NULL.

@@ -170,7 +170,9 @@ pub unsafe extern "C" fn prefork_request_header_n(
 
 /// The value of one of several header fields with the same name; `index` counts them from 0 in the order sent.
 ///
-///     for (size_t i = 0; (value = prefork_request_header_nth(req, "Accept", i)).data; i++)
+/// ```c
+/// for (size_t i = 0; (value = prefork_request_header_nth(req, "Accept", i)).data; i++)
+/// ```
 ///
 /// Returns a slice, borrowed until `on_request` returns; `data` is NULL if there are not that many.
 /// Process: worker.

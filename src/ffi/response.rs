@@ -256,7 +256,8 @@ pub unsafe extern "C" fn prefork_response_file(
 /// Closes the connection after this response. If its head has not been sent yet, it says so
 /// (`Connection: close`, RFC 9112 section 9.6).
 ///
-/// Returns PREFORK_OK, PREFORK_LATE or PREFORK_NULL.
+/// Returns PREFORK_OK, PREFORK_LATE (also after `prefork_response_upgrade()`: `prefork_conn_close()` closes a stream),
+/// PREFORK_GONE or PREFORK_NULL.
 /// Process: worker.
 /// # Safety
 /// Borrows `res` until return.
@@ -265,9 +266,10 @@ pub unsafe extern "C" fn prefork_response_close(res: *mut prefork_response) -> c
     guard(|| {
         // SAFETY: `res` is NULL or lent to the caller, who uses it in no other call meanwhile.
         let res = unsafe { borrow_mut(res) }?;
-        if res.is_kept() {
+        if res.is_kept() || res.is_upgrade() {
             return Err(prefork_status::PREFORK_LATE);
         }
+        res.check()?;
         res.close();
         Ok(prefork_status::PREFORK_OK as c_int)
     })

@@ -119,15 +119,15 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
     })
 }
 
-/// Frees a server. If it is running, its workers are killed. Does nothing if `server` is NULL, in a callback, and
-/// in a worker. In another process, which the program has forked itself, it frees the copy there and does not
-/// affect the master.
+/// Frees a server. If it is running, its workers are killed. In another process, which the program has forked itself,
+/// it frees the copy there and does not affect the master.
 ///
+/// Returns PREFORK_OK; PREFORK_STATE in a callback and in a worker, and PREFORK_NULL, and then nothing is freed.
 /// Process: master.
 /// # Safety
 /// Takes `server`: no other call with it after this one.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
+pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
         if unsafe { borrow(server) }?.is_busy {
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn prefork_server_free(server: *mut prefork_server) {
         // SAFETY: not NULL, so made by `Box::into_raw` in `prefork_server_new`, and given back here.
         drop(unsafe { Box::from_raw(server) });
         Ok(prefork_status::PREFORK_OK as c_int)
-    });
+    })
 }
 
 /// The reason why the last call with this server was refused: one line, `operation on what: cause`, for instance
@@ -597,7 +597,8 @@ pub unsafe extern "C" fn prefork_server_reply(
 /// Returns PREFORK_OK when all workers have ended (`prefork_server_killed()` says how many were killed,
 /// `prefork_server_cut()` how many connections were cut);
 /// PREFORK_STATE if this process has more than one thread and is to fork; PREFORK_CONFIG, PREFORK_LISTEN,
-/// PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served.
+/// PREFORK_HANDLER (also if none was set), PREFORK_MISCONFIGURED or PREFORK_SYSTEM, before anything was served;
+/// PREFORK_MISCONFIGURED also later, if all workers have ended with exit code 78.
 /// `prefork_server_error()` has the reason.
 /// Process: becomes the master.
 /// # Safety

@@ -7,8 +7,8 @@ use crate::worker::http::Refused;
 use std::ffi::{CStr, c_char, c_int};
 use std::io;
 
-/// The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless its
-/// description says so. No number ever gets another meaning.
+/// The result of a call: 0, or a negative number if the call was refused. A refused call has changed nothing, unless
+/// its description says so. No number ever gets another meaning.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum prefork_status {
@@ -57,8 +57,9 @@ pub enum prefork_status {
     PREFORK_TOO_LARGE = -17,
     /// Of a request to another process: the receiver has no `on_message`, or that returned without a reply.
     PREFORK_UNANSWERED = -18,
-    /// A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. A
-    /// program that serves only this should end with the same code.
+    /// A first worker has ended with exit code 78 (EX_CONFIG in sysexits.h): its configuration is wrong. Or later, all
+    /// workers have, and no reload came within ten seconds. A program that serves only this should end with the same
+    /// code, which a supervisor understands (systemd: `RestartPreventExitStatus=78`).
     PREFORK_MISCONFIGURED = -19,
 }
 

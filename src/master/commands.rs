@@ -187,7 +187,7 @@ impl Master {
             name: self.name.clone(),
             pid: process::own_pid(),
             version: env!("CARGO_PKG_VERSION").into(),
-            handler: self.source.name().to_owned(),
+            handler: self.handler(),
             program: self.upgrade.program(),
             module: self.source.serving(),
             state: match () {

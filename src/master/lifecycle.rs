@@ -8,6 +8,7 @@
 //! Births and deaths are here; `reload`, `draining`, `hang` and `stop` have the rest, `terms` what goes in and comes out.
 
 mod draining;
+mod given_up;
 mod hang;
 mod reload;
 mod shortage;
@@ -216,6 +217,8 @@ pub struct Lifecycle {
     cut: u64,
     /// The failure to start workers, if that goes on.
     shortage: Option<Shortage>,
+    /// When the run ends because all slots stay empty.
+    gives_up_at: Time,
 }
 
 impl Lifecycle {
@@ -241,6 +244,7 @@ impl Lifecycle {
             killed: 0,
             cut: 0,
             shortage: None,
+            gives_up_at: Time::NEVER,
         }
     }
 
@@ -254,6 +258,7 @@ impl Lifecycle {
             Input::Tick => {
                 self.expire(out);
                 self.tell_shortage(out);
+                self.give_up(out);
             }
             Input::SpawnFailed(id, why) => self.spawn_failed(id, why, out),
             Input::Ready(id) => self.became_ready(id, out),
@@ -278,6 +283,7 @@ impl Lifecycle {
             self.recycle(out);
             self.fill_slots(out);
         }
+        self.note_given_up(out);
         self.due = self.next_due();
     }
 
@@ -717,7 +723,7 @@ impl Lifecycle {
                 let recycling = worn.then_some(self.recycle_at);
                 let later = recycling.into_iter().chain([self.verdict_due()]).filter(|at| *at > self.now);
                 let shortage = self.shortage.as_ref().map(Shortage::due);
-                starts.chain(later).chain(shortage).min()
+                starts.chain(later).chain(shortage).chain([self.gives_up_at]).min()
             }
             Some(Stopping::Emptying { until }) => Some(until),
             Some(Stopping::Draining) => None,

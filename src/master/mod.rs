@@ -43,7 +43,7 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{self, Signals};
 use crate::sys::time::Time;
 use crate::sys::{poll, process};
-use crate::worker::source::Source;
+use crate::worker::source::{BUILT_IN, Source};
 use kernel::Kernel;
 use lifecycle::{Input, Lifecycle};
 use mio::{Events, Poll};
@@ -151,6 +151,14 @@ impl Master {
         self.publish(Event::Stopped { killed: stopped.killed, cut: stopped.cut });
         self.control.close(stopped, self.clock.now);
         Ok(Some(stopped))
+    }
+
+    /// The file of the handler: that of the module, or the program.
+    fn handler(&self) -> String {
+        match self.source.name() {
+            BUILT_IN => self.upgrade.path().to_string_lossy().into_owned(),
+            module => module.to_owned(),
+        }
     }
 
     /// Has [`Master::next_news`] return events too, from now on.

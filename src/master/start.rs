@@ -10,6 +10,7 @@ use super::{
     Births, Clock, Master, control, descriptors, fd_reserve, report, scheduling, sockets, stderr_capture,
     upgrade,
 };
+use crate::code;
 use crate::config::{Config, name_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Generation, ListenerId};
@@ -153,9 +154,9 @@ pub fn check_host() -> Result<()> {
 }
 
 /// Returns the name of a server: the one that was set, or that of the handler's file, which for a handler in the program is the
-/// program's.
+/// program's, as it was started.
 fn name_of(config: &Config, handler: &str) -> String {
-    match std::env::current_exe() {
+    match code::own_program() {
         _ if !config.name.is_empty() => config.name.clone(),
         Ok(program) if handler == BUILT_IN => name_after(&program.to_string_lossy()),
         _ => name_after(handler),

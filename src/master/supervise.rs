@@ -103,8 +103,8 @@ impl Master {
             }
             Action::Fail { why, is_wrong_config } => {
                 self.log_crashes();
-                let name = self.source.name();
-                let text = if why.contains(name) { why } else { format!("{name}: {why}") };
+                let name = self.handler();
+                let text = if why.contains(&name) { why } else { format!("{name}: {why}") };
                 let kind = if is_wrong_config { ErrorKind::Misconfigured } else { ErrorKind::Handler };
                 self.failed.get_or_insert(Error::new(kind, text));
             }

@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod dl;
 pub mod elf;
 pub mod ending;
+pub mod exception;
 pub mod fdpass;
 pub mod files;
 pub mod forks;

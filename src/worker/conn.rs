@@ -63,6 +63,8 @@ pub struct Conn {
     /// The worker to which the handler transfers it.
     goes_to: Cell<Option<WorkerId>>,
     closing: Cell<bool>,
+    /// Its end was told to the handler, or is about to be.
+    is_over: Cell<bool>,
     end_reason: Cell<Option<EndReason>>,
     broken: Cell<bool>,
     /// The last error of a call that is the client's fault.
@@ -175,6 +177,7 @@ impl Conn {
             asked: Cell::new(Occasion::None),
             goes_to: Cell::new(None),
             closing: Cell::new(false),
+            is_over: Cell::new(false),
             end_reason: Cell::new(None),
             broken: Cell::new(false),
             fault: RefCell::default(),
@@ -204,7 +207,13 @@ impl Conn {
     /// The connection is over for its handler: nothing can be written any more.
     pub(crate) fn set_over(&self) {
         self.closing.set(true);
+        self.is_over.set(true);
         self.token.set(None);
+    }
+
+    /// True if it is over for its handler.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// Gives up the connection, and what it has read and not sent.

@@ -28,7 +28,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use trial::Trial;
 pub use trial::{end_trial, is_trial};
@@ -86,6 +86,11 @@ impl Upgrade {
             code: CodeFile::own().ok(),
             stage: Stage::None,
         })
+    }
+
+    /// The program's path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file that this process runs, compared with the one at its path now.

@@ -35,13 +35,13 @@ pub(super) struct Validators {
 }
 
 impl Validators {
-    /// Those of a file. `modified`: seconds and nanoseconds since 1970.
-    pub fn new(size: u64, inode: u64, modified: (i64, i64), now: SystemTime) -> Self {
+    /// Those of a file. `modified`: seconds and nanoseconds since 1970; `date`: what the response has for Date.
+    pub fn new(size: u64, inode: u64, modified: (i64, i64), now: SystemTime, date: SystemTime) -> Self {
         let (seconds, nanos) = modified;
         let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         let changed = UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH);
         // RFC 9110 section 8.8.2.1: never later than Date.
-        let modified = changed.min(now);
+        let modified = changed.min(date);
         let is_weak = changed.checked_add(Duration::from_secs(1)).is_none_or(|end| now < end);
         Self { etag: format!("\"{size:x}-{seconds:x}.{nanos:x}-{inode:x}\""), is_weak, modified }
     }
@@ -148,23 +148,23 @@ mod tests {
     }
 
     fn file() -> Validators {
-        let mut file = Validators::new(1, 2, (784_111_777, 5), at(NOW));
+        let mut file = Validators::new(1, 2, (784_111_777, 5), at(NOW), at(NOW));
         file.etag = "\"a,b\"".into();
         file
     }
 
     #[test]
     fn a_file_has_a_tag_and_a_time() {
-        let old = Validators::new(0x10, 0xff, (784_111_777, 0xa), at(NOW));
+        let old = Validators::new(0x10, 0xff, (784_111_777, 0xa), at(NOW), at(NOW));
         assert_eq!(old.field(), "\"10-2ebc9de1.a-ff\"".replace("2ebc9de1", &format!("{:x}", 784_111_777)));
         assert_eq!(httpdate::fmt_http_date(old.modified), DATE);
-        let new = Validators::new(0, 0, (NOW as i64, 0), at(NOW));
+        let new = Validators::new(0, 0, (NOW as i64, 0), at(NOW), at(NOW));
         assert!(new.field().starts_with("W/\"") && new.is_weak);
-        assert!(!Validators::new(0, 0, (NOW as i64, 0), at(NOW + 1)).is_weak);
+        assert!(!Validators::new(0, 0, (NOW as i64, 0), at(NOW + 1), at(NOW)).is_weak);
         // Of the future: it would be later than Date.
-        let future = Validators::new(0, 0, (NOW as i64 + 60, 0), at(NOW));
-        assert_eq!((future.modified, future.is_weak), (at(NOW), true));
-        assert_eq!(Validators::new(0, 0, (-1, 0), at(NOW)).modified, UNIX_EPOCH);
+        let future = Validators::new(0, 0, (NOW as i64 + 60, 0), at(NOW), at(NOW - 1));
+        assert_eq!((future.modified, future.is_weak), (at(NOW - 1), true));
+        assert_eq!(Validators::new(0, 0, (-1, 0), at(NOW), at(NOW)).modified, UNIX_EPOCH);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use crate::sys::time::{self, Time};
 use httpdate::HttpDate;
 use std::fmt::Write;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A Date field line.
 pub(super) struct Date {
     /// The status line of a 200, which most responses begin with, and the field line.
     text: String,
+    /// The second that it shows.
+    second: u64,
     /// The time at which its second is over by the monotonic clock; the wall clock is read again then.
     until: Time,
 }
@@ -18,13 +20,19 @@ const OK: &str = "HTTP/1.1 200 OK\r\n";
 
 impl Date {
     pub const fn new() -> Self {
-        Self { text: String::new(), until: Time::from_millis(0) }
+        Self { text: String::new(), second: 0, until: Time::from_millis(0) }
     }
 
     /// The field line with its CRLF. `now` is the present time, and not that before a handler ran. If the wall clock is set, the line
     /// follows within a second: reading it for each response would cost 65 instructions.
     pub fn line(&mut self, now: Time) -> &[u8] {
         &self.after_ok(now)[OK.len()..]
+    }
+
+    /// The time that the line shows.
+    pub fn shown(&mut self, now: Time) -> SystemTime {
+        self.after_ok(now);
+        UNIX_EPOCH + Duration::from_secs(self.second)
     }
 
     /// The same after the status line of a 200.
@@ -40,7 +48,7 @@ impl Date {
     #[cold]
     fn format(&mut self, now: Time) {
         let (second, rest) = time::unix_second();
-        self.until = now + rest;
+        (self.second, self.until) = (second, now + rest);
         self.text.clear();
         let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));
         // Writing to a string does not fail.

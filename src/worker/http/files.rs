@@ -6,6 +6,7 @@ use super::range::{Range, range};
 use super::request::Request;
 use super::response::{Refused, Response};
 use super::{content_type, encode};
+use crate::sys::time::Time;
 use crate::sys::{errno, files};
 use std::ffi::CString;
 use std::fs::File;
@@ -77,7 +78,8 @@ impl Response {
         };
         let size = about.size();
         let modified = (about.mtime(), about.mtime_nsec());
-        let validators = Validators::new(size, about.ino(), modified, SystemTime::now());
+        let date = self.date.shown(Time::last_tick());
+        let validators = Validators::new(size, about.ino(), modified, SystemTime::now(), date);
         self.put("etag", &validators.field())?;
         match evaluate(req, &validators) {
             Outcome::NotModified => return self.ends_with(304),

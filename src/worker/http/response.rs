@@ -630,6 +630,11 @@ impl Response {
         self.stage == Stage::Kept
     }
 
+    /// True if the connection becomes a stream.
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.stage == Stage::Upgrade
+    }
+
     pub(super) fn pending(&self) -> usize {
         self.pending
     }

@@ -286,7 +286,8 @@ impl World {
             Action::Tell(event) => self.check_event(event),
             Action::TellExit { worker, reason, .. } => self.check_exit(WorkerId(worker.id), *reason),
             Action::Fail { .. } => {
-                self.must(self.machine.life.is_booting(), || "the run fails after it has started".into());
+                let (is_booting, workers) = (self.machine.life.is_booting(), self.living());
+                self.must(is_booting || workers == 0, || "the run fails although there are workers".into());
             }
         }
     }
