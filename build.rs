@@ -45,7 +45,7 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 15] = [
+    const SECTIONS: [(&str, &str); 16] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),
@@ -61,6 +61,7 @@ mod header {
         ("event", "EVENTS: for programs that embed prefork"),
         ("server", "THE SERVER: for programs that embed prefork"),
         ("commands", "THE RUNNING SERVER: its loop, commands and queries"),
+        ("testing", "UNIT TESTS of handlers: no process, no port, no waiting"),
     ];
 
     pub fn write() {

@@ -2810,6 +2810,346 @@ int prefork_server_info(const prefork_server *server, prefork_server_status *inf
  */
 int prefork_server_last_exit(const prefork_server *server, uint32_t slot, prefork_exit *last);
 
+
+/* UNIT TESTS of handlers: no process, no port, no waiting
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * A worker with the handler that is tested, in the thread of the test, and the response that came last. Created by
+ * `prefork_test_new()` or `prefork_test_load()`, freed by `prefork_test_free()`.
+ *
+ * Only the thread that has created it may use it, and no callback of the handler: elsewhere calls return
+ * PREFORK_STATE. A call that is refused prints one line on standard error, and `prefork_test_error()` returns it.
+ */
+typedef struct prefork_test prefork_test;
+
+/**
+ * A client of the handler: the other end of its connection. Created by `prefork_test_connect()` and others, freed by
+ * `prefork_test_close()`. Only the thread that has created it may use it, and no callback of the handler.
+ */
+typedef struct prefork_test_client prefork_test_client;
+
+/**
+ * Creates a test of a handler. `handler` is the descriptor that PREFORK_MODULE defines (`&prefork_module`) or that
+ * `prefork_module_init()` has filled in; `state` is what `*state` is in `worker_start`, and may be NULL.
+ *
+ * Returns a new test (creates: free it with `prefork_test_free()`); NULL if `handler` is NULL, of another ABI, or has
+ * no handler in it, after a line on standard error that says what to do.
+ * Process: any that runs no server.
+ * Pointers: Copies `handler`. Borrows `state` until the test is freed.
+ */
+prefork_test *prefork_test_new(const struct prefork_module *handler, void *state);
+
+/**
+ * Creates a test of the module in a file. It is loaded by its own path when the worker starts, and stays loaded.
+ *
+ * Returns a new test (creates: free it with `prefork_test_free()`), or NULL.
+ * Process: any that runs no server.
+ * Pointers: Copies `path`, which is NUL-terminated.
+ */
+prefork_test *prefork_test_load(const char *path);
+
+/**
+ * Frees a test. Its worker stops, as by `prefork_test_stop()`. Does nothing if `test` is NULL, in a callback, and in
+ * another thread.
+ *
+ * Process: that of the test.
+ * Pointers: Takes `test`: no other call with it after this one. Its clients are to be closed too.
+ */
+void prefork_test_free(prefork_test *test);
+
+/**
+ * The reason why the last call with this test was refused: one line.
+ *
+ * Returns a NUL-terminated string that borrows from `test` until the next call with it; empty if that call was not
+ * refused, or if `test` is NULL.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+const char *prefork_test_error(const prefork_test *test);
+
+/**
+ * Sets a setting as `prefork_server_set()` does, before the worker starts: `prefork_test_set(test, "max-body", "1K")`.
+ * `listen` adds a listener, such as `admin=127.0.0.1:8081`; nothing is bound. Without any there are two,
+ * `127.0.0.1:8080` and `udp:127.0.0.1:8080`, and the handler need not serve both.
+ *
+ * Returns PREFORK_OK, PREFORK_CONFIG, PREFORK_INVALID, or PREFORK_STATE after the start.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `name` and `value`, which are NUL-terminated.
+ */
+int prefork_test_set(prefork_test *test, const char *name, const char *value);
+
+/**
+ * Sets the arguments of the handler, which `prefork_worker_arg()` returns, before the worker starts.
+ *
+ * Returns PREFORK_OK, or PREFORK_STATE after the start.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `count` strings at `args`, each NUL-terminated; `args` may be NULL if
+ * `count` is 0.
+ */
+int prefork_test_args(prefork_test *test, size_t count, const char *const *args);
+
+/**
+ * Starts the worker: `worker_start` is called. The first of the other calls does so too.
+ *
+ * Returns PREFORK_OK; PREFORK_HANDLER if the handler cannot serve; PREFORK_CONFIG if settings cannot be combined;
+ * PREFORK_SYSTEM; PREFORK_STATE if it has failed to start before.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+int prefork_test_start(prefork_test *test);
+
+/**
+ * Sets the address of the clients that follow, for instance `203.0.113.7:4711`; NULL: one of 127.0.0.1.
+ *
+ * Returns PREFORK_OK, or PREFORK_INVALID if it is no IP address with a port.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `address`, which is NULL or NUL-terminated.
+ */
+int prefork_test_peer(prefork_test *test, const char *address);
+
+/**
+ * Adds a field to the next request. `Host: localhost` and the length of the body need not be given.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `name` and `value`, which are NUL-terminated.
+ */
+int prefork_test_set_header(prefork_test *test, const char *name, const char *value);
+
+/**
+ * Sends a request on a connection of its own and waits for the response, which `prefork_test_body()` and
+ * `prefork_test_header()` read: `prefork_test_request(test, "GET", "/path?n=1", NULL, 0)`. A response that the handler
+ * keeps for a timer does not come by itself: `prefork_test_begin()`. One that a thread of the handler ends is waited
+ * for, up to ten seconds.
+ *
+ * Returns the status code, 200 to 599 or 101; PREFORK_AGAIN if no response comes; PREFORK_STATE if the handler takes no
+ * requests; those of `prefork_test_start()`.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `method` and `target`, which are NUL-terminated, and `size` bytes at
+ * `body`, which may be NULL if `size` is 0.
+ */
+int prefork_test_request(prefork_test *test,
+                         const char *method,
+                         const char *target,
+                         const void *body,
+                         size_t size);
+
+/**
+ * As `prefork_test_request()`, and does not wait for the response: `prefork_test_response()` returns it.
+ *
+ * Returns a new client (creates: free it with `prefork_test_close()`), or NULL if the handler takes no requests.
+ * Process: that of the test.
+ * Pointers: As `prefork_test_request()`. Borrows `test` until return. Copies the rest.
+ */
+prefork_test_client *prefork_test_begin(prefork_test *test,
+                                               const char *method,
+                                               const char *target,
+                                               const void *body,
+                                               size_t size);
+
+/**
+ * The response to the request that a client has begun. If it is complete, `prefork_test_body()` and
+ * `prefork_test_header()` read it.
+ *
+ * Returns the status code; PREFORK_AGAIN if it has not come, or not all of it.
+ * Process: that of the test.
+ * Pointers: Borrows `test` and `client` until return.
+ */
+int prefork_test_response(prefork_test *test, prefork_test_client *client);
+
+/**
+ * The status code of the response that came last.
+ *
+ * Returns it, or 0 before the first.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+int prefork_test_status(prefork_test *test);
+
+/**
+ * The body of the response that came last, decoded of chunks.
+ *
+ * Returns bytes that borrow from `test` until the next response; no value before the first.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+prefork_slice prefork_test_body(prefork_test *test);
+
+/**
+ * The value of a field of the response that came last; of several, the first.
+ *
+ * Returns bytes that borrow from `test` until the next response; no value if there is no such field.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return, and `name`, which is NUL-terminated.
+ */
+prefork_slice prefork_test_header(prefork_test *test, const char *name);
+
+/**
+ * The connection of the response that came last: for another request by `prefork_test_send()`, or for the stream that
+ * follows an upgrade (101).
+ *
+ * Returns a new client (creates: free it with `prefork_test_close()`), or NULL before the first response.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+prefork_test_client *prefork_test_connection(prefork_test *test);
+
+/**
+ * Connects a client: for a stream, a connection in blocking style, or bytes of HTTP as they are. `listener` is the name
+ * of a listener, or NULL for the first one.
+ *
+ * Returns a new client (creates: free it with `prefork_test_close()`); NULL if there is no such listener, or if the
+ * handler takes datagrams only.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return, and `listener`, which is NULL or NUL-terminated.
+ */
+prefork_test_client *prefork_test_connect(prefork_test *test, const char *listener);
+
+/**
+ * Sends bytes from a client, and lets the worker do what there is to do. In blocking style they wait for
+ * `prefork_test_receive()`, which sends them and the end of file, and calls the handler.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `client` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+ */
+int prefork_test_send(prefork_test_client *client, const void *data, size_t size);
+
+/**
+ * What a client has received since the last call, when the worker has nothing more to do.
+ *
+ * Returns bytes that borrow from `client` until the next call with it; an empty value if nothing has come.
+ * Process: that of the test.
+ * Pointers: Borrows `client` until return.
+ */
+prefork_slice prefork_test_receive(prefork_test_client *client);
+
+/**
+ * Ends the client's side: the handler finds the end of file behind what was sent.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `client` until return.
+ */
+int prefork_test_finish(prefork_test_client *client);
+
+/**
+ * Says whether a client reads what comes, as it does from the start. One that does not is slow: the handler's writes
+ * find no room when the sockets' buffers are full (about 200 KiB) and `max-pending` bytes wait.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `client` until return.
+ */
+int prefork_test_set_reading(prefork_test_client *client, int reads);
+
+/**
+ * Says whether the worker has closed a client's connection.
+ *
+ * Returns 1 if it has, in order or by a reset, else 0; PREFORK_NULL, PREFORK_STATE.
+ * Process: that of the test.
+ * Pointers: Borrows `client` until return.
+ */
+int prefork_test_is_closed(prefork_test_client *client);
+
+/**
+ * Closes a client's connection, lets the worker notice, and frees the client. Does nothing if it is NULL, and in
+ * another thread.
+ *
+ * Process: that of the test.
+ * Pointers: Takes `client`: no other call with it after this one.
+ */
+void prefork_test_close(prefork_test_client *client);
+
+/**
+ * Sends the handler a datagram, at the first listener for datagrams. `prefork_test_reply()` returns those that it
+ * answers with.
+ *
+ * Returns the number of answers; PREFORK_STATE if the handler takes no datagrams; PREFORK_TOO_LARGE over 65,507 bytes.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+ */
+int prefork_test_datagram(prefork_test *test, const void *data, size_t size);
+
+/**
+ * One of the answers to the last datagram, from 0.
+ *
+ * Returns bytes that borrow from `test` until the next datagram; no value if there are fewer.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+prefork_slice prefork_test_reply(prefork_test *test, size_t index);
+
+/**
+ * Sends the handler a message (`on_message`) from the worker with the id `from`, or from PREFORK_TO_MASTER.
+ *
+ * Returns PREFORK_OK, PREFORK_TOO_LARGE, or PREFORK_GONE if the worker has ended.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return. Copies `size` bytes at `data`, which may be NULL if `size` is 0.
+ */
+int prefork_test_message(prefork_test *test, uint32_t from, uint32_t type, const void *data, size_t size);
+
+/**
+ * Takes the next message that the handler has sent to the master, or to a worker that is not in the test; `*to` and
+ * `*type` are what it has given with it. What it has published has the type 0 and PREFORK_TO_ALL, without its topic.
+ *
+ * Returns bytes that borrow from `test` until the next call of this; no value if there is none.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return, and `to` and `type`, which may be NULL.
+ */
+prefork_slice prefork_test_sent(prefork_test *test, uint32_t *to, uint32_t *type);
+
+/**
+ * Advances the clock of timers and deadlines, which stands still otherwise, for all tests of this thread. What is due
+ * meanwhile happens in order, each at its time. time(2), clock_gettime(2), and the deadlines of reads and writes in
+ * blocking style are not affected.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+int prefork_test_advance(prefork_test *test, uint64_t milliseconds);
+
+/**
+ * Calls a function as a callback of the worker, in which the functions of prefork_worker_* can be used.
+ *
+ * Returns PREFORK_OK.
+ * Process: that of the test.
+ * Pointers: Borrows `test` and `state` until return.
+ */
+int prefork_test_call(prefork_test *test, void (*function)(prefork_worker *worker, void *state), void *state);
+
+/**
+ * Tells the worker to drain, as a stop does: `on_drain` is called, nothing new is taken, and when it has finished what
+ * it has, it ends. What it has may last until the setting `drain-timeout` (`prefork_test_advance()`).
+ *
+ * Returns 1 if it has ended, else 0.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+int prefork_test_drain(prefork_test *test);
+
+/**
+ * Stops the worker: it drains, what it cannot finish now is cut, and `worker_stop` is called.
+ *
+ * Returns the number of connections that were cut.
+ * Process: that of the test.
+ * Pointers: Borrows `test` until return.
+ */
+int prefork_test_stop(prefork_test *test);
+
+/**
+ * Has the worker of another test, with a handler of the same kind, go on with the streams and connections of this one,
+ * as in a reload: this one drains, and `on_handover` and `on_takeover` are called. Clients stay as they are.
+ *
+ * Returns 1 if this one has ended, 0 if it keeps something until the setting `drain-timeout`; PREFORK_INVALID if
+ * `other` is `test`.
+ * Process: that of the test.
+ * Pointers: Borrows `test` and `other` until return.
+ */
+int prefork_test_hand_over(prefork_test *test, prefork_test *other);
+
 /* MACROS AND INLINE FUNCTIONS
  * -------------------------------------------------------------------------------------------------------- */
 

@@ -168,6 +168,10 @@ pub mod guide {
     #[doc = include_str!("../docs/requests.md")]
     pub mod requests {}
 }
+/// Whose Rust is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/testing.md")]
+struct TestingGuide;
 mod handoff;
 mod ids;
 mod image;
@@ -180,6 +184,7 @@ mod runtime_dir;
 mod scoreboard;
 pub mod server;
 mod sys;
+pub mod testing;
 mod unwind;
 mod worker;
 

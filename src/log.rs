@@ -22,7 +22,9 @@ pub fn line(text: Arguments<'_>) {
 
 /// Writes lines of at most 4096 bytes together in one write(2). Returns false if they are dropped.
 pub fn copy(lines: &str) -> bool {
-    output::write_now(std::io::stderr().as_fd(), lines.as_bytes())
+    // A test reads its own.
+    crate::sys::test_thread::keep_line(lines)
+        || output::write_now(std::io::stderr().as_fd(), lines.as_bytes())
 }
 
 /// Prints text on standard output in one write that never waits; drops it if it would. For what a server prints while it runs.

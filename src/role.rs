@@ -1,7 +1,8 @@
 //! The role of this process: none, master, or worker. Readable in any thread.
 
 use crate::message::MASTER;
-use crate::sys::process;
+use crate::sys::{process, test_thread};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
 /// The role of a process.
@@ -31,11 +32,26 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Returns the role of this process, in any thread. A worker finds the same in its environment: `PREFORK_WORKER_ID`,
 /// `PREFORK_SLOT`, `PREFORK_GENERATION`.
 pub fn role() -> Role {
+    if test_thread::is_used()
+        && let Some(role) = HERE.get()
+    {
+        return role;
+    }
     match ID.load(Relaxed) {
         _ if PID.load(Relaxed) != process::own_pid() => Role::None,
         MASTER => Role::Master,
         id => Role::Worker { id, slot: SLOT.load(Relaxed), generation: GENERATION.load(Relaxed) },
     }
+}
+
+thread_local! {
+    /// The role of this thread while it runs a worker of [`crate::testing`].
+    static HERE: Cell<Option<Role>> = const { Cell::new(None) };
+}
+
+/// Sets the role of this thread alone; returns the one before.
+pub(crate) fn set_here(role: Option<Role>) -> Option<Role> {
+    HERE.replace(role)
 }
 
 /// Sets the role: in the master at the start and the end of a run, in a worker right after the fork.

@@ -96,6 +96,8 @@ fn no_call_crashes_on_null() {
             "prefork_multipart_free" | "prefork_server_new" => "done",
             // NULL for a worker's, connection's or request's numbers is none of them.
             _ if said == "0" || said == "nothing" => said,
+            "prefork_test_error" => "",
+            "prefork_test_free" | "prefork_test_close" => "done",
             _ => "-1",
         };
         assert_eq!(said, expected, "{name}");
@@ -135,7 +137,9 @@ fn null_program() -> String {
             | "prefork_multipart *"
             | "prefork_worker *"
             | "prefork_conn *"
-            | "prefork_response *" => {
+            | "prefork_response *"
+            | "prefork_test *"
+            | "prefork_test_client *" => {
                 format!("    printf(\"{name} %s\\n\", {call} ? \"some\" : \"nothing\");\n")
             }
             "const char *" if name.contains("error") && name != "prefork_strerror" => {

@@ -5,6 +5,7 @@
 
 use super::module::{Callbacks, PREFORK_ABI_MAJOR, PREFORK_ABI_MINOR, prefork_module};
 use super::{origin, rust_module};
+use crate::Handler;
 use crate::Worker;
 use crate::code;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,21 @@ impl Server {
     /// `cargo:rustc-link-arg-bins=`).
     pub fn module(path: impl AsRef<Path>) -> Self {
         Self::with_source(ModuleSource::new(path.as_ref()))
+    }
+}
+
+/// Loads a module by its own path.
+///
+/// # Errors
+/// The reason why it is none.
+pub(super) fn open_for_test(path: &Path) -> result::Result<Box<dyn Handler>, String> {
+    let source = ModuleSource::new(path);
+    source.check().map_err(|e| source.refusal(e).to_string())?;
+    match source.load_from(&source.path)? {
+        Opened::Handler(handler) => Ok(handler),
+        Opened::Successor(_) => {
+            Err(format!("load {}: a module in Rust: test it with prefork::testing", source.name))
+        }
     }
 }
 

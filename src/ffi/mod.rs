@@ -24,5 +24,6 @@ pub mod response;
 pub mod rust_module;
 pub mod server;
 pub mod status;
+pub mod testing;
 pub mod wakeups;
 pub mod worker;

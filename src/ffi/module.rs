@@ -9,7 +9,7 @@ use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::log::log;
 use crate::sys::datagram::sockaddr;
-use crate::sys::overdue;
+use crate::sys::{overdue, test_thread};
 use crate::unwind::named;
 use crate::worker::routes::Unserved;
 use crate::{Conn, Datagram, Handler, Kind, Later, Message, Request, Response, Take, Worker};
@@ -349,7 +349,8 @@ impl Handler for Callbacks {
                 }
             }
         }
-        if let Some(on_hang) = self.module.on_hang {
+        // A test's worker is not watched.
+        if let Some(on_hang) = self.module.on_hang.filter(|_| !test_thread::is_here()) {
             let (worker, state) = (lend(worker), self.state);
             // SAFETY: as in `start`; a worker and its state live as long as the process.
             let call = move || named("on_hang", || unsafe { on_hang(worker, state) });

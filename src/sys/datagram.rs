@@ -5,10 +5,10 @@
 
 use super::control_message::ControlMessage;
 use super::socket::{new_inet, set_option};
-use super::{as_uninit, retry};
+use super::{as_uninit, retry, socket, test_thread};
 use socket2::{MaybeUninitSlice, MsgHdr, MsgHdrMut, SockAddr, SockAddrStorage, SockRef};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Any socket address, as C has it.
@@ -16,6 +16,11 @@ pub use libc::sockaddr;
 
 /// The length of the longest datagram, in bytes.
 pub const LARGEST: usize = 65_535;
+
+/// The most bytes that a datagram of IPv4 carries.
+const MOST_OF_UDP: usize = 65_507;
+/// Bytes of the address in front of a datagram in a test.
+const IN_TEST: usize = 18;
 
 /// The sender of a datagram, and the address of this machine that it was sent to.
 pub struct Origin {
@@ -67,6 +72,9 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], origin: &mut Origin) -> io::Resu
         .with_buffers(&mut bytes)
         .with_control(ControlMessage::as_buffer(&mut local));
     let len = retry(|| SockRef::from(&fd).recvmsg(&mut msg, libc::MSG_DONTWAIT))?;
+    if test_thread::is_here() {
+        return take_in_test(&mut buf[..len], origin);
+    }
     origin.sender = canonical(std::mem::replace(&mut origin.sender, Origin::new().sender));
     origin.local = own_address(local);
     Ok(len)
@@ -74,11 +82,45 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], origin: &mut Origin) -> io::Resu
 
 /// Sends one datagram to the sender of another, from the address that one was sent to, without waiting.
 pub fn reply(fd: BorrowedFd<'_>, bytes: &[u8], origin: &Origin) -> io::Result<()> {
+    if test_thread::is_here() {
+        return reply_in_test(fd, bytes, origin);
+    }
     let bytes = [IoSlice::new(bytes)];
     let msg =
         MsgHdr::new().with_addr(&origin.sender).with_buffers(&bytes).with_control(origin.local.as_bytes());
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     retry(|| SockRef::from(&fd).sendmsg(&msg, flags)).map(drop)
+}
+
+/// Sends a datagram at the other end of a pair (`fdpass::packet_pair`), in a thread of tests: the address of the client, then the bytes.
+///
+/// # Errors
+/// Those of send(2); `EMSGSIZE` for more bytes than UDP carries.
+pub fn send_in_test(fd: BorrowedFd<'_>, client: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    if bytes.len() > MOST_OF_UDP {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let ip = match client.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    socket::send(fd, &[&ip.octets()[..], &client.port().to_be_bytes(), bytes].concat()).map(drop)
+}
+
+fn reply_in_test(fd: BorrowedFd<'_>, bytes: &[u8], origin: &Origin) -> io::Result<()> {
+    send_in_test(fd, origin.peer().ok_or(io::ErrorKind::NotConnected)?, bytes)
+}
+
+/// Takes the address from the front of a datagram of [`send_in_test`]. Returns the number of the bytes that follow it.
+fn take_in_test(datagram: &mut [u8], origin: &mut Origin) -> io::Result<usize> {
+    let (address, bytes) =
+        datagram.split_first_chunk::<IN_TEST>().ok_or(io::Error::from(io::ErrorKind::WouldBlock))?;
+    let (ip, port) = address.split_first_chunk::<16>().ok_or(io::ErrorKind::InvalidData)?;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    origin.sender = SocketAddr::new(IpAddr::from(*ip).to_canonical(), port).into();
+    let len = bytes.len();
+    datagram.copy_within(IN_TEST.., 0);
+    Ok(len)
 }
 
 impl Origin {
@@ -128,7 +170,7 @@ fn own_address([first, second]: [ControlMessage<6>; 2]) -> ControlMessage<6> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+    use std::net::{Ipv4Addr, UdpSocket};
     use std::time::Duration;
 
     fn bind(addr: SocketAddr, again: bool) -> io::Result<OwnedFd> {

@@ -32,6 +32,7 @@ pub mod signal;
 pub mod sock_diag;
 pub mod socket;
 pub mod stderr;
+pub mod test_thread;
 pub mod time;
 
 use std::io;

@@ -3,7 +3,7 @@
 //! Reads and writes never block and never raise `SIGPIPE`, whatever the descriptor's own flags say: `O_NONBLOCK`
 //! belongs to the open file and travels with it from process to process, `MSG_DONTWAIT` belongs to the call.
 
-use super::{as_uninit, check, retry};
+use super::{as_uninit, check, retry, test_thread};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 use std::ffi::{OsStr, OsString, c_int};
 use std::fmt;
@@ -88,6 +88,7 @@ pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
 pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<Address> {
     SockRef::from(&fd).peer_addr().map(|a| match address_of(&a) {
         Address::Inet(inet) => Address::Inet(canonical(inet)),
+        Address::Unix(path) if test_thread::is_here() => address_in_test(path),
         unix => unix,
     })
 }
@@ -109,6 +110,23 @@ pub fn describe_address(bytes: &[u8]) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// The name of the socket of a client in a test, in front of its address.
+const TEST: &str = "@prefork-test/";
+
+/// Has [`peer_address`] return an address at the other end of a pair, in a thread of tests.
+///
+/// # Errors
+/// Those of bind(2).
+pub fn name_in_test(fd: BorrowedFd<'_>, address: SocketAddr, number: u64) -> io::Result<()> {
+    let name = format!("{TEST}{address}/{}/{number}", std::process::id());
+    SockRef::from(&fd).bind(&unix_address(Path::new(&name))?)
+}
+
+fn address_in_test(path: PathBuf) -> Address {
+    let name = path.to_str().and_then(|name| name.strip_prefix(TEST)?.split('/').next());
+    name.and_then(|address| address.parse().ok()).map_or(Address::Unix(path), Address::Inet)
 }
 
 /// The IPv4 address of one that is mapped into IPv6 (RFC 4291 section 2.5.5.2); any other as it is, with its scope.

@@ -1,5 +1,7 @@
-//! The two clocks: monotonic for every deadline, the wall clock for the `Date` field alone.
+//! The two clocks: monotonic for every deadline, the wall clock for the `Date` field alone. The first one stands still in a thread with
+//! workers of [`crate::testing`] (`test_thread.rs`).
 
+use super::test_thread;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ impl Time {
     /// The time of the kernel's last tick (`CLOCK_MONOTONIC_COARSE`): up to 10 ms old, and a quarter of the price of
     /// [`Time::now`].
     pub fn last_tick() -> Self {
-        Self(ns(libc::CLOCK_MONOTONIC_COARSE) / 1_000_000)
+        Self(test_thread::clock().unwrap_or_else(|| ns(libc::CLOCK_MONOTONIC_COARSE)) / 1_000_000)
     }
 
     /// The point `ms` milliseconds after the clock's zero.
@@ -71,7 +73,7 @@ impl Sub for Time {
 
 /// Nanoseconds of the monotonic clock.
 pub fn monotonic_ns() -> u64 {
-    ns(libc::CLOCK_MONOTONIC)
+    test_thread::clock().unwrap_or_else(|| ns(libc::CLOCK_MONOTONIC))
 }
 
 fn ns(clock: libc::clockid_t) -> u64 {

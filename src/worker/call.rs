@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::log::log;
 use crate::scoreboard::{Word, WorkerPage};
 use crate::sys::time::Time;
-use crate::sys::{crash, forks, overdue, parent, process};
+use crate::sys::{crash, forks, overdue, parent, process, test_thread};
 use crate::unwind::named;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,7 +39,8 @@ impl Context<'_> {
         crash::begin_call(&base);
         parent::begin_call();
         // The handler serves on after a panic, as users of a server expect; unfinished changes to its state are its own affair.
-        let result = catch_unwind(AssertUnwindSafe(|| named(name, || f(self.handler)))).ok();
+        let result = catch_unwind(AssertUnwindSafe(|| named(name, || f(self.handler))));
+        let result = result.map_err(test_thread::keep_panic).ok();
         end_copy(name);
         parent::end_call();
         crash::end_call();

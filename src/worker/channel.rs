@@ -75,7 +75,7 @@ impl Channel {
         drain_timeout: Duration,
         poll: &mio::Poll,
     ) -> Self {
-        let watched = poll::watch_level(poll, worker.messages().socket.as_fd(), CHANNEL);
+        let watched = poll::watch_level(poll, worker.messages().socket().as_fd(), CHANNEL);
         if let Err(e) = watched.and_then(|()| poll::watch_level(poll, leave.as_fd(), LEAVE)) {
             log!("worker {}: watch the message channel: {e}", worker.id());
             process::exit(EXIT_FAILED);
@@ -130,7 +130,7 @@ impl Channel {
         // An error here is one of the next read as well.
         let _ = messages.flush();
         loop {
-            match self.inbox.receive(messages.socket.as_fd(), &mut budget) {
+            match self.inbox.receive(messages.socket().as_fd(), &mut budget) {
                 Ok(Received::Message(envelope, bytes)) => {
                     messages.deliver(self.worker, envelope, &bytes, cx);
                 }
@@ -142,7 +142,7 @@ impl Channel {
                 }
                 Ok(Received::Closed) | Err(_) => {
                     self.interest = None;
-                    let _ = poll::unwatch(poll, messages.socket.as_fd());
+                    let _ = poll::unwatch(poll, messages.socket().as_fd());
                     messages.end_requests_to(Address::Master, cx);
                     return self.lose_master();
                 }
@@ -181,7 +181,7 @@ impl Channel {
         let messages = self.worker.messages();
         if messages.next_deadline() <= polled_at {
             // A callback may have taken any time, and what has come meanwhile may be more than one turn reads.
-            match self.inbox.caught_up(messages.socket.as_fd(), polled_at) {
+            match self.inbox.caught_up(messages.socket().as_fd(), polled_at) {
                 Some(at) => messages.expire(at, cx),
                 None => self.has_more = true,
             }
@@ -190,7 +190,7 @@ impl Channel {
         if self.interest.is_none_or(|interest| interest == wanted) {
             return;
         }
-        match poll::rewatch_level(poll, messages.socket.as_fd(), CHANNEL, wanted) {
+        match poll::rewatch_level(poll, messages.socket().as_fd(), CHANNEL, wanted) {
             Ok(()) => self.interest = Some(wanted),
             Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id()),
         }

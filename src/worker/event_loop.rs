@@ -63,7 +63,7 @@ const DESCRIPTOR_CHECK: Duration = Duration::from_millis(100);
 
 /// The state of the loop.
 pub struct EventLoop<'a> {
-    handler: &'a mut dyn Handler,
+    handler: Box<dyn Handler>,
     kind: Kind,
     /// It is the kind at all listeners.
     is_same_everywhere: bool,
@@ -126,7 +126,7 @@ enum Cause {
 macro_rules! context {
     ($self:ident) => {
         &mut Context {
-            handler: $self.handler,
+            handler: &mut *$self.handler,
             config: $self.config,
             page: $self.worker.info.page,
             now: &mut $self.now,
@@ -151,7 +151,7 @@ fn open_queue(worker: &Worker, poll: &Poll) -> VecDeque<OnWake> {
 impl<'a> EventLoop<'a> {
     /// A loop for at most `limit` connections.
     pub fn new(
-        handler: &'a mut dyn Handler,
+        handler: Box<dyn Handler>,
         config: &'a Config,
         limit: u32,
         setup: WorkerSetup<'a>,
@@ -209,86 +209,115 @@ impl<'a> EventLoop<'a> {
         self.channel.orders.takes_in = true;
     }
 
-    /// Serves until the worker has drained.
+    /// Room for the events of a turn.
+    pub fn events() -> Events {
+        Events::with_capacity(EVENTS)
+    }
+
+    /// Serves until the worker has drained, and returns the handler.
     ///
     /// # Errors
     /// Those of the poll.
-    pub fn serve(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS);
+    pub fn serve(mut self) -> (Box<dyn Handler>, io::Result<()>) {
+        let mut events = Self::events();
         while !self.is_done() {
-            self.publish_idle();
-            if !self.intake.own.indexes().is_empty() {
-                let orders = &self.channel.orders;
-                let may_take = orders.takes_in && !orders.is_draining();
-                self.intake.watch_own_sockets(may_take, self.accepts(), self.poll, self.now);
+            if let Err(e) = self.turn(&mut events, None) {
+                return (self.handler, Err(e));
             }
-            let first_due = self.deadlines.next();
-            let (timer_due, last_timer) = self.timers();
-            self.wait(&mut events, first_due, timer_due)?;
-            for event in &events {
-                // Before anything else: no other worker was woken for these.
-                if let Some(index) = self.intake.own.find(event.token())
-                    && !self.intake.own.defer(index, self.now)
-                {
-                    self.serve_own_socket(index, DATAGRAMS);
-                }
-            }
-            if self.search_at <= self.now {
-                self.search_at = Time::NEVER;
-            }
-            self.serve_leftovers();
-            let (mut queue, mut channel, mut watches) = (false, self.channel.has_more, false);
-            let mut woken = !self.woken.is_empty();
-            for event in &events {
-                match event.token() {
-                    QUEUE => queue = true,
-                    CHANNEL => channel = true,
-                    WATCHES => watches = true,
-                    WOKEN => woken = true,
-                    LEAVE => self.channel.leave_on_signal(self.poll, self.now),
-                    token => self.ready(token, event),
-                }
-            }
-            if channel {
-                self.channel.read(self.poll, context!(self));
-            }
-            self.close_queue();
-            self.run_again();
-            self.channel.leave_if_due(self.now);
-            if self.channel.orders.is_draining() {
-                self.drain();
-            } else if queue {
-                self.take_messages();
-            } else if self.intake.is_paused() && self.may_have_room() {
-                self.intake.resume(self.poll);
-            }
-            self.hand_back_idle();
-            self.move_streams();
-            self.begin_end_if_due();
-            self.tell_given_back();
-            // Those set since then come later.
-            if first_due <= self.polled_at {
-                while let Some(index) = self.deadlines.expired(self.polled_at) {
-                    self.expire(index);
-                }
-            }
-            // One that was started since then comes later; if this one was stopped, nothing is called.
-            if timer_due <= self.now {
-                wakeups::call_timers(self.worker, last_timer, context!(self));
-            }
-            if watches {
-                wakeups::call_watches(self.worker, self.poll, WATCHES, context!(self));
-            }
-            if woken {
-                wakeups::run_woken(self.worker, &mut self.woken, context!(self));
-            }
-            self.channel.update(self.poll, self.polled_at, context!(self));
-            self.serve_touched();
         }
+        (self.end().0, Ok(()))
+    }
+
+    /// Waits for what there is to do, at most for `longest`, and does it. Returns when there will be something to do at the latest if
+    /// nothing comes; a time that has come if something was done.
+    ///
+    /// # Errors
+    /// Those of the poll.
+    #[inline(always)]
+    pub fn turn(&mut self, events: &mut Events, longest: Option<Duration>) -> io::Result<Time> {
+        self.publish_idle();
+        if !self.intake.own.indexes().is_empty() {
+            let orders = &self.channel.orders;
+            let may_take = orders.takes_in && !orders.is_draining();
+            self.intake.watch_own_sockets(may_take, self.accepts(), self.poll, self.now);
+        }
+        let first_due = self.deadlines.next();
+        let (timer_due, last_timer) = self.timers();
+        let due = self.wait(events, first_due, timer_due, longest)?;
+        let due = if events.is_empty() { due } else { Time::default() };
+        for event in &*events {
+            // Before anything else: no other worker was woken for these.
+            if let Some(index) = self.intake.own.find(event.token())
+                && !self.intake.own.defer(index, self.now)
+            {
+                self.serve_own_socket(index, DATAGRAMS);
+            }
+        }
+        if self.search_at <= self.now {
+            self.search_at = Time::NEVER;
+        }
+        self.serve_leftovers();
+        let (mut queue, mut channel, mut watches) = (false, self.channel.has_more, false);
+        let mut woken = !self.woken.is_empty();
+        for event in &*events {
+            match event.token() {
+                QUEUE => queue = true,
+                CHANNEL => channel = true,
+                WATCHES => watches = true,
+                WOKEN => woken = true,
+                LEAVE => self.channel.leave_on_signal(self.poll, self.now),
+                token => self.ready(token, event),
+            }
+        }
+        if channel {
+            self.channel.read(self.poll, context!(self));
+        }
+        self.close_queue();
+        self.run_again();
+        self.channel.leave_if_due(self.now);
+        if self.channel.orders.is_draining() {
+            self.drain();
+        } else if queue {
+            self.take_messages();
+        } else if self.intake.is_paused() && self.may_have_room() {
+            self.intake.resume(self.poll);
+        }
+        self.hand_back_idle();
+        self.move_streams();
+        self.begin_end_if_due();
+        self.tell_given_back();
+        // Those set since then come later.
+        if first_due <= self.polled_at {
+            while let Some(index) = self.deadlines.expired(self.polled_at) {
+                self.expire(index);
+            }
+        }
+        // One that was started since then comes later; if this one was stopped, nothing is called.
+        if timer_due <= self.now {
+            wakeups::call_timers(self.worker, last_timer, context!(self));
+        }
+        if watches {
+            wakeups::call_watches(self.worker, self.poll, WATCHES, context!(self));
+        }
+        if woken {
+            wakeups::run_woken(self.worker, &mut self.woken, context!(self));
+        }
+        self.channel.update(self.poll, self.polled_at, context!(self));
+        self.serve_touched();
+        Ok(due)
+    }
+
+    /// Ends what is left. Returns the handler and the poll.
+    pub fn end(mut self) -> (Box<dyn Handler>, &'a mut Poll) {
         self.worker.messages().end_requests_to(Address::Master, context!(self));
         self.end_rest();
         wakeups::end(self.worker, std::mem::take(&mut self.woken), context!(self));
-        Ok(())
+        (self.handler, self.poll)
+    }
+
+    /// Ends all now, whatever the deadline: what a second signal to a server does that is one process.
+    pub fn end_at_once(&mut self) {
+        self.channel.orders.ends_at_once = true;
     }
 
     /// The time at which the next timer of the handler is due, and the number of the one that was started last.
@@ -298,14 +327,22 @@ impl<'a> EventLoop<'a> {
         (timers.next_due(), timers.last())
     }
 
-    fn is_done(&self) -> bool {
+    /// True if the worker has drained.
+    pub fn is_done(&self) -> bool {
         let Some(until) = self.channel.orders.drain else { return false };
         let is_over = self.drain_begun && self.table.len() == 0 && self.moves.are_settled();
         is_over || self.channel.orders.ends_at_once || self.is_ending && self.now >= until + end::LAST_MOMENT
     }
 
-    /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do.
-    fn wait(&mut self, events: &mut Events, first_due: Time, timer_due: Time) -> io::Result<()> {
+    /// Waits for events, at most until the first deadline of a connection or another time at which there is something to do, which it
+    /// returns, and at most for `longest`.
+    fn wait(
+        &mut self,
+        events: &mut Events,
+        first_due: Time,
+        timer_due: Time,
+        longest: Option<Duration>,
+    ) -> io::Result<Time> {
         let orders = &self.channel.orders;
         let own = &self.intake.own;
         // A full table has room when a connection ends or becomes idle, and not by itself.
@@ -342,6 +379,7 @@ impl<'a> EventLoop<'a> {
             log!("worker {}: watch the handler's descriptors: {e}", self.worker.id());
         }
         let sleep = (due != Time::NEVER).then(|| due - self.now);
+        let sleep = if longest.is_some() { longest } else { sleep };
         match self.poll.poll(events, sleep) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             Err(_) => events.clear(),
@@ -349,7 +387,7 @@ impl<'a> EventLoop<'a> {
         }
         self.now = Time::now();
         self.polled_at = self.now;
-        Ok(())
+        Ok(due)
     }
 
     /// The poll reports a connection.

@@ -103,7 +103,7 @@ impl<'a> Handed<'a> {
             });
         });
         // The worker lives as long as the process, and so do its messages.
-        to.numbers(&[number(&info.messages.socket)]);
+        to.numbers(&[number(&*info.messages.socket())]);
         to.numbers(&[info.messages.loopback().map_or(NONE, |fd| number(&fd))]);
         to.numbers(&[queue.0, leave].map(|fd| u64::from(fd.into_raw_fd().cast_unsigned())));
         to.list(stderr.into_iter(), |to, stderr| {

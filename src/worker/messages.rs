@@ -9,12 +9,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The outgoing direction of a worker's message channel, and the requests that wait for their replies.
 pub struct WorkerMessages {
     /// The channel's socket.
-    pub socket: OwnedFd,
+    socket: RefCell<Rc<OwnedFd>>,
     outbox: RefCell<Outbox>,
     pub(super) requests: RefCell<Requests<OnReply>>,
     /// The request that the handler is being called for, until it is answered.
@@ -22,7 +23,7 @@ pub struct WorkerMessages {
     /// Workers whose queue is full, according to the master.
     pub(super) overflowing: RefCell<BTreeSet<WorkerId>>,
     /// In a server that is one process: the other end of `socket`, where this worker writes what it is to read itself.
-    loopback: Option<OwnedFd>,
+    loopback: Option<Rc<OwnedFd>>,
 }
 
 impl Worker {
@@ -86,7 +87,7 @@ impl WorkerMessages {
     /// Messages over this socket.
     pub fn new(socket: OwnedFd, outbox: Outbox) -> Self {
         Self {
-            socket,
+            socket: RefCell::new(Rc::new(socket)),
             outbox: RefCell::new(outbox),
             requests: RefCell::default(),
             unanswered: Cell::new(None),
@@ -97,7 +98,7 @@ impl WorkerMessages {
 
     /// The messages of a server that is one process: this worker reads at `socket` what it writes to `other_end`.
     pub fn alone(socket: OwnedFd, other_end: OwnedFd, outbox: Outbox) -> Self {
-        Self { loopback: Some(other_end), ..Self::new(socket, outbox) }
+        Self { loopback: Some(Rc::new(other_end)), ..Self::new(socket, outbox) }
     }
 
     /// The other end of the socket, in a server that is one process.
@@ -110,9 +111,19 @@ impl WorkerMessages {
         self.loopback.is_some()
     }
 
+    /// The channel's socket.
+    pub fn socket(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.socket.borrow())
+    }
+
+    /// Replaces the socket of a worker that has ended: this lives on.
+    pub fn replace_socket(&self, socket: Rc<OwnedFd>) {
+        self.socket.replace(socket);
+    }
+
     /// The socket at which messages are sent.
-    fn way_out(&self) -> BorrowedFd<'_> {
-        self.loopback.as_ref().unwrap_or(&self.socket).as_fd()
+    fn way_out(&self) -> Rc<OwnedFd> {
+        self.loopback.as_ref().map_or_else(|| self.socket(), Rc::clone)
     }
 
     /// As [`WorkerMessages::send`], if there is no other process: with the results that there would be if this were the only worker, and
@@ -120,7 +131,7 @@ impl WorkerMessages {
     fn send_alone(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
         let mut outbox = self.outbox.borrow_mut();
         let reason = match envelope.to {
-            to if to == envelope.from => return outbox.send(self.way_out(), envelope, bytes, room),
+            to if to == envelope.from => return outbox.send(self.way_out().as_fd(), envelope, bytes, room),
             Address::Master => Undelivered::Unanswered,
             Address::All | Address::Worker(_) => Undelivered::Gone,
         };
@@ -128,7 +139,12 @@ impl WorkerMessages {
         if envelope.purpose != Purpose::Request {
             return Ok(());
         }
-        outbox.send(self.way_out(), &envelope.answer(Purpose::Failure), &[reason as u8], Room::Ignored)
+        outbox.send(
+            self.way_out().as_fd(),
+            &envelope.answer(Purpose::Failure),
+            &[reason as u8],
+            Room::Ignored,
+        )
     }
 
     pub(super) fn send(&self, envelope: &Envelope, bytes: &[u8], room: Room) -> Result<(), Undelivered> {
@@ -145,7 +161,7 @@ impl WorkerMessages {
         if self.is_alone() {
             return self.send_alone(envelope, bytes, room);
         }
-        self.outbox.borrow_mut().send(self.socket.as_fd(), envelope, bytes, room)
+        self.outbox.borrow_mut().send(self.socket().as_fd(), envelope, bytes, room)
     }
 
     /// Sends a notice to the master, if there is one.
@@ -153,20 +169,20 @@ impl WorkerMessages {
         if self.is_alone() {
             return Ok(());
         }
-        self.outbox.borrow_mut().notify(self.socket.as_fd(), notice)
+        self.outbox.borrow_mut().notify(self.socket().as_fd(), notice)
     }
 
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&self) -> io::Result<()> {
         if self.has_unsent() {
-            self.outbox.borrow_mut().flush(self.way_out(), usize::MAX)?;
+            self.outbox.borrow_mut().flush(self.way_out().as_fd(), usize::MAX)?;
         }
         Ok(())
     }
 
     /// Sends all that waits; gives up when the socket takes nothing for `patience`.
     pub fn flush_all(&self, patience: Duration) -> io::Result<()> {
-        self.outbox.borrow_mut().flush_all(self.socket.as_fd(), patience)
+        self.outbox.borrow_mut().flush_all(self.socket().as_fd(), patience)
     }
 
     /// True if something waits to be sent.

@@ -25,6 +25,7 @@ pub mod own_sockets;
 pub mod recent;
 pub mod routes;
 pub mod source;
+pub mod stepped;
 mod stream;
 mod table;
 mod this_worker;
@@ -59,8 +60,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+use this_worker::OnWake;
 pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Served, Worker};
 pub use user::User;
+use waker::Queue;
 
 /// When memory runs out, the kernel counts a worker as larger by this many thousandths of all memory, so that it kills workers
 /// before their master, which can replace them.
@@ -138,7 +141,7 @@ fn serve(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll:
     let worker = setup.worker;
     let started = catch_unwind(AssertUnwindSafe(|| start(worker, |worker| source.open(worker))));
     call::end_copy("worker_start");
-    let mut handler = match started {
+    let handler = match started {
         Ok(Ok(Opened::Handler(handler))) => handler,
         Ok(Ok(Opened::Successor(successor))) => successor.serve(hand_over(config, setup)),
         Ok(Err(failure)) => fail(worker, failure),
@@ -159,7 +162,8 @@ fn serve(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll:
     }
     tell(worker, &Notice::Ready { kind: kind as u8, limit });
     parent::end_call();
-    if let Err(e) = event_loop::EventLoop::new(&mut *handler, config, limit, setup, poll).serve() {
+    let (mut handler, served) = event_loop::EventLoop::new(handler, config, limit, setup, poll).serve();
+    if let Err(e) = served {
         log!("worker {}: {e}", worker.id());
         process::exit(EXIT_FAILED);
     }
@@ -220,6 +224,13 @@ fn start(
     Ok(Opened::Handler(routes::join(handler, worker)?))
 }
 
+/// The queue of a worker of [`crate::testing`] for what its threads have run.
+pub fn queue_of_test() -> Queue<OnWake> {
+    let mut queue = Queue::default();
+    queue.is_of_test = true;
+    queue
+}
+
 /// The connections that a worker may have at a time.
 fn limit_of(kind: Kind, config: &Config) -> u32 {
     match kind {
@@ -228,7 +239,8 @@ fn limit_of(kind: Kind, config: &Config) -> u32 {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// The text of a panic.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }

@@ -53,7 +53,7 @@ pub fn run(
         let kind = if failure.is_misconfigured { ErrorKind::Misconfigured } else { ErrorKind::Handler };
         with_name(kind, failure.reason)
     };
-    let mut handler = match started {
+    let handler = match started {
         Ok(Ok(Opened::Handler(handler))) => handler,
         Ok(Ok(Opened::Successor(successor))) => {
             let handed = Handed { alone: Some(signals), ..hand_over(config, setup) };
@@ -73,9 +73,9 @@ pub fn run(
     let kinds = (0..worker.info.listeners.len() as u16).map(|at| handler.kind_at(at)).collect();
     ready(kind, kinds);
     parent::end_call();
-    let mut events = EventLoop::new(&mut *handler, config, limit, setup, poll);
+    let mut events = EventLoop::new(handler, config, limit, setup, poll);
     events.take_in();
-    let served = events.serve();
+    let (mut handler, served) = events.serve();
     forks::forget();
     parent::begin_call();
     let stopped = catch_unwind(AssertUnwindSafe(|| {

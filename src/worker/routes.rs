@@ -89,25 +89,18 @@ struct Routes {
     indexes: Vec<usize>,
 }
 
+/// Forgets the handlers of a worker that has not started.
+pub(super) fn forget() {
+    ROUTES.take();
+}
+
 /// Makes one handler of the worker's own and of those for single listeners.
 ///
 /// # Errors
 /// What the handler of a listener lacks.
 pub(super) fn join(own: Box<dyn Handler>, worker: &Worker) -> Result<Box<dyn Handler>, String> {
-    let (routes, listeners) = (ROUTES.take(), &worker.info.listeners);
-    let handler: Box<dyn Handler> = if routes.is_empty() {
-        own
-    } else {
-        if own.kind() == Kind::Blocking {
-            return Err(format!("serve {:?}: {}", routes[0].name, Unserved::Blocking.text()));
-        }
-        let index =
-            |name: &CString| routes.iter().rposition(|route| route.name == *name).map_or(0, |at| at + 1);
-        let indexes = listeners.iter().map(|served| index(&served.name)).collect();
-        let others = routes.into_iter().map(|route| route.handler);
-        Box::new(Routes { handlers: [own].into_iter().chain(others).collect(), indexes })
-    };
-    for (i, served) in listeners.iter().enumerate() {
+    let handler = join_leniently(own, worker)?;
+    for (i, served) in worker.info.listeners.iter().enumerate() {
         let (i, address) = (i as u16, &served.address);
         if served.takes_datagrams && !handler.takes_datagrams_at(i) {
             return Err(format!("listen {address}: the handler has no on_datagram"));
@@ -119,6 +112,26 @@ pub(super) fn join(own: Box<dyn Handler>, worker: &Worker) -> Result<Box<dyn Han
         }
     }
     Ok(handler)
+}
+
+/// As [`join`], whatever the handlers lack for the listeners.
+///
+/// # Errors
+/// Why the handlers cannot be together.
+pub(super) fn join_leniently(own: Box<dyn Handler>, worker: &Worker) -> Result<Box<dyn Handler>, String> {
+    let (routes, listeners) = (ROUTES.take(), &worker.info.listeners);
+    Ok(if routes.is_empty() {
+        own
+    } else {
+        if own.kind() == Kind::Blocking {
+            return Err(format!("serve {:?}: {}", routes[0].name, Unserved::Blocking.text()));
+        }
+        let index =
+            |name: &CString| routes.iter().rposition(|route| route.name == *name).map_or(0, |at| at + 1);
+        let indexes = listeners.iter().map(|served| index(&served.name)).collect();
+        let others = routes.into_iter().map(|route| route.handler);
+        Box::new(Routes { handlers: [own].into_iter().chain(others).collect(), indexes })
+    })
 }
 
 impl Routes {

@@ -111,7 +111,7 @@ impl fmt::Debug for Worker {
 /// A worker that is never freed. A tool that looks for leaks finds it from [`LAST`].
 struct Kept {
     worker: Worker,
-    _before: *mut Kept,
+    before: AtomicPtr<Kept>,
 }
 
 static LAST: AtomicPtr<Kept> = AtomicPtr::new(ptr::null_mut());
@@ -132,9 +132,9 @@ impl Worker {
 
     /// A worker that is never freed: a handler may keep its address.
     pub(crate) fn kept(info: SelfInfo) -> &'static Self {
-        let kept: &'static Kept =
-            Box::leak(Box::new(Kept { worker: Self::new(info), _before: LAST.load(Relaxed) }));
-        LAST.store(ptr::from_ref(kept).cast_mut(), Relaxed);
+        let kept = Box::leak(Box::new(Kept { worker: Self::new(info), before: AtomicPtr::default() }));
+        let kept: &'static Kept = kept;
+        kept.before.store(LAST.swap(ptr::from_ref(kept).cast_mut(), Relaxed), Relaxed);
         &kept.worker
     }
 
@@ -146,6 +146,11 @@ impl Worker {
     /// Undoes [`Worker::set_current`].
     pub(super) fn unset_current() {
         CURRENT.set(None);
+    }
+
+    /// As [`Worker::set_current`], while a worker of [`crate::testing`] runs; returns the one before.
+    pub(super) fn replace_current(worker: Option<&'static Self>) -> Option<&'static Self> {
+        CURRENT.replace(worker)
     }
 
     /// The worker that this process is, in its first thread; `None` elsewhere. [`crate::role`] works in any thread.
@@ -234,6 +239,11 @@ impl Worker {
     /// The arguments for the handler: those that follow it on the command line.
     pub fn args(&self) -> &[CString] {
         &self.info.args
+    }
+
+    /// The listeners.
+    pub(crate) fn listeners(&self) -> &[Served] {
+        &self.info.listeners
     }
 
     pub(super) fn messages(&self) -> &WorkerMessages {

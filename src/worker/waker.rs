@@ -1,12 +1,19 @@
 //! The queue of functions that threads of a worker's handler have run in its first thread. Used by any thread.
 
-use mio::{Poll, Token};
+use crate::sys::memory;
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Functions, in the order in which they came.
-pub struct Queue<C>(Mutex<Inner<C>>);
+pub struct Queue<C> {
+    inner: Mutex<Inner<C>>,
+    /// The worker is one of [`crate::testing`]: its threads have no role by which they know that this is its process.
+    pub is_of_test: bool,
+}
 
 struct Inner<C> {
     functions: Vec<C>,
@@ -16,15 +23,16 @@ struct Inner<C> {
 enum State {
     /// The loop has not begun.
     Starting,
-    /// This wakes it.
-    Serving(mio::Waker),
+    /// This wakes it. None of mio's, of which a poll can have one only: those of tests are used again.
+    Serving(OwnedFd),
     /// The loop has ended.
     Over,
 }
 
 impl<C> Default for Queue<C> {
     fn default() -> Self {
-        Self(Mutex::new(Inner { functions: Vec::new(), state: State::Starting }))
+        let inner = Mutex::new(Inner { functions: Vec::new(), state: State::Starting });
+        Self { inner, is_of_test: false }
     }
 }
 
@@ -41,7 +49,7 @@ impl<C> Queue<C> {
             && let State::Serving(waker) = &inner.state
         {
             // Fails only if its counter is full, and then the loop is woken anyway.
-            let _ = waker.wake();
+            let _ = memory::wake(waker.as_fd());
         }
         Ok(())
     }
@@ -51,7 +59,9 @@ impl<C> Queue<C> {
     /// # Errors
     /// Those of eventfd(2) and epoll_ctl(2).
     pub fn open(&self, poll: &Poll, token: Token) -> io::Result<()> {
-        self.lock().state = State::Serving(mio::Waker::new(poll.registry(), token)?);
+        let waker = memory::wake_counter()?;
+        poll.registry().register(&mut SourceFd(&waker.as_raw_fd()), token, Interest::READABLE)?;
+        self.lock().state = State::Serving(waker);
         Ok(())
     }
 
@@ -67,6 +77,6 @@ impl<C> Queue<C> {
 
     fn lock(&self) -> MutexGuard<'_, Inner<C>> {
         // Nothing here panics half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

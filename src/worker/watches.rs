@@ -199,6 +199,11 @@ impl<C> Watches<C> {
         std::mem::take(&mut self.watches).into_values().filter_map(|watch| watch.call).collect()
     }
 
+    /// True if nothing is watched.
+    pub fn is_empty(&self) -> bool {
+        self.watches.is_empty()
+    }
+
     /// True after [`Watches::end`].
     pub fn is_over(&self) -> bool {
         self.is_over
