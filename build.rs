@@ -60,6 +60,7 @@ mod header {
         ("module", "HANDLERS"),
         ("event", "EVENTS: for programs that embed prefork"),
         ("server", "THE SERVER: for programs that embed prefork"),
+        ("log", "THE LOG: for programs that embed prefork"),
         ("commands", "THE RUNNING SERVER: its loop, commands and queries"),
         ("testing", "UNIT TESTS of handlers: no process, no port, no waiting"),
     ];

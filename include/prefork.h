@@ -61,7 +61,7 @@
  * WHAT RUNS WHERE
  *
  *     master   prefork_server_* and the callbacks given to prefork_server_on_start(), _on_event(),
- *              _on_message() and _request(); never a handler
+ *              _on_message(), _on_log() and _request(); never a handler
  *     worker   the callbacks of the handler, and in them prefork_request_*, prefork_response_*,
  *              prefork_conn_*, prefork_worker_* and prefork_datagram_*
  *
@@ -1656,6 +1656,28 @@ typedef enum prefork_slow {
     PREFORK_SLOW_CLOSE = 1,
 } prefork_slow;
 
+/** Why a stream has ended, or is about to. No number ever gets another meaning; later versions may have more. */
+typedef enum prefork_end {
+    /** Nothing ends it. */
+    PREFORK_END_NONE = 0,
+    /** The client has ended its side, has gone or reset the connection. */
+    PREFORK_END_CLIENT = 1,
+    /** The handler has closed it. */
+    PREFORK_END_HANDLER = 2,
+    /**
+     * Reading or writing has failed, a callback has panicked, or the client has passed a limit: it has sent more than
+     * may be unread (setting `max-body`), or was too slow for what is published (PREFORK_SLOW_CLOSE).
+     */
+    PREFORK_END_ERROR = 3,
+    /** The client was silent (setting `idle-timeout`) or took nothing (`write-timeout`) for too long. */
+    PREFORK_END_TIMEOUT = 4,
+    /**
+     * The worker ends: its time to finish (setting `drain-timeout`) is over, or too many generations drain
+     * (`max-draining`).
+     */
+    PREFORK_END_WORKER = 5,
+} prefork_end;
+
 /**
  * Finds a stream by its id, in any callback. An upgraded HTTP connection is a stream.
  *
@@ -2607,6 +2629,50 @@ uint32_t prefork_server_killed(const prefork_server *server);
  * Pointers: Borrows `server` until return.
  */
 uint64_t prefork_server_cut(const prefork_server *server);
+
+
+/* THE LOG: for programs that embed prefork
+ * -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * How important a line of prefork's own is. The numbers are the priorities of syslog(3). No number ever gets another
+ * meaning; later versions may have more.
+ */
+typedef enum prefork_log_level {
+    /**
+     * Something has failed that somebody has to look into: a worker has crashed, a reload was rolled back, a callback
+     * has failed.
+     */
+    PREFORK_LOG_ERROR = 3,
+    /**
+     * Something is not as it should be, and prefork copes: a worker hangs, a deadline has cut connections,
+     * descriptors have run out.
+     */
+    PREFORK_LOG_WARN = 4,
+    /** What an operator has asked for has begun, or is done: a reload, an upgrade, a command. */
+    PREFORK_LOG_INFO = 6,
+    /** What happens all the time: forks, admissions, ends of workers, pauses in accepting. */
+    PREFORK_LOG_DEBUG = 7,
+} prefork_log_level;
+
+/** Called with a line that prefork itself logs. `level` is one of `enum prefork_log_level`. */
+typedef void (*prefork_on_log)(int level, const char *line, void *state);
+
+/**
+ * Sets a function that is called with each line that prefork itself logs, instead of writing it to standard error.
+ * The line has no line end, no control characters, no time, and no `prefork: ` before it; that of a worker begins with
+ * `worker ID: `. Lines less important than the setting `log-level` (`error`, `warn`, `info`, `debug`) are left out.
+ * `syslog(level, "%s", line)` is all that is needed for syslog(3). NULL unsets it.
+ *
+ * It is called in the middle of prefork's work: it must not call any function of this header, and must not take long.
+ * What handlers print does not come here.
+ *
+ * Returns PREFORK_OK.
+ * Process: master, before it runs; `on_log` is called in the master and in workers, in the first thread.
+ * Pointers: Borrows `server` until return. Borrows `state`, which may be NULL, until `server` is freed: a worker has
+ * its own copy of the memory behind it, as of its fork. `line` is borrowed until `on_log` returns.
+ */
+int prefork_server_on_log(prefork_server *server, prefork_on_log on_log, void *state);
 
 
 /* THE RUNNING SERVER: its loop, commands and queries

@@ -188,7 +188,7 @@ pub mod testing;
 mod unwind;
 mod worker;
 
-pub use config::Config;
+pub use config::{Config, LogLevel};
 pub use error::{Error, ErrorKind, Misconfigured, Result};
 pub use event::{
     Bound, CodeFile, Connections, Crash, Departed, Event, Exit, Family, Kind, LastExit, Reason,

@@ -1,13 +1,14 @@
 //! The embedding API: a [`Server`] before it runs, and the [`Running`] master.
 
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
 use crate::ids::Generation;
-use crate::log::log;
+use crate::log::{self, Hosted, OnLog, log};
 use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
+use crate::role::{Role, role};
 use crate::sys::{forks, stderr};
 use crate::unwind::named;
 use crate::worker::Worker;
@@ -16,8 +17,10 @@ use crate::worker::handler::{self, Handler, IntoHandler, Outcome};
 use crate::worker::http::{Request, Response};
 use crate::worker::source::{Factory, Inherited, Source};
 use crate::{Conn, Datagram};
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A handler and its settings. [`Server::run`] makes this process the master.
@@ -34,6 +37,7 @@ pub struct Server {
     pub(crate) args: Vec<CString>,
     pub(crate) callbacks: Callbacks,
     pub(crate) messages: Messages,
+    pub(crate) on_log: Option<OnLog>,
     refused: Option<Error>,
     adopts_orphans: bool,
 }
@@ -161,6 +165,7 @@ impl Server {
             args: Vec::new(),
             callbacks: Callbacks::default(),
             messages: Messages::default(),
+            on_log: None,
             refused: None,
             adopts_orphans: false,
         }
@@ -248,6 +253,19 @@ impl Server {
         self
     }
 
+    /// Calls `f` with each line that prefork itself logs, instead of writing it to standard error: in the master, and in each worker, which
+    /// has its own copy of `f`, as of its fork. The line has no line end, no control characters, no time, and no `prefork: ` before it; that of
+    /// a worker begins with `worker ID: `. Lines less important than [`Config::log_level`] are left out.
+    ///
+    /// It is called in the thread that runs the server, in the middle of prefork's work: it must not call prefork, and must not
+    /// take long. If it panics, the line is written to standard error. What handlers and their panics print does not come here.
+    #[must_use]
+    pub fn on_log(mut self, mut f: impl FnMut(LogLevel, &str) + 'static) -> Self {
+        let f = move |level, line: &str| named("on_log", || f(level, line));
+        self.on_log = Some(Rc::new(RefCell::new(f)));
+        self
+    }
+
     /// The handle that sends messages to workers: in the master while the server runs. Any other call is refused.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
@@ -293,10 +311,10 @@ impl Server {
 
     /// Serves in this process alone.
     pub(crate) fn run_here(mut self, callbacks: &mut Callbacks) -> Result<Stopped> {
-        self.prepare()?;
+        let _hosted = self.prepare()?;
         let Self { config, source, args, .. } = self;
         if callbacks.on_event.is_some() || callbacks.on_message.is_some() || callbacks.on_reload.is_some() {
-            log!("one process: on_event, on_message and on_reload are not called: there is no master");
+            log!(Warn, "one process: on_event, on_message and on_reload are not called: there is no master");
         }
         master::one_process::run(config, source, args, |started| callbacks.tell_start(started))
     }
@@ -309,7 +327,7 @@ impl Server {
     /// # Errors
     /// As [`Server::run`], except for failures of the workers, which the first step starts.
     pub fn start(mut self) -> Result<Running> {
-        self.prepare()?;
+        let hosted = self.prepare()?;
         if self.config.one_process {
             let text = "start: a server that is one process serves in run alone: it has no steps";
             return Err(Error::new(ErrorKind::State, text));
@@ -322,17 +340,20 @@ impl Server {
         if callbacks.on_event.is_some() {
             master.keep_events();
         }
-        Ok(Running { master, callbacks, messages })
+        Ok(Running { master, callbacks, messages, _hosted: hosted })
     }
 
     /// Checks all that can be before this process becomes a server. Does not return in a program that an upgrade tries out.
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self) -> Result<Option<Hosted>> {
+        // The log of a server that runs here already stays as it is.
+        let hosted = (role() == Role::None).then(|| log::set_up(&self.config, self.on_log.take()));
         if master::is_trial() {
             master::end_trial(self.try_out());
         }
         // Before anything is opened that could get such a number.
         stderr::open_missing().map_err(|e| Error::io(ErrorKind::System, "open /dev/null", e))?;
-        self.check()
+        self.check()?;
+        Ok(hosted)
     }
 
     fn check(&mut self) -> Result<()> {
@@ -363,6 +384,8 @@ pub struct Running {
     pub(crate) master: Master,
     callbacks: Callbacks,
     messages: Messages,
+    /// Dropped after the master, which logs.
+    _hosted: Option<Hosted>,
 }
 
 impl Running {

@@ -3,7 +3,6 @@
 //! Such an exception cannot be caught here, and prefork must not continue as if the callback had returned.
 
 use crate::log::log;
-use crate::role::{Role, role};
 use crate::sys::exception;
 use std::{mem, process, thread};
 
@@ -31,10 +30,7 @@ fn ends(callback: &str, what: Option<String>) {
     // One line of the log, whatever the text is.
     let line = |what: String| what.replace(|c: char| c.is_control(), " ");
     let what = what.map_or_else(String::new, |what| format!(": {}", line(what)));
-    match role() {
-        Role::Worker { id, .. } => log!("worker {id}: {callback}: {EXCEPTION}{what}"),
-        Role::Master | Role::None => log!("{callback}: {EXCEPTION}{what}"),
-    }
+    log!(Error, "{callback}: {EXCEPTION}{what}");
     process::abort();
 }
 

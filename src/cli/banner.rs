@@ -14,10 +14,15 @@ pub struct About {
     pub no_options: Vec<String>,
     /// The arguments of the handler that are files of shared objects.
     pub no_handlers: Vec<String>,
+    /// Nothing is printed.
+    pub is_quiet: bool,
 }
 
 /// Prints the banner; a closed standard output does not stop a server.
 pub fn print(started: &Started, about: &About) {
+    if about.is_quiet {
+        return;
+    }
     // A reader that has stopped reading must not stop the server.
     prefork::log::print(&text(started, about));
 }
@@ -33,7 +38,7 @@ pub fn distribution(config: &Config) -> String {
 }
 
 fn text(started: &Started, about: &About) -> String {
-    let About { handler, distribution, no_options, no_handlers } = about;
+    let About { handler, distribution, no_options, no_handlers, .. } = about;
     let kinds = started.kinds.iter().copied().chain(std::iter::repeat(started.kind));
     let urls: Vec<_> = started.addresses.iter().zip(kinds).map(|(a, kind)| url(a, kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
@@ -120,6 +125,7 @@ mod tests {
             distribution: distribution(&Config::default()),
             no_options: no_options.iter().map(|&word| word.into()).collect(),
             no_handlers: Vec::new(),
+            is_quiet: false,
         }
     }
 

@@ -11,7 +11,7 @@ mod verbs;
 use banner::About;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
-use prefork::{Config, ErrorKind, Misconfigured, Server};
+use prefork::{Config, ErrorKind, LogLevel, Misconfigured, Server};
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -169,7 +169,8 @@ pub fn main() -> ExitCode {
 /// Prints the line of a failure: one line, whatever a file's name contains.
 fn complain(Failure(_, text): &Failure) {
     if !text.is_empty() {
-        let _ = writeln!(io::stderr(), "prefork: {}", text.replace(char::is_control, " "));
+        let beginning = prefork::log::beginning(LogLevel::Error);
+        let _ = writeln!(io::stderr(), "{beginning}{}", text.replace(char::is_control, " "));
     }
 }
 
@@ -206,13 +207,15 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
         }
         Some(Verb::Demo) => {
             config.name = "demo".into();
-            settings::apply(&matches, &mut config)?;
-            matches.subcommand_matches("demo").map_or(Ok(()), |demo| settings::apply(demo, &mut config))?;
-            let about = About { handler: "demo".into(), ..About::default() };
+            let mut is_quiet = settings::apply(&matches, &mut config)?;
+            if let Some(demo) = matches.subcommand_matches("demo") {
+                is_quiet |= settings::apply(demo, &mut config)?;
+            }
+            let about = About { handler: "demo".into(), is_quiet, ..About::default() };
             return Ok(Some((about, demo::server().config(config))));
         }
         None => {
-            settings::apply(&matches, &mut config)?;
+            let is_quiet = settings::apply(&matches, &mut config)?;
             let arguments = cli.handler.iter().skip(1).take_while(|word| *word != "--");
             let no_options = arguments.filter(|word| settings::is_spelled_as_option(word));
             let no_options: Vec<_> = no_options.map(|word| word.to_string_lossy().into_owned()).collect();
@@ -226,7 +229,7 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
                 no_handlers.filter(|path| path.is_file()).map(|path| path.display().to_string()).collect();
             let (path, args) = handler(cli.handler)?;
             let handler = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
-            let about = About { handler, no_options, no_handlers, ..About::default() };
+            let about = About { handler, no_options, no_handlers, is_quiet, ..About::default() };
             return Ok(Some((about, Server::module(&path).args(args).config(config))));
         }
     }

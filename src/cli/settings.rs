@@ -2,13 +2,26 @@
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use prefork::Config;
-use prefork::config::Setting;
+use prefork::config::{LogLevel, Setting};
 use std::ffi::{OsStr, OsString};
 
-/// Returns an option for each setting, in the order of help.
+/// Returns an option for each setting, in the order of help, and `--quiet`.
 pub fn options() -> impl Iterator<Item = Arg> {
-    Config::settings().filter(|setting| is_option(setting)).map(option)
+    Config::settings().filter(|setting| is_option(setting)).map(option).chain([quiet()])
 }
+
+fn quiet() -> Arg {
+    Arg::new(QUIET)
+        .long(QUIET)
+        .short('q')
+        .action(ArgAction::SetTrue)
+        .help("No banner, and only warnings and errors: --log-level warn")
+        .long_help("Print no banner, and log warnings and errors only, as with --log-level warn, which may be given too")
+        .help_heading("Serving")
+        .hide_short_help(true)
+}
+
+const QUIET: &str = "quiet";
 
 fn is_option(setting: &Setting) -> bool {
     !setting.group.is_empty()
@@ -43,14 +56,19 @@ fn option(setting: &'static Setting) -> Arg {
     }
 }
 
-/// Sets what the arguments give, and checks if it can be combined.
-pub fn apply(matches: &ArgMatches, config: &mut Config) -> prefork::Result<()> {
+/// Sets what the arguments give, and checks if it can be combined. Returns true if nothing is to be printed at the start.
+pub fn apply(matches: &ArgMatches, config: &mut Config) -> prefork::Result<bool> {
+    let is_quiet = matches.get_flag(QUIET);
+    if is_quiet {
+        config.log_level = LogLevel::Warn;
+    }
     for setting in Config::settings().filter(|setting| is_option(setting)) {
         for value in matches.get_raw(setting.name).into_iter().flatten() {
             config.set(setting.name, value)?;
         }
     }
-    config.check()
+    config.check()?;
+    Ok(is_quiet)
 }
 
 /// True if a word is spelled as an option of the program: `-w`, `-w3`, `--workers`, `--workers=3`.
@@ -58,8 +76,10 @@ pub fn is_spelled_as_option(word: &OsStr) -> bool {
     let word = word.to_string_lossy();
     let mut settings = Config::settings().filter(|setting| is_option(setting));
     match (word.strip_prefix("--"), word.strip_prefix('-').and_then(|word| word.chars().next())) {
-        (Some(long), _) => settings.any(|setting| Some(setting.name) == long.split('=').next()),
-        (None, Some(short)) => settings.any(|setting| setting.short == Some(short)),
+        (Some(long), _) => {
+            long == QUIET || settings.any(|setting| Some(setting.name) == long.split('=').next())
+        }
+        (None, Some(short)) => short == 'q' || settings.any(|setting| setting.short == Some(short)),
         (None, None) => false,
     }
 }

@@ -104,6 +104,49 @@ pub enum WorkerExit {
 }
 
 const WORKER_EXIT: &[(&str, WorkerExit)] = &[("quick", WorkerExit::Quick), ("full", WorkerExit::Full)];
+/// How important a line of prefork's own is. The numbers are those of syslog(3), and of `enum prefork_log_level` in C. A level is less
+/// than another if it is more important.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum LogLevel {
+    /// Something has failed that somebody has to look into: a worker has crashed, a reload was rolled back, a callback has failed.
+    Error = 3,
+    /// Something is not as it should be, and prefork copes: a worker hangs, a deadline has cut connections, descriptors have run out.
+    Warn = 4,
+    /// What an operator has asked for has begun, or is done: a reload, an upgrade, a command.
+    #[default]
+    Info = 6,
+    /// What happens all the time: forks, admissions, ends of workers, pauses in accepting.
+    Debug = 7,
+}
+
+impl LogLevel {
+    /// The name, as the setting `log-level` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// What stands before prefork's own lines on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogTime {
+    /// The level as the journal reads it (`<4>`, sd-daemon(3)) if standard error goes to the journal, which has a time of its own;
+    /// otherwise nothing.
+    #[default]
+    Auto,
+    /// Nothing.
+    Off,
+    /// The time in UTC (RFC 3339, with milliseconds) and the level; in the journal also as with [`Self::Auto`].
+    On,
+}
+
 const DISPATCH: &[(&str, Dispatch)] = &[
     ("round-robin", Dispatch::RoundRobin),
     ("least-connections", Dispatch::LeastConnections),
@@ -111,6 +154,13 @@ const DISPATCH: &[(&str, Dispatch)] = &[
 ];
 const ACCEPT: &[(&str, Accept)] =
     &[("master", Accept::Master), ("shared", Accept::Shared), ("reuseport", Accept::ReusePort)];
+const LOG_LEVEL: &[(&str, LogLevel)] = &[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+];
+const LOG_TIME: &[(&str, LogTime)] = &[("auto", LogTime::Auto), ("off", LogTime::Off), ("on", LogTime::On)];
 const SCHEDULING: &[(&str, Scheduling)] =
     &[("auto", Scheduling::Auto), ("normal", Scheduling::Normal), ("batch", Scheduling::Batch)];
 
@@ -222,6 +272,16 @@ settings! {
     control: bool = true, SWITCH, "control", "Serving", "on|off",
         "A socket through which `prefork ls`, `reload` and the like control the server",
         "Only for its own user and root";
+    /// The least important level of prefork's own lines that is logged, in master and workers.
+    log_level: LogLevel = LogLevel::Info, OneOf(LOG_LEVEL), "log-level", "Serving", "LEVEL",
+        "Least important lines of prefork's own to log: error, warn, info, debug",
+        "error: crashes, failed callbacks, reloads that are rolled back; warn: hangs, cut connections, shortages; info: reloads, upgrades, \
+         commands; debug: forks, admissions, ends of workers, pauses in accepting";
+    /// What stands before prefork's own lines on standard error.
+    log_time: LogTime = LogTime::Auto, OneOf(LOG_TIME), "log-time", "Serving", "WHEN",
+        "Time and level before prefork's own lines: auto, off, on",
+        "on: 2026-11-30T20:02:28.123Z warn prefork: ...; auto: no time, and the level if standard error goes to the journal, which has a \
+         time of its own; off: neither";
     /// True if the master handles the signals that control it, through signalfd(2) with those signals blocked in its thread. `None`:
     /// [`crate::Server::run`] does, [`crate::Server::start`] leaves them and SIGPIPE to the host.
     signals: Option<bool> = None, Optional(SWITCH), "signals", "", "on|off", "", "";

@@ -61,7 +61,7 @@
  * WHAT RUNS WHERE
  *
  *     master   prefork_server_* and the callbacks given to prefork_server_on_start(), _on_event(),
- *              _on_message() and _request(); never a handler
+ *              _on_message(), _on_log() and _request(); never a handler
  *     worker   the callbacks of the handler, and in them prefork_request_*, prefork_response_*,
  *              prefork_conn_*, prefork_worker_* and prefork_datagram_*
  *

@@ -14,6 +14,7 @@ pub mod event;
 pub mod files;
 mod guard;
 mod load;
+pub mod log;
 pub mod lookups;
 pub mod module;
 pub mod multipart;

@@ -441,6 +441,7 @@ impl Handler for Callbacks {
         let written = self.buffer.get(..used).map(<[u8]>::to_vec);
         if written.is_none() {
             log!(
+                Warn,
                 "on_handover: {}: returned {used}, and max-state is {room}: the stream stays",
                 conn.client()
             );

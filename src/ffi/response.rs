@@ -536,7 +536,7 @@ pub unsafe extern "C" fn prefork_response_on_handover(
                 return None;
             }
             if used > room {
-                log!("on_handover: returned {used}, and max-state is {room}: the response stays");
+                log!(Warn, "on_handover: returned {used}, and max-state is {room}: the response stays");
                 return None;
             }
             buffer.truncate(used);

@@ -9,6 +9,7 @@ use super::module::{
 use super::status::{answered, prefork_status};
 use super::worker::reply_parts;
 use crate::config::Config;
+use crate::log::OnLog;
 use crate::master;
 use crate::master::router::OnMessage;
 use crate::server::{Callbacks as HostCallbacks, OnEvent, OnReload, OnStart};
@@ -26,6 +27,7 @@ pub struct prefork_server {
     args: Vec<CString>,
     pub(super) running: Option<Box<Running>>,
     callbacks: HostCallbacks,
+    pub(super) on_log: Option<OnLog>,
     /// True while a turn of the master's loop has taken `running` out (in a worker, forever) or a callback `callbacks`.
     is_busy: bool,
     messages: Messages,
@@ -110,6 +112,7 @@ pub extern "C" fn prefork_server_new() -> *mut prefork_server {
             args: Vec::new(),
             running: None,
             callbacks: HostCallbacks::default(),
+            on_log: None,
             is_busy: false,
             messages: Messages::default(),
             killed: 0,
@@ -708,6 +711,7 @@ impl prefork_server {
         };
         let mut server = handler().config(config).args(self.args.clone());
         server.messages = self.messages.clone();
+        server.on_log = self.on_log.clone();
         Ok(server)
     }
 
@@ -819,7 +823,7 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
 ///
 /// # Safety
 /// As [`borrow_mut`].
-unsafe fn set_up(
+pub(super) unsafe fn set_up(
     server: *mut prefork_server,
     f: impl FnOnce(&mut prefork_server) -> std::result::Result<(), Refusal>,
 ) -> c_int {

@@ -124,7 +124,7 @@ impl Master {
         for generation in gone {
             let Some(connections) = self.report.departures.sums.remove(&generation) else { continue };
             if connections.ended > 0 || connections.cut > 0 || connections.lost > 0 {
-                log!("generation {generation} has gone: {connections}");
+                log!(Info, "generation {generation} has gone: {connections}");
             }
             self.publish(Event::Gone { generation: generation.0, connections });
         }

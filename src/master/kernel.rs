@@ -6,6 +6,7 @@ use super::sockets::Listener;
 use super::token::Token;
 use crate::handoff::{self, Given, HandoffEnd, Passed, Taken};
 use crate::ids::Page;
+use crate::log::log;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::process::{self, Process};
 use crate::sys::{poll, socket};
@@ -74,7 +75,7 @@ impl System for Kernel {
     }
 
     fn log(&self, line: Arguments<'_>) {
-        crate::log::line(line);
+        log!(Warn, "{line}");
     }
 }
 

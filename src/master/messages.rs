@@ -43,6 +43,7 @@ impl Master {
             // be sent to it any more.
             RouterEvent::Closed(id) => self.signal(id, SIGKILL),
             RouterEvent::Overflowing(id) => log!(
+                Warn,
                 "worker {id} has taken no message for 3 s and its queue is full: messages to it are dropped until it does"
             ),
         }
@@ -73,7 +74,7 @@ impl Master {
                     drain.settled = true;
                 }
             }
-            other => log!("worker {id}: unexpected notice {other:?}; ignored"),
+            other => log!(Warn, "worker {id}: unexpected notice {other:?}; ignored"),
         }
     }
 

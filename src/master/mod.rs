@@ -273,14 +273,14 @@ impl Master {
             let (number, is_sent) = match signals.next() {
                 Ok(Some(signal)) => signal,
                 Ok(None) => return,
-                Err(e) => return log!("read signals: {e}"),
+                Err(e) => return log!(Error, "read signals: {e}"),
             };
             match number {
                 // Scripts that rotate logs send it to any server, and its default action would end this process.
-                signal::SIGUSR1 => log!("SIGUSR1: there are no log files to reopen; nothing done"),
+                signal::SIGUSR1 => log!(Info, "SIGUSR1: there are no log files to reopen; nothing done"),
                 signal::SIGUSR2 => {
                     if let Err(e) = self.upgrade.request() {
-                        log!("{e}");
+                        log!(Warn, "{e}");
                     }
                 }
                 signal::SIGHUP => {
@@ -300,7 +300,7 @@ impl Master {
         if !self.lifecycle.is_stopping()
             && let Err(e) = self.scale(workers)
         {
-            log!("{signal}: {e}; nothing done");
+            log!(Warn, "{signal}: {e}; nothing done");
         }
     }
 

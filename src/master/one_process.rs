@@ -48,7 +48,7 @@ pub fn run(
         return Err(refuse_upgrade());
     }
     if config.workers > 1 {
-        log!("--one-process: --workers {} has no effect", config.workers);
+        log!(Warn, "--one-process: --workers {} has no effect", config.workers);
     }
     config.accept = Accept::Shared;
     let takes_signals = config.signals == Some(true);

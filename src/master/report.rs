@@ -191,7 +191,7 @@ impl Master {
 fn log_event(event: &Event, is_module: bool) {
     match event {
         Event::Hang { worker } => {
-            log!("worker {} hangs in its handler; its queued connections go to others", worker.id);
+            log!(Warn, "worker {} hangs in its handler; its queued connections go to others", worker.id);
         }
         Event::Reload { state, generation, failure, code, connections } => {
             let what = match state {
@@ -213,9 +213,18 @@ fn log_event(event: &Event, is_module: bool) {
                 Some(text) if !text.is_empty() => format!(": {text}"),
                 _ => String::new(),
             };
-            log!("reload to generation {generation} {what}{why}{code}{connections}");
+            let text = format_args!("reload to generation {generation} {what}{why}{code}{connections}");
+            match state {
+                ReloadState::RolledBack => log!(Error, "{text}"),
+                ReloadState::Started | ReloadState::Committed => log!(Info, "{text}"),
+            }
         }
-        Event::Error { text } => log!("{text}"),
+        Event::Error { text } => log!(Error, "{text}"),
+        Event::Fork { worker: WorkerInfo { id, slot, generation, pid } } => {
+            log!(Debug, "worker {id} (slot {slot}, pid {pid}) is forked, of generation {generation}");
+        }
+        Event::Ready { worker } => log!(Debug, "worker {} is ready", worker.id),
+        Event::Disconnect { worker } => log!(Debug, "worker {} drains", worker.id),
         _ => {}
     }
 }
@@ -233,24 +242,32 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
                 None => "no successor is due".to_owned(),
             };
             let lost = counted(*lost, "connection");
-            log!(
+            let text = format_args!(
                 "worker {id} (slot {slot}, pid {pid}) died{when}: {why}; {lost} in progress lost, {queued} kept; {next}"
             );
+            match reason {
+                // Somebody has asked for it.
+                Reason::Killed => log!(Warn, "{text}"),
+                _ => log!(Error, "{text}"),
+            }
         }
         Reason::DrainTimeout => log!(
+            Warn,
             "worker {id} (slot {slot}, pid {pid}) had not ended at its deadline and was killed; {} lost",
             counted(*lost, "connection")
         ),
         _ if *exit == Exit::Code(0) && *cut > 0 => log!(
+            Warn,
             "worker {id} (slot {slot}, pid {pid}) has ended at its deadline, and {} with it",
             counted(*cut, "connection")
         ),
         // At a stop the connections that it had not taken are lost too; without any, its death costs nothing.
         _ if *exit != Exit::Code(0) && *was_ready && (reason != Reason::Stop || lost + queued > 0) => log!(
+            Error,
             "worker {id} (slot {slot}, pid {pid}) died while draining: {why}; {} lost",
             counted(lost + queued, "connection")
         ),
-        _ => {}
+        _ => log!(Debug, "worker {id} (slot {slot}, pid {pid}) has ended: {why} ({reason})"),
     }
 }
 

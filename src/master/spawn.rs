@@ -127,7 +127,7 @@ impl Master {
         let slots = self.lifecycle.slots();
         for listener in &mut self.pool.listeners {
             if let Err(e) = listener.add_sockets(slots, &self.config, false) {
-                log!("{e}; a worker without a socket of its own uses another's");
+                log!(Warn, "{e}; a worker without a socket of its own uses another's");
             }
         }
     }
@@ -161,7 +161,7 @@ impl Master {
             signals.abandon();
         }
         if let Err(e) = self.births.board.keep_only(page) {
-            log!("worker {}: protect the scoreboard: {e}", worker.id());
+            log!(Warn, "worker {}: protect the scoreboard: {e}", worker.id());
         }
         let made = mio::Poll::new().and_then(|poll| memory::wake_counter().map(|leave| (poll, leave)));
         let leave = match made {
@@ -206,7 +206,7 @@ impl Master {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
             Err(e) => {
-                log!("wait for worker {id}: {e}; how it ended is unknown");
+                log!(Warn, "wait for worker {id}: {e}; how it ended is unknown");
                 Exit::Unknown
             }
         };

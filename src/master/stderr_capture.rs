@@ -6,6 +6,7 @@
 //! the master any more. A child that it has started may keep the pipe open: the pipe is read until it or the worker ends.
 
 use super::Token;
+use crate::config::LogLevel;
 use crate::ids::{Page, WorkerId};
 use crate::log;
 use crate::log::counted;
@@ -228,9 +229,12 @@ impl Copier {
     fn report_dropped(&mut self) {
         let n = self.dropped;
         if n > 0
-            && (self.write)(&format!(
-                "prefork: {} of starting workers dropped: standard error was not read in time\n",
-                counted(n as u64, "line")
+            && (self.write)(&log::formatted(
+                LogLevel::Warn,
+                &format!(
+                    "{} of starting workers dropped: standard error was not read in time",
+                    counted(n as u64, "line")
+                ),
             ))
         {
             self.dropped = 0;

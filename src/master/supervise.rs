@@ -93,7 +93,7 @@ impl Master {
                 if unanswered > 0 {
                     let (connections, are) =
                         (counted(unanswered, "connection"), if unanswered == 1 { "is" } else { "are" });
-                    log!("stop: {connections} that no worker had room for {are} closed unanswered");
+                    log!(Warn, "stop: {connections} that no worker had room for {are} closed unanswered");
                 }
             }
             Action::Tell(event) => self.report(event),
@@ -132,7 +132,7 @@ impl Master {
         if let Some(worker) = self.pool.workers.get(id)
             && let Err(e) = worker.link.process.kill(signal)
         {
-            log!("signal worker {id}: {e}");
+            log!(Warn, "signal worker {id}: {e}");
         }
     }
 
@@ -153,7 +153,7 @@ impl Master {
             // One that has ended already is about to be reaped.
             Ok(()) | Err(Undelivered::Gone) => {}
             Err(e) => {
-                log!("tell worker {id} to drain: {e}; killing it");
+                log!(Warn, "tell worker {id} to drain: {e}; killing it");
                 self.signal(id, SIGKILL);
             }
         }

@@ -21,12 +21,15 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 static SAME: AtomicU64 = AtomicU64::new(0);
 /// When the first signal to end came (milliseconds of [`Time`]); 0 before.
 static FIRST: AtomicU64 = AtomicU64::new(0);
+/// Lines of the level info are logged.
+static SPEAKS: AtomicBool = AtomicBool::new(false);
 static AT_ONCE: AtomicBool = AtomicBool::new(false);
 
 /// Handles the signals, until what is returned is dropped: those that end a server add one to the counter, which stays open until then,
 /// but for a second one within `same` of the first. A later second one ends the process by itself if user code runs
-/// ([`parent::begin_call`]): it may never return.
-pub fn watch(counter: &OwnedFd, same: Duration) -> Former {
+/// ([`parent::begin_call`]): it may never return. Those that mean nothing are told if `speaks` is set.
+pub fn watch(counter: &OwnedFd, same: Duration, speaks: bool) -> Former {
+    SPEAKS.store(speaks, Relaxed);
     COUNTER.store(counter.as_raw_fd(), Relaxed);
     PROCESS.store(own_pid(), Relaxed);
     SAME.store(same.as_millis() as u64, Relaxed);
@@ -80,8 +83,11 @@ fn end_by(number: i32) {
     unsafe { libc::raise(number) };
 }
 
-/// Writes a line to standard error.
+/// Writes a line to standard error, if lines of the level info are logged.
 fn say(line: &[u8]) {
+    if !SPEAKS.load(Relaxed) {
+        return;
+    }
     // SAFETY: may be called in a signal handler (signal-safety(7)); the bytes live through the call.
     unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
 }

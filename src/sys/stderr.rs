@@ -76,6 +76,12 @@ fn replace(with: BorrowedFd<'_>) -> io::Result<()> {
     retry(|| check(unsafe { libc::dup2(with.as_raw_fd(), STDERR) })).map(drop)
 }
 
+/// True if standard error is the stream to the journal that the service manager has opened (`JOURNAL_STREAM`, systemd.exec(5)).
+pub fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    identity(io::stderr().as_fd()).is_ok_and(|(device, inode)| stream == format!("{device}:{inode}"))
+}
+
 /// The device and inode of a descriptor's file.
 fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let about = File::from(fd.try_clone_to_owned()?).metadata()?;

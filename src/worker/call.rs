@@ -75,6 +75,7 @@ pub fn end_copy(callback: &str) {
 pub fn end_this_copy(callback: &str) -> ! {
     let pid = process::own_pid();
     log!(
+        Error,
         "{callback}: process {pid}, which it has forked, returned from it and ends here; a child must call _exit"
     );
     process::exit(EXIT_FAILED)

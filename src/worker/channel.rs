@@ -77,7 +77,7 @@ impl Channel {
     ) -> Self {
         let watched = poll::watch_level(poll, worker.messages().socket().as_fd(), CHANNEL);
         if let Err(e) = watched.and_then(|()| poll::watch_level(poll, leave.as_fd(), LEAVE)) {
-            log!("worker {}: watch the message channel: {e}", worker.id());
+            log!(Error, "watch the message channel: {e}");
             process::exit(EXIT_FAILED);
         }
         Self {
@@ -118,7 +118,7 @@ impl Channel {
         if !self.orders.is_draining()
             && let Err(e) = self.worker.messages().notify(&Notice::Leaving)
         {
-            log!("worker {}: tell the master that it leaves: {e}", self.worker.id());
+            log!(Error, "tell the master that it leaves: {e}");
         }
     }
 
@@ -171,7 +171,7 @@ impl Channel {
             Notice::Gone(id) => messages.end_requests_to(Address::Worker(id), cx),
             Notice::Overflowing(id) => messages.set_overflowing(id, true),
             Notice::HasRoom(id) => messages.set_overflowing(id, false),
-            other => log!("worker {}: unexpected message {other:?}; ignored", self.worker.id()),
+            other => log!(Warn, "unexpected message {other:?}; ignored"),
         }
     }
 
@@ -192,7 +192,7 @@ impl Channel {
         }
         match poll::rewatch_level(poll, messages.socket().as_fd(), CHANNEL, wanted) {
             Ok(()) => self.interest = Some(wanted),
-            Err(e) => log!("worker {}: watch the message channel: {e}", self.worker.id()),
+            Err(e) => log!(Error, "watch the message channel: {e}"),
         }
     }
 
@@ -217,7 +217,7 @@ impl Channel {
 
     fn restore_stderr(&mut self) {
         if let Some(Err(e)) = self.stderr.take().map(RestoreStderr::restore) {
-            log!("worker {}: dup2 of standard error: {e}", self.worker.id());
+            log!(Warn, "dup2 of standard error: {e}");
         }
     }
 }

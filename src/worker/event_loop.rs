@@ -140,7 +140,7 @@ use context;
 /// Has the poll report what other threads of the handler queue. Returns what they have queued already.
 fn open_queue(worker: &Worker, poll: &Poll) -> VecDeque<OnWake> {
     if let Err(e) = worker.info.woken.open(poll, WOKEN) {
-        log!("worker {}: eventfd: {e}", worker.id());
+        log!(Error, "eventfd: {e}");
         process::exit(EXIT_FAILED);
     }
     let mut queued = VecDeque::new();
@@ -376,7 +376,7 @@ impl<'a> EventLoop<'a> {
             };
         }
         if let Err(e) = self.worker.info.watches.borrow_mut().attach(self.poll, WATCHES) {
-            log!("worker {}: watch the handler's descriptors: {e}", self.worker.id());
+            log!(Error, "watch the handler's descriptors: {e}");
         }
         let sleep = (due != Time::NEVER).then(|| due - self.now);
         let sleep = if longest.is_some() { longest } else { sleep };
@@ -468,7 +468,7 @@ impl<'a> EventLoop<'a> {
                 if self.channel.orders.hands_back && self.hand_back(&[index]) => {}
             Next::Wait { write, progress, deadline } => {
                 if let Err(e) = self.watch(index, write) {
-                    log!("worker {}: watch a connection: {e}", self.worker.id());
+                    log!(Error, "watch a connection: {e}");
                     return self.close(index);
                 }
                 if self.deadlines.set(index, deadline, progress, self.now) {

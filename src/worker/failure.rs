@@ -13,15 +13,13 @@ pub const PANICKED: &str = "panicked";
 
 /// Logs that a callback has failed: in which worker, for whom, and why.
 pub fn report(callback: &str, subject: &dyn Display, reason: &str) {
-    let id = Worker::current().map_or(0, Worker::id);
-    log!("worker {id}: {callback}: {subject}: {reason}");
+    log!(Error, "{callback}: {subject}: {reason}");
 }
 
 /// Logs that a callback has panicked that was for no client, if it returned `None`.
 pub fn report_panic<T>(callback: &str, returned: Option<T>) {
     if returned.is_none() {
-        let id = Worker::current().map_or(0, Worker::id);
-        log!("worker {id}: {callback}: {PANICKED}");
+        log!(Error, "{callback}: {PANICKED}");
     }
 }
 

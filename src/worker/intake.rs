@@ -24,7 +24,6 @@ const LIMIT_AGE: Duration = Duration::from_millis(100);
 pub struct Intake<'a> {
     /// The worker's own sockets.
     pub own: OwnSockets,
-    worker: &'static Worker,
     page: WorkerPage,
     queue: HandoffEnd,
     common: Common,
@@ -53,7 +52,6 @@ impl<'a> Intake<'a> {
     ) -> Self {
         let mut intake = Self {
             own,
-            worker,
             page: worker.info.page,
             queue,
             common,
@@ -80,7 +78,7 @@ impl<'a> Intake<'a> {
     fn watch(&mut self, poll: &mio::Poll) {
         match poll::watch_level(poll, self.queue.as_fd(), QUEUE) {
             Ok(()) => self.watching = true,
-            Err(e) => log!("worker {}: watch the handoff channel: {e}", self.worker.id()),
+            Err(e) => log!(Error, "watch the handoff channel: {e}"),
         }
     }
 
@@ -102,7 +100,7 @@ impl<'a> Intake<'a> {
                 Ok(Taken::Connections(message)) => {
                     if message.lost > 0 {
                         let lost = counted(message.lost as u64, "connection");
-                        log!("worker {}: no free descriptor, {lost} lost", self.worker.id());
+                        log!(Error, "no free descriptor, {lost} lost");
                         self.page.add(Word::Taken, message.lost as u64);
                         self.page.add(Word::Finished, message.lost as u64);
                         self.made_room();
@@ -116,7 +114,7 @@ impl<'a> Intake<'a> {
                 Ok(Taken::Nothing) => return Taken::Nothing,
                 end => {
                     if let Err(e) = end {
-                        log!("worker {}: read the handoff channel: {e}", self.worker.id());
+                        log!(Error, "read the handoff channel: {e}");
                     }
                     self.unwatch(poll);
                     return Taken::End;

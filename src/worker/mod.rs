@@ -164,7 +164,7 @@ fn serve(source: &mut dyn Source, config: &Config, setup: WorkerSetup<'_>, poll:
     parent::end_call();
     let (mut handler, served) = event_loop::EventLoop::new(handler, config, limit, setup, poll).serve();
     if let Err(e) = served {
-        log!("worker {}: {e}", worker.id());
+        log!(Error, "{e}");
         process::exit(EXIT_FAILED);
     }
     forks::forget();
@@ -261,7 +261,7 @@ fn tell(worker: &Worker, notice: &Notice) {
     };
     if let Err(e) = told {
         if e.kind() != io::ErrorKind::BrokenPipe {
-            log!("worker {}: tell the master: {e}", worker.id());
+            log!(Error, "tell the master: {e}");
         }
         process::exit(EXIT_FAILED);
     }

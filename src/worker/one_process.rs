@@ -6,9 +6,10 @@ use super::failure::{StartFailure, report_panic};
 use super::handed::{Handed, Signals};
 use super::source::{Opened, Source};
 use super::{Worker, WorkerSetup, hand_over, limit_of, numbers, panic_text, start};
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Kind, WorkerState};
+use crate::log;
 use crate::role::{self, Role};
 use crate::scoreboard::Word;
 use crate::sys::{ending, forks, parent, process, stderr};
@@ -34,7 +35,8 @@ pub fn run(
     // The loop closes its own, and signals may come after that.
     let counter =
         setup.leave.try_clone().map_err(|e| Error::io(ErrorKind::System, "dup of an eventfd", e))?;
-    let _signals = signals.are_taken.then(|| ending::watch(&counter, signals.same));
+    let speaks = log::is_enabled(LogLevel::Info);
+    let _signals = signals.are_taken.then(|| ending::watch(&counter, signals.same, speaks));
     forks::watch(setup.own_sockets.iter().map(|socket| socket.fd.as_fd()), counter.as_fd());
     let (id, slot, generation) = (worker.id(), worker.slot(), worker.generation());
     role::set(Role::Worker { id, slot, generation });

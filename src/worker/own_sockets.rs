@@ -108,7 +108,7 @@ impl Attempts {
     /// Pauses, and logs why unless that is known.
     fn pause_for(&mut self, why: fmt::Arguments<'_>, now: Time) {
         if self.told_until <= now {
-            log!("{why}");
+            log!(Warn, "{why}");
         }
         self.pause(now);
         self.told_until = self.paused_until + OVER;
@@ -182,7 +182,7 @@ impl OwnSockets {
             None => |_: &_, _: BorrowedFd<'_>, _| Ok(()),
         };
         if let Err(e) = unwatched.and_then(|()| watch(poll, fd.as_fd(), Token(FIRST - index))) {
-            log!("watch listener {}: {e}", listener.0);
+            log!(Error, "watch listener {}: {e}", listener.0);
         }
     }
 

@@ -19,7 +19,7 @@ impl Drop for User {
         if let Some(value) = self.value.take() {
             // It may run code of the handler, of which a panic must not reach the loop.
             if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
-                log!("release: panicked");
+                log!(Error, "release: panicked");
             }
         }
     }

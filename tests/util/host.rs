@@ -45,10 +45,16 @@ pub fn program(source: &str, name: &str, link: Link) -> PathBuf {
 
 /// A program in Rust: an example of the crate, which `cargo test --test NAME` does not build.
 pub fn example(name: &str) -> PathBuf {
+    example_with(name, "")
+}
+
+/// As [`example`], with a feature.
+pub fn example_with(name: &str, feature: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_prefork")).parent().unwrap();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--example", name]);
+    build.args((!feature.is_empty()).then(|| format!("--features={feature}")));
     build.args(built.ends_with("release").then_some("--release"));
     build.arg("--target-dir").arg(built.parent().unwrap());
     assert!(build.current_dir(ROOT).status().unwrap().success());

@@ -117,6 +117,12 @@ impl Start {
         self
     }
 
+    /// Adds an option without a value.
+    pub fn switch(mut self, option: &str) -> Self {
+        self.options.push(option.into());
+        self
+    }
+
     /// Sets who accepts.
     pub fn accept(self, mode: Mode) -> Self {
         self.set("accept", mode.name())

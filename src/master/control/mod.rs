@@ -82,7 +82,7 @@ impl ControlServer {
             server.next_look = Time::now() + LOOK;
             server.reserve = FdReserve::new(RESERVED);
             if let Err(e) = server.make(poll) {
-                log!("no control socket, so `prefork ls` and the like will not find this server: {e}");
+                log!(Warn, "no control socket, so `prefork ls` and the like will not find this server: {e}");
             }
         }
         server
@@ -113,13 +113,14 @@ impl ControlServer {
         let made = self.make(poll);
         match (gone, made, &self.socket) {
             (Some((gone, _)), Ok(()), Some((new, _))) => {
-                log!("the control socket {gone} is gone; made anew: {new}");
+                log!(Info, "the control socket {gone} is gone; made anew: {new}");
             }
             (Some((gone, _)), Err(e), _) => log!(
+                Warn,
                 "the control socket {gone} is gone and cannot be made anew, so `prefork ls` and the like will not find this \
                  server until it can: {e}"
             ),
-            (None, Ok(()), Some((new, _))) => log!("the control socket is there again: {new}"),
+            (None, Ok(()), Some((new, _))) => log!(Info, "the control socket is there again: {new}"),
             // That was told when it failed first.
             _ => {}
         }
@@ -301,7 +302,7 @@ impl ControlServer {
                 Err(e) => {
                     // It would fail again at once.
                     if !std::mem::replace(&mut self.is_short, true) {
-                        log!("control: accept: {e}; clients wait meanwhile");
+                        log!(Warn, "control: accept: {e}; clients wait meanwhile");
                     }
                     let _ = poll::unwatch(poll, listening.as_fd());
                     self.paused_until = now + PAUSE;
@@ -313,11 +314,11 @@ impl ControlServer {
                     self.add(socket, peer, poll, now);
                 }
                 Ok(peer) => {
-                    log!("control: pid {} (uid {}) is refused", peer.pid, peer.uid);
+                    log!(Warn, "control: pid {} (uid {}) is refused", peer.pid, peer.uid);
                     let text = "only the server's own user and root are admitted";
                     Client::new(socket, peer, now).refuse(refusal(RefusalKind::Denied, text), now);
                 }
-                Err(e) => log!("control: SO_PEERCRED: {e}"),
+                Err(e) => log!(Warn, "control: SO_PEERCRED: {e}"),
             }
         }
     }
@@ -339,7 +340,7 @@ impl ControlServer {
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(e) = poll.registry().register(&mut SourceFd(&fd), Token::ControlClient(index).into(), both)
         {
-            return log!("control: epoll_ctl: {e}");
+            return log!(Warn, "control: epoll_ctl: {e}");
         }
         self.clients[index] = Some(client);
         self.pending |= 1 << index;
@@ -360,7 +361,7 @@ impl ControlServer {
             if let Some((_, socket)) = &self.socket
                 && let Err(e) = poll::watch_level(poll, socket.as_fd(), Token::Control.into())
             {
-                log!("control: epoll_ctl: {e}");
+                log!(Warn, "control: epoll_ctl: {e}");
             }
         }
         for (index, client) in self.clients.iter_mut().enumerate() {
@@ -429,7 +430,7 @@ impl ControlServer {
                 (Command::Stop { now }, Awaits::Stop, what.to_owned())
             }
         };
-        log!("control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
+        log!(Info, "control: {what}, by pid {} (uid {})", client.peer.pid, client.peer.uid);
         let is_reload = matches!(awaits, Awaits::Reload(None) | Awaits::ReloadAndOld(None));
         let queued = is_reload && life.must_reload_wait();
         client.reply(&Reply::Accepted { queued }, now);
@@ -471,7 +472,7 @@ impl ControlServer {
                 }
             }
             if !client.send(&line, now) {
-                log!("control: pid {} does not read its events; disconnected", client.peer.pid);
+                log!(Warn, "control: pid {} does not read its events; disconnected", client.peer.pid);
                 self.pending |= 1 << index;
             }
         }

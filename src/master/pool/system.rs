@@ -53,7 +53,7 @@ pub trait System: Sized {
         drop(connection);
     }
 
-    /// Writes a line to the log.
+    /// Logs a warning.
     fn log(&self, line: Arguments<'_>);
 }
 

@@ -78,10 +78,12 @@ impl Backlog for Listener {
             poll::watch_level(poll, socket.fd.as_fd(), self.token)?;
             socket.watched = true;
         }
+        log!(Debug, "{self}: accepting is resumed");
         Ok(())
     }
 
     fn pause(&mut self, poll: &mio::Poll) -> io::Result<()> {
+        log!(Debug, "{self}: accepting is paused; clients wait in the backlog");
         self.sockets.iter_mut().map(|socket| socket.unwatch(poll)).fold(Ok(()), Result::and)
     }
 
@@ -126,7 +128,7 @@ impl Backlog for Listener {
             if !socket.ours
                 && let Err(e) = socket.unwatch(poll)
             {
-                log!("pause a socket of {}: {e}", self.address);
+                log!(Warn, "pause a socket of {}: {e}", self.address);
             }
         }
     }
@@ -142,12 +144,12 @@ impl Listener {
             // Also if binding fails: it would fail again, and the other slots have sockets.
             socket.bound = true;
             if let Err(e) = socket::bind(socket.fd.as_fd(), inet) {
-                log!("bind udp:{inet}: {e}");
+                log!(Warn, "bind udp:{inet}: {e}");
             }
         }
         for socket in self.sockets.drain(slots.min(self.sockets.len())..).filter(|socket| socket.bound) {
             if let Err(e) = datagram::retire(socket.fd.as_fd()) {
-                log!("retire udp:{inet}: {e}");
+                log!(Warn, "retire udp:{inet}: {e}");
             }
         }
     }

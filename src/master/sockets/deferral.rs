@@ -58,7 +58,7 @@ impl Listener {
         self.deferral.set = Some(wait);
         for socket in &self.sockets {
             if let Err(e) = socket::set_defer_accept(socket.fd.as_fd(), wait) {
-                log!("{self}: TCP_DEFER_ACCEPT: {e}");
+                log!(Warn, "{self}: TCP_DEFER_ACCEPT: {e}");
             }
         }
     }

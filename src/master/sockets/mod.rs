@@ -108,6 +108,7 @@ fn warn_of_unused(passed: &[&ListenAddr]) {
         let sockets = counted(passed.len() as u64, "socket");
         let options = options.join(" ");
         log!(
+            Warn,
             "LISTEN_FDS: {sockets} {are} not used, since addresses are given; to use {them}, add `{options}`"
         );
     }

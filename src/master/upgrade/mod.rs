@@ -200,7 +200,7 @@ impl Master {
                 let fd = trial.descriptor().as_raw_fd();
                 let token = Token::Trial.into();
                 if let Err(e) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
-                    log!("upgrade: watch the trial: {e}");
+                    log!(Warn, "upgrade: watch the trial: {e}");
                 }
                 self.upgrade.stage = Stage::Trial(trial);
             }
@@ -339,7 +339,7 @@ impl Master {
         self.report.last_exits = saved.last_exits;
         self.report.is_started = true;
         self.report.kind = self.pool.workers.iter().find_map(|w| w.kind).unwrap_or_default();
-        log!("upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
+        log!(Info, "upgrade: version {} has taken over", env!("CARGO_PKG_VERSION"));
         self.source.adopt_serving(saved.serving);
         let setup = self.setup_event();
         self.control.adopt(saved.clients, &setup, &self.poll, self.clock.now)?;

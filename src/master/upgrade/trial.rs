@@ -131,7 +131,7 @@ pub fn end_trial(checked: Result<()>) -> ! {
     match end {
         Some(end) => say(end, &word),
         // A wrapper has closed it.
-        None => log!("upgrade: the descriptor to answer on is not open; the program {word}"),
+        None => log!(Warn, "upgrade: the descriptor to answer on is not open; the program {word}"),
     }
     process::exit(i32::from(result.is_err()))
 }

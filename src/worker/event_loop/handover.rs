@@ -339,7 +339,7 @@ impl EventLoop<'_> {
         let refused = match StreamState::read(&file, limit.saturating_add(self.config.max_state as u64)) {
             Ok(state) => self.go_on(fd, listener, &state, is_last)?,
             Err(e) => {
-                log!("worker {}: read the state of a connection: {e}", self.worker.id());
+                log!(Error, "read the state of a connection: {e}");
                 if is_last {
                     self.lose(fd);
                     return None;
@@ -378,10 +378,7 @@ impl EventLoop<'_> {
         is_last: bool,
     ) -> Option<OwnedFd> {
         if !self.handler.takes_streams() {
-            log!(
-                "worker {}: a stream has come from another worker, and this handler takes none",
-                self.worker.id()
-            );
+            log!(Warn, "a stream has come from another worker, and this handler takes none");
             return Some(fd);
         }
         let conn = self.conn(fd, listener);

@@ -84,7 +84,7 @@ impl EventLoop<'_> {
         upload.attach(self.table.token(index), &self.touched);
         // For the reset of its client.
         if let Err(e) = self.watch(index, false) {
-            log!("worker {}: watch a connection: {e}", self.worker.id());
+            log!(Error, "watch a connection: {e}");
             self.close(index);
         }
     }

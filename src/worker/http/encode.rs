@@ -8,7 +8,6 @@ use super::output::Body;
 use super::output::Output;
 use super::response::{Response, Stage};
 use crate::log::{counted, log};
-use crate::role::{Role, role};
 use crate::sys::time::Time;
 
 /// The largest body that is copied after its head, so that responses to pipelined requests are sent together.
@@ -70,11 +69,8 @@ impl Response {
     fn is_short(&self) -> bool {
         let lacks = self.lacks();
         if lacks > 0 && !self.client_gone {
-            let id = if let Role::Worker { id, .. } = role() { id } else { 0 };
             let bytes = counted(lacks, "byte");
-            log!(
-                "worker {id}: a response ended {bytes} short of the Content-Length that its handler had set"
-            );
+            log!(Error, "a response ended {bytes} short of the Content-Length that its handler had set");
         }
         lacks > 0
     }

@@ -129,8 +129,7 @@ impl Drop for Later {
         let Some(mut response) = self.0.take() else { return };
         response.fail();
         if response.end().is_ok() && !std::thread::panicking() {
-            let id = Worker::current().map_or(0, Worker::id);
-            log!("worker {id}: a response was dropped before its end");
+            log!(Error, "a response was dropped before its end");
         }
     }
 }

@@ -14,7 +14,6 @@ use crate::sys::{crash, socket};
 use crate::worker::call::Context;
 use crate::worker::engine::{Deadline, Next};
 use crate::worker::failure::report_panic;
-use crate::worker::this_worker::Worker;
 use crate::worker::touched::Touched;
 use mio::Token;
 use std::io;
@@ -231,7 +230,7 @@ impl HttpEngine {
                 Some(Ok(more)) => more,
                 Some(Err(reason)) => {
                     if !reason.is_empty() && !producer.response().has_told(&reason) {
-                        log!("worker {}: more: {reason}", Worker::current().map_or(0, Worker::id));
+                        log!(Error, "more: {reason}");
                     }
                     producer.response().fail();
                     false
