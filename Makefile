@@ -33,11 +33,12 @@ test: deps ## everything that has to hold; installs what it needs where it may
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) clippy --lib --no-default-features --locked -- -D warnings
-	$(CARGO) clippy --test logger --example logger --features log --locked -- -D warnings
+	$(CARGO) clippy --test logger --test http_types --examples --features log,http --locked -- -D warnings
 	echo '#include <prefork.h>' | cc -std=c99 $(STRICT) -x c -
 	echo '#include <prefork.h>' | c++ -std=c++11 $(STRICT) -x c++ -
 	$(CARGO) test --locked
-	$(CARGO) test --features log --locked --test logger
+	$(CARGO) test --features log,http --locked --test logger --test http_types
+	$(CARGO) test --features log,http --locked --doc crate_types
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --locked
 	@echo "make test: all passed"
 

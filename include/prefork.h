@@ -1092,6 +1092,37 @@ ptrdiff_t prefork_conn_read(prefork_conn *conn, void *buf, size_t size);
 ptrdiff_t prefork_conn_write(prefork_conn *conn, const void *data, size_t size);
 
 /**
+ * In blocking style: the longest time that a read of this connection waits, in milliseconds, in place of the settings
+ * `header-timeout` and `body-timeout`; from the next call on. 0 is forever, -1 as the settings say.
+ *
+ * Returns PREFORK_OK, PREFORK_STATE (in a stream, whose calls never wait), PREFORK_INVALID or PREFORK_NULL.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_read_timeout(prefork_conn *conn, int64_t milliseconds);
+
+/**
+ * In blocking style: the longest time that a write to this connection waits without the client taking a byte, in
+ * milliseconds, in place of the setting `write-timeout`; from the next call on. 0 is forever, -1 as the setting says.
+ *
+ * Returns as `prefork_conn_set_read_timeout()`.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_write_timeout(prefork_conn *conn, int64_t milliseconds);
+
+/**
+ * In blocking style: the time from now, in milliseconds, after which every read and write of this connection fails
+ * with PREFORK_TIMEOUT, whatever the other times are, and however steadily a client sends a byte now and then. -1 is
+ * never, as at first.
+ *
+ * Returns as `prefork_conn_set_read_timeout()`.
+ * Process: worker.
+ * Pointers: Borrows `conn` until return.
+ */
+int prefork_conn_set_deadline(prefork_conn *conn, int64_t milliseconds);
+
+/**
  * In a stream: the bytes that have arrived and were not consumed. Used with `prefork_conn_consume()`, it saves
  * the copy that `prefork_conn_read()` makes. What is left when `on_data` returns is there again at its next
  * call, followed by what has arrived since. That call comes when more arrives, or, if there was no room to

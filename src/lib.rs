@@ -205,10 +205,10 @@ pub use server::{Running, Server};
 pub use sys::code::give_back as give_back_code;
 pub use sys::poll::Interest;
 pub use worker::Worker;
-pub use worker::conn::{Conn, EndReason, Slow};
+pub use worker::conn::{Conn, EndReason, Reader, Slow};
 pub use worker::datagram::Datagram;
 pub use worker::handler::{Handler, IntoHandler, Outcome, blocking, datagram, http, stream};
-pub use worker::http::{Later, Resume, Take};
+pub use worker::http::{Later, Resume, Take, ToStatus, Writer};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

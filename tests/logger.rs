@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use util::{Server, Start, Style, wait_until};
 
 fn logger() -> PathBuf {
-    util::host::example_with("logger", "log")
+    util::host::example_with("logger", "log,http")
 }
 
 fn start(level: &[&str]) -> Server {

@@ -6,7 +6,9 @@ use super::status::{answered, prefork_status};
 use crate::sys::forks;
 use crate::{Conn, Worker};
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 /// A connection whose bytes the handler reads and writes itself: in blocking style (`on_connection`), in which
 /// reading and writing wait, or as a stream (`on_open`, `on_data`, `on_close`), in which they never wait. It
@@ -97,6 +99,65 @@ pub unsafe extern "C" fn prefork_conn_write(
         conn.write(unsafe { bytes(data, size) }?)?;
         Ok(size.cast_signed())
     })
+}
+
+/// In blocking style: the longest time that a read of this connection waits, in milliseconds, in place of the settings
+/// `header-timeout` and `body-timeout`; from the next call on. 0 is forever, -1 as the settings say.
+///
+/// Returns PREFORK_OK, PREFORK_STATE (in a stream, whose calls never wait), PREFORK_INVALID or PREFORK_NULL.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_read_timeout(conn: *mut prefork_conn, milliseconds: i64) -> c_int {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| timed(unsafe { borrow(conn) }?.set_read_timeout(time(milliseconds)?)))
+}
+
+/// In blocking style: the longest time that a write to this connection waits without the client taking a byte, in
+/// milliseconds, in place of the setting `write-timeout`; from the next call on. 0 is forever, -1 as the setting says.
+///
+/// Returns as `prefork_conn_set_read_timeout()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_write_timeout(conn: *mut prefork_conn, milliseconds: i64) -> c_int {
+    // SAFETY: `conn` is NULL or lent to the caller.
+    guard(|| timed(unsafe { borrow(conn) }?.set_write_timeout(time(milliseconds)?)))
+}
+
+/// In blocking style: the time from now, in milliseconds, after which every read and write of this connection fails
+/// with PREFORK_TIMEOUT, whatever the other times are, and however steadily a client sends a byte now and then. -1 is
+/// never, as at first.
+///
+/// Returns as `prefork_conn_set_read_timeout()`.
+/// Process: worker.
+/// # Safety
+/// Borrows `conn` until return.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prefork_conn_set_deadline(conn: *mut prefork_conn, milliseconds: i64) -> c_int {
+    guard(|| {
+        let deadline = time(milliseconds)?.and_then(|time| Instant::now().checked_add(time));
+        // SAFETY: `conn` is NULL or lent to the caller.
+        timed(unsafe { borrow(conn) }?.set_deadline(deadline))
+    })
+}
+
+/// Returns a time that C has given; `None` is -1.
+fn time(milliseconds: i64) -> guard::Result<Option<Duration>> {
+    match milliseconds {
+        -1 => Ok(None),
+        ms => {
+            let ms = u64::try_from(ms).map_err(|_| prefork_status::PREFORK_INVALID)?;
+            Ok(Some(Duration::from_millis(ms)))
+        }
+    }
+}
+
+fn timed(set: io::Result<()>) -> guard::Result<c_int> {
+    set.map_err(|_| prefork_status::PREFORK_STATE)?;
+    Ok(prefork_status::PREFORK_OK as c_int)
 }
 
 /// In a stream: the bytes that have arrived and were not consumed. Used with `prefork_conn_consume()`, it saves

@@ -188,7 +188,7 @@ pub unsafe extern "C" fn prefork_request_header_nth(
         // SAFETY: `req` is NULL or lent to the caller.
         let req = unsafe { borrow(req) }?;
         // SAFETY: `name` is NULL or a C string that lives until return.
-        Ok(prefork_slice::of_option(req.fields_named(unsafe { text(name) }?).nth(index)))
+        Ok(prefork_slice::of_option(req.header_all(unsafe { text(name) }?).nth(index)))
     })
 }
 

@@ -215,7 +215,7 @@ impl Setup {
         let (Received { config, setup, alone }, mut poll) = match made {
             Ok(made) => made,
             Err(e) => {
-                log!("module: take over the worker: {e}");
+                log!(Error, "module: take over the worker: {e}");
                 return FAILED;
             }
         };

@@ -273,8 +273,8 @@ fn log_exit(worker: &WorkerInfo, ended: &Ended, reason: Reason, restart: Option<
 
 /// Logs what a worker that has died was doing, in lines that can be read one by one.
 fn log_crash(id: WorkerId, crash: &Crash) {
-    log!("worker {id} was {crash}");
+    log!(Error, "worker {id} was {crash}");
     for (i, frame) in crash.backtrace.iter().enumerate() {
-        log!("worker {id}: #{i} {frame}");
+        log!(Error, "worker {id}: #{i} {frame}");
     }
 }

@@ -1,7 +1,9 @@
 //! A connection whose bytes a handler reads and writes itself: in blocking style, or as a stream.
 
+mod read_write;
 mod served;
 
+pub use read_write::Reader;
 pub(crate) use served::Buffers;
 
 use super::handover::Occasion;
@@ -10,9 +12,10 @@ use super::user::User;
 use crate::config::Config;
 use crate::event::Kind;
 use crate::ids::{ListenerId, WorkerId};
-use crate::scoreboard::{Word, WorkerPage};
+use crate::scoreboard::WorkerPage;
 use crate::sys::{forks, socket};
 use mio::Token;
+use read_write::Times;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::ffi::c_void;
@@ -20,7 +23,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A stream's output beyond this is sent before the handler returns.
 const FLUSH_AT: usize = 64 * 1024;
@@ -47,6 +50,7 @@ pub struct Conn {
     id: Cell<u64>,
     listener: Cell<ListenerId>,
     has_read: Cell<bool>,
+    times: Cell<Times>,
     /// Changed by the worker's loop only, and never while a callback runs.
     input: RefCell<Vec<u8>>,
     consumed: Cell<usize>,
@@ -167,6 +171,7 @@ impl Conn {
             id: Cell::new(0),
             listener: Cell::new(ListenerId(0)),
             has_read: Cell::new(false),
+            times: Cell::default(),
             input: RefCell::default(),
             consumed: Cell::new(0),
             output: RefCell::default(),
@@ -251,9 +256,13 @@ impl Conn {
 
     /// Reads up to `buf.len()` bytes; 0 at end of file.
     ///
+    /// `&Conn` is a [`std::io::Read`] and a [`std::io::Write`], so that whatever takes these takes a connection; [`Conn::reader`] is a
+    /// [`std::io::BufRead`].
+    ///
     /// # Errors
     /// `WouldBlock`: as a stream, nothing more has arrived. `TimedOut`: in blocking style, nothing arrived within
-    /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]). Those of recv(2).
+    /// [`crate::config::Timeouts::body`] (the first read: [`crate::config::Timeouts::header`]), or [`Conn::set_read_timeout`] and
+    /// [`Conn::set_deadline`]. Those of recv(2).
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.read_some(buf);
         self.noted(read)
@@ -262,32 +271,38 @@ impl Conn {
     fn read_some(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self.style {
             Style::Blocking { first, read, .. } => {
-                let timeout = if self.has_read.get() { read } else { first };
-                let n = self.waiting(false, timeout, |fd| socket::recv(fd, buf))?;
-                self.has_read.set(true);
+                if !self.data().is_empty() {
+                    return Ok(self.take_read(buf));
+                }
+                let n = self.receive((first, read), |fd| socket::recv(fd, buf))?;
                 self.at_end.set(self.at_end.get() || n == 0 && !buf.is_empty());
-                self.page.add(Word::BytesIn, n as u64);
                 Ok(n)
             }
             Style::Stream { .. } => {
-                let data = self.data();
-                let n = buf.len().min(data.len());
+                let n = self.take_read(buf);
                 if n == 0 && !self.at_end() && !buf.is_empty() {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                buf[..n].copy_from_slice(&data[..n]);
-                self.consume(n);
                 Ok(n)
             }
         }
+    }
+
+    /// Takes bytes that have been read already.
+    fn take_read(&self, buf: &mut [u8]) -> usize {
+        let data = self.data();
+        let n = buf.len().min(data.len());
+        buf[..n].copy_from_slice(&data[..n]);
+        self.consume(n);
+        n
     }
 
     /// Writes all of `bytes`. As a stream it can be called in any callback of the worker; what the callbacks of a turn of its loop
     /// write leaves at the end of the turn.
     ///
     /// # Errors
-    /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`]; the connection is reset when the
-    /// handler returns.
+    /// `TimedOut`: in blocking style, the client took nothing within [`crate::config::Timeouts::write`] or [`Conn::set_write_timeout`], or
+    /// [`Conn::set_deadline`] has come; the connection is reset when the handler returns.
     /// `OutOfMemory`: as a stream, more than [`crate::config::Limits::pending`] bytes would wait for a slow client; none of
     /// `bytes` was taken. [`crate::Handler::on_writable`] is called when there is room; leave unconsumed what is not answered
     /// yet, then [`crate::Handler::on_data`] is called again too. `FileTooLarge`: as a stream, `bytes` are more than ever may wait, so
@@ -303,29 +318,55 @@ impl Conn {
             Style::Blocking { write, .. } => {
                 let mut rest = bytes;
                 while !rest.is_empty() {
-                    let sent = self.waiting(true, write, |fd| socket::send(fd, rest));
-                    let n = sent.inspect_err(|_| self.broken.set(true))?;
-                    self.page.add(Word::BytesOut, n as u64);
-                    rest = &rest[n..];
+                    rest = &rest[self.send_some(rest, write)?..];
                 }
                 Ok(())
             }
-            // It has the client's descriptor, and must not write between what the worker writes.
-            Style::Stream { .. } if forks::is_copy() => Err(io::ErrorKind::Unsupported.into()),
-            Style::Stream { .. } if self.broken.get() || self.closing.get() => {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            // There is nothing to wait for.
-            Style::Stream { unsent, .. } if bytes.len() > unsent => Err(io::ErrorKind::FileTooLarge.into()),
             Style::Stream { unsent, .. } => {
+                self.may_put()?;
+                if bytes.len() > unsent {
+                    // There is nothing to wait for.
+                    return Err(io::ErrorKind::FileTooLarge.into());
+                }
                 if !self.put(bytes, unsent)? {
                     self.refused.set(bytes.len());
                     self.wants_room.set(true);
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
-                if self.pending() >= FLUSH_AT { self.flush() } else { Ok(()) }
+                self.flush_much()
             }
         }
+    }
+
+    /// Stream: refuses what can never be sent.
+    fn may_put(&self) -> io::Result<()> {
+        // A copy has the client's descriptor, and must not write between what the worker writes.
+        if forks::is_copy() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if self.broken.get() || self.closing.get() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
+    fn flush_much(&self) -> io::Result<()> {
+        if self.pending() >= FLUSH_AT { self.flush() } else { Ok(()) }
+    }
+
+    /// Stream: puts as many bytes behind those that wait as there is room for, and returns their number.
+    fn put_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.may_put()?;
+        let Style::Stream { unsent, .. } = self.style else { return Ok(0) };
+        if self.pending() + bytes.len() > unsent {
+            self.flush()?;
+        }
+        let n = bytes.len().min(self.room());
+        if n == 0 && !bytes.is_empty() {
+            self.refused.set(1);
+            self.wants_room.set(true);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.put(&bytes[..n], unsent)?;
+        self.flush_much()?;
+        Ok(n)
     }
 
     /// Puts bytes behind those that wait, of which there may be `unsent`; false, and takes none, if there is no room for all.
@@ -362,30 +403,13 @@ impl Conn {
         false
     }
 
-    /// Calls `f` until it does not return `WouldBlock`, and waits in between.
-    fn waiting(
-        &self,
-        write: bool,
-        timeout: Option<Duration>,
-        mut f: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        loop {
-            match self.call(&mut f) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.call(|fd| wait_ready(fd, write, timeout))?;
-                }
-                done => return done,
-            }
-        }
-    }
-
     /// As a stream: the bytes that have arrived and were not consumed yet, at most [`crate::config::Limits::body`]. They stay
-    /// until [`Conn::consume`]. Empty in blocking style. Do not keep the result beyond the callback.
+    /// until [`Conn::consume`]. In blocking style: those that [`Conn::reader`] has read ahead. Do not keep the result beyond the callback.
     pub fn data(&self) -> Ref<'_, [u8]> {
         Ref::map(self.input.borrow(), |input| &input[self.consumed.get()..])
     }
 
-    /// As a stream: drops the first `n` bytes of [`Conn::data`], or all if there are fewer.
+    /// Drops the first `n` bytes of [`Conn::data`], or all if there are fewer.
     pub fn consume(&self, n: usize) {
         self.consumed.set(self.consumed.get().saturating_add(n).min(self.input.borrow().len()));
     }
@@ -563,12 +587,20 @@ impl Conn {
 }
 
 /// Waits until the client has sent bytes, or has taken so many that there is room. The time starts again whenever it has taken any.
-fn wait_ready(fd: BorrowedFd<'_>, write: bool, timeout: Option<Duration>) -> io::Result<()> {
+/// At the deadline it is over in any case.
+fn wait_ready(
+    fd: BorrowedFd<'_>,
+    write: bool,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
     let mut unsent = if write { socket::unsent(fd) } else { 0 };
-    while !socket::wait_ready(fd, write, timeout)? {
+    let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let span = || timeout.into_iter().chain(left()).min();
+    while !socket::wait_ready(fd, write, span())? {
         let before = unsent;
         unsent = if write { socket::unsent(fd) } else { 0 };
-        if unsent >= before {
+        if unsent >= before || left().is_some_and(|left| left.is_zero()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }

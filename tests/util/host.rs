@@ -48,13 +48,13 @@ pub fn example(name: &str) -> PathBuf {
     example_with(name, "")
 }
 
-/// As [`example`], with a feature.
-pub fn example_with(name: &str, feature: &str) -> PathBuf {
+/// As [`example`], with features. Those of the test itself are built already.
+pub fn example_with(name: &str, features: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_prefork")).parent().unwrap();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--example", name]);
-    build.args((!feature.is_empty()).then(|| format!("--features={feature}")));
+    build.args((!features.is_empty()).then(|| format!("--features={features}")));
     build.args(built.ends_with("release").then_some("--release"));
     build.arg("--target-dir").arg(built.parent().unwrap());
     assert!(build.current_dir(ROOT).status().unwrap().success());

@@ -12,7 +12,7 @@ pub(super) trait Fields {
 
 impl Fields for Request<'_> {
     fn combined(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut values = self.fields_named(name);
+        let mut values = self.header_all(name);
         let first = values.next()?;
         let mut all = Cow::Borrowed(first);
         for value in values {

@@ -47,7 +47,7 @@ impl<'a> Request<'a> {
     /// The cookies (RFC 6265). Percent signs in values are decoded, quotes around them are dropped; names are as sent. What has no `=`
     /// is no cookie.
     pub fn cookies(&self) -> &Pairs {
-        self.decoded().cookies.get_or_init(|| Pairs::cookies(self.fields_named("cookie")))
+        self.decoded().cookies.get_or_init(|| Pairs::cookies(self.header_all("cookie")))
     }
 
     /// The parts of a form with files (`multipart/form-data`, RFC 7578), in the order sent.

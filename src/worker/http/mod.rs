@@ -3,11 +3,14 @@
 //! Requests that arrive complete are parsed in one buffer of the worker, answered into another, and sent by one call; nothing
 //! of them is kept per connection. What is partial lives in pooled buffers; an idle connection owns none.
 
+mod bodies;
 mod chunked;
 pub(super) mod closing;
 mod conditions;
 mod conn;
 pub mod content_type;
+#[cfg(feature = "http")]
+mod crate_types;
 mod date;
 mod encode;
 pub(super) mod exchange;
@@ -42,6 +45,7 @@ pub mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use bodies::Writer;
 pub(crate) use conn::HttpConn;
 pub use content_type::content_type;
 pub(crate) use exchange::Producer;
@@ -49,7 +53,7 @@ pub use handle::{Later, Resume};
 pub use multipart::{Malformed, Multipart, Part, PartEvent};
 pub use pairs::Pairs;
 pub use request::Request;
-pub use response::{Refused, Response};
+pub use response::{Refused, Response, ToStatus};
 pub use upload::Take;
 
 use super::call::Context;

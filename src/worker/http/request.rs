@@ -95,13 +95,32 @@ impl<'a> Request<'a> {
     }
 
     /// The value of the first field with this name, compared without case, without the white space around it.
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.head.fields.named(name.as_bytes()).next()
+    pub fn header(&self, name: impl AsRef<str>) -> Option<&'a [u8]> {
+        self.head.fields.named(name.as_ref().as_bytes()).next()
     }
 
-    /// The values of all fields with this name, compared without case, in the order sent.
-    pub(crate) fn fields_named(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    /// As [`Request::header`], as text; `None` also if it is not UTF-8.
+    pub fn header_str(&self, name: impl AsRef<str>) -> Option<&'a str> {
+        self.header(name).and_then(|value| str::from_utf8(value).ok())
+    }
+
+    /// The values of all fields with this name, compared without case, in the order sent. Several such fields mean the same as one with
+    /// their values, a comma between them (RFC 9110 section 5.3).
+    pub fn header_all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.head.fields.named(name.as_bytes())
+    }
+
+    /// The names, as sent, and values of all header fields, in the order sent.
+    ///
+    /// ```
+    /// # fn f(req: &prefork::Request<'_>) {
+    /// for (name, value) in req.headers() {
+    ///     println!("{name}: {}", value.escape_ascii());
+    /// }
+    /// # }
+    /// ```
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        (0..self.header_count()).filter_map(|index| self.header_at(index))
     }
 
     /// The number of header fields.

@@ -81,6 +81,18 @@ impl From<Unreachable> for Refused {
     }
 }
 
+/// A status code: a number, or with the feature `http` a `StatusCode` of that crate.
+pub trait ToStatus {
+    /// The number.
+    fn to_status(self) -> u16;
+}
+
+impl ToStatus for u16 {
+    fn to_status(self) -> u16 {
+        self
+    }
+}
+
 /// The response to one request. Without any call it is an empty 200.
 ///
 /// prefork writes Date, Content-Length or Transfer-Encoding, and Connection; the rest of the head is the handler's. A body
@@ -194,7 +206,8 @@ impl Response {
     ///
     /// # Errors
     /// [`Refused::Status`], [`Refused::Late`].
-    pub fn status(&mut self, code: u16) -> Result<(), Refused> {
+    pub fn status(&mut self, code: impl ToStatus) -> Result<(), Refused> {
+        let code = code.to_status();
         self.open()?;
         if !(200..=599).contains(&code) {
             return Err(Refused::Status);
@@ -215,8 +228,11 @@ impl Response {
     ///
     /// # Errors
     /// [`Refused::Field`], [`Refused::Framing`], [`Refused::Late`], [`Refused::Full`].
-    pub fn header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), Refused> {
-        let value = value.as_ref();
+    pub fn header(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<(), Refused> {
+        self.put_header(name.as_ref(), value.as_ref())
+    }
+
+    fn put_header(&mut self, name: &str, value: &[u8]) -> Result<(), Refused> {
         if !matches!(self.stage, Stage::Open | Stage::Upgrade) {
             return Err(Refused::Late);
         }
@@ -254,6 +270,28 @@ impl Response {
         let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
         self.length = Some(digits.and_then(|text| text.parse().ok()).ok_or(Refused::Field)?);
         Ok(())
+    }
+
+    /// The status code.
+    pub fn status_code(&self) -> u16 {
+        self.status
+    }
+
+    /// The names and values of the header fields that have been set, in their order; without those that prefork writes itself, of which
+    /// `Content-Length` is one.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let lines = self.fields.split_inclusive(|b| *b == b'\n');
+        lines.filter_map(|line| {
+            let at = line.iter().position(|b| *b == b':')?;
+            // As `encode::put_field` writes them.
+            let value = line.get(at + 2..)?.strip_suffix(b"\r\n")?;
+            Some((str::from_utf8(&line[..at]).ok()?, value))
+        })
+    }
+
+    /// The value of the first of them with this name, compared without case.
+    pub fn header_value(&self, name: &str) -> Option<&[u8]> {
+        self.headers().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Sets the body; the bytes are copied. A second call replaces the first.
@@ -451,6 +489,13 @@ impl Response {
             self.send_gathered()?;
         }
         Ok(())
+    }
+
+    /// Refuses `len` more bytes of a body in parts if it is too late for them, or if they are more than the length that the handler has
+    /// given.
+    pub(super) fn may_add(&self, len: usize) -> Result<(), Refused> {
+        self.may_write()?;
+        if self.length.is_some() { self.check_length(len) } else { Ok(()) }
     }
 
     /// Refuses a part that does not fit into the length that the handler has given.
