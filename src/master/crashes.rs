@@ -21,21 +21,21 @@ pub fn read(page: WorkerPage, exit: Exit, now: Time, program: Option<&str>) -> O
     if let Some(found) = crash::read(page.crash_area(), number) {
         tell(found, &mut crash);
         leave_out_callers(&mut crash.backtrace, program);
+        crash.backtrace = crash.backtrace.into_iter().map(demangled).collect();
     }
     (!crash.callback.is_empty() || !crash.backtrace.is_empty()).then_some(crash)
 }
 
 fn tell(found: Found, crash: &mut Crash) {
     crash.address = found.address;
-    crash.backtrace = found
-        .frames
-        .split(|byte| *byte == b'\n')
-        .filter(|l| !l.is_empty())
-        .map(printable)
-        .map(demangled)
-        .collect();
+    crash.backtrace =
+        found.frames.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(printable).collect();
     if crash.callback.is_empty() {
         return;
+    }
+    // What called the callback says nothing, unless there is nothing else.
+    if let Some(last) = crash.backtrace.iter().rposition(|frame| !is_own(frame)) {
+        crash.backtrace.truncate(last + 1);
     }
     crash.lasted = found.lasted.map(Duration::from_millis);
     if !found.method.is_empty() {
@@ -65,6 +65,17 @@ fn demangled(frame: String) -> String {
 #[cfg(not(feature = "cli"))]
 fn demangled(frame: String) -> String {
     frame
+}
+
+/// Parts of the names of functions of prefork, and of Rust's library.
+const OWN: [&str; 8] =
+    ["7prefork", "3std", "4core", "5alloc", "$LT$prefork..", "$LT$std..", "$LT$core..", "$LT$alloc.."];
+
+/// True for a function of prefork or of Rust's library, by its name as linkers have it, in either form.
+fn is_own(frame: &str) -> bool {
+    let name = frame.split(" (").next().unwrap_or_default();
+    let is_rust = name.starts_with("_ZN") || name.starts_with("_R");
+    is_rust && OWN.iter().any(|own| name.contains(own)) || name.starts_with("__rust_try")
 }
 
 /// A text of a worker's, with control characters escaped.
@@ -138,6 +149,21 @@ mod tests {
         let mut own = frames(&["(prefork+0x1)", mangled]);
         leave_out_callers(&mut own, Some("prefork"));
         assert_eq!(own.len(), 2);
+    }
+
+    #[test]
+    fn functions_of_prefork_that_end_the_stack_are_left_out_unless_there_are_no_others() {
+        let own = ["_ZN7prefork6unwind5named17hE+0x4a (prefork+0x1)", "__rust_try+0x1 (prefork+0x2)"];
+        let others =
+            ["add_item+0x12 (shop.1.1.so+0x1)", "_ZN4shop4main17hE+0x1 (shop+0x1)", "(libc.so.6+0x1)"];
+        assert!(own.iter().all(|frame| is_own(frame)) && !others.iter().any(|frame| is_own(frame)));
+        let told = |frames: &[&str]| {
+            let mut crash = Crash { callback: "on_request".into(), ..Crash::default() };
+            tell(Found { frames: frames.join("\n").into_bytes(), ..Found::default() }, &mut crash);
+            crash.backtrace
+        };
+        assert_eq!(told(&[own[0], others[0], own[1], own[0]]), [own[0], others[0]]);
+        assert_eq!(told(&own), own);
     }
 
     #[test]

@@ -125,10 +125,11 @@ impl Master {
         self.tell_gone();
     }
 
-    /// Logs what workers were doing that have died and whose ends are not reported, as the start has failed with them.
+    /// Logs what the first worker was doing that has died and with which the start has failed: the ends of these are not reported.
     pub(super) fn log_crashes(&mut self) {
-        for (id, crash) in std::mem::take(&mut self.report.crashes) {
-            log_crash(id, &crash);
+        let crashes = std::mem::take(&mut self.report.crashes);
+        if let (None, Some((id, crash))) = (&self.failed, crashes.iter().next()) {
+            log_crash(*id, crash);
         }
     }
 
