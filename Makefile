@@ -9,7 +9,7 @@ BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # What the tests run, or compile with, as command:Debian-package or file:Debian-package.
-NEEDS = cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
+NEEDS = gunicorn:gunicorn uvicorn:uvicorn cc:gcc c++:g++ pkg-config:pkg-config readelf:binutils ip:iproute2 ps:procps \
         chrt:util-linux curl:curl wrk:wrk nginx:nginx haproxy:haproxy systemd-analyze:systemd node:nodejs python3:python3 strace:strace valgrind:valgrind perf:linux-perf faketime:faketime \
         pg_config:libpq-dev pg_lsclusters:postgresql curl-config:libcurl4-openssl-dev redis-server:redis-server \
         /usr/include/hiredis/hiredis.h:libhiredis-dev /usr/include/sqlite3.h:libsqlite3-dev sqlite3:sqlite3 gdb:gdb \

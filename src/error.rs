@@ -43,6 +43,11 @@ impl Error {
         Self { kind, what: what.into(), cause: Some(cause) }
     }
 
+    /// The number of the error of a system call.
+    pub(crate) fn os_error(&self) -> Option<i32> {
+        self.cause.as_ref().and_then(io::Error::raw_os_error)
+    }
+
     /// The class of this error.
     pub fn kind(&self) -> ErrorKind {
         self.kind

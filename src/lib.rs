@@ -179,6 +179,7 @@ mod image;
 pub mod log;
 mod master;
 mod message;
+mod program;
 mod role;
 mod runtime_dir;
 mod scoreboard;

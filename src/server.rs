@@ -358,7 +358,8 @@ impl Server {
 
     fn check(&mut self) -> Result<()> {
         self.refused.take().map_or(Ok(()), Err)?;
-        self.config.check()
+        self.config.check()?;
+        self.source.configure(&mut self.config, &self.args)
     }
 
     /// Does everything up to serving that changes nothing.

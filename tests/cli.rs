@@ -229,13 +229,6 @@ fn wrong_usage_of_a_verb_is_json_if_that_is_asked_for() {
 }
 
 #[test]
-fn a_program_instead_of_a_handler_is_refused() {
-    for program in [&["--", "node", "app.js"][..], &["-w", "2", "--", "./handler.so"]] {
-        assert!(refusal_of(program).contains("only a handler"), "{program:?}");
-    }
-}
-
-#[test]
 fn completions_are_for_the_given_shell() {
     for (shell, sign) in [
         ("bash", "complete -F _prefork"),

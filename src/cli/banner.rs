@@ -8,6 +8,8 @@ use prefork::{Config, Kind, Started};
 pub struct About {
     /// The handler's name.
     pub handler: String,
+    /// True if the workers are programs, of which it is not known what they speak.
+    pub is_program: bool,
     /// From [`distribution`].
     pub distribution: String,
     /// The arguments of the handler that are spelled as options of the program.
@@ -38,13 +40,23 @@ pub fn distribution(config: &Config) -> String {
 }
 
 fn text(started: &Started, about: &About) -> String {
-    let About { handler, distribution, no_options, no_handlers, .. } = about;
+    let About { handler, is_program, distribution, no_options, no_handlers, .. } = about;
+    let guessed = Started {
+        kind: guess(*is_program, started.kind),
+        kinds: started.kinds.iter().map(|kind| guess(*is_program, *kind)).collect(),
+        ..started.clone()
+    };
+    let started = &guessed;
     let kinds = started.kinds.iter().copied().chain(std::iter::repeat(started.kind));
     let urls: Vec<_> = started.addresses.iter().zip(kinds).map(|(a, kind)| url(a, kind)).collect();
     let some = if started.workers == 1 { "worker" } else { "workers" };
     let mut lines = vec![
         format!("prefork {} listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")),
-        format!("{} {some} ({handler}), {distribution}", started.workers),
+        if *is_program {
+            format!("{} {some} ({handler})", started.workers)
+        } else {
+            format!("{} {some} ({handler}), {distribution}", started.workers)
+        },
     ];
     if !no_options.is_empty() {
         let words = no_options.join(" ");
@@ -61,6 +73,11 @@ fn text(started: &Started, about: &About) -> String {
     lines.push(format!("try: {}", examples(started)));
     // A file name may contain a line break.
     lines.into_iter().map(|line| line.replace(char::is_control, "?") + "\n").collect()
+}
+
+/// What clients speak to a program is not known; HTTP, most likely.
+fn guess(is_program: bool, kind: Kind) -> Kind {
+    if is_program { Kind::Request } else { kind }
 }
 
 fn url(address: &str, kind: Kind) -> String {
@@ -122,6 +139,7 @@ mod tests {
     fn about(no_options: &[&str]) -> About {
         About {
             handler: "hello.so".into(),
+            is_program: false,
             distribution: distribution(&Config::default()),
             no_options: no_options.iter().map(|&word| word.into()).collect(),
             no_handlers: Vec::new(),

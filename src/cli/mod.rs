@@ -91,7 +91,7 @@ const NOTES: [(&str, &str); 6] = [
 #[command(
     name = "prefork",
     version,
-    override_usage = "prefork [OPTIONS] HANDLER.so [ARGS...]\n       prefork demo [OPTIONS]",
+    override_usage = "prefork [OPTIONS] HANDLER.so [ARGS...]\n       prefork [OPTIONS] -- PROGRAM [ARGS...]\n       prefork demo [OPTIONS]",
     after_long_help = notes(),
     subcommand_help_heading = "Other commands",
     max_term_width = 110
@@ -219,6 +219,11 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
             let arguments = cli.handler.iter().skip(1).take_while(|word| *word != "--");
             let no_options = arguments.filter(|word| settings::is_spelled_as_option(word));
             let no_options: Vec<_> = no_options.map(|word| word.to_string_lossy().into_owned()).collect();
+            if is_behind_dashes(cli.handler.len()) {
+                let (path, args) = split(cli.handler)?;
+                let about = About { handler: file_name(&path), is_program: true, ..About::default() };
+                return Ok(Some((about, Server::program(&path).args(args).config(config))));
+            }
             let no_handlers = cli
                 .handler
                 .iter()
@@ -228,7 +233,7 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
             let no_handlers =
                 no_handlers.filter(|path| path.is_file()).map(|path| path.display().to_string()).collect();
             let (path, args) = handler(cli.handler)?;
-            let handler = Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned();
+            let handler = file_name(&path);
             let about = About { handler, no_options, no_handlers, is_quiet, ..About::default() };
             return Ok(Some((about, Server::module(&path).args(args).config(config))));
         }
@@ -259,26 +264,35 @@ fn stopped(killed: u32, cut: u64) -> Result<(), Failure> {
     }
 }
 
+/// True if the last `count` words of the command line, of which there is one at least, stand behind `--`: a program and its arguments.
+fn is_behind_dashes(count: usize) -> bool {
+    count > 0 && std::env::args_os().rev().nth(count).is_some_and(|word| word == "--")
+}
+
+fn file_name(path: &OsString) -> String {
+    Path::new(path).file_name().unwrap_or(path).to_string_lossy().into_owned()
+}
+
+/// Splits a program or handler from its arguments.
+fn split(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure> {
+    let path = words.remove(0);
+    let args: Result<Vec<_>, _> = words.into_iter().map(|w| CString::new(w.into_vec())).collect();
+    args.map(|args| (path, args)).map_err(|_| Failure(USAGE, "a NUL byte in an argument".into()))
+}
+
 /// Splits the handler from its arguments.
-fn handler(mut words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure> {
+fn handler(words: Vec<OsString>) -> Result<(OsString, Vec<CString>), Failure> {
     let refuse = |text: String| Err(Failure(USAGE, text));
     if words.is_empty() {
         return refuse(
-            "no handler: try `prefork demo`, or prefork [OPTIONS] HANDLER.so; see `prefork -h`".into(),
+            "no handler: try `prefork demo`, prefork [OPTIONS] HANDLER.so, or prefork [OPTIONS] -- PROGRAM; see `prefork -h`".into(),
         );
     }
-    // A program is no handler, not even one whose name ends in .so.
-    if std::env::args_os().rev().nth(words.len()).is_some_and(|word| word == "--") {
-        return refuse(
-            "-- PROGRAM: only a handler can be served: prefork [OPTIONS] HANDLER.so [ARGS...]".into(),
-        );
-    }
-    let path = words.remove(0);
+    let (path, args) = split(words)?;
     if !path.to_string_lossy().contains(['/', '.']) && !Path::new(&path).is_file() {
         return refuse(no_command(&path.to_string_lossy()));
     }
-    let args: Result<Vec<_>, _> = words.into_iter().map(|w| CString::new(w.into_vec())).collect();
-    args.map(|args| (path, args)).or_else(|_| refuse("a NUL byte in an argument".into()))
+    Ok((path, args))
 }
 
 /// Words that are commands of other tools, with what does the same here.

@@ -5,12 +5,13 @@
 
 mod address;
 mod settings;
+pub(crate) mod template;
 mod value;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use address::{Listen, ListenAddr, MAX_LISTENERS};
 pub use settings::{
-    Accept, Config, DeferAccept, Dispatch, Limits, LogLevel, LogTime, Scheduling, Setting, Timeouts,
+    Accept, Config, DeferAccept, Dispatch, Limits, LogLevel, LogTime, Protocol, Ready, Scheduling, Setting, Timeouts,
     WorkerExit,
 };
 use std::ffi::OsStr;

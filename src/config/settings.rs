@@ -6,9 +6,11 @@
 
 use super::address::Listen;
 use super::value::{
-    Addresses, Bytes, Count, Deferral, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH, Time, Value,
+    Addresses, Bytes, Count, Deferral, Folder, MAX_WORKERS, Mode, Name, Number, OneOf, Optional, SWITCH,
+    Signal, Time, Value, Variables,
 };
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// One setting.
@@ -147,6 +149,31 @@ pub enum LogTime {
     On,
 }
 
+/// How a program that runs as a worker takes connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// [`Self::Node`] if the program is Node or Deno, otherwise [`Self::ListenFds`].
+    #[default]
+    Auto,
+    /// As a worker of Node's `cluster` module: the master is its primary. It listens where the program asks for it.
+    Node,
+    /// From the listening sockets, which it inherits (sd_listen_fds(3)): `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`.
+    ListenFds,
+}
+
+/// When a program counts as ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ready {
+    /// A Node program when it listens; another when it says so (`READY=1`, sd_notify(3)), or has run for [`Config::ready_after`].
+    #[default]
+    Auto,
+    /// A Node program when it sends the message `ready` (`process.send('ready')`).
+    Message,
+}
+
+const PROTOCOL: &[(&str, Protocol)] =
+    &[("auto", Protocol::Auto), ("node", Protocol::Node), ("listen-fds", Protocol::ListenFds)];
+const READY: &[(&str, Ready)] = &[("auto", Ready::Auto), ("message", Ready::Message)];
 const DISPATCH: &[(&str, Dispatch)] = &[
     ("round-robin", Dispatch::RoundRobin),
     ("least-connections", Dispatch::LeastConnections),
@@ -352,6 +379,42 @@ settings! {
     drain_timeout: Duration = Duration::from_secs(30), Time, "drain-timeout", "Timeouts", "TIME",
         "Until a draining worker has finished",
         "Over it: it closes what it still has, and is killed a second later if it hangs; 0: no limit";
+
+    /// How a program that runs as a worker takes connections.
+    protocol: Protocol = Protocol::Auto, OneOf(PROTOCOL), "protocol", "Programs", "HOW",
+        "How a program takes connections: auto, node, listen-fds",
+        "node: as a worker of Node's cluster, with the master as its primary, and listens where the program asks for it; listen-fds: \
+         from the sockets of --listen, which it inherits from descriptor 3 on (LISTEN_FDS, as from systemd); auto: node if the program is \
+         node or deno";
+    /// The working directory of a program; empty is that of the server. Its symbolic links are followed anew for each generation.
+    cwd: PathBuf = PathBuf::new(), Folder, "cwd", "Programs", "DIR",
+        "Working directory of a program",
+        "Its symbolic links are followed anew for each generation, so that a reload takes the release that `current` leads to";
+    /// Variables for the environment of a program. In a value `{slot}` stands for the worker's slot, `{id}` for its number, and
+    /// `{8000+slot}` for a sum; `{{` for a brace.
+    env: Vec<(String, String)> = Vec::new(), Variables, "env", "Programs", "NAME=VALUE",
+        "Variable of a program's environment; {slot}, {id} and {8000+slot} differ between workers",
+        "Repeatable. {{ is a brace. A program also gets PREFORK_WORKER_ID, PREFORK_SLOT, PREFORK_GENERATION, and NODE_APP_INSTANCE, which \
+         is the slot";
+    /// When a program counts as ready.
+    ready: Ready = Ready::Auto, OneOf(READY), "ready", "Programs", "WHEN",
+        "When a program is ready: auto, message",
+        "auto: a Node program when it listens, another by READY=1 (sd_notify) or --ready-after; message: when it calls \
+         process.send('ready')";
+    /// The time after which a program that says nothing (sd_notify(3)) and still runs counts as ready; zero: only if it says so.
+    ready_after: Duration = Duration::from_secs(1), Time, "ready-after", "Programs", "TIME",
+        "Time after which a program that does not say that it is ready counts as such",
+        "Not for Node programs; 0: only when it says READY=1 (sd_notify)";
+    /// The signal that has a program finish; 0 is the protocol's: SIGTERM, and for a Node program, which is told on its channel, SIGTERM
+    /// only when its time to finish is over.
+    stop_signal: i32 = 0, Signal, "stop-signal", "Programs", "SIGNAL",
+        "Signal that has a program finish",
+        "auto: TERM; a Node program is told to disconnect, and gets TERM only when --drain-timeout is over. Given, a Node program gets it \
+         too, right after that";
+    /// True if a Node program is told to finish by the message `shutdown` too, as PM2 does it.
+    shutdown_message: bool = false, SWITCH, "shutdown-message", "Programs", "on|off",
+        "Send a Node program the message 'shutdown' when it is to finish, as PM2 does",
+        "";
 
     @parts {
         /// The limits of a request.

@@ -2,9 +2,12 @@
 
 use super::address::Listen;
 use super::settings::DeferAccept;
+use super::template;
+use crate::sys::signal;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A kind of value for fields of type `T`. Its errors are the words for what is expected.
@@ -233,6 +236,76 @@ impl Value<Vec<Listen>> for Addresses {
 
     fn check(&self, _: &Vec<Listen>) -> Result<(), String> {
         Ok(())
+    }
+}
+
+/// A directory, whose path may be any bytes.
+pub struct Folder;
+
+impl Value<PathBuf> for Folder {
+    fn read(&self, text: &str) -> Result<PathBuf, String> {
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        value.display().to_string()
+    }
+
+    fn set(&self, field: &mut PathBuf, text: &OsStr) -> Result<(), String> {
+        if text.is_empty() || text.as_encoded_bytes().contains(&0) {
+            return Err("a directory".into());
+        }
+        *field = text.into();
+        Ok(())
+    }
+}
+
+/// Variables, `NAME=VALUE`; each value adds one.
+pub struct Variables;
+
+impl Value<Vec<(String, String)>> for Variables {
+    fn read(&self, text: &str) -> Result<Vec<(String, String)>, String> {
+        let is_name = |name: &str| !name.is_empty() && !name.contains('\0');
+        match text.split_once('=') {
+            Some((name, value)) if is_name(name) && !value.contains('\0') => {
+                template::check(value)?;
+                Ok(vec![(name.into(), value.into())])
+            }
+            _ => Err("NAME=VALUE".into()),
+        }
+    }
+
+    fn show(&self, value: &Vec<(String, String)>) -> String {
+        let all: Vec<_> = value.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        all.join(" ")
+    }
+
+    fn set(&self, field: &mut Vec<(String, String)>, text: &OsStr) -> Result<(), String> {
+        field.extend(self.read(text.to_str().ok_or("UTF-8")?)?);
+        Ok(())
+    }
+
+    fn check(&self, value: &Vec<(String, String)>) -> Result<(), String> {
+        value.iter().try_for_each(|(name, value)| self.read(&format!("{name}={value}")).map(drop))
+    }
+}
+
+/// A signal by its name, with or without `SIG`; `auto` is 0.
+pub struct Signal;
+
+impl Value<i32> for Signal {
+    fn read(&self, text: &str) -> Result<i32, String> {
+        let name = text.to_ascii_uppercase();
+        let full = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+        match signal::number(&full) {
+            _ if text == "auto" => Ok(0),
+            Some(number) => Ok(number),
+            None => Err("auto, or the name of a signal, such as TERM or INT".into()),
+        }
+    }
+
+    fn show(&self, value: &i32) -> String {
+        if *value == 0 { "auto".into() } else { signal::name(*value) }
     }
 }
 

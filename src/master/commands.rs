@@ -86,7 +86,7 @@ impl Master {
     /// [`ErrorKind::State`]: the server stops, an upgrade is under way, or this program cannot upgrade.
     pub fn upgrade(&mut self) -> Result<()> {
         self.refuse_if_stopping()?;
-        self.upgrade.request()
+        self.request_upgrade()
     }
 
     /// Asks for this number of workers.

@@ -1,7 +1,8 @@
-//! The master's part of the pool's system: handoff channels, pages of the scoreboard, processes. Listeners are in `sockets`.
+//! The master's part of the pool's system: channels to workers, pages of the scoreboard, processes. Listeners are in `sockets`.
 
 use super::fd_reserve::FdReserve;
 use super::pool::{Link, Queue, System, Unplaced, dispatch};
+use super::programs::channel::NodeChannel;
 use super::sockets::Listener;
 use super::token::Token;
 use crate::handoff::{self, Given, HandoffEnd, Passed, Taken};
@@ -9,6 +10,7 @@ use crate::ids::Page;
 use crate::log::log;
 use crate::scoreboard::{Common, Word, WorkerPage};
 use crate::sys::process::{self, Process};
+use crate::sys::signal::SIGKILL;
 use crate::sys::{poll, socket};
 use std::fmt::Arguments;
 use std::io;
@@ -28,6 +30,28 @@ pub struct WorkerLink {
     pub process: Process,
     /// Its counters.
     pub page: WorkerPage,
+    /// True if it leads a process group of its own, which ends with it.
+    pub leads_group: bool,
+}
+
+impl WorkerLink {
+    /// Sends the worker a signal; SIGKILL goes to its group too, if it leads one.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        if signal == SIGKILL && self.leads_group {
+            self.process.kill_group();
+        }
+        self.process.kill(signal)
+    }
+}
+
+/// The way by which a worker gets connections.
+pub enum WorkerQueue {
+    /// Its handoff channel.
+    Handoff(HandoffQueue),
+    /// The channel of Node's cluster.
+    Node(NodeChannel),
+    /// It accepts them itself.
+    Own,
 }
 
 /// The master's descriptors of a handoff channel.
@@ -41,7 +65,7 @@ pub struct HandoffQueue {
 impl System for Kernel {
     type Poll = mio::Poll;
     type Connection = Passed;
-    type Queue = HandoffQueue;
+    type Queue = WorkerQueue;
     type Link = WorkerLink;
     type Backlog = Listener;
 
@@ -79,37 +103,65 @@ impl System for Kernel {
     }
 }
 
-impl Queue<Kernel> for HandoffQueue {
+impl Queue<Kernel> for WorkerQueue {
     fn give(&self, connections: &[Unplaced<Passed>]) -> io::Result<Given> {
-        self.master.give(connections.iter().map(
-            |Unplaced { connection: Passed { fd, state }, origin, .. }| {
-                (fd.as_fd(), state.as_ref().map(AsFd::as_fd), *origin)
-            },
-        ))
+        match self {
+            Self::Handoff(queue) => queue.master.give(connections.iter().map(
+                |Unplaced { connection: Passed { fd, state }, origin, .. }| {
+                    (fd.as_fd(), state.as_ref().map(AsFd::as_fd), *origin)
+                },
+            )),
+            Self::Node(channel) => channel.give(connections),
+            Self::Own => Ok(Given::Full),
+        }
     }
 
     fn reclaim(&self) -> io::Result<Taken> {
-        self.worker.take()
+        match self {
+            Self::Handoff(queue) => queue.worker.take(),
+            Self::Node(channel) => channel.reclaim(),
+            Self::Own => Ok(Taken::End),
+        }
     }
 
     fn waiting(&self) -> io::Result<u64> {
-        self.worker.waiting()
+        match self {
+            Self::Handoff(queue) => queue.worker.waiting(),
+            Self::Node(channel) => Ok(channel.waiting()),
+            Self::Own => Ok(0),
+        }
     }
 
     fn take_returned(&self) -> io::Result<Taken> {
-        self.master.take()
+        match self {
+            Self::Handoff(queue) => queue.master.take(),
+            Self::Node(channel) => Ok(channel.take_refused()),
+            Self::Own => Ok(Taken::End),
+        }
     }
 
     fn probe(&self) -> bool {
-        self.master.probe()
+        match self {
+            Self::Handoff(queue) => queue.master.probe(),
+            Self::Node(channel) => channel.probe(),
+            Self::Own => false,
+        }
     }
 
     fn watch(&self, poll: &mio::Poll, page: Page) -> io::Result<()> {
-        poll::watch_level(poll, self.master.as_fd(), Token::Returns(page).into())
+        match self {
+            Self::Handoff(queue) => {
+                poll::watch_level(poll, queue.master.as_fd(), Token::Returns(page).into())
+            }
+            // What it does not accept is seen as its answers are read.
+            Self::Node(_) | Self::Own => Ok(()),
+        }
     }
 
     fn unwatch(&self, poll: &mio::Poll) {
-        let _ = poll::unwatch(poll, self.master.as_fd());
+        if let Self::Handoff(queue) = self {
+            let _ = poll::unwatch(poll, queue.master.as_fd());
+        }
     }
 }
 

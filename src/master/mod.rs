@@ -20,6 +20,7 @@ mod messages;
 pub mod one_process;
 mod orphans;
 mod pool;
+mod programs;
 mod report;
 mod restart;
 pub mod router;
@@ -100,6 +101,7 @@ pub struct Master {
     control: control::ControlServer,
     report: report::Report,
     upgrade: upgrade::Upgrade,
+    programs: programs::Programs,
 }
 
 /// The master's part of new workers.
@@ -213,6 +215,7 @@ impl Master {
             match token {
                 Token::Stderr(page) => self.read_stderr(page),
                 Token::Returns(page) => self.pool.mark_returns(page, &self.poll),
+                Token::Program(page) => self.read_program(page),
                 _ => {}
             }
         }
@@ -264,6 +267,7 @@ impl Master {
     /// The time at which a turn is needed even if the poll reports nothing.
     fn due(&self) -> Time {
         let others = self.messages.router().due().min(self.control.due()).min(self.upgrade.due());
+        let others = others.min(self.programs.due());
         let verdict = self.report.departures.due(self.clock.now);
         self.lifecycle.due().min(self.pool.due()).min(others).min(verdict)
     }
@@ -279,7 +283,7 @@ impl Master {
                 // Scripts that rotate logs send it to any server, and its default action would end this process.
                 signal::SIGUSR1 => log!(Info, "SIGUSR1: there are no log files to reopen; nothing done"),
                 signal::SIGUSR2 => {
-                    if let Err(e) = self.upgrade.request() {
+                    if let Err(e) = self.request_upgrade() {
                         log!(Warn, "{e}");
                     }
                 }
@@ -309,6 +313,9 @@ impl Master {
         if self.pool.due() <= self.clock.now {
             let findings = self.pool.run_timers(&self.lifecycle, &self.poll);
             self.act_on_findings(findings);
+        }
+        if self.programs.due() <= self.clock.now {
+            self.run_program_timers();
         }
         if self.lifecycle.due() <= self.clock.now {
             // Before the tick, so that no worker is blamed for a call that has returned meanwhile.

@@ -106,7 +106,11 @@ impl Master {
         reason: Reason,
         restart: Option<Duration>,
     ) {
-        log_exit(&worker, &ended, reason, restart);
+        // A program that has no handler for it ends by the signal that asked it to.
+        let as_asked = reason.is_intended() && self.is_stop_signal(ended.exit);
+        if !as_asked {
+            log_exit(&worker, &ended, reason, restart);
+        }
         let crash = self.report.crashes.remove(&ended.id);
         if let Some(crash) = &crash {
             log_crash(ended.id, crash);

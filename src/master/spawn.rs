@@ -1,6 +1,6 @@
 //! The birth of a worker, from its channels to its loop, and its death.
 
-use super::kernel::{HandoffQueue, WorkerLink};
+use super::kernel::{HandoffQueue, Kernel, WorkerLink, WorkerQueue};
 use super::lifecycle::{Ended, Input};
 use super::pool::WorkerEntry;
 use super::sockets::Listener;
@@ -16,6 +16,7 @@ use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
 use crate::worker::recent::Recent;
+use crate::worker::source::Numbers;
 use crate::worker::topics::Topics;
 use crate::worker::{self, SelfInfo, Served, Worker, WorkerSetup};
 use mio::Interest;
@@ -53,6 +54,9 @@ impl Master {
             return Err(io::Error::other(format!("this process has {threads} threads, expected 1")));
         }
         let page = self.pool.workers.free_page().ok_or_else(|| io::Error::other("all pages are taken"))?;
+        if let Some(protocol) = self.source.protocol() {
+            return self.spawn_program(protocol, page, Numbers { id, slot, generation });
+        }
         let (master_end, queue) = handoff::channel()?;
         let (channel, theirs) = message::channel(self.config.max_message)?;
         let counters = self.births.board.page(page);
@@ -89,21 +93,29 @@ impl Master {
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }
         };
-        let queue = HandoffQueue { master: master_end, worker: queue };
-        let link = WorkerLink { process, page: counters };
-        // Up to a tenth more than the setting, so that workers that started together are not replaced together.
+        let queue = WorkerQueue::Handoff(HandoffQueue { master: master_end, worker: queue });
+        let link = WorkerLink { process, page: counters, leads_group: false };
+        let entry = WorkerEntry::new(id, slot, generation, link, queue, self.max_requests_of(id));
+        self.add_worker(page, WorkerEntry { started, ..entry })?;
+        self.messages.router().add(id, page, channel);
+        Ok(())
+    }
+
+    /// Up to a tenth more than the setting, so that workers that started together are not replaced together.
+    pub(super) fn max_requests_of(&self, id: WorkerId) -> u64 {
         let n = self.config.max_requests;
-        let max_requests = n + id.spread() % (n / 10 + 1);
-        let watched = self.watch_exit(page, &link);
+        n + id.spread() % (n / 10 + 1)
+    }
+
+    /// Adds a worker that was forked; kills it if its death would not be noticed.
+    pub(super) fn add_worker(&mut self, page: Page, entry: WorkerEntry<Kernel>) -> io::Result<()> {
+        let watched = self.watch_exit(page, &entry.link);
         if watched.is_err() {
-            // Nothing would ever report its death.
-            let _ = link.process.kill(signal::SIGKILL);
-            let _ = link.process.wait();
+            let _ = entry.link.kill(signal::SIGKILL);
+            let _ = entry.link.process.wait();
             self.finish_stderr(page);
         } else {
-            self.messages.router().add(id, page, channel);
-            let entry = WorkerEntry::new(id, slot, generation, link, queue, max_requests);
-            self.pool.workers.add(page, WorkerEntry { started, ..entry });
+            self.pool.workers.add(page, entry);
         }
         watched
     }
@@ -202,6 +214,8 @@ impl Master {
     pub(super) fn reap(&mut self, page: Page) {
         let Some(worker) = self.pool.workers.at(page) else { return };
         let (id, pid) = (worker.id, worker.link.process.pid());
+        self.end_group(page);
+        let Some(worker) = self.pool.workers.at(page) else { return };
         let exit = match worker.link.process.reap() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
@@ -212,6 +226,7 @@ impl Master {
         };
         // Its last notice may be that it is ready, or why it could not serve.
         self.close_channel(id);
+        self.close_program(page);
         let stderr = self.finish_stderr(page);
         let Some(removed) = self.pool.remove(page) else { return };
         let program = self.source.is_module().then(own_name).flatten();
@@ -242,7 +257,7 @@ impl Master {
     /// Kills and reaps all workers. No other process would reap them.
     pub(super) fn end_workers(&mut self) {
         for worker in self.pool.workers.iter() {
-            let _ = worker.link.process.kill(signal::SIGKILL);
+            let _ = worker.link.kill(signal::SIGKILL);
         }
         for page in self.pool.workers.pages() {
             if let Some(worker) = self.pool.workers.at(page) {
@@ -261,7 +276,7 @@ impl Master {
     }
 
     /// Closes the standard error of a worker that has ended, and returns its last lines.
-    fn finish_stderr(&mut self, page: Page) -> Vec<String> {
+    pub(super) fn finish_stderr(&mut self, page: Page) -> Vec<String> {
         let lines = self.stderr.finish(page, &self.poll);
         self.restore_reserve();
         lines

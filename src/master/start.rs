@@ -7,8 +7,8 @@ use super::pool::{PAGES, Pool};
 use super::router::Messages;
 use super::token::Token;
 use super::{
-    Births, Clock, Master, control, descriptors, fd_reserve, report, scheduling, sockets, stderr_capture,
-    upgrade,
+    Births, Clock, Master, control, descriptors, fd_reserve, programs, report, scheduling, sockets,
+    stderr_capture, upgrade,
 };
 use crate::code;
 use crate::config::{Config, name_after};
@@ -92,7 +92,7 @@ impl Master {
             None => (
                 memory::wake_counter().map_err(system("eventfd"))?,
                 Scoreboard::new(PAGES).map_err(system("map the scoreboard"))?,
-                sockets::open_all(&config, workers, token)?,
+                Self::open_listeners(&config, source.protocol(), workers, token)?,
                 Lifecycle::new(rules, workers),
             ),
             Some(saved) => (
@@ -133,6 +133,7 @@ impl Master {
             scheduling,
             stderr,
             messages,
+            programs: programs::Programs::default(),
         };
         master.messages.open();
         if let Some(saved) = saved {

@@ -121,7 +121,7 @@ impl Master {
     /// Allows a worker to take connections and datagrams from its own sockets. Not before this master knows that it is ready: one
     /// that is not is killed if it is no longer wanted, and nothing may be lost with it.
     pub(super) fn allow_intake(&self, id: WorkerId) {
-        if self.pool.has_listeners_for_workers() {
+        if self.source.protocol().is_none() && self.pool.has_listeners_for_workers() {
             // One that has ended is about to be reaped.
             let _ = self.messages.router().notify(id, &Notice::TakeIn);
         }
@@ -130,7 +130,7 @@ impl Master {
     /// Sends a signal to a worker.
     pub(super) fn signal(&self, id: WorkerId, signal: i32) {
         if let Some(worker) = self.pool.workers.get(id)
-            && let Err(e) = worker.link.process.kill(signal)
+            && let Err(e) = worker.link.kill(signal)
         {
             log!(Warn, "signal worker {id}: {e}");
         }
@@ -148,7 +148,10 @@ impl Master {
     }
 
     /// Orders a worker to drain, and kills one that cannot be told.
-    fn order_drain(&self, id: WorkerId, hand_back: bool, patience: Duration) {
+    fn order_drain(&mut self, id: WorkerId, hand_back: bool, patience: Duration) {
+        if self.source.protocol().is_some() {
+            return self.drain_program(id, patience == END_AT_ONCE);
+        }
         match self.notify_drain(id, hand_back, patience) {
             // One that has ended already is about to be reaped.
             Ok(()) | Err(Undelivered::Gone) => {}
@@ -186,7 +189,9 @@ impl Master {
 
     /// Has workers that have proved themselves restore their standard error.
     fn release_stderr(&mut self) {
-        for id in self.stderr.release(&self.poll, |id| self.lifecycle.is_proved(id)) {
+        // A program cannot restore it: all its lines come through here.
+        let is_program = self.source.protocol().is_some();
+        for id in self.stderr.release(&self.poll, |id| !is_program && self.lifecycle.is_proved(id)) {
             // If it has ended, it is about to be reaped.
             let _ = self.messages.router().notify(id, &Notice::RestoreStderr);
         }

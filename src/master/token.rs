@@ -29,6 +29,8 @@ pub enum Token {
     Returns(Page),
     /// The captured standard error of a worker.
     Stderr(Page),
+    /// The channel of a worker that is a program.
+    Program(Page),
 }
 
 /// The most clients of the control socket at a time.
@@ -38,7 +40,7 @@ const FIRST_CLIENT: usize = 5;
 const FIRST_LISTENER: usize = FIRST_CLIENT + CLIENTS;
 /// From here on there are [`PER_PAGE`] numbers for each page.
 const FIRST_PAGE: usize = FIRST_LISTENER + MAX_LISTENERS;
-const PER_PAGE: usize = 4;
+const PER_PAGE: usize = 5;
 
 impl From<Token> for mio::Token {
     fn from(token: Token) -> Self {
@@ -55,6 +57,7 @@ impl From<Token> for mio::Token {
             Token::Messages(page) => of_page(page, 1),
             Token::Returns(page) => of_page(page, 2),
             Token::Stderr(page) => of_page(page, 3),
+            Token::Program(page) => of_page(page, 4),
         })
     }
 }
@@ -75,7 +78,8 @@ impl From<mio::Token> for Token {
                     0 => Self::Exit(page),
                     1 => Self::Messages(page),
                     2 => Self::Returns(page),
-                    _ => Self::Stderr(page),
+                    3 => Self::Stderr(page),
+                    _ => Self::Program(page),
                 }
             }
         }
@@ -102,6 +106,7 @@ mod tests {
                 Token::Messages(page),
                 Token::Returns(page),
                 Token::Stderr(page),
+                Token::Program(page),
             ]);
         }
         let numbers: std::collections::BTreeSet<_> = tokens.iter().map(|t| mio::Token::from(*t).0).collect();

@@ -13,6 +13,7 @@ pub mod dl;
 pub mod elf;
 pub mod ending;
 pub mod exception;
+pub mod exec;
 pub mod fdpass;
 pub mod files;
 pub mod forks;
@@ -41,12 +42,11 @@ use std::mem::MaybeUninit;
 /// Error numbers that callers tell apart (errno(3)).
 pub mod errno {
     pub use libc::{
-        EADDRINUSE, EAFNOSUPPORT, EAGAIN, ECONNRESET, EINVAL, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOBUFS,
-        ENODEV, ENOMEM, ENXIO, EPIPE, ETOOMANYREFS, EXDEV,
+        EADDRINUSE, EAFNOSUPPORT, EAGAIN, EBADF, ECANCELED, ECONNRESET, EINVAL, ELOOP, EMFILE, ENAMETOOLONG,
+        ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO, EOPNOTSUPP, EPIPE, ETOOMANYREFS, EXDEV,
     };
     use libc::{
-        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-        EPROTO, ETIMEDOUT,
+        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPROTO, ETIMEDOUT,
     };
 
     /// Errors of accept(2) that are over when somebody frees a descriptor or memory.

@@ -109,10 +109,33 @@ pub fn fork() -> io::Result<Fork> {
         return Ok(Fork::Child);
     }
     signal::restore(&mask);
+    hold(forked?).map(Fork::Parent)
+}
+
+/// Forks a child that runs `child`, which ends in an exec or an exit and does only what a signal handler may (signal-safety(7)): this
+/// process may have threads. The child has all signals blocked. It is put into a process group of its own.
+pub(super) fn fork_to_exec(child: impl FnOnce()) -> io::Result<Process> {
+    let mask = signal::block_all()?;
+    // SAFETY: the child does only what a signal handler may, as the caller has promised.
+    let forked = check(unsafe { libc::fork() });
+    if let Ok(0) = forked {
+        child();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(127) };
+    }
+    signal::restore(&mask);
     let pid = forked?;
+    // The child does so too: whichever comes first, so that a signal to the group always finds it. Fails after the exec.
+    // SAFETY: takes no pointers.
+    unsafe { libc::setpgid(pid, pid) };
+    hold(pid)
+}
+
+/// Opens the pidfd of a child that has just been forked.
+fn hold(pid: i32) -> io::Result<Process> {
     // It has not been reaped yet, so the pid is still its own.
     match watch(pid) {
-        Ok(fd) => Ok(Fork::Parent(Process { pid, fd })),
+        Ok(fd) => Ok(Process { pid, fd }),
         Err(e) => {
             // Without a pidfd, it would never be reaped.
             // SAFETY: `pid` is our own child, not reaped yet.
@@ -171,6 +194,12 @@ impl Process {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// Kills all processes of the group that this process leads (kill(2)). Not after it was reaped.
+    pub fn kill_group(&self) {
+        // SAFETY: takes no pointers; the process was not reaped, so the number of its group is its own.
+        unsafe { libc::kill(-self.pid, libc::SIGKILL) };
     }
 
     /// Collects the status if the process has ended (waitid(2), this process only); `None` while it runs.

@@ -130,6 +130,16 @@ pub(super) fn start_afresh() {
     let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
 }
 
+/// In a forked child that is about to execute another program, with all signals still blocked: sets all dispositions to their defaults,
+/// then empties the mask.
+pub(super) fn reset_all() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: sets a disposition that runs no code. Fails for SIGKILL, SIGSTOP and libc's own signals, as it should.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = change_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
 /// A function for the kernel to call.
 type Function = extern "C" fn(libc::c_int);
 
@@ -286,7 +296,6 @@ pub fn name(signal: i32) -> String {
 }
 
 /// The signal of a name that [`name`] gives.
-#[cfg(feature = "control")]
 pub fn number(text: &str) -> Option<i32> {
     (1..=libc::SIGRTMAX()).find(|&signal| name(signal) == text)
 }

@@ -165,6 +165,19 @@ pub fn bind(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     SockRef::from(&fd).bind(&addr.into())
 }
 
+/// Has a socket for IPv6 that is not bound yet take IPv4 clients too, or not (ipv6(7), `IPV6_V6ONLY`).
+pub fn set_only_v6(fd: BorrowedFd<'_>, only: bool) -> io::Result<()> {
+    SockRef::from(&fd).set_only_v6(only)
+}
+
+/// A Unix datagram socket with this name or path, which never waits.
+pub fn bind_datagrams(path: &Path) -> io::Result<OwnedFd> {
+    let s = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    s.set_nonblocking(true)?;
+    s.bind(&unix_address(path)?)?;
+    Ok(s.into())
+}
+
 /// Makes a bound socket a listener (listen(2)).
 pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     SockRef::from(&fd).listen(backlog)

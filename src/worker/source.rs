@@ -4,9 +4,12 @@ use super::failure::StartFailure;
 use super::handed::Handed;
 use super::handler::{Handler, IntoHandler};
 use super::this_worker::Worker;
-use crate::error::Result;
+use crate::config::{Config, Protocol};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CodeFile, Kind};
-use crate::ids::Generation;
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::sys::exec::Command;
+use std::ffi::CString;
 use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -33,8 +36,40 @@ pub trait Successor {
     fn serve_in_place(&self, handed: Handed<'_>, ready: &mut dyn FnMut(Kind, Vec<Kind>)) -> Result<u64>;
 }
 
+/// The numbers of a worker that is about to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// Its own.
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+}
+
 /// The source of the workers' handlers.
 pub trait Source {
+    /// Takes the settings and the arguments, before anything else; may choose settings that the user has left open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: settings that cannot be combined with this source.
+    fn configure(&mut self, _config: &mut Config, _args: &[CString]) -> Result<()> {
+        Ok(())
+    }
+
+    /// How a program takes connections, never [`Protocol::Auto`]; `None` if workers run handlers.
+    fn protocol(&self) -> Option<Protocol> {
+        None
+    }
+
+    /// The program that a worker executes; only if there is a [`Source::protocol`]. In the master.
+    ///
+    /// # Errors
+    /// The reason why it cannot be started.
+    fn command(&self, _worker: Numbers) -> Result<Command> {
+        Err(Error::new(ErrorKind::State, "workers run handlers, no program"))
+    }
+
     /// Reads what the workers of a generation will need; in the master, before the first of them starts.
     ///
     /// # Errors

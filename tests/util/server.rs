@@ -24,6 +24,7 @@ pub struct Start {
     listen: Vec<String>,
     options: Vec<OsString>,
     program: Option<Vec<OsString>>,
+    of_programs: bool,
     through: Vec<OsString>,
     stdin: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -35,6 +36,8 @@ pub struct Start {
 const MODULE: &str = "module.so";
 /// The descriptors of the master for each worker.
 const PER_WORKER: [&str; 4] = ["anon_inode:[pidfd]", "socket", "socket", "socket"];
+/// If they are programs of Node: their channel, and the pipe of their standard error.
+const PER_PROGRAM: [&str; 4] = ["anon_inode:[pidfd]", "socket", "socket", "pipe"];
 /// A state in /proc/net/tcp.
 const ESTABLISHED: &str = "01";
 /// The log line of a reload.
@@ -55,6 +58,7 @@ pub struct Server {
     pub pid: i32,
     child: Child,
     ended: Option<ExitStatus>,
+    of_programs: bool,
     workers: usize,
     workers_at_start: usize,
     kinds_at_start: Vec<String>,
@@ -86,6 +90,7 @@ impl Start {
             listen: Vec::new(),
             options: Vec::new(),
             program: None,
+            of_programs: false,
             through: Vec::new(),
             stdin: None,
             stderr: None,
@@ -131,6 +136,12 @@ impl Start {
     /// Runs another program in place of `prefork` and its handler. It must say "listening on" and its addresses.
     pub fn program(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.program = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Its workers are programs, whose standard error passes through it as long as they live.
+    pub fn of_programs(mut self) -> Self {
+        self.of_programs = true;
         self
     }
 
@@ -261,6 +272,7 @@ impl Start {
             pid: child.id() as i32,
             child,
             ended: None,
+            of_programs: self.of_programs,
             workers: self.workers,
             workers_at_start: self.workers,
             kinds_at_start: Vec::new(),
@@ -332,7 +344,7 @@ impl Server {
         comes_true(PATIENCE, || {
             // In this order, read twice, and only while it sleeps: a busy machine may have it wait for a CPU in the middle of
             // closing one.
-            let gone = proc::pipes(self.pid).is_empty();
+            let gone = self.of_programs || proc::pipes(self.pid).is_empty();
             let before = std::mem::replace(&mut self.kinds_at_start, proc::kinds(self.pid));
             gone && self.kinds_at_start == before && proc::state(self.pid) == Some('S')
         });
@@ -429,7 +441,7 @@ impl Server {
     /// The expected descriptors of the master for its present number of workers.
     fn kinds_due(&self) -> Vec<String> {
         let (mut kinds, n) = (self.kinds_at_start.clone(), self.workers_at_start);
-        for kind in PER_WORKER {
+        for kind in if self.of_programs { PER_PROGRAM } else { PER_WORKER } {
             for _ in n..self.workers {
                 kinds.push(kind.into());
             }

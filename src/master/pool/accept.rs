@@ -81,7 +81,8 @@ impl<S: System> Pool<S> {
         let mut result = Accepted::NoRoom;
         for _ in 0..most.min(BATCH) {
             // One that has to close idle connections gets new ones singly.
-            let slot = if self.batch.is_empty() { self.pick() } else { self.pick_with_room() };
+            let of = Some(ListenerId::at(index));
+            let slot = if self.batch.is_empty() { self.pick_of(of) } else { self.pick_with_room(of) };
             result = match slot {
                 Some(slot) => self.accept_one(index, slot),
                 None if self.batch.is_empty() => Accepted::NoRoom,
@@ -102,6 +103,7 @@ impl<S: System> Pool<S> {
         self.destination = lifecycle.destination();
         loop {
             self.place_directed();
+            self.place_stray();
             self.place_returns(poll);
             for index in 0..self.listeners.len() {
                 if self.is_paused(index, lifecycle) {
@@ -166,7 +168,7 @@ impl<S: System> Pool<S> {
             && let Some(came_back) = self.parked.front().map(|connection| connection.came_back)
         {
             let turn = self.cursor;
-            let slot = if came_back { self.pick_for_rest() } else { self.pick_with_room() };
+            let slot = if came_back { self.pick_for_rest() } else { self.pick_with_room(None) };
             let Some(slot) = slot else { return };
             match self.parked.pop_front() {
                 Some(connection) => self.place(connection, slot),
@@ -255,6 +257,12 @@ impl<S: System> Pool<S> {
     fn place(&mut self, mut connection: Unplaced<S::Connection>, slot: usize) {
         let own = self.pick_for(&connection);
         connection.slot = own.unwrap_or(slot);
+        let listener = connection.origin.listener;
+        if self.workers.admitted(connection.slot).is_some_and(|worker| !worker.serves(listener)) {
+            // What comes back was not asked for its listener yet.
+            let Some(slot) = self.pick_of(Some(listener)) else { return self.set_aside(connection) };
+            connection.slot = slot;
+        }
         // A worker that has to close an idle connection for it may find none: it must be able to leave this one.
         let singly = own.is_some() && self.load(connection.slot).is_none();
         if singly {
@@ -265,6 +273,36 @@ impl<S: System> Pool<S> {
         if singly {
             self.give_batch();
         }
+    }
+
+    /// Keeps a connection that no worker takes at the moment: if none serves its listener, without holding up others.
+    fn set_aside(&mut self, connection: Unplaced<S::Connection>) {
+        let mut admitted = self.workers.iter().filter(|worker| worker.admitted).peekable();
+        let listener = connection.origin.listener;
+        if admitted.peek().is_some() && !admitted.any(|worker| worker.serves(listener)) {
+            self.stray.push_back(connection);
+        } else {
+            self.parked.push_back(connection);
+        }
+    }
+
+    /// Places connections whose listener was served by no worker.
+    fn place_stray(&mut self) {
+        for _ in 0..self.stray.len() {
+            let Some(connection) = self.stray.pop_front() else { return };
+            match self.pick_of(Some(connection.origin.listener)) {
+                Some(slot) => {
+                    self.place(connection, slot);
+                    self.give_batch();
+                }
+                None => self.stray.push_back(connection),
+            }
+        }
+    }
+
+    /// True if the admitted worker of a slot takes connections of this listener.
+    fn serves(&self, slot: usize, listener: ListenerId) -> bool {
+        self.workers.admitted(slot).is_some_and(|worker| worker.serves(listener))
     }
 
     /// Counts a connection for which the worker of a slot is chosen as given to it.
@@ -303,9 +341,10 @@ impl<S: System> Pool<S> {
 
     /// Gives a connection to the next worker that takes it; else parks it.
     fn give_elsewhere(&mut self, connection: Unplaced<S::Connection>) {
-        let pick = |pool: &mut Self| match connection.came_back {
-            true => pool.pick_at_once(),
-            false => pool.pick(),
+        let listener = connection.origin.listener;
+        let pick = |pool: &mut Self| {
+            let slot = if connection.came_back { pool.pick_at_once() } else { pool.pick_of(Some(listener)) };
+            slot.filter(|slot| pool.serves(*slot, listener)).or_else(|| pool.pick_of(Some(listener)))
         };
         while let Some(slot) = self.pick_for(&connection).or_else(|| pick(self)) {
             self.count_given(slot);
@@ -314,7 +353,7 @@ impl<S: System> Pool<S> {
             }
         }
         if !broken!(self, ParkedForgotten) {
-            self.parked.push_back(connection);
+            self.set_aside(connection);
         }
     }
 
@@ -349,17 +388,28 @@ impl<S: System> Pool<S> {
 
     /// Chooses the slot whose turn it is, among those with room; if there are none, among those that can make room.
     pub(super) fn pick(&mut self) -> Option<usize> {
-        let slot = if broken!(self, IdleFirst) { None } else { self.pick_with_room() };
-        slot.or_else(|| self.pick_by(Self::load_without_idle))
+        self.pick_of(None)
     }
 
-    fn pick_with_room(&mut self) -> Option<usize> {
-        self.pick_by(Self::load)
+    /// As [`Pool::pick`], for a connection of this listener.
+    fn pick_of(&mut self, listener: Option<ListenerId>) -> Option<usize> {
+        let slot = if broken!(self, IdleFirst) { None } else { self.pick_with_room(listener) };
+        slot.or_else(|| self.pick_by(Self::load_without_idle, listener))
     }
 
-    fn pick_by(&mut self, load: fn(&Self, usize) -> Option<u32>) -> Option<usize> {
+    fn pick_with_room(&mut self, listener: Option<ListenerId>) -> Option<usize> {
+        self.pick_by(Self::load, listener)
+    }
+
+    fn pick_by(
+        &mut self,
+        load: fn(&Self, usize) -> Option<u32>,
+        listener: Option<ListenerId>,
+    ) -> Option<usize> {
         let (policy, slots, mut cursor) = (self.config.dispatch, self.workers.slots(), self.cursor);
-        let slot = dispatch::pick(policy, &mut cursor, slots, |slot| load(self, slot));
+        let serves = |slot: usize| listener.is_none_or(|listener| self.serves(slot, listener));
+        let slot =
+            dispatch::pick(policy, &mut cursor, slots, |slot| load(self, slot).filter(|_| serves(slot)));
         self.cursor = cursor;
         slot
     }
@@ -371,7 +421,10 @@ impl<S: System> Pool<S> {
             return self.pick_other(id);
         }
         let slots = self.workers.slots();
-        dispatch::pick_for(connection.client?, slots, |slot| self.load_without_idle(slot).is_some())
+        let listener = connection.origin.listener;
+        dispatch::pick_for(connection.client?, slots, |slot| {
+            self.load_without_idle(slot).is_some() && self.serves(slot, listener)
+        })
     }
 
     /// The connections in flight of the admitted worker of a slot; `None` if it has no room, or there is none.
@@ -397,15 +450,26 @@ impl<S: System> Pool<S> {
         (0..self.workers.slots()).any(|slot| self.load_without_idle(slot).is_some())
     }
 
+    /// True if a worker that takes connections of this listener has room, or can make room.
+    fn has_room_for(&self, listener: ListenerId) -> bool {
+        (0..self.workers.slots())
+            .any(|slot| self.load_without_idle(slot).is_some() && self.serves(slot, listener))
+    }
+
     /// True if a connection waits that could be placed now.
     pub fn has_room_for_what_waits(&self, lifecycle: &Lifecycle) -> bool {
-        (!self.parked.is_empty() || self.has_paused(lifecycle)) && self.has_room()
+        let at_listeners = (0..self.listeners.len())
+            .any(|index| self.is_paused(index, lifecycle) && self.has_room_for(ListenerId::at(index)));
+        at_listeners
+            || !self.parked.is_empty() && self.has_room()
+            || self.stray.iter().any(|stray| self.has_room_for(stray.origin.listener))
             || self.has_returns() && self.has_room_for_returns()
     }
 
     /// True if a connection may wait that could be placed if a worker had room.
     pub fn waits_for_room(&self, lifecycle: &Lifecycle) -> bool {
         !self.parked.is_empty()
+            || !self.stray.is_empty()
             || !self.streams.directed.is_empty()
             || self.has_returns()
             || self.has_paused(lifecycle)

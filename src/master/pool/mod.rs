@@ -88,6 +88,8 @@ pub struct Pool<S: System> {
     pub parked: VecDeque<Unplaced<S::Connection>>,
     /// The connections that are accepted and not given yet: none between two calls.
     batch: Vec<Unplaced<S::Connection>>,
+    /// Those of listeners that no worker serves at the moment: a program may close one of its own.
+    stray: VecDeque<Unplaced<S::Connection>>,
     /// Streams that go from one worker to another.
     pub streams: Streams<S::Connection>,
     /// The queues from which connections are taken back.
@@ -242,6 +244,7 @@ impl<S: System> Pool<S> {
             system,
             parked: VecDeque::with_capacity(MOST_PARKED),
             batch: Vec::with_capacity(accept::BATCH),
+            stray: VecDeque::new(),
             streams: Streams::default(),
             returns: VecDeque::new(),
             has_more: false,
@@ -343,11 +346,17 @@ impl<S: System> Pool<S> {
         if !self.is_emptying {
             return false;
         }
+        for (index, listener) in self.listeners.iter().enumerate().filter(|(_, l)| l.is_left_to_workers()) {
+            self.emptied |= u64::from(listener.waiting().unwrap_or(0) == 0) << index;
+        }
+        if self.emptied.count_ones() < self.listeners.len() as u32 {
+            self.check_soon();
+        }
         let empty = (0..self.listeners.len()).all(|index| self.emptied & (1 << index) != 0);
         if empty {
             // Now, so that new clients are refused at once, however long the workers take. Workers in a call have copies.
             self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
-            self.listeners.retain(S::Backlog::takes_datagrams);
+            self.listeners.retain(|l| l.takes_datagrams() || l.is_left_to_workers());
             self.emptied = u64::MAX;
         }
         // A worker takes what is in its queue, or is found stuck, and others get it.
@@ -356,7 +365,8 @@ impl<S: System> Pool<S> {
             // A worker that takes something, or accepts it, does not say so.
             self.check_soon();
         }
-        let done = empty && taken && self.parked.is_empty() && !self.awaits_returns();
+        let none_waits = self.parked.is_empty() && self.stray.is_empty();
+        let done = empty && taken && none_waits && !self.awaits_returns();
         self.is_emptying &= !done;
         done
     }
@@ -368,7 +378,7 @@ impl<S: System> Pool<S> {
         self.listeners.iter_mut().for_each(S::Backlog::refuse_clients);
         self.listeners.clear();
         let mut closed = 0;
-        for parked in std::mem::take(&mut self.parked) {
+        for parked in std::mem::take(&mut self.parked).into_iter().chain(std::mem::take(&mut self.stray)) {
             closed += u64::from(!parked.origin.used);
             if parked.origin.stream.is_some() {
                 self.send_home(parked);
@@ -384,6 +394,7 @@ impl<S: System> Pool<S> {
         self.workers.clear();
         self.returns.clear();
         self.parked.clear();
+        self.stray.clear();
         self.streams = Streams::default();
         std::mem::take(&mut self.listeners)
     }

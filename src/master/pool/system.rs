@@ -137,6 +137,11 @@ pub trait Backlog {
     /// True if it is UDP: workers read from it, even if the master accepts connections.
     fn takes_datagrams(&self) -> bool;
 
+    /// True if workers alone accept here, also in a stop: they have the sockets, and no queue for what the master would accept.
+    fn is_left_to_workers(&self) -> bool {
+        false
+    }
+
     /// True if workers take what arrives here from the kernel themselves.
     fn is_for_workers(&self, accept: Accept) -> bool {
         accept != Accept::Master || self.takes_datagrams()

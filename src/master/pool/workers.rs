@@ -6,7 +6,7 @@
 use super::{Link, Queue, System};
 use crate::config::MAX_WORKERS;
 use crate::event::{Departed, Kind, Totals};
-use crate::ids::{Generation, Page, Slot, WorkerId};
+use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
 use crate::scoreboard::Word;
 use crate::sys::time::Time;
 use std::time::SystemTime;
@@ -34,6 +34,8 @@ pub struct WorkerEntry<S: System> {
     pub kind: Option<Kind>,
     /// A bit for each listener at which it takes requests; set before `kind`, if these are not all or none.
     pub takes_requests: Option<u64>,
+    /// A bit for each listener whose connections it takes; all, unless it is a program that says so itself.
+    pub serves: u64,
     /// Connections given to it and not reclaimed.
     pub given: u64,
     /// Connections it may have in flight.
@@ -105,6 +107,7 @@ impl<S: System> WorkerEntry<S> {
             failure: None,
             kind: None,
             takes_requests: None,
+            serves: u64::MAX,
             given: 0,
             limit: 0,
             admitted: false,
@@ -140,6 +143,11 @@ impl<S: System> WorkerEntry<S> {
     pub fn idle(&self) -> u32 {
         // Whatever it has written: no more than it can have.
         u32::try_from(self.link.count(Word::Idle)).map_or(self.limit, |idle| idle.min(self.limit))
+    }
+
+    /// True if it takes connections of this listener.
+    pub fn serves(&self, listener: ListenerId) -> bool {
+        self.serves & 1u64.checked_shl(listener.0.into()).unwrap_or(0) != 0
     }
 
     /// True if it is admitted and not known to be stuck.

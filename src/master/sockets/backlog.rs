@@ -97,7 +97,8 @@ impl Backlog for Listener {
     }
 
     fn refuse_clients(&mut self) {
-        if matches!(self.kind, Kind::Tcp | Kind::Unix(_)) {
+        // Programs that accept themselves would find an error there before they are told to finish.
+        if !self.left_to_workers && matches!(self.kind, Kind::Tcp | Kind::Unix(_)) {
             // One that was shut before is refused the second time.
             self.sockets.iter().for_each(|socket| drop(socket::refuse_clients(socket.fd.as_fd())));
         }
@@ -118,7 +119,14 @@ impl Backlog for Listener {
         matches!(self.kind, Kind::Udp | Kind::InheritedUdp)
     }
 
+    fn is_left_to_workers(&self) -> bool {
+        self.left_to_workers
+    }
+
     fn divide(&mut self, poll: &mio::Poll, slots: usize, all: bool, is_admitted: impl Fn(usize) -> bool) {
+        if self.left_to_workers {
+            return;
+        }
         if self.takes_datagrams() {
             return self.divide_datagrams(slots, is_admitted);
         }

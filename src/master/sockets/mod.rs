@@ -40,6 +40,8 @@ pub struct Listener {
     /// Connections that are still to be accepted in a stop; `None` if there are no more than the backlog has.
     left: Option<u32>,
     deferral: Deferral,
+    /// True if workers that are programs accept here, and nobody else.
+    pub left_to_workers: bool,
 }
 
 /// The kind of a listener.
@@ -171,6 +173,54 @@ impl Listener {
         }
     }
 
+    /// The address, with the port really bound.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// True if it was given by a setting as this address.
+    pub fn is_given_as(&self, address: &ListenAddr, config: &Config) -> bool {
+        match address {
+            ListenAddr::Fd(_) => {
+                let mut inherited = config.listen.iter().filter(|listen| listen.address == *address);
+                matches!(self.kind, Kind::Inherited) && inherited.next().is_some()
+            }
+            address => self.as_option() == *address,
+        }
+    }
+
+    /// The socket for the worker of a slot that accepts itself.
+    pub fn socket_for(&self, slot: Slot) -> Option<BorrowedFd<'_>> {
+        let index = slot.index().checked_rem(self.sockets.len())?;
+        Some(self.sockets[index].fd.as_fd())
+    }
+
+    /// Opens a listener that a worker asks for.
+    ///
+    /// # Errors
+    /// As [`open_all`].
+    pub fn open_asked(
+        address: &ListenAddr,
+        v6_only: bool,
+        config: &Config,
+        token: mio::Token,
+    ) -> Result<Self> {
+        let listen = Listen::from(address.clone());
+        match address {
+            ListenAddr::Tcp(inet) if v6_only && inet.is_ipv6() => {
+                let bind = || {
+                    let fd = socket::new_stream(*inet, false)?;
+                    socket::set_only_v6(fd.as_fd(), true)?;
+                    socket::bind(fd.as_fd(), *inet).map(|()| fd)
+                };
+                let owner = || port_owner::of_port(false, inet.port());
+                let fd = bind().map_err(|e| bind_error(address, owner, e))?;
+                Self::with_socket(&listen, fd, Kind::Tcp, config, 1, token)
+            }
+            _ => Self::open(&listen, config, 1, token),
+        }
+    }
+
     fn resume(saved: SavedListener, config: &Config, token: mio::Token) -> Result<Self> {
         let sockets = saved.sockets.into_iter().map(KeptFd::adopt).collect::<Result<Vec<_>>>()?;
         let address = match (saved.path, sockets.first()) {
@@ -193,6 +243,7 @@ impl Listener {
             name: saved.name,
             left: Some(config.backlog),
             deferral: Deferral::default(),
+            left_to_workers: false,
         })
     }
 
@@ -207,7 +258,7 @@ impl Listener {
     }
 
     fn open(listen: &Listen, config: &Config, workers: usize, token: mio::Token) -> Result<Self> {
-        let Listen { name, address: addr } = listen;
+        let addr = &listen.address;
         let (fd, kind) = match addr {
             ListenAddr::Tcp(inet) => (bind_inet(addr, *inet, false)?, Kind::Tcp),
             ListenAddr::Udp(inet) => (bind_inet(addr, *inet, true)?, Kind::Udp),
@@ -223,6 +274,18 @@ impl Listener {
             }
             ListenAddr::Fd(n) => inherit(*n)?,
         };
+        Self::with_socket(listen, fd, kind, config, workers, token)
+    }
+
+    fn with_socket(
+        listen: &Listen,
+        fd: OwnedFd,
+        kind: Kind,
+        config: &Config,
+        workers: usize,
+        token: mio::Token,
+    ) -> Result<Self> {
+        let Listen { name, address: addr } = listen;
         let address = match addr {
             // The file was bound under another name.
             ListenAddr::Unix(path) => Address::Unix(path.clone()),
@@ -231,8 +294,18 @@ impl Listener {
         };
         let (sockets, left, deferral) = (Vec::new(), Some(config.backlog), Deferral::default());
         let name = name.clone();
-        let mut listener =
-            Self { sockets, per_slot: false, turn: 0, token, address, kind, name, left, deferral };
+        let mut listener = Self {
+            sockets,
+            per_slot: false,
+            turn: 0,
+            token,
+            address,
+            kind,
+            name,
+            left,
+            deferral,
+            left_to_workers: false,
+        };
         listener.per_slot = config.accept == Accept::ReusePort && listener.inet().is_some();
         if listener.per_slot {
             // Bound without SO_REUSEPORT, it has shown that the address is free. The next ones could not: they could be bound

@@ -9,7 +9,7 @@ mod state;
 mod trial;
 
 use super::kept::{Kept, KeptFd};
-use super::kernel::{HandoffQueue, WorkerLink};
+use super::kernel::{HandoffQueue, WorkerLink, WorkerQueue};
 use super::lifecycle::{Input, Snapshot};
 use super::pool::{Return, WorkerEntry};
 use super::router::Router;
@@ -239,8 +239,8 @@ impl Master {
                 page: pool.workers.page_of(worker.id).ok_or_else(missing)?,
                 pid: worker.link.process.pid(),
                 process: kept.keep(worker.link.process.as_fd()),
-                master_end: kept.keep(worker.queue.master.as_fd()),
-                queue: kept.keep(worker.queue.worker.as_fd()),
+                master_end: kept.keep(handoff(&worker.queue)?.master.as_fd()),
+                queue: kept.keep(handoff(&worker.queue)?.worker.as_fd()),
                 channel: kept.keep(router.channel(worker.id).ok_or_else(missing)?),
                 messages: router.save(worker.id).ok_or_else(missing)?,
                 given: worker.given,
@@ -256,6 +256,7 @@ impl Master {
             match source {
                 Return::Unclaimed(id) => returns.push(SavedReturn::Unclaimed(*id)),
                 Return::OfDeadWorker(id, ends) => {
+                    let ends = handoff(ends)?;
                     let (master_end, queue) =
                         (kept.keep(ends.master.as_fd()), kept.keep(ends.worker.as_fd()));
                     returns.push(SavedReturn::OfDeadWorker(*id, master_end, queue));
@@ -354,6 +355,7 @@ impl Master {
         let link = WorkerLink {
             process: Process::adopt(saved.pid, saved.process.adopt()?),
             page: self.births.board.page(saved.page),
+            leads_group: false,
         };
         let queue = handoff_queue(saved.master_end, saved.queue)?;
         let now = SystemTime::now();
@@ -375,6 +377,15 @@ impl Master {
     }
 }
 
-fn handoff_queue(master: KeptFd, worker: KeptFd) -> Result<HandoffQueue> {
-    Ok(HandoffQueue { master: HandoffEnd(master.adopt()?), worker: HandoffEnd(worker.adopt()?) })
+/// The handoff channel of a worker; a server whose workers are programs is not upgraded.
+fn handoff(queue: &WorkerQueue) -> io::Result<&HandoffQueue> {
+    match queue {
+        WorkerQueue::Handoff(queue) => Ok(queue),
+        _ => Err(io::Error::other("a worker is a program")),
+    }
+}
+
+fn handoff_queue(master: KeptFd, worker: KeptFd) -> Result<WorkerQueue> {
+    let (master, worker) = (HandoffEnd(master.adopt()?), HandoffEnd(worker.adopt()?));
+    Ok(WorkerQueue::Handoff(HandoffQueue { master, worker }))
 }
