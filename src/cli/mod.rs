@@ -221,7 +221,8 @@ fn prepare() -> Result<Option<(About, Server)>, Failure> {
             let no_options: Vec<_> = no_options.map(|word| word.to_string_lossy().into_owned()).collect();
             if is_behind_dashes(cli.handler.len()) {
                 let (path, args) = split(cli.handler)?;
-                let about = About { handler: file_name(&path), is_program: true, ..About::default() };
+                let about =
+                    About { handler: file_name(&path), is_program: true, is_quiet, ..About::default() };
                 return Ok(Some((about, Server::program(&path).args(args).config(config))));
             }
             let no_handlers = cli

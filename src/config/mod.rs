@@ -11,8 +11,8 @@ mod value;
 use crate::error::{Error, ErrorKind, Result};
 pub use address::{Listen, ListenAddr, MAX_LISTENERS};
 pub use settings::{
-    Accept, Config, DeferAccept, Dispatch, Limits, LogLevel, LogTime, Protocol, Ready, Scheduling, Setting, Timeouts,
-    WorkerExit,
+    Accept, Config, DeferAccept, Dispatch, Limits, LogLevel, LogTime, Protocol, Ready, Scheduling, Setting,
+    Timeouts, WorkerExit,
 };
 use std::ffi::OsStr;
 use std::path::Path;
