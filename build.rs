@@ -45,7 +45,7 @@ mod header {
     use std::path::PathBuf;
 
     /// In the order they have in the header.
-    const SECTIONS: [(&str, &str); 16] = [
+    const SECTIONS: [(&str, &str); 17] = [
         ("status", "STATUSES"),
         ("request", "REQUESTS"),
         ("response", "RESPONSES"),

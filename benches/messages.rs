@@ -10,7 +10,9 @@
 //! which makes one connection after the other and reports their rate and latency.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use prefork::{Handler, Kind, MASTER, Message, Messages, Request, Response, Server, Started, Worker};
+use prefork::{
+    Handler, Kind, MASTER, Message, MessageKind, Messages, Request, Response, Server, Started, To, Worker,
+};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -38,11 +40,11 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LUMP_PAUSE: Duration = Duration::from_millis(4);
 
 // Types of messages.
-const ASK: u32 = 1;
-const FLOOD: u32 = 2;
-const LUMP: u32 = 3;
-const TAKEN: u32 = 4;
-const DONE: u32 = 5;
+const ASK: MessageKind = MessageKind(1);
+const FLOOD: MessageKind = MessageKind(2);
+const LUMP: MessageKind = MessageKind(3);
+const TAKEN: MessageKind = MessageKind(4);
+const DONE: MessageKind = MessageKind(5);
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
@@ -151,15 +153,15 @@ fn next(host: &Shared) {
         1 => ask(host, 1),
         2 => (0..64).for_each(|_| ask(host, 64)),
         // The same between a worker and the master, and between two workers.
-        3 => messages.send(1, ASK, &MASTER.to_le_bytes()).unwrap(),
-        4 => messages.send(1, ASK, &2u32.to_le_bytes()).unwrap(),
+        3 => messages.send(To::Worker(1), ASK, &0u32.to_le_bytes()).unwrap(),
+        4 => messages.send(To::Worker(1), ASK, &2u32.to_le_bytes()).unwrap(),
         5 => (0..WINDOW).for_each(|_| lump(host)),
-        6 => messages.send(1, FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
+        6 => messages.send(To::Worker(1), FLOOD, &(GIB / LARGE as u64).to_le_bytes()).unwrap(),
         7 => start_client("client", &host.borrow()),
         8 => start_client("paced", &host.borrow()),
         9 => start_client("lumps", &host.borrow()),
         10 => {
-            messages.send(1, FLOOD, &u64::MAX.to_le_bytes()).unwrap();
+            messages.send(To::Worker(1), FLOOD, &u64::MAX.to_le_bytes()).unwrap();
             start_client("client", &host.borrow());
         }
         11 => start_client("paced", &host.borrow()),
@@ -195,14 +197,14 @@ fn ask(host: &Shared, window: u64) {
         }
         ask(&again, window);
     };
-    h.messages.request(1, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
+    h.messages.request(To::Worker(1), MessageKind(0), &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
 fn lump(host: &Shared) {
     let mut h = host.borrow_mut();
     if h.sent * (LARGE as u64) < GIB {
         h.sent += 1;
-        h.messages.send(1, LUMP, &vec![1; LARGE]).unwrap();
+        h.messages.send(To::Worker(1), LUMP, &vec![1; LARGE]).unwrap();
     }
 }
 
@@ -285,7 +287,10 @@ impl Handler for Bench {
         match message.kind() {
             _ if message.is_request() => worker.reply(message.bytes()).unwrap(),
             ASK => {
-                let to = u32::from_le_bytes(message.bytes().try_into().unwrap());
+                let to = match u32::from_le_bytes(message.bytes().try_into().unwrap()) {
+                    0 => To::Master,
+                    id => To::Worker(id),
+                };
                 let left = Rc::new(RefCell::new(Moved { limit: ROUNDS, ..Moved::default() }));
                 (0..64).for_each(|_| worker_asks(worker, &left, to));
             }
@@ -310,7 +315,7 @@ impl Handler for Bench {
     fn on_request(&mut self, req: &Request<'_>, res: &mut Response) {
         if req.path() == "/lump" {
             // Refused if the machine is too busy for 250 MiB/s.
-            let _ = self.worker.send(3 - self.worker.id(), LUMP, &vec![1; LARGE]);
+            let _ = self.worker.send(To::Worker(3 - self.worker.id()), LUMP, &vec![1; LARGE]);
         }
         if let Some(text) = req.path().strip_prefix("/done/") {
             self.worker.send(MASTER, DONE, text.replace(['/', '-'], " ").as_bytes()).unwrap();
@@ -324,12 +329,12 @@ impl Bench {
         let mut moved = self.moved.borrow_mut();
         if moved.sent < moved.limit {
             moved.sent += 1;
-            self.worker.send(2, LUMP, &vec![1; LARGE]).unwrap();
+            self.worker.send(To::Worker(2), LUMP, &vec![1; LARGE]).unwrap();
         }
     }
 }
 
-fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
+fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: To) {
     let mut r = rounds.borrow_mut();
     if r.sent == r.limit {
         return;
@@ -344,7 +349,7 @@ fn worker_asks(worker: &Worker, rounds: &Rc<RefCell<Moved>>, to: u32) {
         }
         worker_asks(&this, &again, to);
     };
-    worker.request(to, 0, &SMALL, Duration::from_secs(10), answered).unwrap();
+    worker.request(to, MessageKind(0), &SMALL, Duration::from_secs(10), answered).unwrap();
 }
 
 /// The client: makes connections with one request each, one after the other or at a steady rate. With `lumps`, it also makes

@@ -5,7 +5,7 @@
 //!     curl -N http://127.0.0.1:8080/events
 //!     curl -d 'hello' http://127.0.0.1:8080/
 
-use prefork::{ALL, Handler, Kind, Later, Message, Refused, Request, Response, Server, Worker};
+use prefork::{ALL, Handler, Kind, Later, Message, MessageKind, Refused, Request, Response, Server, Worker};
 use std::cell::RefCell;
 use std::error::Error;
 use std::rc::Rc;
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// The clients that wait for events: responses that go on.
 type Clients = Rc<RefCell<Vec<Later>>>;
+
+/// The type of messages to other workers: an event.
+const POSTED: MessageKind = MessageKind(0);
 
 struct Events {
     clients: Clients,
@@ -61,7 +64,9 @@ impl Handler for Events {
                 let text = String::from_utf8_lossy(req.body());
                 let event: String = text.lines().map(|line| format!("data: {line}\n")).collect();
                 publish(&self.clients, &format!("{event}\n"));
-                match Worker::current().map(|worker| worker.send(ALL, 0, format!("{event}\n").as_bytes())) {
+                match Worker::current()
+                    .map(|worker| worker.send(ALL, POSTED, format!("{event}\n").as_bytes()))
+                {
                     Some(Ok(())) => Ok(()),
                     _ => res.status(503),
                 }

@@ -4,6 +4,7 @@
 mod connections;
 mod crash;
 
+use crate::message::MessageKind;
 pub use crate::sys::process::Exit;
 pub use connections::{Connections, Departed, Staying};
 pub use crash::Crash;
@@ -19,7 +20,7 @@ macro_rules! named {
         pub enum $type:ident { $($(#[$doc:meta])* $value:ident $(= $number:literal)? => $name:literal,)* }
     )*) => {$(
         $(#[$attribute])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
         #[non_exhaustive]
         pub enum $type {$(
@@ -48,8 +49,9 @@ macro_rules! named {
 }
 
 /// The identity of a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
 pub struct WorkerInfo {
     /// Its number, from 1; no other worker of the master has had it.
     pub id: u32,
@@ -71,6 +73,7 @@ pub struct WorkerInfo {
 #[non_exhaustive]
 pub enum Event {
     /// The addresses are bound; the first workers follow. On the control socket: the state of the server when the stream begins.
+    #[non_exhaustive]
     Setup {
         /// The name of the server.
         name: String,
@@ -82,16 +85,19 @@ pub enum Event {
         addresses: Vec<String>,
     },
     /// A worker was forked.
+    #[non_exhaustive]
     Fork {
         /// The worker.
         worker: WorkerInfo,
     },
     /// A worker runs.
+    #[non_exhaustive]
     Online {
         /// The worker.
         worker: WorkerInfo,
     },
     /// A worker serves connections of an address.
+    #[non_exhaustive]
     Listening {
         /// The worker.
         worker: WorkerInfo,
@@ -100,16 +106,19 @@ pub enum Event {
         address: Bound,
     },
     /// A worker can serve.
+    #[non_exhaustive]
     Ready {
         /// The worker.
         worker: WorkerInfo,
     },
     /// A worker gets no more connections, on purpose, and finishes what it has.
+    #[non_exhaustive]
     Disconnect {
         /// The worker.
         worker: WorkerInfo,
     },
     /// A worker has ended and was reaped.
+    #[non_exhaustive]
     Exit {
         /// The worker.
         worker: WorkerInfo,
@@ -131,6 +140,7 @@ pub enum Event {
         crash: Option<Box<Crash>>,
     },
     /// The last worker of a generation that was replaced, or rolled back, has ended.
+    #[non_exhaustive]
     Gone {
         /// The generation.
         generation: u32,
@@ -138,26 +148,30 @@ pub enum Event {
         connections: Departed,
     },
     /// A worker has been in one call of its handler for longer than [`crate::Config::timeout`]; SIGABRT follows in a second.
+    #[non_exhaustive]
     Hang {
         /// The worker.
         worker: WorkerInfo,
     },
     /// A worker has sent the master a message; [`crate::Server::on_message`], called next, has its bytes.
+    #[non_exhaustive]
     Message {
         /// The worker.
         worker: WorkerInfo,
         /// The type of the message, which is the worker's to choose.
         #[cfg_attr(feature = "control", serde(rename = "type"))]
-        kind: u32,
+        kind: MessageKind,
         /// Its length (bytes).
         size: usize,
     },
     /// Something went wrong that cost no connection.
+    #[non_exhaustive]
     Error {
         /// The fault in words.
         text: String,
     },
     /// A reload began or ended.
+    #[non_exhaustive]
     Reload {
         /// The state it has reached.
         state: ReloadState,
@@ -176,6 +190,7 @@ pub enum Event {
         connections: Option<Box<Connections>>,
     },
     /// The run is over: the last worker was reaped.
+    #[non_exhaustive]
     Stopped {
         /// Workers that had to be killed because they did not end by themselves after [`crate::Config::drain_timeout`].
         killed: u32,
@@ -335,6 +350,7 @@ impl WorkerState {
 /// The end of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
 pub struct LastExit {
     /// The worker.
     pub worker: WorkerInfo,
@@ -350,6 +366,7 @@ pub struct LastExit {
 /// A state of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum ReloadState {
     /// It began.
     Started,
@@ -400,6 +417,7 @@ impl fmt::Display for ReloadFailure {
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
 pub struct Bound {
     /// As in the settings: `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     #[cfg_attr(feature = "control", serde(skip))]
@@ -422,8 +440,9 @@ impl fmt::Display for Bound {
 }
 
 /// The style in which a handler serves new connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Kind {
     /// As HTTP requests: [`crate::Handler::on_request`].
     #[default]
@@ -444,7 +463,8 @@ impl Kind {
 }
 
 /// The start of a server, reported to [`crate::Server::on_start`] when every worker is ready.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Started {
     /// The addresses bound, as `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53` or `unix:/path`.
     pub addresses: Vec<String>,
@@ -457,7 +477,8 @@ pub struct Started {
 }
 
 /// The end of a run: every worker was reaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stopped {
     /// Workers that the stop had to kill because they did not end by themselves after [`crate::Config::drain_timeout`]; not those that a
     /// second request to stop has killed at once.
@@ -531,6 +552,7 @@ pub struct CodeFile {
 /// The counters of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "control", derive(Serialize, Deserialize))]
+#[non_exhaustive]
 pub struct Totals {
     /// Connections taken.
     pub taken: u64,

@@ -155,6 +155,7 @@ compile_error!(
 );
 
 mod code;
+mod commands;
 pub mod config;
 #[cfg(feature = "control")]
 pub mod control;
@@ -189,6 +190,7 @@ pub mod testing;
 mod unwind;
 mod worker;
 
+pub use commands::Commands;
 pub use config::{Config, LogLevel};
 pub use error::{Error, ErrorKind, Misconfigured, Result};
 pub use event::{
@@ -197,7 +199,7 @@ pub use event::{
     WorkerInfo, WorkerState, WorkerStatus,
 };
 pub use master::router::Messages;
-pub use message::{ALL, MASTER, Message, Undelivered};
+pub use message::{ALL, MASTER, Message, MessageKind, Sender, To, Undelivered};
 pub use role::{Role, role};
 pub use server::{Running, Server};
 /// For the binary alone.

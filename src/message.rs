@@ -20,10 +20,65 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The address of the master in a message.
-pub const MASTER: u32 = 0;
-/// The address of all workers except the sender.
-pub const ALL: u32 = u32::MAX;
+/// The number of the master in a message, for C and on the channel.
+pub(crate) const MASTER_NUMBER: u32 = 0;
+/// The number of all workers except the sender.
+pub(crate) const ALL_NUMBER: u32 = u32::MAX;
+/// The master: [`To::Master`].
+pub const MASTER: To = To::Master;
+/// All workers except the sender: [`To::All`].
+pub const ALL: To = To::All;
+
+/// The receiver of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum To {
+    /// The host program, in the master ([`crate::Server::on_message`]).
+    Master,
+    /// The worker with this id.
+    Worker(u32),
+    /// All workers except the sender; not the master.
+    All,
+}
+
+/// The sender of a message. As a [`To`] it is whom to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sender {
+    /// The host program, in the master.
+    Master,
+    /// The worker with this id.
+    Worker(u32),
+}
+
+impl From<Sender> for To {
+    fn from(sender: Sender) -> Self {
+        match sender {
+            Sender::Master => Self::Master,
+            Sender::Worker(id) => Self::Worker(id),
+        }
+    }
+}
+
+/// `the master`, or `worker 3`
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Master => f.pad("the master"),
+            Self::Worker(id) => f.pad(&format!("worker {id}")),
+        }
+    }
+}
+
+/// The type of a message, of the program's choice: `const VISIT: MessageKind = MessageKind(1);`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct MessageKind(pub u32);
+
+impl fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// The sender or the receiver of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +94,8 @@ pub enum Address {
 impl From<u32> for Address {
     fn from(number: u32) -> Self {
         match number {
-            MASTER => Self::Master,
-            ALL => Self::All,
+            MASTER_NUMBER => Self::Master,
+            ALL_NUMBER => Self::All,
             id => Self::Worker(WorkerId(id)),
         }
     }
@@ -49,9 +104,30 @@ impl From<u32> for Address {
 impl From<Address> for u32 {
     fn from(address: Address) -> Self {
         match address {
-            Address::Master => MASTER,
+            Address::Master => MASTER_NUMBER,
             Address::Worker(WorkerId(id)) => id,
-            Address::All => ALL,
+            Address::All => ALL_NUMBER,
+        }
+    }
+}
+
+impl From<To> for Address {
+    fn from(to: To) -> Self {
+        match to {
+            To::Master => Self::Master,
+            To::All => Self::All,
+            // Those two numbers are no worker's.
+            To::Worker(id) => Self::Worker(WorkerId(id)),
+        }
+    }
+}
+
+impl From<Address> for To {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Master => Self::Master,
+            Address::All => Self::All,
+            Address::Worker(WorkerId(id)) => Self::Worker(id),
         }
     }
 }
@@ -181,14 +257,23 @@ impl<'a> Message<'a> {
         Self { envelope, bytes }
     }
 
-    /// The id of the worker that sent it, or [`crate::MASTER`].
-    pub fn from(&self) -> u32 {
+    /// The sender.
+    pub fn from(&self) -> Sender {
+        match self.envelope.from {
+            Address::Worker(WorkerId(id)) => Sender::Worker(id),
+            // A message comes from one process.
+            Address::Master | Address::All => Sender::Master,
+        }
+    }
+
+    /// The number of the sender in C.
+    pub(crate) fn sender_number(&self) -> u32 {
         self.envelope.from.into()
     }
 
     /// The type that the sender gave it.
-    pub fn kind(&self) -> u32 {
-        self.envelope.kind
+    pub fn kind(&self) -> MessageKind {
+        MessageKind(self.envelope.kind)
     }
 
     /// The content.
@@ -203,7 +288,7 @@ impl<'a> Message<'a> {
 }
 
 /// The reason why a message was not sent, or a request not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Undelivered {

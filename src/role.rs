@@ -1,12 +1,13 @@
 //! The role of this process: none, master, or worker. Readable in any thread.
 
-use crate::message::MASTER;
+use crate::message::MASTER_NUMBER as MASTER;
 use crate::sys::{process, test_thread};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
 /// The role of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Role {
     /// Neither master nor worker: no server runs here, or this is a process that a master's or a worker's user code forked.
     None,

@@ -1,5 +1,6 @@
 //! The embedding API: a [`Server`] before it runs, and the [`Running`] master.
 
+use crate::commands::{self, Commands};
 use crate::config::{Config, LogLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, LastExit, Started, Status, Stopped, WorkerStatus};
@@ -9,6 +10,7 @@ use crate::master::router::{Messages, OnMessage};
 use crate::master::{self, Master, News};
 use crate::message::Message;
 use crate::role::{Role, role};
+use crate::sys::poll::Descriptor;
 use crate::sys::{forks, stderr};
 use crate::unwind::named;
 use crate::worker::Worker;
@@ -19,6 +21,7 @@ use crate::worker::source::{Factory, Inherited, Source};
 use crate::{Conn, Datagram};
 use std::cell::RefCell;
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -38,6 +41,7 @@ pub struct Server {
     pub(crate) callbacks: Callbacks,
     pub(crate) messages: Messages,
     pub(crate) on_log: Option<OnLog>,
+    commands: Commands,
     refused: Option<Error>,
     adopts_orphans: bool,
 }
@@ -166,6 +170,7 @@ impl Server {
             callbacks: Callbacks::default(),
             messages: Messages::default(),
             on_log: None,
+            commands: Commands::default(),
             refused: None,
             adopts_orphans: false,
         }
@@ -244,7 +249,7 @@ impl Server {
         self
     }
 
-    /// Calls `f` in the master with each message that a worker sends to [`crate::MASTER`], at the end of the turn in which it
+    /// Calls `f` in the master with each message that a worker sends to [`crate::To::Master`], at the end of the turn in which it
     /// arrived. [`Messages`] sends the reply, and messages to workers. Without a callback messages to the master are dropped and
     /// requests fail with [`crate::Undelivered::Unanswered`].
     #[must_use]
@@ -269,6 +274,12 @@ impl Server {
     /// The handle that sends messages to workers: in the master while the server runs. Any other call is refused.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
+    }
+
+    /// The handle for commands to the running server, for callbacks, which have no [`Running`]. Any call in another process than the
+    /// master is refused.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     /// Makes this process the master and serves until a signal ends it: TERM, INT and QUIT drain, a second one stops at once.
@@ -332,7 +343,7 @@ impl Server {
             let text = "start: a server that is one process serves in run alone: it has no steps";
             return Err(Error::new(ErrorKind::State, text));
         }
-        let Self { config, source, args, callbacks, messages, adopts_orphans, .. } = self;
+        let Self { config, source, args, callbacks, messages, commands, adopts_orphans, .. } = self;
         let mut master = Master::new(config, source, args, messages.clone())?;
         if adopts_orphans {
             master.adopt_orphans()?;
@@ -340,7 +351,10 @@ impl Server {
         if callbacks.on_event.is_some() {
             master.keep_events();
         }
-        Ok(Running { master, callbacks, messages, _hosted: hosted })
+        let descriptor = Descriptor::of(master.descriptor());
+        let master = Rc::new(RefCell::new(master));
+        commands.open(&master);
+        Ok(Running { master, descriptor, callbacks, messages, _hosted: hosted })
     }
 
     /// Checks all that can be before this process becomes a server. Does not return in a program that an upgrade tries out.
@@ -382,7 +396,9 @@ impl Server {
 /// In any other process (a worker, or a child that the host forked) a method that returns a [`Result`] fails with
 /// [`crate::ErrorKind::State`], the others return what was true when that process was forked, and dropping it does nothing.
 pub struct Running {
-    pub(crate) master: Master,
+    /// Borrowed in a turn, in which a worker may be forked; not while a callback runs.
+    pub(crate) master: Rc<RefCell<Master>>,
+    descriptor: Descriptor,
     callbacks: Callbacks,
     messages: Messages,
     /// Dropped after the master, which logs.
@@ -396,7 +412,7 @@ impl Running {
     /// As [`Server::run`].
     pub fn run(mut self) -> Result<Stopped> {
         // Once is enough: a worker, which is another process, does not return from a turn.
-        self.here()?;
+        self.command(|_| Ok(()))?;
         loop {
             if let Some(stopped) = self.turn(None)? {
                 return Ok(stopped);
@@ -410,32 +426,28 @@ impl Running {
     /// # Errors
     /// As [`Server::run`]. Every worker has ended then.
     pub fn step(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        self.here()?;
+        self.command(|_| Ok(()))?;
         self.turn(patience)
     }
 
     fn turn(&mut self, patience: Option<Duration>) -> Result<Option<Stopped>> {
-        let done = self.master.step(patience);
+        let done = self.master.borrow_mut().step(patience);
         loop {
-            while let Some(news) = self.master.next_news() {
-                if let Err(why) = self.callbacks.tell(news, &self.messages) {
-                    self.master.refuse_reload(why);
+            let news = self.master.borrow_mut().next_news();
+            match news {
+                Some(news) => {
+                    if let Err(why) = self.callbacks.tell(news, &self.messages) {
+                        self.master.borrow_mut().refuse_reload(why);
+                    }
                 }
-            }
-            if !self.master.begin_announced() {
-                return done;
+                None if self.master.borrow_mut().begin_announced() => {}
+                None => return done,
             }
         }
     }
 
-    /// The master, if this process is it, for a command.
-    fn here(&mut self) -> Result<&mut Master> {
-        if self.master.is_here() {
-            self.master.read_clock();
-            Ok(&mut self.master)
-        } else {
-            Err(Error::new(ErrorKind::State, "the server runs in another process"))
-        }
+    fn command<T>(&mut self, command: impl FnOnce(&mut Master) -> Result<T>) -> Result<T> {
+        commands::with(&self.master, command)
     }
 
     /// The handle that sends messages to workers; every call is refused in any process except the master.
@@ -445,7 +457,7 @@ impl Running {
 
     /// The time after which to call [`Running::step`] although the descriptor ([`AsFd`]) is not readable; `None` is never.
     pub fn timeout(&self) -> Option<Duration> {
-        self.master.timeout()
+        self.master.borrow().timeout()
     }
 
     /// Replaces all workers by a new generation, one after the other; an [`Event::Reload`] reports the outcome. It begins in the next
@@ -454,7 +466,7 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::State`]: the server is stopping.
     pub fn reload(&mut self) -> Result<()> {
-        self.here()?.reload()
+        self.command(Master::reload)
     }
 
     /// Has the file now at the program's path take this program's place, in this process and with its workers, after a trial, and then
@@ -464,7 +476,7 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::State`]: the server is stopping, an upgrade is under way, or the feature `control` is missing.
     pub fn upgrade(&mut self) -> Result<()> {
-        self.here()?.upgrade()
+        self.command(Master::upgrade)
     }
 
     /// Sets the number of workers, 1 to 1024; if there are fewer than before, those in the highest slots leave.
@@ -473,7 +485,7 @@ impl Running {
     /// [`crate::ErrorKind::Config`]: the number is out of range; [`crate::ErrorKind::State`]: the first workers are not all ready
     /// yet, or the server is stopping; [`crate::ErrorKind::System`]: the hard limit on open descriptors is too low for that many.
     pub fn scale(&mut self, workers: usize) -> Result<()> {
-        self.here()?.scale(workers)
+        self.command(|master| master.scale(workers))
     }
 
     /// Starts one more worker and returns its slot, the highest. This worker and its successors in the slot have these variables
@@ -482,7 +494,7 @@ impl Running {
     /// # Errors
     /// As [`Running::scale`]; [`crate::ErrorKind::Config`] also if a name or value cannot be that of a variable.
     pub fn fork(&mut self, environment: &[(&str, &str)]) -> Result<usize> {
-        self.here()?.fork_worker(environment)
+        self.command(|master| master.fork_worker(environment))
     }
 
     /// Drains a worker and starts its successor at once. After `patience` (in whole milliseconds; `None`: [`Config::drain_timeout`]; zero:
@@ -491,7 +503,7 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::Gone`]: there is no such worker.
     pub fn drain(&mut self, id: u32, patience: Option<Duration>) -> Result<()> {
-        self.here()?.drain_worker(id, patience)
+        self.command(|master| master.drain_worker(id, patience))
     }
 
     /// Sends a signal to a worker (kill(2)); 0 only checks that it exists. If the signal ends the worker, the reason is
@@ -501,7 +513,7 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::Gone`]: there is no such worker; [`crate::ErrorKind::System`]: kill(2) failed.
     pub fn kill(&mut self, id: u32, signal: i32) -> Result<()> {
-        self.here()?.signal_worker(id, signal)
+        self.command(|master| master.signal_worker(id, signal))
     }
 
     /// Begins an orderly stop, which drains all workers; a second call kills them. Keep stepping until the last one is reaped.
@@ -509,28 +521,48 @@ impl Running {
     /// # Errors
     /// [`crate::ErrorKind::State`]: this process is not the master.
     pub fn stop(&mut self) -> Result<()> {
-        self.here()?.stop();
-        Ok(())
+        self.command(|master| {
+            master.stop();
+            Ok(())
+        })
     }
 
     /// The status as of the last [`Running::step`], with counters as of now.
     pub fn status(&self) -> Status {
-        self.master.status()
+        self.master.borrow().status()
     }
 
     /// A worker, until it is reaped; then `None`.
     pub fn worker(&self, id: u32) -> Option<WorkerStatus> {
-        self.master.worker(id)
+        self.master.borrow().worker(id)
     }
 
     /// The last worker of a slot (from 0) that has ended, if there is one and the slot still exists.
     pub fn last_exit(&self, slot: usize) -> Option<LastExit> {
-        self.master.last_exit(slot)
+        self.master.borrow().last_exit(slot)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let handler = self.source.name();
+        f.debug_struct("Server")
+            .field("handler", &handler)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Borrowed only in a worker.
+        let state = self.master.try_borrow().map(|master| master.status().state);
+        f.debug_struct("Running").field("state", &state.ok()).finish_non_exhaustive()
     }
 }
 
 impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.master.descriptor()
+        self.descriptor.as_fd()
     }
 }

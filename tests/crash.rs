@@ -42,7 +42,7 @@ fn a_panic_is_answered_with_500_and_the_worker_survives() {
     let demo = [env!("CARGO_BIN_EXE_prefork"), "demo", "--workers", "2", "--listen", "127.0.0.1:0"];
     let mut server = Start::new(Style::Request).program(demo).start();
     server.says("panicked at");
-    server.says("on_request: GET /panic: panicked");
+    server.says("on_request: GET /panic from ");
     server.says("demo: asked to panic");
     server.may_say("note: run with `RUST_BACKTRACE");
     let pids = server.workers();

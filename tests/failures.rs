@@ -52,10 +52,9 @@ fn an_error_is_logged_with_its_causes_and_the_request() {
         client.send(b"POST /orders/7?x=%20 HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n").unwrap();
         assert_eq!(client.http_answer().unwrap().status, 500, "{error}");
         let line = line(&server, "on_request");
-        assert!(
-            line.starts_with("on_request: POST /orders/7?x=%20: look up the customer: "),
-            "{error}: {line}"
-        );
+        let start =
+            format!("on_request: POST /orders/7?x=%20 from {}: look up the customer: ", client.local());
+        assert!(line.starts_with(&start), "{error}: {line}");
         assert!(line.ends_with("no route"), "{error}: {line}");
         assert_eq!(line.matches("no route").count(), 1, "{error}: {line}");
         server.stop();
@@ -67,7 +66,8 @@ fn a_worker_that_cannot_start_says_why_with_all_causes() {
     for (how, code) in [("factory", 1), ("start", 1), ("wrong", 78), ("wrapped", 78), ("start-wrong", 78)] {
         let refused = program(Style::Request, &["start", how]).refused();
         assert_eq!(refused.code, Some(code), "{how}: {refused:?}");
-        assert_eq!(refused.stderr, format!("built-in: {CAUSES}\n"), "{how}");
+        let (program, why) = refused.stderr.split_once(": ").unwrap();
+        assert!(program.ends_with("/faults") && why == format!("{CAUSES}\n"), "{how}: {refused:?}");
     }
 }
 
@@ -96,7 +96,8 @@ fn what_a_client_has_sent_is_shortened_and_escaped() {
     let target = format!("/\"{}", "a".repeat(3000));
     client.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
     assert_eq!(client.http_answer().unwrap().status, 500);
-    let expected = format!("on_request: GET /\\\"{}...: two\\nlines", "a".repeat(198));
+    let expected =
+        format!("on_request: GET /\\\"{}... from {}: two\\nlines", "a".repeat(198), client.local());
     assert_eq!(line(&server, "on_request"), expected);
     server.stop();
 }
@@ -111,7 +112,7 @@ fn a_panic_is_logged_with_the_request_or_the_client() {
     let mut client = server.connect();
     client.send(b"GET /p HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
     assert_eq!(client.http_answer().unwrap().status, 500);
-    assert_eq!(line(&server, "on_request"), "on_request: GET /p: panicked");
+    assert_eq!(line(&server, "on_request"), format!("on_request: GET /p from {}: panicked", client.local()));
     server.stop();
 
     for (style, name, callback) in

@@ -138,7 +138,7 @@ fn all_that_a_worker_has_is_there() {
     assert_eq!(ask(&mut client, "/args"), ok("[]"));
     assert_eq!(ask(&mut client, "/refused").0, 403);
     wait_until("the timer beats", || ask(&mut client, "/beats").1.parse::<u32>().unwrap() > 2);
-    for line in ["panicked at", "on purpose", "note:", "on_request: GET /panic: panicked"] {
+    for line in ["panicked at", "on purpose", "note:", "on_request: GET /panic from "] {
         server.says(line);
     }
     assert_eq!(get(&server, "/panic").0, 500);

@@ -324,8 +324,8 @@ fn a_rust_handler_does_the_same() {
     assert_eq!(client.http_answer().unwrap().body, "resumed");
     // Not at all.
     server.says("a response was dropped before its end");
-    server.says("on_request: GET /error: on purpose");
-    server.says("on_request: GET /panic: panicked");
+    server.says("on_request: GET /error from ");
+    server.says("on_request: GET /panic from ");
     server.says("panicked at");
     server.may_say("on purpose");
     server.may_say("RUST_BACKTRACE");

@@ -3,7 +3,8 @@
 
 use prefork::testing::TestWorker;
 use prefork::{
-    ALL, Conn, EndReason, Handler, Kind, Later, MASTER, Message, Request, Response, Take, Undelivered, Worker,
+    ALL, Conn, EndReason, Handler, Kind, Later, MASTER, Message, MessageKind, Request, Response, Sender,
+    Take, To, Undelivered, Worker,
 };
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -358,19 +359,25 @@ impl Handler for Counter {
         let worker = Worker::current().unwrap();
         match &data[..] {
             b"publish" => worker.publish("news", b"extra ").unwrap(),
-            b"message" => worker.send(MASTER, 7, b"to the master").unwrap(),
-            b"self" => worker.send(worker.id(), 8, b"to itself").unwrap(),
-            b"all" => worker.send(ALL, 9, b"to all").unwrap(),
+            b"message" => worker.send(MASTER, MessageKind(7), b"to the master").unwrap(),
+            b"self" => worker.send(To::Worker(worker.id()), MessageKind(8), b"to itself").unwrap(),
+            b"all" => worker.send(ALL, MessageKind(9), b"to all").unwrap(),
             b"ask" => {
                 let id = conn.id();
                 worker
-                    .request(77, 10, b"how many", Duration::from_secs(5), move |reply| {
-                        let text = match reply {
-                            Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                            Err(e) => e.to_string(),
-                        };
-                        Worker::current().unwrap().conn(id).unwrap().write(text.as_bytes()).unwrap();
-                    })
+                    .request(
+                        To::Worker(77),
+                        MessageKind(10),
+                        b"how many",
+                        Duration::from_secs(5),
+                        move |reply| {
+                            let text = match reply {
+                                Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                                Err(e) => e.to_string(),
+                            };
+                            Worker::current().unwrap().conn(id).unwrap().write(text.as_bytes()).unwrap();
+                        },
+                    )
                     .unwrap();
             }
             _ => {
@@ -389,7 +396,7 @@ impl Handler for Counter {
     fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
         let text = format!("{} {} {}", message.from(), message.kind(), message.bytes().escape_ascii());
         self.log.borrow_mut().push(text);
-        if message.is_request() && message.kind() != 0 {
+        if message.is_request() && message.kind() != MessageKind(0) {
             worker.reply(b"an answer").unwrap();
         }
     }
@@ -480,17 +487,17 @@ fn messages_go_to_other_workers_or_to_the_test() {
     }
     client.expect("extra ");
     listener.expect("extra ");
-    assert_eq!(*log.borrow(), ["1 8 to itself"]);
-    assert_eq!(*elsewhere.borrow(), ["1 9 to all"]);
+    assert_eq!(*log.borrow(), ["worker 1 8 to itself"]);
+    assert_eq!(*elsewhere.borrow(), ["worker 1 9 to all"]);
     let sent = worker.sent();
-    let brief: Vec<_> = sent.iter().map(|m| (m.to, m.kind, &m.bytes[..], m.topic.as_deref())).collect();
+    let brief: Vec<_> = sent.iter().map(|m| (m.to, m.kind.0, &m.bytes[..], m.topic.as_deref())).collect();
     assert_eq!(
         brief,
         [
             (ALL, 0, &b"extra "[..], Some("news")),
             (MASTER, 7, b"to the master", None),
             (ALL, 9, b"to all", None),
-            (77, 10, b"how many", None),
+            (To::Worker(77), 10, b"how many", None),
         ]
     );
     assert_eq!(worker.reply(&sent[1], Ok(b"")), Err(Undelivered::Impossible));
@@ -502,10 +509,10 @@ fn messages_go_to_other_workers_or_to_the_test() {
     client.send("ask");
     worker.reply(&worker.sent()[1], Err(Undelivered::Full)).unwrap();
     client.expect(Undelivered::Full.to_string());
-    worker.message(MASTER, 1, "hello").unwrap();
-    assert_eq!(worker.ask(5, 2, "well?").unwrap(), b"an answer");
-    assert_eq!(worker.ask(5, 0, "well?"), Err(Undelivered::Unanswered));
-    assert_eq!(log.borrow()[1..], ["0 1 hello", "5 2 well?", "5 0 well?"]);
+    worker.message(Sender::Master, MessageKind(1), "hello").unwrap();
+    assert_eq!(worker.ask(Sender::Worker(5), MessageKind(2), "well?").unwrap(), b"an answer");
+    assert_eq!(worker.ask(Sender::Worker(5), MessageKind(0), "well?"), Err(Undelivered::Unanswered));
+    assert_eq!(log.borrow()[1..], ["the master 1 hello", "worker 5 2 well?", "worker 5 0 well?"]);
 }
 
 #[test]

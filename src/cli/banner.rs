@@ -41,11 +41,9 @@ pub fn distribution(config: &Config) -> String {
 
 fn text(started: &Started, about: &About) -> String {
     let About { handler, is_program, distribution, no_options, no_handlers, .. } = about;
-    let guessed = Started {
-        kind: guess(*is_program, started.kind),
-        kinds: started.kinds.iter().map(|kind| guess(*is_program, *kind)).collect(),
-        ..started.clone()
-    };
+    let mut guessed = started.clone();
+    guessed.kind = guess(*is_program, started.kind);
+    guessed.kinds.iter_mut().for_each(|kind| *kind = guess(*is_program, *kind));
     let started = &guessed;
     let kinds = started.kinds.iter().copied().chain(std::iter::repeat(started.kind));
     let urls: Vec<_> = started.addresses.iter().zip(kinds).map(|(a, kind)| url(a, kind)).collect();
@@ -132,8 +130,14 @@ mod tests {
     use super::*;
 
     fn banner(addresses: &[&str], workers: usize, kind: Kind) -> String {
-        let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-        text(&Started { addresses, workers, kind, kinds: Vec::new() }, &about(&[]))
+        text(&started(addresses, workers, kind), &about(&[]))
+    }
+
+    fn started(addresses: &[&str], workers: usize, kind: Kind) -> Started {
+        let mut started = Started::default();
+        started.addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
+        (started.workers, started.kind) = (workers, kind);
+        started
     }
 
     fn about(no_options: &[&str]) -> About {
@@ -149,8 +153,7 @@ mod tests {
 
     #[test]
     fn an_option_behind_the_handler_is_told_before_the_last_line() {
-        let started =
-            Started { addresses: vec!["[::1]:80".into()], workers: 2, kind: Kind::Stream, kinds: Vec::new() };
+        let started = started(&["[::1]:80"], 2, Kind::Stream);
         let text = text(&started, &about(&["-w", "--listen=:80"]));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[2].starts_with("-w --listen=:80: for hello.so, behind"), "{text}");
@@ -206,12 +209,7 @@ mod tests {
 
     #[test]
     fn no_name_adds_a_line() {
-        let started = Started {
-            addresses: vec!["unix:/a\nb".into()],
-            workers: 1,
-            kind: Kind::Stream,
-            kinds: Vec::new(),
-        };
+        let started = started(&["unix:/a\nb"], 1, Kind::Stream);
         let about = About { handler: "x\ny.so".into(), ..About::default() };
         assert_eq!(text(&started, &about).lines().count(), 3);
     }

@@ -10,7 +10,8 @@ use std::str::FromStr;
 pub const MAX_LISTENERS: usize = 64;
 
 /// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ListenAddr {
     /// TCP. Port 0 takes a free one.
     Tcp(SocketAddr),
@@ -25,7 +26,8 @@ pub enum ListenAddr {
 }
 
 /// An address to listen on, and the name by which a handler knows it ([`crate::Worker::serve`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Listen {
     /// The name; empty if it has none. Several addresses may have the same.
     pub name: String,

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// One setting.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Setting {
     /// Its name, in [`Config::set`] and on the command line.
     pub name: &'static str,
@@ -38,7 +40,8 @@ pub struct Setting {
 }
 
 /// How a worker is chosen for a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dispatch {
     /// The next worker in turn that has room.
     #[default]
@@ -52,7 +55,8 @@ pub enum Dispatch {
 
 /// The process that accepts connections. Only a master that does can reclaim those that a worker does not take; the other two save
 /// the master's work, for short connections on many cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Accept {
     /// The master, which hands each off to a worker.
     #[default]
@@ -66,7 +70,8 @@ pub enum Accept {
 }
 
 /// When the kernel holds a TCP connection until its first bytes come (`TCP_DEFER_ACCEPT`, tcp(7)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DeferAccept {
     /// If the handler takes HTTP requests, whose clients speak first: for about a second, then a silent one is accepted too.
     /// Inherited sockets are left as they are.
@@ -79,7 +84,8 @@ pub enum DeferAccept {
 }
 
 /// The scheduling policy (sched(7)) of the master and the workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Scheduling {
     /// `SCHED_BATCH` for the master alone, while it accepts thousands of connections a second and does not wait long for a CPU: not
     /// beside programs that keep the CPUs busy. Otherwise, and if `/proc` does not tell how long it waits, as with [`Self::Normal`].
@@ -204,7 +210,7 @@ macro_rules! settings {
         $( @parts { $( $(#[doc = $part_doc:literal])* $part:ident: $part_type:ty, )* } )?
     ) => {
         $(#[$attr])*
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct $struct {
             $( $(#[doc = $doc])* pub $field: $type, )*

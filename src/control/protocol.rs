@@ -234,6 +234,7 @@ fn is_zero(n: &u64) -> bool {
 mod tests {
     use super::*;
     use crate::event::{Bound, Family, Reason};
+    use crate::message::MessageKind;
     use proptest::prelude::*;
 
     fn text(line: &impl Serialize) -> String {
@@ -350,7 +351,7 @@ mod tests {
                 format!(r#"{{"event":"exit",{who},"exit":{{"code":0}},"reason":"reload","intended":true,"connections":{counts}}}"#),
             ),
             (
-                Event::Message { worker, kind: 5, size: 64 },
+                Event::Message { worker, kind: MessageKind(5), size: 64 },
                 format!(r#"{{"event":"message",{who},"type":5,"size":64}}"#),
             ),
             (

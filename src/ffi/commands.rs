@@ -107,7 +107,7 @@ pub unsafe extern "C" fn prefork_server_timeout(server: *const prefork_server) -
 pub unsafe extern "C" fn prefork_server_step(server: *mut prefork_server, timeout_ms: c_int) -> c_int {
     guard(|| {
         // SAFETY: `server` is NULL or lent to the caller.
-        if !running(unsafe { borrow(server) }?)?.master.is_here() {
+        if !running(unsafe { borrow(server) }?)?.master.borrow().is_here() {
             return Err(prefork_status::PREFORK_STATE);
         }
         // SAFETY: as above; the caller uses it in no other call meanwhile, except in callbacks.

@@ -299,7 +299,7 @@ pub(super) fn tell(event: &Event, call: impl FnOnce(*const prefork_event)) {
                 told.stderr_lines = string(&failure.stderr.join("\n"));
             }
         }
-        Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (*kind, *size),
+        Event::Message { kind, size, .. } => (told.message_type, told.message_size) = (kind.0, *size),
         Event::Stopped { killed, cut } => (told.killed, told.cut) = (*killed, *cut),
         _ => {}
     }

@@ -370,7 +370,7 @@ impl Handler for Callbacks {
 
     fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
         if let Some(on_message) = self.module.on_message {
-            let (bytes, from, kind) = (message.bytes(), message.from(), message.kind());
+            let (bytes, from, kind) = (message.bytes(), message.sender_number(), message.kind().0);
             // SAFETY: as in `start`.
             unsafe { on_message(lend(worker), from, kind, bytes.as_ptr().cast(), bytes.len(), self.state) }
         }

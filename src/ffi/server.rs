@@ -12,8 +12,9 @@ use crate::config::Config;
 use crate::log::OnLog;
 use crate::master;
 use crate::master::router::OnMessage;
+use crate::message::Address;
 use crate::server::{Callbacks as HostCallbacks, OnEvent, OnReload, OnStart};
-use crate::{Error, ErrorKind, Event, Message, Messages, Running, Server, Started, Stopped};
+use crate::{Error, ErrorKind, Event, Message, MessageKind, Messages, Running, Server, Started, Stopped};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -472,7 +473,7 @@ pub unsafe extern "C" fn prefork_server_on_message(
     let set = |this: &mut prefork_server| {
         this.callbacks.on_message = on_message.map(|call| {
             let call = move |_: &Messages, message: &Message<'_>| {
-                let (bytes, from, kind) = (message.bytes(), message.from(), message.kind());
+                let (bytes, from, kind) = (message.bytes(), message.sender_number(), message.kind().0);
                 // SAFETY: a callback and a state that were given for this; the server is not borrowed, nor freed meanwhile.
                 unsafe { call(server, from, kind, bytes.as_ptr().cast(), bytes.len(), state) }
             };
@@ -506,7 +507,7 @@ pub unsafe extern "C" fn prefork_server_send(
         // SAFETY: `server` is NULL or lent to the caller.
         let server = unsafe { borrow(server) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        answered(server.messages.send(to, r#type, unsafe { bytes(data, size) }?))
+        answered(server.messages.send(Address::from(to), MessageKind(r#type), unsafe { bytes(data, size) }?))
     })
 }
 
@@ -546,11 +547,17 @@ pub unsafe extern "C" fn prefork_server_request(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         let deadline = Duration::from_millis(deadline_ms.into());
-        answered(this.messages.request(to, r#type, data, deadline, move |result| {
-            let (status, data, size) = reply_parts(result);
-            // SAFETY: a callback and an argument that were given for this; the server is not freed while it runs.
-            unsafe { on_reply(server, status, data, size, arg) }
-        }))
+        answered(this.messages.request(
+            Address::from(to),
+            MessageKind(r#type),
+            data,
+            deadline,
+            move |result| {
+                let (status, data, size) = reply_parts(result);
+                // SAFETY: a callback and an argument that were given for this; the server is not freed while it runs.
+                unsafe { on_reply(server, status, data, size, arg) }
+            },
+        ))
     })
 }
 
@@ -692,9 +699,9 @@ impl prefork_server {
 
     /// Makes this process the master. The settings stay here, so that the server may run again.
     fn start(&mut self, config: Config) -> std::result::Result<(), Refusal> {
-        let mut running = self.make(config)?.start()?;
+        let running = self.make(config)?.start()?;
         if self.callbacks.on_event.is_some() {
-            running.master.keep_events();
+            running.master.borrow_mut().keep_events();
         }
         self.running = Some(Box::new(running));
         Ok(())
@@ -786,19 +793,20 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
     if this.is_busy {
         return Err(prefork_status::PREFORK_STATE);
     }
-    let mut running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
+    let running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
     this.is_busy = true;
     // The server is not borrowed meanwhile: a worker does not return from here, and its callbacks may use the server.
-    let done = running.master.step(patience);
+    let done = running.master.borrow_mut().step(patience);
     // SAFETY: what the caller promises.
     unsafe { borrow_mut(server) }?.running = Some(running);
     loop {
         // SAFETY: what the caller promises; no borrow outlives the round, so that a callback may use the server.
         let this = unsafe { borrow_mut(server) }?;
-        let Some(news) = this.running.as_mut().and_then(|running| running.master.next_news()) else {
-            let mut running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
+        let Some(news) = this.running.as_mut().and_then(|running| running.master.borrow_mut().next_news())
+        else {
+            let running = this.running.take().ok_or(prefork_status::PREFORK_STATE)?;
             // As above: this may fork a worker.
-            let has_begun = running.master.begin_announced();
+            let has_begun = running.master.borrow_mut().begin_announced();
             // SAFETY: as above.
             let this = unsafe { borrow_mut(server) }?;
             this.running = Some(running);
@@ -814,7 +822,7 @@ pub(super) unsafe fn step(server: *mut prefork_server, patience: Option<Duration
         let this = unsafe { borrow_mut(server) }?;
         this.callbacks = callbacks;
         if let (Err(why), Some(running)) = (told, &mut this.running) {
-            running.master.refuse_reload(why);
+            running.master.borrow_mut().refuse_reload(why);
         }
     }
 }

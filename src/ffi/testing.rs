@@ -7,9 +7,10 @@ use super::request::prefork_slice;
 use super::status::{answered, prefork_status};
 use super::worker::prefork_worker;
 use crate::log::log;
+use crate::message::{Address, MASTER_NUMBER, MessageKind, Sender};
 use crate::testing::{TestClient, TestMessage, TestOptions, TestRequest, TestResponse, TestWorker};
 use crate::worker::failure::StartFailure;
-use crate::{ErrorKind, Handler, MASTER};
+use crate::{ErrorKind, Handler};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -791,7 +792,11 @@ pub unsafe extern "C" fn prefork_test_message(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         test.with_worker("message", |worker, _| {
-            worker.message(from, r#type, data)?;
+            let from = match from {
+                MASTER_NUMBER => Sender::Master,
+                id => Sender::Worker(id),
+            };
+            worker.message(from, MessageKind(r#type), data)?;
             done()
         })
     })
@@ -818,11 +823,11 @@ pub unsafe extern "C" fn prefork_test_sent(
             let inner = &mut *test.inner.borrow_mut();
             inner.sent.extend(new);
             if inner.sent.is_empty() {
-                return Ok((MASTER, 0, no_slice()));
+                return Ok((MASTER_NUMBER, 0, no_slice()));
             }
             let message = inner.sent.remove(0);
             inner.message = message.bytes;
-            Ok((message.to, message.kind, prefork_slice::of(&inner.message)))
+            Ok((Address::from(message.to).into(), message.kind.0, prefork_slice::of(&inner.message)))
         })?;
         // SAFETY: NULL or writable, as the caller promises.
         if let Some(to) = unsafe { to.as_mut() } {

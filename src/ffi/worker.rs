@@ -3,7 +3,8 @@
 use super::event::exit_of;
 use super::guard::{Opaque, borrow, borrow_anywhere, bytes, fill, guard, lend};
 use super::status::{answered, prefork_status};
-use crate::{Role, Undelivered, Worker, WorkerStatus, role};
+use crate::message::Address;
+use crate::{MessageKind, Role, Undelivered, Worker, WorkerStatus, role};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::time::{Duration, UNIX_EPOCH};
@@ -306,7 +307,7 @@ pub unsafe extern "C" fn prefork_worker_send(
         // SAFETY: `worker` is NULL or lent to the caller.
         let worker = unsafe { borrow(worker) }?;
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
-        answered(worker.send(to, r#type, unsafe { bytes(data, size) }?))
+        answered(worker.send(Address::from(to), MessageKind(r#type), unsafe { bytes(data, size) }?))
     })
 }
 
@@ -351,7 +352,7 @@ pub unsafe extern "C" fn prefork_worker_request(
         // SAFETY: `data` is NULL or has `size` bytes that live until return.
         let data = unsafe { bytes(data, size) }?;
         let deadline = Duration::from_millis(deadline_ms.into());
-        answered(this.request(to, r#type, data, deadline, move |result| {
+        answered(this.request(Address::from(to), MessageKind(r#type), data, deadline, move |result| {
             let (status, data, size) = reply_parts(result);
             // SAFETY: the caller gave both for this call; the worker lives as long as the process.
             unsafe { on_reply(worker, status, data, size, arg) }

@@ -9,6 +9,7 @@ use super::{Master, News};
 use crate::event::{Bound, Crash, Event, Exit, Kind, LastExit, Reason, ReloadState, Started, WorkerInfo};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::log::{counted, log};
+use crate::message::MessageKind;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -172,7 +173,7 @@ impl Master {
         if (self.report.wants_events || self.control.has_followers())
             && let Some(worker) = self.pool.workers.get(id).map(WorkerEntry::info)
         {
-            self.publish(Event::Message { worker, kind, size });
+            self.publish(Event::Message { worker, kind: MessageKind(kind), size });
         }
     }
 

@@ -7,10 +7,11 @@ use super::check;
 use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT};
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 /// The conditions that a descriptor is watched for. End of file and errors are reported in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Interest {
     /// There is something to read.
     pub read: bool,
@@ -129,4 +130,22 @@ fn control_number(
 pub fn descriptor(poll: &mio::Poll) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as `poll` lives, which the result borrows.
     unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+}
+
+/// The descriptor of a poll, for an owner that cannot lend the poll itself. The owner keeps the poll as long as this.
+#[derive(Debug)]
+pub struct Descriptor(RawFd);
+
+impl Descriptor {
+    /// That of this poll.
+    pub fn of(poll: BorrowedFd<'_>) -> Self {
+        Self(poll.as_raw_fd())
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: open as long as the poll, which the owner of this keeps.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
 }

@@ -20,12 +20,13 @@ pub struct Process {
 }
 
 /// The end of a process. In JSON: `{"code":0}`, `{"signal":"SIGSEGV","core":true}`, or `{}` if it is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "control",
     derive(serde::Serialize, serde::Deserialize),
     serde(into = "ExitJson", from = "ExitJson")
 )]
+#[non_exhaustive]
 pub enum Exit {
     /// It exited with this code.
     Code(i32),

@@ -13,7 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Kind, WorkerStatus};
 use crate::handoff;
 use crate::ids::{Generation, ListenerId, Page, Slot, WorkerId};
-use crate::message::{self, Address, Channel, Envelope, MASTER, Purpose, Undelivered};
+use crate::message::{
+    self, Address, Channel, Envelope, MASTER_NUMBER, MessageKind, Purpose, Sender, To, Undelivered,
+};
 use crate::scoreboard::Scoreboard;
 use crate::sys::datagram::{self, LARGEST, Origin};
 use crate::sys::test_thread::{self, Stay};
@@ -68,10 +70,10 @@ pub struct TestOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TestMessage {
-    /// The receiver: the number of a worker, [`crate::MASTER`] or [`crate::ALL`].
-    pub to: u32,
+    /// The receiver.
+    pub to: To,
     /// The type that the sender gave it; 0 for a publication.
-    pub kind: u32,
+    pub kind: MessageKind,
     /// The content.
     pub bytes: Vec<u8>,
     /// The topic, if it is a publication.
@@ -88,9 +90,16 @@ impl TestMessage {
         let published = (purpose == Purpose::Publication).then(|| bytes.split_at_checked(kind as usize));
         if let Some(Some((topic, content))) = published {
             let topic = Some(String::from_utf8_lossy(topic).into_owned());
-            return Self { to: to.into(), kind: 0, bytes: content.to_vec(), topic, is_request, request };
+            return Self {
+                to: to.into(),
+                kind: MessageKind(0),
+                bytes: content.to_vec(),
+                topic,
+                is_request,
+                request,
+            };
         }
-        Self { to: to.into(), kind, bytes, topic: None, is_request, request }
+        Self { to: to.into(), kind: MessageKind(kind), bytes, topic: None, is_request, request }
     }
 }
 
@@ -232,7 +241,7 @@ impl TestOptions {
             }
         }
         let id = self.id.unwrap_or_else(stage::free_id);
-        if id == MASTER || stage::is_taken(id) {
+        if id == MASTER_NUMBER || stage::is_taken(id) {
             return Err(Error::new(ErrorKind::State, format!("a worker of this thread has the number {id}")));
         }
         let place = self.place(id, is_lenient, open)?;
@@ -607,19 +616,19 @@ impl TestWorker {
         (0..stepped.worker().listeners().len()).any(|at| stepped.kind_at(at) == Some(Kind::Request))
     }
 
-    /// Sends the handler a message ([`crate::Handler::on_message`]) from a worker of this number, or from [`crate::MASTER`].
+    /// Sends the handler a message ([`crate::Handler::on_message`]) from a worker, or from the master.
     ///
     /// # Errors
     /// [`Undelivered::TooLarge`], [`Undelivered::Gone`].
     #[track_caller]
     pub fn message(
         &self,
-        from: u32,
-        kind: u32,
+        from: Sender,
+        kind: MessageKind,
         bytes: impl AsRef<[u8]>,
     ) -> std::result::Result<(), Undelivered> {
-        let (from, to) = (Address::from(from), Address::Worker(WorkerId(self.place.id)));
-        let envelope = Envelope { purpose: Purpose::Message, from, to, kind, request: 0 };
+        let (from, to) = (Address::from(To::from(from)), Address::Worker(WorkerId(self.place.id)));
+        let envelope = Envelope { purpose: Purpose::Message, from, to, kind: kind.0, request: 0 };
         self.place.send(&envelope, bytes.as_ref())?;
         stage::settle();
         Ok(())
@@ -632,16 +641,18 @@ impl TestWorker {
     #[track_caller]
     pub fn ask(
         &self,
-        from: u32,
-        kind: u32,
+        from: Sender,
+        kind: MessageKind,
         bytes: impl AsRef<[u8]>,
     ) -> std::result::Result<Vec<u8>, Undelivered> {
         thread_local! {
             static LAST: Cell<u64> = const { Cell::new(1 << 48) };
         }
         LAST.set(LAST.get() + 1);
-        let (from, to, request) = (Address::from(from), Address::Worker(WorkerId(self.place.id)), LAST.get());
-        self.place.send(&Envelope { purpose: Purpose::Request, from, to, kind, request }, bytes.as_ref())?;
+        let (from, to, request) =
+            (Address::from(To::from(from)), Address::Worker(WorkerId(self.place.id)), LAST.get());
+        self.place
+            .send(&Envelope { purpose: Purpose::Request, from, to, kind: kind.0, request }, bytes.as_ref())?;
         stage::settle();
         let mut replies = self.place.replies.borrow_mut();
         let at = replies.iter().position(|(of, _)| *of == request);

@@ -19,7 +19,7 @@ use read_write::Times;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::ffi::c_void;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -34,6 +34,13 @@ const KEEP: usize = 256 * 1024;
 /// what was read last.
 fn mark(unsent: usize) -> usize {
     unsent / 2
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ended = self.fd.try_borrow().is_ok_and(|fd| fd.is_none());
+        f.debug_struct("Conn").field("id", &self.id.get()).field("ended", &ended).finish_non_exhaustive()
+    }
 }
 
 /// A connection whose bytes a handler reads and writes itself.
@@ -98,7 +105,8 @@ pub struct Conn {
 }
 
 /// What becomes of a stream whose client reads too slowly for what is published to its topics ([`Conn::set_slow`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Slow {
     /// It does not get what it has no room for.
     #[default]

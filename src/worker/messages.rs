@@ -2,7 +2,9 @@
 
 use super::this_worker::Worker;
 use crate::ids::WorkerId;
-use crate::message::{Address, Envelope, Notice, OnReply, Outbox, Purpose, Requests, Room, Undelivered};
+use crate::message::{
+    Address, Envelope, MessageKind, Notice, OnReply, Outbox, Purpose, Requests, Room, To, Undelivered,
+};
 use crate::role::{Role, role};
 use crate::sys::time::Time;
 use std::cell::{Cell, RefCell};
@@ -27,8 +29,8 @@ pub struct WorkerMessages {
 }
 
 impl Worker {
-    /// Sends a message of a type of your own to another worker by its id, to [`crate::MASTER`], or to [`crate::ALL`] other
-    /// workers (not the master). Never waits: bytes that the channel does not take at once are sent when the running callback
+    /// Sends a message of a type of your own to another worker ([`To::Worker`]), to the master ([`To::Master`]), or to all other workers
+    /// ([`To::All`]). Never waits: bytes that the channel does not take at once are sent when the running callback
     /// has returned and there is room.
     ///
     /// Messages from one process to another arrive in the order they were sent. A message to a worker that has ended is lost;
@@ -38,9 +40,9 @@ impl Worker {
     /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size wait
     /// already, here or for that worker; [`Undelivered::Gone`] if the master is gone; [`Undelivered::Impossible`] in another thread
     /// than the first, or another process.
-    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        let from = Address::Worker(self.info.id);
-        let envelope = Envelope { purpose: Purpose::Message, from, to: to.into(), kind, request: 0 };
+    pub fn send(&self, to: impl Into<To>, kind: MessageKind, bytes: &[u8]) -> Result<(), Undelivered> {
+        let (from, to) = (Address::Worker(self.info.id), to.into().into());
+        let envelope = Envelope { purpose: Purpose::Message, from, to, kind: kind.0, request: 0 };
         self.messages_here()?.send(&envelope, bytes, Room::Needed)
     }
 
@@ -48,22 +50,22 @@ impl Worker {
     /// reason why there is none. The deadline is in whole milliseconds; with zero the request waits until the receiver ends.
     ///
     /// # Errors
-    /// As [`Worker::send`], and [`Undelivered::Impossible`] to [`crate::ALL`]; then `on_reply` is not called.
+    /// As [`Worker::send`], and [`Undelivered::Impossible`] to [`To::All`]; then `on_reply` is not called.
     pub fn request(
         &self,
-        to: u32,
-        kind: u32,
+        to: impl Into<To>,
+        kind: MessageKind,
         bytes: &[u8],
         deadline: Duration,
         on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
     ) -> Result<(), Undelivered> {
-        let (from, to) = (Address::Worker(self.info.id), Address::from(to));
+        let (from, to) = (Address::Worker(self.info.id), Address::from(to.into()));
         if to == Address::All {
             return Err(Undelivered::Impossible);
         }
         let requests = &self.messages_here()?.requests;
         let request = requests.borrow().next_number();
-        let envelope = Envelope { purpose: Purpose::Request, from, to, kind, request };
+        let envelope = Envelope { purpose: Purpose::Request, from, to, kind: kind.0, request };
         self.messages().send(&envelope, bytes, Room::Needed)?;
         requests.borrow_mut().add(to, Time::now().deadline(deadline), Box::new(on_reply));
         Ok(())

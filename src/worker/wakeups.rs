@@ -81,7 +81,8 @@ impl Worker {
 }
 
 /// What a watched descriptor is ready for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Ready {
     /// A read will not wait: there is something to read, the end, or an error.
     pub read: bool,

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    Conn, Datagram, ErrorKind, Event, Handler, Kind, MASTER, Message, Misconfigured, Request, Response,
-    Server, Started, Worker,
+    Conn, Datagram, ErrorKind, Event, Handler, Kind, MASTER, Message, MessageKind, Misconfigured, Request,
+    Response, Server, Started, To, Worker,
 };
 use std::error::Error;
 use std::fmt;
@@ -53,7 +53,7 @@ fn tell(started: &Started) {
 fn forks(callback: &str) -> Server {
     let (mut at_event, mut at_message) = (callback == "on_event", callback == "on_message");
     let server = Server::http(|_, res| {
-        Worker::current().unwrap().send(MASTER, 1, b"x").unwrap();
+        Worker::current().unwrap().send(MASTER, MessageKind(1), b"x").unwrap();
         res.body("served")
     });
     let server = server.on_event(move |event| {
@@ -85,8 +85,8 @@ fn calls_elsewhere(_: &Request<'_>, res: &mut Response) {
     let calls = move || {
         // SAFETY: none; what this does is what the library has to refuse. The worker lives as long as the process.
         let worker = unsafe { &*(address as *const Worker) };
-        let sent = worker.send(MASTER, 1, b"x");
-        let asked = worker.request(MASTER, 1, b"x", Duration::ZERO, |_| std::process::abort());
+        let sent = worker.send(MASTER, MessageKind(1), b"x");
+        let asked = worker.request(MASTER, MessageKind(1), b"x", Duration::ZERO, |_| std::process::abort());
         format!("{sent:?} {asked:?} {:?} {:?}", worker.reply(b"x"), Worker::current())
     };
     res.body(std::thread::spawn(calls).join().unwrap()).unwrap();
@@ -195,7 +195,9 @@ impl Handler for PanicsElsewhere {
 
     fn on_request(&mut self, _: &Request<'_>, res: &mut Response) {
         let worker = Worker::current().unwrap();
-        worker.request(worker.id(), 1, b"x", Duration::ZERO, |_| panic!("on purpose")).unwrap();
+        worker
+            .request(To::Worker(worker.id()), MessageKind(1), b"x", Duration::ZERO, |_| panic!("on purpose"))
+            .unwrap();
         res.body("asked").unwrap();
     }
 

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 use prefork::{
-    Conn, Handler, Kind, MASTER, Message, Messages, Request, Response, Role, Server, Undelivered, Worker,
+    Conn, Handler, Kind, MASTER, Message, MessageKind, Messages, Request, Response, Role, Sender, Server, To,
+    Undelivered, Worker,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,7 +19,7 @@ fn main() {
     let (here, there) = (dir.clone(), dir);
     let server = Server::factory(move |_| Messenger { kind, dir: here.clone(), messages: None });
     let messages = server.messages();
-    assert_eq!(messages.send(1, 0, b""), Err(Undelivered::Impossible));
+    assert_eq!(messages.send(To::Worker(1), MessageKind(0), b""), Err(Undelivered::Impossible));
     let mut server = server.listen("127.0.0.1:0").set("workers", &args[3]);
     for pair in args[4..].chunks(2) {
         server = server.set(&pair[0], &pair[1]);
@@ -32,7 +33,7 @@ fn main() {
         eprintln!("{e}");
         std::process::exit(1);
     }
-    assert_eq!(messages.send(1, 0, b""), Err(Undelivered::Impossible));
+    assert_eq!(messages.send(To::Worker(1), MessageKind(0), b""), Err(Undelivered::Impossible));
 }
 
 /// The number C has for it.
@@ -46,6 +47,15 @@ fn number(result: Result<(), Undelivered>) -> i32 {
         Err(Undelivered::TooLarge) => -17,
         Err(Undelivered::Unanswered) => -18,
         Err(other) => panic!("{other:?}"),
+    }
+}
+
+/// The receiver that C has this number for.
+fn receiver(number: u32) -> To {
+    match number {
+        0 => To::Master,
+        u32::MAX => To::All,
+        id => To::Worker(id),
     }
 }
 
@@ -81,8 +91,8 @@ impl Messenger {
 
     fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
         match &self.messages {
-            Some(messages) => messages.send(to, kind, bytes),
-            None => Worker::current().unwrap().send(to, kind, bytes),
+            Some(messages) => messages.send(receiver(to), MessageKind(kind), bytes),
+            None => Worker::current().unwrap().send(receiver(to), MessageKind(kind), bytes),
         }
     }
 
@@ -94,7 +104,7 @@ impl Messenger {
     }
 
     fn ask(&self, to: u32, kind: u32, bytes: &[u8], deadline: Duration) -> i32 {
-        let dir = self.dir.clone();
+        let (dir, to, kind) = (self.dir.clone(), receiver(to), MessageKind(kind));
         let answered = move |result: Result<&[u8], Undelivered>| {
             let bytes = result.unwrap_or_default();
             let status = number(result.map(drop));
@@ -128,9 +138,10 @@ impl Messenger {
             "reply" => self.reply(b"").to_string(),
             "master" => {
                 let rest = words[1..].join(" ");
-                number(self.send(MASTER, 100, rest.as_bytes())).to_string()
+                number(self.send(0, 100, rest.as_bytes())).to_string()
             }
-            "foreign" => number(Server::http(|_, _| ()).messages().send(1, 0, b"")).to_string(),
+            "foreign" => number(Server::http(|_, _| ()).messages().send(To::Worker(1), MessageKind(0), b""))
+                .to_string(),
             "forked" => in_a_child(|| self.send(1, 50, b"")).to_string(),
             "garbage" => {
                 garbage(words[1]);
@@ -154,13 +165,17 @@ impl Messenger {
     }
 
     fn receive(&self, message: &Message<'_>) {
-        let (bytes, kind) = (message.bytes(), message.kind());
+        let (bytes, kind) = (message.bytes(), message.kind().0);
         if kind == 100 {
             let command = std::str::from_utf8(bytes).unwrap();
             let answer = self.act(command);
             return self.note(&format!("{command}: {answer}"));
         }
-        self.note(&format!("got {kind} from {}: {} bytes, {}", message.from(), bytes.len(), judge(bytes)));
+        let from = match message.from() {
+            Sender::Master => 0,
+            Sender::Worker(id) => id,
+        };
+        self.note(&format!("got {kind} from {from}: {} bytes, {}", bytes.len(), judge(bytes)));
         match kind {
             3 => std::process::abort(),
             4 => thread::sleep(Duration::from_millis(300)),
@@ -219,7 +234,7 @@ impl Handler for Messenger {
     }
 
     fn on_drain(&mut self, worker: &Worker) {
-        let _ = worker.send(MASTER, 50, b"");
+        let _ = worker.send(MASTER, MessageKind(50), b"");
     }
 
     fn on_message(&mut self, _: &Worker, message: &Message<'_>) {

@@ -2,15 +2,16 @@
 //! paths.
 #![forbid(unsafe_code)]
 
-use prefork::{
-    Conn, Datagram, Handler, Interest, Kind, Later, Message, Misconfigured, Request, Response, Role, Take, Worker, role,
-};
+use prefork::{Conn, Datagram, Handler, Interest, Kind, Later, Message, MessageKind, Misconfigured, Request, Response, Role, Take, To, Worker, role};
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+/// A question.
+const WHO: MessageKind = MessageKind(7);
 
 struct Module {
     beats: Rc<Cell<u32>>,
@@ -112,7 +113,7 @@ impl Handler for Module {
                 let other = worker.id() ^ 3;
                 let reply =
                     |reply: Result<&[u8], _>| answer(str::from_utf8(reply.unwrap()).unwrap());
-                worker.request(other, 7, b"who", Duration::from_secs(10), reply).unwrap();
+                worker.request(To::Worker(other), WHO, b"who", Duration::from_secs(10), reply).unwrap();
             }
             // Until the master says that it takes too long.
             "/hang" => {
@@ -128,7 +129,7 @@ impl Handler for Module {
     }
 
     fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
-        assert_eq!((message.kind(), message.bytes()), (7, &b"who"[..]));
+        assert_eq!((message.kind(), message.bytes()), (WHO, &b"who"[..]));
         worker.reply(here().as_bytes()).unwrap();
     }
 

@@ -3,7 +3,8 @@
 
 use prefork::{
     ALL, Config, Datagram, Departed, ErrorKind, Event, Exit, Handler, Kind, LastExit, MASTER, Message,
-    Messages, Request, Response, Role, Running, Server, Staying, Undelivered, Worker, WorkerStatus,
+    MessageKind, Messages, Request, Response, Role, Running, Sender, Server, Staying, To, Undelivered,
+    Worker, WorkerStatus,
 };
 use std::error::Error;
 use std::fmt::Write as _;
@@ -183,7 +184,10 @@ impl Host {
             }
             "message" => {
                 let bytes = vec![0; words[2].parse().unwrap()];
-                say(&format!("message {}", sent(running.messages().send(id, 5, &bytes))));
+                say(&format!(
+                    "message {}",
+                    sent(running.messages().send(To::Worker(id), MessageKind(5), &bytes))
+                ));
             }
             "table" => {
                 let workers = running.status().workers;
@@ -228,7 +232,7 @@ impl Host {
             let mut other = self.running.take().unwrap();
             let [reload, kill] = [other.reload(), other.kill(1, libc::SIGKILL)].map(|r| status(&r));
             let step = status(&other.step(Some(Duration::ZERO)).map(drop));
-            let send = sent(other.messages().send(1, 5, b""));
+            let send = sent(other.messages().send(To::Worker(1), MessageKind(5), b""));
             drop(other);
             let (role, stop) = (role_number(), status(&own.stop()));
             say(&format!("usurp reload {reload} kill {kill} step {step} send {send} role {role} own {stop}"));
@@ -242,7 +246,8 @@ impl Host {
 
 fn reported(_: &Messages, message: &Message<'_>) {
     let number = u64::from_ne_bytes(message.bytes().try_into().unwrap());
-    say(&format!("report {} {} {number}", message.from(), message.kind()));
+    let Sender::Worker(from) = message.from() else { panic!("{message:?}") };
+    say(&format!("report {from} {} {number}", message.kind()));
 }
 
 fn happened(event: &Event) {
@@ -262,7 +267,7 @@ fn happened(event: &Event) {
             format!("{line} {code} {signal} {reason} {intended}{cut} {}", said(stderr))
         }
         Event::Message { kind, size, .. } => format!("{line} {kind} {size} "),
-        Event::Error { text } => format!("{line} {text}"),
+        Event::Error { text, .. } => format!("{line} {text}"),
         Event::Reload { generation, failure: None, .. } => {
             format!("{} ", head(*generation))
         }
@@ -277,8 +282,8 @@ fn happened(event: &Event) {
             )
         }
         Event::Gone { generation, .. } => format!("{} ", head(*generation)),
-        Event::Stopped { killed, cut: 0 } => format!("{line} {killed} "),
-        Event::Stopped { killed, cut } => format!("{line} {killed} cut {cut} "),
+        Event::Stopped { killed, cut: 0, .. } => format!("{line} {killed} "),
+        Event::Stopped { killed, cut, .. } => format!("{line} {killed} cut {cut} "),
         _ => format!("{line} "),
     });
     match event {
@@ -324,7 +329,7 @@ fn ended(exit: Exit) -> (i32, i32) {
     match exit {
         Exit::Code(code) => (code, 0),
         Exit::Signal { number, .. } => (-1, number),
-        Exit::Unknown => (-1, 0),
+        _ => (-1, 0),
     }
 }
 
@@ -333,6 +338,7 @@ fn role_number() -> u32 {
         Role::None => 0,
         Role::Master => 1,
         Role::Worker { .. } => 2,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -362,7 +368,7 @@ fn copy(running: &mut Running) {
         let [reload, scale, fork, drain, kill, stop, step] =
             [reload, scale, fork, drain, kill, stop, step].map(|r| status(&r));
         let own = u8::from(Worker::current().is_some());
-        let post = sent(running.messages().send(1, 5, b""));
+        let post = sent(running.messages().send(To::Worker(1), MessageKind(5), b""));
         say(&format!(
             "role {} self {own} reload {reload} scale {scale} fork {fork} drain {drain} kill {kill} stop {stop} step {step} \
              post {post} start {}",
@@ -461,13 +467,13 @@ impl Handler for Steered {
     fn on_drain(&mut self, worker: &Worker) {
         if Path::new("tell").exists() {
             let number = u64::from(worker.status().state as u32);
-            let _ = worker.send(MASTER, 77, &number.to_ne_bytes());
+            let _ = worker.send(MASTER, MessageKind(77), &number.to_ne_bytes());
         }
     }
 
     fn on_message(&mut self, worker: &Worker, message: &Message<'_>) {
         let number = message.bytes().len() as u64;
-        let _ = worker.send(MASTER, message.kind() + 1, &number.to_ne_bytes());
+        let _ = worker.send(MASTER, MessageKind(message.kind().0 + 1), &number.to_ne_bytes());
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>) {
@@ -503,7 +509,7 @@ impl Handler for Steered {
 
 /// The results of the host's calls in a worker; most do not compile there.
 fn wrong() -> String {
-    let post = sent(Server::factory(|_| Steered).messages().send(ALL, 5, b""));
+    let post = sent(Server::factory(|_| Steered).messages().send(ALL, MessageKind(5), b""));
     let config = Config::default().check();
     let own = u8::from(Worker::current().is_some());
     format!("role {} self {own} post {post} check {}", role_number(), status(&config))

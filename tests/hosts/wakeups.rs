@@ -121,7 +121,8 @@ impl Actor {
             ["unwatch"] => format!("{} {}", worker.unwatch(&self.pair.0), worker.unwatch(&self.pair.0)),
             ["refused"] => {
                 let file = File::open("/proc/self/exe").unwrap();
-                let nothing = Interest { read: false, write: false };
+                let mut nothing = Interest::READ;
+                nothing.read = false;
                 let results = [
                     worker.watch(&9999, Interest::READ, |_, _, _| ()),
                     worker.watch(&self.pair.0, nothing, |_, _, _| ()),

@@ -98,6 +98,11 @@ impl Client {
         client
     }
 
+    /// The address of this end.
+    pub fn local(&self) -> SocketAddr {
+        SockRef::from(&self.socket).local_addr().unwrap().as_socket().unwrap()
+    }
+
     /// Sets the timeout of reads and writes.
     pub fn patience(&self, timeout: Duration) {
         let socket = SockRef::from(&self.socket);

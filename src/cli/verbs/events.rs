@@ -77,7 +77,7 @@ fn line(stamped: &Stamped) -> String {
 fn describe(stamped: &Stamped) -> String {
     let worker = stamped.event.worker().map(name).unwrap_or_default();
     match &stamped.event {
-        Event::Setup { name, generation, workers, addresses } => {
+        Event::Setup { name, generation, workers, addresses, .. } => {
             let workers = counted(*workers as u64, "worker");
             format!("{name}: {workers} of generation {generation} on {}", addresses.join(" "))
         }
@@ -88,7 +88,7 @@ fn describe(stamped: &Stamped) -> String {
         Event::Exit { exit, reason, connections, crash, .. } => {
             format!("{worker}: {reason}, {exit}{}{}", after(crash.as_deref()), after(connections.as_deref()))
         }
-        Event::Gone { generation, connections } => {
+        Event::Gone { generation, connections, .. } => {
             format!("every worker of generation {generation} has ended{}", after(Some(connections)))
         }
         Event::Message { kind, size, .. } => {
@@ -98,14 +98,14 @@ fn describe(stamped: &Stamped) -> String {
             };
             format!("{worker}: type {kind}, {}{before}", counted(*size as u64, "byte"))
         }
-        Event::Error { text } => text.clone(),
+        Event::Error { text, .. } => text.clone(),
         Event::Reload { generation, failure, connections, .. } => {
             let state = stamped.event.name().trim_start_matches("reload ");
             let why = failure.as_ref().map_or_else(String::new, |failure| format!(" {failure}"));
             format!("to generation {generation} {state}{why}{}", after(connections.as_deref()))
         }
-        Event::Stopped { killed: 0, cut: 0 } => "every worker has ended".into(),
-        Event::Stopped { killed: 0, cut } => {
+        Event::Stopped { killed: 0, cut: 0, .. } => "every worker has ended".into(),
+        Event::Stopped { killed: 0, cut, .. } => {
             format!("every worker has ended, and {} at their deadline", counted(*cut, "connection"))
         }
         Event::Stopped { killed, .. } => {
@@ -134,9 +134,9 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line_with_its_time() {
-        let worker = WorkerInfo { id: 3, slot: 0, generation: 2, pid: 99 };
-        let stamped =
-            Stamped { time_ms: 86_400_000 + 3_723_004, event: Event::Ready { worker }, left_out: 0 };
+        let worker = r#"{"id":3,"slot":0,"generation":2,"pid":99}"#;
+        let stamped = format!(r#"{{"time_ms":90123004,"event":"ready","worker":{worker}}}"#);
+        let stamped: Stamped = serde_json::from_str(&stamped).unwrap();
         assert_eq!(line(&stamped), "01:02:03.004Z  ready       worker 3 (slot 0, generation 2, pid 99)");
     }
 }

@@ -1,7 +1,7 @@
 //! The host program's handle for messages, for all of its code that runs in the master.
 
 use super::{Router, RouterEvent};
-use crate::message::{Budget, Envelope, Message, Purpose, Undelivered};
+use crate::message::{Budget, Envelope, Message, MessageKind, Purpose, To, Undelivered};
 use crate::sys::process;
 use crate::sys::time::{self, Time};
 use std::cell::{Cell, RefCell, RefMut};
@@ -29,7 +29,7 @@ struct Inner {
 pub type OnMessage = Box<dyn FnMut(&Messages, &Message<'_>)>;
 
 impl Messages {
-    /// Sends a message, with a type of your own, to the worker with this id, or to [`crate::ALL`] workers. Never waits: what
+    /// Sends a message, with a type of your own, to a worker ([`To::Worker`]) or to all ([`To::All`]). Never waits: what
     /// a worker does not take at once is kept for it.
     ///
     /// Messages to one worker arrive in the order in which they were sent. Messages that a worker has not read when it ends
@@ -39,8 +39,8 @@ impl Messages {
     /// [`Undelivered::TooLarge`] over [`crate::Config::max_message`]; [`Undelivered::Full`] if four messages of that size
     /// wait for the worker already (to all: for one of them; the others got it); [`Undelivered::Gone`] if there is no
     /// such worker; [`Undelivered::Impossible`] if the server does not run in this process.
-    pub fn send(&self, to: u32, kind: u32, bytes: &[u8]) -> Result<(), Undelivered> {
-        self.running()?.send(to.into(), kind, bytes)
+    pub fn send(&self, to: impl Into<To>, kind: MessageKind, bytes: &[u8]) -> Result<(), Undelivered> {
+        self.running()?.send(to.into().into(), kind.0, bytes)
     }
 
     /// Sends a request. `on_reply` is called once, from the master's loop, with the reply or with the reason why there is
@@ -50,14 +50,14 @@ impl Messages {
     /// As [`Messages::send`], and then `on_reply` is not called; [`Undelivered::Impossible`] to all.
     pub fn request(
         &self,
-        to: u32,
-        kind: u32,
+        to: impl Into<To>,
+        kind: MessageKind,
         bytes: &[u8],
         deadline: Duration,
         on_reply: impl FnOnce(Result<&[u8], Undelivered>) + 'static,
     ) -> Result<(), Undelivered> {
         let deadline = Time::now().deadline(deadline);
-        self.running()?.request(to.into(), kind, bytes, deadline, Box::new(on_reply))
+        self.running()?.request(to.into().into(), kind.0, bytes, deadline, Box::new(on_reply))
     }
 
     /// Answers, once, the request that the callback of [`crate::Server::on_message`] is being called with. If the callback

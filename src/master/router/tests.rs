@@ -1,7 +1,7 @@
 //! The router with real socket pairs, and workers that the test plays.
 
 use super::*;
-use crate::message::{ALL, MASTER, channel};
+use crate::message::{ALL_NUMBER as ALL, MASTER_NUMBER as MASTER, channel};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::cell::RefCell;

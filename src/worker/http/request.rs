@@ -5,6 +5,7 @@ use super::lookups::Decoded;
 use super::upload::Upload;
 use crate::sys::{crash, socket};
 use std::cell::OnceCell;
+use std::fmt;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -147,14 +148,27 @@ impl<'a> Request<'a> {
         str::from_utf8(&text[..*len]).unwrap_or_default()
     }
 
-    /// The method and the target, shortened and escaped, for the log.
+    /// The method and the target, shortened and escaped, and the client, for the log.
     pub(crate) fn brief(&self) -> String {
-        format!("{} {}", shorten(self.method(), LOGGED_METHOD), shorten(self.target(), LOGGED_TARGET))
+        let (method, target) = (shorten(self.method(), LOGGED_METHOD), shorten(self.target(), LOGGED_TARGET));
+        match self.peer() {
+            "" => format!("{method} {target}"),
+            peer => format!("{method} {target} from {peer}"),
+        }
     }
 
     /// The index of the listener the connection came through, from 0, in the order of the settings.
     pub fn listener(&self) -> u16 {
         self.listener
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (method, target) = (self.method(), self.target());
+        let mut shown = f.debug_struct("Request");
+        shown.field("method", &method).field("target", &target).field("body", &self.body.len());
+        shown.finish_non_exhaustive()
     }
 }
 

@@ -139,6 +139,13 @@ pub struct Response {
     takes_streams: bool,
 }
 
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Response");
+        shown.field("status", &self.status).field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
 /// The stages of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {

@@ -9,9 +9,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The decision of [`crate::Handler::on_head`] about the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Take {
     /// [`crate::Handler::on_request`] gets the whole body, as without the question.
+    #[default]
     Whole,
     /// [`crate::Handler::on_body`] gets the body as it comes; then [`crate::Handler::on_request`] answers.
     Pieces,
