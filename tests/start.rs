@@ -39,7 +39,10 @@ fn a_worker_has_an_empty_mask_and_default_dispositions_except_for_signals_to_gro
     let ignored = bits(&[libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU]);
     // SIGURG tells of the master's death.
     let caught = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
-    let caught = bits(&caught) | bits(&[libc::SIGURG]);
+    // Those of faults: what the worker was doing is written down, then it dies of them.
+    let faults =
+        [libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS];
+    let caught = bits(&caught) | bits(&[libc::SIGURG]) | bits(&faults);
     for pid in server.workers() {
         let mask = |field| u64::from_str_radix(&proc::status(pid, field), 16).unwrap();
         assert_eq!((mask("SigBlk"), mask("SigCgt"), mask("SigIgn") & !of_libc), (0, caught, ignored));

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
-use crate::log::log;
+use crate::log::{self, log};
 use crate::scoreboard::{Common, WorkerPage};
 use crate::sys::memory::SharedPage;
 use crate::sys::process;
@@ -219,6 +219,8 @@ impl Setup {
                 return FAILED;
             }
         };
+        // Levels and times are as in the program; a callback of its own is not called from here.
+        let _hosted = log::set_up(&config, None);
         let mut source = Factory::of_module(make);
         let Some(signals) = alone else { worker::succeed(&mut source, &config, setup, &mut poll) };
         let mut ready = |kind: Kind, kinds: Vec<Kind>| {
