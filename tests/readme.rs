@@ -56,6 +56,34 @@ impl User {
         Self { dir, script }
     }
 
+    /// A crate as `cargo new` makes it, with this program, and with prefork from the checkout.
+    fn crate_of(&mut self, program: &str, dependency: &str) {
+        let (_, options) = dependency.split_once("tag = \"v0.1.0\", ").unwrap();
+        let manifest =
+            "[package]\nname = \"shop\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n";
+        self.write(
+            "shop/Cargo.toml",
+            &format!("{manifest}prefork = {{ path = {ROOT:?}, {options}\n[workspace]\n"),
+        );
+        self.write("shop/src/main.rs", program);
+        // The versions are those that are here.
+        fs::copy(Path::new(ROOT).join("Cargo.lock"), self.dir.path().join("shop/Cargo.lock")).unwrap();
+        let home = std::env::var("HOME").unwrap();
+        for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            let place = std::env::var(name).unwrap_or_else(|_| format!("{home}/{folder}"));
+            writeln!(self.script, "export {name}='{place}'").unwrap();
+        }
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
+        // A build without optimization is as good here, and takes a third of the time.
+        writeln!(
+            self.script,
+            "export CARGO_TARGET_DIR='{}' CARGO_NET_OFFLINE=true CARGO_PROFILE_RELEASE_OPT_LEVEL=0",
+            target.display()
+        )
+        .unwrap();
+        self.script.push_str("unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS MAKEFLAGS\ncd shop\n");
+    }
+
     fn write(&self, name: &str, text: &str) {
         let path = self.dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -84,7 +112,7 @@ impl User {
         let mut shell = Command::new("timeout");
         // An ordinary user has one together with a user namespace.
         let unshare = if can_have_own_network() { "-n" } else { "-rn" };
-        shell.args(["120", "unshare", unshare, "sh", "-c", &self.script]).current_dir(self.dir.path());
+        shell.args(["300", "unshare", unshare, "sh", "-c", &self.script]).current_dir(self.dir.path());
         let out = shell.env("HOME", self.dir.path().join("home")).output().unwrap();
         let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
         assert!(out.status.success(), "{}\n{said}", self.script);
@@ -121,6 +149,17 @@ fn a_c_program_is_linked_and_started() {
     user.write("host.c", &code);
     let installs = |line: &&str| line.starts_with("make ") || line.starts_with("export ");
     user.types(&install.lines().filter(installs).collect::<Vec<_>>().join("\n"));
+    user.types(&commands);
+    let said = user.ends();
+    assert_eq!(said.lines().filter(|line| *line == "hello world").count(), 1, "{said}");
+}
+
+#[test]
+fn a_program_in_rust_is_a_crate_of_its_own() {
+    let [(_, program), (_, manifest), (_, commands)] = blocks("Sixty seconds: in Rust").try_into().unwrap();
+    let dependency = manifest.lines().find(|line| line.starts_with("prefork = ")).unwrap();
+    let mut user = User::new();
+    user.crate_of(&program, dependency.split('#').next().unwrap().trim());
     user.types(&commands);
     let said = user.ends();
     assert_eq!(said.lines().filter(|line| *line == "hello world").count(), 1, "{said}");

@@ -129,14 +129,14 @@ impl prefork_test {
     /// Runs the body of a call, and notes why it is refused.
     fn run<T>(&self, call: &str, f: impl FnOnce(&Self) -> Outcome<T>) -> Result<T> {
         if self.thread != thread::current().id() || self.is_busy.replace(true) {
-            log!("prefork_test_{call}: only the thread of the test may call it, and no callback");
+            log!(Error, "prefork_test_{call}: only the thread of the test may call it, and no callback");
             return Err(prefork_status::PREFORK_STATE);
         }
         let outcome = caught(|| f(self));
         self.is_busy.set(false);
         let reason = outcome.as_ref().err().map(|Problem(_, why)| why.as_str()).unwrap_or_default();
         if !reason.is_empty() {
-            log!("prefork_test_{call}: {reason}");
+            log!(Error, "prefork_test_{call}: {reason}");
         }
         self.error.replace(CString::new(reason.replace('\0', " ")).unwrap_or_default());
         outcome.map_err(|Problem(status, _)| status)
@@ -206,11 +206,11 @@ impl prefork_test_client {
 
     fn run<T>(&self, call: &str, f: impl FnOnce(&Self) -> T) -> Result<T> {
         if self.thread != thread::current().id() {
-            log!("prefork_test_{call}: only the thread of the test may call it");
+            log!(Error, "prefork_test_{call}: only the thread of the test may call it");
             return Err(prefork_status::PREFORK_STATE);
         }
         caught(|| Ok(f(self))).map_err(|Problem(status, why)| {
-            log!("prefork_test_{call}: {why}");
+            log!(Error, "prefork_test_{call}: {why}");
             status
         })
     }
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn prefork_test_new(
 ) -> *mut prefork_test {
     guard(|| {
         let refuse = |why: &str| {
-            log!("prefork_test_new: {why}");
+            log!(Error, "prefork_test_new: {why}");
             prefork_status::PREFORK_HANDLER
         };
         if handler.is_null() {
