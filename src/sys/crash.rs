@@ -21,7 +21,7 @@ const OF_ADDRESSES: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, lib
 /// The signal of the timer that ends an attempt to unwind. Nothing else of the process runs then.
 const GIVE_UP: c_int = libc::SIGALRM;
 /// The time for an attempt (nanoseconds). Less than a second, after which a worker that was aborted is killed.
-const PATIENCE: libc::c_long = 500_000_000;
+const PATIENCE: libc::c_long = 800_000_000;
 /// The size of the stack on which the handler runs: the one in use may have overflowed.
 const STACK: usize = 16 * PAGE;
 /// The most frames that are written.
