@@ -189,7 +189,7 @@ fn a_body_is_written_by_any_writer() {
     let (_, body, is_whole) = get(&server, "GET /writer?20000 HTTP/1.1");
     let lines: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
     assert!(is_whole && body == lines.as_bytes());
-    server.says("GET /late: the response has begun already");
+    server.says(": the response has begun already");
     assert!(get(&server, "GET /late HTTP/1.1").0.starts_with("HTTP/1.1 500 "));
     server.stop();
 }
