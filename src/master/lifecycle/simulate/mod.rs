@@ -22,6 +22,9 @@ use mutation::{MUTATIONS, Machine, Mutation};
 use process::{LONGEST, TEMPERS, Temper};
 use random::Random;
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 use world::{Character, World};
 
@@ -423,16 +426,23 @@ fn schedules_hold() {
 
 #[test]
 fn each_mutation_is_caught() {
-    let mut missed = Vec::new();
-    for mutation in MUTATIONS {
-        let seeds = || mutation.known_schedule().into_iter().chain(1..=UNTIL_CAUGHT);
-        let caught = seeds().find_map(|seed| Some((seed, run(seed, Some(mutation), false).violation?)));
-        match caught {
-            Some((seed, violation)) => println!("{mutation:?}: schedule {seed}: {violation}"),
-            None => missed.push(mutation),
+    let (next, missed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let search = || {
+        while let Some(&mutation) = MUTATIONS.get(next.fetch_add(1, Relaxed)) {
+            let seeds = || mutation.known_schedule().into_iter().chain(1..=UNTIL_CAUGHT);
+            let caught = seeds().find_map(|seed| Some((seed, run(seed, Some(mutation), false).violation?)));
+            match caught {
+                Some((seed, violation)) => println!("{mutation:?}: schedule {seed}: {violation}"),
+                None => missed.lock().unwrap().push(mutation),
+            }
         }
-    }
-    assert!(missed.is_empty(), "not caught: {missed:?}");
+    };
+    // On two CPUs: it is the longest of all tests.
+    thread::scope(|scope| {
+        scope.spawn(search);
+        search();
+    });
+    assert!(missed.lock().unwrap().is_empty(), "not caught: {missed:?}");
 }
 
 /// `make simulate`.
