@@ -76,10 +76,10 @@ fn a_hundred_thousand_starts_and_stops_leave_nothing() {
         let server = start(style, 1).start();
         wait_until("the timer of worker_start", || log(&server) == ["first"]);
         ask(&server, "churn 1000");
-        let rss = proc::status(server.worker_in(0), "VmRSS");
+        let rss = proc::status(server.worker_in(0), "RssAnon");
         let left: i64 = ask(&server, "churn 100000").parse().unwrap();
         assert!(left.abs() < 1000, "{left}");
-        assert_eq!(proc::status(server.worker_in(0), "VmRSS"), rss);
+        assert_eq!(proc::status(server.worker_in(0), "RssAnon"), rss);
         server.stop();
     }
 }
