@@ -73,8 +73,8 @@ impl User {
             let place = std::env::var(name).unwrap_or_else(|_| format!("{home}/{folder}"));
             writeln!(self.script, "export {name}='{place}'").unwrap();
         }
-        // What it depends on has been built there for the tests.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        // Not that of the tests: the library in it has other features.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
         writeln!(self.script, "export CARGO_TARGET_DIR='{}' CARGO_NET_OFFLINE=true", target.display())
             .unwrap();
         self.script.push_str("unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS MAKEFLAGS\ncd shop\n");
