@@ -33,10 +33,18 @@ fn crash(server: &mut Server, command: &str) -> Vec<String> {
     wait_until("the line about it", || {
         server.stderr()[before..].iter().any(|line| line.contains(" was in "))
     });
-    // Its lines are written one after the other.
+    // Its lines are written one after the other: this one comes behind all of them.
+    server.may_say(MARK);
+    let marks = server.lines_with(MARK);
+    server.signal(libc::SIGUSR1);
+    wait_until("the mark", || server.lines_with(MARK) > marks);
     server.ask("x").unwrap();
-    server.stderr().split_off(before)
+    let mut lines = server.stderr().split_off(before);
+    lines.retain(|line| !line.contains(MARK));
+    lines
 }
+
+const MARK: &str = "SIGUSR1: there are no log files";
 
 /// The line about the call.
 fn call(lines: &[String]) -> &str {

@@ -330,13 +330,8 @@ mod tests {
             last_exit: None,
             page: crate::scoreboard::Scoreboard::new(1).unwrap().page(crate::ids::Page(0)),
             messages: crate::worker::messages::WorkerMessages::new(channel.socket, channel.outbox),
-            timers: std::cell::RefCell::default(),
-            conns: crate::worker::conns::Conns::default(),
-            watches: std::cell::RefCell::default(),
-            topics: crate::worker::topics::Topics::default(),
-            recent: crate::worker::recent::Recent::default(),
+            own: crate::worker::Own::default(),
             listeners: Vec::new(),
-            woken: std::sync::Arc::default(),
         })
     }
     const REQUEST: &str = "static void on_request(prefork_request *q, prefork_response *r, void *s) { (void)q; (void)r; (void)s; }";

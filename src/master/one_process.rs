@@ -15,18 +15,13 @@ use crate::role::{self, Role};
 use crate::scoreboard::Scoreboard;
 use crate::sys::time::Time;
 use crate::sys::{forks, memory};
-use crate::worker::conns::Conns;
 use crate::worker::handed::Signals;
 use crate::worker::messages::WorkerMessages;
-use crate::worker::recent::Recent;
 use crate::worker::source::Source;
-use crate::worker::topics::Topics;
-use crate::worker::{SelfInfo, Worker, WorkerSetup, one_process};
-use std::cell::RefCell;
+use crate::worker::{Own, SelfInfo, Worker, WorkerSetup, one_process};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Serves in this process until it is told to stop. `on_start` is told when it serves.
@@ -74,13 +69,8 @@ pub fn run(
         last_exit: None,
         page,
         messages: WorkerMessages::alone(socket, other_end.socket, outbox),
-        timers: RefCell::default(),
-        conns: Conns::default(),
-        watches: RefCell::default(),
-        topics: Topics::default(),
-        recent: Recent::default(),
+        own: Own::default(),
         listeners: listeners.iter().map(sockets::Listener::served).collect(),
-        woken: Arc::default(),
     };
     let own =
         |(index, listener): (usize, &mut sockets::Listener)| listener.take_socket(ListenerId::at(index));

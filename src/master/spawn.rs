@@ -12,21 +12,16 @@ use crate::message::{self, Channel, Inbox};
 use crate::sys::process::{self, Exit, Fork};
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::{memory, signal};
-use crate::worker::conns::Conns;
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
-use crate::worker::recent::Recent;
 use crate::worker::source::Numbers;
-use crate::worker::topics::Topics;
-use crate::worker::{self, SelfInfo, Served, Worker, WorkerSetup};
+use crate::worker::{self, Own, SelfInfo, Served, Worker, WorkerSetup};
 use mio::Interest;
 use mio::unix::SourceFd;
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The file of this program as the loader shows it in a stack: without its folder.
@@ -82,13 +77,8 @@ impl Master {
                     last_exit: self.last_exit(slot.index()),
                     page: counters,
                     messages: WorkerMessages::new(socket, outbox),
-                    timers: RefCell::default(),
-                    conns: Conns::default(),
-                    watches: RefCell::default(),
-                    topics: Topics::default(),
-                    recent: Recent::default(),
+                    own: Own::default(),
                     listeners: self.served(),
-                    woken: Arc::default(),
                 };
                 self.become_worker(page, Worker::new(info), queue, inbox, stderr)
             }

@@ -21,15 +21,12 @@ use crate::sys::datagram::{self, LARGEST, Origin};
 use crate::sys::test_thread::{self, Stay};
 use crate::sys::time::Time;
 use crate::sys::{fdpass, memory};
-use crate::worker::conns::Conns;
 use crate::worker::failure::StartFailure;
 use crate::worker::handler::{self, IntoHandler, Outcome};
 use crate::worker::messages::WorkerMessages;
 use crate::worker::own_sockets::OwnSocket;
-use crate::worker::recent::Recent;
 use crate::worker::stepped::{self, Stepped};
-use crate::worker::topics::Topics;
-use crate::worker::{SelfInfo, Served, WorkerSetup};
+use crate::worker::{Own, SelfInfo, Served, WorkerSetup};
 use crate::{Conn, Datagram, Handler, Request, Response, Worker};
 use stage::{Place, Stuck};
 use std::cell::{Cell, RefCell};
@@ -287,13 +284,8 @@ impl TestOptions {
             last_exit: None,
             page: board.0.page(Page(0)),
             messages: WorkerMessages::new(socket, outbox),
-            timers: RefCell::default(),
-            conns: Conns::default(),
-            watches: RefCell::default(),
-            topics: Topics::default(),
-            recent: Recent::default(),
+            own: Own { woken: Arc::new(crate::worker::queue_of_test()), ..Own::default() },
             listeners: config.listen.iter().map(served).collect(),
-            woken: Arc::new(crate::worker::queue_of_test()),
         });
         let common = board.0.common();
         let wake = no_wake().map_err(system("eventfd"))?.as_fd();

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::conns::Conns;
-use super::this_worker::{SelfInfo, Worker};
+use super::this_worker::{Own, Worker};
 use super::topics::is_name;
 use crate::message::{Address, Envelope, Purpose, Room, Undelivered};
 use crate::scoreboard::Word;
@@ -34,7 +34,7 @@ impl Worker {
     pub fn subscribe(&self, conn: &Conn, topic: &str) -> Result<(), Undelivered> {
         let conns = self.conns_here()?;
         check_topic(topic)?;
-        self.info.topics.subscribe(&conns.find(conn.id()).ok_or(Undelivered::Gone)?, topic);
+        self.info.own.topics.subscribe(&conns.find(conn.id()).ok_or(Undelivered::Gone)?, topic);
         Ok(())
     }
 
@@ -44,7 +44,7 @@ impl Worker {
     /// [`Undelivered::Gone`] if it has none; otherwise as [`Worker::subscribe`].
     pub fn unsubscribe(&self, conn: &Conn, topic: &str) -> Result<(), Undelivered> {
         self.conns_here()?;
-        if self.info.topics.unsubscribe(conn.id(), topic) { Ok(()) } else { Err(Undelivered::Gone) }
+        if self.info.own.topics.unsubscribe(conn.id(), topic) { Ok(()) } else { Err(Undelivered::Gone) }
     }
 
     /// Ends all subscriptions of a stream, if it has any.
@@ -53,7 +53,7 @@ impl Worker {
     /// [`Undelivered::Impossible`] as for [`Worker::subscribe`].
     pub fn unsubscribe_all(&self, conn: &Conn) -> Result<(), Undelivered> {
         self.conns_here()?;
-        self.info.topics.forget(conn.id());
+        self.info.own.topics.forget(conn.id());
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl Worker {
     /// As [`Worker::publish_elsewhere`]; then no stream gets it.
     pub fn publish(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
         self.publish_elsewhere(topic, bytes)?;
-        self.count_skipped(self.info.topics.publish(topic, bytes));
+        self.count_skipped(self.info.own.topics.publish(topic, bytes));
         Ok(())
     }
 
@@ -80,17 +80,17 @@ impl Worker {
     /// more than [`crate::config::Limits::pending`], [`Undelivered::Impossible`] also if the name has no byte or more than 255.
     pub fn publish_elsewhere(&self, topic: &str, bytes: &[u8]) -> Result<(), Undelivered> {
         check_topic(topic)?;
-        if bytes.len() > self.info.conns.most_unsent() {
+        if bytes.len() > self.info.own.conns.most_unsent() {
             // No stream would ever have room for it.
             return Err(Undelivered::TooLarge);
         }
         let from = Address::Worker(self.info.id);
         let kind = topic.len() as u32;
         let messages = self.messages_here()?;
-        let request = self.info.recent.next_number();
+        let request = self.info.own.recent.next_number();
         let envelope = Envelope { purpose: Purpose::Publication, from, to: Address::All, kind, request };
         messages.send(&envelope, &[topic.as_bytes(), bytes].concat(), Room::Needed)?;
-        self.info.recent.note_own(self.info.id, topic, bytes);
+        self.info.own.recent.note_own(self.info.id, topic, bytes);
         Ok(())
     }
 
@@ -102,7 +102,7 @@ impl Worker {
 
     /// What another worker has published: the topic's name, and the bytes.
     pub(super) fn deliver_publication(&self, envelope: Envelope, bytes: &[u8]) {
-        let SelfInfo { topics, recent, .. } = &*self.info;
+        let Own { topics, recent, .. } = &self.info.own;
         let (publisher, number) = (envelope.from.into(), envelope.request);
         if let Some((name, bytes)) = bytes.split_at_checked(envelope.kind as usize)
             && let Ok(name) = str::from_utf8(name)
@@ -119,8 +119,8 @@ impl Worker {
     fn conns_here(&self) -> Result<&Conns, Undelivered> {
         // None in a process that the handler has forked, too: that must not write to its parent's clients.
         let is_here = Self::current().is_some();
-        if is_here && !self.info.conns.is_blocking() {
-            Ok(&self.info.conns)
+        if is_here && !self.info.own.conns.is_blocking() {
+            Ok(&self.info.own.conns)
         } else {
             Err(Undelivered::Impossible)
         }

@@ -139,12 +139,12 @@ use context;
 
 /// Has the poll report what other threads of the handler queue. Returns what they have queued already.
 fn open_queue(worker: &Worker, poll: &Poll) -> VecDeque<OnWake> {
-    if let Err(e) = worker.info.woken.open(poll, WOKEN) {
+    if let Err(e) = worker.info.own.woken.open(poll, WOKEN) {
         log!(Error, "eventfd: {e}");
         process::exit(EXIT_FAILED);
     }
     let mut queued = VecDeque::new();
-    worker.info.woken.take(&mut queued);
+    worker.info.own.woken.take(&mut queued);
     queued
 }
 
@@ -162,11 +162,12 @@ impl<'a> EventLoop<'a> {
         let takes_heads = handler.takes_heads();
         let own = OwnSockets::new(own_sockets, kind == Kind::Blocking);
         let rows = if kind == Kind::Blocking { LINGERING } else { limit };
-        worker.info.conns.set_blocking(kind == Kind::Blocking);
-        worker.info.conns.set_most_unsent(config.limits.pending);
+        worker.info.own.conns.set_blocking(kind == Kind::Blocking);
+        worker.info.own.conns.set_most_unsent(config.limits.pending);
         let hands_over = |listener| handler.state_version_at(listener) > 0;
         worker
             .info
+            .own
             .recent
             .set_keeps(takes_streams && (0..worker.info.listeners.len() as u16).any(hands_over));
         let woken = open_queue(worker, poll);
@@ -323,7 +324,7 @@ impl<'a> EventLoop<'a> {
     /// The time at which the next timer of the handler is due, and the number of the one that was started last.
     #[inline(always)]
     fn timers(&self) -> (Time, u64) {
-        let timers = self.worker.info.timers.borrow();
+        let timers = self.worker.info.own.timers.borrow();
         (timers.next_due(), timers.last())
     }
 
@@ -375,7 +376,7 @@ impl<'a> EventLoop<'a> {
                 timer_due.earlier_by(SOON / 2)
             };
         }
-        if let Err(e) = self.worker.info.watches.borrow_mut().attach(self.poll, WATCHES) {
+        if let Err(e) = self.worker.info.own.watches.borrow_mut().attach(self.poll, WATCHES) {
             log!(Error, "watch the handler's descriptors: {e}");
         }
         let sleep = (due != Time::NEVER).then(|| due - self.now);

@@ -3,12 +3,9 @@
 //! stays the first copy's, pages of the scoreboard and the master's wake-up, goes beside it.
 
 use super::WorkerSetup;
-use super::conns::Conns;
 use super::messages::WorkerMessages;
 use super::own_sockets::OwnSocket;
-use super::recent::Recent;
-use super::this_worker::{SelfInfo, Served, Worker};
-use super::topics::Topics;
+use super::this_worker::{Own, SelfInfo, Served, Worker};
 use crate::config::Config;
 use crate::event::{Crash, Exit, LastExit, Reason, WorkerInfo};
 use crate::handoff::HandoffEnd;
@@ -18,11 +15,9 @@ use crate::scoreboard::{Common, WorkerPage};
 use crate::sys::process::adopt_descriptor;
 use crate::sys::stderr::RestoreStderr;
 use crate::sys::time::Time;
-use std::cell::RefCell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The signals of a server that is one process.
@@ -206,13 +201,8 @@ impl Received {
             last_exit: last_exit.into_iter().next(),
             page: shared.page,
             messages,
-            timers: RefCell::default(),
-            conns: Conns::default(),
-            watches: RefCell::default(),
-            topics: Topics::default(),
-            recent: Recent::default(),
+            own: Own::default(),
             listeners,
-            woken: Arc::default(),
         };
         let setup = WorkerSetup {
             worker: Worker::kept(info),
@@ -342,13 +332,8 @@ mod tests {
             last_exit: Some(last_exit.clone()),
             page: board.page(Page(0)),
             messages: WorkerMessages::new(channel.socket, channel.outbox),
-            timers: RefCell::default(),
-            conns: Conns::default(),
-            watches: RefCell::default(),
-            topics: Topics::default(),
-            recent: Recent::default(),
+            own: Own::default(),
             listeners: vec![served("", false), served("extra", true)],
-            woken: Arc::default(),
         });
         let counter = || memory::wake_counter().unwrap();
         let (wake, leave, fd) = (counter(), counter(), counter());

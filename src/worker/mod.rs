@@ -61,7 +61,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use this_worker::OnWake;
-pub use this_worker::{EXIT_FAILED, OnTimer, SelfInfo, Served, Worker};
+pub use this_worker::{EXIT_FAILED, OnTimer, Own, SelfInfo, Served, Worker};
 pub use user::User;
 use waker::Queue;
 

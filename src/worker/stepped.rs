@@ -176,8 +176,8 @@ impl Stepped {
     pub fn may_be_woken(&self) -> bool {
         // The worker itself has one.
         !self.has_ended()
-            && (Arc::strong_count(&self.worker.info.woken) > 1
-                || !self.worker.info.watches.borrow().is_empty())
+            && (Arc::strong_count(&self.worker.info.own.woken) > 1
+                || !self.worker.info.own.watches.borrow().is_empty())
     }
 
     /// Ends what the worker still has, has the handler stop, and drops it.

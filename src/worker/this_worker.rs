@@ -61,15 +61,21 @@ pub struct SelfInfo {
     pub page: WorkerPage,
     /// Its messages.
     pub messages: WorkerMessages,
+    /// The listeners, in the order of the settings.
+    pub listeners: Vec<Served>,
+    /// What it has made itself.
+    pub own: Own,
+}
+
+/// What a worker makes while it serves; nothing at its start.
+#[derive(Default)]
+pub struct Own {
     /// Its streams.
     pub conns: Conns,
     /// What its streams have subscribed to.
     pub topics: Topics,
     /// What was published to them last.
     pub recent: Recent,
-    /// The listeners, in the order of the settings.
-    pub listeners: Vec<Served>,
-
     /// Its handler's timers.
     pub timers: RefCell<Timers<OnTimer>>,
     /// The descriptors that its handler has watched.

@@ -60,7 +60,7 @@ impl Worker {
             return None;
         }
         let due = if wait.is_zero() { Time::now() } else { Time::after(wait) };
-        self.info.timers.borrow_mut().start(due, every, call).map(Timer)
+        self.info.own.timers.borrow_mut().start(due, every, call).map(Timer)
     }
 
     /// Stops a timer and drops its function; false if it has been called for the last time, or was stopped. It may be the timer that is
@@ -69,7 +69,7 @@ impl Worker {
         if !self.is_here() {
             return false;
         }
-        let stopped = self.info.timers.borrow_mut().stop(timer.0);
+        let stopped = self.info.own.timers.borrow_mut().stop(timer.0);
         match stopped {
             // Dropped here, where it may use the timers.
             Some(Stopped::Waiting(call)) => drop(call),
@@ -117,13 +117,13 @@ impl Worker {
     }
 
     pub(crate) fn start_watch(&self, fd: RawFd, interest: Interest, call: OnReady) -> io::Result<()> {
-        if !self.is_here() || self.info.watches.borrow().is_over() {
+        if !self.is_here() || self.info.own.watches.borrow().is_over() {
             return Err(io::Error::other("not possible here or now"));
         }
         if interest == Interest::NONE {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let before = self.info.watches.borrow_mut().add(fd, interest, call)?;
+        let before = self.info.own.watches.borrow_mut().add(fd, interest, call)?;
         // Dropped here, where it may use the watches.
         drop(before);
         Ok(())
@@ -135,7 +135,7 @@ impl Worker {
         if !self.is_here() {
             return false;
         }
-        let removed = self.info.watches.borrow_mut().remove(fd.as_raw_fd());
+        let removed = self.info.own.watches.borrow_mut().remove(fd.as_raw_fd());
         removed.is_some()
     }
 }
@@ -171,13 +171,13 @@ impl Waker {
 impl Worker {
     /// The handle with which threads of this worker have functions run in its first thread.
     pub fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.info.woken))
+        Waker(Arc::clone(&self.info.own.woken))
     }
 }
 
 /// Runs what other threads have queued, as much as one turn allows; the rest stays in `waiting`.
 pub fn run_woken(worker: &Worker, waiting: &mut VecDeque<OnWake>, cx: &mut Context<'_>) {
-    worker.info.woken.take(waiting);
+    worker.info.own.woken.take(waiting);
     for _ in 0..FUNCTIONS {
         let Some(function) = waiting.pop_front() else { return };
         report_panic("wake", cx.call("wake", |_| function(worker)));
@@ -186,7 +186,7 @@ pub fn run_woken(worker: &Worker, waiting: &mut VecDeque<OnWake>, cx: &mut Conte
 
 /// Calls what is called of watched descriptors that are ready, as many as one turn allows.
 pub fn call_watches(worker: &Worker, poll: &mio::Poll, token: mio::Token, cx: &mut Context<'_>) {
-    let watches = &worker.info.watches;
+    let watches = &worker.info.own.watches;
     watches.borrow_mut().look(poll, token);
     loop {
         let next = watches.borrow_mut().next();
@@ -213,13 +213,13 @@ pub fn call_watches(worker: &Worker, poll: &mio::Poll, token: mio::Token, cx: &m
 pub fn call_timers(worker: &Worker, last: u64, cx: &mut Context<'_>) {
     let begun = Time::now();
     for _ in 0..TIMERS {
-        let due = worker.info.timers.borrow_mut().take_due(begun, Time::now(), last);
+        let due = worker.info.own.timers.borrow_mut().take_due(begun, Time::now(), last);
         let Some((id, call)) = due else { return };
         match call {
             OnTimer::Once(call) => report_panic("timer", cx.call("timer", |_| call(worker))),
             OnTimer::Each(mut call) => {
                 report_panic("timer", cx.call("timer", |_| call(worker)));
-                let stopped = worker.info.timers.borrow_mut().put_back(id, OnTimer::Each(call));
+                let stopped = worker.info.own.timers.borrow_mut().put_back(id, OnTimer::Each(call));
                 if stopped.is_some() {
                     discard("timer", stopped, cx);
                 }
@@ -230,18 +230,18 @@ pub fn call_timers(worker: &Worker, last: u64, cx: &mut Context<'_>) {
 
 /// Runs what other threads have queued so far, and drops the rest of what would have been called; no more can be added.
 pub fn end(worker: &Worker, mut waiting: VecDeque<OnWake>, cx: &mut Context<'_>) {
-    worker.info.woken.close();
+    worker.info.own.woken.close();
     loop {
         run_woken(worker, &mut waiting, cx);
         if waiting.is_empty() {
             break;
         }
     }
-    let timers = worker.info.timers.borrow_mut().end();
+    let timers = worker.info.own.timers.borrow_mut().end();
     if !timers.is_empty() {
         discard("timer", timers, cx);
     }
-    let watches = worker.info.watches.borrow_mut().end();
+    let watches = worker.info.own.watches.borrow_mut().end();
     if !watches.is_empty() {
         discard("watch", watches, cx);
     }

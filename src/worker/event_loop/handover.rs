@@ -179,7 +179,8 @@ impl EventLoop<'_> {
         let given = context!(self).call("on_handover", |handler| handler.write_state(&conn, most));
         let Some(bytes) = told(given, &conn.client()) else { return false };
         let info = &self.worker.info;
-        let (topics, seen) = (info.topics.names_of(conn.id()), info.recent.seen_by(info.id, conn.id()));
+        let (topics, seen) =
+            (info.own.topics.names_of(conn.id()), info.own.recent.seen_by(info.id, conn.id()));
         let state = conn.write_down(StreamState { version, bytes, topics, seen, ..StreamState::default() });
         self.send_away(index, &state, taker, &conn.client())
     }
@@ -243,10 +244,10 @@ impl EventLoop<'_> {
         let listener = self.table.row(index).listener;
         let fd = match self.table.remove(index) {
             Protocol::Stream(conn) => {
-                self.worker.info.conns.remove(conn.id());
+                self.worker.info.own.conns.remove(conn.id());
                 self.worker.info.page.take_one(Word::Streams);
-                self.worker.info.topics.forget(conn.id());
-                self.worker.info.recent.forget(conn.id());
+                self.worker.info.own.topics.forget(conn.id());
+                self.worker.info.own.recent.forget(conn.id());
                 conn.set_over();
                 drop_user(&conn, context!(self));
                 let fd = conn.end();
@@ -385,13 +386,13 @@ impl EventLoop<'_> {
         conn.restore(state);
         let index = self.table.insert(Protocol::Stream(Rc::clone(&conn)), listener);
         conn.set_token(self.table.token(index));
-        self.worker.info.conns.add(&conn);
+        self.worker.info.own.conns.add(&conn);
         self.worker.info.page.add(Word::Streams, 1);
         for topic in &state.topics {
-            self.worker.info.topics.subscribe(&conn, topic);
+            self.worker.info.own.topics.subscribe(&conn, topic);
         }
         conn.set_arriving(true);
-        let has_missed = self.worker.info.recent.catch_up(&conn, &state.topics, &state.seen);
+        let has_missed = self.worker.info.own.recent.catch_up(&conn, &state.topics, &state.seen);
         self.worker.count_skipped(has_missed.into());
         let taken = context!(self)
             .call("on_takeover", |handler| handler.on_takeover(&conn, state.version, &state.bytes));

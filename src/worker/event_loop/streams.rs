@@ -39,7 +39,7 @@ impl EventLoop<'_> {
         let token = self.table.token(index);
         let Protocol::Stream(conn) = &mut self.table.row(index).protocol else { return };
         conn.set_token(token);
-        self.worker.info.conns.add(conn);
+        self.worker.info.own.conns.add(conn);
         self.worker.info.page.add(Word::Streams, 1);
         match self.stream.on_open(conn, read_already, context!(self)) {
             Next::Close => self.close(index),
@@ -115,10 +115,10 @@ impl EventLoop<'_> {
     }
 
     pub(super) fn end_stream(&mut self, conn: Rc<Conn>) -> Option<OwnedFd> {
-        self.worker.info.conns.remove(conn.id());
+        self.worker.info.own.conns.remove(conn.id());
         self.worker.info.page.take_one(Word::Streams);
-        self.worker.info.topics.forget(conn.id());
-        self.worker.info.recent.forget(conn.id());
+        self.worker.info.own.topics.forget(conn.id());
+        self.worker.info.own.recent.forget(conn.id());
         let fd = self.stream.end(&conn, context!(self));
         self.keep_conn(conn);
         fd
