@@ -100,19 +100,19 @@ impl Master {
     fn open_asked(&mut self, address: &ListenAddr, v6_only: bool) -> Result<ListenerId, i32> {
         let id = ListenerId::at(self.pool.listeners.len());
         if id.index() >= MAX_LISTENERS {
-            log!("listen {address}: at most {MAX_LISTENERS} addresses");
+            log!(Warn, "listen {address}: at most {MAX_LISTENERS} addresses");
             return Err(errno::EMFILE);
         }
         let opened = Listener::open_asked(address, v6_only, &self.config, Self::token_of(id));
         let listener = opened.map_err(|e| {
-            log!("{e}");
+            log!(Warn, "{e}");
             e.os_error().unwrap_or(errno::EINVAL)
         })?;
         let bound = listener.bound();
         self.pool.listeners.push(listener);
         // Those of the first workers are told when all are ready.
         if self.report.is_started {
-            log!("listening on {}", bound.text);
+            log!(Info, "listening on {}", bound.text);
         }
         Ok(id)
     }

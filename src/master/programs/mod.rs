@@ -165,7 +165,7 @@ impl Master {
         match watched {
             Ok(()) => child.watched = Some(Interest::READ),
             // It is never ready then, and is killed for that.
-            Err(e) => log!("worker {id}: watch its channel: {e}"),
+            Err(e) => log!(Error, "worker {id}: watch its channel: {e}"),
         }
         self.programs.children.insert(page, child);
         Ok(())
